@@ -1,0 +1,1 @@
+"""The operator command: brings the whole stack up, shows it, and takes it down."""
