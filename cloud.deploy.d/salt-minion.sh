@@ -1,0 +1,68 @@
+#!/bin/sh
+# Installs the hash-locked Salt into /opt/salt, hands the minion its pre-seeded keys, starts it, and proves that it runs.
+# salt-cloud uploads the minion's configuration and keys beside this script, and the lock by `file_map`.
+# A second run repairs whatever a first one left half done.
+set -eu
+
+staged=$(dirname "$(readlink -f "$0")")
+lock=/opt/salt-deploy/requirements.txt
+venv=/opt/salt
+installed=$venv/requirements.txt
+
+say() { echo "salt-minion deploy: $*"; }
+die() { say "$*" >&2; exit 1; }
+
+[ -s "$lock" ] || die "$lock is missing: set file_map in the cloud configuration"
+[ -s "$staged/minion" ] || die "$staged/minion is missing: this script is run by salt-cloud"
+
+if cmp -s "$lock" "$installed"; then
+    say "Salt is installed already, as locked"
+else
+    say "installing Salt from the lock"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends python3-venv ca-certificates gnupg >/dev/null
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    # Wheels of sdists are built here: /tmp may be mounted noexec.
+    mkdir -p "$venv/build"
+    TMPDIR="$venv/build" "$venv/bin/pip" install --quiet --no-cache-dir --no-deps --require-hashes -r "$lock"
+    rm -rf "$venv/build"
+    cp "$lock" "$installed"
+fi
+for command in salt-call salt-minion; do
+    ln -sf "$venv/bin/$command" "/usr/local/bin/$command"
+done
+
+install -d -m 0755 /etc/salt /etc/salt/minion.d
+install -d -m 0700 /etc/salt/pki/minion
+install -m 0600 "$staged/minion.pem" /etc/salt/pki/minion/minion.pem
+install -m 0644 "$staged/minion.pub" /etc/salt/pki/minion/minion.pub
+rm -f /etc/salt/pki/minion/minion_master.pub   # the master's key is checked against master_finger anew
+install -m 0644 "$staged/minion" /etc/salt/minion
+
+cat > /etc/systemd/system/salt-minion.service <<'UNIT'
+[Unit]
+Description=Salt minion
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=notify
+NotifyAccess=all
+ExecStart=/opt/salt/bin/salt-minion
+KillMode=process
+LimitNOFILE=8192
+Restart=on-failure
+RestartSec=5
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+systemctl daemon-reload
+systemctl enable --quiet salt-minion.service
+systemctl restart salt-minion.service
+
+rm -rf /opt/salt-deploy
+systemctl is-active --quiet salt-minion.service || die "salt-minion does not run; see: journalctl -u salt-minion"
+say "salt-minion runs as {{ vm['name'] }}"
