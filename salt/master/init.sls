@@ -1,0 +1,86 @@
+# salt-1 is the Salt master of the deployed tree, holds its own minion's key and can launch machines with salt-cloud.
+# Applied first by `salt-call --local`, so nothing here may ask the mine or another machine.
+{% import_yaml 'master/defaults.yaml' as defaults %}
+{% set master = salt['pillar.get']('master', defaults.master, merge=True) %}
+{% set tree = '/srv/stack/current' %}
+{% set address = salt['network.ip_addrs'](cidr=pillar['aws']['vpc']['cidr']) | first %}
+
+master-config:
+  file.managed:
+    - name: /etc/salt/master.d/stack.conf
+    - source: salt://master/files/master.conf.j2
+    - template: jinja
+    - makedirs: True
+    - mode: '0644'
+    - context:
+        tree: {{ tree | json }}
+        deployment: {{ pillar['settings']['deployment'] | json }}
+        address: {{ address | json }}
+        master: {{ master | json }}
+
+master-unit:
+  file.managed:
+    - name: /etc/systemd/system/salt-master.service
+    - source: salt://master/files/salt-master.service
+    - mode: '0644'
+
+master-own-minion-key:
+  file.copy:
+    - name: /etc/salt/pki/master/minions/{{ grains['id'] }}
+    - source: /etc/salt/pki/minion/minion.pub
+    - makedirs: True
+    - force: True
+
+# The driver is the tree's own package; it is installed again when the tree has moved on.
+master-cloud-driver:
+  cmd.run:
+    - name: >-
+        /opt/salt/bin/uv pip install --quiet --offline --no-deps --reinstall-package airflow-stack
+        --python /opt/salt/bin/python {{ tree }}
+        && cp {{ tree }}/REVISION /opt/salt/driver-revision
+    - unless: cmp -s {{ tree }}/REVISION /opt/salt/driver-revision
+
+{% for command in ['salt', 'salt-key', 'salt-run', 'salt-cloud', 'salt-cp', 'salt-master'] %}
+master-command-{{ command }}:
+  file.symlink:
+    - name: /usr/local/bin/{{ command }}
+    - target: /opt/salt/bin/{{ command }}
+{% endfor %}
+
+{% for folder in ['cloud.providers.d', 'cloud.profiles.d', 'cloud.maps.d', 'cloud.deploy.d'] %}
+master-{{ folder }}:
+  file.symlink:
+    - name: /etc/salt/{{ folder }}
+    - target: {{ tree }}/{{ folder }}
+{% endfor %}
+
+master-cloud-key:
+  file.managed:
+    - name: /etc/salt/cloud-ssh.pem
+    - contents_pillar: secrets:cloud_ssh:private_key
+    - mode: '0600'
+    - show_changes: False
+
+master-service:
+  service.running:
+    - name: salt-master
+    - enable: True
+    - require:
+      - file: master-own-minion-key
+    - watch:
+      - file: master-config
+      - file: master-unit
+
+# The machines pin this master by its key's fingerprint, which exists once the master has started.
+master-cloud-config:
+  file.managed:
+    - name: /etc/salt/cloud
+    - source: salt://master/files/cloud.j2
+    - template: jinja
+    - mode: '0640'
+    - context:
+        tree: {{ tree | json }}
+        address: {{ address | json }}
+    - retry: {attempts: 20, interval: 1}
+    - require:
+      - service: master-service

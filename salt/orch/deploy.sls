@@ -1,0 +1,52 @@
+# The whole stack serves: stores first, the database migrated once, then the web machines, the load balancer, a smoke test.
+# Run on the master: salt-run state.orchestrate orch.deploy
+deploy-modules:
+  salt.function:
+    - name: saltutil.sync_all
+    - tgt: '*'
+
+# Every machine's firewall and configuration is made from the addresses of all.
+deploy-addresses:
+  salt.function:
+    - name: mine.update
+    - tgt: '*'
+    - require:
+      - salt: deploy-modules
+
+deploy-stores:
+  salt.state:
+    - tgt: 'postgres-* or redis-*'
+    - tgt_type: compound
+    - highstate: True
+    - require:
+      - salt: deploy-addresses
+
+# Any one web machine could do it; ids start at 1.
+deploy-database:
+  salt.state:
+    - tgt: web-1
+    - sls: airflow.migrate
+    - require:
+      - salt: deploy-stores
+
+deploy-web:
+  salt.state:
+    - tgt: 'web-*'
+    - highstate: True
+    - require:
+      - salt: deploy-database
+
+deploy-edge:
+  salt.state:
+    - tgt: 'lb-* or salt-*'
+    - tgt_type: compound
+    - highstate: True
+    - require:
+      - salt: deploy-web
+
+deploy-smoke:
+  salt.state:
+    - tgt: 'salt-*'
+    - sls: smoke
+    - require:
+      - salt: deploy-edge
