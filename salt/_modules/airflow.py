@@ -1,0 +1,260 @@
+"""Releases of Airflow on a machine, and what its database holds. Decisions are taken in the state module of the same name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+ROOT = "/opt/airflow"
+SETTINGS = ("/etc/airflow/environment", "/etc/airflow/secrets.env")
+DATABASE_TOOL = "/opt/airflow/database.py"
+UV = "/opt/salt/bin/uv"
+PYTHON = "/usr/bin/python3"
+SYSTEM_CAS = "/etc/ssl/certs/ca-certificates.crt"
+
+# Written last, so a release without it was interrupted.
+MANIFEST = "release.json"
+
+# The folders with Alembic's revisions, by the table in which the database remembers its own.
+MIGRATIONS = {
+    "alembic_version": "airflow/migrations",
+    "alembic_version_fab": "airflow/providers/fab/migrations",
+}
+_HEADS = """
+import json, sys
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+heads = {}
+for table, folder in json.loads(sys.argv[1]).items():
+    config = Config()
+    config.set_main_option("script_location", folder)
+    heads[table] = ScriptDirectory.from_config(config).get_current_head()
+print(json.dumps(heads))
+"""
+
+# A first installation downloads some 100 MB; a migration of a large database may take longer than that.
+_INSTALL_TIMEOUT = 900
+_CLI_TIMEOUT = 1800
+_PROBE_TIMEOUT = 30
+
+
+def release_name(lock: str) -> str:
+    """Return ``<version>-<hash of the lock>``, the name of the release that a requirements file describes.
+
+    Raises CommandExecutionError when the file is missing or does not pin Airflow.
+    """
+    try:
+        content = Path(lock).read_bytes()
+    except OSError as error:
+        raise CommandExecutionError(f"cannot read the lock {lock}: {error.strerror}") from error
+    version = re.search(rb"^apache-airflow-core(?:\[[^\]]*\])?==([0-9][\w.]*)", content, re.MULTILINE)
+    if version is None:
+        raise CommandExecutionError(f"{lock} does not pin apache-airflow-core")
+    return f"{version.group(1).decode()}-{hashlib.sha256(content).hexdigest()[:12]}"
+
+
+def installed(name: str, root: str = ROOT) -> bool:
+    """Say whether a release is there in full."""
+    return _release(root, name).joinpath(MANIFEST).is_file()
+
+
+def current(root: str = ROOT) -> str | None:
+    """Return the name of the release that ``current`` points at, or None."""
+    link = Path(root, "current")
+    return os.readlink(link).rpartition("/")[2] if link.is_symlink() else None
+
+
+def releases(root: str = ROOT) -> list[str]:
+    """Return the names of all releases on this machine, also of unfinished ones."""
+    folder = Path(root, "releases")
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def install(lock: str, root: str = ROOT) -> str:
+    """Build the virtual environment of the release that ``lock`` describes and return the release's name.
+
+    What an interrupted run left is built anew. Raises CommandExecutionError with the end of uv's output.
+    """
+    name = release_name(lock)
+    if installed(name, root):
+        return name
+    target = _release(root, name)
+    if target.exists():
+        shutil.rmtree(target)
+    # Wheels are unpacked, and Airflow's home is sought, inside the release: /tmp may be mounted noexec.
+    scratch = target / "scratch"
+    scratch.mkdir(parents=True, mode=0o755)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "AIRFLOW_HOME": str(scratch),
+        "SSL_CERT_FILE": SYSTEM_CAS,
+        "UV_NO_CONFIG": "1",
+    }
+    venv = target / "venv"
+    python = str(venv / "bin" / "python")
+    _run([UV, "venv", "--quiet", "--no-cache", "--python", PYTHON, str(venv)], environment, _INSTALL_TIMEOUT)
+    _run(
+        [UV, "pip", "install", "--quiet", "--no-cache", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+        + ["--compile-bytecode", "--python", python, "--requirements", lock],
+        environment,
+        _INSTALL_TIMEOUT,
+    )
+    packages = next(venv.glob("lib/python*/site-packages"))
+    folders = {table: str(packages / folder) for table, folder in MIGRATIONS.items()}
+    heads = json.loads(_run([python, "-c", _HEADS, json.dumps(folders)], environment, _INSTALL_TIMEOUT))
+    shutil.rmtree(scratch)
+    manifest = target / f"{MANIFEST}.new"
+    manifest.write_text(json.dumps({"name": name, "heads": heads}, indent=2) + "\n")
+    manifest.rename(target / MANIFEST)
+    return name
+
+
+def activate(name: str, root: str = ROOT) -> None:
+    """Point ``current`` at a release, in one step, so that it is never missing."""
+    if not installed(name, root):
+        raise CommandExecutionError(f"release {name} is not installed")
+    link = Path(root, "current")
+    fresh = Path(root, "current.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(f"releases/{name}")
+    fresh.replace(link)
+
+
+def prune(keep: list[str], root: str = ROOT) -> list[str]:
+    """Remove every release but those to keep; return the names of the removed."""
+    removed = [name for name in releases(root) if name not in keep]
+    for name in removed:
+        shutil.rmtree(_release(root, name))
+    return removed
+
+
+def heads(root: str = ROOT) -> dict[str, str]:
+    """Return the database revisions that the current release wants, by the table that holds each."""
+    name = current(root)
+    if name is None or not installed(name, root):
+        raise CommandExecutionError(f"no release of Airflow is installed in {root}: apply the state airflow.release")
+    manifest: dict[str, dict[str, str]] = json.loads(_release(root, name).joinpath(MANIFEST).read_text())
+    return manifest["heads"]
+
+
+def database(username: str | None = None, password: str | None = None) -> dict[str, Any]:
+    """Ask the database, in a fraction of a second and without loading Airflow.
+
+    Returns ``revisions`` (table -> revision, empty on an empty database), ``dags`` (how many are serialized),
+    ``serialized_by`` (the mark of ``mark_serialized``) and, when a username is given, ``user`` (``absent``, ``other
+    password`` or ``present``). Raises CommandExecutionError when the database cannot be reached.
+    """
+    answer: dict[str, Any] = _ask({"do": "report", "username": username, "password": password})
+    return answer
+
+
+def mark_serialized(mark: str) -> None:
+    """Note beside the serialized DAGs which release made them, and of which bundles."""
+    _ask({"do": "mark", "mark": mark})
+
+
+def migrate() -> None:
+    """Bring the database's schema, and FAB's roles and permissions, to the current release."""
+    _airflow(["db", "migrate"])
+    _airflow(["sync-perm"])
+
+
+def create_user(username: str, password: str, firstname: str, lastname: str, email: str, role: str) -> None:
+    """Create a user of the web app; the password travels through a pipe."""
+    names = ["--firstname", firstname, "--lastname", lastname, "--email", email]
+    _airflow(["users", "create", "--username", username, "--role", role, *names], f"{password}\n{password}\n")
+
+
+def reset_password(username: str, password: str) -> None:
+    """Give an existing user this password; the password travels through a pipe."""
+    _airflow(["users", "reset-password", "--username", username], f"{password}\n{password}\n")
+
+
+def serialize_dags() -> None:
+    """Parse every DAG bundle and store the result for the web app, as the DAG processor would."""
+    _airflow(["dags", "reserialize"])
+
+
+def _release(root: str, name: str) -> Path:
+    return Path(root, "releases", name)
+
+
+def _ask(question: dict[str, Any]) -> Any:
+    python = str(Path(ROOT, "current/venv/bin/python"))
+    answer = _run([python, "-I", DATABASE_TOOL], _settings(), _PROBE_TIMEOUT, json.dumps(question), "airflow")
+    return json.loads(answer)
+
+
+def _airflow(arguments: list[str], stdin: str = "") -> None:
+    _run([str(Path(ROOT, "current/venv/bin/airflow")), *arguments], _settings(), _CLI_TIMEOUT, stdin, "airflow")
+
+
+def _settings() -> dict[str, str]:
+    """Return the service's environment, as systemd would read it."""
+    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+    for path in SETTINGS:
+        try:
+            lines = Path(path).read_text().splitlines()
+        except OSError as error:
+            message = f"cannot read {path}: {error.strerror}; apply the state airflow.config"
+            raise CommandExecutionError(message) from error
+        for word in shlex.split("\n".join(lines), comments=True):
+            key, _, value = word.partition("=")
+            environment[key] = value
+    return environment
+
+
+def _run(
+    command: list[str], environment: dict[str, str], timeout: int, stdin: str = "", user: str | None = None
+) -> str:
+    """Run a command away from any terminal and return its output.
+
+    Raises CommandExecutionError with the end of what it said, known secrets taken out.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            env=environment,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            start_new_session=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandExecutionError(f"{Path(command[0]).name} took longer than {timeout} s") from error
+    except OSError as error:
+        raise CommandExecutionError(f"cannot run {command[0]}: {error.strerror}") from error
+    if done.returncode != 0:
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
+        for secret in _secrets():
+            said = said.replace(secret, "***")
+        raise CommandExecutionError(f"{shlex.join(command[:4])} failed with {done.returncode}: {said}")
+    return done.stdout
+
+
+def _secrets() -> list[str]:
+    """Return every value of the secrets file, and the passwords inside its URLs."""
+    values: list[str] = []
+    with contextlib.suppress(OSError):
+        for word in shlex.split(Path(SETTINGS[1]).read_text(), comments=True):
+            value = word.partition("=")[2]
+            values += [value, *re.findall(r"://[^:/@]*:([^@]+)@", value)]
+    return [value for value in values if value]

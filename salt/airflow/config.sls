@@ -1,0 +1,107 @@
+# Airflow's settings are in /etc/airflow, owned by root; the secrets among them are readable by the user airflow only.
+{% import_yaml 'airflow/defaults.yaml' as defaults %}
+{% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
+{% set secrets = pillar['secrets'] %}
+
+include:
+  - airflow.release
+
+airflow-settings:
+  file.directory:
+    - name: /etc/airflow
+    - mode: '0755'
+
+airflow-home:
+  file.directory:
+    - name: /var/lib/airflow
+    - user: airflow
+    - group: airflow
+    - mode: '0750'
+    - require:
+      - user: airflow-user
+
+airflow-dags-folder:
+  file.directory:
+    - name: /var/lib/airflow/dags
+    - user: airflow
+    - group: airflow
+    - mode: '0750'
+    - require:
+      - file: airflow-home
+
+airflow-logs:
+  file.directory:
+    - name: /var/log/airflow
+    - user: airflow
+    - group: airflow
+    - mode: '0750'
+    - require:
+      - user: airflow-user
+
+airflow-ca:
+  file.managed:
+    - name: /etc/airflow/ca.pem
+    - contents_pillar: settings:ca_certificate
+    - mode: '0644'
+
+airflow-config:
+  file.managed:
+    - name: /etc/airflow/airflow.cfg
+    - source: salt://airflow/files/airflow.cfg.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        airflow: {{ airflow | json }}
+        base_url: {{ pillar['settings']['base_url'] | json }}
+        port: {{ pillar['endpoints']['airflow']['port'] | json }}
+        load_examples: {{ pillar['settings'].get('load_examples', airflow.load_examples) | json }}
+
+airflow-environment:
+  file.managed:
+    - name: /etc/airflow/environment
+    - source: salt://airflow/files/environment.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        proxies: {{ salt['stack.addresses']('lb').values() | list | json }}
+
+airflow-secrets:
+  file.managed:
+    - name: /etc/airflow/secrets.env
+    - source: salt://airflow/files/secrets.env.j2
+    - template: jinja
+    - group: airflow
+    - mode: '0640'
+    - show_changes: False
+    - context:
+        keys: {{ secrets['airflow_keys'] | json }}
+        database: {{ 'airflow:%s@postgres.stack.internal:%d/airflow' | format(secrets['postgres_airflow']['password'], pillar['endpoints']['postgres']['port']) | json }}
+        redis: {{ 'airflow:%s@redis.stack.internal:%d' | format(secrets['redis_airflow']['password'], pillar['endpoints']['redis']['port']) | json }}
+        broker_database: {{ airflow.broker_database | json }}
+        limiter_database: {{ airflow.limiter_database | json }}
+    - require:
+      - user: airflow-user
+
+airflow-login-config:
+  file.managed:
+    - name: /etc/airflow/webserver_config.py
+    - source: salt://airflow/files/webserver_config.py
+    - mode: '0644'
+
+airflow-local-settings:
+  file.managed:
+    - name: /etc/airflow/airflow_local_settings.py
+    - source: salt://airflow/files/airflow_local_settings.py
+    - mode: '0644'
+
+airflow-database-tool:
+  file.managed:
+    - name: /opt/airflow/database.py
+    - source: salt://airflow/files/database.py
+    - mode: '0644'
+
+airflow-command:
+  file.managed:
+    - name: /usr/local/bin/airflow
+    - source: salt://airflow/files/airflow.sh
+    - mode: '0755'

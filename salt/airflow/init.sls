@@ -1,0 +1,57 @@
+# The Airflow web app of the locked release answers on its port, with a migrated database behind it.
+# Needs a database that `airflow.migrate` has brought up once, from one web machine; without it this stops at airflow-database.
+# The id to watch is airflow-healthy.
+{% import_yaml 'airflow/defaults.yaml' as defaults %}
+{% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
+
+include:
+  - airflow.config
+
+airflow-database:
+  airflow.database_current:
+    - name: airflow
+    - require:
+      - airflow: airflow-release
+      - file: airflow-secrets
+      - file: airflow-database-tool
+
+airflow-unit:
+  file.managed:
+    - name: /etc/systemd/system/airflow.service
+    - source: salt://airflow/files/airflow.service.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        memory_high: {{ airflow.memory_high | json }}
+        memory_max: {{ airflow.memory_max | json }}
+
+airflow-service:
+  service.running:
+    - name: airflow
+    - enable: True
+    - require:
+      - airflow: airflow-database
+      - file: airflow-home
+      - file: airflow-dags-folder
+      - file: airflow-logs
+    - watch:
+      - airflow: airflow-release
+      - file: airflow-ca
+      - file: airflow-config
+      - file: airflow-environment
+      - file: airflow-secrets
+      - file: airflow-login-config
+      - file: airflow-local-settings
+      - file: airflow-unit
+
+airflow-healthy:
+  http.wait_for_successful_query:
+    - name: http://127.0.0.1:{{ pillar['endpoints']['airflow']['port'] }}/api/v2/monitor/health
+    - backend: requests
+    - status: 200
+    - match: '"metadatabase": ?{[^}]*"status": ?"healthy"'
+    - match_type: pcre
+    - wait_for: 60
+    - request_interval: 1
+    - require:
+      - service: airflow-service

@@ -1,0 +1,45 @@
+# As airflow, and before the service starts the database is migrated, has its first user and the DAGs to show.
+# Applied on exactly one web machine: salt web-1 state.apply airflow.migrate (the orchestration deploy does it). Each step
+# first asks the database and does nothing when there is nothing to do.
+{% import_yaml 'airflow/defaults.yaml' as defaults %}
+{% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
+
+include:
+  - airflow
+
+airflow-migrated:
+  airflow.migrated:
+    - name: airflow
+    - require:
+      - airflow: airflow-release
+      - file: airflow-config
+      - file: airflow-environment
+      - file: airflow-secrets
+      - file: airflow-local-settings
+      - file: airflow-login-config
+      - file: airflow-database-tool
+      - file: airflow-home
+      - file: airflow-logs
+    - require_in:
+      - airflow: airflow-database
+
+airflow-admin:
+  airflow.user_present:
+    - name: {{ airflow.admin.username | json }}
+    - password: {{ pillar['secrets']['airflow_admin']['password'] | json }}
+    - firstname: {{ airflow.admin.firstname | json }}
+    - lastname: {{ airflow.admin.lastname | json }}
+    - email: {{ airflow.admin.email | json }}
+    - require:
+      - airflow: airflow-migrated
+    - require_in:
+      - airflow: airflow-database
+
+airflow-dags:
+  airflow.dags_serialized:
+    - name: dags
+    - examples: {{ pillar['settings'].get('load_examples', airflow.load_examples) | json }}
+    - require:
+      - airflow: airflow-migrated
+    - require_in:
+      - airflow: airflow-database
