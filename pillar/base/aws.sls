@@ -1,0 +1,21 @@
+# The account's foundation: what salt/aws makes and cloud.profiles.d names.
+aws:
+  region: eu-west-1
+  vpc:
+    name: airflow
+    cidr: 10.20.0.0/16
+  subnet:
+    name: airflow-a
+    cidr: 10.20.1.0/24
+    zone: eu-west-1a
+  internet_gateway: airflow
+  route_table: airflow
+  key_pair: airflow-deploy
+  salt_role: airflow-salt
+  # Role of a machine -> its security group.
+  security_groups:
+    salt: airflow-salt
+    lb: airflow-lb
+    web: airflow-web
+    postgres: airflow-postgres
+    redis: airflow-redis

@@ -1,0 +1,15 @@
+# Every role has a security group. A group by itself lets nothing in; aws.rules opens what is meant to be open.
+{% set aws = pillar['aws'] %}
+include:
+  - aws.network
+
+{% for role, group in aws.security_groups.items() %}
+aws-group-{{ role }}:
+  boto3_secgroup.present:
+    - name: {{ group | json }}
+    - description: {{ ('machines of role ' ~ role) | json }}
+    - vpc_name: {{ aws.vpc.name | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - boto3_vpc: aws-vpc
+{% endfor %}

@@ -1,0 +1,41 @@
+# One VPC with one public subnet, whose way out is an internet gateway.
+{% set aws = pillar['aws'] %}
+
+aws-vpc:
+  boto3_vpc.present:
+    - name: {{ aws.vpc.name | json }}
+    - cidr_block: {{ aws.vpc.cidr | json }}
+    - dns_support: True
+    - dns_hostnames: True
+    - region: {{ aws.region | json }}
+
+aws-subnet:
+  boto3_vpc.subnet_present:
+    - name: {{ aws.subnet.name | json }}
+    - cidr_block: {{ aws.subnet.cidr | json }}
+    - availability_zone: {{ aws.subnet.zone | json }}
+    - vpc_name: {{ aws.vpc.name | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - boto3_vpc: aws-vpc
+
+aws-internet-gateway:
+  boto3_vpc.internet_gateway_present:
+    - name: {{ aws.internet_gateway | json }}
+    - vpc_name: {{ aws.vpc.name | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - boto3_vpc: aws-vpc
+
+aws-route-table:
+  boto3_vpc.route_table_present:
+    - name: {{ aws.route_table | json }}
+    - vpc_name: {{ aws.vpc.name | json }}
+    - routes:
+      - destination_cidr_block: 0.0.0.0/0
+        internet_gateway_name: {{ aws.internet_gateway | json }}
+    - subnet_names: [{{ aws.subnet.name | json }}]
+    - region: {{ aws.region | json }}
+    - require:
+      - boto3_vpc: aws-subnet
+      - boto3_vpc: aws-internet-gateway

@@ -1,0 +1,104 @@
+"""An EC2 and IAM without machines, and the foundation applied to it as the operator does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+ROOT = Path(__file__).parents[3]
+OPERATOR = "198.51.100.7/32"  # RFC 5737: an address for documentation
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPnz9d8yKdHyW6"
+
+States = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def pillar() -> dict[str, Any]:
+    """The production pillar that the foundation is made from."""
+    files = [ROOT / "pillar" / "base" / f"{name}.sls" for name in ("aws", "endpoints")]
+    return {key: value for file in files for key, value in yaml.safe_load(file.read_text()).items()}
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """The address of an empty account."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def operator() -> str:
+    """The network from which the operator comes."""
+    return OPERATOR
+
+
+@pytest.fixture(scope="module")
+def environment(endpoint: str) -> dict[str, str]:
+    """What leads boto3 to that account, and to no other."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return inherited | {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@pytest.fixture(scope="module")
+def apply(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Callable[..., States]:
+    """A function that applies `aws` as minion `operator` with the repository's own states and pillar."""
+    folder = tmp_path_factory.mktemp("operator")
+    deployment = folder / "pillar"
+    deployment.mkdir()
+    settings = {"deployment": "test", "ssh_public_key": PUBLIC_KEY, "operator_cidrs": [OPERATOR]}
+    (deployment / "settings.sls").write_text(yaml.safe_dump({"settings": settings}))
+    minion = {
+        "id": "operator",
+        "file_client": "local",
+        "file_roots": {"base": [str(ROOT / "salt")]},
+        "pillar_roots": {"base": [str(deployment), str(ROOT / "pillar" / "base")]},
+        "root_dir": str(folder / "root"),
+        "module_dirs": [str(ROOT / "salt")],
+        "hash_type": "sha256",
+    }
+    (folder / "minion").write_text(yaml.safe_dump(minion))
+
+    def call(*arguments: str) -> States:
+        command = [str(Path(sys.executable).parent / "salt-call"), "--local", "--config-dir", str(folder),
+                   "--out=json", "--log-level=critical", "state.apply", "aws", *arguments]  # fmt: skip
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        states = json.loads(done.stdout)["local"]
+        assert isinstance(states, dict), f"{states}\n{done.stderr}"
+        return states
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def applied(apply: Callable[..., States]) -> States:
+    """The states' results on the empty account."""
+    return apply()
+
+
+@pytest.fixture(scope="module")
+def client(environment: dict[str, str], pillar: dict[str, Any]) -> Callable[[str], Any]:
+    """A function that returns a client of one of the account's services."""
+    session = boto3.session.Session(
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name=pillar["aws"]["region"],
+    )
+    return lambda service: session.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"])

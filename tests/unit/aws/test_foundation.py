@@ -1,0 +1,113 @@
+"""The account's foundation converges, stays put, and lets in what pillar `endpoints` says and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+States = dict[str, dict[str, Any]]
+Client = Callable[[str], Any]
+Opening = tuple[str, int, str]  # group, port, and the group or network that may connect
+
+
+def openings(client: Client) -> set[Opening]:
+    """Return what the security groups of the foundation really let in."""
+    groups = [one for one in client("ec2").describe_security_groups()["SecurityGroups"] if one["GroupName"] != "default"]
+    names = {group["GroupId"]: group["GroupName"] for group in groups}
+    found: set[Opening] = set()
+    for group in groups:
+        for rule in group["IpPermissions"]:
+            assert rule["IpProtocol"] == "tcp"
+            assert rule["FromPort"] == rule["ToPort"]
+            peers = [names[pair["GroupId"]] for pair in rule["UserIdGroupPairs"]]
+            peers += [network["CidrIp"] for network in rule["IpRanges"]]
+            found |= {(group["GroupName"], rule["FromPort"], peer) for peer in peers}
+    return found
+
+
+def group_id(client: Client, name: str) -> str:
+    """Return the id of a security group."""
+    answer = client("ec2").describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])
+    return str(answer["SecurityGroups"][0]["GroupId"])
+
+
+def assert_clean(states: States) -> None:
+    """Fail unless every state succeeded, changed nothing and predicts nothing."""
+    assert {name: state["comment"] for name, state in states.items() if state["result"] is not True} == {}
+    assert {name: state["changes"] for name, state in states.items() if state["changes"]} == {}
+
+
+def test_prediction_on_an_empty_account_touches_nothing(apply: Callable[..., States], client: Client) -> None:
+    predicted = apply("test=True")
+    assert {state["result"] for state in predicted.values()} == {None}
+    assert openings(client) == set()
+    assert client("iam").list_roles()["Roles"] == []
+
+
+def test_first_run_makes_everything(applied: States, client: Client, pillar: dict[str, Any]) -> None:
+    assert {name: state["comment"] for name, state in applied.items() if not state["result"]} == {}
+    aws, ec2 = pillar["aws"], client("ec2")
+    vpc = next(one for one in ec2.describe_vpcs()["Vpcs"] if one["CidrBlock"] == aws["vpc"]["cidr"])
+    hostnames = ec2.describe_vpc_attribute(VpcId=vpc["VpcId"], Attribute="enableDnsHostnames")
+    assert hostnames["EnableDnsHostnames"]["Value"]
+    subnet = next(one for one in ec2.describe_subnets()["Subnets"] if one["VpcId"] == vpc["VpcId"])
+    assert (subnet["CidrBlock"], subnet["AvailabilityZone"]) == (aws["subnet"]["cidr"], aws["subnet"]["zone"])
+    table = next(
+        one
+        for one in ec2.describe_route_tables()["RouteTables"]
+        if subnet["SubnetId"] in {association.get("SubnetId") for association in one["Associations"]}
+    )
+    assert {"0.0.0.0/0"} == {
+        route["DestinationCidrBlock"] for route in table["Routes"] if route.get("GatewayId", "").startswith("igw-")
+    }
+    assert [key["KeyName"] for key in ec2.describe_key_pairs()["KeyPairs"]] == [aws["key_pair"]]
+
+
+def test_second_run_changes_nothing(applied: States, apply: Callable[..., States]) -> None:
+    assert_clean(apply())
+    assert_clean(apply("test=True"))
+
+
+def test_groups_are_what_the_endpoints_say(
+    applied: States, client: Client, pillar: dict[str, Any], operator: str
+) -> None:
+    groups = pillar["aws"]["security_groups"]
+    found = openings(client)
+    assert {one for one in found if one[2] == "0.0.0.0/0"} == {(groups["lb"], 80, "0.0.0.0/0"), (groups["lb"], 443, "0.0.0.0/0")}
+    assert {one for one in found if one[2] == operator} == {(groups["salt"], 22, operator)}
+    assert {one for one in found if one[1] == 5432} == {(groups["postgres"], 5432, groups["web"])}
+    assert {one[2] for one in found if one[:2] == (groups["salt"], 4505)} == set(groups.values())
+    assert {one[0] for one in found if one[1:] == (22, groups["salt"])} == set(groups.values())
+    assert {port for _, port, _ in found} == {endpoint["port"] for endpoint in pillar["endpoints"].values()}
+
+
+def test_a_rule_that_was_removed_is_put_back_and_a_foreign_one_taken_out(
+    applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
+) -> None:
+    groups = pillar["aws"]["security_groups"]
+    before, ec2 = openings(client), client("ec2")
+    postgres = group_id(client, groups["postgres"])
+    rule = {"IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432}
+    ec2.revoke_security_group_ingress(
+        GroupId=postgres, IpPermissions=[rule | {"UserIdGroupPairs": [{"GroupId": group_id(client, groups["web"])}]}]
+    )
+    ec2.authorize_security_group_ingress(
+        GroupId=postgres, IpPermissions=[rule | {"IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    )
+    assert openings(client) != before
+    predicted = apply("test=True")
+    assert [state["__id__"] for state in predicted.values() if state["result"] is None] == ["aws-rules-postgres"]
+    assert all(state["result"] for state in apply().values())
+    assert openings(client) == before
+
+
+def test_the_master_may_act_in_one_region_only(applied: States, client: Client, pillar: dict[str, Any]) -> None:
+    role, region = pillar["aws"]["salt_role"], pillar["aws"]["region"]
+    iam = client("iam")
+    assert [one["RoleName"] for one in iam.get_instance_profile(InstanceProfileName=role)["InstanceProfile"]["Roles"]] == [role]
+    document = iam.get_role_policy(RoleName=role, PolicyName="salt-cloud")["PolicyDocument"]
+    for statement in document["Statement"]:
+        condition = statement.get("Condition", {}).get("StringEquals", {})
+        assert condition.get("aws:RequestedRegion") == region or f":{region}:" in statement["Resource"]
+        actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        assert not {action for action in actions if action.split(":")[0] not in {"ec2", "ssm"} or action == "ec2:*"}
