@@ -39,7 +39,9 @@ def ingress(
             elif peer in groups:
                 rules.append(rule | {"source_group_name": groups[peer]})
             else:
-                raise CommandExecutionError(f"endpoints:{name} is open to '{peer}', which has no group in aws:security_groups")
+                raise CommandExecutionError(
+                    f"endpoints:{name} is open to '{peer}', which has no group in aws:security_groups"
+                )
         if name == "ssh" and role == "salt":
             rules += [rule | {"cidr_ip": cidr} for cidr in operator_cidrs]
     return rules

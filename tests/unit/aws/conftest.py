@@ -96,7 +96,7 @@ def applied(apply: Callable[..., States]) -> States:
 @pytest.fixture(scope="module")
 def client(environment: dict[str, str], pillar: dict[str, Any]) -> Callable[[str], Any]:
     """A function that returns a client of one of the account's services."""
-    session = boto3.session.Session(
+    session: Any = boto3.session.Session(
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         region_name=pillar["aws"]["region"],

@@ -12,7 +12,9 @@ Opening = tuple[str, int, str]  # group, port, and the group or network that may
 
 def openings(client: Client) -> set[Opening]:
     """Return what the security groups of the foundation really let in."""
-    groups = [one for one in client("ec2").describe_security_groups()["SecurityGroups"] if one["GroupName"] != "default"]
+    groups = [
+        one for one in client("ec2").describe_security_groups()["SecurityGroups"] if one["GroupName"] != "default"
+    ]
     names = {group["GroupId"]: group["GroupName"] for group in groups}
     found: set[Opening] = set()
     for group in groups:
@@ -73,7 +75,10 @@ def test_groups_are_what_the_endpoints_say(
 ) -> None:
     groups = pillar["aws"]["security_groups"]
     found = openings(client)
-    assert {one for one in found if one[2] == "0.0.0.0/0"} == {(groups["lb"], 80, "0.0.0.0/0"), (groups["lb"], 443, "0.0.0.0/0")}
+    assert {one for one in found if one[2] == "0.0.0.0/0"} == {
+        (groups["lb"], 80, "0.0.0.0/0"),
+        (groups["lb"], 443, "0.0.0.0/0"),
+    }
     assert {one for one in found if one[2] == operator} == {(groups["salt"], 22, operator)}
     assert {one for one in found if one[1] == 5432} == {(groups["postgres"], 5432, groups["web"])}
     assert {one[2] for one in found if one[:2] == (groups["salt"], 4505)} == set(groups.values())
@@ -104,7 +109,9 @@ def test_a_rule_that_was_removed_is_put_back_and_a_foreign_one_taken_out(
 def test_the_master_may_act_in_one_region_only(applied: States, client: Client, pillar: dict[str, Any]) -> None:
     role, region = pillar["aws"]["salt_role"], pillar["aws"]["region"]
     iam = client("iam")
-    assert [one["RoleName"] for one in iam.get_instance_profile(InstanceProfileName=role)["InstanceProfile"]["Roles"]] == [role]
+    assert [
+        one["RoleName"] for one in iam.get_instance_profile(InstanceProfileName=role)["InstanceProfile"]["Roles"]
+    ] == [role]
     document = iam.get_role_policy(RoleName=role, PolicyName="salt-cloud")["PolicyDocument"]
     for statement in document["Statement"]:
         condition = statement.get("Condition", {}).get("StringEquals", {})

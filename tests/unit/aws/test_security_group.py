@@ -40,10 +40,12 @@ def test_operators_reach_ssh_of_the_master_only(security_group: ModuleType) -> N
     endpoints = {"ssh": {"port": 22, "on": ["*"], "from": ["salt"]}, "x": {"port": 1, "on": ["salt"], "from": []}}
     of_salt = security_group.ingress("salt", endpoints, GROUPS, ["192.0.2.0/24"])
     assert [(rule["from_port"], rule["cidr_ip"]) for rule in of_salt if "cidr_ip" in rule] == [(22, "192.0.2.0/24")]
-    assert not [rule for rule in security_group.ingress("web", endpoints, GROUPS, ["192.0.2.0/24"]) if "cidr_ip" in rule]
+    assert not [
+        rule for rule in security_group.ingress("web", endpoints, GROUPS, ["192.0.2.0/24"]) if "cidr_ip" in rule
+    ]
 
 
 def test_an_unknown_peer_stops_the_run_and_is_named(security_group: ModuleType) -> None:
     endpoints = {"app": {"port": 8080, "on": ["web"], "from": ["webb"]}}
-    with pytest.raises(CommandExecutionError, match="endpoints:app .*'webb'"):
+    with pytest.raises(CommandExecutionError, match=r"endpoints:app .*'webb'"):
         security_group.ingress("web", endpoints, GROUPS)
