@@ -1,0 +1,124 @@
+"""The connection to AWS: region, its guard, credentials, endpoint and retries."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from saltext.ec2._errors import ConfigurationError, RegionRefused, api_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ssm import SSMClient
+
+INSTANCE_ROLE = "use-instance-role-credentials"  # how the old driver spelt "whatever boto3 finds"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The clients of one provider.
+
+    Attributes:
+        region: the region that they speak to.
+        ec2: the EC2 API.
+        ssm: the parameter store, in which publishers announce their newest images.
+    """
+
+    region: str
+    ec2: EC2Client
+    ssm: SSMClient
+
+
+def region_of(options: Mapping[str, Any]) -> str:
+    """Return the region that these options choose.
+
+    Args:
+        options: `location` or `region`, `allowed_regions`, `profile_name`; without a region, boto3's own default.
+
+    Raises:
+        ConfigurationError: there is no region, or there are two.
+        RegionRefused: the region is not one of `allowed_regions`.
+    """
+    location, region = options.get("location"), options.get("region")
+    if location and region and location != region:
+        raise ConfigurationError(f"location is {location} but region is {region}: set one of them")
+    chosen = location or region or boto3.Session(profile_name=options.get("profile_name")).region_name
+    if not chosen:
+        raise ConfigurationError("no region: set location in the provider, or AWS_REGION in the environment")
+    allowed = options.get("allowed_regions")
+    if allowed is not None:
+        if isinstance(allowed, str):
+            allowed = [allowed]
+        if chosen not in allowed:
+            raise RegionRefused(f"region {chosen} is refused: allowed_regions names {', '.join(allowed) or 'none'}")
+    return str(chosen)
+
+
+def connect(options: Mapping[str, Any]) -> Connection:
+    """Return the clients for a provider's options; the same options get the same clients.
+
+    Credentials are `id` and `key` (and `token`) where they are given, else what boto3 finds: environment, profile,
+    SSO, web identity, the instance's role. `role_arn` is then assumed on top of them.
+
+    Raises:
+        ConfigurationError: see `region_of`; or only one of `id` and `key` is given.
+        ApiError: the role cannot be assumed.
+    """
+    wanted = {
+        "region": region_of(options),
+        **{name: options.get(name) for name in ("id", "key", "token", "role_arn", "profile_name", "endpoint_url")},
+        "max_attempts": int(options.get("max_attempts") or 8),
+        "timeout": int(options.get("api_timeout") or 30),
+    }
+    return _connect(json.dumps(wanted, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=8)
+def _connect(wanted_json: str) -> Connection:
+    wanted = json.loads(wanted_json)
+    config = Config(
+        connect_timeout=10,
+        read_timeout=wanted["timeout"],
+        retries={"mode": "adaptive", "total_max_attempts": wanted["max_attempts"]},
+        user_agent_extra="saltext.ec2",
+    )
+    session = _session(wanted, config)
+    endpoint = wanted["endpoint_url"]
+    return Connection(
+        wanted["region"],
+        session.client("ec2", config=config, endpoint_url=endpoint),
+        session.client("ssm", config=config, endpoint_url=endpoint),
+    )
+
+
+def _session(wanted: Mapping[str, Any], config: Config) -> boto3.Session:
+    access_key, secret_key = wanted["id"], wanted["key"]
+    if INSTANCE_ROLE in (access_key, secret_key):
+        access_key = secret_key = None
+    if bool(access_key) != bool(secret_key):
+        raise ConfigurationError("id and key belong together: set both, or neither to use what boto3 finds")
+    with api_errors("reading the AWS configuration"):
+        session = boto3.Session(
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            aws_session_token=wanted["token"] if access_key else None,
+            region_name=wanted["region"],
+            profile_name=wanted["profile_name"],
+        )
+    if not wanted["role_arn"]:
+        return session
+    with api_errors(f"assuming the role {wanted['role_arn']}"):
+        sts = session.client("sts", config=config, endpoint_url=wanted["endpoint_url"])
+        role = sts.assume_role(RoleArn=wanted["role_arn"], RoleSessionName="salt-cloud")["Credentials"]
+    return boto3.Session(
+        aws_access_key_id=role["AccessKeyId"],
+        aws_secret_access_key=role["SecretAccessKey"],
+        aws_session_token=role["SessionToken"],
+        region_name=wanted["region"],
+    )

@@ -1,0 +1,1 @@
+"""The cloud drivers that Salt's loader finds in this extension."""

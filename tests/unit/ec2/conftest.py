@@ -1,0 +1,87 @@
+"""An EC2 in this process, and the driver as Salt's loader would set it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+import salt._logging
+import salt.config
+from moto import mock_aws
+
+from saltext.ec2 import _client
+from saltext.ec2.clouds import ec2 as driver
+
+PROVIDER = {"driver": "ec2", "location": "eu-west-1", "allowed_regions": ["eu-west-1"], "ssh_interface": "private_ips"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_early_log() -> None:
+    """Stop Salt from keeping log messages until its own logging is set up, which never happens here."""
+    salt._logging.shutdown_temp_handler()
+
+
+@pytest.fixture
+def ec2(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a client of an account with one VPC, the subnet `a`, the groups `web` and `db`, and the key `deploy`."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with mock_aws():
+        _client._connect.cache_clear()
+        client = boto3.client("ec2", region_name="eu-west-1")
+        vpc = client.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
+        tags: Any = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "a"}]}]
+        client.create_subnet(VpcId=vpc, CidrBlock="10.40.1.0/24", TagSpecifications=tags)
+        for name in ("web", "db"):
+            client.create_security_group(GroupName=name, Description=name, VpcId=vpc)
+        client.create_key_pair(KeyName="deploy")
+        yield client
+        _client._connect.cache_clear()
+
+
+@pytest.fixture
+def image(ec2: Any) -> str:
+    """Return the id of an image with a root volume at /dev/xvda."""
+    instance = ec2.run_instances(ImageId="ami-0123456789abcdef0", MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    image_id: str = ec2.create_image(InstanceId=instance, Name="debian-13-amd64-1")["ImageId"]
+    ec2.terminate_instances(InstanceIds=[instance])
+    return image_id
+
+
+@pytest.fixture
+def opts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the driver's `__opts__`, with the provider `cloud`; its other dunders are in place too."""
+    provider: dict[str, Any] = {**PROVIDER, "profiles": {}}
+    opts = {
+        **salt.config.DEFAULT_CLOUD_OPTS,
+        "sock_dir": str(tmp_path),
+        "cachedir": str(tmp_path),
+        "transport": "zeromq",
+        "deploy": False,
+        "providers": {"cloud": {"ec2": provider}},
+        "profiles": {},
+    }
+    monkeypatch.setattr(driver, "__opts__", opts, raising=False)
+    monkeypatch.setattr(driver, "__active_provider_name__", "cloud:ec2", raising=False)
+    monkeypatch.setattr(driver, "__utils__", {"cloud.fire_event": lambda *_, **__: None}, raising=False)
+    return opts
+
+
+Machine = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def machine(opts: dict[str, Any], image: str) -> Machine:
+    """Return a maker of what the core hands to `create`."""
+    profile = {"provider": "cloud:ec2", "image": image, "size": "t2.micro", "subnetname": "a", "securitygroup": "web"}
+
+    def make(name: str, **options: Any) -> dict[str, Any]:
+        opts["profiles"]["small"] = profile
+        return {**opts["providers"]["cloud"]["ec2"], **profile, **options, "profile": "small", "name": name}
+
+    return make
