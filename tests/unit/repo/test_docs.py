@@ -1,0 +1,82 @@
+"""What the documents point at exists: paths, links, `make` targets."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+CODE = re.compile(r"```.*?```", re.DOTALL)
+TICKED = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+# A path as documents write it: `docs/airflow.md`, `salt/<component>/`, `cloud.maps.d/*.map`, `Makefile`.
+PATH = re.compile(r"(?:\.?[\w@<>*-][\w.@<>*-]*/)*\.?[\w.@<>*-]+/?")
+TOP = {path.name for path in ROOT.iterdir()} | {"pillar", "salt", "src", "tests", "docs", "requirements"}
+
+
+def documents() -> list[Path]:
+    """Return every Markdown file of the tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "*.md"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [ROOT / name for name in filter(None, listed.stdout.split("\0")) if (ROOT / name).is_file()]
+
+
+def exists(pattern: str) -> bool:
+    """Return whether a path, in which `<name>` and `*` stand for anything, is there or is made by a command."""
+    pattern = re.sub(r"<[^>]*>", "*", pattern).rstrip("/")
+    if any(ROOT.glob(pattern)):
+        return True
+    ignored = subprocess.run(["git", "check-ignore", "-q", pattern], cwd=ROOT, check=False)
+    return ignored.returncode == 0
+
+
+def missing_paths(text: str, folder: Path = ROOT) -> Iterator[str]:
+    """Yield the paths of this repository that a document points at and that are not there."""
+    for token in TICKED.findall(CODE.sub("", text)):
+        if PATH.fullmatch(token) and token.split("/")[0] in TOP and not exists(token):
+            yield token
+    for target in LINK.findall(text):
+        if "://" not in target and not (folder / target).exists():
+            yield target
+
+
+def missing_targets(text: str, makefile: str) -> list[str]:
+    """Return the targets that a document calls with `make` and that the Makefile lacks."""
+    known = set(re.findall(r"^([a-z][a-z0-9-]*):", makefile, re.MULTILINE))
+    called = set(re.findall(r"(?:^|`)make ([a-z][a-z0-9-]*)", text, re.MULTILINE))
+    return sorted(called - known)
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_document_points_at_what_is_there(path: Path) -> None:
+    assert list(missing_paths(path.read_text(), path.parent)) == []
+    assert missing_targets(path.read_text(), (ROOT / "Makefile").read_text()) == []
+
+
+def test_comments_point_at_documents_that_are_there() -> None:
+    found = subprocess.run(
+        ["git", "grep", "--untracked", "-hoE", r"\bdocs/[a-z0-9_-]+\.md", "--", ":!*.md", ":!tests"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert [path for path in sorted(set(found.stdout.split())) if not exists(path)] == []
+
+
+def test_the_guard_trips() -> None:
+    assert list(
+        missing_paths("See `salt/no-such-thing/init.sls`, [here](docs/none.md#x) and `salt/<component>/`.")
+    ) == [
+        "salt/no-such-thing/init.sls",
+        "docs/none.md",
+    ]
+    assert (
+        list(missing_paths("`pillar/local/settings.sls` is made; `salt '*' test.ping` and `/etc/salt` are no paths."))
+        == []
+    )
+    assert missing_targets("Run `make up` or `make fly`.\n", "up: venv\n\tstackctl up\n") == ["fly"]
+    assert missing_targets("```\nmake fly\n```\nmake sure of it is prose: to make haste.", "up:\n") == ["fly", "sure"]
