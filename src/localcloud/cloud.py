@@ -1,0 +1,354 @@
+"""The life of instances: what the API says of them, and what their machines do, kept equal.
+
+An API call only sets the state that it leads to (`pending`, `stopping`, `shutting-down`) and answers. A worker then
+brings the machine there and sets the state that follows. Since each step starts from the state and from how the machine
+is found, a process that was killed anywhere continues when it is started again.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.utils import utcnow
+from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models.instance_types import INSTANCE_TYPES
+from moto.ec2.models.instances import Instance, StateReason
+
+from localcloud.config import REGION
+from localcloud.errors import LocalCloudError, MachineError, MachineGone
+from localcloud.machines import HALTED, REBOOTED, Machine, MachineHost
+
+log = logging.getLogger(__name__)
+
+CODES = {
+    "pending": 0,
+    "running": 16,
+    "shutting-down": 32,
+    "terminated": 48,
+    "stopping": 64,
+    "stopped": 80,
+}
+"""EC2's instance states. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceState.html"""
+
+WORKERS = 8
+GRACE_SECONDS = 2.0
+"""A machine that ended by itself is believed after this long, if the engine still answers: when the host shuts down,
+its containers end first, and they are to run again when it is back."""
+REMEMBER = timedelta(hours=1)
+"""EC2 lists a terminated instance for about an hour."""
+
+
+class Cloud:
+    """Instances and their machines.
+
+    Args:
+        host: where the machines run.
+        save: called, with the lock held, after each change that no API call made.
+        publish: instance Name tag -> container port -> (host address, host port).
+    """
+
+    def __init__(
+        self,
+        host: MachineHost,
+        save: Callable[[], object],
+        publish: Mapping[str, Mapping[int, tuple[str, int]]] | None = None,
+    ) -> None:
+        self.host = host
+        self.lock = threading.RLock()
+        self._save = save
+        self._publish = publish or {}
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="machine")
+        self._per_instance: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._stopping = threading.Event()
+        self.launch_filter: Callable[[Machine], None] = lambda _machine: None
+
+    # -- called with the lock held, from API calls
+
+    def set_state(self, instance: Instance, state: str, code: str = "", message: str = "") -> None:
+        """Set an instance's state; give the reason if it is not the user's wish."""
+        instance._state.name, instance._state.code = state, CODES[state]
+        if code:
+            instance._reason = f"{code} ({utcnow():%Y-%m-%d %H:%M:%S} GMT)"
+            instance.state_reason = StateReason(f"{code}: {message}", code)
+
+    def follow(self, instance: Instance) -> None:
+        """Have a worker bring the machine to where the instance's state leads."""
+        self._submit(self._settle, instance.id)
+
+    def reboot(self, instance: Instance) -> None:
+        """Have a worker reboot the machine."""
+        self._submit(self._reboot, instance.id)
+
+    def forget_subnet(self, subnet_id: str) -> None:
+        """Have a worker remove the network of a subnet that was deleted."""
+        self._submit(self._drop_network, subnet_id)
+
+    def instances(self) -> Iterator[Instance]:
+        """Yield every instance of every account and region."""
+        for account in list(ec2_backends.values()):
+            for backend in list(dict.values(account)):
+                for reservation in list(backend.reservations.values()):
+                    yield from reservation.instances
+
+    # -- the process's own life
+
+    def watch(self) -> None:
+        """Follow what happens to the machines until `close`; meant for a thread of its own."""
+        while not self._stopping.is_set():
+            try:
+                self.reconcile()
+                for instance_id in self.host.events():
+                    if self._stopping.is_set():
+                        return
+                    self._submit(self._notice, instance_id)
+            except MachineError as error:
+                log.warning("lost sight of the machines: %s", error)
+            self._stopping.wait(1)
+
+    def reconcile(self) -> None:
+        """Make the machines what the instances say, after any time of not looking.
+
+        What should run and does not is started with its disk; what has no machine any more is terminated.
+
+        Raises:
+            MachineError: the engine does not answer.
+        """
+        observed = self.host.observe()
+        with self.lock:
+            self._forget_old()
+            for instance in self.instances():
+                found = observed.pop(instance.id, None)
+                if instance.state in ("running", "stopped") and found is None:
+                    self._lost(instance)
+                elif instance.state == "running" and found and not found.running:
+                    log.info("%s should run and does not: starting it", instance.id)
+                    self.set_state(instance, "pending")
+                self.follow(instance)
+            self._save()
+        for instance_id in observed:
+            log.warning(
+                "container of %s belongs to no instance known here; left alone",
+                instance_id,
+            )
+
+    def close(self) -> None:
+        """Finish what the workers have begun, and begin nothing more."""
+        self._stopping.set()
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    def idle(self, seconds: float = 30) -> bool:
+        """Wait until every instance is where its state leads; return whether that came about in time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with self.lock:
+                if all(instance.state in ("running", "stopped", "terminated") for instance in self.instances()):
+                    return True
+            time.sleep(0.01)
+        return False
+
+    # -- workers
+
+    def _submit(self, job: Callable[[str], None], key: str) -> None:
+        def guarded() -> None:
+            try:
+                job(key)
+            except Exception:
+                log.exception("%s of %s failed", job.__name__, key)
+
+        if not self._stopping.is_set():
+            self._workers.submit(guarded)
+
+    def _find(self, instance_id: str) -> Instance | None:
+        return next(
+            (instance for instance in self.instances() if instance.id == instance_id),
+            None,
+        )
+
+    def _settle(self, instance_id: str) -> None:
+        with self._per_instance[instance_id]:
+            while not self._stopping.is_set():
+                with self.lock:
+                    instance = self._find(instance_id)
+                    if instance is None or instance.state in (
+                        "running",
+                        "stopped",
+                        "terminated",
+                    ):
+                        return
+                    state, machine, booted = (
+                        instance.state,
+                        self._machine(instance),
+                        getattr(instance, "booted", False),
+                    )
+                outcome, problem = self._act(state, machine, booted)
+                with self.lock:
+                    if instance.state != state:
+                        continue  # an API call came in between; follow that
+                    if outcome == "running":
+                        instance.booted = True
+                    if problem:
+                        log.error("%s (%s): %s", instance_id, machine.name, problem)
+                        if state != "shutting-down" and outcome == "terminated":
+                            instance.terminate_quietly()
+                    if outcome == "terminated":
+                        self._release(instance)
+                    self.set_state(
+                        instance,
+                        outcome,
+                        "Server.InternalError" if problem else "",
+                        str(problem or ""),
+                    )
+                    self._save()
+                log.info("%s (%s) is %s", instance_id, machine.name, outcome)
+
+    def _act(self, state: str, machine: Machine, booted: bool) -> tuple[str, LocalCloudError | None]:
+        """Do what a state asks for; return the state that follows, and what went wrong."""
+        try:
+            if state == "pending":
+                self.launch_filter(machine)
+                if booted:
+                    self.host.start(machine)
+                else:
+                    self.host.create(machine)
+                return "running", None
+            if state == "stopping":
+                self.host.stop(machine.instance_id)
+                return "stopped", None
+            self.host.remove(machine.instance_id)
+            return "terminated", None
+        except MachineGone as error:
+            return "terminated", error
+        except MachineError as error:
+            if state == "pending" and not booted:
+                with suppress(MachineError):
+                    self.host.remove(machine.instance_id)
+                return "terminated", error
+            return "terminated" if state == "shutting-down" else "stopped", error
+
+    def _reboot(self, instance_id: str) -> None:
+        with self._per_instance[instance_id]:
+            self.host.reboot(instance_id)
+
+    def _drop_network(self, subnet_id: str) -> None:
+        self.host.drop_network(subnet_id)
+
+    def _notice(self, instance_id: str) -> None:
+        """A container ended or was removed. Find out whether that was its own doing."""
+        with self._per_instance[instance_id]:
+            pass  # whatever a worker is doing to it is done
+        with self.lock:
+            instance = self._find(instance_id)
+            if instance is None or instance.state not in ("running", "stopped"):
+                return
+        if self._stopping.wait(GRACE_SECONDS) or _host_goes_down():
+            return
+        found = self.host.observe().get(instance_id)
+        with self.lock:
+            if instance.state not in ("running", "stopped") or (found and found.running):
+                return
+            if found is None:
+                self._lost(instance)
+            elif instance.state == "stopped":
+                return
+            elif found.exit_code == REBOOTED:
+                self.set_state(instance, "pending")
+            elif instance.instance_initiated_shutdown_behavior == "terminate" and found.exit_code in HALTED:
+                instance.terminate()
+                self.set_state(
+                    instance,
+                    "shutting-down",
+                    "Client.InstanceInitiatedShutdown",
+                    "Instance initiated shutdown",
+                )
+            else:
+                by_itself = found.exit_code in HALTED
+                instance.stop_quietly()
+                self.set_state(
+                    instance,
+                    "stopped",
+                    "Client.InstanceInitiatedShutdown" if by_itself else "Server.InternalError",
+                    "Instance initiated shutdown"
+                    if by_itself
+                    else f"The machine ended with exit code {found.exit_code}",
+                )
+            self.follow(instance)
+            self._save()
+
+    # -- helpers, called with the lock held
+
+    def _lost(self, instance: Instance) -> None:
+        log.warning("%s has no container any more: terminated", instance.id)
+        instance.terminate_quietly()
+        self._release(instance)
+        self.set_state(
+            instance,
+            "terminated",
+            "Server.InternalError",
+            "The machine's container was removed",
+        )
+
+    def _release(self, instance: Instance) -> None:
+        """Give the addresses back, now that no machine has them."""
+        for nic in instance.nics.values():
+            if nic.instance is instance:
+                for address in nic.private_ip_addresses:
+                    nic.subnet.del_subnet_ip(address["PrivateIpAddress"])
+
+    def _forget_old(self) -> None:
+        for account in list(ec2_backends.values()):
+            for backend in list(dict.values(account)):
+                for reservation in list(backend.reservations.values()):
+                    reservation.instances = [instance for instance in reservation.instances if not _outlived(instance)]
+                    if not reservation.instances:
+                        del backend.reservations[reservation.id]
+
+    def _machine(self, instance: Instance) -> Machine:
+        backend: EC2Backend = instance.ec2_backend
+        nic = instance.nics[0]
+        kind = INSTANCE_TYPES[instance.instance_type]
+        tags = {tag["key"]: tag["value"] for tag in instance.get_tags()}
+        key = backend.key_pairs.get(instance.key_name or "")
+        hostname, _, domain = instance.private_dns_name.partition(".")
+        return Machine(
+            instance_id=instance.id,
+            name=tags.get("Name", ""),
+            subnet_id=nic.subnet.id,
+            cidr=nic.subnet.cidr_block,
+            address=str(nic.private_ip_address),
+            hostname=hostname,
+            domain=domain,
+            cpus=kind["VCpuInfo"]["DefaultVCpus"],
+            memory=kind["MemoryInfo"]["SizeInMiB"],
+            authorized_key=key.public_key if key else "",
+            user_data=base64.b64decode(str(instance.user_data)) if instance.user_data else b"",
+            ports=self._publish.get(tags.get("Name", ""), {}),
+        )
+
+
+def backend() -> EC2Backend:
+    """Return moto's EC2 of the cloud's account and region."""
+    return ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
+
+
+def _outlived(instance: Instance) -> bool:
+    ended: datetime | None = getattr(instance, "ended", None)
+    return instance.state == "terminated" and ended is not None and datetime.now(UTC) - ended > REMEMBER
+
+
+def _host_goes_down() -> bool:
+    if not Path("/run/systemd/system").is_dir():
+        return False
+    state: Any = run(["systemctl", "is-system-running"], capture_output=True, text=True, check=False).stdout.strip()
+    return bool(state == "stopping")

@@ -1,0 +1,143 @@
+"""What a local cloud is told, and what it tells those who want to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+Report = Callable[[str], None]
+"""Receives one line of progress at a time."""
+
+REGION = "eu-west-1"
+"""The only region that holds images, and so the only one where machines can be launched."""
+
+
+@dataclass(frozen=True)
+class CloudConfig:
+    """One local cloud.
+
+    Args:
+        name: label and prefix of everything it makes in Docker.
+        state_dir: where credentials, state, log and pid file are kept; made with mode 0700.
+        port: TCP port of the API, on loopback and on Docker's bridge gateway.
+        image: tag of the machines' image, from `localcloud.image.ensure`.
+        publish: instance Name tag -> container port -> (host address, host port).
+    """
+
+    name: str
+    state_dir: Path
+    port: int
+    image: str
+    publish: Mapping[str, Mapping[int, tuple[str, int]]] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The file that hands this configuration to the API process."""
+        return self.state_dir / "config.json"
+
+    def dump(self) -> str:
+        """Return the configuration as JSON, the same text for the same values."""
+        return json.dumps(
+            {
+                "name": self.name,
+                "state_dir": str(self.state_dir),
+                "port": self.port,
+                "image": self.image,
+                "publish": {
+                    name: {str(port): list(where) for port, where in sorted(ports.items())}
+                    for name, ports in sorted(self.publish.items())
+                },
+            },
+            indent=2,
+        )
+
+    @classmethod
+    def load(cls, text: str) -> CloudConfig:
+        """Read what `dump` wrote."""
+        data = json.loads(text)
+        return cls(
+            name=data["name"],
+            state_dir=Path(data["state_dir"]),
+            port=int(data["port"]),
+            image=data["image"],
+            publish={
+                name: {int(port): (str(where[0]), int(where[1])) for port, where in ports.items()}
+                for name, ports in data["publish"].items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The access key of a cloud's owner."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+
+    @classmethod
+    def ensure(cls, state_dir: Path) -> Credentials:
+        """Return the cloud's access key; make it at random, readable by its owner only, if there is none."""
+        path = state_dir / "credentials.json"
+        if not path.exists():
+            alphabet = string.ascii_letters + string.digits
+            made = {
+                "access_key_id": "AKIA"
+                + "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") for _ in range(16)),
+                "secret_access_key": "".join(secrets.choice(alphabet) for _ in range(40)),
+            }
+            write_private(path, json.dumps(made).encode())
+        return cls(**json.loads(path.read_text()))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How to reach a running cloud: what a client puts into AWS_ENDPOINT_URL and the two key variables.
+
+    Args:
+        url: as machines and this host see it (Docker's bridge gateway).
+        loopback_url: as only this host sees it; the one that serves the admin paths.
+    """
+
+    url: str
+    loopback_url: str
+    access_key: str
+    secret_key: str = field(repr=False)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that point boto3, and so salt-cloud and the AWS CLI, at this cloud."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+
+def fingerprint(config: CloudConfig) -> str:
+    """Return a hash of the configuration and of this package's code; a process that has another is out of date."""
+    whole = hashlib.sha256(config.dump().encode())
+    for entry in sorted(files("localcloud").iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".py"):
+            whole.update(entry.read_bytes())
+    return whole.hexdigest()[:12]
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` at once, readable by its owner only, and see it on disk before returning."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = path.with_name(path.name + ".new")
+    scratch.unlink(missing_ok=True)
+    scratch.touch(mode=0o600)
+    with scratch.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)

@@ -1,0 +1,356 @@
+"""Puts the local cloud under moto's EC2.
+
+moto answers every EC2 call from data alone. Here its models are wrapped where an instance's life changes, so that
+machines follow, and mended where they differ from EC2 in a way that a launch meets. Each wrapper says what EC2 does.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import hashlib
+import ipaddress
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from moto.core.responses import ActionResult
+from moto.core.types import Base64EncodedString
+from moto.core.utils import utcnow
+from moto.ec2.exceptions import (
+    DependencyViolationError,
+    EC2ClientError,
+    OperationNotPermitted4,
+)
+from moto.ec2.models.amis import Ami
+from moto.ec2.models.instances import (
+    Instance,
+    InstanceBackend,
+    InstanceState,
+    Reservation,
+)
+from moto.ec2.models.subnets import Subnet, SubnetBackend
+from moto.ec2.responses.general import General
+from moto.ec2.responses.instances import InstanceResponse
+
+from localcloud.cloud import Cloud
+
+ROOT_GIB = 8
+"""Size of the root volume of Debian's AMI."""
+CONSOLE_BYTES = 64 * 1024
+"""What GetConsoleOutput returns at most. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetConsoleOutput.html"""
+NO_CLIENT_TOKEN = "ABCDE"  # noqa: S105
+"""What moto takes for the ClientToken of a request that has none."""
+
+_request: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("localcloud_run_instances")
+
+
+class Hooks:
+    """The wrappers of one cloud around moto's classes; `remove` takes them off again."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self._undo: list[Callable[[], None]] = []
+        self._requests()
+        self._launches()
+        self._ends()
+        self._lives()
+        self._addresses()
+        self._images_and_console()
+
+    def remove(self) -> None:
+        """Give moto its own behaviour back."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _replace(self, owner: type, name: str, new: Any) -> Any:
+        original = owner.__dict__.get(name)
+        setattr(owner, name, new)
+
+        def undo() -> None:
+            if original is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+
+        self._undo.append(undo)
+        return original
+
+    def _launches(self) -> None:
+        cloud = self._cloud
+
+        def run_instances(
+            backend: Any,
+            image_id: str,
+            count: int,
+            user_data: Any,
+            security_group_names: list[str],
+            **kwargs: Any,
+        ) -> Reservation:
+            """Launch all or none, up to MaxCount; the same ClientToken gives the same instances."""
+            extra = _request.get({})
+            asked = json.dumps(
+                [image_id, count, str(user_data), security_group_names, kwargs],
+                sort_keys=True,
+                default=str,
+            )
+            digest = hashlib.sha256(asked.encode()).hexdigest()
+            token = kwargs.get("client_token") or NO_CLIENT_TOKEN
+            if token != NO_CLIENT_TOKEN:
+                for known in backend.reservations.values():
+                    if getattr(known, "client_token", None) == token:
+                        if known.request_digest != digest:
+                            raise EC2ClientError(
+                                "IdempotentParameterMismatch",
+                                f"The client token '{token}' was used with other parameters.",
+                            )
+                        return known
+            before = set(backend.reservations)
+            kwargs["disable_api_termination"] = extra.get("disable_api_termination", False)
+            specs = copy.deepcopy(kwargs.get("nics") or [])
+            try:
+                reservation = original_run(
+                    backend,
+                    image_id,
+                    max(count, extra.get("max_count", 1)),
+                    user_data,
+                    security_group_names,
+                    **kwargs,
+                )
+            except Exception:
+                for name in set(backend.reservations) - before:
+                    for instance in backend.reservations.pop(name).instances:
+                        original_terminate(instance)
+                raise
+            reservation.client_token, reservation.request_digest = token, digest
+            for instance in reservation.instances:
+                _complete(instance, specs)
+                instance.cpu_credits = extra.get("cpu_credits") or "standard"
+                cloud.set_state(instance, "pending")
+                cloud.follow(instance)
+            return reservation
+
+        def setup_defaults(instance: Instance) -> None:
+            """Give an instance without block device mappings the image's root volume."""
+            volume = instance.ec2_backend.create_volume(
+                size=ROOT_GIB, zone_name=instance.availability_zone, volume_type="gp3"
+            )
+            instance.ec2_backend.attach_volume(volume.id, instance.id, instance.root_device_name, True)
+
+        original_terminate = Instance.terminate
+        original_run = self._replace(InstanceBackend, "run_instances", run_instances)
+        self._replace(Instance, "setup_defaults", setup_defaults)
+
+    def _requests(self) -> None:
+        def respond(response: InstanceResponse) -> ActionResult:
+            """What moto's parser leaves out of RunInstances."""
+            token = _request.set(
+                {
+                    "max_count": int(response._get_param("MaxCount", if_none="1")),
+                    "disable_api_termination": bool(response._get_param("DisableApiTermination")),
+                    "cpu_credits": response._get_param("CreditSpecification.CpuCredits"),
+                }
+            )
+            try:
+                return original_respond(response)
+            finally:
+                _request.reset(token)
+
+        def credit_specifications(response: InstanceResponse) -> ActionResult:
+            """Tell the credit mode that was asked for."""
+            found = response.ec2_backend.describe_instance_credit_specifications(response._get_param("InstanceIds", []))
+            return ActionResult(
+                {
+                    "InstanceCreditSpecifications": [
+                        {
+                            "InstanceId": instance.id,
+                            "CpuCredits": getattr(instance, "cpu_credits", "standard"),
+                        }
+                        for instance in found
+                    ]
+                }
+            )
+
+        original_respond = self._replace(InstanceResponse, "run_instances", respond)
+        self._replace(InstanceResponse, "describe_instance_credit_specifications", credit_specifications)
+
+    def _ends(self) -> None:
+        cloud = self._cloud
+
+        def terminate(instance: Instance) -> InstanceState:
+            """shutting-down, then terminated; again is harmless."""
+            if instance.state in ("shutting-down", "terminated"):
+                return copy.copy(instance._state)
+            previous = terminate_quietly(instance)
+            cloud.set_state(instance, "shutting-down")
+            cloud.follow(instance)
+            return previous
+
+        def terminate_quietly(instance: Instance) -> InstanceState:
+            instance.ended = datetime.now(UTC)
+            previous: InstanceState = original_terminate(instance)
+            for nic in instance.nics.values():  # moto frees the address at once; it is free when the machine is gone
+                nic.subnet._subnet_ips.setdefault(nic.private_ip_address, instance)
+                nic.subnet._unused_ips.discard(nic.private_ip_address)
+            return previous
+
+        def terminate_instances(backend: Any, instance_ids: list[str]) -> Any:
+            """A protected instance keeps all the others of the call alive, too."""
+            for instance in backend.get_multi_instances_by_id(instance_ids):
+                if instance.disable_api_termination is True and instance.state != "terminated":
+                    raise OperationNotPermitted4(instance.id)
+            return original_terminate_instances(backend, instance_ids)
+
+        original_terminate = self._replace(Instance, "terminate", terminate)
+        self._replace(Instance, "terminate_quietly", terminate_quietly)
+        original_terminate_instances = self._replace(InstanceBackend, "terminate_instances", terminate_instances)
+
+    def _lives(self) -> None:
+        cloud = self._cloud
+
+        def stop(instance: Instance) -> InstanceState:
+            """stopping, then stopped."""
+            if instance.state in ("stopping", "stopped"):
+                return copy.copy(instance._state)
+            _require(instance, {"running", "pending"}, "stopped")
+            previous: InstanceState = original_stop(instance)
+            cloud.set_state(instance, "stopping")
+            cloud.follow(instance)
+            return previous
+
+        def start(instance: Instance) -> InstanceState:
+            """pending, then running."""
+            if instance.state in ("pending", "running"):
+                return copy.copy(instance._state)
+            _require(instance, {"stopped"}, "started")
+            previous: InstanceState = original_start(instance)
+            cloud.set_state(instance, "pending")
+            cloud.follow(instance)
+            return previous
+
+        def reboot(instance: Instance) -> None:
+            """The state stays running."""
+            _require(instance, {"running"}, "rebooted")
+            cloud.reboot(instance)
+
+        def modify_instance_attribute(backend: Any, instance_id: str, key: str, value: Any) -> Instance:
+            """Type and user data can only be changed while stopped."""
+            instance = backend.get_instance(instance_id)
+            if key in ("instance_type", "user_data") and instance.state != "stopped":
+                raise EC2ClientError(
+                    "IncorrectInstanceState",
+                    f"The instance '{instance_id}' is not in the 'stopped' state.",
+                )
+            return original_modify(backend, instance_id, key, value)
+
+        original_stop = self._replace(Instance, "stop", stop)
+        original_start = self._replace(Instance, "start", start)
+        self._replace(Instance, "reboot", reboot)
+        self._replace(Instance, "stop_quietly", original_stop)
+        original_modify = self._replace(InstanceBackend, "modify_instance_attribute", modify_instance_attribute)
+
+    def _addresses(self) -> None:
+        cloud = self._cloud
+
+        def get_available_subnet_ip(subnet: Subnet, instance: Instance) -> str:
+            """Hand out the lowest free address; moto's generator starts anew after a restart."""
+            taken = _taken(subnet)
+            for address in _usable(subnet):
+                if address not in taken:
+                    subnet._subnet_ips[address] = instance
+                    return address
+            raise EC2ClientError(
+                "InsufficientFreeAddressesInSubnet",
+                f"There are not enough free addresses in subnet '{subnet.id}'.",
+            )
+
+        def request_ip(subnet: Subnet, ip: str, instance: Instance) -> None:
+            """Refuse what is taken, reserved or outside, with EC2's codes."""
+            if ip in _taken(subnet):
+                raise EC2ClientError("InvalidIPAddress.InUse", f"Address {ip} is in use.")
+            if ipaddress.ip_address(ip) not in subnet.cidr:
+                raise EC2ClientError(
+                    "InvalidParameterValue",
+                    f"Address {ip} does not fall within the subnet's address range",
+                )
+            if ip not in _usable(subnet):
+                raise EC2ClientError(
+                    "InvalidParameterValue",
+                    f"Address {ip} is in subnet's reserved address range",
+                )
+            subnet._subnet_ips[ip] = instance
+
+        def delete_subnet(backend: Any, subnet_id: str) -> Subnet:
+            """A subnet with machines stays."""
+            for instance in backend.all_instances():
+                if instance.state != "terminated" and any(nic.subnet.id == subnet_id for nic in instance.nics.values()):
+                    raise DependencyViolationError(f"The subnet '{subnet_id}' has dependencies and cannot be deleted.")
+            subnet: Subnet = original_delete(backend, subnet_id)
+            cloud.forget_subnet(subnet_id)
+            return subnet
+
+        self._replace(Subnet, "get_available_subnet_ip", get_available_subnet_ip)
+        self._replace(Subnet, "request_ip", request_ip)
+        original_delete = self._replace(SubnetBackend, "delete_subnet", delete_subnet)
+
+    def _images_and_console(self) -> None:
+        cloud = self._cloud
+
+        def block_device_mappings(ami: Ami) -> list[dict[str, Any]]:
+            """Describe the root volume as Debian's AMI has it."""
+            ebs = {
+                "SnapshotId": ami.ebs_snapshot.id,
+                "VolumeSize": ROOT_GIB,
+                "DeleteOnTermination": True,
+                "VolumeType": "gp3",
+            }
+            return [{"DeviceName": ami.root_device_name, "Ebs": ebs}]
+
+        def get_console_output(response: General) -> ActionResult:
+            """Return what the machine wrote to its console."""
+            instance = response.ec2_backend.get_instance(response._get_param("InstanceId"))
+            text = cloud.host.console(instance.id).encode()[-CONSOLE_BYTES:].decode(errors="replace")
+            return ActionResult(
+                {
+                    "InstanceId": instance.id,
+                    "Timestamp": utcnow(),
+                    "Output": Base64EncodedString.from_raw_string(text),
+                }
+            )
+
+        self._replace(Ami, "block_device_mappings", property(block_device_mappings))
+        self._replace(General, "get_console_output", get_console_output)
+
+
+def _complete(instance: Instance, specs: list[dict[str, Any]]) -> None:
+    """Give a new instance EC2's defaults: a root volume, and network interfaces that end with it."""
+    if instance.root_device_name not in instance.block_device_mapping:
+        instance.setup_defaults()
+    given = {int(spec.get("DeviceIndex", 0)): spec for spec in specs}
+    for index, nic in instance.nics.items():
+        spec = given.get(index, {})
+        if "NetworkInterfaceId" not in spec:
+            nic.delete_on_termination = str(spec.get("DeleteOnTermination", True)).lower() == "true"
+
+
+def _require(instance: Instance, states: set[str], verb: str) -> None:
+    if instance.state not in states:
+        raise EC2ClientError(
+            "IncorrectInstanceState",
+            f"The instance '{instance.id}' is not in a state from which it can be {verb}.",
+        )
+
+
+def _usable(subnet: Subnet) -> list[str]:
+    """Return all addresses of a subnet but the four first and the last, which AWS keeps."""
+    network = ipaddress.ip_network(subnet.cidr_block)
+    return [str(address) for address in list(network)[4:-1]]
+
+
+def _taken(subnet: Subnet) -> set[str]:
+    taken = set(subnet._subnet_ips)
+    for nic in subnet.ec2_backend.enis.values():
+        if nic.subnet.id == subnet.id:
+            taken.update(address["PrivateIpAddress"] for address in nic.private_ip_addresses)
+    return taken

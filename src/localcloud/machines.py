@@ -1,0 +1,358 @@
+"""Machines: what an EC2 host does for an instance, done with Docker containers."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import logging
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, NotFound
+from docker.models.containers import Container
+
+from localcloud.errors import MachineError, MachineGone
+
+log = logging.getLogger(__name__)
+
+CLOUD_LABEL = "localcloud.cloud"
+INSTANCE_LABEL = "localcloud.instance"
+SUBNET_LABEL = "localcloud.subnet"
+NAME_LABEL = "localcloud.name"
+STOP_SECONDS = 30
+CPU_PERIOD = 100_000
+ADMIN_UID = 1000
+
+HALTED = (0, 130)
+"""Exit codes of a container whose systemd powered it off. 130: reboot(2) POWER_OFF ends a PID namespace by SIGINT."""
+REBOOTED = 129
+"""Exit code of a container whose systemd rebooted: reboot(2) RESTART ends a PID namespace by SIGHUP."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the container of one instance is made from.
+
+    Args:
+        memory: MiB.
+        cpus: virtual CPUs.
+        ports: container port -> (host address, host port).
+    """
+
+    instance_id: str
+    name: str
+    subnet_id: str
+    cidr: str
+    address: str
+    hostname: str
+    domain: str
+    cpus: int
+    memory: int
+    authorized_key: str = ""
+    user_data: bytes = b""
+    ports: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """How a container was found."""
+
+    running: bool
+    exit_code: int = 0
+
+
+class MachineHost(Protocol):
+    """Where machines run. The one that counts is `DockerHost`; unit tests have another."""
+
+    def create(self, machine: Machine) -> None:
+        """Make the machine with an empty disk and start it. Raises MachineError."""
+
+    def start(self, machine: Machine) -> None:
+        """Start a machine with the CPUs and memory it should have now. Raises MachineGone, MachineError."""
+
+    def stop(self, instance_id: str) -> None:
+        """Shut a machine down; its disk stays. Raises MachineGone, MachineError."""
+
+    def reboot(self, instance_id: str) -> None:
+        """Shut down and start. Raises MachineGone, MachineError."""
+
+    def remove(self, instance_id: str) -> None:
+        """Remove a machine and its disk; one that is gone already is fine. Raises MachineError."""
+
+    def drop_network(self, subnet_id: str) -> None:
+        """Remove a subnet's network if there is one. Raises MachineError."""
+
+    def console(self, instance_id: str) -> str:
+        """Return what the machine wrote to its console; nothing if it is gone."""
+
+    def observe(self) -> dict[str, Observed]:
+        """Return every machine of this cloud, by instance id."""
+
+    def events(self) -> Iterator[str]:
+        """Yield an instance's id when its container ended or was removed. Raises MachineError when the engine ends."""
+
+
+class DockerHost:
+    """Machines as containers of one cloud in Docker."""
+
+    def __init__(self, client: docker.DockerClient, cloud: str, image: str) -> None:
+        self._client = client
+        self._cloud = cloud
+        self._image = image
+
+    def create(self, machine: Machine) -> None:
+        """Make the container, put the machine's first-boot data on its disk, and start it."""
+        try:
+            self._remove(machine.instance_id)  # what a process that was killed half-way left
+            network = self._network(machine.subnet_id, machine.cidr)
+            container = self._create(machine, network)
+            container.put_archive("/", _seed(machine))
+            container.start()
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+
+    def start(self, machine: Machine) -> None:
+        """Start the container, with the limits of the instance type that it has now."""
+        container = self._container(machine.instance_id)
+        try:
+            container.update(
+                cpu_period=CPU_PERIOD,
+                cpu_quota=self._quota(machine.cpus),
+                mem_limit=f"{machine.memory}m",
+                memswap_limit=f"{machine.memory}m",
+            )
+            container.put_archive(
+                "/",
+                _tar({"var/lib/cloud/seed/resolv.conf": (0o644, 0, resolver().encode())}),
+            )
+            container.start()
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+
+    def stop(self, instance_id: str) -> None:
+        """Let systemd shut the machine down; kill it after half a minute."""
+        try:
+            self._container(instance_id).stop(timeout=STOP_SECONDS)
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+
+    def reboot(self, instance_id: str) -> None:
+        """Stop and start the container."""
+        try:
+            self._container(instance_id).restart(timeout=STOP_SECONDS)
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+
+    def remove(self, instance_id: str) -> None:
+        """Remove the container and its volumes."""
+        try:
+            self._remove(instance_id)
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+
+    def drop_network(self, subnet_id: str) -> None:
+        """Remove the subnet's network."""
+        try:
+            for network in self._client.networks.list(filters={"label": self._labels(SUBNET_LABEL, subnet_id)}):
+                network.remove()
+        except NotFound:
+            return
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+
+    def console(self, instance_id: str) -> str:
+        """Return the container's log."""
+        try:
+            return self._container(instance_id).logs(tail=2000).decode(errors="replace")
+        except (DockerException, MachineGone):
+            return ""
+
+    def observe(self) -> dict[str, Observed]:
+        """Return how every container of this cloud is."""
+        try:
+            found = self._client.containers.list(all=True, filters={"label": self._labels()}, ignore_removed=True)
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+        return {
+            container.labels[INSTANCE_LABEL]: Observed(
+                running=container.attrs["State"]["Running"],
+                exit_code=container.attrs["State"]["ExitCode"],
+            )
+            for container in found
+            if container.attrs["State"]["Status"] not in ("created", "removing")
+        }
+
+    def events(self) -> Iterator[str]:
+        """Yield instance ids as containers end or disappear."""
+        filters = {
+            "type": "container",
+            "event": ["die", "destroy"],
+            "label": self._labels(),
+        }
+        try:
+            for event in self._client.events(decode=True, filters=filters):
+                yield event["Actor"]["Attributes"][INSTANCE_LABEL]
+        except (DockerException, requests.RequestException) as error:
+            raise MachineError(_reason(error)) from error
+        raise MachineError("Docker's event stream ended")
+
+    def _labels(self, *more: str) -> list[str]:
+        return [f"{CLOUD_LABEL}={self._cloud}"] + (["=".join(more)] if more else [])
+
+    def _container(self, instance_id: str) -> Container:
+        try:
+            return self._client.containers.get(f"{self._cloud}-{instance_id}")
+        except NotFound as error:
+            raise MachineGone(f"container {self._cloud}-{instance_id} does not exist") from error
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+
+    def _remove(self, instance_id: str) -> None:
+        try:
+            self._container(instance_id).remove(force=True, v=True)
+        except (MachineGone, NotFound):
+            return
+        except APIError as error:
+            if error.status_code != 409:  # somebody else is removing it
+                raise
+
+    def _network(self, subnet_id: str, cidr: str) -> str:
+        name = f"{self._cloud}-{subnet_id}"
+        if not self._client.networks.list(names=[f"^{name}$"]):
+            gateway = str(next(ipaddress.ip_network(cidr).hosts()))
+            try:
+                self._client.networks.create(
+                    name,
+                    driver="bridge",
+                    check_duplicate=True,
+                    ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=cidr, gateway=gateway)]),
+                    labels={CLOUD_LABEL: self._cloud, SUBNET_LABEL: subnet_id},
+                )
+            except APIError as error:
+                if error.status_code != 409:  # another launch was faster
+                    raise
+        return name
+
+    def _quota(self, cpus: int) -> int:
+        return CPU_PERIOD * min(cpus, os.cpu_count() or cpus)
+
+    def _create(self, machine: Machine, network: str) -> Container:
+        api = self._client.api
+        bindings: dict[int | str, Any] = {port: where for port, where in machine.ports.items()}  # noqa: C416 -- for mypy
+        address: Any = {network: api.create_endpoint_config(ipv4_address=machine.address)}
+        made = api.create_container(
+            self._image,
+            name=f"{self._cloud}-{machine.instance_id}",
+            hostname=machine.hostname,
+            domainname=machine.domain,
+            tty=True,  # gives systemd a console to write to
+            environment={"container": "docker", "TERM": "dumb", "SYSTEMD_COLORS": "0"},
+            labels={
+                CLOUD_LABEL: self._cloud,
+                INSTANCE_LABEL: machine.instance_id,
+                NAME_LABEL: machine.name,
+            },
+            ports=[(port, "tcp") for port in machine.ports],
+            networking_config=api.create_networking_config(address),
+            host_config=api.create_host_config(
+                cap_add=["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],
+                security_opt=["seccomp=unconfined"],
+                cgroupns="private",
+                tmpfs={"/run": "", "/run/lock": ""},
+                cpu_period=CPU_PERIOD,
+                cpu_quota=self._quota(machine.cpus),
+                mem_limit=f"{machine.memory}m",
+                memswap_limit=f"{machine.memory}m",
+                port_bindings=bindings,
+                log_config=docker.types.LogConfig(type="json-file", config={"max-size": "1m", "max-file": "2"}),
+            ),
+        )
+        return self._client.containers.get(made["Id"])
+
+
+def container_names(client: docker.DockerClient, cloud: str) -> list[str]:
+    """Return the names of a cloud's containers, whether they run or not."""
+    found = client.containers.list(all=True, filters={"label": f"{CLOUD_LABEL}={cloud}"}, ignore_removed=True)
+    return sorted(str(container.name) for container in found)
+
+
+def remove_everything(client: docker.DockerClient, cloud: str) -> list[str]:
+    """Remove every container, network and volume with the cloud's label, and return their names.
+
+    Raises:
+        MachineError: Docker refused.
+    """
+    label: dict[str, str | list[str] | bool] = {"label": f"{CLOUD_LABEL}={cloud}"}
+    removed = []
+    try:
+        for container in client.containers.list(all=True, filters=label, ignore_removed=True):
+            try:
+                container.remove(force=True, v=True)
+            except NotFound:
+                continue
+            removed.append(str(container.name))
+        for network in client.networks.list(filters=label):
+            network.remove()
+            removed.append(str(network.name))
+        for volume in client.volumes.list(filters=label):
+            volume.remove()
+            removed.append(str(volume.name))
+    except DockerException as error:
+        raise MachineError(_reason(error)) from error
+    return removed
+
+
+def resolver() -> str:
+    """Return the resolv.conf for machines: the host's own name servers, where they can be reached from a container.
+
+    Docker's embedded server is the fall-back. It lives in nftables rules of the machine, so a machine with a firewall
+    of its own would lose it.
+    """
+    for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
+        if not path.exists():
+            continue
+        lines = [line.split() for line in path.read_text().splitlines()]
+        servers = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+        servers = [server for server in servers if not server.startswith("127.") and ":" not in server]
+        if servers:
+            return "".join(f"nameserver {server}\n" for server in servers)
+    return "nameserver 127.0.0.11\n"
+
+
+def _seed(machine: Machine) -> bytes:
+    fqdn = f"{machine.hostname}.{machine.domain}"
+    hosts = f"127.0.0.1 localhost\n127.0.1.1 {fqdn} {machine.hostname}\n::1 localhost ip6-localhost ip6-loopback\n"
+    content = {
+        "var/lib/cloud/seed/hosts": (0o644, 0, hosts.encode()),
+        "var/lib/cloud/seed/hostname": (0o644, 0, f"{machine.hostname}\n".encode()),
+        "var/lib/cloud/seed/resolv.conf": (0o644, 0, resolver().encode()),
+        "var/lib/cloud/seed/user-data": (0o600, 0, machine.user_data),
+    }
+    if machine.authorized_key:
+        content["home/admin/.ssh/authorized_keys"] = (
+            0o600,
+            ADMIN_UID,
+            machine.authorized_key.strip().encode() + b"\n",
+        )
+    return _tar(content)
+
+
+def _tar(content: Mapping[str, tuple[int, int, bytes]]) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, (mode, owner, body) in content.items():
+            entry = tarfile.TarInfo(name)
+            entry.mode, entry.uid, entry.gid, entry.size = mode, owner, owner, len(body)
+            tar.addfile(entry, io.BytesIO(body))
+    return archive.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    explanation: Any = getattr(error, "explanation", None)
+    return str(explanation or error)

@@ -1,0 +1,210 @@
+"""The API process: moto's server, gated, serialised, and saved after every change."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+# moto reads these when it is imported. Its thousands of AMIs would fill the state, and cannot be launched here.
+os.environ.update(
+    MOTO_EC2_LOAD_DEFAULT_AMIS="false",
+    MOTO_ENABLE_AMI_VALIDATION="true",
+    MOTO_ENABLE_KEYPAIR_VALIDATION="true",
+    MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION="true",
+)
+
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.wrappers import Request, Response
+
+from localcloud import catalog, engine
+from localcloud.auth import Gate, Refused, Signature, error_response
+from localcloud.cloud import Cloud
+from localcloud.config import CloudConfig, Credentials, fingerprint
+from localcloud.errors import LocalCloudError, PortTaken, ServiceStartFailed
+from localcloud.hooks import Hooks
+from localcloud.machines import DockerHost
+from localcloud.state import StateFile, track_object_bodies
+
+log = logging.getLogger(__name__)
+
+HEALTH = "/_localcloud/health"
+LOOPBACK = "127.0.0.1"
+SERVICES = frozenset({"ec2", "iam", "sts", "ssm", "s3", "kms"})
+_READS = re.compile(r"(Describe|Get|List|Head|Lookup)")
+
+
+class Api:
+    """The WSGI application.
+
+    One call at a time reaches moto, whose models know no threads, and what it changed is on disk when it is answered.
+    """
+
+    def __init__(self, cloud: Cloud, state: StateFile, gate: Gate, config: CloudConfig) -> None:
+        self._cloud = cloud
+        self._state = state
+        self._gate = gate
+        self._config = config
+        self._moto = DomainDispatcherApplication(create_backend_app)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer one request."""
+        request = Request(environ)
+        try:
+            response = self._respond(request)
+        except Refused as refusal:
+            response = refusal.response
+        except Exception as error:
+            log.exception("%s %s failed", request.method, request.path)
+            response = error_response(
+                "ec2",
+                "InternalError",
+                f"The local cloud failed: {error}. See its log.",
+                500,
+            )
+        return response(environ, start_response)
+
+    def _respond(self, request: Request) -> Response:
+        if request.path == HEALTH:
+            return Response(json.dumps(self._health()), content_type="application/json")
+        body = request.get_data(cache=True)
+        signature = self._gate.check(request)
+        if signature.service not in SERVICES or request.path.startswith("/moto-api"):
+            raise Refused(
+                signature.service,
+                "InvalidAction",
+                f"The local cloud has no {signature.service}.",
+                400,
+            )
+        action = action_of(request, signature)
+        request.environ["wsgi.input"] = BytesIO(body)
+        request.environ["CONTENT_LENGTH"] = str(len(body))
+        with self._cloud.lock:
+            response = Response.from_app(self._moto, request.environ, buffered=True)
+            if not _READS.match(action):
+                self._state.save()
+        level = logging.INFO if response.status_code >= 400 or not _READS.match(action) else logging.DEBUG
+        log.log(level, "%s %s -> %s", signature.service, action, response.status_code)
+        return response
+
+    def _health(self) -> dict[str, Any]:
+        return {
+            "name": self._config.name,
+            "pid": os.getpid(),
+            "fingerprint": fingerprint(self._config),
+        }
+
+
+def action_of(request: Request, signature: Signature) -> str:
+    """Return the name of the API action; for S3, a name that tells reading from writing."""
+    if target := request.headers.get("X-Amz-Target"):
+        return target.rpartition(".")[2]
+    if signature.service == "s3":
+        return f"{request.method.capitalize()} {request.path}"
+    return request.form.get("Action") or request.args.get("Action", "Unknown")
+
+
+def serve(config: CloudConfig) -> None:
+    """Run the API until SIGTERM or SIGINT.
+
+    Raises:
+        ServiceStartFailed: another process serves this cloud already.
+        PortTaken: another program listens on the port.
+        StateUnreadable: the saved state cannot be used.
+        EngineError: Docker's engine does not answer.
+    """
+    config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = _hold(config.state_dir / "pid")
+    log.info("process %s serves %s", os.getpid(), config.state_dir)
+
+    client = engine.ensure(log.info, config.state_dir)
+    state = StateFile(config.state_dir)
+    state.load()
+    catalog.publish()
+    track_object_bodies()
+    cloud = Cloud(DockerHost(client, config.name, config.image), state.save, config.publish)
+    Hooks(cloud)
+    api = Api(cloud, state, Gate(Credentials.ensure(config.state_dir)), config)
+
+    servers = [_listen(address, config.port, api) for address in (LOOPBACK, engine.bridge_gateway(client))]
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=cloud.watch, daemon=True).start()
+    log.info(
+        "local cloud %s serves at %s",
+        config.name,
+        ", ".join(f"{server.host}:{server.port}" for server in servers),
+    )
+    stop.wait()
+    log.info("stopping")
+    for server in servers:
+        server.shutdown()
+    cloud.close()
+    with cloud.lock:
+        state.save()
+    lock.close()
+
+
+def _hold(path: Path) -> IO[str]:
+    """Write our pid and lock the file while what is returned lives. Who reads the pid tries the lock for an instant."""
+    file = path.open("a+")
+    deadline = time.monotonic() + 2
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ServiceStartFailed(f"Another process serves the local cloud in {path.parent}.") from error
+            time.sleep(0.02)
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _listen(address: str, port: int, api: Api) -> BaseWSGIServer:
+    try:
+        return make_server(address, port, api, threaded=True, request_handler=_QuietHandler)
+    except (OSError, SystemExit) as error:  # werkzeug exits on a taken port
+        raise PortTaken(
+            f"Port {port} of {address} is taken by another program. Stop it, or choose another port."
+        ) from error
+
+
+class _QuietHandler(MotoRequestHandler):  # type: ignore[misc]
+    def log_request(self, *_: Any) -> None:
+        """The API logs its actions itself."""
+
+
+def main(config: CloudConfig) -> int:
+    """Serve, and say in the log why not."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        serve(config)
+    except LocalCloudError as error:
+        log.error("%s", error)
+        return 1
+    return 0

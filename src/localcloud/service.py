@@ -1,0 +1,213 @@
+"""Starts, stops and looks at the API process, which outlives the command that started it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+
+from localcloud import engine, machines, packages
+from localcloud.config import (
+    CloudConfig,
+    Credentials,
+    Endpoint,
+    Report,
+    fingerprint,
+    write_private,
+)
+from localcloud.errors import PortTaken, ServiceStartFailed, ServiceStopFailed
+
+START_SECONDS = 60.0
+STOP_SECONDS = 90.0
+LOOPBACK = "127.0.0.1"
+HEALTH = "/_localcloud/health"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How the API process of a state directory is."""
+
+    running: bool
+    healthy: bool
+    pid: int | None
+    log: Path
+    fingerprint: str | None = None
+
+
+def start(config: CloudConfig, report: Report) -> Endpoint:
+    """Have the cloud's API answer, and return how to reach it.
+
+    One that runs with this configuration and this code is left alone. One that runs with others, or does not answer, is
+    replaced; machines go on meanwhile. What the state directory holds is taken up again, and its machines are started.
+
+    Raises:
+        PortTaken: another program listens on the port.
+        ServiceStartFailed: it ended or did not answer in a minute; the text holds the end of its log.
+        EngineError: Docker's engine cannot be used.
+    """
+    client = engine.ensure(report, config.state_dir)
+    endpoint = _endpoint(config, client)
+    wanted = fingerprint(config)
+    now = status(config.state_dir)
+    if now.healthy and now.fingerprint == wanted:
+        return endpoint
+    if now.running:
+        report(
+            "restarting the local cloud's API: its configuration or code has changed"
+            if now.healthy
+            else "restarting the local cloud's API: it does not answer"
+        )
+        stop(config.state_dir)
+    _require_free(config.port, LOOPBACK, engine.bridge_gateway(client))
+    report(f"starting the local cloud's API at {endpoint.url}")
+    write_private(config.path, config.dump().encode())
+    with now.log.open("ab") as output:
+        output.seek(0, os.SEEK_END)
+        begin = output.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "localcloud", "serve", str(config.state_dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while not status(config.state_dir).healthy:
+        if process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is None:
+                process.terminate()
+            with now.log.open("rb") as file:
+                file.seek(begin)
+                end = packages.tail(file.read().decode(errors="replace"))
+            raise ServiceStartFailed(f"The local cloud's API did not start; its log is {now.log}:\n{end}")
+        time.sleep(0.05)
+    return endpoint
+
+
+def stop(state_dir: Path) -> bool:
+    """End the API process; machines and saved state stay.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        ServiceStopFailed: it does not end, even killed.
+    """
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 10.0)):
+        pid = _pid(state_dir)
+        if pid is None:
+            return number == signal.SIGKILL
+        os.kill(pid, number)
+        deadline = time.monotonic() + seconds
+        while _pid(state_dir) is not None:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        else:
+            return True
+    raise ServiceStopFailed(f"The local cloud's API (process {_pid(state_dir)}) does not end.")
+
+
+def endpoint(state_dir: Path) -> Endpoint | None:
+    """Return how to reach the cloud of a state directory, or nothing if its API does not answer."""
+    if not status(state_dir).healthy:
+        return None
+    return _endpoint(CloudConfig.load((state_dir / "config.json").read_text()), engine.connect())
+
+
+def machine_names(config: CloudConfig) -> list[str]:
+    """Return the names of the cloud's containers, whether they run or not.
+
+    Raises:
+        EngineUnavailable: Docker's engine does not run.
+    """
+    return machines.container_names(engine.connect(), config.name)
+
+
+def status(state_dir: Path) -> Status:
+    """Say whether the API process runs and answers."""
+    log = state_dir / "localcloud.log"
+    pid = _pid(state_dir)
+    if pid is None:
+        return Status(running=False, healthy=False, pid=None, log=log)
+    try:
+        port = CloudConfig.load((state_dir / "config.json").read_text()).port
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{LOOPBACK}:{port}{HEALTH}", timeout=5) as answer:
+            health = json.load(answer)
+    except (OSError, ValueError, KeyError):
+        return Status(running=True, healthy=False, pid=pid, log=log)
+    return Status(
+        running=True,
+        healthy=health["pid"] == pid,
+        pid=pid,
+        log=log,
+        fingerprint=health["fingerprint"],
+    )
+
+
+def destroy(config: CloudConfig, report: Report) -> None:
+    """Remove the cloud: its process, every container, network and volume with its label, its credentials and state.
+
+    Does as much as there is to do: a cloud that never ran, or was destroyed half-way, is fine. The log file stays.
+
+    Raises:
+        ServiceStopFailed, EngineError, MachineError: that part could not be done.
+    """
+    if stop(config.state_dir):
+        report("stopped the local cloud's API")
+    client = engine.ensure(report, config.state_dir)
+    for name in machines.remove_everything(client, config.name):
+        report(f"removed {name}")
+    for name in ("moto.pickle", "credentials.json", "config.json", "pid"):
+        (config.state_dir / name).unlink(missing_ok=True)
+    shutil.rmtree(config.state_dir / "objects", ignore_errors=True)
+
+
+def _endpoint(config: CloudConfig, client: docker.DockerClient) -> Endpoint:
+    config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    credentials = Credentials.ensure(config.state_dir)
+    return Endpoint(
+        url=f"http://{engine.bridge_gateway(client)}:{config.port}",
+        loopback_url=f"http://{LOOPBACK}:{config.port}",
+        access_key=credentials.access_key_id,
+        secret_key=credentials.secret_access_key,
+    )
+
+
+def _pid(state_dir: Path) -> int | None:
+    """Return the pid of the API process: the one that holds the lock on the pid file."""
+    try:
+        with (state_dir / "pid").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0) or None
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _require_free(port: int, *addresses: str) -> None:
+    for address in addresses:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                raise PortTaken(
+                    f"Port {port} of {address} is taken: {error}. Stop what uses it, or choose another port."
+                ) from error
