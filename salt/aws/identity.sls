@@ -28,7 +28,7 @@ aws-salt-role:
                 StringEquals: {'aws:RequestedRegion': {{ aws.region | json }}}
             - Sid: FindImages
               Effect: Allow
-              Action: 'ssm:GetParameter'
+              Action: ['ssm:GetParameter', 'ssm:GetParameters']
               Resource: {{ ('arn:aws:ssm:' ~ aws.region ~ '::parameter/aws/service/debian/*') | json }}
             - Sid: Launch
               Effect: Allow
