@@ -1,0 +1,6 @@
+# Every machine tells the master its address inside the VPC; salt/_modules/stack.py reads it.
+{% import_yaml 'aws.sls' as account %}
+mine_functions:
+  private_address:
+    - mine_function: network.ip_addrs
+    - cidr: {{ account.aws.vpc.cidr | json }}

@@ -1,0 +1,84 @@
+"""Who is in the stack and who may talk to whom: from minion ids, the mine and the pillar ``endpoints``.
+
+A minion's id is ``<role>-<n>`` and is proved by its key. Nothing here reads a grain that a machine sets for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+# Filled in by Salt's loader.
+__opts__: dict[str, Any] = {}
+__salt__: dict[str, Any] = {}
+
+MINE_FUNCTION = "private_address"
+EVERYBODY = "*"
+WORLD = "world"
+
+
+def role() -> str:
+    """Return this machine's role: its minion id without the number."""
+    return str(__opts__["id"]).rpartition("-")[0]
+
+
+def addresses(role: str = EVERYBODY) -> dict[str, str]:
+    """Return minion id -> private address of every machine of a role, sorted by id.
+
+    Args:
+        role: the role, or ``*`` for all machines.
+
+    Raises:
+        CommandExecutionError: the mine knows no machine of that role, or one of them without an address.
+    """
+    pattern = EVERYBODY if role == EVERYBODY else f"{role}-*"
+    cure = "has it been launched? Run on the master: salt '*' mine.update"
+    found = __salt__["mine.get"](pattern, MINE_FUNCTION)
+    if not found:
+        raise CommandExecutionError(f"the mine holds no address of any '{pattern}' machine: {cure}")
+    for minion_id, candidates in found.items():
+        if not candidates:
+            raise CommandExecutionError(f"the mine holds no address of {minion_id}: {cure}")
+    return {minion_id: str(found[minion_id][0]) for minion_id in sorted(found)}
+
+
+def own_address() -> str:
+    """Return this machine's private address, as the others know it.
+
+    Raises:
+        CommandExecutionError: the mine does not know this machine.
+    """
+    own_id = str(__opts__["id"])
+    known = addresses(role())
+    if own_id not in known:
+        raise CommandExecutionError(f"the mine holds no address of {own_id}. Run: salt '{own_id}' mine.update")
+    return known[own_id]
+
+
+def inbound(endpoints: Mapping[str, Mapping[str, Any]], operator_cidrs: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return what this machine's firewall lets in: ``name``, ``port`` and ``sources`` of each endpoint it serves.
+
+    ``sources`` is a sorted list of addresses and networks, or None where the whole world may connect.
+
+    Args:
+        endpoints: name -> ``port``, ``on`` (roles that listen) and ``from`` (roles that may connect, or ``world``);
+            ``*`` stands for every role.
+        operator_cidrs: networks from which the Salt master is reached by SSH.
+
+    Raises:
+        CommandExecutionError: a role that may connect has no machine.
+    """
+    own_role = role()
+    rules: list[dict[str, Any]] = []
+    for name, endpoint in endpoints.items():
+        if not {own_role, EVERYBODY} & set(endpoint["on"]):
+            continue
+        sources: set[str] | None = set()
+        for peer in endpoint["from"]:
+            sources = None if peer == WORLD or sources is None else sources | set(addresses(peer).values())
+        if name == "ssh" and own_role == "salt" and sources is not None:
+            sources |= set(operator_cidrs)
+        rules.append({"name": name, "port": endpoint["port"], "sources": None if sources is None else sorted(sources)})
+    return rules

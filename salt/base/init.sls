@@ -1,0 +1,103 @@
+# A patched Debian in UTC that lets in only what pillar `endpoints` names and knows the other machines by name.
+# Read by every role first. Watch: base-firewall.
+{% set machines = salt['stack.addresses']() %}
+{% set rules = salt['stack.inbound'](pillar['endpoints'], pillar['settings'].get('operator_cidrs', [])) %}
+
+base-packages:
+  pkg.installed:
+    - pkgs:
+      - nftables
+      - tzdata
+      - unattended-upgrades
+
+# Debian's cloud image lets cloud-init write /etc/hosts again at every boot.
+base-hosts-stay:
+  file.managed:
+    - name: /etc/cloud/cloud.cfg.d/90-stack.cfg
+    - source: salt://base/files/cloud.cfg
+    - makedirs: True
+    - mode: '0644'
+
+base-hosts:
+  file.managed:
+    - name: /etc/hosts
+    - source: salt://base/files/hosts.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        machines: {{ machines | json }}
+        domain: stack.internal
+        services: [postgres, redis]
+
+base-timezone:
+  file.symlink:
+    - name: /etc/localtime
+    - target: /usr/share/zoneinfo/Etc/UTC
+    - force: True
+    - require:
+      - pkg: base-packages
+
+base-journal:
+  file.managed:
+    - name: /etc/systemd/journald.conf.d/stack.conf
+    - source: salt://base/files/journald.conf
+    - makedirs: True
+    - mode: '0644'
+
+base-journal-service:
+  service.running:
+    - name: systemd-journald
+    - watch:
+      - file: base-journal
+
+base-upgrades:
+  file.managed:
+    - name: /etc/apt/apt.conf.d/60-stack
+    - source: salt://base/files/apt.conf
+    - mode: '0644'
+    - require:
+      - pkg: base-packages
+
+base-ssh:
+  file.managed:
+    - name: /etc/ssh/sshd_config.d/10-stack.conf
+    - source: salt://base/files/sshd.conf
+    - mode: '0644'
+    - check_cmd: sshd -t -f
+
+base-ssh-service:
+  service.running:
+    - name: ssh
+    - reload: True
+    - watch:
+      - file: base-ssh
+
+# Debian's unit flushes every table when it stops, other programs' (Docker's DNS) among them.
+base-firewall-unit:
+  file.managed:
+    - name: /etc/systemd/system/nftables.service.d/stack.conf
+    - source: salt://base/files/nftables.service.conf
+    - makedirs: True
+    - mode: '0644'
+
+base-firewall-rules:
+  file.managed:
+    - name: /etc/nftables.conf
+    - source: salt://base/files/nftables.conf.j2
+    - template: jinja
+    - mode: '0644'
+    - check_cmd: nft --check --file
+    - context:
+        rules: {{ rules | json }}
+    - require:
+      - pkg: base-packages
+
+base-firewall:
+  service.running:
+    - name: nftables
+    - enable: True
+    - reload: True
+    - require:
+      - file: base-firewall-unit
+    - watch:
+      - file: base-firewall-rules

@@ -1,0 +1,81 @@
+"""The fixtures of the state tests: one master and one fleet of machines for the session."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from saltfactories.manager import FactoriesManager
+from saltfactories.plugins.event_listener import EventListener
+
+from harness import SUBNET, Fleet, Machine, open_network
+from localcloud import image
+from plainpillar import ROOT, PlainPillar
+
+
+@pytest.fixture(scope="session")
+def salt_factories_config() -> Iterator[dict[str, Any]]:
+    """Where salt-factories works: a short path of its own, since sockets lie below it (107 bytes at most)."""
+    with tempfile.TemporaryDirectory(prefix="stack-states-") as folder:
+        yield {"root_dir": Path(folder), "slow_stop": False, "inject_sitecustomize": False}
+
+
+@pytest.fixture(scope="session")
+def event_listener() -> Iterator[EventListener]:
+    """What the master forwards its events to: salt-factories' own, on loopback instead of on every interface."""
+    listener = EventListener()
+    listener.host = "127.0.0.1"
+    with listener:
+        yield listener
+
+
+@pytest.fixture(scope="session")
+def docker_client() -> Iterator[docker.DockerClient]:
+    """The Engine API."""
+    client = docker.from_env()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def machine_image(docker_client: docker.DockerClient) -> str:
+    """The tag of the local cloud's machine image, which is built when there is none."""
+    return image.ensure(docker_client, print, ROOT / "requirements/salt.txt")
+
+
+@pytest.fixture(scope="session")
+def plain_pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
+    """The test deployment's settings and secrets."""
+    return PlainPillar(tmp_path_factory.mktemp("pillar"), cidr=str(SUBNET))
+
+
+@pytest.fixture(scope="session")
+def fleet(
+    salt_factories: FactoriesManager, docker_client: docker.DockerClient, machine_image: str, plain_pillar: PlainPillar
+) -> Iterator[Fleet]:
+    """The running master; machines boot on demand."""
+    network = open_network(docker_client)
+    try:
+        fleet = Fleet(salt_factories, docker_client, machine_image, plain_pillar)
+        with fleet.master.started():
+            fleet.publish_addresses()
+            yield fleet
+        fleet.terminate()
+    finally:
+        network.remove()
+
+
+@pytest.fixture(scope="session")
+def machine(fleet: Fleet) -> Callable[[str], Machine]:
+    """`machine('redis-1')`: booted, its minion connected, nothing applied."""
+    return fleet.machine
+
+
+@pytest.fixture(scope="session")
+def converged(fleet: Fleet) -> Callable[[str], Machine]:
+    """`converged('redis-1')`: after its first highstate."""
+    return fleet.converged

@@ -1,0 +1,120 @@
+"""What every machine has: names, a firewall from pillar `endpoints`, keys-only SSH, security updates."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from harness import Fleet, Machine, address_plan
+
+SSH = 22
+REDIS = 6379
+UNNAMED_PORT = 8000  # no endpoint has it
+
+
+@pytest.fixture(scope="module")
+def machine(converged: Callable[[str], Machine]) -> Machine:
+    """Any converged machine shows what all have."""
+    return converged("redis-1")
+
+
+@pytest.fixture(scope="module")
+def web(fleet: Fleet) -> Machine:
+    """A client: what is not applied to it does not matter."""
+    return fleet.machine("web-1")
+
+
+@pytest.fixture
+def listener(machine: Machine) -> Callable[[int], None]:
+    """`listener(port)`: something on the machine answers there."""
+
+    def listen(port: int) -> None:
+        unit = f"test-listener-{port}"
+        machine.run("systemctl", "stop", unit)
+        done = machine.run("systemd-run", "--collect", f"--unit={unit}", "python3", "-m", "http.server", str(port))
+        assert done.returncode == 0, done.stderr
+        assert machine.can_reach("127.0.0.1", port) or machine.can_reach("127.0.0.1", port, seconds=5)
+
+    return listen
+
+
+def test_machines_know_each_other_by_name(machine: Machine) -> None:
+    for minion_id, address in address_plan().items():
+        assert machine.run("getent", "ahostsv4", f"{minion_id}.stack.internal").stdout.split()[0] == address
+
+
+def test_services_have_the_names_on_their_certificates(machine: Machine) -> None:
+    plan = address_plan()
+    for role in ("postgres", "redis"):
+        found = machine.run("getent", "ahostsv4", f"{role}.stack.internal").stdout
+        assert found.split()[0] == plan[f"{role}-1"]
+
+
+def test_names_outside_the_stack_resolve(machine: Machine) -> None:
+    assert machine.run("getent", "hosts", "deb.debian.org").returncode == 0
+
+
+def test_firewall_drops_a_port_that_no_endpoint_names(
+    machine: Machine, web: Machine, listener: Callable[[int], None]
+) -> None:
+    listener(UNNAMED_PORT)
+    assert machine.can_reach(machine.address, UNNAMED_PORT)
+    assert not web.can_reach(machine.address, UNNAMED_PORT)
+
+
+def test_firewall_opens_a_port_to_its_own_clients_only(machine: Machine, web: Machine, fleet: Fleet) -> None:
+    stranger = fleet.machine("postgres-1")
+    assert web.can_reach(machine.address, REDIS)
+    assert not stranger.can_reach(machine.address, REDIS)
+
+
+def test_ssh_is_open_to_the_master_only(machine: Machine, web: Machine) -> None:
+    assert not web.can_reach(machine.address, SSH)
+    assert _ssh_methods(machine) == "publickey"
+
+
+def _ssh_methods(machine: Machine) -> str:
+    """Return the ways to log in that sshd offers this host, which is the master."""
+    options = ["PreferredAuthentications=none", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"]
+    command = ["ssh", "-F", "none", *(f"-o{option}" for option in options), f"root@{machine.address}", "true"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert refused.returncode != 0
+    return refused.stderr.rpartition("(")[2].partition(")")[0]
+
+
+def test_root_may_not_log_in_even_with_a_key(machine: Machine) -> None:
+    assert "permitrootlogin no" in machine.run("sshd", "-T").stdout.splitlines()
+
+
+def test_firewall_loads_again_without_touching_other_tables(machine: Machine, web: Machine) -> None:
+    assert machine.run("nft", "add", "table", "ip", "somebody-else").returncode == 0
+    assert machine.run("systemctl", "restart", "nftables").returncode == 0
+    tables = machine.run("nft", "list", "tables").stdout
+    assert "table ip somebody-else" in tables
+    assert "table inet stack" in tables
+    machine.run("nft", "delete", "table", "ip", "somebody-else")
+    assert not web.can_reach(machine.address, SSH)
+
+
+def test_a_broken_rule_leaves_the_old_firewall_in_place(machine: Machine, web: Machine) -> None:
+    rules = machine.run("cat", "/etc/nftables.conf").stdout
+    try:
+        machine.put("/etc/nftables.conf", rules.replace("policy drop", "policy nonsense"))
+        assert machine.run("systemctl", "reload", "nftables").returncode != 0
+        assert not web.can_reach(machine.address, SSH)
+    finally:
+        machine.put("/etc/nftables.conf", rules)
+
+
+def test_updates_come_from_debian_security_only(machine: Machine) -> None:
+    report = machine.run("unattended-upgrade", "--dry-run", "--debug")
+    origins = [line for line in (report.stdout + (report.stderr or "")).splitlines() if "Allowed origins are:" in line]
+    assert len(origins) == 1
+    assert origins[0].count("origin=") == 1
+    assert "label=Debian-Security" in origins[0]
+
+
+def test_clock_shows_utc(machine: Machine) -> None:
+    assert machine.run("date", "+%Z").stdout.strip() == "UTC"

@@ -1,0 +1,291 @@
+"""A Salt master on this host and machines in containers that believe they are in production.
+
+The machines boot the local cloud's image; their minion is the systemd service of the deploy script, with a key that the
+master knew before. States, modules, pillar and top files are the production ones. Only the secrets are the test's own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from tarfile import TarFile, TarInfo
+from typing import Any
+
+import docker
+import salt.cache
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from docker.models.networks import Network
+from docker.types import IPAMConfig, IPAMPool
+from pytestshellutils.utils.processes import ProcessResult
+from saltfactories.daemons.container import Container
+from saltfactories.daemons.master import SaltMaster
+from saltfactories.manager import FactoriesManager
+
+from plainpillar import DEPLOYMENT, PlainPillar
+
+SUBNET = ipaddress.ip_network("10.30.0.0/24")
+NETWORK = "stack-states"
+PREFIX = "stack-states-"
+HIGHSTATE_SECONDS = 600
+MINION_START_SECONDS = 60
+
+States = dict[str, dict[str, Any]]
+
+
+def address_plan() -> dict[str, str]:
+    """Return minion id -> address of every machine of the map. The master's host is the network's gateway."""
+    hosts = SUBNET.hosts()
+    return {minion_id: str(next(hosts)) for minion_id in DEPLOYMENT.machines()}
+
+
+def poll(probe: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    """Return once `probe` holds; fail with `what` when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not probe():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.2)
+
+
+def open_network(client: docker.DockerClient) -> Network:
+    """Make the machines' network anew, without what a killed run may have left."""
+    for container in client.containers.list(all=True, filters={"name": f"^/{PREFIX}"}):
+        container.remove(force=True)
+    for network in client.networks.list(names=[f"^{NETWORK}$"]):
+        network.remove()
+    pool = IPAMPool(subnet=str(SUBNET), gateway=address_plan()[DEPLOYMENT.master()])
+    return client.networks.create(NETWORK, driver="bridge", ipam=IPAMConfig(pool_configs=[pool]))
+
+
+class Machine:
+    """A container with a running minion.
+
+    Attributes:
+        id: the minion id.
+        address: the private address.
+    """
+
+    def __init__(self, minion_id: str, container: Container, master: SaltMaster) -> None:
+        self.id = minion_id
+        self.address = address_plan()[minion_id]
+        self._container = container
+        self._salt = master.salt_cli()
+
+    def salt(self, function: str, *arguments: str, seconds: int = 60, **keywords: Any) -> Any:
+        """Run an execution function on this machine through the master, and return its answer."""
+        done = self._salt.run(
+            "--static",
+            f"--timeout={seconds}",
+            function,
+            *arguments,
+            minion_tgt=self.id,
+            _timeout=seconds + 30,
+            **keywords,
+        )
+        assert done.data is not None, f"{self.id} did not answer to {function}:\n{done.stdout}\n{done.stderr}"
+        return done.data
+
+    def run(self, *command: str, user: str = "root", environment: Mapping[str, str] | None = None) -> ProcessResult:
+        """Run a command on this machine, beside Salt."""
+        return self._container.run(list(command), user=user, environment=dict(environment or {}))
+
+    def python(self, source: str, **values: Any) -> Any:
+        """Run Python on this machine with `values` as names; return what it assigns to `result`."""
+        program = f"import json\nglobals().update(json.loads({json.dumps(values)!r}))\n{textwrap.dedent(source)}"
+        done = self.run("/opt/salt/bin/python", "-c", f"{program}\nprint(json.dumps(result))")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def put(self, path: str, content: str, mode: int = 0o644) -> None:
+        """Write a file on this machine."""
+        data = content.encode()
+        info = TarInfo(Path(path).name)
+        info.size, info.mode = len(data), mode
+        archive = BytesIO()
+        with TarFile(fileobj=archive, mode="w") as tar:
+            tar.addfile(info, BytesIO(data))
+        self.run("mkdir", "-p", str(Path(path).parent))
+        assert self._container.container.put_archive(str(Path(path).parent), archive.getvalue())
+
+    def restart(self) -> None:
+        """Stop the machine and boot it again, with its disk."""
+        self._container.container.restart()
+
+    def can_reach(self, address: str, port: int, seconds: float = 2) -> bool:
+        """Whether a TCP connection from this machine opens."""
+        attempt = """
+            import socket
+            try:
+                socket.create_connection((address, port), seconds).close()
+                result = True
+            except OSError:
+                result = False
+        """
+        return bool(self.python(attempt, address=address, port=port, seconds=seconds))
+
+    def apply(self, *sls: str, test: bool = False) -> States:
+        """Apply states (the highstate when none is named) and return the single returns, by state tag."""
+        function = "state.apply" if sls else "state.highstate"
+        answer = self.salt(function, *sls, seconds=HIGHSTATE_SECONDS, **({"test": True} if test else {}))
+        assert isinstance(answer, dict), f"{self.id}: {function} failed: {answer}"
+        return answer
+
+
+def changed(states: States) -> list[str]:
+    """Return the tags of states that changed something, or would with `test=True`."""
+    return [tag for tag, state in states.items() if state["changes"] or state["result"] is None]
+
+
+def failed(states: States) -> list[str]:
+    """Return what each failed state says."""
+    return [f"{tag}: {state['comment']}" for tag, state in states.items() if state["result"] is False]
+
+
+class Fleet:
+    """The master and the machines, which boot when a test first asks for them."""
+
+    def __init__(
+        self, factories: FactoriesManager, client: docker.DockerClient, image: str, pillar: PlainPillar
+    ) -> None:
+        self.pillar = pillar
+        self._factories = factories
+        self._client = client
+        self._image = image
+        self._machines: dict[str, Machine] = {}
+        self._converged: set[str] = set()
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._containers: list[Container] = []
+        self.master = self._new_master()
+
+    def _new_master(self) -> SaltMaster:
+        plan = address_plan()
+        root = DEPLOYMENT.root
+        roots = [str(self.pillar.path), str(root / "pillar/base")]
+        overrides = {
+            "interface": plan[DEPLOYMENT.master()],
+            "publish_port": 4505,
+            "ret_port": 4506,
+            "file_roots": {"base": [str(root / "salt")]},
+            "pillar_roots": {"base": roots},
+            "auto_accept": False,
+            "open_mode": False,
+            "worker_threads": 3,
+            "timeout": 30,
+            "log_level_logfile": "warning",
+            "peer": {},
+        }
+        # Unless told otherwise, salt-factories accepts any key that asks.
+        master = self._factories.salt_master_daemon(
+            DEPLOYMENT.master(), overrides=overrides, on_auth_event_callback=lambda _master, _payload: None
+        )
+        assert isinstance(master, SaltMaster)
+        accepted = Path(master.config["pki_dir"]) / "minions"
+        for minion_id in plan:
+            self._keys[minion_id] = _key_pair()
+            (accepted / minion_id).write_text(self._keys[minion_id][1])
+        return master
+
+    def publish_addresses(self) -> None:
+        """Tell the master's mine the address of every machine of the map, those that do not run yet among them."""
+        cache = salt.cache.factory(self.master.config)
+        for minion_id, address in address_plan().items():
+            cache.store("mine", minion_id, {"private_address": [address]})
+
+    def machine(self, minion_id: str) -> Machine:
+        """Return the machine, booted and with its minion connected."""
+        if minion_id not in self._machines:
+            self._machines[minion_id] = self._boot(minion_id)
+        return self._machines[minion_id]
+
+    def converged(self, minion_id: str) -> Machine:
+        """Return the machine after its first highstate, in which everything succeeded."""
+        machine = self.machine(minion_id)
+        if minion_id not in self._converged:
+            self.converge(machine)
+            self._converged.add(minion_id)
+        return machine
+
+    @staticmethod
+    def converge(machine: Machine) -> States:
+        """Apply the highstate; every state succeeds."""
+        states = machine.apply()
+        assert not failed(states), "\n".join([f"{machine.id}: highstate failed", *failed(states)])
+        return states
+
+    def assert_idempotent(self, machine: Machine) -> None:
+        """A highstate changes nothing, and `test=True` after it predicts no change."""
+        assert changed(self.converge(machine)) == []
+        predicted = machine.apply(test=True)
+        assert failed(predicted) == []
+        assert changed(predicted) == []
+
+    def terminate(self) -> None:
+        """Remove every machine."""
+        for container in self._containers:
+            container.terminate()
+
+    def _boot(self, minion_id: str) -> Machine:
+        container = self._factories.get_container(
+            PREFIX + minion_id,
+            self._image,
+            docker_client=self._client,
+            pull_before_start=False,
+            container_run_kwargs=_machine_options(minion_id, self._client),
+        )
+        container.container_start_check(
+            lambda _timeout_at: container.run("systemctl", "is-system-running").returncode == 0
+        )
+        self._containers.append(container)
+        container.start()
+        machine = Machine(minion_id, container, self.master)
+        machine.put("/etc/salt/minion", f"id: {minion_id}\nmaster: {address_plan()[DEPLOYMENT.master()]}\n")
+        private, public = self._keys[minion_id]
+        machine.put("/etc/salt/pki/minion/minion.pem", private, mode=0o400)
+        machine.put("/etc/salt/pki/minion/minion.pub", public)
+        machine.put("/etc/systemd/system/salt-minion.service", _minion_unit())
+        started = time.time()
+        done = machine.run("systemctl", "enable", "--now", "salt-minion")
+        assert done.returncode == 0, done.stderr
+        events = self._factories.event_listener.wait_for_events(
+            [(self.master.id, f"salt/minion/{minion_id}/start")], after_time=started, timeout=MINION_START_SECONDS
+        )
+        assert events.found_all_events, machine.run("journalctl", "-u", "salt-minion", "-n", "50").stdout
+        machine.salt("saltutil.sync_all")  # as the orchestration begins
+        return machine
+
+
+def _key_pair() -> tuple[str, str]:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return private.decode(), public.decode().rstrip("\n")
+
+
+def _minion_unit() -> str:
+    """Return the unit that the deploy script writes."""
+    script = (DEPLOYMENT.root / "cloud.deploy.d/salt-minion.sh").read_text()
+    return script.partition("<<'UNIT'\n")[2].partition("\nUNIT\n")[0] + "\n"
+
+
+def _machine_options(minion_id: str, client: docker.DockerClient) -> dict[str, Any]:
+    """Return what a t2.micro and systemd ask of a container."""
+    endpoint = client.api.create_endpoint_config(ipv4_address=address_plan()[minion_id])
+    return {
+        "hostname": minion_id,
+        "network": NETWORK,
+        "networking_config": {NETWORK: endpoint},
+        "cap_add": ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],
+        "security_opt": ["seccomp=unconfined"],
+        "cgroupns": "private",
+        "tmpfs": {"/run": "", "/run/lock": ""},
+        "environment": {"container": "docker"},
+        "mem_limit": "1g",
+        "nano_cpus": 1_000_000_000,
+    }

@@ -1,0 +1,65 @@
+"""A deployment's pillar as tests use it: the production catalogue of settings and secrets, in plaintext.
+
+It stands in front of `pillar/base`, where a real deployment's ciphertext stands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stackctl.deployment import Deployment
+from stackctl.secrets import Authority, catalogue
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENT = Deployment("test", ROOT)
+BASE_URL = "https://airflow.example.com"
+
+Leaves = dict[str, str]
+
+
+class PlainPillar:
+    """A pillar root with every secret of the catalogue, made anew.
+
+    Attributes:
+        path: the pillar root.
+        secrets: lock, as in the pillar with underscores -> leaf -> value.
+        ca_certificate: the deployment's CA, PEM.
+    """
+
+    def __init__(self, path: Path, cidr: str | None = None, **settings: Any) -> None:
+        """Write the files below `path`.
+
+        Args:
+            path: the folder to fill; it must exist.
+            cidr: the machines' network, where it is not the one of `pillar/base/aws.sls`.
+            settings: what else the deployment decides.
+        """
+        self.path = path
+        authority = Authority.new(DEPLOYMENT.name)
+        self.ca_certificate = authority.certificate_pem
+        self.secrets: dict[str, Leaves] = {}
+        (path / "secrets").mkdir()
+        for lock, recipe in catalogue(DEPLOYMENT, authority, BASE_URL).items():
+            leaves = self.secrets[lock.replace("-", "_")] = recipe()
+            self._write(f"secrets/{lock}", {"secrets": {lock.replace("-", "_"): leaves}})
+        decided = {
+            "deployment": "test",
+            "base_url": BASE_URL,
+            "load_examples": True,
+            "ca_certificate": self.ca_certificate,
+        }
+        self._write("settings", {"settings": decided | settings})
+        if cidr is not None:
+            account = yaml.safe_load((ROOT / "pillar/base/aws.sls").read_text())
+            account["aws"]["vpc"]["cidr"] = cidr
+            self._write("aws", account)
+
+    def _write(self, name: str, data: dict[str, Any]) -> None:
+        (self.path / f"{name}.sls").write_text(yaml.safe_dump(data, sort_keys=False))
+
+    def values(self) -> dict[str, str]:
+        """Return `lock:leaf` -> the secret, for looking for leaks."""
+        return {f"{lock}:{leaf}": value for lock, leaves in self.secrets.items() for leaf, value in leaves.items()}
