@@ -2,9 +2,9 @@
 {% set aws = pillar['aws'] %}
 
 aws-key-pair:
-  boto3_ec2.key_present:
+  key_pair.present:
     - name: {{ aws.key_pair | json }}
-    - upload_public: {{ pillar['settings']['ssh_public_key'] | json }}
+    - public_key: {{ pillar['settings']['ssh_public_key'] | json }}
     - region: {{ aws.region | json }}
 
 aws-salt-role:

@@ -70,6 +70,19 @@ def test_second_run_changes_nothing(applied: States, apply: Callable[..., States
     assert_clean(apply("test=True"))
 
 
+def test_a_key_pair_with_another_key_is_replaced(
+    applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
+) -> None:
+    name, ec2 = pillar["aws"]["key_pair"], client("ec2")
+    expected = ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"]
+    ec2.delete_key_pair(KeyName=name)
+    foreign = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINd0Jc4hVCdCRRmqoOgqZ0Kp3wyyl4HVUMpcKUaU4R6t"
+    ec2.import_key_pair(KeyName=name, PublicKeyMaterial=foreign.encode())
+    changed = {state["__id__"]: state["changes"] for state in apply().values() if state["changes"]}
+    assert changed == {"aws-key-pair": {"old": foreign, "new": expected}}
+    assert ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"] == expected
+
+
 def test_groups_are_what_the_endpoints_say(
     applied: States, client: Client, pillar: dict[str, Any], operator: str
 ) -> None:
