@@ -14,21 +14,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and serve, stop, or tell the status."""
     parser = argparse.ArgumentParser(prog="python -m localcloud", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    serve = verbs.add_parser(
-        "serve",
-        help="run the API in the foreground, as configured in STATE_DIR/config.json",
-    )
+    serve = verbs.add_parser("serve", help="run the API in the foreground, as configured in STATE_DIR/config.json")
     serve.add_argument("--name", help="serve a cloud of this name, and write the configuration first")
+    serve.add_argument("--port", type=int, default=4566, help="with --name: port of the API (default: %(default)s)")
     serve.add_argument(
-        "--port",
-        type=int,
-        default=4566,
-        help="with --name: port of the API (default: %(default)s)",
-    )
-    serve.add_argument(
-        "--image",
-        default="localcloud/machine:13",
-        help="with --name: image of machines (default: %(default)s)",
+        "--image", default="localcloud/machine:13", help="with --name: image of machines (default: %(default)s)"
     )
     stop = verbs.add_parser("stop", help="end the API process of STATE_DIR; machines go on")
     status = verbs.add_parser("status", help="tell whether the API of STATE_DIR answers")

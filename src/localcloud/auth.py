@@ -53,17 +53,11 @@ class Signature:
         found = _AUTHORIZATION.match(text)
         if not found:
             raise Refused(
-                service_of(request),
-                "MissingAuthenticationToken",
-                "Request is missing a valid Signature Version 4",
+                service_of(request), "MissingAuthenticationToken", "Request is missing a valid Signature Version 4"
             )
         self.access_key_id = found["key"]
         self.scope = f"{found['date']}/{found['region']}/{found['service']}/aws4_request"
-        self.date, self.region, self.service = (
-            found["date"],
-            found["region"],
-            found["service"],
-        )
+        self.date, self.region, self.service = (found["date"], found["region"], found["service"])
         self.headers = found["headers"].split(";")
         self.value = found["signature"]
         self.time = request.args.get("X-Amz-Date", "") if self.presigned else request.headers.get("X-Amz-Date", "")
@@ -81,14 +75,7 @@ class Signature:
                 self._payload(request),
             ]
         )
-        to_sign = "\n".join(
-            [
-                ALGORITHM,
-                self.time,
-                self.scope,
-                hashlib.sha256(canonical.encode()).hexdigest(),
-            ]
-        )
+        to_sign = "\n".join([ALGORITHM, self.time, self.scope, hashlib.sha256(canonical.encode()).hexdigest()])
         key = f"AWS4{secret}".encode()
         for part in self.scope.split("/"):
             key = hmac.new(key, part.encode(), hashlib.sha256).digest()
@@ -120,11 +107,7 @@ class Signature:
 class Gate:
     """Lets through what was signed by the cloud's owner, or with keys that the cloud itself has given out."""
 
-    def __init__(
-        self,
-        owner: Credentials,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    def __init__(self, owner: Credentials, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._owner = owner
         self._now = now
 
@@ -142,12 +125,7 @@ class Gate:
         try:
             signed_at = datetime.strptime(signature.time, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         except ValueError as error:
-            raise Refused(
-                service,
-                "IncompleteSignature",
-                "X-Amz-Date is missing or malformed",
-                400,
-            ) from error
+            raise Refused(service, "IncompleteSignature", "X-Amz-Date is missing or malformed", 400) from error
         lasts = timedelta(seconds=int(request.args.get("X-Amz-Expires", "0"))) if signature.presigned else CLOCK_SKEW
         if not signed_at - CLOCK_SKEW <= self._now() <= signed_at + lasts:
             raise Refused(service, "RequestExpired", "Request has expired.", 400)
@@ -192,9 +170,7 @@ def error_response(service: str, code: str, message: str, status: int) -> Respon
         )
     elif service in ("ssm", "kms"):
         return Response(
-            json.dumps({"__type": code, "message": message}),
-            status=400,
-            content_type="application/x-amz-json-1.1",
+            json.dumps({"__type": code, "message": message}), status=400, content_type="application/x-amz-json-1.1"
         )
     else:
         fault = "Sender" if status < 500 else "Receiver"
@@ -207,28 +183,12 @@ def error_response(service: str, code: str, message: str, status: int) -> Respon
 
 def _unknown_key(service: str) -> tuple[str, str, int]:
     if service == "ec2":
-        return (
-            "AuthFailure",
-            "AWS was not able to validate the provided access credentials",
-            401,
-        )
+        return ("AuthFailure", "AWS was not able to validate the provided access credentials", 401)
     if service == "s3":
-        return (
-            "InvalidAccessKeyId",
-            "The AWS Access Key Id you provided does not exist in our records.",
-            403,
-        )
+        return ("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.", 403)
     if service in ("ssm", "kms"):
-        return (
-            "UnrecognizedClientException",
-            "The security token included in the request is invalid.",
-            400,
-        )
-    return (
-        "InvalidClientTokenId",
-        "The security token included in the request is invalid.",
-        403,
-    )
+        return ("UnrecognizedClientException", "The security token included in the request is invalid.", 400)
+    return ("InvalidClientTokenId", "The security token included in the request is invalid.", 403)
 
 
 def _header(request: Request, name: str) -> str:

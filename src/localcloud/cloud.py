@@ -32,14 +32,7 @@ from localcloud.machines import HALTED, REBOOTED, Machine, MachineHost
 
 log = logging.getLogger(__name__)
 
-CODES = {
-    "pending": 0,
-    "running": 16,
-    "shutting-down": 32,
-    "terminated": 48,
-    "stopping": 64,
-    "stopped": 80,
-}
+CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 """EC2's instance states. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceState.html"""
 
 WORKERS = 8
@@ -138,10 +131,7 @@ class Cloud:
                 self.follow(instance)
             self._save()
         for instance_id in observed:
-            log.warning(
-                "container of %s belongs to no instance known here; left alone",
-                instance_id,
-            )
+            log.warning("container of %s belongs to no instance known here; left alone", instance_id)
 
     def close(self) -> None:
         """Finish what the workers have begun, and begin nothing more."""
@@ -171,21 +161,14 @@ class Cloud:
             self._workers.submit(guarded)
 
     def _find(self, instance_id: str) -> Instance | None:
-        return next(
-            (instance for instance in self.instances() if instance.id == instance_id),
-            None,
-        )
+        return next((instance for instance in self.instances() if instance.id == instance_id), None)
 
     def _settle(self, instance_id: str) -> None:
         with self._per_instance[instance_id]:
             while not self._stopping.is_set():
                 with self.lock:
                     instance = self._find(instance_id)
-                    if instance is None or instance.state in (
-                        "running",
-                        "stopped",
-                        "terminated",
-                    ):
+                    if instance is None or instance.state in ("running", "stopped", "terminated"):
                         return
                     state, machine, booted = (
                         instance.state,
@@ -204,12 +187,7 @@ class Cloud:
                             instance.terminate_quietly()
                     if outcome == "terminated":
                         self._release(instance)
-                    self.set_state(
-                        instance,
-                        outcome,
-                        "Server.InternalError" if problem else "",
-                        str(problem or ""),
-                    )
+                    self.set_state(instance, outcome, "Server.InternalError" if problem else "", str(problem or ""))
                     self._save()
                 log.info("%s (%s) is %s", instance_id, machine.name, outcome)
 
@@ -267,10 +245,7 @@ class Cloud:
             elif instance.instance_initiated_shutdown_behavior == "terminate" and found.exit_code in HALTED:
                 instance.terminate()
                 self.set_state(
-                    instance,
-                    "shutting-down",
-                    "Client.InstanceInitiatedShutdown",
-                    "Instance initiated shutdown",
+                    instance, "shutting-down", "Client.InstanceInitiatedShutdown", "Instance initiated shutdown"
                 )
             else:
                 by_itself = found.exit_code in HALTED
@@ -292,12 +267,7 @@ class Cloud:
         log.warning("%s has no container any more: terminated", instance.id)
         instance.terminate_quietly()
         self._release(instance)
-        self.set_state(
-            instance,
-            "terminated",
-            "Server.InternalError",
-            "The machine's container was removed",
-        )
+        self.set_state(instance, "terminated", "Server.InternalError", "The machine's container was removed")
 
     def _release(self, instance: Instance) -> None:
         """Give the addresses back, now that no machine has them."""

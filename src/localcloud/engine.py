@@ -15,11 +15,7 @@ from docker.errors import DockerException
 
 from localcloud import packages
 from localcloud.config import Report
-from localcloud.errors import (
-    EngineForbidden,
-    EngineStartFailed,
-    EngineUnavailable,
-)
+from localcloud.errors import EngineForbidden, EngineStartFailed, EngineUnavailable
 
 DEFAULT_STATE_DIR = Path("/var/lib/localcloud")
 START_SECONDS = 60.0
@@ -191,9 +187,7 @@ def _start_by_hand(report: Report, state_dir: Path) -> docker.DockerClient:
     return client
 
 
-def _await_answer(
-    process: subprocess.Popen[bytes] | None = None,
-) -> docker.DockerClient | None:
+def _await_answer(process: subprocess.Popen[bytes] | None = None) -> docker.DockerClient | None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         client = _connect()

@@ -11,30 +11,25 @@ import copy
 import hashlib
 import ipaddress
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from moto import settings
 from moto.core.responses import ActionResult
 from moto.core.types import Base64EncodedString
 from moto.core.utils import utcnow
-from moto.ec2.exceptions import (
-    DependencyViolationError,
-    EC2ClientError,
-    OperationNotPermitted4,
-)
+from moto.ec2.exceptions import DependencyViolationError, EC2ClientError, OperationNotPermitted4
 from moto.ec2.models.amis import Ami
-from moto.ec2.models.instances import (
-    Instance,
-    InstanceBackend,
-    InstanceState,
-    Reservation,
-)
+from moto.ec2.models.instances import Instance, InstanceBackend, InstanceState, Reservation
 from moto.ec2.models.subnets import Subnet, SubnetBackend
 from moto.ec2.responses.general import General
 from moto.ec2.responses.instances import InstanceResponse
+from moto.s3.models import FakeKey
 
 from localcloud.cloud import Cloud
+from localcloud.state import BODY_DIGEST
 
 ROOT_GIB = 8
 """Size of the root volume of Debian's AMI."""
@@ -52,19 +47,20 @@ class Hooks:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._undo: list[Callable[[], None]] = []
+        self._settings()
         self._requests()
         self._launches()
         self._ends()
         self._lives()
         self._addresses()
-        self._images_and_console()
+        self._contents()
 
     def remove(self) -> None:
         """Give moto its own behaviour back."""
         while self._undo:
             self._undo.pop()()
 
-    def _replace(self, owner: type, name: str, new: Any) -> Any:
+    def _replace(self, owner: Any, name: str, new: Any) -> Any:
         original = owner.__dict__.get(name)
         setattr(owner, name, new)
 
@@ -81,19 +77,12 @@ class Hooks:
         cloud = self._cloud
 
         def run_instances(
-            backend: Any,
-            image_id: str,
-            count: int,
-            user_data: Any,
-            security_group_names: list[str],
-            **kwargs: Any,
+            backend: Any, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
         ) -> Reservation:
             """Launch all or none, up to MaxCount; the same ClientToken gives the same instances."""
             extra = _request.get({})
             asked = json.dumps(
-                [image_id, count, str(user_data), security_group_names, kwargs],
-                sort_keys=True,
-                default=str,
+                [image_id, count, str(user_data), security_group_names, kwargs], sort_keys=True, default=str
             )
             digest = hashlib.sha256(asked.encode()).hexdigest()
             token = kwargs.get("client_token") or NO_CLIENT_TOKEN
@@ -111,17 +100,14 @@ class Hooks:
             specs = copy.deepcopy(kwargs.get("nics") or [])
             try:
                 reservation = original_run(
-                    backend,
-                    image_id,
-                    max(count, extra.get("max_count", 1)),
-                    user_data,
-                    security_group_names,
-                    **kwargs,
+                    backend, image_id, max(count, extra.get("max_count", 1)), user_data, security_group_names, **kwargs
                 )
             except Exception:
                 for name in set(backend.reservations) - before:
-                    for instance in backend.reservations.pop(name).instances:
+                    for instance in backend.reservations[name].instances:
+                        _complete(instance, specs)
                         original_terminate(instance)
+                    del backend.reservations[name]
                 raise
             reservation.client_token, reservation.request_digest = token, digest
             for instance in reservation.instances:
@@ -141,6 +127,14 @@ class Hooks:
         original_terminate = Instance.terminate
         original_run = self._replace(InstanceBackend, "run_instances", run_instances)
         self._replace(Instance, "setup_defaults", setup_defaults)
+
+    def _settings(self) -> None:
+        """Refuse unknown images, keys and types as EC2 does. moto's own AMIs would fill the state and cannot boot."""
+        for name in ("ENABLE_AMI_VALIDATION", "ENABLE_KEYPAIR_VALIDATION", "EC2_ENABLE_INSTANCE_TYPE_VALIDATION"):
+            self._replace(settings, name, True)
+        before = os.environ.get("MOTO_EC2_LOAD_DEFAULT_AMIS", "true")
+        os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
+        self._undo.append(lambda: os.environ.update(MOTO_EC2_LOAD_DEFAULT_AMIS=before))
 
     def _requests(self) -> None:
         def respond(response: InstanceResponse) -> ActionResult:
@@ -163,10 +157,7 @@ class Hooks:
             return ActionResult(
                 {
                     "InstanceCreditSpecifications": [
-                        {
-                            "InstanceId": instance.id,
-                            "CpuCredits": getattr(instance, "cpu_credits", "standard"),
-                        }
+                        {"InstanceId": instance.id, "CpuCredits": getattr(instance, "cpu_credits", "standard")}
                         for instance in found
                     ]
                 }
@@ -239,8 +230,7 @@ class Hooks:
             instance = backend.get_instance(instance_id)
             if key in ("instance_type", "user_data") and instance.state != "stopped":
                 raise EC2ClientError(
-                    "IncorrectInstanceState",
-                    f"The instance '{instance_id}' is not in the 'stopped' state.",
+                    "IncorrectInstanceState", f"The instance '{instance_id}' is not in the 'stopped' state."
                 )
             return original_modify(backend, instance_id, key, value)
 
@@ -261,8 +251,7 @@ class Hooks:
                     subnet._subnet_ips[address] = instance
                     return address
             raise EC2ClientError(
-                "InsufficientFreeAddressesInSubnet",
-                f"There are not enough free addresses in subnet '{subnet.id}'.",
+                "InsufficientFreeAddressesInSubnet", f"There are not enough free addresses in subnet '{subnet.id}'."
             )
 
         def request_ip(subnet: Subnet, ip: str, instance: Instance) -> None:
@@ -271,14 +260,10 @@ class Hooks:
                 raise EC2ClientError("InvalidIPAddress.InUse", f"Address {ip} is in use.")
             if ipaddress.ip_address(ip) not in subnet.cidr:
                 raise EC2ClientError(
-                    "InvalidParameterValue",
-                    f"Address {ip} does not fall within the subnet's address range",
+                    "InvalidParameterValue", f"Address {ip} does not fall within the subnet's address range"
                 )
             if ip not in _usable(subnet):
-                raise EC2ClientError(
-                    "InvalidParameterValue",
-                    f"Address {ip} is in subnet's reserved address range",
-                )
+                raise EC2ClientError("InvalidParameterValue", f"Address {ip} is in subnet's reserved address range")
             subnet._subnet_ips[ip] = instance
 
         def delete_subnet(backend: Any, subnet_id: str) -> Subnet:
@@ -294,7 +279,7 @@ class Hooks:
         self._replace(Subnet, "request_ip", request_ip)
         original_delete = self._replace(SubnetBackend, "delete_subnet", delete_subnet)
 
-    def _images_and_console(self) -> None:
+    def _contents(self) -> None:
         cloud = self._cloud
 
         def block_device_mappings(ami: Ami) -> list[dict[str, Any]]:
@@ -312,13 +297,15 @@ class Hooks:
             instance = response.ec2_backend.get_instance(response._get_param("InstanceId"))
             text = cloud.host.console(instance.id).encode()[-CONSOLE_BYTES:].decode(errors="replace")
             return ActionResult(
-                {
-                    "InstanceId": instance.id,
-                    "Timestamp": utcnow(),
-                    "Output": Base64EncodedString.from_raw_string(text),
-                }
+                {"InstanceId": instance.id, "Timestamp": utcnow(), "Output": Base64EncodedString.from_raw_string(text)}
             )
 
+        def set_value(key: Any, value: bytes) -> None:
+            vars(key).pop(BODY_DIGEST, None)
+            original_value.fset(key, value)
+
+        original_value = FakeKey.value
+        self._replace(FakeKey, "value", property(original_value.fget, set_value))
         self._replace(Ami, "block_device_mappings", property(block_device_mappings))
         self._replace(General, "get_console_output", get_console_output)
 
@@ -337,8 +324,7 @@ def _complete(instance: Instance, specs: list[dict[str, Any]]) -> None:
 def _require(instance: Instance, states: set[str], verb: str) -> None:
     if instance.state not in states:
         raise EC2ClientError(
-            "IncorrectInstanceState",
-            f"The instance '{instance.id}' is not in a state from which it can be {verb}.",
+            "IncorrectInstanceState", f"The instance '{instance.id}' is not in a state from which it can be {verb}."
         )
 
 

@@ -127,10 +127,7 @@ class DockerHost:
                 mem_limit=f"{machine.memory}m",
                 memswap_limit=f"{machine.memory}m",
             )
-            container.put_archive(
-                "/",
-                _tar({"var/lib/cloud/seed/resolv.conf": (0o644, 0, resolver().encode())}),
-            )
+            container.put_archive("/", _tar({"var/lib/cloud/seed/resolv.conf": (0o644, 0, resolver().encode())}))
             container.start()
         except DockerException as error:
             raise MachineError(_reason(error)) from error
@@ -181,8 +178,7 @@ class DockerHost:
             raise MachineError(_reason(error)) from error
         return {
             container.labels[INSTANCE_LABEL]: Observed(
-                running=container.attrs["State"]["Running"],
-                exit_code=container.attrs["State"]["ExitCode"],
+                running=container.attrs["State"]["Running"], exit_code=container.attrs["State"]["ExitCode"]
             )
             for container in found
             if container.attrs["State"]["Status"] not in ("created", "removing")
@@ -190,11 +186,7 @@ class DockerHost:
 
     def events(self) -> Iterator[str]:
         """Yield instance ids as containers end or disappear."""
-        filters = {
-            "type": "container",
-            "event": ["die", "destroy"],
-            "label": self._labels(),
-        }
+        filters = {"type": "container", "event": ["die", "destroy"], "label": self._labels()}
         try:
             for event in self._client.events(decode=True, filters=filters):
                 yield event["Actor"]["Attributes"][INSTANCE_LABEL]
@@ -253,11 +245,7 @@ class DockerHost:
             domainname=machine.domain,
             tty=True,  # gives systemd a console to write to
             environment={"container": "docker", "TERM": "dumb", "SYSTEMD_COLORS": "0"},
-            labels={
-                CLOUD_LABEL: self._cloud,
-                INSTANCE_LABEL: machine.instance_id,
-                NAME_LABEL: machine.name,
-            },
+            labels={CLOUD_LABEL: self._cloud, INSTANCE_LABEL: machine.instance_id, NAME_LABEL: machine.name},
             ports=[(port, "tcp") for port in machine.ports],
             networking_config=api.create_networking_config(address),
             host_config=api.create_host_config(
@@ -335,11 +323,7 @@ def _seed(machine: Machine) -> bytes:
         "var/lib/cloud/seed/user-data": (0o600, 0, machine.user_data),
     }
     if machine.authorized_key:
-        content["home/admin/.ssh/authorized_keys"] = (
-            0o600,
-            ADMIN_UID,
-            machine.authorized_key.strip().encode() + b"\n",
-        )
+        content["home/admin/.ssh/authorized_keys"] = (0o600, ADMIN_UID, machine.authorized_key.strip().encode() + b"\n")
     return _tar(content)
 
 

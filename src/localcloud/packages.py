@@ -49,11 +49,7 @@ def install(packages: list[str], report: Report) -> None:
         ],
     ):
         done = subprocess.run(
-            privileged(*command),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+            privileged(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         if done.returncode:
             raise PackagesFailed(f"`{' '.join(command)}` failed. The end of its output:\n{tail(done.stdout)}")

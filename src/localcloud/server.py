@@ -16,19 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-# moto reads these when it is imported. Its thousands of AMIs would fill the state, and cannot be launched here.
-os.environ.update(
-    MOTO_EC2_LOAD_DEFAULT_AMIS="false",
-    MOTO_ENABLE_AMI_VALIDATION="true",
-    MOTO_ENABLE_KEYPAIR_VALIDATION="true",
-    MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION="true",
-)
-
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
@@ -39,7 +27,7 @@ from localcloud.config import CloudConfig, Credentials, fingerprint
 from localcloud.errors import LocalCloudError, PortTaken, ServiceStartFailed
 from localcloud.hooks import Hooks
 from localcloud.machines import DockerHost
-from localcloud.state import StateFile, track_object_bodies
+from localcloud.state import StateFile
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +59,7 @@ class Api:
             response = refusal.response
         except Exception as error:
             log.exception("%s %s failed", request.method, request.path)
-            response = error_response(
-                "ec2",
-                "InternalError",
-                f"The local cloud failed: {error}. See its log.",
-                500,
-            )
+            response = error_response("ec2", "InternalError", f"The local cloud failed: {error}. See its log.", 500)
         return response(environ, start_response)
 
     def _respond(self, request: Request) -> Response:
@@ -85,12 +68,7 @@ class Api:
         body = request.get_data(cache=True)
         signature = self._gate.check(request)
         if signature.service not in SERVICES or request.path.startswith("/moto-api"):
-            raise Refused(
-                signature.service,
-                "InvalidAction",
-                f"The local cloud has no {signature.service}.",
-                400,
-            )
+            raise Refused(signature.service, "InvalidAction", f"The local cloud has no {signature.service}.", 400)
         action = action_of(request, signature)
         request.environ["wsgi.input"] = BytesIO(body)
         request.environ["CONTENT_LENGTH"] = str(len(body))
@@ -103,11 +81,7 @@ class Api:
         return response
 
     def _health(self) -> dict[str, Any]:
-        return {
-            "name": self._config.name,
-            "pid": os.getpid(),
-            "fingerprint": fingerprint(self._config),
-        }
+        return {"name": self._config.name, "pid": os.getpid(), "fingerprint": fingerprint(self._config)}
 
 
 def action_of(request: Request, signature: Signature) -> str:
@@ -134,11 +108,10 @@ def serve(config: CloudConfig) -> None:
 
     client = engine.ensure(log.info, config.state_dir)
     state = StateFile(config.state_dir)
-    state.load()
-    catalog.publish()
-    track_object_bodies()
     cloud = Cloud(DockerHost(client, config.name, config.image), state.save, config.publish)
     Hooks(cloud)
+    state.load()
+    catalog.publish()
     api = Api(cloud, state, Gate(Credentials.ensure(config.state_dir)), config)
 
     servers = [_listen(address, config.port, api) for address in (LOOPBACK, engine.bridge_gateway(client))]
@@ -149,9 +122,7 @@ def serve(config: CloudConfig) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     threading.Thread(target=cloud.watch, daemon=True).start()
     log.info(
-        "local cloud %s serves at %s",
-        config.name,
-        ", ".join(f"{server.host}:{server.port}" for server in servers),
+        "local cloud %s serves at %s", config.name, ", ".join(f"{server.host}:{server.port}" for server in servers)
     )
     stop.wait()
     log.info("stopping")
@@ -183,25 +154,23 @@ def _hold(path: Path) -> IO[str]:
 
 def _listen(address: str, port: int, api: Api) -> BaseWSGIServer:
     try:
-        return make_server(address, port, api, threaded=True, request_handler=_QuietHandler)
+        return make_server(address, port, api, threaded=True, request_handler=Handler)
     except (OSError, SystemExit) as error:  # werkzeug exits on a taken port
         raise PortTaken(
             f"Port {port} of {address} is taken by another program. Stop it, or choose another port."
         ) from error
 
 
-class _QuietHandler(MotoRequestHandler):  # type: ignore[misc]
+class Handler(MotoRequestHandler):  # type: ignore[misc]
+    """Reads a request as moto needs it, and leaves logging to the API."""
+
     def log_request(self, *_: Any) -> None:
         """The API logs its actions itself."""
 
 
 def main(config: CloudConfig) -> int:
     """Serve, and say in the log why not."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         serve(config)
     except LocalCloudError as error:

@@ -18,14 +18,7 @@ from pathlib import Path
 import docker
 
 from localcloud import engine, machines, packages
-from localcloud.config import (
-    CloudConfig,
-    Credentials,
-    Endpoint,
-    Report,
-    fingerprint,
-    write_private,
-)
+from localcloud.config import CloudConfig, Credentials, Endpoint, Report, fingerprint, write_private
 from localcloud.errors import PortTaken, ServiceStartFailed, ServiceStopFailed
 
 START_SECONDS = 60.0
@@ -150,13 +143,7 @@ def status(state_dir: Path) -> Status:
             health = json.load(answer)
     except (OSError, ValueError, KeyError):
         return Status(running=True, healthy=False, pid=pid, log=log)
-    return Status(
-        running=True,
-        healthy=health["pid"] == pid,
-        pid=pid,
-        log=log,
-        fingerprint=health["fingerprint"],
-    )
+    return Status(running=True, healthy=health["pid"] == pid, pid=pid, log=log, fingerprint=health["fingerprint"])
 
 
 def destroy(config: CloudConfig, report: Report) -> None:

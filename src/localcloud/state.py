@@ -30,7 +30,8 @@ from moto.s3.models import FakeKey
 from localcloud.config import write_private
 from localcloud.errors import StateUnreadable
 
-_DIGEST = "localcloud_digest"
+BODY_DIGEST = "localcloud_digest"
+"""Attribute of an S3 object: the hash of its body, if it was saved since it changed."""
 
 
 class StateFile:
@@ -96,17 +97,6 @@ class StateFile:
         return True
 
 
-def track_object_bodies() -> None:
-    """Make S3 objects forget the hash of their body when they get another."""
-    getter, setter = FakeKey.value.fget, FakeKey.value.fset
-
-    def set_value(key: Any, value: bytes) -> None:
-        vars(key).pop(_DIGEST, None)
-        setter(key, value)
-
-    FakeKey.value = property(getter, set_value)
-
-
 def _versions() -> str:
     return f"Python {'.'.join(platform.python_version_tuple()[:2])}, moto {moto.__version__}"
 
@@ -145,10 +135,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.FunctionType) and obj.__name__ == "<lambda>" and obj.__closure__ is None:
-            return _function, (
-                marshal.dumps(obj.__code__),
-                obj.__module__,
-            )  # factories of nested defaultdicts
+            return _function, (marshal.dumps(obj.__code__), obj.__module__)  # factories of nested defaultdicts
         if isinstance(obj, defaultdict):  # subclasses have constructors of their own
             return (
                 _defaultdict,
@@ -163,13 +150,13 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
     def _store(self, key: FakeKey) -> str:
-        digest: str | None = getattr(key, _DIGEST, None)
+        digest: str | None = getattr(key, BODY_DIGEST, None)
         if digest is None:
             body = b"" if key.disposed else key.value
             digest = hashlib.sha256(body).hexdigest()
             if not (self._objects / digest).exists():
                 write_private(self._objects / digest, body)
-            setattr(key, _DIGEST, digest)
+            setattr(key, BODY_DIGEST, digest)
         self.bodies.add(digest)
         return digest
 

@@ -135,10 +135,7 @@ def _context(requirements: Path) -> dict[str, tuple[int, bytes]]:
         content = entry.read_bytes()
         context[entry.name] = (0o755 if content.startswith(b"#!") else 0o644, content)
     # A file in the folder even where the host has no CA of its own, since COPY of nothing fails.
-    context["host-ca/README"] = (
-        0o644,
-        b"CA certificates of the host that built this image.\n",
-    )
+    context["host-ca/README"] = (0o644, b"CA certificates of the host that built this image.\n")
     for path in sorted(HOST_CA.rglob("*.crt")):
         context[f"host-ca/{path.relative_to(HOST_CA)}"] = (0o644, path.read_bytes())
     return context
@@ -173,10 +170,7 @@ def _make_base(client: docker.DockerClient, report: Report, tag: str) -> None:
         report(f"importing {tag}")
         repository, _, version = tag.partition(":")
         client.api.import_image_from_file(
-            str(archive),
-            repository=repository,
-            tag=version,
-            changes=["LABEL localcloud.image=base"],
+            str(archive), repository=repository, tag=version, changes=["LABEL localcloud.image=base"]
         )
 
 
@@ -195,34 +189,16 @@ def _explain(output: str) -> str:
 
 
 def _build(
-    client: docker.DockerClient,
-    report: Report,
-    tag: str,
-    base: str,
-    context: dict[str, tuple[int, bytes]],
+    client: docker.DockerClient, report: Report, tag: str, base: str, context: dict[str, tuple[int, bytes]]
 ) -> None:
     arguments = {"BASE": base}
-    for name in (
-        "PIP_INDEX_URL",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-    ):
+    for name in ("PIP_INDEX_URL", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         if os.environ.get(name):
             arguments[name] = os.environ[name]
     log: list[str] = []
     try:
         for event in client.api.build(
-            fileobj=_tar(context),
-            custom_context=True,
-            tag=tag,
-            buildargs=arguments,
-            rm=True,
-            forcerm=True,
-            decode=True,
+            fileobj=_tar(context), custom_context=True, tag=tag, buildargs=arguments, rm=True, forcerm=True, decode=True
         ):
             _follow(event, log, report)
     except APIError as error:

@@ -1,0 +1,183 @@
+"""A local cloud without Docker: the real API over HTTP, over machines that exist in memory only."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from moto.core.base_backend import BackendDict
+from werkzeug.serving import make_server
+
+from localcloud import catalog
+from localcloud.auth import Gate
+from localcloud.cloud import Cloud
+from localcloud.config import CloudConfig, Credentials
+from localcloud.errors import MachineError, MachineGone
+from localcloud.hooks import Hooks
+from localcloud.machines import Machine, Observed
+from localcloud.server import Api, Handler
+from localcloud.state import StateFile
+
+_SESSION: Any = boto3.Session()
+"""One for all clients: it caches the models of the services."""
+
+
+class MemoryHost:
+    """Machines that are entries of a dictionary."""
+
+    def __init__(self) -> None:
+        self.machines: dict[str, Machine] = {}
+        self.observed: dict[str, Observed] = {}
+        self.log: list[str] = []
+        self.networks_dropped: list[str] = []
+        self.broken: str | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self._events: Queue[str | None] = Queue()
+
+    def create(self, machine: Machine) -> None:
+        self._act("create", machine.instance_id)
+        self.machines[machine.instance_id] = machine
+        self.observed[machine.instance_id] = Observed(running=True)
+
+    def start(self, machine: Machine) -> None:
+        self._act("start", machine.instance_id)
+        if machine.instance_id not in self.observed:
+            raise MachineGone("gone")
+        self.machines[machine.instance_id] = machine
+        self.observed[machine.instance_id] = Observed(running=True)
+
+    def stop(self, instance_id: str) -> None:
+        self._act("stop", instance_id)
+        self.observed[instance_id] = Observed(running=False, exit_code=130)
+
+    def reboot(self, instance_id: str) -> None:
+        self._act("reboot", instance_id)
+
+    def remove(self, instance_id: str) -> None:
+        self.log.append(f"remove {instance_id}")
+        self.gate.wait(10)
+        self.machines.pop(instance_id, None)
+        self.observed.pop(instance_id, None)
+
+    def drop_network(self, subnet_id: str) -> None:
+        self.networks_dropped.append(subnet_id)
+
+    def console(self, instance_id: str) -> str:
+        return f"console of {instance_id}\n"
+
+    def observe(self) -> dict[str, Observed]:
+        return dict(self.observed)
+
+    def events(self) -> Iterator[str]:
+        while (event := self._events.get()) is not None:
+            yield event
+
+    def end(self, instance_id: str, exit_code: int | None) -> None:
+        """Have a machine end by itself, or its container disappear (None)."""
+        if exit_code is None:
+            del self.observed[instance_id]
+        else:
+            self.observed[instance_id] = Observed(running=False, exit_code=exit_code)
+        self._events.put(instance_id)
+
+    def close(self) -> None:
+        self._events.put(None)
+
+    def _act(self, verb: str, instance_id: str) -> None:
+        self.log.append(f"{verb} {instance_id}")
+        self.gate.wait(10)
+        if self.broken:
+            raise MachineError(self.broken)
+
+
+@dataclass
+class Running:
+    """One API process's worth of a local cloud."""
+
+    cloud: Cloud
+    host: MemoryHost
+    credentials: Credentials
+    url: str
+    _clients: dict[str, Any] = field(default_factory=dict)
+
+    def client(
+        self, service: str, key: str = "", secret: str = "", region: str = "eu-west-1", token: str | None = None
+    ) -> Any:
+        """Return a boto3 client that neither retries nor looks at the environment."""
+        return _SESSION.client(
+            service,
+            endpoint_url=self.url,
+            region_name=region,
+            aws_access_key_id=key or self.credentials.access_key_id,
+            aws_secret_access_key=secret or self.credentials.secret_access_key,
+            aws_session_token=token,
+            config=Config(
+                signature_version="s3v4" if service == "s3" else "v4",
+                retries={"total_max_attempts": 1},
+                proxies={},
+                connect_timeout=5,
+                read_timeout=20,
+            ),
+        )
+
+    @property
+    def ec2(self) -> Any:
+        return self._clients.setdefault("ec2", self.client("ec2"))
+
+    def settle(self) -> None:
+        assert self.cloud.idle(10), "an instance stayed on its way"
+
+    def state(self, instance_id: str) -> str:
+        reservations = self.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
+        return str(reservations[0]["Instances"][0]["State"]["Name"])
+
+
+@contextmanager
+def running(directory: Path, host: MemoryHost) -> Iterator[Running]:
+    """Serve a cloud from its saved state, and leave moto as it was found."""
+    BackendDict.reset()
+    config = CloudConfig("unit", directory, 0, "image", {"lb-1": {443: ("127.0.0.1", 8443)}})
+    state = StateFile(directory)
+    made = Cloud(host, state.save, config.publish)
+    hooks = Hooks(made)
+    server = None
+    try:
+        state.load()
+        catalog.publish()
+        credentials = Credentials.ensure(directory)
+        server = make_server(
+            "127.0.0.1",
+            0,
+            Api(made, state, Gate(credentials), config),
+            threaded=True,
+            request_handler=Handler,
+        )
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        threading.Thread(target=made.watch, daemon=True).start()
+        yield Running(made, host, credentials, f"http://127.0.0.1:{server.server_port}")
+    finally:
+        if server:
+            server.shutdown()
+            server.server_close()
+        host.gate.set()
+        host.close()
+        made.close()
+        hooks.remove()
+        BackendDict.reset()
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for a condition, and fail if it does not come about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)

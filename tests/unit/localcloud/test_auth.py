@@ -1,0 +1,115 @@
+"""Who may call the API: the owner, and whom the cloud has given keys."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from memorycloud import Running
+
+CALLS: dict[str, Callable[[Any], object]] = {
+    "ec2": lambda client: client.describe_instances(),
+    "iam": lambda client: client.list_roles(),
+    "sts": lambda client: client.get_caller_identity(),
+    "ssm": lambda client: client.describe_parameters(),
+    "s3": lambda client: client.list_buckets(),
+}
+UNKNOWN = {
+    "ec2": "AuthFailure",
+    "iam": "InvalidClientTokenId",
+    "sts": "InvalidClientTokenId",
+    "ssm": "UnrecognizedClientException",
+    "s3": "InvalidAccessKeyId",
+}
+
+
+@pytest.mark.parametrize("service", CALLS)
+def test_the_owners_key_is_let_in(local: Running, service: str) -> None:
+    CALLS[service](local.client(service))
+
+
+@pytest.mark.parametrize("service", CALLS)
+def test_another_key_is_refused_as_the_service_refuses(local: Running, service: str) -> None:
+    with pytest.raises(ClientError) as error:
+        CALLS[service](local.client(service, key="AKIAAAAAAAAAAAAAAAAA", secret="x"))
+    assert error.value.response["Error"]["Code"] == UNKNOWN[service]
+
+
+@pytest.mark.parametrize("service", CALLS)
+def test_the_right_key_with_another_secret_is_refused(local: Running, service: str) -> None:
+    with pytest.raises(ClientError) as error:
+        CALLS[service](local.client(service, secret="wrong"))
+    assert error.value.response["Error"]["Code"] in {"AuthFailure", "SignatureDoesNotMatch"}
+
+
+@pytest.mark.parametrize("path", ["/", "/moto-api/reset", "/backup/base", "/?Action=DescribeInstances"])
+def test_unsigned_requests_are_refused(local: Running, path: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(urllib.request.Request(f"{local.url}{path}", method="POST"), timeout=5)
+    assert error.value.code == 403
+
+
+def test_another_service_is_refused_with_words(local: Running) -> None:
+    with pytest.raises(ClientError, match="no dynamodb"):
+        local.client("dynamodb").list_tables()
+
+
+def test_an_old_signature_is_refused(local: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = datetime.now(UTC) - timedelta(minutes=20)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_args, **_more: late.replace(tzinfo=None))
+    with pytest.raises(ClientError) as error:
+        local.client("sts").get_caller_identity()
+    assert error.value.response["Error"]["Code"] == "RequestExpired"
+
+
+def test_keys_that_the_cloud_gave_out_work_until_they_are_taken_back(local: Running) -> None:
+    iam = local.client("iam")
+    iam.create_user(UserName="driver")
+    key = iam.create_access_key(UserName="driver")["AccessKey"]
+    theirs = local.client("ec2", key=key["AccessKeyId"], secret=key["SecretAccessKey"])
+    theirs.describe_instances()
+    iam.update_access_key(UserName="driver", AccessKeyId=key["AccessKeyId"], Status="Inactive")
+    with pytest.raises(ClientError):
+        theirs.describe_instances()
+
+
+def test_a_role_can_be_assumed(local: Running) -> None:
+    iam = local.client("iam")
+    role = iam.create_role(RoleName="salt", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')[
+        "Role"
+    ]
+    session = local.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="test")["Credentials"]
+    local.client(
+        "ec2", key=session["AccessKeyId"], secret=session["SecretAccessKey"], token=session["SessionToken"]
+    ).describe_instances()
+
+
+@pytest.mark.parametrize("key", ["plain", "with space", "ünïcode/ä+b", "a=b&c", "tilde~and'quote"])
+def test_objects_of_any_name_are_signed_right(local: Running, key: str) -> None:
+    s3 = local.client("s3")
+    s3.create_bucket(Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    s3.put_object(Bucket="backup", Key=key, Body=b"body", Metadata={"a": "b  c"})
+    assert s3.get_object(Bucket="backup", Key=key)["Body"].read() == b"body"
+    assert [found["Key"] for found in s3.list_objects_v2(Bucket="backup", Prefix=key[:2])["Contents"]] == [key]
+    link = s3.generate_presigned_url("get_object", Params={"Bucket": "backup", "Key": key})
+    with urllib.request.urlopen(link, timeout=5) as answer:
+        assert answer.read() == b"body"
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(link.replace("X-Amz-Expires=3600", "X-Amz-Expires=7200"), timeout=5)
+
+
+def test_a_changed_body_is_refused(local: Running) -> None:
+    def tamper(request: Any, **_more: Any) -> None:
+        request.body = request.body.replace("10.1.0.0", "10.2.0.0")
+
+    client = local.client("ec2")
+    client.meta.events.register("before-send.ec2.CreateVpc", tamper)
+    with pytest.raises(ClientError) as error:
+        client.create_vpc(CidrBlock="10.1.0.0/16")
+    assert error.value.response["Error"]["Code"] == "AuthFailure"

@@ -1,0 +1,314 @@
+"""What happens to machines when the EC2 API is called, and to the API when something happens to machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from localcloud import catalog
+from memorycloud import Running, until
+
+Launch = Callable[..., Any]
+
+
+def code(error: pytest.ExceptionInfo[ClientError]) -> str:
+    return str(error.value.response["Error"]["Code"])
+
+
+def describe(local: Running, instance_id: str) -> Any:
+    return local.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]
+
+
+# -- launch
+
+
+def test_a_launch_answers_pending_before_the_machine_runs(local: Running, launch: Launch) -> None:
+    local.host.gate.clear()
+    instance = launch()
+    assert instance["State"]["Name"] == "pending"
+    assert local.state(instance["InstanceId"]) == "pending"
+    local.host.gate.set()
+    local.settle()
+    assert local.state(instance["InstanceId"]) == "running"
+
+
+def test_the_machine_is_what_the_api_says(local: Running, launch: Launch) -> None:
+    key = local.ec2.create_key_pair(KeyName="deploy", KeyType="ed25519")
+    instance = launch(
+        KeyName="deploy",
+        UserData="#!/bin/sh\ntrue\n",
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "lb-1"}]}],
+    )
+    local.settle()
+    machine = local.host.machines[instance["InstanceId"]]
+    assert machine.address == instance["PrivateIpAddress"] == "10.40.1.4"
+    assert f"{machine.hostname}.{machine.domain}" == instance["PrivateDnsName"]
+    assert (machine.cidr, machine.cpus, machine.memory) == ("10.40.1.0/28", 1, 1024)
+    assert (machine.name, machine.ports) == ("lb-1", {443: ("127.0.0.1", 8443)})
+    assert machine.user_data == b"#!/bin/sh\ntrue\n"
+    assert machine.authorized_key.startswith("ssh-ed25519 ")
+    assert key["KeyMaterial"]
+
+
+def test_only_the_named_machine_gets_published_ports(local: Running, launch: Launch) -> None:
+    instance = launch(TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "lb-2"}]}])
+    local.settle()
+    assert local.host.machines[instance["InstanceId"]].ports == {}
+
+
+def test_max_count_machines_are_launched(local: Running, launch: Launch) -> None:
+    launch(MinCount=1, MaxCount=3)
+    local.settle()
+    assert len({machine.address for machine in local.host.machines.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"ImageId": "ami-00000000000000000"}, "InvalidAMIID.NotFound"),
+        ({"KeyName": "nobody"}, "InvalidKeyPair.NotFound"),
+        ({"InstanceType": "t2.pico"}, "InvalidInstanceType.NotFound"),
+        ({"PrivateIpAddress": "10.40.1.3"}, "InvalidParameterValue"),
+        ({"PrivateIpAddress": "10.40.1.15"}, "InvalidParameterValue"),
+        ({"PrivateIpAddress": "10.40.2.4"}, "InvalidParameterValue"),
+        ({"SubnetId": "subnet-00000000000000000"}, "InvalidSubnetID.NotFound"),
+    ],
+)
+def test_a_launch_that_ec2_refuses_leaves_nothing(
+    local: Running, launch: Launch, arguments: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(ClientError) as error:
+        launch(**arguments)
+    assert code(error) == expected
+    assert local.ec2.describe_instances()["Reservations"] == []
+    assert local.host.log == []
+
+
+def test_a_launch_of_more_than_fits_leaves_nothing(local: Running, launch: Launch) -> None:
+    with pytest.raises(ClientError) as error:
+        launch(MinCount=12, MaxCount=12)
+    assert code(error) == "InsufficientFreeAddressesInSubnet"
+    assert local.ec2.describe_instances()["Reservations"] == []
+    launch(MinCount=11, MaxCount=11)  # no address was lost
+
+
+def test_no_other_region_has_images(local: Running) -> None:
+    elsewhere = local.client("ec2", region="us-east-1")
+    assert elsewhere.describe_images()["Images"] == []
+    with pytest.raises(ClientError) as error:
+        elsewhere.run_instances(ImageId=catalog.IMAGE_ID, InstanceType="t2.micro", MinCount=1, MaxCount=1)
+    assert code(error) == "InvalidAMIID.NotFound"
+
+
+def test_debian_is_found_by_owner_and_by_parameter(local: Running) -> None:
+    images = local.ec2.describe_images(
+        Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-13-amd64-*"]}]
+    )["Images"]
+    parameter = local.client("ssm").get_parameter(Name="/aws/service/debian/release/13/latest/amd64")["Parameter"]
+    assert [image["ImageId"] for image in images] == [parameter["Value"]]
+    assert images[0]["RootDeviceName"] == "/dev/xvda"
+
+
+def test_a_machine_that_cannot_be_made_ends_terminated_with_a_reason(local: Running, launch: Launch) -> None:
+    local.host.broken = "no space left on device"
+    instance = launch()
+    local.settle()
+    found = describe(local, instance["InstanceId"])
+    assert found["State"]["Name"] == "terminated"
+    assert "no space left on device" in found["StateReason"]["Message"]
+    local.host.broken = None
+    assert launch()["PrivateIpAddress"] == instance["PrivateIpAddress"]
+    assert len(local.ec2.describe_volumes()["Volumes"]) == 1
+
+
+def test_a_client_token_launches_once(local: Running, launch: Launch) -> None:
+    first, second = launch(ClientToken="once"), launch(ClientToken="once")
+    assert first["InstanceId"] == second["InstanceId"]
+    with pytest.raises(ClientError) as error:
+        launch(ClientToken="once", InstanceType="t2.small")
+    assert code(error) == "IdempotentParameterMismatch"
+    assert launch(ClientToken="twice")["InstanceId"] != first["InstanceId"]
+
+
+def test_the_root_volume_is_the_images_and_ends_with_the_instance(local: Running, launch: Launch) -> None:
+    instance = launch()
+    local.settle()
+    (mapping,) = describe(local, instance["InstanceId"])["BlockDeviceMappings"]
+    assert mapping["DeviceName"] == "/dev/xvda"
+    local.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+    assert local.ec2.describe_volumes()["Volumes"] == []
+    assert local.ec2.describe_network_interfaces()["NetworkInterfaces"] == []
+
+
+# -- addresses
+
+
+def test_a_requested_address_is_given_once(local: Running, launch: Launch) -> None:
+    assert launch(PrivateIpAddress="10.40.1.9")["PrivateIpAddress"] == "10.40.1.9"
+    with pytest.raises(ClientError) as error:
+        launch(PrivateIpAddress="10.40.1.9")
+    assert code(error) == "InvalidIPAddress.InUse"
+
+
+def test_an_address_is_free_only_when_its_machine_is_gone(local: Running, launch: Launch) -> None:
+    first = launch()
+    local.settle()
+    local.host.gate.clear()
+    local.ec2.terminate_instances(InstanceIds=[first["InstanceId"]])
+    assert launch()["PrivateIpAddress"] != first["PrivateIpAddress"]
+    local.host.gate.set()
+    local.settle()
+    assert launch()["PrivateIpAddress"] == first["PrivateIpAddress"]
+
+
+def test_a_subnet_with_machines_stays(local: Running, launch: Launch, subnet: str) -> None:
+    instance = launch()
+    with pytest.raises(ClientError) as error:
+        local.ec2.delete_subnet(SubnetId=subnet)
+    assert code(error) == "DependencyViolation"
+    local.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+    local.settle()
+    local.ec2.delete_subnet(SubnetId=subnet)
+    until(lambda: local.host.networks_dropped == [subnet])
+
+
+# -- lives
+
+
+def test_stop_and_start_keep_the_machine(local: Running, launch: Launch) -> None:
+    instance_id = launch()["InstanceId"]
+    local.settle()
+    local.host.gate.clear()
+    answer = local.ec2.stop_instances(InstanceIds=[instance_id])["StoppingInstances"][0]
+    assert (answer["PreviousState"]["Name"], answer["CurrentState"]["Name"]) == ("running", "stopping")
+    with pytest.raises(ClientError) as error:
+        local.ec2.start_instances(InstanceIds=[instance_id])
+    assert code(error) == "IncorrectInstanceState"
+    local.host.gate.set()
+    local.settle()
+    assert local.state(instance_id) == "stopped"
+    local.ec2.start_instances(InstanceIds=[instance_id])
+    local.settle()
+    assert local.state(instance_id) == "running"
+    assert local.host.log == [f"{verb} {instance_id}" for verb in ("create", "stop", "start")]
+
+
+def test_a_stopped_machine_can_get_another_type(local: Running, launch: Launch) -> None:
+    instance_id = launch()["InstanceId"]
+    local.settle()
+    with pytest.raises(ClientError) as error:
+        local.ec2.modify_instance_attribute(InstanceId=instance_id, InstanceType={"Value": "t2.small"})
+    assert code(error) == "IncorrectInstanceState"
+    local.ec2.stop_instances(InstanceIds=[instance_id])
+    local.settle()
+    local.ec2.modify_instance_attribute(InstanceId=instance_id, InstanceType={"Value": "t2.small"})
+    local.ec2.start_instances(InstanceIds=[instance_id])
+    local.settle()
+    assert local.host.machines[instance_id].memory == 2048
+
+
+def test_a_machine_that_cannot_be_started_is_stopped_and_keeps_its_disk(local: Running, launch: Launch) -> None:
+    instance_id = launch()["InstanceId"]
+    local.settle()
+    local.ec2.stop_instances(InstanceIds=[instance_id])
+    local.settle()
+    local.host.broken = "port is already allocated"
+    local.ec2.start_instances(InstanceIds=[instance_id])
+    local.settle()
+    found = describe(local, instance_id)
+    assert found["State"]["Name"] == "stopped"
+    assert "port is already allocated" in found["StateReason"]["Message"]
+    assert instance_id in local.host.observed
+
+
+def test_reboot_reaches_the_machine(local: Running, launch: Launch) -> None:
+    instance_id = launch()["InstanceId"]
+    local.settle()
+    local.ec2.reboot_instances(InstanceIds=[instance_id])
+    until(lambda: f"reboot {instance_id}" in local.host.log)
+    assert local.state(instance_id) == "running"
+
+
+def test_terminate_removes_the_machine_once(local: Running, launch: Launch) -> None:
+    instance_id = launch()["InstanceId"]
+    local.settle()
+    for _ in range(2):
+        local.ec2.terminate_instances(InstanceIds=[instance_id])
+        local.settle()
+    assert local.state(instance_id) == "terminated"
+    assert local.host.machines == {}
+    assert local.host.log.count(f"remove {instance_id}") == 1
+    with pytest.raises(ClientError) as error:
+        local.ec2.start_instances(InstanceIds=[instance_id])
+    assert code(error) == "IncorrectInstanceState"
+
+
+def test_a_machine_terminated_while_pending_does_not_stay(local: Running, launch: Launch) -> None:
+    local.host.gate.clear()
+    instance_id = launch()["InstanceId"]
+    local.ec2.terminate_instances(InstanceIds=[instance_id])
+    local.host.gate.set()
+    local.settle()
+    assert local.state(instance_id) == "terminated"
+    assert local.host.machines == {}
+
+
+def test_a_protected_instance_keeps_all_of_the_call_alive(local: Running, launch: Launch) -> None:
+    free = launch()["InstanceId"]
+    protected = launch(DisableApiTermination=True)["InstanceId"]
+    local.settle()
+    with pytest.raises(ClientError) as error:
+        local.ec2.terminate_instances(InstanceIds=[free, protected])
+    assert code(error) == "OperationNotPermitted"
+    assert set(local.host.machines) == {free, protected}
+    local.ec2.modify_instance_attribute(InstanceId=protected, DisableApiTermination={"Value": False})
+    local.ec2.terminate_instances(InstanceIds=[free, protected])
+    local.settle()
+    assert local.host.machines == {}
+
+
+def test_console_output_is_the_machines(local: Running, launch: Launch) -> None:
+    instance_id = launch()["InstanceId"]
+    assert local.ec2.get_console_output(InstanceId=instance_id)["Output"] == f"console of {instance_id}\n"
+
+
+def test_the_credit_mode_is_told(local: Running, launch: Launch) -> None:
+    instance_id = launch(CreditSpecification={"CpuCredits": "unlimited"})["InstanceId"]
+    (found,) = local.ec2.describe_instance_credit_specifications(InstanceIds=[instance_id])[
+        "InstanceCreditSpecifications"
+    ]
+    assert found["CpuCredits"] == "unlimited"
+
+
+# -- what machines do by themselves
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "exit_code", "expected"),
+    [
+        ("stop", 130, "stopped"),
+        ("stop", 137, "stopped"),
+        ("terminate", 130, "terminated"),
+        ("terminate", 137, "stopped"),
+        ("stop", None, "terminated"),
+    ],
+)
+def test_a_machine_that_ends_by_itself(
+    local: Running, launch: Launch, behaviour: str, exit_code: int | None, expected: str
+) -> None:
+    instance_id = launch(InstanceInitiatedShutdownBehavior=behaviour)["InstanceId"]
+    local.settle()
+    local.host.end(instance_id, exit_code)
+    until(lambda: local.state(instance_id) == expected)
+
+
+def test_a_machine_that_reboots_itself_runs_again(local: Running, launch: Launch) -> None:
+    instance_id = launch()["InstanceId"]
+    local.settle()
+    local.host.end(instance_id, 129)
+    until(lambda: f"start {instance_id}" in local.host.log)
+    local.settle()
+    assert local.state(instance_id) == "running"

@@ -1,0 +1,135 @@
+"""What a restart of the API process finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localcloud import catalog
+from localcloud.errors import StateUnreadable
+from localcloud.machines import Observed
+from memorycloud import MemoryHost, Running, running, until
+
+ROLE = '{"Version": "2012-10-17", "Statement": []}'
+
+
+def launch(local: Running, **more: Any) -> Any:
+    arguments = {"ImageId": catalog.IMAGE_ID, "InstanceType": "t2.micro", "MinCount": 1, "MaxCount": 1}
+    instance = local.ec2.run_instances(**arguments | more)["Instances"][0]
+    local.settle()
+    return instance
+
+
+def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    host = MemoryHost()
+    with running(tmp_path, host) as local:
+        instance = launch(
+            local, TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "web-1"}]}]
+        )
+        local.client("iam").create_role(RoleName="salt", AssumeRolePolicyDocument=ROLE)
+        local.client("ssm").put_parameter(Name="/a/b", Value="c", Type="String")
+        s3 = local.client("s3")
+        s3.create_bucket(Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        s3.put_object(Bucket="backup", Key="base", Body=b"x" * 10_000, Metadata={"kind": "full"})
+        keys = local.credentials
+    with running(tmp_path, host) as local:
+        assert local.credentials == keys
+        found = local.ec2.describe_instances()["Reservations"][0]["Instances"][0]
+        assert (found["InstanceId"], found["PrivateIpAddress"]) == (
+            instance["InstanceId"],
+            instance["PrivateIpAddress"],
+        )
+        assert found["Tags"] == [{"Key": "Name", "Value": "web-1"}]
+        assert found["State"]["Name"] == "running"
+        assert local.client("iam").get_role(RoleName="salt")["Role"]["RoleName"] == "salt"
+        assert local.client("ssm").get_parameter(Name="/a/b")["Parameter"]["Value"] == "c"
+        stored = local.client("s3").get_object(Bucket="backup", Key="base")
+        assert (stored["Body"].read(), stored["Metadata"]) == (b"x" * 10_000, {"kind": "full"})
+        assert launch(local)["PrivateIpAddress"] != instance["PrivateIpAddress"]
+    assert host.log[0] == f"create {instance['InstanceId']}"
+    assert f"start {instance['InstanceId']}" not in host.log
+
+
+def test_a_change_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
+    with running(tmp_path, MemoryHost()) as local:
+        before = (tmp_path / "moto.pickle").stat().st_mtime_ns if (tmp_path / "moto.pickle").exists() else 0
+        local.ec2.create_vpc(CidrBlock="10.99.0.0/16")
+        content = (tmp_path / "moto.pickle").read_bytes()
+        assert (tmp_path / "moto.pickle").stat().st_mtime_ns > before
+        assert b"10.99.0.0/16" in content
+        written = (tmp_path / "moto.pickle").stat().st_mtime_ns
+        local.ec2.describe_vpcs()
+        assert (tmp_path / "moto.pickle").stat().st_mtime_ns == written
+
+
+def test_machines_that_stopped_meanwhile_run_again_and_lost_ones_are_terminated(tmp_path: Path) -> None:
+    host = MemoryHost()
+    with running(tmp_path, host) as local:
+        stopped, lost, resting = (launch(local)["InstanceId"] for _ in range(3))
+        local.ec2.stop_instances(InstanceIds=[resting])
+        local.settle()
+    host.observed[stopped] = Observed(running=False, exit_code=137)
+    del host.observed[lost]
+    with running(tmp_path, host) as local:
+        until(lambda: f"start {stopped}" in host.log)
+        local.settle()
+        assert [local.state(name) for name in (stopped, lost, resting)] == ["running", "terminated", "stopped"]
+        assert f"start {resting}" not in host.log
+
+
+@pytest.mark.parametrize(
+    ("verb", "expected"), [("launch", "running"), ("stop_instances", "stopped"), ("terminate_instances", "terminated")]
+)
+def test_what_was_begun_is_finished_after_a_restart(
+    tmp_path: Path, verb: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = MemoryHost()
+    with running(tmp_path, host) as local:
+        if verb == "launch":
+            monkeypatch.setattr(local.cloud, "follow", lambda _instance: None)
+            arguments = {"ImageId": catalog.IMAGE_ID, "InstanceType": "t2.micro", "MinCount": 1, "MaxCount": 1}
+            instance_id = local.ec2.run_instances(**arguments)["Instances"][0]["InstanceId"]
+        else:
+            instance_id = launch(local)["InstanceId"]
+            monkeypatch.setattr(local.cloud, "follow", lambda _instance: None)
+            getattr(local.ec2, verb)(InstanceIds=[instance_id])
+        assert local.state(instance_id) != expected
+    with running(tmp_path, host) as local:
+        until(lambda: local.state(instance_id) == expected)
+    assert (instance_id in host.machines) == (expected != "terminated")
+
+
+def test_bodies_of_objects_are_files_and_go_with_their_objects(tmp_path: Path) -> None:
+    with running(tmp_path, MemoryHost()) as local:
+        s3 = local.client("s3")
+        s3.create_bucket(Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        s3.put_object(Bucket="backup", Key="one", Body=b"first" * 1000)
+        s3.put_object(Bucket="backup", Key="two", Body=b"first" * 1000)
+        assert len(list((tmp_path / "objects").iterdir())) == 1
+        assert b"firstfirst" not in (tmp_path / "moto.pickle").read_bytes()
+        s3.put_object(Bucket="backup", Key="one", Body=b"second" * 1000)
+        s3.delete_object(Bucket="backup", Key="two")
+        assert len(list((tmp_path / "objects").iterdir())) == 1
+    with running(tmp_path, MemoryHost()) as local:
+        assert local.client("s3").get_object(Bucket="backup", Key="one")["Body"].read() == b"second" * 1000
+
+
+@pytest.mark.parametrize("damage", ["version", "bytes"])
+def test_a_state_that_cannot_be_used_is_said_so(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(tmp_path, MemoryHost()) as local:
+        local.ec2.create_vpc(CidrBlock="10.99.0.0/16")
+    if damage == "bytes":
+        (tmp_path / "moto.pickle").write_bytes(b"\x80\x05rubbish")
+    else:
+        monkeypatch.setattr("moto.__version__", "0.0.1")
+    with pytest.raises(StateUnreadable, match="make down"), running(tmp_path, MemoryHost()):
+        pass
+
+
+def test_secrets_of_the_state_are_their_owners_alone(tmp_path: Path) -> None:
+    with running(tmp_path, MemoryHost()) as local:
+        local.ec2.create_vpc(CidrBlock="10.99.0.0/16")
+    for name in ("moto.pickle", "credentials.json"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
