@@ -37,7 +37,7 @@ def test_the_owners_key_is_let_in(local: Running, service: str) -> None:
 @pytest.mark.parametrize("service", CALLS)
 def test_another_key_is_refused_as_the_service_refuses(local: Running, service: str) -> None:
     with pytest.raises(ClientError) as error:
-        CALLS[service](local.client(service, key="AKIAAAAAAAAAAAAAAAAA", secret="x"))
+        CALLS[service](local.client(service, key="AKIAIOSFODNN7EXAMPLE", secret="x"))
     assert error.value.response["Error"]["Code"] == UNKNOWN[service]
 
 
