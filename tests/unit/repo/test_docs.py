@@ -29,10 +29,11 @@ def documents() -> list[Path]:
 
 def exists(pattern: str) -> bool:
     """Return whether a path, in which `<name>` and `*` stand for anything, is there or is made by a command."""
-    pattern = re.sub(r"<[^>]*>", "*", pattern).rstrip("/")
+    # `local` is the deployment that every checkout can make.
+    pattern = re.sub(r"<[^>]*>", "*", pattern.replace("<deployment>", "local")).rstrip("/")
     if any(ROOT.glob(pattern)):
         return True
-    ignored = subprocess.run(["git", "check-ignore", "-q", pattern], cwd=ROOT, check=False)
+    ignored = subprocess.run(["git", "check-ignore", "-q", pattern, f"{pattern}/"], cwd=ROOT, check=False)
     return ignored.returncode == 0
 
 
