@@ -1,0 +1,150 @@
+# PostgreSQL holds one database, whose role reaches it over TLS from its clients' machines only and owns nothing else.
+# Watch: postgres-service, postgres-access.
+{% import_yaml 'postgres/defaults.yaml' as defaults %}
+{% set postgres = salt['pillar.get']('postgres', defaults.postgres, merge=True) %}
+{% set secrets = pillar['secrets'] %}
+{% set etc = '/etc/postgresql/%s/%s' | format(postgres.version, postgres.cluster) %}
+{% set service = 'postgresql@%s-%s' | format(postgres.version, postgres.cluster) %}
+
+# Read when the package makes the cluster: checksums find a disk that lies.
+postgres-cluster-defaults:
+  file.managed:
+    - name: /etc/postgresql-common/createcluster.d/stack.conf
+    - source: salt://postgres/files/createcluster.conf
+    - makedirs: True
+    - mode: '0644'
+
+postgres-package:
+  pkg.installed:
+    - name: postgresql-{{ postgres.version }}
+    - install_recommends: False
+    - require:
+      - file: postgres-cluster-defaults
+
+postgres-tls:
+  file.directory:
+    - name: {{ etc }}/tls
+    - group: postgres
+    - mode: '0750'
+    - require:
+      - pkg: postgres-package
+
+postgres-certificate:
+  file.managed:
+    - name: {{ etc }}/tls/certificate.pem
+    - contents: {{ secrets['postgres_tls']['certificate'] | json }}
+    - mode: '0644'
+    - require:
+      - file: postgres-tls
+
+postgres-key:
+  file.managed:
+    - name: {{ etc }}/tls/key.pem
+    - contents: {{ secrets['postgres_tls']['private_key'] | json }}
+    - group: postgres
+    - mode: '0640'
+    - show_changes: False
+    - require:
+      - file: postgres-tls
+
+postgres-config:
+  file.managed:
+    - name: {{ etc }}/conf.d/stack.conf
+    - source: salt://postgres/files/stack.conf.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        address: {{ salt['stack.own_address']() | json }}
+        port: {{ pillar['endpoints']['postgres']['port'] | json }}
+        max_connections: {{ postgres.max_connections | json }}
+        settings: {{ postgres.settings | json }}
+        tls: {{ etc }}/tls
+    - require:
+      - pkg: postgres-package
+
+postgres-clients:
+  file.managed:
+    - name: {{ etc }}/pg_hba.conf
+    - source: salt://postgres/files/pg_hba.conf.j2
+    - template: jinja
+    - group: postgres
+    - mode: '0640'
+    - context:
+        postgres: {{ postgres | json }}
+        addresses: {{ salt['stack.addresses'](postgres.clients).values() | list | json }}
+    - require:
+      - pkg: postgres-package
+
+postgres-unit:
+  file.managed:
+    - name: /etc/systemd/system/postgresql@.service.d/stack.conf
+    - source: salt://postgres/files/postgresql.service.conf
+    - makedirs: True
+    - mode: '0644'
+
+postgres-service:
+  service.running:
+    - name: {{ service }}
+    - watch:
+      - file: postgres-certificate
+      - file: postgres-key
+      - file: postgres-config
+      - file: postgres-unit
+
+postgres-clients-reload:
+  service.running:
+    - name: {{ service }}
+    - reload: True
+    - require:
+      - service: postgres-service
+    - watch:
+      - file: postgres-clients
+
+# Salt hashes the password itself, so psql is given the SCRAM verifier only.
+postgres-role:
+  postgres_user.present:
+    - name: {{ postgres.role | json }}
+    - password: {{ secrets['postgres_airflow']['password'] | json }}
+    - encrypted: scram-sha-256
+    - login: True
+    - superuser: False
+    - createdb: False
+    - createroles: False
+    - replication: False
+    - inherit: False
+    - user: postgres
+    - require:
+      - service: postgres-clients-reload
+
+postgres-database:
+  postgres_database.present:
+    - name: {{ postgres.database | json }}
+    - owner: {{ postgres.role | json }}
+    - encoding: UTF8
+    - template: template0
+    - user: postgres
+    - require:
+      - postgres_user: postgres-role
+
+postgres-access-script:
+  file.managed:
+    - name: {{ etc }}/access.sql
+    - source: salt://postgres/files/access.sql.j2
+    - template: jinja
+    - group: postgres
+    - mode: '0640'
+    - context:
+        postgres: {{ postgres | json }}
+    - require:
+      - pkg: postgres-package
+
+# Nobody connects anywhere by being PUBLIC, and the role cannot take every connection there is.
+postgres-access:
+  cmd.run:
+    - name: psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file {{ etc }}/access.sql
+    - unless: psql --no-psqlrc --tuples-only --set ON_ERROR_STOP=1 --set check=1 --file {{ etc }}/access.sql | grep -qw locked
+    - runas: postgres
+    - cwd: /
+    - require:
+      - postgres_database: postgres-database
+      - file: postgres-access-script

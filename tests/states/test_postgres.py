@@ -1,0 +1,174 @@
+"""PostgreSQL from both sides: who gets in, by what way, to what, and what the role may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pytestshellutils.utils.processes import ProcessResult
+
+from harness import Fleet, Machine, poll
+
+CA = "/root/ca.pem"
+MEMORY = 2**30
+SYSTEM = 250 * 2**20  # systemd, journald, sshd and Salt's minion
+Query = Callable[..., ProcessResult]
+
+
+@pytest.fixture(scope="module")
+def postgres(converged: Callable[[str], Machine]) -> Machine:
+    """The server."""
+    return converged("postgres-1")
+
+
+@pytest.fixture(scope="module")
+def web(fleet: Fleet, postgres: Machine) -> Machine:
+    """Where the clients are: a web machine with psql and the stack's CA."""
+    machine = fleet.machine("web-1")
+    if machine.run("which", "psql").returncode:
+        machine.run("apt-get", "update", "-qq")
+        done = machine.run("apt-get", "install", "-qq", "--no-install-recommends", "postgresql-client")
+        assert done.returncode == 0, done.stderr
+    machine.put(CA, fleet.pillar.ca_certificate)
+    return machine
+
+
+@pytest.fixture(scope="module")
+def query(fleet: Fleet, postgres: Machine, web: Machine) -> Query:
+    """`query(sql)`: psql's answer to the application's role on a web machine."""
+    password = fleet.pillar.secrets["postgres_airflow"]["password"]
+
+    def ask(sql: str, password: str = password, **options: str) -> ProcessResult:
+        options = {
+            "host": "postgres.stack.internal",
+            "hostaddr": postgres.address,
+            "dbname": "airflow",
+            "user": "airflow",
+            "sslmode": "verify-full",
+            "sslrootcert": CA,
+            "connect_timeout": "5",
+        } | options
+        target = " ".join(f"{name}={value}" for name, value in options.items())
+        return web.run("psql", "-XAtqc", sql, target, environment={"PGPASSWORD": password})
+
+    return ask
+
+
+def superuser(machine: Machine, sql: str, database: str = "postgres") -> str:
+    """Return the answer to whoever is `postgres` on the machine itself."""
+    done = machine.run("psql", "-XAtqc", sql, database, user="postgres")
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout).strip()
+
+
+def test_converges(fleet: Fleet, postgres: Machine) -> None:
+    fleet.assert_idempotent(postgres)
+
+
+def test_the_roles_password_opens_it_over_verified_tls(query: Query) -> None:
+    answer = query("SELECT current_user, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    assert answer.stdout.strip() == "airflow|t", answer.stderr
+
+
+def test_a_wrong_password_is_refused(query: Query) -> None:
+    assert "password authentication failed" in query("SELECT 1", password="wrong").stderr
+
+
+def test_plaintext_is_refused(query: Query) -> None:
+    answer = query("SELECT 1", sslmode="disable")
+    assert "no pg_hba.conf entry" in answer.stderr
+    assert "no encryption" in answer.stderr
+
+
+def test_its_certificate_is_for_its_own_name_only(query: Query) -> None:
+    assert "does not match host name" in query("SELECT 1", host="redis.stack.internal").stderr
+
+
+@pytest.mark.parametrize("database", ["postgres", "template1"])
+def test_another_database_is_refused(query: Query, database: str) -> None:
+    assert "no pg_hba.conf entry" in query("SELECT 1", dbname=database).stderr
+
+
+def test_another_role_is_refused(query: Query) -> None:
+    assert "no pg_hba.conf entry" in query("SELECT 1", user="postgres").stderr
+
+
+def test_a_machine_of_another_role_is_refused_by_the_firewall(fleet: Fleet, postgres: Machine, web: Machine) -> None:
+    assert web.can_reach(postgres.address, 5432)
+    assert not fleet.machine("redis-1").can_reach(postgres.address, 5432)
+
+
+def test_its_own_address_is_refused_by_pg_hba(fleet: Fleet, postgres: Machine) -> None:
+    target = f"host={postgres.address} dbname=airflow user=airflow sslmode=require"
+    password = fleet.pillar.secrets["postgres_airflow"]["password"]
+    refused = postgres.run("psql", "-XAtqc", "SELECT 1", target, environment={"PGPASSWORD": password})
+    assert "no pg_hba.conf entry" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE ROLE intruder",
+        "CREATE DATABASE mine",
+        "ALTER ROLE airflow SUPERUSER",
+        "SELECT pg_read_file('/etc/passwd')",
+        "COPY (SELECT 1) TO PROGRAM 'id'",
+        "SELECT rolpassword FROM pg_authid",
+        "ALTER SYSTEM SET log_statement = 'all'",
+    ],
+)
+def test_the_role_has_no_power_beyond_its_database(query: Query, sql: str) -> None:
+    refused = query(sql)
+    assert refused.returncode != 0
+    assert "permission denied" in refused.stderr
+
+
+def test_the_role_may_migrate_its_own_database(query: Query) -> None:
+    assert (
+        query("CREATE TABLE t (x int); INSERT INTO t VALUES (1); SELECT * FROM t; DROP TABLE t").stdout.strip() == "1"
+    )
+
+
+def test_a_role_without_a_grant_can_do_nothing_there(postgres: Machine) -> None:
+    assert superuser(postgres, "SELECT has_database_privilege('public', 'airflow', 'CONNECT')") == "f"
+    assert superuser(postgres, "SELECT has_schema_privilege('public', 'public', 'CREATE')", "airflow") == "f"
+
+
+def test_the_role_leaves_connections_for_repair(postgres: Machine) -> None:
+    spare = "SELECT current_setting('max_connections')::int - rolconnlimit FROM pg_roles WHERE rolname = 'airflow'"
+    assert int(superuser(postgres, spare)) >= 10
+
+
+def test_drift_is_seen_and_repaired(fleet: Fleet, postgres: Machine, query: Query) -> None:
+    superuser(postgres, "GRANT CONNECT ON DATABASE airflow TO PUBLIC; ALTER ROLE airflow CREATEDB PASSWORD 'other'")
+    predicted = postgres.apply("postgres", test=True)
+    assert {tag.split("_|-")[1] for tag, state in predicted.items() if state["result"] is None} == {
+        "postgres-role",
+        "postgres-access",
+    }
+    fleet.converge(postgres)
+    assert query("SELECT 1").returncode == 0
+    assert "permission denied" in query("CREATE DATABASE mine").stderr
+    assert superuser(postgres, "SELECT has_database_privilege('public', 'airflow', 'CONNECT')") == "f"
+
+
+def test_checksums_watch_the_disk(postgres: Machine) -> None:
+    assert superuser(postgres, "SHOW data_checksums") == "on"
+
+
+def test_it_comes_back_after_a_crash(postgres: Machine, query: Query) -> None:
+    before = superuser(postgres, "SELECT pg_postmaster_start_time()")
+    assert postgres.run("systemctl", "kill", "--signal=SIGKILL", "postgresql@17-main").returncode == 0
+    poll(lambda: query("SELECT 1").returncode == 0, "PostgreSQL answers again", seconds=60)
+    assert superuser(postgres, "SELECT pg_postmaster_start_time()") != before
+
+
+def test_memory_fits_the_machine(postgres: Machine) -> None:
+    """Every connection the role may open at once, each of them sorting, stays below 80 % of 1 GiB."""
+    shared = _bytes(postgres, "shared_buffers") + _bytes(postgres, "maintenance_work_mem")
+    connections = int(superuser(postgres, "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'airflow'"))
+    assert SYSTEM + shared + connections * _bytes(postgres, "work_mem") < 0.8 * MEMORY
+
+
+def _bytes(postgres: Machine, setting: str) -> int:
+    return int(superuser(postgres, f"SELECT pg_size_bytes(current_setting('{setting}'))"))
