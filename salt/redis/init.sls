@@ -1,0 +1,107 @@
+# Redis answers on TLS only, knows one user who may use a broker and a counter and nothing else, and keeps what it was told.
+# Watch: redis-service.
+{% import_yaml 'redis/defaults.yaml' as defaults %}
+{% set redis = salt['pillar.get']('redis', defaults.redis, merge=True) %}
+{% set secrets = pillar['secrets'] %}
+
+redis-package:
+  pkg.installed:
+    - name: redis-server
+    - install_recommends: False
+
+redis-tls:
+  file.directory:
+    - name: /etc/redis/tls
+    - group: redis
+    - mode: '0750'
+    - require:
+      - pkg: redis-package
+
+redis-ca:
+  file.managed:
+    - name: /etc/redis/tls/ca.pem
+    - contents_pillar: settings:ca_certificate
+    - mode: '0644'
+    - require:
+      - file: redis-tls
+
+redis-certificate:
+  file.managed:
+    - name: /etc/redis/tls/certificate.pem
+    - contents: {{ secrets['redis_tls']['certificate'] | json }}
+    - mode: '0644'
+    - require:
+      - file: redis-tls
+
+redis-key:
+  file.managed:
+    - name: /etc/redis/tls/key.pem
+    - contents: {{ secrets['redis_tls']['private_key'] | json }}
+    - group: redis
+    - mode: '0640'
+    - show_changes: False
+    - require:
+      - file: redis-tls
+
+# Redis takes a password's hash as well as the password.
+redis-users:
+  file.managed:
+    - name: /etc/redis/users.acl
+    - source: salt://redis/files/users.acl.j2
+    - template: jinja
+    - group: redis
+    - mode: '0640'
+    - show_changes: False
+    - context:
+        user: {{ redis.user | json }}
+        password_hash: {{ salt['hashutil.digest'](secrets['redis_airflow']['password'], checksum='sha256') | json }}
+        keys: {{ redis['keys'] | json }}
+        channels: {{ redis.channels | json }}
+    - require:
+      - pkg: redis-package
+
+redis-config:
+  file.managed:
+    - name: /etc/redis/redis.conf
+    - source: salt://redis/files/redis.conf.j2
+    - template: jinja
+    - group: redis
+    - mode: '0640'
+    - context:
+        redis: {{ redis | json }}
+        address: {{ salt['stack.own_address']() | json }}
+        port: {{ pillar['endpoints']['redis']['port'] | json }}
+    - require:
+      - pkg: redis-package
+
+redis-unit:
+  file.managed:
+    - name: /etc/systemd/system/redis-server.service.d/stack.conf
+    - source: salt://redis/files/redis-server.service.conf
+    - makedirs: True
+    - mode: '0644'
+
+redis-kernel:
+  file.managed:
+    - name: /etc/sysctl.d/60-redis.conf
+    - source: salt://redis/files/sysctl.conf
+    - mode: '0644'
+
+# systemd itself leaves this service alone where /proc/sys is not its own, as in a container.
+redis-kernel-load:
+  cmd.run:
+    - name: systemctl restart systemd-sysctl.service
+    - onchanges:
+      - file: redis-kernel
+
+redis-service:
+  service.running:
+    - name: redis-server
+    - enable: True
+    - watch:
+      - file: redis-ca
+      - file: redis-certificate
+      - file: redis-key
+      - file: redis-users
+      - file: redis-config
+      - file: redis-unit

@@ -1,0 +1,178 @@
+"""Redis from both sides: what the broker's user may do, what nobody may, and what outlives a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from harness import Fleet, Machine, poll
+
+CLIENT = r"""
+import socket, ssl
+
+def read(stream):
+    line = stream.readline().decode().rstrip()
+    kind, rest = line[0], line[1:]
+    if kind == "*":
+        return [read(stream) for _ in range(int(rest))]
+    if kind == "$":
+        return None if rest == "-1" else stream.read(int(rest) + 2)[:-2].decode()
+    return {"+": rest, "-": line}.get(kind) if kind in "+-" else int(rest)
+
+try:
+    sock = socket.create_connection((address, 6379), 5)
+    if ca:
+        sock = ssl.create_default_context(cadata=ca).wrap_socket(sock, server_hostname=name)
+    stream = sock.makefile("rwb")
+    result = []
+    for words in commands:
+        stream.write(b"*%d\r\n" % len(words))
+        for word in words:
+            stream.write(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()))
+        stream.flush()
+        result.append(read(stream))
+except (OSError, IndexError) as error:
+    result = f"{type(error).__name__}: {error}"
+"""
+
+USER = "airflow"
+NAME = "redis.stack.internal"
+
+Session = Callable[..., list[object]]
+
+
+@pytest.fixture(scope="module")
+def redis(converged: Callable[[str], Machine]) -> Machine:
+    """The server."""
+    return converged("redis-1")
+
+
+@pytest.fixture(scope="module")
+def web(fleet: Fleet, redis: Machine) -> Machine:
+    """Where the clients are. What is applied to it does not matter here."""
+    return fleet.machine("web-1")
+
+
+@pytest.fixture(scope="module")
+def session(fleet: Fleet, redis: Machine, web: Machine) -> Session:
+    """`session(commands)`: the answers that the application's user gets on a web machine."""
+    password = fleet.pillar.secrets["redis_airflow"]["password"]
+    trusted = fleet.pillar.ca_certificate
+
+    def talk(
+        *commands: Sequence[str], password: str = password, ca: str | None = trusted, name: str = NAME
+    ) -> list[object]:
+        everything = [["AUTH", USER, password], *commands]
+        answers = web.python(CLIENT, address=redis.address, ca=ca, name=name, commands=everything)
+        return [answers] if isinstance(answers, str) else answers
+
+    return talk
+
+
+def test_converges(fleet: Fleet, redis: Machine) -> None:
+    fleet.assert_idempotent(redis)
+
+
+def test_the_users_password_opens_it_over_verified_tls(session: Session) -> None:
+    assert session(["PING"]) == ["OK", "PONG"]
+
+
+def test_a_wrong_password_is_refused(session: Session) -> None:
+    assert str(session(password="wrong")[0]).startswith("-WRONGPASS")
+
+
+def test_plaintext_is_refused(session: Session) -> None:
+    assert "OK" not in session(ca=None)
+
+
+def test_its_certificate_is_for_its_own_name_only(session: Session) -> None:
+    assert "CERTIFICATE_VERIFY_FAILED" in str(session(name="postgres.stack.internal")[0])
+
+
+def test_nobody_gets_in_without_a_user(fleet: Fleet, redis: Machine, web: Machine) -> None:
+    anonymous = [["PING"], ["GET", "LIMITS:x"], ["AUTH", "default", ""], ["AUTH", ""]]
+    answers = web.python(CLIENT, address=redis.address, ca=fleet.pillar.ca_certificate, name=NAME, commands=anonymous)
+    assert [str(answer).split()[0] for answer in answers] == ["-NOAUTH", "-NOAUTH", "-WRONGPASS", "-WRONGPASS"]
+
+
+def test_a_broker_finds_what_it_needs(session: Session) -> None:
+    """The commands of kombu's Redis transport."""
+    answers = session(
+        ["CLIENT", "SETINFO", "LIB-NAME", "test"],
+        ["SELECT", "0"],
+        ["SADD", "_kombu.binding.default", "default"],
+        ["SMEMBERS", "_kombu.binding.default"],
+        ["LPUSH", "default", "message"],
+        ["LLEN", "default"],
+        ["BRPOP", "default", "default\x06\x163", "1"],
+        ["MULTI"],
+        ["ZADD", "unacked_index", "1", "tag"],
+        ["HSET", "unacked", "tag", "message"],
+        ["EXEC"],
+        ["ZREVRANGEBYSCORE", "unacked_index", "2", "0", "LIMIT", "0", "10", "WITHSCORES"],
+        ["SET", "unacked_mutex", "1", "NX", "EX", "1"],
+        ["PUBLISH", "/0.celery.pidbox", "message"],
+        ["DEL", "_kombu.binding.default", "unacked_index", "unacked", "unacked_mutex"],
+    )
+    assert not [answer for answer in answers if str(answer).startswith("-")]
+
+
+def test_a_rate_limiter_finds_what_it_needs(session: Session) -> None:
+    """The commands of the `limits` library's Redis storage."""
+    script = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
+    loaded = session(["SCRIPT", "LOAD", script])[1]
+    answers = session(
+        ["EVALSHA", str(loaded), "1", "LIMITS:LIMITER/x", "1"],
+        ["EXPIRE", "LIMITS:LIMITER/x", "10"],
+        ["TTL", "LIMITS:LIMITER/x"],
+        ["GET", "LIMITS:LIMITER/x"],
+        ["DEL", "LIMITS:LIMITER/x"],
+    )
+    assert answers[1] == 1
+    assert not [answer for answer in answers if str(answer).startswith("-")]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["CONFIG", "GET", "*"],
+        ["FLUSHALL"],
+        ["FLUSHDB"],
+        ["KEYS", "*"],
+        ["SHUTDOWN", "NOSAVE"],
+        ["ACL", "LIST"],
+        ["MONITOR"],
+        ["REPLICAOF", "198.51.100.1", "6379"],
+        ["MODULE", "LIST"],
+        ["FUNCTION", "FLUSH"],
+        ["SCRIPT", "FLUSH"],
+        ["CLIENT", "LIST"],
+        ["SAVE"],
+        ["GET", "somebody-else"],
+        ["SUBSCRIBE", "somebody-else"],
+        ["EVAL", "return redis.call('FLUSHALL')", "0"],
+    ],
+    ids=" ".join,
+)
+def test_the_user_may_do_nothing_else(session: Session, command: list[str]) -> None:
+    answer = str(session(command)[1])
+    assert answer.startswith("-NOPERM") or "ACL failure" in answer
+
+
+def test_what_it_was_told_outlives_a_crash(redis: Machine, session: Session) -> None:
+    session(["SET", "LIMITS:kept", "yes"])
+    assert redis.run("systemctl", "kill", "--signal=SIGKILL", "redis-server").returncode == 0
+    poll(lambda: session(["GET", "LIMITS:kept"]) == ["OK", "yes"], "Redis is back with its data")
+    session(["DEL", "LIMITS:kept"])
+
+
+def test_the_user_file_holds_no_password(fleet: Fleet, redis: Machine) -> None:
+    password = fleet.pillar.secrets["redis_airflow"]["password"]
+    assert redis.run("grep", "-rqF", password, "/etc/redis", "/var/lib/redis").returncode == 1
+    assert redis.run("cat", "/etc/redis/users.acl", user="nobody").returncode != 0
+
+
+def test_the_service_runs_confined(redis: Machine) -> None:
+    verdict = redis.run("systemd-analyze", "security", "redis-server", "--threshold=40")
+    assert verdict.returncode == 0, verdict.stdout.splitlines()[-1]
