@@ -5,6 +5,7 @@
 
 base-packages:
   pkg.installed:
+    - install_recommends: False
     - pkgs:
       - nftables
       - tzdata

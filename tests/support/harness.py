@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import textwrap
 import time
 from collections.abc import Callable, Mapping
@@ -29,9 +30,10 @@ from saltfactories.manager import FactoriesManager
 
 from plainpillar import DEPLOYMENT, PlainPillar
 
-SUBNET = ipaddress.ip_network("10.30.0.0/24")
-NETWORK = "stack-states"
-PREFIX = "stack-states-"
+# Two runs at once on one host need two of these.
+SUBNET = ipaddress.ip_network(os.environ.get("STATES_SUBNET", "10.30.0.0/24"))
+NETWORK = f"stack-states-{SUBNET.network_address}"
+PREFIX = f"{NETWORK}-"
 HIGHSTATE_SECONDS = 600
 MINION_START_SECONDS = 60
 

@@ -1,0 +1,188 @@
+"""A local cloud with real machines, apart from the stack's own: another name, port, state and VPC."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from localcloud import service
+from localcloud.config import REGION, CloudConfig, Endpoint
+
+NAME = "cloudtest"
+# Two runs at once on one host need two of these.
+VPC = os.environ.get("CLOUD_TEST_VPC", "10.40.0.0/16")
+SUBNET = VPC.replace(".0.0/16", ".1.0/24")
+IMAGE = "/aws/service/debian/release/13/latest/amd64"
+_HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    """Return what `condition` returns as soon as that is true; fail with `what` if it does not become so in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+    return answer
+
+
+@dataclass
+class RealCloud:
+    """A running cloud and what machines need in it.
+
+    Attributes:
+        key: private half of the key pair `airflow-deploy`.
+    """
+
+    config: CloudConfig
+    endpoint: Endpoint
+    key: Path
+    subnet: str = ""
+
+    def client(self, name: str, **credentials: str) -> Any:
+        """Return a boto3 client of the cloud; the owner's unless other credentials are given."""
+        keys = {
+            "aws_access_key_id": self.endpoint.access_key,
+            "aws_secret_access_key": self.endpoint.secret_key,
+        }
+        session: Any = boto3.Session()
+        return session.client(
+            name,
+            endpoint_url=self.endpoint.url,
+            region_name=REGION,
+            config=Config(retries={"total_max_attempts": 1}, proxies={}),
+            **keys | credentials,
+        )
+
+    def make_network(self) -> None:
+        """Make what cloud.profiles.d names: network, groups, key pair, instance profile."""
+        ec2, iam = self.client("ec2"), self.client("iam")
+        vpc = ec2.create_vpc(CidrBlock=VPC, TagSpecifications=_named("vpc", "airflow"))["Vpc"]["VpcId"]
+        made = ec2.create_subnet(
+            VpcId=vpc, CidrBlock=SUBNET, AvailabilityZone=f"{REGION}a", TagSpecifications=_named("subnet", "airflow-a")
+        )
+        self.subnet = made["Subnet"]["SubnetId"]
+        for role in ("salt", "lb", "web", "postgres", "redis"):
+            ec2.create_security_group(VpcId=vpc, GroupName=f"airflow-{role}", Description=role)
+        pair = ec2.create_key_pair(KeyName="airflow-deploy", KeyType="ed25519")
+        self.key.touch(mode=0o600)
+        self.key.write_text(pair["KeyMaterial"])
+        iam.create_role(RoleName="airflow-salt", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')
+        iam.create_instance_profile(InstanceProfileName="airflow-salt")
+        iam.add_role_to_instance_profile(InstanceProfileName="airflow-salt", RoleName="airflow-salt")
+
+    def launch(self, name: str, **more: Any) -> Machine:
+        """Launch a machine and wait until somebody can log in."""
+        image = self.client("ssm").get_parameter(Name=IMAGE)["Parameter"]["Value"]
+        arguments: dict[str, Any] = {
+            "ImageId": image,
+            "InstanceType": "t2.micro",
+            "MinCount": 1,
+            "MaxCount": 1,
+            "KeyName": "airflow-deploy",
+            "SubnetId": self.subnet,
+            "TagSpecifications": _named("instance", name),
+        }
+        instance = self.client("ec2").run_instances(**arguments | more)["Instances"][0]
+        machine = Machine(self, instance["InstanceId"], instance["PrivateIpAddress"])
+        machine.ready()
+        return machine
+
+    def restart(self) -> None:
+        """Start the API process again, whatever became of it."""
+        service.start(self.config, print)
+
+
+@dataclass
+class Machine:
+    """One instance, as a client of the API and of its sshd sees it."""
+
+    cloud: RealCloud
+    instance_id: str
+    address: str
+
+    @property
+    def container(self) -> str:
+        """The name of the machine's container."""
+        return f"{NAME}-{self.instance_id}"
+
+    def describe(self) -> Any:
+        """Return the API's description."""
+        found = self.cloud.client("ec2").describe_instances(InstanceIds=[self.instance_id])
+        return found["Reservations"][0]["Instances"][0]
+
+    def is_in(self, state: str) -> None:
+        """Wait for a state."""
+        until(lambda: self.describe()["State"]["Name"] == state, f"{self.instance_id} is {state}")
+
+    def ready(self) -> None:
+        """Wait until somebody can log in, without trusting any host key but those of the console."""
+        self.is_in("running")
+        until(lambda: self.host_keys() and self.ssh("true", check=False).returncode == 0, "somebody can log in")
+
+    def console(self) -> str:
+        """Return the console's output."""
+        return str(self.cloud.client("ec2").get_console_output(InstanceId=self.instance_id).get("Output", ""))
+
+    def host_keys(self) -> list[str]:
+        """Return the host keys that the console tells."""
+        blocks = _HOST_KEYS.findall(self.console())
+        return [line.strip() for line in blocks[-1].strip().splitlines()] if blocks else []
+
+    def ssh(
+        self, command: str, check: bool = True, address: str = "", port: int = 22
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as admin."""
+        known = self.cloud.key.with_name(f"known-{self.instance_id}")
+        known.write_text("".join(f"machine {key}\n" for key in self.host_keys()))
+        options = {
+            "IdentityFile": str(self.cloud.key),
+            "IdentitiesOnly": "yes",
+            "BatchMode": "yes",
+            "UserKnownHostsFile": str(known),
+            "GlobalKnownHostsFile": "/dev/null",
+            "StrictHostKeyChecking": "yes",
+            "HostKeyAlias": "machine",
+            "ConnectTimeout": "5",
+            "LogLevel": "ERROR",
+        }
+        given = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+        target = ["-p", str(port), f"admin@{address or self.address}"]
+        done = subprocess.run(
+            ["ssh", "-F", "none", *given, *target, command], capture_output=True, text=True, check=False
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done
+
+    def run(self, command: str) -> str:
+        """Run a command as root and return its output."""
+        return self.ssh(f"sudo sh -c {_quote(command)}").stdout.strip()
+
+    def terminate(self) -> None:
+        """Terminate it and see it gone."""
+        self.cloud.client("ec2").terminate_instances(InstanceIds=[self.instance_id])
+        self.is_in("terminated")
+
+
+def _named(kind: str, name: str) -> list[dict[str, Any]]:
+    return [{"ResourceType": kind, "Tags": [{"Key": "Name", "Value": name}]}]
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
