@@ -33,8 +33,8 @@ def exists(pattern: str) -> bool:
     pattern = re.sub(r"<[^>]*>", "*", pattern.replace("<deployment>", "local")).rstrip("/")
     if any(ROOT.glob(pattern)):
         return True
-    ignored = subprocess.run(["git", "check-ignore", "-q", pattern, f"{pattern}/"], cwd=ROOT, check=False)
-    return ignored.returncode == 0
+    asked = ["git", "check-ignore", pattern, f"{pattern}/"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
 def missing_paths(text: str, folder: Path = ROOT) -> Iterator[str]:
