@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[3]
 def sizes(component: str) -> dict[str, Any]:
     """Return the sizes of a component as its states take them without a pillar that says otherwise."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "salt" / component / "defaults.yaml").read_text())[component]
-    overrides = yaml.safe_load((ROOT / "pillar" / "base" / f"{component}.sls").read_text())[component]
+    overrides: dict[str, Any] = yaml.safe_load((ROOT / "pillar" / "base" / f"{component}.sls").read_text())[component]
     return values | overrides
 
 
 def connections(airflow: dict[str, Any], machines: int) -> int:
-    """Return how many connections the web machines open at most: each worker has a synchronous and an asynchronous pool."""
+    """Return how many connections the web machines open at most: a worker has two pools."""
     return machines * int(airflow["workers"]) * 2 * (int(airflow["pool_size"]) + int(airflow["max_overflow"]))
 
 
