@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
+from saltext.ec2._cache import Cache
 from saltext.ec2._errors import ConfigurationError, RegionRefused, api_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_ssm import SSMClient
+
+log = logging.getLogger(__name__)
 
 INSTANCE_ROLE = "use-instance-role-credentials"  # how the old driver spelt "whatever boto3 finds"
 
@@ -28,11 +32,13 @@ class Connection:
         region: the region that they speak to.
         ec2: the EC2 API.
         ssm: the parameter store, in which publishers announce their newest images.
+        cache: recent answers, shared with the other processes of a run.
     """
 
     region: str
     ec2: EC2Client
     ssm: SSMClient
+    cache: Cache
 
 
 def region_of(options: Mapping[str, Any]) -> str:
@@ -60,11 +66,15 @@ def region_of(options: Mapping[str, Any]) -> str:
     return str(chosen)
 
 
-def connect(options: Mapping[str, Any]) -> Connection:
+def connect(options: Mapping[str, Any], cache_folder: str) -> Connection:
     """Return the clients for a provider's options; the same options get the same clients.
 
     Credentials are `id` and `key` (and `token`) where they are given, else what boto3 finds: environment, profile,
     SSO, web identity, the instance's role. `role_arn` is then assumed on top of them.
+
+    Args:
+        options: a provider's, or a machine's.
+        cache_folder: Salt's cache directory.
 
     Raises:
         ConfigurationError: see `region_of`; or only one of `id` and `key` is given.
@@ -72,15 +82,25 @@ def connect(options: Mapping[str, Any]) -> Connection:
     """
     wanted = {
         "region": region_of(options),
-        **{name: options.get(name) for name in ("id", "key", "token", "role_arn", "profile_name", "endpoint_url")},
+        **{name: options.get(name) for name in ("id", "key", "token", "role_arn", "profile_name")},
+        "endpoint_url": _endpoint(options),
         "max_attempts": int(options.get("max_attempts") or 8),
         "timeout": int(options.get("api_timeout") or 30),
     }
-    return _connect(json.dumps(wanted, sort_keys=True))
+    return _connect(json.dumps(wanted, sort_keys=True), cache_folder)
+
+
+def _endpoint(options: Mapping[str, Any]) -> str | None:
+    if options.get("endpoint"):
+        if options.get("endpoint_url"):
+            raise ConfigurationError("endpoint and endpoint_url are both set")
+        endpoint = str(options["endpoint"])
+        return endpoint if "://" in endpoint else f"https://{endpoint}"
+    return options.get("endpoint_url")
 
 
 @functools.lru_cache(maxsize=8)
-def _connect(wanted_json: str) -> Connection:
+def _connect(wanted_json: str, cache_folder: str) -> Connection:
     wanted = json.loads(wanted_json)
     config = Config(
         connect_timeout=10,
@@ -90,11 +110,25 @@ def _connect(wanted_json: str) -> Connection:
     )
     session = _session(wanted, config)
     endpoint = wanted["endpoint_url"]
-    return Connection(
-        wanted["region"],
-        session.client("ec2", config=config, endpoint_url=endpoint),
-        session.client("ssm", config=config, endpoint_url=endpoint),
-    )
+    ec2 = session.client("ec2", config=config, endpoint_url=endpoint)
+    ssm = session.client("ssm", config=config, endpoint_url=endpoint)
+    for client in (ec2, ssm):
+        client.meta.events.register("needs-retry", _report_retry)
+    with api_errors("finding the credentials"):
+        credentials = session.get_credentials()
+    account = f"{wanted['region']} {ec2.meta.endpoint_url} {credentials.access_key if credentials else ''}"
+    return Connection(wanted["region"], ec2, ssm, Cache(cache_folder, account))
+
+
+def _report_retry(
+    attempts: int, operation: Any, response: Any = None, caught_exception: Exception | None = None, **_: Any
+) -> None:
+    """Log a try that failed; botocore decides whether there is another."""
+    problem: object = caught_exception
+    if response is not None and response[0].status_code >= 400:
+        problem = response[1].get("Error", {}).get("Code", response[0].status_code)
+    if problem:
+        log.warning("%s failed at try %d: %s", operation.name, attempts, problem)
 
 
 def _session(wanted: Mapping[str, Any], config: Config) -> boto3.Session:

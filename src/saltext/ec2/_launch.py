@@ -12,7 +12,27 @@ from saltext.ec2._client import Connection
 from saltext.ec2._errors import ConfigurationError
 
 DEPLOY_TAG = "salt-cloud:deploy"  # `pending` from launch until the minion is installed, then `done`
+RELEASE_TAG = "salt-cloud:release-with"  # on an elastic address: the machine with which it goes
 TAGGED = ("instance", "volume", "network-interface")
+
+
+# What EC2 says when a place is full, and another one may not be.
+NO_ROOM = frozenset((
+    "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientReservedInstanceCapacity",
+    "InsufficientFreeAddressesInSubnet", "SpotMaxPriceTooLow", "Unsupported",
+))  # fmt: skip
+
+
+def variants(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the options once for each place that a launch may try, in order.
+
+    `subnetname`, `subnetid` and `availability_zone` may be lists; the first place with room is taken.
+    """
+    places: list[dict[str, Any]] = []
+    for key in ("subnetname", "subnetid", "availability_zone"):
+        if isinstance(options.get(key), (list, tuple)):
+            places += [{key: place} for place in options[key]]
+    return [{**options, **place} for place in places or [{}]]
 
 
 def request(
@@ -31,40 +51,89 @@ def request(
         ConfigurationError: an option is absent or malformed.
         NotFound: the image, subnet or a security group does not exist.
     """
+    template = options.get("launch_template")
     for needed in ("image", "size"):
-        if not options.get(needed):
+        if not options.get(needed) and not template:
             raise ConfigurationError(f"{name}: {needed} is not set")
-    image = _lookup.image(connection, options["image"])
+    image = _lookup.image(connection, options["image"]) if options.get("image") else _lookup.Image("")
     wanted: dict[str, Any] = {
-        "ImageId": image.id,
-        "InstanceType": options["size"],
         "MinCount": 1,
         "MaxCount": 1,
-        "MetadataOptions": metadata_options(options["metadata_options"]),
+        "MetadataOptions": metadata_options(options.get("metadata_options") or {}),
         "BlockDeviceMappings": block_devices(
-            options.get("block_device_mappings") or [],
+            [*(options.get("block_device_mappings") or []), *new_volumes(options.get("volumes") or [])],
             image,
             delete_root=options.get("del_root_vol_on_destroy"),
-            delete_all=options.get("del_all_vols_on_destroy"),
+            delete_others=options.get("del_all_vols_on_destroy"),
         ),
-        "TagSpecifications": tag_specifications(name, options.get("tag") or {}, deploy=deploy),
+        "TagSpecifications": tag_specifications(
+            name, options.get("tag") or {}, deploy=deploy, spot=bool(options.get("spot_config"))
+        ),
         **_network(connection, options, name),
+        **_machine(options),
     }
-    if options.get("keyname"):
-        wanted["KeyName"] = options["keyname"]
-    if profile := options.get("iam_profile"):
-        wanted["IamInstanceProfile"] = {"Arn" if str(profile).startswith("arn:") else "Name": profile}
-    if credits := options.get("credit_specification"):
-        wanted["CreditSpecification"] = credits if isinstance(credits, Mapping) else {"CpuCredits": credits}
-    if options.get("availability_zone"):
-        wanted["Placement"] = {"AvailabilityZone": options["availability_zone"]}
-    if options.get("termination_protection"):
-        wanted["DisableApiTermination"] = True
-    if options.get("ebs_optimized") is not None:
-        wanted["EbsOptimized"] = bool(options["ebs_optimized"])
+    if image.id:
+        wanted["ImageId"] = image.id
+    if template:
+        known = {"id": "LaunchTemplateId", "name": "LaunchTemplateName", "version": "Version"}
+        if not isinstance(template, Mapping) or set(template) - set(known):
+            raise ConfigurationError(f"{name}: launch_template is a mapping with id or name, and perhaps version")
+        wanted["LaunchTemplate"] = {known[key]: str(value) for key, value in template.items()}
     if userdata:
         wanted["UserData"] = userdata
-    return wanted
+    return {key: value for key, value in wanted.items() if value not in ({}, [])}
+
+
+def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of the request that says what kind of machine it is."""
+    machine: dict[str, Any] = {}
+    plain = {
+        "size": "InstanceType",
+        "keyname": "KeyName",
+        "termination_protection": "DisableApiTermination",
+        "shutdown_behavior": "InstanceInitiatedShutdownBehavior",
+        "ebs_optimized": "EbsOptimized",
+    }
+    for option, key in plain.items():
+        if options.get(option):
+            machine[key] = options[option]
+    if profile := options.get("iam_profile"):
+        machine["IamInstanceProfile"] = {"Arn" if str(profile).startswith("arn:") else "Name": profile}
+    if credits := options.get("credit_specification"):
+        machine["CreditSpecification"] = (
+            {camel(key): value for key, value in credits.items()}
+            if isinstance(credits, Mapping)
+            else {"CpuCredits": credits}
+        )
+    if cpu := options.get("cpu_options"):
+        machine["CpuOptions"] = {camel(key): value for key, value in cpu.items()}
+    if options.get("monitoring") is not None:
+        machine["Monitoring"] = {"Enabled": bool(options["monitoring"])}
+    if options.get("hibernation"):
+        machine["HibernationOptions"] = {"Configured": True}
+    places = {"availability_zone": "AvailabilityZone", "placementgroup": "GroupName", "tenancy": "Tenancy"}
+    if place := {key: options[option] for option, key in places.items() if options.get(option)}:
+        machine["Placement"] = place
+    if (spot := options.get("spot_config")) is not None:
+        machine["InstanceMarketOptions"] = spot_options(spot)
+    return machine
+
+
+def spot_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return InstanceMarketOptions.
+
+    Args:
+        given: `spot_price`, `type` and `interruption`, all of them optional; `tag` has no use: the machine's tags
+            are set on the spot request as well.
+
+    Raises:
+        ConfigurationError: it says something else.
+    """
+    if unknown := set(given) - {"spot_price", "type", "interruption", "tag"}:
+        raise ConfigurationError(f"spot_config knows spot_price, type and interruption, not {', '.join(unknown)}")
+    known = {"type": "SpotInstanceType", "interruption": "InstanceInterruptionBehavior", "spot_price": "MaxPrice"}
+    options = {key: str(given[option]) for option, key in known.items() if given.get(option)}
+    return {"MarketType": "spot", **({"SpotOptions": options} if options else {})}
 
 
 def client_token(region: str, name: str, wanted: Mapping[str, Any], predecessors: Iterable[str]) -> str:
@@ -97,8 +166,39 @@ def camel(key: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in key.split("_"))
 
 
+def new_volumes(given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the option `volumes` as block devices; those with a `volume_id` exist, and are attached later.
+
+    Raises:
+        ConfigurationError: an entry has no device, or says something unknown.
+    """
+    known = {
+        "size": "VolumeSize",
+        "snapshot": "SnapshotId",
+        "type": "VolumeType",
+        "iops": "Iops",
+        "throughput": "Throughput",
+        "encrypted": "Encrypted",
+        "kms_key_id": "KmsKeyId",
+    }
+    devices = []
+    for volume in given:
+        if unknown := set(volume) - set(known) - {"device", "volume_id", "tags"}:
+            raise ConfigurationError(f"volumes: unknown: {', '.join(sorted(unknown))}")
+        if not volume.get("device"):
+            raise ConfigurationError(f"volumes: an entry has no device: {dict(volume)}")
+        if not volume.get("volume_id"):
+            ebs = {key: volume[option] for option, key in known.items() if volume.get(option) is not None}
+            devices.append({"DeviceName": volume["device"], "Ebs": ebs})
+    return devices
+
+
 def block_devices(
-    given: Iterable[Mapping[str, Any]], image: _lookup.Image, *, delete_root: bool | None, delete_all: bool | None
+    given: Iterable[Mapping[str, Any]],
+    image: _lookup.Image,
+    *,
+    delete_root: bool | None = None,
+    delete_others: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Return BlockDeviceMappings in which each EBS volume is gp3 and encrypted unless `given` says otherwise.
 
@@ -106,7 +206,7 @@ def block_devices(
         given: EC2's list; keys of `Ebs` may be nested or written `Ebs.VolumeSize`.
         image: its root device is added when `given` does not mention it.
         delete_root: whether the root volume goes with the machine; None: as the image says.
-        delete_all: the same for every volume; it outranks `delete_root`.
+        delete_others: the same of all other volumes.
 
     Raises:
         ConfigurationError: an entry has no DeviceName.
@@ -121,9 +221,9 @@ def block_devices(
         is_root = device["DeviceName"] == image.root_device
         if is_root and image.root_size and "SnapshotId" not in ebs:
             ebs.setdefault("VolumeSize", image.root_size)
-        keep = delete_root if is_root and delete_all is None else delete_all
-        if keep is not None:
-            ebs.setdefault("DeleteOnTermination", bool(keep))
+        delete = delete_root if is_root else delete_others
+        if delete is not None:
+            ebs.setdefault("DeleteOnTermination", bool(delete))
         device["Ebs"] = ebs
     return devices
 
@@ -139,13 +239,14 @@ def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
     return device
 
 
-def tag_specifications(name: str, tag: Mapping[str, Any], *, deploy: bool) -> list[dict[str, Any]]:
+def tag_specifications(name: str, tag: Mapping[str, Any], *, deploy: bool, spot: bool = False) -> list[dict[str, Any]]:
     """Return TagSpecifications that tag the machine, its volumes and its interfaces from the first moment.
 
     Args:
         name: the machine's name.
         tag: the profile's tags.
         deploy: whether the instance starts with its deployment pending.
+        spot: whether there is a spot request to tag.
 
     Raises:
         ConfigurationError: the tags are no mapping, or name the machine differently.
@@ -156,35 +257,87 @@ def tag_specifications(name: str, tag: Mapping[str, Any], *, deploy: bool) -> li
         raise ConfigurationError(f"{name}: the tag Name is the machine's name and cannot be {tag['Name']!r}")
     common = {str(key): str(value) for key, value in tag.items()} | {"Name": name}
     specifications = []
-    for resource in TAGGED:
+    for resource in (*TAGGED, "spot-instances-request") if spot else TAGGED:
         own = common | {DEPLOY_TAG: "pending"} if deploy and resource == "instance" else common
-        specifications.append(
-            {"ResourceType": resource, "Tags": [{"Key": key, "Value": value} for key, value in own.items()]}
-        )
+        specifications.append({"ResourceType": resource, "Tags": tag_list(own)})
     return specifications
 
 
+def tag_list(tags: Mapping[str, Any]) -> Any:
+    """Return tags as EC2's list of keys and values."""
+    return [{"Key": str(key), "Value": str(value)} for key, value in tags.items()]
+
+
 def _network(connection: Connection, options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    subnet_id = options.get("subnetid")
-    if options.get("subnetname"):
-        if subnet_id:
-            raise ConfigurationError(f"{name}: subnetname and subnetid are both set")
-        subnet_id = _lookup.subnet(connection, options["subnetname"])
+    """Return the part of the request that says which networks the machine is in."""
+    subnet = _subnet(connection, options.get("subnetid"), options.get("subnetname"), name)
     names: list[str] = []
     for option in ("securitygroup", "securitygroupname", "securitygroupid"):
         given = options.get(option) or []
         names += [given] if isinstance(given, str) else given
-    groups = _lookup.security_groups(connection, names, subnet_id or "")
+    if options.get("network_interfaces"):
+        if subnet or names:
+            raise ConfigurationError(
+                f"{name}: with network_interfaces, subnets and security groups are set on each interface"
+            )
+        return {"NetworkInterfaces": [_interface(connection, each, name) for each in options["network_interfaces"]]}
+
+    groups = _lookup.security_groups(connection, names, subnet.vpc_id if subnet else "")
     network: dict[str, Any] = {}
-    if subnet_id:
-        network["SubnetId"] = subnet_id
+    if subnet:
+        network["SubnetId"] = subnet.id
     if options.get("private_ip"):
         network["PrivateIpAddress"] = options["private_ip"]
     public = options.get("associate_public_ip")
     if public is None:
-        return network | ({"SecurityGroupIds": groups} if groups else {})
+        return network | {"SecurityGroupIds": groups}
     # EC2 takes this choice only as part of an interface.
-    if not subnet_id:
+    if not subnet:
         raise ConfigurationError(f"{name}: associate_public_ip needs subnetname or subnetid")
     interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": bool(public), "DeleteOnTermination": True, **network}
     return {"NetworkInterfaces": [interface | ({"Groups": groups} if groups else {})]}
+
+
+def _subnet(connection: Connection, subnet_id: str | None, name: str | None, machine: str) -> _lookup.Subnet | None:
+    if subnet_id and name:
+        raise ConfigurationError(f"{machine}: a subnet is given by name and by id")
+    return _lookup.subnet(connection, subnet_id or name or "") if subnet_id or name else None
+
+
+# What an interface of the profile may say, and EC2's word for it.
+INTERFACE = {
+    "DeviceIndex": "DeviceIndex",
+    "NetworkCardIndex": "NetworkCardIndex",
+    "NetworkInterfaceId": "NetworkInterfaceId",
+    "SubnetId": "SubnetId",
+    "PrivateIpAddress": "PrivateIpAddress",
+    "PrivateIpAddresses": "PrivateIpAddresses",
+    "SecondaryPrivateIpAddressCount": "SecondaryPrivateIpAddressCount",
+    "AssociatePublicIpAddress": "AssociatePublicIpAddress",
+    "DeleteOnTermination": "DeleteOnTermination",
+    "Description": "Description",
+    "InterfaceType": "InterfaceType",
+    "Ipv6AddressCount": "Ipv6AddressCount",
+}
+# What is done with an interface once the machine runs: see `_attach`.
+INTERFACE_LATER = ("SourceDestCheck", "associate_eip", "allocate_new_eip", "allocate_new_eips")
+
+
+def _interface(connection: Connection, given: Mapping[str, Any], machine: str) -> dict[str, Any]:
+    known = {*INTERFACE, *INTERFACE_LATER, "SubnetName", "SecurityGroupId", "Groups"}
+    if unknown := set(given) - known:
+        raise ConfigurationError(f"{machine}: network_interfaces: unknown: {', '.join(sorted(unknown))}")
+    interface = {key: given[name] for name, key in INTERFACE.items() if name in given}
+    interface.setdefault("DeviceIndex", 0)
+    if "NetworkInterfaceId" not in interface:
+        interface.setdefault("DeleteOnTermination", True)
+    subnet = _subnet(connection, given.get("SubnetId"), given.get("SubnetName"), machine)
+    if subnet:
+        interface["SubnetId"] = subnet.id
+    groups = given.get("SecurityGroupId") or given.get("Groups") or []
+    if groups:
+        names = [groups] if isinstance(groups, str) else groups
+        interface["Groups"] = _lookup.security_groups(connection, names, subnet.vpc_id if subnet else "")
+    # The old documentation shows `PrivateIpAddresses: [{Primary: true}]`, which says nothing without an address.
+    addresses = [each for each in interface.pop("PrivateIpAddresses", []) if each.get("PrivateIpAddress")]
+    return interface | ({"PrivateIpAddresses": addresses} if addresses else {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from saltext.ec2._errors import ConfigurationError, NotFound, api_errors
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import FilterTypeDef, ImageTypeDef, InstanceTypeDef
 
+CENSUS_SECONDS = 10
 LIVING = ("pending", "running", "stopping", "stopped")
 SSM_PREFIXES = ("ssm:", "resolve:ssm:")
 
@@ -30,6 +33,14 @@ class Image:
     id: str
     root_device: str = ""
     root_size: int = 0
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """A subnet, and the VPC it lies in."""
+
+    id: str
+    vpc_id: str
 
 
 # -- machines -------------------------------------------------------------------------------------------------------
@@ -51,18 +62,42 @@ def instances(connection: Connection, filters: Sequence[FilterTypeDef] = ()) -> 
         return [instance for page in pages for group in page["Reservations"] for instance in group["Instances"]]
 
 
-def living(connection: Connection, name: str) -> InstanceTypeDef | None:
-    """Return the one instance of this Name that is not terminated, or None.
-
-    Raises:
-        NotFound: there are several.
-    """
-    return only(name, named(connection, name))
-
-
 def named(connection: Connection, name: str) -> list[InstanceTypeDef]:
     """Return every instance of this Name that EC2 still shows, terminated ones (for about an hour) included."""
     return instances(connection, [{"Name": "tag:Name", "Values": [re.sub(r"([\\*?])", r"\\\1", name)]}])
+
+
+def census(found: Iterable[InstanceTypeDef]) -> dict[str, list[list[str]]]:
+    """Return which names there are, as the cache keeps them: `{name: [[id, state], …]}`."""
+    names: dict[str, list[list[str]]] = {}
+    for instance in found:
+        name = tags(instance).get("Name", "")
+        names.setdefault(name, []).append([instance["InstanceId"], instance["State"]["Name"]])
+    return names
+
+
+def changed(connection: Connection, name: str) -> None:
+    """Note that a machine was made or unmade: what was known of its name is old."""
+    connection.cache.put(f"changed {name}", True, 2 * CENSUS_SECONDS)
+
+
+def before_launch(connection: Connection, name: str) -> tuple[InstanceTypeDef | None, list[str]]:
+    """Return the living machine of a name, if there is one, and the ids of terminated ones.
+
+    One question serves all machines of a map: only that a name is free is taken from an answer that is some seconds
+    old, and the launch's ClientToken stands behind that.
+
+    Raises:
+        NotFound: several machines of this name live.
+    """
+    if not connection.cache.get(f"changed {name}", lambda: False, 0):
+        names = connection.cache.get("names", lambda: census(instances(connection)), CENSUS_SECONDS)
+        known = names.get(name, [])
+        if not any(state in LIVING for _, state in known):
+            return None, [instance_id for instance_id, _ in known]
+    found = named(connection, name)
+    alive = only(name, found)
+    return alive, [instance["InstanceId"] for instance in found if instance is not alive]
 
 
 def only(name: str, candidates: Iterable[InstanceTypeDef]) -> InstanceTypeDef | None:
@@ -93,6 +128,11 @@ def image(connection: Connection, wanted: str | Mapping[str, Any]) -> Image:
         ConfigurationError: it is none of these.
         NotFound: there is no such image or parameter.
     """
+    key = json.dumps(wanted, sort_keys=True, default=str)
+    return Image(*connection.cache.get(f"image {key}", lambda: dataclasses.astuple(_find_image(connection, wanted))))
+
+
+def _find_image(connection: Connection, wanted: str | Mapping[str, Any]) -> Image:
     if isinstance(wanted, Mapping):
         return _newest_image(connection, wanted)
     image_id = str(wanted)
@@ -149,44 +189,56 @@ def _newest_image(connection: Connection, wanted: Mapping[str, Any]) -> Image:
     return _as_image(max(found, key=lambda each: (each.get("CreationDate", ""), each["ImageId"])))
 
 
-def subnet(connection: Connection, name: str) -> str:
-    """Return the id of the subnet with this Name tag.
+def subnet(connection: Connection, wanted: str) -> Subnet:
+    """Return the subnet with this id or Name tag.
 
     Raises:
         NotFound: there is none, or more than one.
     """
-    with api_errors(f"looking up the subnet {name}"):
-        found = connection.ec2.describe_subnets(Filters=[{"Name": "tag:Name", "Values": [name]}])["Subnets"]
-    if len(found) != 1:
-        raise NotFound(f"{len(found) or 'no'} subnets are called {name} in {connection.region}; exactly one is needed")
-    return found[0]["SubnetId"]
+
+    def ask() -> list[list[str]]:
+        by = "subnet-id" if wanted.startswith("subnet-") else "tag:Name"
+        with api_errors(f"looking up the subnet {wanted}"):
+            found = connection.ec2.describe_subnets(Filters=[{"Name": by, "Values": [wanted]}])["Subnets"]
+        if len(found) != 1:
+            raise NotFound(
+                f"{len(found) or 'no'} subnets are called {wanted} in {connection.region}; exactly one is needed"
+            )
+        return [[found[0]["SubnetId"], found[0]["VpcId"]]]
+
+    return Subnet(*connection.cache.get(f"subnet {wanted}", ask)[0])
 
 
-def security_groups(connection: Connection, names: Sequence[str], subnet_id: str = "") -> list[str]:
+def security_groups(connection: Connection, names: Sequence[str], vpc_id: str = "") -> list[str]:
     """Return the ids of security groups.
 
     Args:
         connection: where to look.
         names: group names or ids (`sg-…`), in the order wanted.
-        subnet_id: the subnet whose VPC decides between groups of the same name; empty: names must be unique.
+        vpc_id: the VPC in which a name counts; empty: it must be unique in the region.
 
     Raises:
         NotFound: a name stands for no group, or for several.
     """
-    unknown = [name for name in names if not name.startswith("sg-")]
-    if not unknown:
-        return list(names)
-    filters: list[FilterTypeDef] = [{"Name": "group-name", "Values": unknown}]
-    with api_errors(f"looking up the security groups {', '.join(unknown)}"):
+    unknown = sorted({name for name in names if not name.startswith("sg-")})
+    ids: dict[str, str] = {}
+    if unknown:
+        ids = connection.cache.get(f"groups {unknown} in {vpc_id}", lambda: _group_ids(connection, unknown, vpc_id))
+    return [ids.get(name, name) for name in names]
+
+
+def _group_ids(connection: Connection, names: Sequence[str], vpc_id: str) -> dict[str, str]:
+    filters: list[FilterTypeDef] = [{"Name": "group-name", "Values": list(names)}]
+    if vpc_id:
+        filters.append({"Name": "vpc-id", "Values": [vpc_id]})
+    with api_errors(f"looking up the security groups {', '.join(names)}"):
         groups = connection.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
-        if subnet_id and len(groups) > len(unknown):
-            vpc = connection.ec2.describe_subnets(SubnetIds=[subnet_id])["Subnets"][0]["VpcId"]
-            groups = [group for group in groups if group.get("VpcId") == vpc]
     ids: dict[str, list[str]] = {}
     for group in groups:
         ids.setdefault(group["GroupName"], []).append(group["GroupId"])
-    for name in unknown:
+    for name in names:
         if len(ids.get(name, [])) != 1:
             count = len(ids.get(name, [])) or "no"
-            raise NotFound(f"{count} security groups are called {name} in {connection.region}; exactly one is needed")
-    return [ids[name][0] if name in ids else name for name in names]
+            where = vpc_id or connection.region
+            raise NotFound(f"{count} security groups are called {name} in {where}; exactly one is needed")
+    return {name: ids[name][0] for name in names}

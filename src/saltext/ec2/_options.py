@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,117 +13,197 @@ import salt.config
 
 from saltext.ec2._errors import ConfigurationError
 
-Where = Literal["provider", "profile", "both"]
-Status = Literal["same", "changed", "new", "core", "refused"]
+log = logging.getLogger(__name__)
+
+Status = Literal["same", "changed", "new", "core", "needless", "refused"]
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option.
+    """One option of a provider, a profile or a map; each overrides the one before.
 
     Attributes:
-        name: as it is written in a provider, a profile or a map.
-        where: where it makes sense. A profile and a map override a provider, so "both" is the rule.
-        status: `same` as in the old driver, `changed` from it, `new`, read by Salt's `core`, or `refused`.
+        name: as it is written.
+        status: `same` as in the old driver; `changed` from it; `new`; read by Salt's `core`, unchanged; `needless`:
+            accepted with a warning, for what it did has no meaning any more; or `refused`.
         text: what it does; for a refused one, what to use instead.
         default: what holds when it is absent; None: nothing is sent, EC2 decides.
         globally: it may also stand in the main cloud configuration file.
     """
 
     name: str
-    where: Where
     status: Status
     text: str
     default: Any = None
     globally: bool = False
 
 
+_NO_PASSWORDS = "Machines on EC2 are entered with a key: private_key, or ssh_agent."
+_NO_WINDOWS = "Windows machines are not supported: install the minion by userdata, with deploy: False."
+_AT_ONCE = "RunInstances says at once whether there is a spot instance."
+_ONE_SESSION = "The deployment is one SSH session, see deploy_timeout and ssh_connect_timeout."
+
 OPTIONS: tuple[Option, ...] = (
     # -- the account
-    Option("driver", "provider", "core", "`ec2`."),
-    Option("location", "both", "same", "The region. Without it: boto3's own default."),
-    Option("region", "both", "new", "Another word for `location`."),
-    Option("allowed_regions", "provider", "new", "A list: any other region is refused before a call is made."),
-    Option("id", "provider", "same", "Access key. Without `id` and `key`: what boto3 finds (environment, profile, SSO, web identity, the instance's role)."),  # noqa: E501
-    Option("key", "provider", "same", "Secret key, see `id`."),
-    Option("token", "provider", "same", "Session token that belongs to `id` and `key`."),
-    Option("role_arn", "provider", "same", "A role to assume on top of the credentials."),
-    Option("profile_name", "provider", "new", "A profile of the AWS configuration files."),
-    Option("endpoint_url", "provider", "new", "Another endpoint than Amazon's. Without it: what boto3 finds."),
-    Option("max_attempts", "provider", "new", "How often botocore tries a call, waiting adaptively between.", 8),
-    Option("api_timeout", "provider", "new", "Seconds that a call may take.", 30),
+    Option("location", "same", "The region. Without it: boto3's own default."),
+    Option("region", "new", "Another word for `location`."),
+    Option("allowed_regions", "new", "A list: any other region is refused before a call is made."),
+    Option("id", "same", "Access key. Without `id` and `key`: what boto3 finds (environment, profile, SSO, web identity, the role of the instance); `use-instance-role-credentials` says the same."),
+    Option("key", "same", "Secret key, see `id`."),
+    Option("token", "same", "Session token that belongs to `id` and `key`."),
+    Option("role_arn", "same", "A role to assume on top of the credentials."),
+    Option("profile_name", "new", "A profile of the AWS configuration files."),
+    Option("endpoint_url", "new", "Another endpoint than Amazon's, with its scheme. Without it: what boto3 finds."),
+    Option("endpoint", "same", "The same without a scheme; https is meant."),
+    Option("service_url", "refused", "Set endpoint_url."),
+    Option("max_attempts", "new", "How often a call is tried; botocore's adaptive mode waits between. Each retry is logged.", 8),
+    Option("api_timeout", "new", "Seconds that one try of a call may take.", 30),
+    Option("owner", "changed", "Whose images `--list-images` shows; the old default was `amazon`, which is endless.", "self"),
     # -- the machine
-    Option("image", "both", "same", "`ami-…`; `ssm:/a/parameter`; or `{owner: …, name: pattern, architecture: …}`: the newest."),  # noqa: E501
-    Option("size", "both", "same", "The instance type."),
-    Option("keyname", "both", "same", "The EC2 key pair for the first login."),
-    Option("iam_profile", "both", "same", "Name or ARN of an instance profile."),
-    Option("tag", "both", "same", "Tags as a mapping, set at launch on the instance, its volumes and its interfaces."),
-    Option("metadata_options", "both", "changed", "The instance metadata service, in EC2's words. IMDSv2 is required unless this says otherwise.", {"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1}),  # noqa: E501
-    Option("credit_specification", "both", "new", "`standard` or `unlimited`, of burstable types."),
-    Option("userdata", "both", "same", "User data as text."),
-    Option("userdata_file", "both", "same", "A file with the user data."),
-    Option("userdata_template", "both", "same", "Render the user data: `jinja`, `mako` …; false: as it is.", None, globally=True),  # noqa: E501
-    Option("termination_protection", "both", "same", "EC2 refuses to terminate the machine.", False),
-    Option("ebs_optimized", "both", "same", "Dedicated bandwidth to volumes."),
+    Option("image", "changed", "`ami-…` as before; or `ssm:/a/parameter`; or `{owner: …, name: pattern, architecture: …}`: the newest."),
+    Option("size", "same", "The instance type."),
+    Option("launch_template", "new", "`{id: …}` or `{name: …}`, and perhaps `version`. Then `image` and `size` may be absent."),
+    Option("keyname", "same", "The EC2 key pair for the first login."),
+    Option("iam_profile", "same", "Name or ARN of an instance profile."),
+    Option("tag", "changed", "Tags as a mapping; set at launch, on the instance, its volumes and its interfaces."),
+    Option("metadata_options", "new", "The instance metadata service, in EC2's words (`HttpTokens`, or `http_tokens`). IMDSv2 is required unless this says otherwise.", {}),
+    Option("credit_specification", "new", "`standard` or `unlimited`, of burstable types."),
+    Option("cpu_options", "new", "`{CoreCount: …, ThreadsPerCore: …}`."),
+    Option("userdata", "same", "User data as text."),
+    Option("userdata_file", "same", "A file with the user data."),
+    Option("userdata_template", "same", "What renders the user data: `jinja`, `mako` …; false: nothing.", None, globally=True),
+    Option("termination_protection", "new", "EC2 refuses to terminate the machine.", False),
+    Option("shutdown_behavior", "new", "`stop` or `terminate`: what a shutdown from inside does."),
+    Option("monitoring", "new", "Detailed monitoring."),
+    Option("hibernation", "new", "The machine can hibernate; its root volume is encrypted, as that needs."),
+    Option("ebs_optimized", "same", "Dedicated bandwidth to volumes."),
+    Option("placementgroup", "same", "The placement group, by name."),
+    Option("tenancy", "new", "`default`, `dedicated` or `host`."),
+    Option("spot_config", "changed", "Launch a spot instance: `spot_price` (absent: at most the on-demand price), `type` (`one-time`, `persistent`), `interruption` (`terminate`, `stop`, `hibernate`)."),
+    Option("wait_for_spot_timeout", "needless", _AT_ONCE),
+    Option("wait_for_spot_interval", "needless", _AT_ONCE),
+    Option("wait_for_spot_interval_multiplier", "needless", _AT_ONCE),
+    Option("wait_for_spot_max_failures", "needless", _AT_ONCE),
     # -- disks
-    Option("block_device_mappings", "both", "changed", "EC2's list, nested or with `Ebs.` keys. Volumes are gp3 and encrypted unless it says otherwise; the root volume too."),  # noqa: E501
-    Option("del_root_vol_on_destroy", "both", "same", "Whether the root volume goes with the machine.", True),
-    Option("del_all_vols_on_destroy", "both", "same", "Whether every volume goes with the machine."),
+    Option("block_device_mappings", "changed", "EC2's list, nested or with `Ebs.` keys. Every volume, the root volume too, is gp3 and encrypted unless this says otherwise."),
+    Option("volumes", "changed", "Further volumes: `device` with `size`, or `snapshot`, or `volume_id` (an existing one); `type`, `iops`, `throughput`, `encrypted`, `kms_key_id`, `tags`. New ones are part of the launch, gp3 and encrypted unless this says otherwise."),
+    Option("del_root_vol_on_destroy", "changed", "Whether the root volume goes with the machine; the old default was the image's.", True),
+    Option("del_all_vols_on_destroy", "changed", "The same of all other volumes that are made at launch; the old default left them behind.", True),
+    Option("rename_on_destroy", "same", "Give a terminated machine another Name. Not needed: terminated ones are never mistaken for living ones.", False, globally=True),
     # -- the network
-    Option("subnetname", "both", "same", "The subnet, by its Name tag."),
-    Option("subnetid", "both", "same", "The subnet, by id."),
-    Option("securitygroup", "both", "same", "Security groups, by name or id: one or a list."),
-    Option("securitygroupname", "both", "same", "The same as `securitygroup`."),
-    Option("securitygroupid", "both", "same", "The same as `securitygroup`."),
-    Option("associate_public_ip", "both", "new", "Whether the machine gets a public address. Without it: the subnet decides."),  # noqa: E501
-    Option("private_ip", "both", "new", "The machine's private address."),
-    Option("availability_zone", "both", "same", "The zone, when no subnet decides it."),
+    Option("subnetname", "changed", "The subnet, by its Name tag; of a list, the first with room."),
+    Option("subnetid", "changed", "The subnet, by id; of a list, the first with room."),
+    Option("availability_zone", "changed", "The zone, when no subnet decides it; of a list, the first with room."),
+    Option("securitygroup", "same", "Security groups, by name or id: one or a list."),
+    Option("securitygroupname", "same", "The same as `securitygroup`."),
+    Option("securitygroupid", "same", "The same as `securitygroup`."),
+    Option("associate_public_ip", "new", "Whether the machine gets a public address. Without it: the subnet decides."),
+    Option("private_ip", "new", "The machine's private address."),
+    Option("network_interfaces", "same", "EC2's list of interfaces, with `SubnetId` or `SubnetName`, `SecurityGroupId`, `PrivateIpAddress`, `PrivateIpAddresses`, `SecondaryPrivateIpAddressCount`, `AssociatePublicIpAddress`, `SourceDestCheck`; `associate_eip` (an allocation id), `allocate_new_eip`, `allocate_new_eips` (one for each private address). Allocated addresses are released when the machine is destroyed."),
     # -- the deployment
-    Option("ssh_interface", "both", "same", "`public_ips` or `private_ips`: where salt-cloud reaches the machine.", "public_ips", globally=True),  # noqa: E501
-    Option("private_key", "both", "same", "The file with the key pair's private half.", None, globally=True),
-    Option("wait_for_ip_timeout", "both", "same", "Seconds for the machine to run and have its address.", 600, globally=True),  # noqa: E501
-    Option("wait_for_ip_interval", "both", "changed", "Seconds between two looks at it.", 2, globally=True),
-    Option("on_failure", "both", "new", "What happens to a machine whose deployment failed: `keep` (the next run repairs it) or `destroy`.", "keep", globally=True),  # noqa: E501
+    Option("ssh_interface", "same", "`public_ips` or `private_ips`: where salt-cloud reaches the machine.", "public_ips", globally=True),
+    Option("ssh_username", "same", "Who logs in; a list: each is tried in turn.", "root", globally=True),
+    Option("ssh_port", "same", "Where sshd listens.", 22, globally=True),
+    Option("private_key", "same", "The file with the key pair's private half.", None, globally=True),
+    Option("key_filename", "same", "The same as `private_key`."),
+    Option("ssh_keyfile", "same", "The same as `private_key`."),
+    Option("ssh_agent", "same", "An SSH agent holds the key.", False, globally=True),
+    Option("host_keys", "new", "`console`: trust the SSH host keys that the machine's console printed; `none`: trust any, which the old driver always did.", "console", globally=True),
+    Option("known_hosts_file", "same", "Trust the host keys of this file instead of the console's.", None, globally=True),
+    Option("ssh_gateway", "same", "A host, or host:port, through which the machine is reached; its own host key must be in the operator's known_hosts.", None, globally=True),
+    Option("ssh_gateway_port", "same", "The gateway's port.", 22, globally=True),
+    Option("ssh_gateway_user", "same", "Who logs in to the gateway.", "root", globally=True),
+    Option("ssh_gateway_key", "same", "The key for the gateway; absent: `private_key`.", None, globally=True),
+    Option("ssh_gateway_command", "changed", "What the gateway runs to reach the machine (`nc %h %p`); absent: its sshd forwards.", None, globally=True),
+    Option("ssh_gateway_password", "refused", _NO_PASSWORDS),
+    Option("ssh_connect_timeout", "same", "Seconds until a login must have worked.", 900, globally=True),
+    Option("deploy_timeout", "new", "Seconds that the deploy script may take.", 1800, globally=True),
+    Option("wait_for_ip_timeout", "same", "Seconds for the machine to run and have its address.", 600, globally=True),
+    Option("wait_for_ip_interval", "changed", "Seconds between two looks at it; the old default was 10.", 2, globally=True),
+    Option("wait_for_ip_interval_multiplier", "needless", "Throttled calls are spaced out by botocore."),
+    Option("on_failure", "new", "What becomes of a machine whose deployment failed: `keep` (the next run repairs it) or `destroy` (with its key).", "keep", globally=True),
+    Option("tmp_dir", "same", "The beginning of the remote folder's name.", "/tmp/.saltcloud", globally=True),
+    Option("keep_tmp", "same", "Leave that folder on the machine.", False, globally=True),
+    Option("sudo", "same", "Whether root's rights need sudo; absent: unless `ssh_username` is root.", None, globally=True),
+    Option("display_ssh_output", "same", "Show what the deploy script prints.", True, globally=True),
+    Option("sudo_password", "refused", _NO_PASSWORDS),
+    Option("password", "refused", _NO_PASSWORDS),
+    Option("deploy_command", "refused", "The script runs in tmp_dir: set that where /tmp is mounted noexec."),
+    Option("seed", "refused", "It never did anything; deploy: False is meant."),
+    Option("tty", "needless", _ONE_SESSION),
+    Option("file_transport", "needless", _ONE_SESSION),
+    Option("hard_timeout", "needless", _ONE_SESSION),
+    Option("wait_for_passwd_maxtries", "needless", _ONE_SESSION),
+    *(Option(name, "refused", _NO_WINDOWS) for name in (
+        "win_installer", "win_username", "win_password", "win_deploy_auth_retries", "win_deploy_auth_retry_delay",
+        "win_delay_start", "win_install_dir", "use_winrm", "winrm_port", "winrm_use_ssl", "winrm_verify_ssl", "smb_port",
+    )),
+    # -- Salt's own
+    *(Option(name, "core", text) for name, text in {
+        "driver": "`ec2`.",
+        "provider": "The provider of a profile.",
+        "extends": "The profile that this one extends.",
+        "deploy": "Whether a minion is installed.",
+        "script": "The deploy script.",
+        "script_args": "Its arguments.",
+        "script_env": "Its environment.",
+        "inline_script": "Commands to run after it.",
+        "preflight_cmds": "Commands to run before it.",
+        "file_map": "Files to copy to the machine first. One that is absent stops the run.",
+        "minion": "The minion's configuration.",
+        "grains": "The minion's grains.",
+        "keysize": "Bits of the minion's key.",
+        "force_minion_config": "Replace the configuration that the machine has already.",
+        "make_master": "Install a master, too.",
+        "make_minion": "Install a minion, too.",
+        "make_syndic": "Install a syndic, too.",
+        "master": "The master's configuration.",
+        "master_sign_pub_file": "The master's public signing key.",
+        "master_finger": "The fingerprint of the master's key.",
+        "requires": "Machines of the map to be made before this one.",
+        "start_action": "What the minion runs first.",
+        "sync_after_install": "What the minion syncs first.",
+        "domain": "The domain of the minion's id, with `use_fqdn`.",
+        "use_fqdn": "See `domain`.",
+    }.items()),
 )  # fmt: skip
 
-# Read by Salt's own code, from salt.cloud and salt.utils.cloud: they work as Salt documents them.
-CORE = frozenset(
-    """
-    deploy deploy_command display_ssh_output domain file_map file_transport force_minion_config grains hard_timeout
-    inline_script keep_tmp key_filename keysize level make_master make_minion make_syndic master master_finger
-    master_pem master_pub master_sign_pub_file minion name os password ping_on_startup preflight_cmds
-    preseed_minion_keys priv_key profile profiles provider pub_key requires salt_host script script_args script_env
-    smb_port ssh_agent ssh_gateway ssh_gateway_command ssh_gateway_key ssh_gateway_password ssh_gateway_port
-    ssh_gateway_user ssh_host ssh_keyfile ssh_port ssh_username start_action sudo sudo_password sync_after_install
-    tmp_dir tty use_fqdn wait_for_passwd_maxtries
-    """.split()  # noqa: SIM905
-)
+# What the core adds on its own to what it hands to `create`.
+INTERNAL = frozenset(
+    ("inline_script", "level", "master_pem", "master_pub", "name", "os", "preseed_minion_keys", "priv_key", "profile",
+     "profiles", "pub_key", "salt_host", "ssh_host")
+)  # fmt: skip
 
 TABLE: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 
 
-def check(names: Iterable[str], source: str) -> None:
-    """Stop at options that nothing reads.
+def check(names: Iterable[str], source: str, salt_options: Container[str] = ()) -> None:
+    """Stop at options that nothing reads, and warn of those that have lost their meaning.
 
     Args:
         names: the options that were given.
         source: where they stand, for the message: "profile web".
+        salt_options: what else may stand there, as it is an option of Salt.
 
     Raises:
         ConfigurationError: one is unknown or refused; the message names it and what to use.
     """
-    for name in sorted(names):
+    for name in sorted(set(names) - INTERNAL):
         option = TABLE.get(name)
-        if option is not None and option.status == "refused":
-            raise ConfigurationError(f"{source}: {name} is not supported. {option.text}")
-        if option is None and name not in CORE:
-            near = difflib.get_close_matches(name, [*TABLE, *CORE], n=1)
+        if option is None:
+            if name in salt_options:
+                continue
+            near = difflib.get_close_matches(name, TABLE, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; docs/driver-options.md lists what there is"
             raise ConfigurationError(f"{source}: unknown option {name}{hint}")
+        if option.status == "refused":
+            raise ConfigurationError(f"{source}: {name} is not supported. {option.text}")
+        if option.status == "needless":
+            log.warning("%s: %s has no effect. %s", source, name, option.text)
 
 
 def resolve(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what each option of the table is for one machine.
+    """Return what each option of the driver's own is for one machine.
 
     Args:
         machine: what salt-cloud's core merged from provider, profile and map.
@@ -129,8 +211,26 @@ def resolve(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> dict[str, An
     """
     return {
         option.name: salt.config.get_cloud_config_value(
-            option.name, machine, opts, default=option.default, search_global=option.globally
+            option.name, machine, opts, default=copy.deepcopy(option.default), search_global=option.globally
         )
         for option in OPTIONS
-        if option.status not in ("core", "refused")
+        if option.status in ("same", "changed", "new")
     }
+
+
+def reference() -> str:
+    """Return the table of docs/driver-options.md, in Markdown."""
+    rows = ["| option | old driver | default | what it does |", "| --- | --- | --- | --- |"]
+    words = {
+        "same": "the same",
+        "changed": "changed",
+        "new": "-",
+        "core": "the same (Salt's core)",
+        "needless": "**no effect**, with a warning",
+        "refused": "**refused**",
+    }
+    for option in OPTIONS:
+        default = "" if option.default in (None, {}) else f"`{str(option.default).lower()}`"
+        text = option.text.replace("|", "\\|")
+        rows.append(f"| `{option.name}` | {words[option.status]} | {default} | {text} |")
+    return "\n".join(rows) + "\n"

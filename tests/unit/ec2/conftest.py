@@ -61,6 +61,7 @@ def opts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         **salt.config.DEFAULT_CLOUD_OPTS,
         "sock_dir": str(tmp_path),
         "cachedir": str(tmp_path),
+        "pki_dir": str(tmp_path / "pki"),
         "transport": "zeromq",
         "deploy": False,
         "providers": {"cloud": {"ec2": provider}},

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from saltext.ec2 import _deploy, _host_keys
 from saltext.ec2._errors import ConfigurationError, DeployError, NotFound
 from saltext.ec2.clouds import ec2 as driver
 
@@ -81,12 +82,20 @@ def test_an_unknown_option_is_an_error_that_suggests_the_right_one(ec2: Any, mac
 
 @pytest.fixture
 def deploying(opts: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return what the bootstrap is to answer; deployments are on, and find a private key."""
-    answer: dict[str, Any] = {"deployed": True}
+    """Return what the deployment is to meet: an `Error`, or nothing."""
+    outcome: dict[str, Any] = {}
     (tmp_path / "key").touch()
     opts |= {"deploy": True, "private_key": str(tmp_path / "key")}
-    monkeypatch.setitem(driver.__utils__, "cloud.bootstrap", lambda *_: answer)
-    return answer
+
+    def install(*_: Any, **__: Any) -> None:
+        if outcome:
+            raise DeployError(outcome["Error"])
+
+    monkeypatch.setattr(_deploy, "archive", lambda *_: b"")
+    monkeypatch.setattr(_deploy, "wait_for_port", lambda *_: None)
+    monkeypatch.setattr(_deploy, "install", install)
+    monkeypatch.setattr(_host_keys, "read", lambda *_: ["ssh-ed25519 AAAA"])
+    return outcome
 
 
 def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(

@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +19,7 @@ import salt.config
 import salt.utils.cloud
 import salt.utils.files
 
-from saltext.ec2 import _launch, _lookup, _options
+from saltext.ec2 import _deploy, _host_keys, _launch, _lookup, _options
 from saltext.ec2._client import Connection, connect, region_of
 from saltext.ec2._errors import (
     ApiError,
@@ -96,7 +97,7 @@ def get_configured_provider() -> dict[str, Any] | bool:
     provider = salt.config.is_provider_configured(__opts__, _provider_name(), ("driver",), log_message=False)
     if not provider:
         return False
-    _options.check((name for name in provider if name not in __opts__), f"provider {_provider_name()}")
+    _options.check(provider, f"provider {_provider_name()}", __opts__)
     region_of(provider)
     return dict(provider)
 
@@ -109,7 +110,7 @@ def _provider() -> dict[str, Any]:
 
 
 def _connection(options: Mapping[str, Any] | None = None) -> Connection:
-    return connect(options if options is not None else _provider())
+    return connect(options if options is not None else _provider(), __opts__["cachedir"])
 
 
 # -- queries --------------------------------------------------------------------------------------------------------
@@ -117,7 +118,10 @@ def _connection(options: Mapping[str, Any] | None = None) -> Connection:
 
 def _nodes() -> dict[str, dict[str, Any]]:
     """Return the machines that are not terminated; one without a name, or with another's, goes by its id."""
-    alive = [one for one in _lookup.instances(_connection()) if one["State"]["Name"] in _lookup.LIVING]
+    connection = _connection()
+    found = _lookup.instances(connection)
+    connection.cache.put("names", _lookup.census(found), _lookup.CENSUS_SECONDS)
+    alive = [instance for instance in found if instance["State"]["Name"] in _lookup.LIVING]
     names = [_lookup.tags(instance).get("Name") for instance in alive]
     return {
         name if name and names.count(name) == 1 else instance["InstanceId"]: _describe(instance)
@@ -295,20 +299,29 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         Ec2Error: the machine does not run, or its minion could not be installed.
     """
     name: str = vm_["name"]
-    _options.check((option for option in vm_ if option not in __opts__), f"{name} (profile {vm_.get('profile')})")
+    _options.check(vm_, f"{name} (profile {vm_.get('profile')})", __opts__)
     options = _options.resolve(vm_, __opts__)
     _event(name, "creating", "starting create", {"profile": vm_.get("profile"), "provider": vm_["driver"]})
     deploy = bool(salt.config.get_cloud_config_value("deploy", vm_, __opts__))
+    payload = b""
     if deploy:
-        vm_["key_filename"] = _private_key(options)
+        _private_key(options)
+        payload = _deploy.archive(vm_, __opts__)  # before the launch: what it lacks, it lacks before money is spent
 
-    connection = connect(options)
+    connection = _connection(options)
     instance = _adopt_or_launch(connection, options, vm_, deploy=deploy)
-    instance = _wait_until_running(connection, options, name, instance)
-    result: dict[str, Any] = {}
     if deploy:
-        result = _deploy(connection, options, vm_, instance)
-    result |= _describe(instance)
+        _install(connection, options, vm_, instance, payload)
+    instance = _wait_until_running(connection, options, name, instance)
+    _attach(connection, options, name, instance)
+    if deploy:
+        with api_errors(f"tagging {name} as deployed"):
+            connection.ec2.create_tags(
+                Resources=[instance["InstanceId"]], Tags=[{"Key": _launch.DEPLOY_TAG, "Value": "done"}]
+            )
+    result = _describe(instance)
+    if deploy:
+        result["deployed"] = True
     _event(name, "created", "created instance", {"instance_id": instance["InstanceId"], "provider": vm_["driver"]})
     return result
 
@@ -317,26 +330,42 @@ def _adopt_or_launch(
     connection: Connection, options: Mapping[str, Any], vm_: Mapping[str, Any], *, deploy: bool
 ) -> InstanceTypeDef:
     name = vm_["name"]
-    known = _lookup.named(connection, name)
-    instance = _lookup.only(name, known)
+    instance, predecessors = _lookup.before_launch(connection, name)
     if instance is None:
-        return _launch_once(connection, options, vm_, [each["InstanceId"] for each in known], deploy=deploy)
+        return _launch_somewhere(connection, options, vm_, predecessors, deploy=deploy)
     log.warning("%s exists already as %s: it is not launched again", name, instance["InstanceId"])
     if instance["State"]["Name"] in ("stopping", "stopped"):
         _start(connection, name, instance)
     return instance
 
 
-def _launch_once(
+def _launch_somewhere(
     connection: Connection, options: Mapping[str, Any], vm_: Mapping[str, Any], predecessors: list[str], *, deploy: bool
 ) -> InstanceTypeDef:
+    """Launch in the first place that has room."""
     name = vm_["name"]
-    wanted = _launch.request(connection, options, name, userdata=_userdata(options, vm_), deploy=deploy)
+    userdata = _userdata(options, vm_)
     _event(name, "requesting", "requesting instance", {"kwargs": {"size": options["size"], "image": options["image"]}})
+    places = _launch.variants(options)
+    for number, place in enumerate(places):
+        wanted = _launch.request(connection, place, name, userdata=userdata, deploy=deploy)
+        try:
+            return _launch_once(connection, name, wanted, predecessors)
+        except ApiError as error:
+            if error.code not in _launch.NO_ROOM or number == len(places) - 1:
+                raise
+            log.warning("%s; trying the next place", error)
+    raise LaunchError(f"{name}: there is no place to launch it in")
+
+
+def _launch_once(
+    connection: Connection, name: str, wanted: Mapping[str, Any], predecessors: list[str]
+) -> InstanceTypeDef:
     for _ in range(10):
         token = _launch.client_token(connection.region, name, wanted, predecessors)
         with api_errors(f"launching {name}"):
             instance = connection.ec2.run_instances(**wanted, ClientToken=token)["Instances"][0]
+        _lookup.changed(connection, name)
         if instance["State"]["Name"] in _lookup.LIVING:
             log.info("%s is launched as %s", name, instance["InstanceId"])
             return instance
@@ -345,32 +374,35 @@ def _launch_once(
     raise LaunchError(f"{name}: EC2 answers with terminated instances only: {', '.join(predecessors)}")
 
 
+def _look_again(connection: Connection, name: str, instance: InstanceTypeDef) -> InstanceTypeDef:
+    """Return the instance as it is now; right after a launch EC2 may not know it yet.
+
+    Raises:
+        LaunchError: it has been terminated.
+    """
+    instance_id = instance["InstanceId"]
+    found = _lookup.instances(connection, [{"Name": "instance-id", "Values": [instance_id]}])
+    instance = found[0] if found else instance
+    if instance["State"]["Name"] not in _lookup.LIVING:
+        reason = instance.get("StateReason", {}).get("Message") or "EC2 gives no reason"
+        raise LaunchError(f"{name} ({instance_id}) is {instance['State']['Name']} instead of running: {reason}")
+    return instance
+
+
 def _wait_until_running(
     connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef
 ) -> InstanceTypeDef:
     """Return the instance once it runs and has the address that `ssh_interface` asks for."""
-    instance_id = instance["InstanceId"]
     deadline = time.monotonic() + float(options["wait_for_ip_timeout"])
     while True:
-        try:
-            found = _lookup.instances(connection, [{"Name": "instance-id", "Values": [instance_id]}])
-        except ApiError as error:
-            if error.code != "InvalidInstanceID.NotFound":
-                raise
-            found = []
-        if found:
-            instance = found[0]
-            state = instance["State"]["Name"]
-            if state == "running" and _address(options, instance):
-                return instance
-            if state in ("shutting-down", "terminated"):
-                reason = instance.get("StateReason", {}).get("Message", "EC2 gives no reason")
-                raise LaunchError(f"{name} ({instance_id}) is {state} instead of running: {reason}")
+        instance = _look_again(connection, name, instance)
+        if instance["State"]["Name"] == "running" and _address(options, instance):
+            return instance
         if time.monotonic() > deadline:
-            state = instance["State"]["Name"]
             raise LaunchError(
-                f"{name} ({instance_id}) is {state} and has no address in {options['ssh_interface']}"
-                f" after {options['wait_for_ip_timeout']} s; it was left as it is, the next run goes on with it"
+                f"{name} ({instance['InstanceId']}) is {instance['State']['Name']} and has "
+                f"{'an' if _address(options, instance) else 'no'} address in {options['ssh_interface']} after "
+                f"{options['wait_for_ip_timeout']} s; it was left as it is, the next run goes on with it"
             )
         time.sleep(float(options["wait_for_ip_interval"]))
 
@@ -382,36 +414,174 @@ def _address(options: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
     return str(instance.get(keys[options["ssh_interface"]]) or "")
 
 
-def _deploy(
-    connection: Connection, options: Mapping[str, Any], vm_: dict[str, Any], instance: InstanceTypeDef
-) -> dict[str, Any]:
-    name = vm_["name"]
-    vm_["ssh_host"] = _address(options, instance)
-    vm_["salt_host"] = vm_["ssh_host"]
-    result: dict[str, Any] = {}
-    problem: object = None
+def _attach(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> None:
+    """Give a running machine what a launch cannot: existing volumes, tags of single volumes, fixed addresses."""
+    instance_id = instance["InstanceId"]
+    devices = {each.get("DeviceName"): each.get("Ebs", {}).get("VolumeId") for each in instance["BlockDeviceMappings"]}
+    for volume in options.get("volumes") or []:
+        volume_id = volume.get("volume_id")
+        if volume_id and devices.get(volume["device"]) != volume_id:
+            with api_errors(f"attaching {volume_id} to {name}"):
+                connection.ec2.attach_volume(InstanceId=instance_id, VolumeId=volume_id, Device=volume["device"])
+        volume_id = volume_id or devices.get(volume["device"])
+        if volume.get("tags") and volume_id:
+            with api_errors(f"tagging {volume_id} of {name}"):
+                connection.ec2.create_tags(Resources=[volume_id], Tags=_launch.tag_list(volume["tags"]))
+    interfaces = {each["Attachment"]["DeviceIndex"]: each for each in instance.get("NetworkInterfaces", [])}
+    for wanted in options.get("network_interfaces") or []:
+        interface = interfaces[wanted.get("DeviceIndex", 0)]
+        if "SourceDestCheck" in wanted and interface.get("SourceDestCheck") != wanted["SourceDestCheck"]:
+            with api_errors(f"setting SourceDestCheck of {name}"):
+                connection.ec2.modify_network_interface_attribute(
+                    NetworkInterfaceId=interface["NetworkInterfaceId"],
+                    SourceDestCheck={"Value": wanted["SourceDestCheck"]},
+                )
+        _fixed_addresses(connection, name, wanted, interface)
+
+
+def _fixed_addresses(
+    connection: Connection, name: str, wanted: Mapping[str, Any], interface: Mapping[str, Any]
+) -> None:
+    """Associate elastic addresses with an interface, unless it has them already."""
+    addresses = interface["PrivateIpAddresses"]
+    if not (wanted.get("allocate_new_eips")):
+        addresses = [each for each in addresses if each.get("Primary")]
+    if not any(wanted.get(key) for key in ("associate_eip", "allocate_new_eip", "allocate_new_eips")):
+        return
+    for address in addresses:
+        if address.get("Association", {}).get("IpOwnerId", "amazon") != "amazon":
+            continue
+        allocation = wanted.get("associate_eip")
+        with api_errors(f"giving {name} an elastic address"):
+            if not allocation:
+                tags = {"Name": name, _launch.RELEASE_TAG: name}
+                specification: Any = [{"ResourceType": "elastic-ip", "Tags": _launch.tag_list(tags)}]
+                allocated = connection.ec2.allocate_address(Domain="vpc", TagSpecifications=specification)
+                allocation = allocated["AllocationId"]
+            connection.ec2.associate_address(
+                AllocationId=allocation,
+                NetworkInterfaceId=interface["NetworkInterfaceId"],
+                PrivateIpAddress=address["PrivateIpAddress"],
+                AllowReassociation=False,
+            )
+
+
+# -- the deployment -------------------------------------------------------------------------------------------------
+
+
+def _install(
+    connection: Connection,
+    options: Mapping[str, Any],
+    vm_: dict[str, Any],
+    instance: InstanceTypeDef,
+    payload: bytes,
+) -> None:
+    """Install the minion; the wait for the machine to run and the wait for its sshd are one.
+
+    Raises:
+        LaunchError: the machine does not come to run.
+        DeployError: it runs; what kept the minion from being installed, and what became of the machine.
+    """
+    name, instance_id = vm_["name"], instance["InstanceId"]
     try:
-        result = __utils__["cloud.bootstrap"](vm_, __opts__)
-        problem = result.get("Error")
-    except Exception as error:
-        log.debug("Deploying %s failed", name, exc_info=True)
-        problem = error
-    if problem:
-        after = "it was left running, with its key accepted: run the same command again to repair it"
-        if options["on_failure"] == "destroy":
-            destroy(name, call="action")
-            after = "it was destroyed, as on_failure says"
-        raise DeployError(f"deploying {name} ({instance['InstanceId']}) failed: {problem}; {after}")
-    with api_errors(f"tagging {name} as deployed"):
-        connection.ec2.create_tags(
-            Resources=[instance["InstanceId"]], Tags=[{"Key": _launch.DEPLOY_TAG, "Value": "done"}]
+        if not _address(options, instance):
+            instance = _wait_until_running(connection, options, name, instance)
+        vm_["ssh_host"] = vm_["salt_host"] = _address(options, instance)
+        alive = _watch(connection, name, instance)
+        _event(name, "deploying", "executing deploy script", {"instance_id": instance_id, "host": vm_["ssh_host"]})
+        _deploy.install(
+            name,
+            _login(connection, options, name, instance, alive),
+            payload,
+            connect_timeout=float(options["ssh_connect_timeout"]),
+            run_timeout=float(options["deploy_timeout"]),
+            folder=options["tmp_dir"],
+            keep=bool(options["keep_tmp"]),
+            show=print if options["display_ssh_output"] and not __opts__.get("parallel") else log.debug,
+            alive=alive,
         )
-    return result
+        _event(name, "deploy_script", f"{name} has been deployed at {vm_['ssh_host']}", {"host": vm_["ssh_host"]})
+    except LaunchError:
+        raise
+    except (ApiError, DeployError) as error:
+        if options["on_failure"] == "destroy":
+            _destroy(connection, name, instance)
+            salt.utils.cloud.remove_key(__opts__["pki_dir"], name)
+            after = "it was destroyed, and its key removed, as on_failure says"
+        else:
+            after = "it was left as it is, with its key accepted: run the same command again to repair it"
+        raise DeployError(f"deploying {name} ({instance_id}) failed: {error}; {after}") from error
+
+
+def _watch(connection: Connection, name: str, instance: InstanceTypeDef) -> Callable[[], None]:
+    """Return a check that the machine still lives, which asks EC2 every 15 seconds at most."""
+    asked = time.monotonic()
+
+    def alive() -> None:
+        nonlocal asked
+        if time.monotonic() - asked > 15:
+            asked = time.monotonic()
+            _look_again(connection, name, instance)
+
+    return alive
+
+
+def _login(
+    connection: Connection,
+    options: Mapping[str, Any],
+    name: str,
+    instance: InstanceTypeDef,
+    alive: Callable[[], None],
+) -> _deploy.Login:
+    users = options["ssh_username"]
+    users = [users] if isinstance(users, str) else list(users)
+    address, port = _address(options, instance), int(options["ssh_port"])
+    proxy = _deploy.proxy_command(options)
+    if not proxy:
+        _deploy.wait_for_port(address, port, float(options["ssh_connect_timeout"]), alive)
+    return _deploy.Login(
+        address,
+        port,
+        users,
+        _host_key_options(connection, options, name, instance["InstanceId"], alive),
+        _private_key(options),
+        proxy,
+        sudo=options["sudo"] is not False,
+    )
+
+
+def _host_key_options(
+    connection: Connection, options: Mapping[str, Any], name: str, instance_id: str, alive: Callable[[], None]
+) -> dict[str, str]:
+    """Return OpenSSH's options for the machine's host key, once it is known."""
+    if options["host_keys"] == "none":
+        return {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
+    if options["host_keys"] != "console":
+        raise ConfigurationError(f"host_keys is console or none, not {options['host_keys']!r}")
+    strict = {"StrictHostKeyChecking": "yes", "UpdateHostKeys": "no"}
+    if options["known_hosts_file"] not in (None, "/dev/null"):
+        return {**strict, "UserKnownHostsFile": str(options["known_hosts_file"])}
+    known = _host_keys.KnownHosts(__opts__["cachedir"])
+    deadline = time.monotonic() + float(options["ssh_connect_timeout"])
+    while not known.knows(instance_id):
+        if keys := _host_keys.read(connection, name, instance_id):
+            known.learn(instance_id, keys)
+            break
+        if time.monotonic() > deadline:
+            raise DeployError(
+                "its console does not show its SSH host keys: they are printed at first boot by images with"
+                " cloud-init; for others set known_hosts_file, or host_keys: none"
+            )
+        alive()
+        time.sleep(float(options["wait_for_ip_interval"]))
+    return {**strict, "UserKnownHostsFile": str(known.path), "HostKeyAlias": instance_id}
 
 
 def _private_key(options: Mapping[str, Any]) -> str:
-    path = options.get("private_key")
+    path = options.get("private_key") or options.get("key_filename") or options.get("ssh_keyfile")
     if not path:
+        if options.get("ssh_agent"):
+            return ""
         raise ConfigurationError("private_key is not set: it names the file with the key pair's private half")
     if not Path(path).is_file():
         raise ConfigurationError(f"private_key {path} does not exist")
@@ -431,6 +601,9 @@ def _userdata(options: Mapping[str, Any], vm_: Mapping[str, Any]) -> str:
     return str(salt.utils.cloud.userdata_template(__opts__, vm_, text) or "") if text else ""
 
 
+# -- the end, and the states between --------------------------------------------------------------------------------
+
+
 def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """Terminate one machine. Its key leaves the master with it: the core sees to that.
 
@@ -442,14 +615,30 @@ def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """
     _not_a_function("destroy", call)
     connection = _connection()
-    instance_id = _machine(connection, name)["InstanceId"]
+    return _destroy(connection, name, _machine(connection, name))
+
+
+def _destroy(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
+    instance_id = instance["InstanceId"]
     _event(name, "destroying", "destroying instance", {"name": name, "instance_id": instance_id})
     with api_errors(f"destroying {name}"):
-        change = connection.ec2.terminate_instances(InstanceIds=[instance_id])["TerminatingInstances"][0]
+        change = _change(connection.ec2.terminate_instances(InstanceIds=[instance_id])["TerminatingInstances"][0])
+    _lookup.changed(connection, name)
+    with api_errors(f"releasing the elastic addresses of {name}"):
+        owned: Any = [{"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [name]}]
+        for address in connection.ec2.describe_addresses(Filters=owned)["Addresses"]:
+            if address.get("AssociationId"):
+                connection.ec2.disassociate_address(AssociationId=address["AssociationId"])
+            connection.ec2.release_address(AllocationId=address["AllocationId"])
+    renames = _provider().get("rename_on_destroy", __opts__.get("rename_on_destroy"))
+    if renames:
+        change["newname"] = f"{name}-DEL{uuid.uuid4().hex}"
+        with api_errors(f"renaming {name}"):
+            connection.ec2.create_tags(Resources=[instance_id], Tags=[{"Key": "Name", "Value": change["newname"]}])
     _event(name, "destroyed", "destroyed instance", {"name": name, "instance_id": instance_id})
     if __opts__.get("update_cachedir"):
         salt.utils.cloud.delete_minion_cachedir(name, _provider_name().split(":")[0], __opts__)
-    return _change(change)
+    return change
 
 
 def start(name: str, call: str | None = None) -> dict[str, Any]:
@@ -503,7 +692,7 @@ def _machine(connection: Connection, name: str) -> InstanceTypeDef:
         by_id = _lookup.instances(connection, [{"Name": "instance-id", "Values": [name]}])
         instance = _lookup.only(name, by_id)
     else:
-        instance = _lookup.living(connection, name)
+        instance = _lookup.only(name, _lookup.named(connection, name))
     if instance is None:
         raise NotFound(f"there is no machine called {name} in {connection.region}")
     return instance

@@ -1,0 +1,62 @@
+"""Which SSH host keys a machine has, as its console printed them at first boot: EC2's word, not the network's."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from saltext.ec2._client import Connection
+from saltext.ec2._errors import api_errors
+
+# cloud-init's module keys_to_console prints this block; a line may begin with a time stamp of the kernel's log.
+BLOCK = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
+KEY = re.compile(r"\b((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) (AAAA[0-9A-Za-z+/]+=*)")
+
+
+def from_console(output: str) -> list[str]:
+    """Return the host keys in a console's output, as `type key`; the last block counts.
+
+    Args:
+        output: what GetConsoleOutput returned.
+    """
+    blocks = BLOCK.findall(output)
+    return [f"{kind} {key}" for kind, key in KEY.findall(blocks[-1])] if blocks else []
+
+
+def read(connection: Connection, name: str, instance_id: str) -> list[str]:
+    """Return the host keys that a machine's console shows by now.
+
+    Raises:
+        ApiError: the console cannot be read.
+    """
+    with api_errors(f"reading the console of {name}"):
+        output = connection.ec2.get_console_output(InstanceId=instance_id).get("Output", "")
+    return from_console(output)
+
+
+class KnownHosts:
+    """OpenSSH's known_hosts with the keys learnt so far, by instance id.
+
+    The console forgets: it shows the first boot only for as long as nothing else fills it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Choose the file, in Salt's cache directory."""
+        self.path = Path(folder) / "ec2" / "known_hosts"
+
+    def knows(self, instance_id: str) -> bool:
+        """Tell whether a machine's keys were learnt."""
+        if not self.path.is_file():
+            return False
+        return any(line.split(" ", 1)[0] == instance_id for line in self.path.read_text().splitlines())
+
+    def learn(self, instance_id: str, keys: list[str]) -> None:
+        """Add a machine's keys, in one write: others may do the same at this moment."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lines = "".join(f"{instance_id} {key}\n" for key in keys)
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, lines.encode())
+        finally:
+            os.close(handle)
