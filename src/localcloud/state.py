@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import moto
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 from moto.backends import get_backend
 from moto.core.base_backend import BackendDict
 from moto.s3.models import FakeKey
@@ -144,6 +146,8 @@ class _Pickler(pickle.Pickler):
                 None,
                 iter(obj.items()),
             )
+        if isinstance(obj, rsa.RSAPrivateKey):  # of KMS: the first encrypted volume makes the key aws/ebs
+            return _rsa_key, (obj.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),)
         if isinstance(obj, FakeKey):
             state = {name: value for name, value in vars(obj).items() if name not in ("_value_buffer", "lock")}
             return _new, (type(obj),), state | {"value": _Body(self._store(obj))}
@@ -168,6 +172,10 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: str) -> bytes:
         return (self._objects / pid).read_bytes()
+
+
+def _rsa_key(der: bytes) -> object:
+    return load_der_private_key(der, None)
 
 
 def _new(cls: type) -> object:

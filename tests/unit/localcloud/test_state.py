@@ -133,3 +133,12 @@ def test_secrets_of_the_state_are_their_owners_alone(tmp_path: Path) -> None:
         local.ec2.create_vpc(CidrBlock="10.99.0.0/16")
     for name in ("moto.pickle", "credentials.json"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_key_of_encrypted_volumes_is_saved(tmp_path: Path) -> None:
+    host = MemoryHost()
+    with running(tmp_path, host) as local:
+        volume = local.ec2.create_volume(AvailabilityZone="eu-west-1a", Size=1, Encrypted=True)
+    with running(tmp_path, host) as local:
+        (found,) = local.ec2.describe_volumes(VolumeIds=[volume["VolumeId"]])["Volumes"]
+        assert found["Encrypted"]
