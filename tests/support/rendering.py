@@ -1,0 +1,221 @@
+"""Salt's own compiler for one minion, without a master, a machine or root.
+
+Three modules stand in for what only a running stack can answer: the mine, this machine's address, the master's key.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import salt.config
+import salt.loader
+import salt.pillar
+import salt.state
+import salt.utils.templates
+
+from plainpillar import DEPLOYMENT, ROOT, PlainPillar
+
+TREE = ROOT / "salt"
+Chunk = dict[str, Any]
+
+STAND_INS = {
+    "mine": """
+import fnmatch
+def get(tgt, fun):
+    assert fun == "private_address"
+    return {id: [address] for id, address in __opts__["test_addresses"].items() if fnmatch.fnmatch(id, tgt)}
+""",
+    "network": """
+def ip_addrs(cidr):
+    return [__opts__["test_addresses"][__opts__["id"]]]
+""",
+    "master_key": """
+def finger(path=None):
+    return "00:11:22"
+""",
+}
+
+# The execution modules of Salt's own that compiling and our states' Jinja use; Jinja's import loads all there are.
+OF_SALT = ("config", "cp", "file", "hashutil", "match", "pillar", "state")
+
+
+def addresses() -> dict[str, str]:
+    """Return minion id -> address of the whole map."""
+    return {minion_id: f"10.20.1.{number}" for number, minion_id in enumerate(DEPLOYMENT.machines(), start=10)}
+
+
+@dataclass
+class Compiled:
+    """What Salt makes of some states for one minion.
+
+    Attributes:
+        sls: the names of the SLS files that took part, included ones too.
+        chunks: the low chunks, one for each state function.
+        errors: what Salt complains about.
+    """
+
+    sls: set[str]
+    chunks: list[Chunk]
+    errors: list[str] = field(default_factory=list)
+
+
+class Compiler:
+    """Pillar and states as one minion would get them."""
+
+    def __init__(
+        self, minion_id: str, folder: Path, pillar: PlainPillar, grains: Mapping[str, Any] | None = None
+    ) -> None:
+        """Prepare a minion.
+
+        Args:
+            minion_id: who it is.
+            folder: an empty folder to work in.
+            pillar: the deployment's root, in front of `pillar/base`.
+            grains: what it claims of itself.
+        """
+        modules = folder / "modules"
+        modules.mkdir(parents=True)
+        for name, source in STAND_INS.items():
+            (modules / f"{name}.py").write_text(source)
+        own_grains = {"id": minion_id, "os": "Debian", "os_family": "Debian", "saltversioninfo": [3008]}
+        self.opts = salt.config.minion_config(None)
+        self.opts.update(
+            {  # its `|=` is not its own and does nothing
+                "id": minion_id,
+                "file_client": "local",
+                "file_roots": {"base": [str(TREE)]},
+                "pillar_roots": {"base": [str(pillar.path), str(ROOT / "pillar/base")]},
+                "root_dir": str(folder),
+                "cachedir": str(folder / "cache"),
+                "extension_modules": str(folder / "extmods"),
+                "module_dirs": [str(modules), str(TREE / "_modules")],
+                "states_dirs": [str(TREE / "_states")],
+                "whitelist_modules": [*OF_SALT, *STAND_INS, *(path.stem for path in (TREE / "_modules").glob("*.py"))],
+                "test_addresses": addresses(),
+                "grains": own_grains | dict(grains or {}),
+            }
+        )
+
+    def pillar(self) -> dict[str, Any]:
+        """Return the pillar, with `_errors` where Salt found any."""
+        client = salt.pillar.Pillar(self.opts, self.opts["grains"], self.opts["id"], "base")
+        return dict(client.compile_pillar())
+
+    def highstate(self) -> Compiled:
+        """Compile what the top file gives this minion."""
+        top = self._salt.get_top()
+        compiled = self._compile(self._salt.top_matches(top))
+        compiled.errors += self._salt.verify_tops(top)
+        return compiled
+
+    def top(self) -> list[str]:
+        """Return the SLS files that the top file names for this minion, in their order."""
+        matches: dict[str, list[str]] = self._salt.top_matches(self._salt.get_top())
+        return matches.get("base", [])
+
+    def states(self, *sls: str) -> Compiled:
+        """Compile the named SLS files."""
+        return self._compile({"base": list(sls)})
+
+    @cached_property
+    def _salt(self) -> Any:
+        return salt.state.HighState(self.opts)
+
+    def _compile(self, matches: dict[str, list[str]]) -> Compiled:
+        compiler = self._salt
+        compiler.building_highstate.clear()  # what an earlier compilation left
+        high, errors = compiler.render_highstate(matches)
+        sls = {body["__sls__"] for body in high.values() if isinstance(body, dict) and "__sls__" in body}
+        sls |= {name for names in matches.values() for name in names}
+        if errors:
+            return Compiled(sls, [], errors)
+        high, extend_errors = compiler.state.reconcile_extend(high)
+        errors = extend_errors + compiler.state.verify_high(high)
+        high, requisite_errors = compiler.state.requisite_in(high)
+        chunks, chunk_errors = compiler.state.compile_high_data(high)
+        return Compiled(sls, chunks, errors + requisite_errors + chunk_errors)
+
+    def render(self, chunk: Chunk) -> dict[str, Any]:
+        """Render the template of a `file.managed` chunk, which sees nothing but its context and execution modules."""
+        context = dict(chunk.get("defaults") or {}) | dict(chunk.get("context") or {})
+        source = TREE / str(chunk["source"]).removeprefix("salt://")
+        rendered: dict[str, Any] = salt.utils.templates.TEMPLATE_REGISTRY[chunk["template"]](
+            str(source),
+            to_str=True,
+            context=context,
+            opts=self.opts,
+            saltenv="base",
+            salt=self._salt.state.functions,
+            grains={},
+            pillar={},
+        )
+        return rendered
+
+
+def missing_requisites(chunks: list[Chunk]) -> Iterator[str]:
+    """Yield every requisite that points at nothing."""
+    known = {(chunk["state"], chunk[key]) for chunk in chunks for key in ("__id__", "name")}
+    known |= {("sls", chunk["__sls__"]) for chunk in chunks}
+    known |= {("id", chunk["__id__"]) for chunk in chunks}
+    for chunk in chunks:
+        for kind in ("require", "require_any", "watch", "watch_any", "onchanges", "onchanges_any", "onfail", "prereq"):
+            for requisite in chunk.get(kind, []):
+                pair = next(iter(requisite.items())) if isinstance(requisite, dict) else ("id", requisite)
+                if pair not in known:
+                    yield f"{chunk['__sls__']}: {chunk['__id__']}: {kind}: {pair[0]}: {pair[1]} does not exist"
+
+
+def unknown_options(chunk: Chunk) -> Iterator[str]:
+    """Yield every option that the state function does not take; Salt would ignore some of them silently."""
+    function = _state_function(chunk["state"], chunk["fun"])
+    if function is None:
+        yield f"{chunk['__id__']}: there is no state {chunk['state']}.{chunk['fun']}"
+        return
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        accepted = set(chunk) - SILENTLY_IGNORED
+    else:
+        accepted = set(parameters)
+    for option in set(chunk) - accepted - OF_EVERY_STATE:
+        if not option.startswith("__"):
+            yield f"{chunk['__id__']}: {chunk['state']}.{chunk['fun']} does not take '{option}'"
+
+
+# https://docs.saltproject.io/en/latest/ref/states/requisites.html and global_state_arguments.html
+OF_EVERY_STATE = frozenset(salt.state.STATE_INTERNAL_KEYWORDS) | {"name", "state", "fun", "order", "names"}
+# Plausible, wrong, and swallowed by **kwargs.
+SILENTLY_IGNORED = frozenset({"show_diff", "diff", "perms", "chmod", "owner"})
+
+
+def _state_function(module: str, name: str) -> Any:
+    if (TREE / "_states" / f"{module}.py").is_file():
+        spec = importlib.util.spec_from_file_location(f"stack_states_{module}", TREE / "_states" / f"{module}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+    else:
+        loaded = _installed(module)
+    aliases: dict[str, str] = getattr(loaded, "__func_alias__", {})
+    original = next((real for real, alias in aliases.items() if alias == name), name)
+    return getattr(loaded, original, None)
+
+
+# State name -> module, where they differ.
+VIRTUAL = {"pkg": "pkg", "salt": "saltmod", "http": "http"}
+
+
+def _installed(module: str) -> Any:
+    for package in ("salt.states", "saltext.boto3.states"):
+        try:
+            return importlib.import_module(f"{package}.{VIRTUAL.get(module, module)}")
+        except ModuleNotFoundError:
+            continue
+    return None

@@ -1,0 +1,146 @@
+"""Every state, pillar and template of the repository compiles for every machine of the map, and none is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from plainpillar import DEPLOYMENT, ROOT, PlainPillar
+from rendering import TREE, Chunk, Compiled, Compiler, missing_requisites, unknown_options
+
+IDS = list(DEPLOYMENT.machines())
+# Applied by the operator's own minion, before there is a machine: see src/stackctl.
+OPERATOR = "operator"
+BY_OPERATOR = ("aws",)
+
+Compile = Callable[[str], Compiler]
+
+
+@pytest.fixture(scope="module")
+def pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
+    return PlainPillar(tmp_path_factory.mktemp("pillar"), ssh_public_key="ssh-ed25519 AAAA", operator_cidrs=[])
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory: pytest.TempPathFactory, pillar: PlainPillar) -> Compile:
+    """`compiler(id)`: Salt as that minion."""
+    return cache(lambda minion_id: Compiler(minion_id, tmp_path_factory.mktemp(minion_id), pillar))
+
+
+@pytest.fixture(scope="module")
+def everything(compiler: Compile) -> list[tuple[str, Compiled]]:
+    """Minion id and what is applied to it, by the top file, by orchestration, and by the operator."""
+    applied = [(minion_id, compiler(minion_id).highstate()) for minion_id in IDS]
+    for orchestration in sorted((TREE / "orch").glob("*.sls")):
+        plan = compiler(DEPLOYMENT.master()).states(f"orch.{orchestration.stem}")
+        applied.append((DEPLOYMENT.master(), plan))
+        for step in plan.chunks:
+            if sls := step.get("sls"):
+                target = _first_match(step["tgt"])
+                applied.append((target, compiler(target).states(*([sls] if isinstance(sls, str) else sls))))
+    applied += [(OPERATOR, compiler(OPERATOR).states(sls)) for sls in BY_OPERATOR]
+    return applied
+
+
+def _first_match(target: str) -> str:
+    return next(minion_id for minion_id in IDS if Path(minion_id).match(target))
+
+
+@pytest.fixture(scope="module")
+def chunks(everything: list[tuple[str, Compiled]]) -> list[tuple[str, Chunk]]:
+    return [(minion_id, chunk) for minion_id, compiled in everything for chunk in compiled.chunks]
+
+
+@pytest.mark.parametrize("minion_id", IDS)
+def test_pillar_compiles(compiler: Compile, minion_id: str) -> None:
+    assert compiler(minion_id).pillar().get("_errors", []) == []
+
+
+def test_states_compile(everything: list[tuple[str, Compiled]]) -> None:
+    assert [f"{minion_id}: {error}" for minion_id, compiled in everything for error in compiled.errors] == []
+    assert all(compiled.chunks for _, compiled in everything)
+
+
+def test_requisites_exist(everything: list[tuple[str, Compiled]]) -> None:
+    assert [missing for _, compiled in everything for missing in missing_requisites(compiled.chunks)] == []
+
+
+def test_options_are_ones_that_salt_knows(chunks: list[tuple[str, Chunk]]) -> None:
+    assert sorted({unknown for _, chunk in chunks for unknown in unknown_options(chunk)}) == []
+
+
+def test_no_sls_is_dead(everything: list[tuple[str, Compiled]]) -> None:
+    reached = {sls for _, compiled in everything for sls in compiled.sls}
+    present = {
+        ".".join(path.relative_to(TREE).with_suffix("").parts).removesuffix(".init")
+        for path in TREE.rglob("*.sls")
+        if path != TREE / "top.sls"
+    }
+    assert present - reached == set()
+
+
+def test_no_file_is_dead(chunks: list[tuple[str, Chunk]]) -> None:
+    text = "\n".join(
+        path.read_text() for path in TREE.rglob("*") if path.suffix in {".sls", ".yaml", ".j2", ".py", ".txt"}
+    )
+    unused = [
+        str(path.relative_to(ROOT))
+        for path in TREE.rglob("files/*")
+        if path.is_file() and path.name not in text and f"salt://{path.relative_to(TREE).parent}\n" not in text
+    ]
+    assert unused == []
+
+
+def test_sources_exist(chunks: list[tuple[str, Chunk]]) -> None:
+    sources = {str(chunk["source"]) for _, chunk in chunks if str(chunk.get("source", "")).startswith("salt://")}
+    assert sources
+    assert [source for source in sources if not (TREE / source.removeprefix("salt://")).exists()] == []
+
+
+def test_templates_render_from_their_context_alone(compiler: Compile, chunks: list[tuple[str, Chunk]]) -> None:
+    failures = []
+    for minion_id, chunk in chunks:
+        if chunk.get("template") and chunk["fun"] == "managed":
+            rendered = compiler(minion_id).render(chunk)
+            if not rendered["result"]:
+                failures.append(f"{minion_id}: {chunk['source']}: {rendered['data']}")
+    assert failures == []
+
+
+def test_files_with_secrets_are_private(
+    compiler: Compile, pillar: PlainPillar, chunks: list[tuple[str, Chunk]]
+) -> None:
+    """Whatever file receives a secret is closed to other users, and its content is not shown in the return."""
+    open_files, checked = [], set()
+    for minion_id, chunk in chunks:
+        if chunk["state"] != "file":
+            continue
+        content = str(chunk.get("contents", "")) + str(chunk.get("contents_pillar", ""))
+        if chunk.get("template"):
+            content += str(compiler(minion_id).render(chunk)["data"])
+        if any(value in content for name, value in pillar.values().items() if "certificate" not in name) or (
+            "secrets:" in str(chunk.get("contents_pillar", "")) and "certificate" not in str(chunk["contents_pillar"])
+        ):
+            checked.add(chunk["__id__"])
+            if not str(chunk.get("mode", "0644")).endswith("0") or chunk.get("show_changes") is not False:
+                open_files.append(f"{minion_id}: {chunk['__id__']}")
+    assert open_files == []
+    assert {"postgres-key", "redis-key", "master-cloud-key"} <= checked
+
+
+def test_a_mistake_is_found(pillar: PlainPillar, tmp_path: Path) -> None:
+    """The checks above can fail."""
+    minion = Compiler("web-1", tmp_path / "minion", pillar)
+    minion.opts["file_roots"] = {"base": [str(tmp_path)]}
+    (tmp_path / "undefined.sls").write_text("x:\n  file.managed:\n    - name: {{ pillar['absent'] }}\n")
+    assert any("absent" in error for error in minion.states("undefined").errors)
+    (tmp_path / "wrong.sls").write_text("x:\n  service.running:\n    - nmae: y\n    - require:\n      - file: z\n")
+    wrong = minion.states("wrong").chunks
+    assert list(missing_requisites(wrong)) == ["wrong: x: require: file: z does not exist"]
+    (tmp_path / "option.sls").write_text("x:\n  file.managed:\n    - show_diff: False\n")
+    assert [text for chunk in minion.states("option").chunks for text in unknown_options(chunk)] == [
+        "x: file.managed does not take 'show_diff'"
+    ]

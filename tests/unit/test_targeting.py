@@ -1,0 +1,78 @@
+"""Who runs what and who may know what: the whole matrix, and what a liar gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from plainpillar import DEPLOYMENT, ROOT, PlainPillar
+from rendering import Compiler
+
+STATES = {
+    "salt": ["base", "master"],
+    "lb": ["base", "haproxy"],
+    "web": ["base", "airflow"],
+    "postgres": ["base", "postgres"],
+    "redis": ["base", "redis"],
+}
+SECRETS = {
+    "salt": {"cloud_ssh"},
+    "lb": {"edge_tls"},
+    "web": {"airflow_admin", "airflow_keys", "postgres_airflow", "redis_airflow"},
+    "postgres": {"postgres_airflow", "postgres_tls"},
+    "redis": {"redis_airflow", "redis_tls"},
+}
+MACHINES = DEPLOYMENT.machines()
+
+Compile = Callable[..., Compiler]
+
+
+@pytest.fixture(scope="module")
+def pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
+    return PlainPillar(tmp_path_factory.mktemp("pillar"))
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory: pytest.TempPathFactory, pillar: PlainPillar) -> Compile:
+    return lambda minion_id, **grains: Compiler(minion_id, tmp_path_factory.mktemp("minion"), pillar, grains)
+
+
+@pytest.mark.parametrize(("minion_id", "role"), MACHINES.items())
+def test_states(compiler: Compile, minion_id: str, role: str) -> None:
+    assert compiler(minion_id).top() == STATES[role]
+
+
+@pytest.mark.parametrize(("minion_id", "role"), MACHINES.items())
+def test_secrets(compiler: Compile, minion_id: str, role: str) -> None:
+    assert set(compiler(minion_id).pillar()["secrets"]) == SECRETS[role]
+
+
+def test_every_secret_has_a_reader_but_the_authority(pillar: PlainPillar) -> None:
+    assert set(pillar.secrets) - set().union(*SECRETS.values()) == {"deployment_ca"}
+
+
+@pytest.mark.parametrize("role", ["postgres", "salt"])
+def test_a_machine_that_lies_about_itself_learns_nothing(compiler: Compile, role: str) -> None:
+    lies = dict.fromkeys(("id", "host", "fqdn", "nodename", "localhost"), f"{role}-1")
+    liar = compiler("web-1", role=role, roles=[role], **lies)
+    assert set(liar.pillar()["secrets"]) == SECRETS["web"]
+    assert liar.top() == STATES["web"]
+
+
+@pytest.mark.parametrize("minion_id", ["intruder-1", "postgres", "xpostgres-1", "web_1", "operator"])
+def test_a_stranger_learns_nothing(compiler: Compile, minion_id: str) -> None:
+    stranger = compiler(minion_id)
+    assert "secrets" not in stranger.pillar()
+    assert stranger.top() == ["base"]
+
+
+@pytest.mark.parametrize("top", ["salt/top.sls", "pillar/base/top.sls"])
+def test_top_files_match_ids_only(top: str) -> None:
+    rules = yaml.safe_load((ROOT / top).read_text())
+    assert list(rules) == ["base"]
+    assert set(rules["base"]) == {"*"} | {f"{role}-*" for role in STATES}
+    assert all(isinstance(sls, str) for entries in rules["base"].values() for sls in entries), (
+        "a matcher other than glob"
+    )
