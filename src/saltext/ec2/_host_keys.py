@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import api_errors
+from saltext.ec2._errors import ConfigurationError, DeployError, api_errors
 
 # cloud-init's module keys_to_console prints this block; a line may begin with a time stamp of the kernel's log.
 BLOCK = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
@@ -33,6 +36,52 @@ def read(connection: Connection, name: str, instance_id: str) -> list[str]:
     with api_errors(f"reading the console of {name}"):
         output = connection.ec2.get_console_output(InstanceId=instance_id).get("Output", "")
     return from_console(output)
+
+
+def ssh_options(
+    connection: Connection,
+    options: Mapping[str, Any],
+    name: str,
+    instance_id: str,
+    cache_folder: str,
+    alive: Callable[[], None],
+) -> dict[str, str]:
+    """Return OpenSSH's options that say which host key is right, once it is known.
+
+    Args:
+        connection: the region.
+        options: see `_options.resolve`.
+        name: the machine's name.
+        instance_id: its id.
+        cache_folder: Salt's cache directory, where learnt keys are kept.
+        alive: is called while the console is silent, and raises when there is no more hope.
+
+    Raises:
+        ConfigurationError: `host_keys` is neither `console` nor `none`.
+        DeployError: the console has not shown the keys in `ssh_connect_timeout`.
+        ApiError: the console cannot be read.
+    """
+    if options["host_keys"] == "none":
+        return {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
+    if options["host_keys"] != "console":
+        raise ConfigurationError(f"host_keys is console or none, not {options['host_keys']!r}")
+    strict = {"StrictHostKeyChecking": "yes", "UpdateHostKeys": "no"}
+    if options["known_hosts_file"] not in (None, "/dev/null"):
+        return {**strict, "UserKnownHostsFile": str(options["known_hosts_file"])}
+    known = KnownHosts(cache_folder)
+    deadline = time.monotonic() + float(options["ssh_connect_timeout"])
+    while not known.knows(instance_id):
+        if keys := read(connection, name, instance_id):
+            known.learn(instance_id, keys)
+            break
+        if time.monotonic() > deadline:
+            raise DeployError(
+                "its console does not show its SSH host keys, as images with cloud-init print them at first boot;"
+                " for others set known_hosts_file, or host_keys: none"
+            )
+        alive()
+        time.sleep(float(options["wait_for_ip_interval"]))
+    return {**strict, "UserKnownHostsFile": str(known.path), "HostKeyAlias": instance_id}
 
 
 class KnownHosts:

@@ -220,25 +220,23 @@ def security_groups(connection: Connection, names: Sequence[str], vpc_id: str = 
     Raises:
         NotFound: a name stands for no group, or for several.
     """
-    unknown = sorted({name for name in names if not name.startswith("sg-")})
-    ids: dict[str, str] = {}
-    if unknown:
-        ids = connection.cache.get(f"groups {unknown} in {vpc_id}", lambda: _group_ids(connection, unknown, vpc_id))
-    return [ids.get(name, name) for name in names]
-
-
-def _group_ids(connection: Connection, names: Sequence[str], vpc_id: str) -> dict[str, str]:
-    filters: list[FilterTypeDef] = [{"Name": "group-name", "Values": list(names)}]
-    if vpc_id:
-        filters.append({"Name": "vpc-id", "Values": [vpc_id]})
-    with api_errors(f"looking up the security groups {', '.join(names)}"):
-        groups = connection.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
-    ids: dict[str, list[str]] = {}
-    for group in groups:
-        ids.setdefault(group["GroupName"], []).append(group["GroupId"])
+    if all(name.startswith("sg-") for name in names):
+        return list(names)
+    question = f"groups of {vpc_id}"  # all of them: the profiles of a map name different ones
+    ids: dict[str, list[str]] = connection.cache.get(question, lambda: _group_ids(connection, vpc_id))
     for name in names:
-        if len(ids.get(name, [])) != 1:
+        if not name.startswith("sg-") and len(ids.get(name, [])) != 1:
             count = len(ids.get(name, [])) or "no"
             where = vpc_id or connection.region
             raise NotFound(f"{count} security groups are called {name} in {where}; exactly one is needed")
-    return {name: ids[name][0] for name in names}
+    return [name if name.startswith("sg-") else ids[name][0] for name in names]
+
+
+def _group_ids(connection: Connection, vpc_id: str) -> dict[str, list[str]]:
+    filters: list[FilterTypeDef] = [{"Name": "vpc-id", "Values": [vpc_id]}] if vpc_id else []
+    ids: dict[str, list[str]] = {}
+    with api_errors("looking up the security groups"):
+        for page in connection.ec2.get_paginator("describe_security_groups").paginate(Filters=filters):
+            for group in page["SecurityGroups"]:
+                ids.setdefault(group["GroupName"], []).append(group["GroupId"])
+    return ids

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,18 +18,9 @@ import salt.config
 import salt.utils.cloud
 import salt.utils.files
 
-from saltext.ec2 import _deploy, _host_keys, _launch, _lookup, _options
-from saltext.ec2._client import Connection, connect, region_of
-from saltext.ec2._errors import (
-    ApiError,
-    ConfigurationError,
-    DeployError,
-    Ec2Error,
-    LaunchError,
-    NotFound,
-    QueryFailed,
-    api_errors,
-)
+from saltext.ec2 import _client, _deploy, _errors, _host_keys, _instance, _launch, _lookup, _options
+from saltext.ec2._client import Connection
+from saltext.ec2._errors import ApiError, ConfigurationError, DeployError, Ec2Error, LaunchError, NotFound, QueryFailed
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import InstanceTypeDef
@@ -98,7 +88,7 @@ def get_configured_provider() -> dict[str, Any] | bool:
     if not provider:
         return False
     _options.check(provider, f"provider {_provider_name()}", __opts__)
-    region_of(provider)
+    _client.region_of(provider)
     return dict(provider)
 
 
@@ -110,7 +100,7 @@ def _provider() -> dict[str, Any]:
 
 
 def _connection(options: Mapping[str, Any] | None = None) -> Connection:
-    return connect(options if options is not None else _provider(), __opts__["cachedir"])
+    return _client.connect(options if options is not None else _provider(), __opts__["cachedir"])
 
 
 # -- queries --------------------------------------------------------------------------------------------------------
@@ -230,8 +220,7 @@ def show_instance(name: str, call: str | None = None) -> dict[str, Any]:
     Raises:
         NotFound: there is no such machine.
     """
-    _only_an_action("show_instance", call)
-    return _describe(_machine(_connection(), name))
+    return _describe(_acted_on("show_instance", name, call)[1])
 
 
 def avail_locations(call: str | None = None) -> dict[str, dict[str, Any]]:
@@ -242,7 +231,7 @@ def avail_locations(call: str | None = None) -> dict[str, dict[str, Any]]:
     _not_an_action("avail_locations", call)
     provider = _provider()
     allowed = provider.get("allowed_regions")
-    with api_errors("listing the regions"):
+    with _errors.api_errors("listing the regions"):
         regions = _connection(provider).ec2.describe_regions()["Regions"]
     return {
         region["RegionName"]: {"name": region["RegionName"], "endpoint": region.get("Endpoint")}
@@ -257,7 +246,7 @@ def avail_sizes(call: str | None = None) -> dict[str, dict[str, Any]]:
     CLI Example: ``salt-cloud --list-sizes PROVIDER``
     """
     _not_an_action("avail_sizes", call)
-    with api_errors("listing the instance types"):
+    with _errors.api_errors("listing the instance types"):
         pages = _connection().ec2.get_paginator("describe_instance_types").paginate()
         types = [each for page in pages for each in page["InstanceTypes"]]
     return {
@@ -280,9 +269,33 @@ def avail_images(call: str | None = None, kwargs: Mapping[str, Any] | None = Non
     """
     _not_an_action("avail_images", call)
     owner = str((kwargs or {}).get("owner") or _provider().get("owner") or "self")
-    with api_errors(f"listing the images of {owner}"):
+    with _errors.api_errors(f"listing the images of {owner}"):
         found = _connection().ec2.describe_images(Owners=[owner])["Images"]
     return {image["ImageId"]: _plain(image) for image in found}
+
+
+def show_image(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Return an image, which may be given in each of the ways that a profile knows.
+
+    CLI Example: ``salt-cloud -f show_image PROVIDER image=ssm:/aws/service/debian/release/13/latest/amd64``
+    """
+    _not_an_action("show_image", call)
+    (wanted,) = _needed("show_image", kwargs, "image")
+    connection = _connection()
+    image = _lookup.image(connection, wanted)
+    with _errors.api_errors(f"looking up the image {image.id}"):
+        return dict(_plain(connection.ec2.describe_images(ImageIds=[image.id])["Images"][0]))
+
+
+def list_availability_zones(call: str | None = None) -> dict[str, str]:
+    """Return the region's availability zones and their states.
+
+    CLI Example: ``salt-cloud -f list_availability_zones PROVIDER``
+    """
+    _not_an_action("list_availability_zones", call)
+    with _errors.api_errors("listing the availability zones"):
+        zones = _connection().ec2.describe_availability_zones()["AvailabilityZones"]
+    return {zone["ZoneName"]: zone["State"] for zone in zones}
 
 
 # -- the life of a machine ------------------------------------------------------------------------------------------
@@ -309,164 +322,26 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         payload = _deploy.archive(vm_, __opts__)  # before the launch: what it lacks, it lacks before money is spent
 
     connection = _connection(options)
-    instance = _adopt_or_launch(connection, options, vm_, deploy=deploy)
+    instance, predecessors = _lookup.before_launch(connection, name)
+    if instance is None:
+        _event(name, "requesting", "requesting instance", {"size": options["size"], "image": str(options["image"])})
+        userdata = _userdata(options, vm_)
+        instance = _instance.launch(connection, options, name, predecessors, userdata=userdata, deploy=deploy)
+    else:
+        log.warning("%s exists already as %s: it is not launched again", name, instance["InstanceId"])
+        if instance["State"]["Name"] in ("stopping", "stopped"):
+            _instance.start(connection, name, instance)
     if deploy:
         _install(connection, options, vm_, instance, payload)
-    instance = _wait_until_running(connection, options, name, instance)
-    _attach(connection, options, name, instance)
-    if deploy:
-        with api_errors(f"tagging {name} as deployed"):
-            connection.ec2.create_tags(
-                Resources=[instance["InstanceId"]], Tags=[{"Key": _launch.DEPLOY_TAG, "Value": "done"}]
-            )
+    instance = _instance.wait_until_running(connection, options, name, instance)
+    _instance.equip(connection, options, name, instance)
     result = _describe(instance)
     if deploy:
+        _set_tags(connection, [instance["InstanceId"]], {_launch.DEPLOY_TAG: "done"})
+        result["tags"][_launch.DEPLOY_TAG] = "done"
         result["deployed"] = True
     _event(name, "created", "created instance", {"instance_id": instance["InstanceId"], "provider": vm_["driver"]})
     return result
-
-
-def _adopt_or_launch(
-    connection: Connection, options: Mapping[str, Any], vm_: Mapping[str, Any], *, deploy: bool
-) -> InstanceTypeDef:
-    name = vm_["name"]
-    instance, predecessors = _lookup.before_launch(connection, name)
-    if instance is None:
-        return _launch_somewhere(connection, options, vm_, predecessors, deploy=deploy)
-    log.warning("%s exists already as %s: it is not launched again", name, instance["InstanceId"])
-    if instance["State"]["Name"] in ("stopping", "stopped"):
-        _start(connection, name, instance)
-    return instance
-
-
-def _launch_somewhere(
-    connection: Connection, options: Mapping[str, Any], vm_: Mapping[str, Any], predecessors: list[str], *, deploy: bool
-) -> InstanceTypeDef:
-    """Launch in the first place that has room."""
-    name = vm_["name"]
-    userdata = _userdata(options, vm_)
-    _event(name, "requesting", "requesting instance", {"kwargs": {"size": options["size"], "image": options["image"]}})
-    places = _launch.variants(options)
-    for number, place in enumerate(places):
-        wanted = _launch.request(connection, place, name, userdata=userdata, deploy=deploy)
-        try:
-            return _launch_once(connection, name, wanted, predecessors)
-        except ApiError as error:
-            if error.code not in _launch.NO_ROOM or number == len(places) - 1:
-                raise
-            log.warning("%s; trying the next place", error)
-    raise LaunchError(f"{name}: there is no place to launch it in")
-
-
-def _launch_once(
-    connection: Connection, name: str, wanted: Mapping[str, Any], predecessors: list[str]
-) -> InstanceTypeDef:
-    for _ in range(10):
-        token = _launch.client_token(connection.region, name, wanted, predecessors)
-        with api_errors(f"launching {name}"):
-            instance = connection.ec2.run_instances(**wanted, ClientToken=token)["Instances"][0]
-        _lookup.changed(connection, name)
-        if instance["State"]["Name"] in _lookup.LIVING:
-            log.info("%s is launched as %s", name, instance["InstanceId"])
-            return instance
-        # EC2 remembers a token for longer than it shows the terminated instance that it stood for.
-        predecessors = [*predecessors, instance["InstanceId"]]
-    raise LaunchError(f"{name}: EC2 answers with terminated instances only: {', '.join(predecessors)}")
-
-
-def _look_again(connection: Connection, name: str, instance: InstanceTypeDef) -> InstanceTypeDef:
-    """Return the instance as it is now; right after a launch EC2 may not know it yet.
-
-    Raises:
-        LaunchError: it has been terminated.
-    """
-    instance_id = instance["InstanceId"]
-    found = _lookup.instances(connection, [{"Name": "instance-id", "Values": [instance_id]}])
-    instance = found[0] if found else instance
-    if instance["State"]["Name"] not in _lookup.LIVING:
-        reason = instance.get("StateReason", {}).get("Message") or "EC2 gives no reason"
-        raise LaunchError(f"{name} ({instance_id}) is {instance['State']['Name']} instead of running: {reason}")
-    return instance
-
-
-def _wait_until_running(
-    connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef
-) -> InstanceTypeDef:
-    """Return the instance once it runs and has the address that `ssh_interface` asks for."""
-    deadline = time.monotonic() + float(options["wait_for_ip_timeout"])
-    while True:
-        instance = _look_again(connection, name, instance)
-        if instance["State"]["Name"] == "running" and _address(options, instance):
-            return instance
-        if time.monotonic() > deadline:
-            raise LaunchError(
-                f"{name} ({instance['InstanceId']}) is {instance['State']['Name']} and has "
-                f"{'an' if _address(options, instance) else 'no'} address in {options['ssh_interface']} after "
-                f"{options['wait_for_ip_timeout']} s; it was left as it is, the next run goes on with it"
-            )
-        time.sleep(float(options["wait_for_ip_interval"]))
-
-
-def _address(options: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
-    keys = {"private_ips": "PrivateIpAddress", "public_ips": "PublicIpAddress"}
-    if options["ssh_interface"] not in keys:
-        raise ConfigurationError(f"ssh_interface is private_ips or public_ips, not {options['ssh_interface']!r}")
-    return str(instance.get(keys[options["ssh_interface"]]) or "")
-
-
-def _attach(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> None:
-    """Give a running machine what a launch cannot: existing volumes, tags of single volumes, fixed addresses."""
-    instance_id = instance["InstanceId"]
-    devices = {each.get("DeviceName"): each.get("Ebs", {}).get("VolumeId") for each in instance["BlockDeviceMappings"]}
-    for volume in options.get("volumes") or []:
-        volume_id = volume.get("volume_id")
-        if volume_id and devices.get(volume["device"]) != volume_id:
-            with api_errors(f"attaching {volume_id} to {name}"):
-                connection.ec2.attach_volume(InstanceId=instance_id, VolumeId=volume_id, Device=volume["device"])
-        volume_id = volume_id or devices.get(volume["device"])
-        if volume.get("tags") and volume_id:
-            with api_errors(f"tagging {volume_id} of {name}"):
-                connection.ec2.create_tags(Resources=[volume_id], Tags=_launch.tag_list(volume["tags"]))
-    interfaces = {each["Attachment"]["DeviceIndex"]: each for each in instance.get("NetworkInterfaces", [])}
-    for wanted in options.get("network_interfaces") or []:
-        interface = interfaces[wanted.get("DeviceIndex", 0)]
-        if "SourceDestCheck" in wanted and interface.get("SourceDestCheck") != wanted["SourceDestCheck"]:
-            with api_errors(f"setting SourceDestCheck of {name}"):
-                connection.ec2.modify_network_interface_attribute(
-                    NetworkInterfaceId=interface["NetworkInterfaceId"],
-                    SourceDestCheck={"Value": wanted["SourceDestCheck"]},
-                )
-        _fixed_addresses(connection, name, wanted, interface)
-
-
-def _fixed_addresses(
-    connection: Connection, name: str, wanted: Mapping[str, Any], interface: Mapping[str, Any]
-) -> None:
-    """Associate elastic addresses with an interface, unless it has them already."""
-    addresses = interface["PrivateIpAddresses"]
-    if not (wanted.get("allocate_new_eips")):
-        addresses = [each for each in addresses if each.get("Primary")]
-    if not any(wanted.get(key) for key in ("associate_eip", "allocate_new_eip", "allocate_new_eips")):
-        return
-    for address in addresses:
-        if address.get("Association", {}).get("IpOwnerId", "amazon") != "amazon":
-            continue
-        allocation = wanted.get("associate_eip")
-        with api_errors(f"giving {name} an elastic address"):
-            if not allocation:
-                tags = {"Name": name, _launch.RELEASE_TAG: name}
-                specification: Any = [{"ResourceType": "elastic-ip", "Tags": _launch.tag_list(tags)}]
-                allocated = connection.ec2.allocate_address(Domain="vpc", TagSpecifications=specification)
-                allocation = allocated["AllocationId"]
-            connection.ec2.associate_address(
-                AllocationId=allocation,
-                NetworkInterfaceId=interface["NetworkInterfaceId"],
-                PrivateIpAddress=address["PrivateIpAddress"],
-                AllowReassociation=False,
-            )
-
-
-# -- the deployment -------------------------------------------------------------------------------------------------
 
 
 def _install(
@@ -484,10 +359,10 @@ def _install(
     """
     name, instance_id = vm_["name"], instance["InstanceId"]
     try:
-        if not _address(options, instance):
-            instance = _wait_until_running(connection, options, name, instance)
-        vm_["ssh_host"] = vm_["salt_host"] = _address(options, instance)
-        alive = _watch(connection, name, instance)
+        if not _instance.address(options, instance):
+            instance = _instance.wait_until_running(connection, options, name, instance)
+        vm_["ssh_host"] = vm_["salt_host"] = _instance.address(options, instance)
+        alive = _instance.watch(connection, name, instance)
         _event(name, "deploying", "executing deploy script", {"instance_id": instance_id, "host": vm_["ssh_host"]})
         _deploy.install(
             name,
@@ -513,19 +388,6 @@ def _install(
         raise DeployError(f"deploying {name} ({instance_id}) failed: {error}; {after}") from error
 
 
-def _watch(connection: Connection, name: str, instance: InstanceTypeDef) -> Callable[[], None]:
-    """Return a check that the machine still lives, which asks EC2 every 15 seconds at most."""
-    asked = time.monotonic()
-
-    def alive() -> None:
-        nonlocal asked
-        if time.monotonic() - asked > 15:
-            asked = time.monotonic()
-            _look_again(connection, name, instance)
-
-    return alive
-
-
 def _login(
     connection: Connection,
     options: Mapping[str, Any],
@@ -534,47 +396,19 @@ def _login(
     alive: Callable[[], None],
 ) -> _deploy.Login:
     users = options["ssh_username"]
-    users = [users] if isinstance(users, str) else list(users)
-    address, port = _address(options, instance), int(options["ssh_port"])
+    address, port = _instance.address(options, instance), int(options["ssh_port"])
     proxy = _deploy.proxy_command(options)
     if not proxy:
         _deploy.wait_for_port(address, port, float(options["ssh_connect_timeout"]), alive)
     return _deploy.Login(
         address,
         port,
-        users,
-        _host_key_options(connection, options, name, instance["InstanceId"], alive),
+        [users] if isinstance(users, str) else list(users),
+        _host_keys.ssh_options(connection, options, name, instance["InstanceId"], __opts__["cachedir"], alive),
         _private_key(options),
         proxy,
         sudo=options["sudo"] is not False,
     )
-
-
-def _host_key_options(
-    connection: Connection, options: Mapping[str, Any], name: str, instance_id: str, alive: Callable[[], None]
-) -> dict[str, str]:
-    """Return OpenSSH's options for the machine's host key, once it is known."""
-    if options["host_keys"] == "none":
-        return {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
-    if options["host_keys"] != "console":
-        raise ConfigurationError(f"host_keys is console or none, not {options['host_keys']!r}")
-    strict = {"StrictHostKeyChecking": "yes", "UpdateHostKeys": "no"}
-    if options["known_hosts_file"] not in (None, "/dev/null"):
-        return {**strict, "UserKnownHostsFile": str(options["known_hosts_file"])}
-    known = _host_keys.KnownHosts(__opts__["cachedir"])
-    deadline = time.monotonic() + float(options["ssh_connect_timeout"])
-    while not known.knows(instance_id):
-        if keys := _host_keys.read(connection, name, instance_id):
-            known.learn(instance_id, keys)
-            break
-        if time.monotonic() > deadline:
-            raise DeployError(
-                "its console does not show its SSH host keys: they are printed at first boot by images with"
-                " cloud-init; for others set known_hosts_file, or host_keys: none"
-            )
-        alive()
-        time.sleep(float(options["wait_for_ip_interval"]))
-    return {**strict, "UserKnownHostsFile": str(known.path), "HostKeyAlias": instance_id}
 
 
 def _private_key(options: Mapping[str, Any]) -> str:
@@ -601,9 +435,6 @@ def _userdata(options: Mapping[str, Any], vm_: Mapping[str, Any]) -> str:
     return str(salt.utils.cloud.userdata_template(__opts__, vm_, text) or "") if text else ""
 
 
-# -- the end, and the states between --------------------------------------------------------------------------------
-
-
 def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """Terminate one machine. Its key leaves the master with it: the core sees to that.
 
@@ -613,29 +444,20 @@ def destroy(name: str, call: str | None = None) -> dict[str, Any]:
         NotFound: there is no such machine.
         ApiError: EC2 refuses, as it does for a machine with termination protection.
     """
-    _not_a_function("destroy", call)
+    if call == "function":
+        raise Ec2Error("destroy needs a machine: salt-cloud --destroy NAME")
     connection = _connection()
     return _destroy(connection, name, _machine(connection, name))
 
 
 def _destroy(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
-    instance_id = instance["InstanceId"]
-    _event(name, "destroying", "destroying instance", {"name": name, "instance_id": instance_id})
-    with api_errors(f"destroying {name}"):
-        change = _change(connection.ec2.terminate_instances(InstanceIds=[instance_id])["TerminatingInstances"][0])
-    _lookup.changed(connection, name)
-    with api_errors(f"releasing the elastic addresses of {name}"):
-        owned: Any = [{"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [name]}]
-        for address in connection.ec2.describe_addresses(Filters=owned)["Addresses"]:
-            if address.get("AssociationId"):
-                connection.ec2.disassociate_address(AssociationId=address["AssociationId"])
-            connection.ec2.release_address(AllocationId=address["AllocationId"])
-    renames = _provider().get("rename_on_destroy", __opts__.get("rename_on_destroy"))
-    if renames:
+    data = {"instance_id": instance["InstanceId"]}
+    _event(name, "destroying", "destroying instance", data)
+    change = _instance.terminate(connection, name, instance)
+    if _provider().get("rename_on_destroy", __opts__.get("rename_on_destroy")):
         change["newname"] = f"{name}-DEL{uuid.uuid4().hex}"
-        with api_errors(f"renaming {name}"):
-            connection.ec2.create_tags(Resources=[instance_id], Tags=[{"Key": "Name", "Value": change["newname"]}])
-    _event(name, "destroyed", "destroyed instance", {"name": name, "instance_id": instance_id})
+        _set_tags(connection, [instance["InstanceId"]], {"Name": change["newname"]})
+    _event(name, "destroyed", "destroyed instance", data)
     if __opts__.get("update_cachedir"):
         salt.utils.cloud.delete_minion_cachedir(name, _provider_name().split(":")[0], __opts__)
     return change
@@ -646,16 +468,8 @@ def start(name: str, call: str | None = None) -> dict[str, Any]:
 
     CLI Example: ``salt-cloud -a start web-1``
     """
-    _only_an_action("start", call)
-    connection = _connection()
-    return _start(connection, name, _machine(connection, name))
-
-
-def _start(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
-    with api_errors(f"starting {name}"):
-        if instance["State"]["Name"] == "stopping":
-            connection.ec2.get_waiter("instance_stopped").wait(InstanceIds=[instance["InstanceId"]])
-        return _change(connection.ec2.start_instances(InstanceIds=[instance["InstanceId"]])["StartingInstances"][0])
+    connection, instance = _acted_on("start", name, call)
+    return _instance.start(connection, name, instance)
 
 
 def stop(name: str, call: str | None = None) -> dict[str, Any]:
@@ -663,11 +477,8 @@ def stop(name: str, call: str | None = None) -> dict[str, Any]:
 
     CLI Example: ``salt-cloud -a stop web-1``
     """
-    _only_an_action("stop", call)
-    connection = _connection()
-    instance_id = _machine(connection, name)["InstanceId"]
-    with api_errors(f"stopping {name}"):
-        return _change(connection.ec2.stop_instances(InstanceIds=[instance_id])["StoppingInstances"][0])
+    connection, instance = _acted_on("stop", name, call)
+    return _instance.stop(connection, name, instance)
 
 
 def reboot(name: str, call: str | None = None) -> dict[str, Any]:
@@ -675,35 +486,514 @@ def reboot(name: str, call: str | None = None) -> dict[str, Any]:
 
     CLI Example: ``salt-cloud -a reboot web-1``
     """
-    _only_an_action("reboot", call)
-    connection = _connection()
-    instance_id = _machine(connection, name)["InstanceId"]
-    with api_errors(f"rebooting {name}"):
-        connection.ec2.reboot_instances(InstanceIds=[instance_id])
-    return {"id": instance_id, "rebooted": True}
+    connection, instance = _acted_on("reboot", name, call)
+    with _errors.api_errors(f"rebooting {name}"):
+        connection.ec2.reboot_instances(InstanceIds=[instance["InstanceId"]])
+    return {"id": instance["InstanceId"], "rebooted": True}
+
+
+def rename(name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Give a machine another name, and its key on this master with it.
+
+    CLI Example: ``salt-cloud -a rename web-1 newname=web-3``
+
+    Raises:
+        NotFound: another machine has the new name.
+    """
+    connection, instance = _acted_on("rename", name, call)
+    (newname,) = _needed("rename", kwargs, "newname")
+    if _lookup.only(newname, _lookup.named(connection, newname)) is not None:
+        raise NotFound(f"{name} cannot be renamed: there is a machine called {newname}")
+    _set_tags(connection, [instance["InstanceId"]], {"Name": newname})
+    _lookup.changed(connection, name)
+    _lookup.changed(connection, newname)
+    salt.utils.cloud.rename_key(__opts__["pki_dir"], name, newname)
+    return {"id": instance["InstanceId"], "name": newname}
+
+
+def get_console_output(name: str, call: str | None = None) -> dict[str, Any]:
+    """Return what a machine printed on its console, as far as EC2 shows it.
+
+    CLI Example: ``salt-cloud -a get_console_output web-1``
+    """
+    connection, instance = _acted_on("get_console_output", name, call)
+    with _errors.api_errors(f"reading the console of {name}"):
+        answer = connection.ec2.get_console_output(InstanceId=instance["InstanceId"])
+    return {"id": instance["InstanceId"], "output": answer.get("Output", "")}
+
+
+# -- tags -----------------------------------------------------------------------------------------------------------
+
+
+def get_tags(
+    name: str | None = None, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, str]:
+    """Return the tags of a machine, or of any resource.
+
+    CLI Example: ``salt-cloud -a get_tags web-1``; ``salt-cloud -f get_tags PROVIDER resource_id=vol-1``
+    """
+    connection, resource, _ = _tagged("get_tags", name, kwargs, call)
+    with _errors.api_errors(f"reading the tags of {name or resource}"):
+        found = connection.ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [resource]}])["Tags"]
+    return {tag["Key"]: tag["Value"] for tag in found}
+
+
+def set_tags(
+    name: str | None = None, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, str]:
+    """Set tags of a machine, or of any resource, and return all it has.
+
+    A machine's Name is changed by `rename`.
+
+    CLI Example: ``salt-cloud -a set_tags web-1 tier=front``
+    """
+    connection, resource, tags = _tagged("set_tags", name, kwargs, call)
+    if not tags:
+        raise ConfigurationError("set_tags needs at least one tag=value")
+    if "Name" in tags and resource.startswith("i-"):
+        raise ConfigurationError("set_tags leaves Name alone: salt-cloud -a rename NAME newname=…")
+    _set_tags(connection, [resource], tags)
+    return get_tags(name, kwargs, call)
+
+
+def del_tags(
+    name: str | None = None, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, str]:
+    """Remove tags of a machine, or of any resource, and return those that are left.
+
+    CLI Example: ``salt-cloud -a del_tags web-1 tags=tier,owner``
+    """
+    connection, resource, _ = _tagged("del_tags", name, kwargs, call)
+    (tags,) = _needed("del_tags", kwargs, "tags")
+    keys = tags.split(",") if isinstance(tags, str) else list(tags)
+    with _errors.api_errors(f"removing tags of {name or resource}"):
+        connection.ec2.delete_tags(Resources=[resource], Tags=[{"Key": key} for key in keys])
+    return get_tags(name, kwargs, call)
+
+
+def _tagged(
+    function: str, name: str | None, kwargs: Mapping[str, Any] | None, call: str | None
+) -> tuple[Connection, str, dict[str, Any]]:
+    given = dict(kwargs or {})
+    resource = given.pop("resource_id", None) or given.pop("instance_id", None)
+    if call == "action" and name:
+        connection, instance = _acted_on(function, name, call)
+        return connection, instance["InstanceId"], given
+    if not resource:
+        raise ConfigurationError(f"{function} needs resource_id=… when it is called as a function")
+    return _connection(), resource, given
+
+
+def _set_tags(connection: Connection, resources: list[str], tags: Mapping[str, Any]) -> None:
+    with _errors.api_errors(f"tagging {', '.join(resources)}"):
+        connection.ec2.create_tags(Resources=resources, Tags=_launch.tag_list(tags))
+
+
+# -- attributes -----------------------------------------------------------------------------------------------------
+
+
+def show_term_protect(name: str, call: str | None = None) -> bool:
+    """Tell whether EC2 refuses to terminate a machine.
+
+    CLI Example: ``salt-cloud -a show_term_protect web-1``
+    """
+    connection, instance = _acted_on("show_term_protect", name, call)
+    with _errors.api_errors(f"reading the termination protection of {name}"):
+        answer = connection.ec2.describe_instance_attribute(
+            InstanceId=instance["InstanceId"], Attribute="disableApiTermination"
+        )
+    return bool(answer["DisableApiTermination"]["Value"])
+
+
+def enable_term_protect(name: str, call: str | None = None) -> bool:
+    """Have EC2 refuse to terminate a machine.
+
+    CLI Example: ``salt-cloud -a enable_term_protect web-1``
+    """
+    return _term_protect("enable_term_protect", name, call, protect=True)
+
+
+def disable_term_protect(name: str, call: str | None = None) -> bool:
+    """Let EC2 terminate a machine again.
+
+    CLI Example: ``salt-cloud -a disable_term_protect web-1``
+    """
+    return _term_protect("disable_term_protect", name, call, protect=False)
+
+
+def _term_protect(function: str, name: str, call: str | None, *, protect: bool) -> bool:
+    connection, instance = _acted_on(function, name, call)
+    with _errors.api_errors(f"setting the termination protection of {name}"):
+        connection.ec2.modify_instance_attribute(
+            InstanceId=instance["InstanceId"], DisableApiTermination={"Value": protect}
+        )
+    return show_term_protect(name, call)
+
+
+def show_detailed_monitoring(name: str, call: str | None = None) -> str:
+    """Return the state of a machine's detailed monitoring.
+
+    CLI Example: ``salt-cloud -a show_detailed_monitoring web-1``
+    """
+    _, instance = _acted_on("show_detailed_monitoring", name, call)
+    return str(instance.get("Monitoring", {}).get("State", "unknown"))
+
+
+def enable_detailed_monitoring(name: str, call: str | None = None) -> str:
+    """Switch a machine's detailed monitoring on.
+
+    CLI Example: ``salt-cloud -a enable_detailed_monitoring web-1``
+    """
+    connection, instance = _acted_on("enable_detailed_monitoring", name, call)
+    with _errors.api_errors(f"monitoring {name}"):
+        answer = connection.ec2.monitor_instances(InstanceIds=[instance["InstanceId"]])
+    return str(answer["InstanceMonitorings"][0]["Monitoring"]["State"])
+
+
+def disable_detailed_monitoring(name: str, call: str | None = None) -> str:
+    """Switch a machine's detailed monitoring off.
+
+    CLI Example: ``salt-cloud -a disable_detailed_monitoring web-1``
+    """
+    connection, instance = _acted_on("disable_detailed_monitoring", name, call)
+    with _errors.api_errors(f"ending the monitoring of {name}"):
+        answer = connection.ec2.unmonitor_instances(InstanceIds=[instance["InstanceId"]])
+    return str(answer["InstanceMonitorings"][0]["Monitoring"]["State"])
+
+
+def show_delvol_on_destroy(
+    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return which volumes go with a machine, by device.
+
+    CLI Example: ``salt-cloud -a show_delvol_on_destroy web-1 device=/dev/xvda``
+    """
+    _, instance = _acted_on("show_delvol_on_destroy", name, call)
+    return {
+        device: {"volume_id": ebs["VolumeId"], "deleted": ebs["DeleteOnTermination"]}
+        for device, ebs in _volumes_of(instance, kwargs).items()
+    }
+
+
+def delvol_on_destroy(
+    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Let volumes go with a machine: all of them, or the one of a `device` or `volume_id`.
+
+    CLI Example: ``salt-cloud -a delvol_on_destroy web-1``
+    """
+    return _delvol("delvol_on_destroy", name, kwargs, call, delete=True)
+
+
+def keepvol_on_destroy(
+    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Let volumes outlive a machine: all of them, or the one of a `device` or `volume_id`.
+
+    CLI Example: ``salt-cloud -a keepvol_on_destroy web-1 device=/dev/sdf``
+    """
+    return _delvol("keepvol_on_destroy", name, kwargs, call, delete=False)
+
+
+def _delvol(
+    function: str, name: str, kwargs: Mapping[str, Any] | None, call: str | None, *, delete: bool
+) -> dict[str, dict[str, Any]]:
+    connection, instance = _acted_on(function, name, call)
+    mappings: Any = [
+        {"DeviceName": device, "Ebs": {"VolumeId": ebs["VolumeId"], "DeleteOnTermination": delete}}
+        for device, ebs in _volumes_of(instance, kwargs).items()
+    ]
+    with _errors.api_errors(f"changing the volumes of {name}"):
+        connection.ec2.modify_instance_attribute(InstanceId=instance["InstanceId"], BlockDeviceMappings=mappings)
+    return show_delvol_on_destroy(name, kwargs, call)
+
+
+def _volumes_of(instance: InstanceTypeDef, kwargs: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    wanted = kwargs or {}
+    found = {
+        mapping["DeviceName"]: dict(mapping["Ebs"])
+        for mapping in instance["BlockDeviceMappings"]
+        if wanted.get("device") in (None, mapping["DeviceName"])
+        and wanted.get("volume_id") in (None, mapping["Ebs"]["VolumeId"])
+    }
+    if not found:
+        raise NotFound(f"{instance['InstanceId']} has no such volume: {dict(wanted)}")
+    return found
+
+
+# -- volumes and snapshots ------------------------------------------------------------------------------------------
+
+
+def show_volumes(name: str, call: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the volumes of a machine, by id.
+
+    CLI Example: ``salt-cloud -a show_volumes web-1``
+    """
+    connection, instance = _acted_on("show_volumes", name, call)
+    return _described_volumes(connection, [{"Name": "attachment.instance-id", "Values": [instance["InstanceId"]]}])
+
+
+def show_volume(
+    name: str | None = None, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
+    """Return one volume.
+
+    CLI Example: ``salt-cloud -f show_volume PROVIDER volume_id=vol-1``
+    """
+    (volume_id,) = _needed("show_volume", kwargs, "volume_id")
+    filters: Any = [{"Name": "volume-id", "Values": [volume_id]}]
+    if call == "action" and name:
+        _, instance = _acted_on("show_volume", name, call)
+        filters.append({"Name": "attachment.instance-id", "Values": [instance["InstanceId"]]})
+    found = _described_volumes(_connection(), filters)
+    if volume_id not in found:
+        raise NotFound(f"there is no volume {volume_id}" + (f" at {name}" if name else ""))
+    return found[volume_id]
+
+
+def describe_volumes(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the region's volumes, or those of the comma-separated ids in `volume_id`.
+
+    CLI Example: ``salt-cloud -f describe_volumes PROVIDER``
+    """
+    _not_an_action("describe_volumes", call)
+    ids = (kwargs or {}).get("volume_id")
+    return _described_volumes(_connection(), [{"Name": "volume-id", "Values": ids.split(",")}] if ids else [])
+
+
+def volume_list(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the same as `describe_volumes`."""
+    return describe_volumes(kwargs, call)
+
+
+def _described_volumes(connection: Connection, filters: Any) -> dict[str, dict[str, Any]]:
+    with _errors.api_errors("listing the volumes"):
+        pages = connection.ec2.get_paginator("describe_volumes").paginate(Filters=filters)
+        return {volume["VolumeId"]: _plain(volume) for page in pages for volume in page["Volumes"]}
+
+
+def create_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Make a volume: gp3, encrypted, 10 GiB, unless said otherwise.
+
+    CLI Example: ``salt-cloud -f create_volume PROVIDER zone=eu-west-1a size=20``
+
+    Args:
+        kwargs: `zone`; `size` in GiB or `snapshot`; `type`, `iops`, `throughput`, `encrypted`, `kms_key_id`, and
+            `tags` as a mapping.
+        call: how it was called.
+    """
+    _not_an_action("create_volume", call)
+    given = dict(kwargs or {})
+    (zone,) = _needed("create_volume", given, "zone")
+    tags = given.pop("tags", None)
+    numbers = {key: int(value) for key, value in given.items() if key in ("size", "iops", "throughput")}
+    del given["zone"]
+    (device,) = _launch.new_volumes([{**given, **numbers, "device": "-"}])
+    wanted = {"VolumeType": "gp3", "Encrypted": True} | device["Ebs"]
+    wanted["Encrypted"] = str(wanted["Encrypted"]).lower() == "true"
+    wanted = {{"VolumeSize": "Size"}.get(key, key): value for key, value in wanted.items()}
+    if not {"Size", "SnapshotId"} & set(wanted):
+        wanted["Size"] = 10
+    if tags:
+        wanted["TagSpecifications"] = [{"ResourceType": "volume", "Tags": _launch.tag_list(tags)}]
+    with _errors.api_errors("creating a volume"):
+        answer = _connection().ec2.create_volume(AvailabilityZone=zone, **wanted)
+    return {key: value for key, value in dict(_plain(answer)).items() if key != "ResponseMetadata"}
+
+
+def volume_create(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Do the same as `create_volume`."""
+    return create_volume(kwargs, call)
+
+
+def delete_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Delete a volume that is attached to nothing.
+
+    CLI Example: ``salt-cloud -f delete_volume PROVIDER volume_id=vol-1``
+    """
+    _not_an_action("delete_volume", call)
+    (volume_id,) = _needed("delete_volume", kwargs, "volume_id")
+    with _errors.api_errors(f"deleting {volume_id}"):
+        _connection().ec2.delete_volume(VolumeId=volume_id)
+    return {"volume_id": volume_id, "deleted": True}
+
+
+def attach_volume(name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Attach a volume to a machine.
+
+    CLI Example: ``salt-cloud -a attach_volume web-1 volume_id=vol-1 device=/dev/sdf``
+    """
+    connection, instance = _acted_on("attach_volume", name, call)
+    volume_id, device = _needed("attach_volume", kwargs, "volume_id", "device")
+    with _errors.api_errors(f"attaching {volume_id} to {name}"):
+        answer = connection.ec2.attach_volume(InstanceId=instance["InstanceId"], VolumeId=volume_id, Device=device)
+    return {"volume_id": volume_id, "device": device, "state": answer["State"]}
+
+
+def detach_volume(name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Detach a volume from a machine.
+
+    CLI Example: ``salt-cloud -a detach_volume web-1 volume_id=vol-1``
+    """
+    connection, instance = _acted_on("detach_volume", name, call)
+    (volume_id,) = _needed("detach_volume", kwargs, "volume_id")
+    with _errors.api_errors(f"detaching {volume_id} from {name}"):
+        answer = connection.ec2.detach_volume(InstanceId=instance["InstanceId"], VolumeId=volume_id)
+    return {"volume_id": volume_id, "state": answer["State"]}
+
+
+def create_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Make a snapshot of a volume.
+
+    CLI Example: ``salt-cloud -f create_snapshot PROVIDER volume_id=vol-1 description="before the upgrade"``
+    """
+    _not_an_action("create_snapshot", call)
+    (volume_id,) = _needed("create_snapshot", kwargs, "volume_id")
+    with _errors.api_errors(f"making a snapshot of {volume_id}"):
+        answer = _connection().ec2.create_snapshot(
+            VolumeId=volume_id, Description=str((kwargs or {}).get("description", ""))
+        )
+    return {"snapshot_id": answer["SnapshotId"], "state": answer.get("State")}
+
+
+def copy_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Copy a snapshot into this region, encrypted.
+
+    CLI Example: ``salt-cloud -f copy_snapshot PROVIDER source_region=eu-west-1 source_snapshot_id=snap-1``
+    """
+    _not_an_action("copy_snapshot", call)
+    region, source = _needed("copy_snapshot", kwargs, "source_region", "source_snapshot_id")
+    _client.region_of({**_provider(), "location": region, "region": region})
+    with _errors.api_errors(f"copying {source}"):
+        answer = _connection().ec2.copy_snapshot(
+            SourceRegion=region,
+            SourceSnapshotId=source,
+            Description=str((kwargs or {}).get("description", "")),
+            Encrypted=True,
+        )
+    return {"snapshot_id": answer["SnapshotId"]}
+
+
+def describe_snapshots(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return snapshots: the account's, or those of `owner`, or of the comma-separated ids in `snapshot_id`.
+
+    CLI Example: ``salt-cloud -f describe_snapshots PROVIDER``
+    """
+    _not_an_action("describe_snapshots", call)
+    given = kwargs or {}
+    wanted: Any = {"OwnerIds": [str(given.get("owner", "self"))]}
+    if given.get("snapshot_id"):
+        wanted = {"SnapshotIds": given["snapshot_id"].split(",")}
+    with _errors.api_errors("listing the snapshots"):
+        pages = _connection().ec2.get_paginator("describe_snapshots").paginate(**wanted)
+        return {snapshot["SnapshotId"]: _plain(snapshot) for page in pages for snapshot in page["Snapshots"]}
+
+
+def delete_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Delete a snapshot.
+
+    CLI Example: ``salt-cloud -f delete_snapshot PROVIDER snapshot_id=snap-1``
+    """
+    _not_an_action("delete_snapshot", call)
+    (snapshot_id,) = _needed("delete_snapshot", kwargs, "snapshot_id")
+    with _errors.api_errors(f"deleting {snapshot_id}"):
+        _connection().ec2.delete_snapshot(SnapshotId=snapshot_id)
+    return {"snapshot_id": snapshot_id, "deleted": True}
+
+
+# -- key pairs ------------------------------------------------------------------------------------------------------
+
+
+def create_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Make a key pair. Its private half is in the answer, and nowhere else.
+
+    CLI Example: ``salt-cloud -f create_keypair PROVIDER keyname=deploy``
+    """
+    _not_an_action("create_keypair", call)
+    (keyname,) = _needed("create_keypair", kwargs, "keyname")
+    with _errors.api_errors(f"creating the key pair {keyname}"):
+        answer = _connection().ec2.create_key_pair(KeyName=keyname)
+    return {key: answer[key] for key in ("KeyName", "KeyPairId", "KeyFingerprint", "KeyMaterial")}
+
+
+def import_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Bring a key of your own: its public half.
+
+    CLI Example: ``salt-cloud -f import_keypair PROVIDER keyname=deploy file=/root/key.pub``
+    """
+    _not_an_action("import_keypair", call)
+    keyname, path = _needed("import_keypair", kwargs, "keyname", "file")
+    try:
+        public = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"import_keypair: {error}") from error
+    with _errors.api_errors(f"importing the key pair {keyname}"):
+        answer = _connection().ec2.import_key_pair(KeyName=keyname, PublicKeyMaterial=public)
+    return {key: answer[key] for key in ("KeyName", "KeyPairId", "KeyFingerprint")}
+
+
+def show_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Return a key pair's public half and fingerprint.
+
+    CLI Example: ``salt-cloud -f show_keypair PROVIDER keyname=deploy``
+    """
+    _not_an_action("show_keypair", call)
+    (keyname,) = _needed("show_keypair", kwargs, "keyname")
+    with _errors.api_errors(f"looking up the key pair {keyname}"):
+        found = _connection().ec2.describe_key_pairs(KeyNames=[keyname], IncludePublicKey=True)["KeyPairs"]
+    return dict(_plain(found[0]))
+
+
+def delete_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Remove a key pair from EC2.
+
+    CLI Example: ``salt-cloud -f delete_keypair PROVIDER keyname=deploy``
+    """
+    _not_an_action("delete_keypair", call)
+    (keyname,) = _needed("delete_keypair", kwargs, "keyname")
+    with _errors.api_errors(f"deleting the key pair {keyname}"):
+        _connection().ec2.delete_key_pair(KeyName=keyname)
+    return {"KeyName": keyname, "deleted": True}
 
 
 # -- helpers --------------------------------------------------------------------------------------------------------
 
 
+def _acted_on(function: str, name: str, call: str | None) -> tuple[Connection, InstanceTypeDef]:
+    """Return the machine that an action is for, and the connection to its region."""
+    if call != "action":
+        raise Ec2Error(f"{function} is an action on a machine: salt-cloud -a {function} NAME")
+    connection = _connection()
+    return connection, _machine(connection, name)
+
+
+def _not_an_action(function: str, call: str | None) -> None:
+    if call == "action":
+        raise Ec2Error(f"{function} is not an action on a machine: salt-cloud -f {function} PROVIDER")
+
+
+def _needed(function: str, kwargs: Mapping[str, Any] | None, *names: str) -> list[Any]:
+    """Return the arguments of these names.
+
+    Raises:
+        ConfigurationError: one was not given.
+    """
+    absent = [name for name in names if (kwargs or {}).get(name) in (None, "")]
+    if absent:
+        raise ConfigurationError(f"{function} needs {', '.join(f'{name}=…' for name in absent)}")
+    return [(kwargs or {})[name] for name in names]
+
+
 def _machine(connection: Connection, name: str) -> InstanceTypeDef:
     """Return the living machine that a name, or an instance id, stands for."""
     if name.startswith("i-"):
-        by_id = _lookup.instances(connection, [{"Name": "instance-id", "Values": [name]}])
-        instance = _lookup.only(name, by_id)
+        found = _lookup.instances(connection, [{"Name": "instance-id", "Values": [name]}])
     else:
-        instance = _lookup.only(name, _lookup.named(connection, name))
+        found = _lookup.named(connection, name)
+    instance = _lookup.only(name, found)
     if instance is None:
         raise NotFound(f"there is no machine called {name} in {connection.region}")
     return instance
-
-
-def _change(change: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "id": change["InstanceId"],
-        "previousState": change["PreviousState"]["Name"],
-        "currentState": change["CurrentState"]["Name"],
-    }
 
 
 def _event(name: str, tag: str, message: str, data: Mapping[str, Any]) -> None:
@@ -715,18 +1005,3 @@ def _event(name: str, tag: str, message: str, data: Mapping[str, Any]) -> None:
         sock_dir=__opts__["sock_dir"],
         transport=__opts__["transport"],
     )
-
-
-def _only_an_action(function: str, call: str | None) -> None:
-    if call != "action":
-        raise Ec2Error(f"{function} is an action on a machine: salt-cloud -a {function} NAME")
-
-
-def _not_an_action(function: str, call: str | None) -> None:
-    if call == "action":
-        raise Ec2Error(f"{function} is not an action on a machine: salt-cloud -f {function} PROVIDER")
-
-
-def _not_a_function(function: str, call: str | None) -> None:
-    if call == "function":
-        raise Ec2Error(f"{function} needs a machine: salt-cloud --{function} NAME")

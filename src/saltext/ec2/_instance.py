@@ -1,0 +1,261 @@
+"""One instance: launched once, awaited, equipped, terminated."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from saltext.ec2 import _launch, _lookup
+from saltext.ec2._client import Connection
+from saltext.ec2._errors import ApiError, ConfigurationError, LaunchError, api_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2.type_defs import InstanceTypeDef
+
+log = logging.getLogger(__name__)
+
+ADDRESSES = {"private_ips": "PrivateIpAddress", "public_ips": "PublicIpAddress"}
+WATCH_SECONDS = 15  # between two looks at an instance whose sshd is awaited
+
+
+def launch(
+    connection: Connection,
+    options: Mapping[str, Any],
+    name: str,
+    predecessors: Sequence[str],
+    *,
+    userdata: str = "",
+    deploy: bool = True,
+) -> InstanceTypeDef:
+    """Launch an instance in the first place that has room.
+
+    Args:
+        connection: the region.
+        options: see `_options.resolve`.
+        name: the machine's name.
+        predecessors: ids of terminated instances of that name.
+        userdata: rendered user data.
+        deploy: whether a minion will be installed on it.
+
+    Raises:
+        ConfigurationError: see `_launch.request`.
+        NotFound: see `_launch.request`.
+        ApiError: EC2 refuses the launch, in every place.
+    """
+    places = _launch.variants(options)
+    for place in places[:-1]:
+        try:
+            return _launch_in(connection, place, name, predecessors, userdata=userdata, deploy=deploy)
+        except ApiError as error:
+            if error.code not in _launch.NO_ROOM:
+                raise
+            log.warning("%s; the next place is tried", error)
+    return _launch_in(connection, places[-1], name, predecessors, userdata=userdata, deploy=deploy)
+
+
+def _launch_in(
+    connection: Connection,
+    options: Mapping[str, Any],
+    name: str,
+    predecessors: Sequence[str],
+    *,
+    userdata: str,
+    deploy: bool,
+) -> InstanceTypeDef:
+    wanted = _launch.request(connection, options, name, userdata=userdata, deploy=deploy)
+    for _ in range(10):
+        token = _launch.client_token(connection.region, name, wanted, predecessors)
+        with api_errors(f"launching {name}"):
+            instance = connection.ec2.run_instances(**wanted, ClientToken=token)["Instances"][0]
+        _lookup.changed(connection, name)
+        if instance["State"]["Name"] in _lookup.LIVING:
+            log.info("%s is launched as %s", name, instance["InstanceId"])
+            return instance
+        # EC2 remembers a token for longer than it shows the terminated instance that it stood for.
+        predecessors = [*predecessors, instance["InstanceId"]]
+    raise LaunchError(f"{name}: EC2 answers with terminated instances only: {', '.join(predecessors)}")
+
+
+def look_again(connection: Connection, name: str, instance: InstanceTypeDef) -> InstanceTypeDef:
+    """Return the instance as it is now; right after a launch EC2 may not know it yet.
+
+    Raises:
+        LaunchError: it has been terminated.
+    """
+    instance_id = instance["InstanceId"]
+    found = _lookup.instances(connection, [{"Name": "instance-id", "Values": [instance_id]}])
+    instance = found[0] if found else instance
+    if instance["State"]["Name"] not in _lookup.LIVING:
+        reason = instance.get("StateReason", {}).get("Message") or "EC2 gives no reason"
+        raise LaunchError(
+            f"{name} ({instance_id}) is {instance['State']['Name']} instead of running: {reason};"
+            " run the same command again to launch another"
+        )
+    return instance
+
+
+def watch(connection: Connection, name: str, instance: InstanceTypeDef) -> Callable[[], None]:
+    """Return a check that the instance still lives; call it as often as you like, EC2 is asked seldom."""
+    asked = time.monotonic()
+
+    def alive() -> None:
+        nonlocal asked
+        if time.monotonic() - asked > WATCH_SECONDS:
+            asked = time.monotonic()
+            look_again(connection, name, instance)
+
+    return alive
+
+
+def wait_until_running(
+    connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef
+) -> InstanceTypeDef:
+    """Return the instance once it runs and has the address that `ssh_interface` asks for.
+
+    Raises:
+        LaunchError: it was terminated, or `wait_for_ip_timeout` has passed.
+    """
+    deadline = time.monotonic() + float(options["wait_for_ip_timeout"])
+    while True:
+        instance = look_again(connection, name, instance)
+        state, reachable = instance["State"]["Name"], bool(address(options, instance))
+        if state == "running" and reachable:
+            return instance
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"{name} ({instance['InstanceId']}) is {state} and has {'an' if reachable else 'no'} address in"
+                f" {options['ssh_interface']} after {options['wait_for_ip_timeout']} s; it was left as it is, and the"
+                " same command goes on with it"
+            )
+        time.sleep(float(options["wait_for_ip_interval"]))
+
+
+def address(options: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
+    """Return where salt-cloud reaches the instance; empty: it has no such address.
+
+    Raises:
+        ConfigurationError: `ssh_interface` is none of the two.
+    """
+    if options["ssh_interface"] not in ADDRESSES:
+        raise ConfigurationError(f"ssh_interface is private_ips or public_ips, not {options['ssh_interface']!r}")
+    return str(instance.get(ADDRESSES[options["ssh_interface"]]) or "")
+
+
+# -- what a launch cannot give --------------------------------------------------------------------------------------
+
+
+def equip(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> None:
+    """Give a running instance existing volumes, tags of single volumes, and elastic addresses; do nothing twice.
+
+    Raises:
+        ApiError: EC2 refuses one of these.
+    """
+    _volumes(connection, options.get("volumes") or [], name, instance)
+    interfaces = {each["Attachment"]["DeviceIndex"]: each for each in instance.get("NetworkInterfaces", [])}
+    for wanted in options.get("network_interfaces") or []:
+        interface = interfaces[wanted.get("DeviceIndex", 0)]
+        if "SourceDestCheck" in wanted and interface.get("SourceDestCheck") != wanted["SourceDestCheck"]:
+            with api_errors(f"setting SourceDestCheck of {name}"):
+                connection.ec2.modify_network_interface_attribute(
+                    NetworkInterfaceId=interface["NetworkInterfaceId"],
+                    SourceDestCheck={"Value": wanted["SourceDestCheck"]},
+                )
+        if any(wanted.get(key) for key in ("associate_eip", "allocate_new_eip", "allocate_new_eips")):
+            _elastic_addresses(connection, name, wanted, interface)
+
+
+def _volumes(
+    connection: Connection, volumes: Sequence[Mapping[str, Any]], name: str, instance: InstanceTypeDef
+) -> None:
+    devices = {
+        each.get("DeviceName"): each.get("Ebs", {}).get("VolumeId") for each in instance.get("BlockDeviceMappings", [])
+    }
+    for volume in volumes:
+        volume_id = volume.get("volume_id") or devices.get(volume["device"])
+        if not volume_id:
+            continue
+        if devices.get(volume["device"]) != volume_id:
+            with api_errors(f"attaching {volume_id} to {name}"):
+                connection.ec2.attach_volume(
+                    InstanceId=instance["InstanceId"], VolumeId=volume_id, Device=volume["device"]
+                )
+        if volume.get("tags"):
+            with api_errors(f"tagging {volume_id} of {name}"):
+                connection.ec2.create_tags(Resources=[volume_id], Tags=_launch.tag_list(volume["tags"]))
+
+
+def _elastic_addresses(
+    connection: Connection, name: str, wanted: Mapping[str, Any], interface: Mapping[str, Any]
+) -> None:
+    for private in interface["PrivateIpAddresses"]:
+        if not (private.get("Primary") or wanted.get("allocate_new_eips")):
+            continue
+        if private.get("Association", {}).get("AllocationId"):
+            continue
+        allocation = wanted.get("associate_eip")
+        with api_errors(f"giving {name} an elastic address"):
+            if not allocation:
+                allocation = connection.ec2.allocate_address(
+                    Domain="vpc",
+                    TagSpecifications=[
+                        {
+                            "ResourceType": "elastic-ip",
+                            "Tags": _launch.tag_list({"Name": name, _launch.RELEASE_TAG: name}),
+                        }
+                    ],
+                )["AllocationId"]
+            connection.ec2.associate_address(
+                AllocationId=allocation,
+                NetworkInterfaceId=interface["NetworkInterfaceId"],
+                PrivateIpAddress=private["PrivateIpAddress"],
+                AllowReassociation=False,
+            )
+
+
+# -- states ---------------------------------------------------------------------------------------------------------
+
+
+def start(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
+    """Start an instance, when it has stopped."""
+    instance_id = instance["InstanceId"]
+    with api_errors(f"starting {name}"):
+        if instance["State"]["Name"] == "stopping":
+            connection.ec2.get_waiter("instance_stopped").wait(InstanceIds=[instance_id])
+        return _change(connection.ec2.start_instances(InstanceIds=[instance_id])["StartingInstances"][0])
+
+
+def stop(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
+    """Stop an instance."""
+    with api_errors(f"stopping {name}"):
+        answer = connection.ec2.stop_instances(InstanceIds=[instance["InstanceId"]])
+    return _change(answer["StoppingInstances"][0])
+
+
+def terminate(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
+    """Terminate an instance, and release the elastic addresses that were allocated for it.
+
+    Raises:
+        ApiError: EC2 refuses, as it does for a machine with termination protection.
+    """
+    with api_errors(f"destroying {name}"):
+        answer = connection.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+    _lookup.changed(connection, name)
+    with api_errors(f"releasing the elastic addresses of {name}"):
+        addresses = connection.ec2.describe_addresses(
+            Filters=[{"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [name]}]
+        )["Addresses"]
+        for each in addresses:
+            if each.get("AssociationId"):
+                connection.ec2.disassociate_address(AssociationId=each["AssociationId"])
+            connection.ec2.release_address(AllocationId=each["AllocationId"])
+    return _change(answer["TerminatingInstances"][0])
+
+
+def _change(change: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": change["InstanceId"],
+        "previousState": change["PreviousState"]["Name"],
+        "currentState": change["CurrentState"]["Name"],
+    }
