@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import salt.config
-import salt.loader
+import salt.modules
 import salt.pillar
 import salt.state
 import salt.utils.templates
+import saltext.boto3.modules
 
 from plainpillar import DEPLOYMENT, ROOT, PlainPillar
 
@@ -43,7 +45,12 @@ def finger(path=None):
 }
 
 # The execution modules of Salt's own that compiling and our states' Jinja use; Jinja's import loads all there are.
-OF_SALT = ("config", "cp", "file", "hashutil", "match", "pillar", "state")
+OF_SALT = frozenset({"config", "cp", "file", "hashutil", "match", "pillar", "state"})
+
+
+def _shipped_modules() -> set[str]:
+    folders = [*salt.modules.__path__, *saltext.boto3.modules.__path__]
+    return {module.name for module in pkgutil.iter_modules(folders)} - STAND_INS.keys()
 
 
 def addresses() -> dict[str, str]:
@@ -97,7 +104,7 @@ class Compiler:
                 "extension_modules": str(folder / "extmods"),
                 "module_dirs": [str(modules), str(TREE / "_modules")],
                 "states_dirs": [str(TREE / "_states")],
-                "whitelist_modules": [*OF_SALT, *STAND_INS, *(path.stem for path in (TREE / "_modules").glob("*.py"))],
+                "disable_modules": sorted(_shipped_modules() - OF_SALT),
                 "test_addresses": addresses(),
                 "grains": own_grains | dict(grains or {}),
             }

@@ -1,0 +1,146 @@
+"""Who learns a secret on a running stack, and where none may turn up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import Fleet, Machine, poll
+
+SECRETS = {
+    "web-1": {"airflow_admin", "airflow_keys", "postgres_airflow", "redis_airflow"},
+    "postgres-1": {"postgres_airflow", "postgres_tls"},
+    "redis-1": {"redis_airflow", "redis_tls"},
+}
+STORES = ("postgres-1", "redis-1")
+
+
+def locks(machine: Machine) -> set[str]:
+    """Return the names of the secrets that the machine is given."""
+    return set(machine.salt("pillar.items", unmask=True)["secrets"])
+
+
+def private_values(fleet: Fleet) -> dict[str, str]:
+    """Return every secret's value in a form that survives JSON and line breaks; certificates are public."""
+    values = {name: value for name, value in fleet.pillar.values().items() if not name.endswith(":certificate")}
+    return {name: value.splitlines()[1] if "PRIVATE KEY" in value else value for name, value in values.items()}
+
+
+def leaks(fleet: Fleet, text: str) -> list[str]:
+    """Return the names of the secrets that the text holds."""
+    return [name for name, value in private_values(fleet).items() if value in text]
+
+
+@pytest.fixture
+def store(converged: Callable[[str], Machine], request: pytest.FixtureRequest) -> Machine:
+    return converged(request.param)
+
+
+@pytest.mark.parametrize("minion_id", SECRETS)
+def test_each_machine_is_given_its_own_secrets(fleet: Fleet, minion_id: str) -> None:
+    assert locks(fleet.machine(minion_id)) == SECRETS[minion_id]
+
+
+@pytest.fixture
+def liar(fleet: Fleet) -> Iterator[Machine]:
+    """A web machine that claims to be the database."""
+    machine = fleet.machine("web-1")
+    lies = dict.fromkeys(("id", "host", "fqdn", "nodename"), "postgres-1") | {"role": "postgres"}
+    machine.put("/etc/salt/grains", json.dumps(lies))
+    machine.salt("saltutil.refresh_grains")
+    poll(lambda: bool(machine.salt("grains.get", "role") == "postgres"), "the minion has taken its lies up")
+    yield machine
+    machine.run("rm", "/etc/salt/grains")
+    machine.salt("saltutil.refresh_grains")
+
+
+def test_a_machine_that_lies_in_its_grains_gains_nothing(liar: Machine) -> None:
+    assert locks(liar) == SECRETS["web-1"]
+
+
+def test_a_machine_that_takes_anothers_name_is_refused(fleet: Fleet) -> None:
+    machine = fleet.machine("web-1")
+    answer = machine.run("timeout", "20", "/opt/salt/bin/salt-call", "--id=postgres-1", "pillar.items", "unmask=True")
+    assert answer.returncode != 0
+    assert leaks(fleet, f"{answer.stdout}{answer.stderr}") == []
+
+
+def test_a_stranger_is_not_accepted(fleet: Fleet) -> None:
+    machine = fleet.machine("web-1")
+    config = {"id": "postgres-9", "master": fleet.master.config["interface"], "pki_dir": "/root/stranger/pki"}
+    machine.put("/root/stranger/minion", json.dumps(config))
+    command = ("timeout", "20", "/opt/salt/bin/salt-call", "--config-dir=/root/stranger", "pillar.items")
+    assert machine.run(*command).returncode != 0
+    keys = fleet.master.salt_key_cli().run("--list", "all").data
+    assert "postgres-9" not in keys["minions"]
+    assert "postgres-9" in keys["minions_pre"]
+
+
+@pytest.mark.parametrize("store", STORES, indirect=True)
+def test_no_secret_is_in_a_states_return(fleet: Fleet, store: Machine) -> None:
+    tls = "/etc/postgresql/17/main/tls" if store.id == "postgres-1" else "/etc/redis/tls"
+    store.put(f"{tls}/key.pem", "damaged\n")  # a changed file's return shows what changed
+    returned = json.dumps(fleet.converge(store))
+    assert "key.pem" in returned
+    assert leaks(fleet, returned) == []
+
+
+@pytest.mark.parametrize("store", STORES, indirect=True)
+def test_no_secret_is_in_the_journal(fleet: Fleet, store: Machine) -> None:
+    journal = store.run("journalctl", "--no-pager", "--output=cat").stdout
+    assert "salt-minion" in journal
+    assert leaks(fleet, journal) == []
+
+
+@pytest.mark.parametrize("store", STORES, indirect=True)
+def test_other_users_find_no_secret_on_the_disk(fleet: Fleet, store: Machine) -> None:
+    role = store.id.removesuffix("-1")
+    patterns = [f"--regexp={value}" for name, value in private_values(fleet).items() if name.startswith(role)]
+    assert patterns
+    search = ("grep", "-rlFs", *patterns, "/etc", "/var/cache", "/var/lib", "/var/log", "/run", "/srv", "/tmp")
+    assert store.run(*search).stdout, "root finds them"
+    assert not store.run(*search, user="nobody").stdout
+
+
+def test_no_secret_is_in_the_masters_job_cache(fleet: Fleet, converged: Callable[[str], Machine]) -> None:
+    for minion_id in STORES:
+        converged(minion_id)
+    assert locks(fleet.machine("redis-1"))  # its answer does hold secrets
+    jobs = {path: path.read_bytes() for path in Path(fleet.master.config["cachedir"], "jobs").rglob("return.p")}
+    leaky = {path for path, answer in jobs.items() if leaks(fleet, answer.decode(errors="replace"))}
+    asked = {path for path in jobs if b"unmask" in (path.parents[1] / ".load.p").read_bytes()}
+    assert leaky
+    assert leaky <= asked
+    assert jobs.keys() - asked
+
+
+SAMPLER = """
+import pathlib, time
+seen = set()
+while not pathlib.Path("/run/sampled").exists():
+    for process in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            seen.add(process.read_text().replace(chr(0), " "))
+        except OSError:
+            pass
+pathlib.Path("/run/command-lines").write_text(chr(10).join(seen))
+"""
+
+
+def test_no_secret_is_on_a_command_line(fleet: Fleet, converged: Callable[[str], Machine]) -> None:
+    """Everything that runs while Salt sets the role's password anew is looked at."""
+    machine = converged("postgres-1")
+    machine.run("psql", "-c", "ALTER ROLE airflow PASSWORD 'other'", user="postgres")
+    machine.run("rm", "-f", "/run/sampled", "/run/command-lines")
+    machine.put("/root/sampler.py", SAMPLER)
+    machine.run("systemd-run", "--collect", "--unit=sampler", "python3", "/root/sampler.py")
+    states = machine.apply("postgres")
+    machine.run("touch", "/run/sampled")
+    assert any("postgres-role" in tag and state["changes"] for tag, state in states.items())
+    poll(lambda: machine.run("test", "-s", "/run/command-lines").returncode == 0, "the sampler has written")
+    seen = machine.run("cat", "/run/command-lines").stdout
+    assert 'ALTER ROLE "airflow"' in seen
+    assert leaks(fleet, seen) == []

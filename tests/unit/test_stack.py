@@ -1,0 +1,99 @@
+"""The execution module `stack`: roles from ids, addresses from the mine, and what a firewall lets in."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from fnmatch import fnmatch
+from types import ModuleType
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from plainpillar import ROOT
+
+MINE = {"web-2": ["10.20.1.3"], "web-1": ["10.20.1.2"], "lb-1": ["10.20.1.4"], "salt-1": ["10.20.1.1"]}
+ENDPOINTS: dict[str, Any] = {
+    "ssh": {"port": 22, "on": ["*"], "from": ["salt"]},
+    "app": {"port": 8080, "on": ["web"], "from": ["lb"]},
+    "https": {"port": 443, "on": ["lb"], "from": ["world"]},
+    "bus": {"port": 4505, "on": ["salt"], "from": ["*"]},
+    "store": {"port": 1, "on": ["cache"], "from": ["web"]},
+}
+
+
+@pytest.fixture
+def stack() -> Callable[..., ModuleType]:
+    """`stack(id)`: the module as Salt's loader gives it to that minion."""
+
+    def load(minion_id: str, mine: dict[str, list[str]] = MINE) -> ModuleType:
+        spec = importlib.util.spec_from_file_location("stack", ROOT / "salt/_modules/stack.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+        def get(target: str, function: str) -> dict[str, list[str]]:
+            assert function == "private_address"
+            return {name: found for name, found in mine.items() if fnmatch(name, target)}
+
+        module.__dict__.update(__opts__={"id": minion_id}, __salt__={"mine.get": get})
+        return module
+
+    return load
+
+
+@pytest.mark.parametrize(("minion_id", "role"), [("web-2", "web"), ("big-web-10", "big-web")])
+def test_role_is_the_id_without_its_number(stack: Callable[..., ModuleType], minion_id: str, role: str) -> None:
+    assert stack(minion_id).role() == role
+
+
+def test_addresses_are_sorted_and_of_one_role(stack: Callable[..., ModuleType]) -> None:
+    assert list(stack("lb-1").addresses("web").items()) == [("web-1", "10.20.1.2"), ("web-2", "10.20.1.3")]
+    assert list(stack("lb-1").addresses()) == ["lb-1", "salt-1", "web-1", "web-2"]
+
+
+def test_a_role_without_machines_is_named_with_the_cure(stack: Callable[..., ModuleType]) -> None:
+    with pytest.raises(CommandExecutionError, match=r"'redis-\*'.*mine\.update"):
+        stack("web-1").addresses("redis")
+
+
+def test_a_machine_without_an_address_is_named(stack: Callable[..., ModuleType]) -> None:
+    with pytest.raises(CommandExecutionError, match=r"web-1.*mine\.update"):
+        stack("lb-1", {"web-1": []}).addresses("web")
+
+
+def test_own_address(stack: Callable[..., ModuleType]) -> None:
+    assert stack("web-2").own_address() == "10.20.1.3"
+    with pytest.raises(CommandExecutionError, match="web-3"):
+        stack("web-3").own_address()
+
+
+def test_a_machine_lets_in_its_own_endpoints_only(stack: Callable[..., ModuleType]) -> None:
+    assert stack("web-1").inbound(ENDPOINTS) == [
+        {"name": "ssh", "port": 22, "sources": ["10.20.1.1"]},
+        {"name": "app", "port": 8080, "sources": ["10.20.1.4"]},
+    ]
+
+
+def test_the_world_is_everybody(stack: Callable[..., ModuleType]) -> None:
+    assert {"name": "https", "port": 443, "sources": None} in stack("lb-1").inbound(ENDPOINTS)
+
+
+def test_every_role_is_not_the_world(stack: Callable[..., ModuleType]) -> None:
+    bus = stack("salt-1").inbound(ENDPOINTS)[1]
+    assert bus["sources"] == ["10.20.1.1", "10.20.1.2", "10.20.1.3", "10.20.1.4"]
+
+
+def test_the_operator_reaches_the_master_by_ssh_and_nothing_else(stack: Callable[..., ModuleType]) -> None:
+    operator = "198.51.100.0/24"
+    ssh, bus = stack("salt-1").inbound(ENDPOINTS, [operator])
+    assert operator in ssh["sources"]
+    assert operator not in bus["sources"]
+    assert all(operator not in (rule["sources"] or []) for rule in stack("web-1").inbound(ENDPOINTS, [operator]))
+
+
+def test_a_client_role_without_machines_stops_the_run(stack: Callable[..., ModuleType]) -> None:
+    with pytest.raises(CommandExecutionError, match=r"'web-\*'"):
+        stack("cache-1", {"cache-1": ["10.20.1.9"], "salt-1": ["10.20.1.1"]}).inbound(ENDPOINTS)
