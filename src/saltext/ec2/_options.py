@@ -234,3 +234,19 @@ def reference() -> str:
         text = option.text.replace("|", "\\|")
         rows.append(f"| `{option.name}` | {words[option.status]} | {default} | {text} |")
     return "\n".join(rows) + "\n"
+
+
+def document() -> str:
+    """Return docs/driver-options.md."""
+    return f"""# Options of the EC2 driver
+
+<!-- Written by `python -m saltext.ec2._options`; a test keeps it equal to the table in src/saltext/ec2/_options.py. -->
+
+A provider, a profile and a map may set each of these; a map outranks its profile, a profile its provider. What the
+table does not hold stops the run with an error that names it. "Old driver" compares with Salt 3007's `ec2`.
+
+{reference()}"""
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import boto3
 import pytest
 import salt._logging
 import salt.config
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moto import mock_aws
 
 from saltext.ec2 import _client
@@ -31,25 +32,28 @@ def ec2(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    with mock_aws():
+    with mock_aws(config={"core": {"mock_credentials": False}}):
         _client._connect.cache_clear()
-        client = boto3.client("ec2", region_name="eu-west-1")
+        client = _client._new_session(region_name="eu-west-1").client("ec2")
         vpc = client.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
         tags: Any = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "a"}]}]
         client.create_subnet(VpcId=vpc, CidrBlock="10.40.1.0/24", TagSpecifications=tags)
         for name in ("web", "db"):
             client.create_security_group(GroupName=name, Description=name, VpcId=vpc)
-        client.create_key_pair(KeyName="deploy")
+        public = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        client.import_key_pair(KeyName="deploy", PublicKeyMaterial=public)
         yield client
         _client._connect.cache_clear()
 
 
 @pytest.fixture
 def image(ec2: Any) -> str:
-    """Return the id of an image with a root volume at /dev/xvda."""
-    instance = ec2.run_instances(ImageId="ami-0123456789abcdef0", MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
-    image_id: str = ec2.create_image(InstanceId=instance, Name="debian-13-amd64-1")["ImageId"]
-    ec2.terminate_instances(InstanceIds=[instance])
+    """Return the id of an image with a root volume."""
+    image_id: str = ec2.register_image(
+        Name="debian-13-amd64-1",
+        RootDeviceName="/dev/sda1",
+        BlockDeviceMappings=[{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 8}}],
+    )["ImageId"]
     return image_id
 
 

@@ -89,6 +89,7 @@ def get_configured_provider() -> dict[str, Any] | bool:
         return False
     _options.check(provider, f"provider {_provider_name()}", __opts__)
     _client.region_of(provider)
+    _client.model_loader()  # here, before the core forks
     return dict(provider)
 
 

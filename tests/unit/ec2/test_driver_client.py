@@ -1,0 +1,181 @@
+"""Who is asked, where, and how often: region, credentials, endpoint, retries and the shared cache."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
+
+from saltext.ec2 import _cache, _client
+from saltext.ec2._errors import ApiError, ConfigurationError, QueryFailed, RegionRefused
+from saltext.ec2.clouds import ec2 as driver
+
+REFUSED = "region eu-west-2 is refused: allowed_regions names eu-west-1"
+
+
+@pytest.mark.parametrize("word", ["location", "region"])
+def test_a_region_that_is_not_allowed_is_refused(word: str) -> None:
+    assert _client.region_of({word: "eu-west-1", "allowed_regions": ["eu-west-1"]}) == "eu-west-1"
+    with pytest.raises(RegionRefused, match=REFUSED):
+        _client.region_of({word: "eu-west-2", "allowed_regions": ["eu-west-1"]})
+
+
+def test_the_region_of_the_environment_is_guarded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-2")
+    with pytest.raises(RegionRefused, match=REFUSED):
+        _client.region_of({"allowed_regions": ["eu-west-1"]})
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(ConfigurationError, match="no region"):
+        _client.region_of({})
+
+
+def test_a_profile_cannot_leave_the_allowed_regions(ec2: Any, machine: Any, opts: dict[str, Any]) -> None:
+    with pytest.raises(RegionRefused, match=REFUSED):
+        driver.create(machine("web-1", location="eu-west-2"))
+
+
+def test_a_provider_in_a_refused_region_stops_salt_cloud(opts: dict[str, Any]) -> None:
+    opts["providers"]["cloud"]["ec2"]["location"] = "eu-west-2"
+    with pytest.raises(RegionRefused):
+        driver.get_configured_provider()
+
+
+def test_a_provider_needs_no_credentials_of_its_own(opts: dict[str, Any]) -> None:
+    provider = driver.get_configured_provider()
+    assert isinstance(provider, dict)
+    assert not {"id", "key"} & set(provider)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ({}, "test"),
+        ({"id": "AKIA1", "key": "secret"}, "AKIA1"),
+        ({"id": "use-instance-role-credentials", "key": "use-instance-role-credentials"}, "test"),
+        ({"role_arn": "arn:aws:iam::123456789012:role/salt"}, "ASIA"),
+    ],
+)
+def test_credentials(ec2: Any, tmp_path: Path, given: dict[str, str], used: str) -> None:
+    client: Any = _client.connect({"location": "eu-west-1", **given}, str(tmp_path)).ec2
+    assert client._request_signer._credentials.access_key.startswith(used)
+
+
+def test_half_a_key_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="id and key belong together"):
+        _client.connect({"location": "eu-west-1", "id": "AKIA1"}, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({"endpoint_url": "http://127.0.0.1:1"}, "http://127.0.0.1:1"),
+        ({"endpoint": "cloud.example.com:8773/services"}, "https://cloud.example.com:8773/services"),
+        ({}, "http://127.0.0.1:2"),
+    ],
+)
+def test_the_endpoint(
+    ec2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], url: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
+    assert _client.connect({"location": "eu-west-1", **given}, str(tmp_path)).ec2.meta.endpoint_url == url
+
+
+def failing(status: int, code: str) -> Any:
+    """Return an answer of EC2 that says no."""
+    body = f"<Response><Errors><Error><Code>{code}</Code><Message>no</Message></Error></Errors></Response>".encode()
+
+    class Raw:
+        def stream(self) -> list[bytes]:
+            return [body]
+
+        def read(self, *_: Any) -> bytes:
+            return body
+
+    return AWSResponse("https://ec2", status, HTTPHeaders(), Raw())
+
+
+@pytest.fixture
+def patient(opts: dict[str, Any], ec2: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the driver's own client; between tries it waits for nothing."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    opts["providers"]["cloud"]["ec2"]["max_attempts"] = 3
+    return driver._connection().ec2
+
+
+def test_a_throttled_call_is_tried_again_and_reported(patient: Any, caplog: pytest.LogCaptureFixture) -> None:
+    answers = [failing(503, "RequestLimitExceeded"), failing(500, "InternalError")]
+    patient.meta.events.register_first("before-send.ec2", lambda **_: answers.pop(0) if answers else None)
+    with caplog.at_level(logging.WARNING):
+        assert driver.list_nodes() == {}
+    assert "DescribeInstances failed at try 1: RequestLimitExceeded" in caplog.text
+    assert "DescribeInstances failed at try 2: InternalError" in caplog.text
+
+
+def test_tries_are_bounded_and_a_query_that_fails_cannot_pass_for_an_empty_account(patient: Any) -> None:
+    tries = []
+
+    def refuse(**_: Any) -> Any:
+        tries.append(1)
+        return failing(503, "RequestLimitExceeded")
+
+    patient.meta.events.register_first("before-send.ec2", refuse)
+    with pytest.raises(QueryFailed, match=r"RequestLimitExceeded: no \(after 2 retries\)"):
+        driver.list_nodes_min()
+    assert len(tries) == 3
+    assert not issubclass(QueryFailed, Exception), "salt.cloud takes any Exception for 'no machines'"
+
+
+def test_a_refused_call_is_not_repeated(patient: Any) -> None:
+    tries = []
+
+    def refuse(**_: Any) -> Any:
+        tries.append(1)
+        return failing(403, "UnauthorizedOperation")
+
+    patient.meta.events.register_first("before-send.ec2", refuse)
+    with pytest.raises(ApiError, match="listing the regions failed: DescribeRegions: UnauthorizedOperation") as caught:
+        driver.avail_locations()
+    assert caught.value.code == "UnauthorizedOperation"
+    assert len(tries) == 1
+
+
+def _ask(folder: str, asked: Any) -> None:
+    def answer() -> int:
+        with asked.get_lock():
+            asked.value += 1
+        time.sleep(0.2)
+        return 42
+
+    assert _cache.Cache(folder, "account").get("question", answer) == 42
+
+
+def test_several_processes_ask_once(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    asked = fork.Value("i", 0)
+    processes = [fork.Process(target=_ask, args=(str(tmp_path), asked)) for _ in range(5)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 5
+    assert asked.value == 1
+
+
+def test_an_answer_grows_old_and_a_failure_is_not_kept(tmp_path: Path) -> None:
+    cache = _cache.Cache(tmp_path, "account")
+
+    def fail() -> float:
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        cache.get("question", fail)
+    assert cache.get("question", lambda: 1, seconds=0) == 1
+    assert cache.get("question", lambda: 2) == 2
+    assert cache.get("question", lambda: 3) == 2
+    assert _cache.Cache(tmp_path, "another account").get("question", lambda: 4) == 4
