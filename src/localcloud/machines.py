@@ -30,9 +30,10 @@ CPU_PERIOD = 100_000
 ADMIN_UID = 1000
 
 HALTED = (0, 130)
-"""Exit codes of a container whose systemd powered it off. 130: reboot(2) POWER_OFF ends a PID namespace by SIGINT."""
+"""Exit codes of a container whose systemd powered it off: its own, and that of reboot(2) where it may call it."""
 REBOOTED = 129
-"""Exit code of a container whose systemd rebooted: reboot(2) RESTART ends a PID namespace by SIGHUP."""
+"""Exit code of a container that wants to run again. systemd may not call reboot(2) and exits 0; its last words tell."""
+_LAST_WORDS = b"Rebooting."
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,7 @@ class DockerHost:
         except DockerException as error:
             raise MachineError(_reason(error)) from error
         return {
-            container.labels[INSTANCE_LABEL]: Observed(
-                running=container.attrs["State"]["Running"], exit_code=container.attrs["State"]["ExitCode"]
-            )
+            container.labels[INSTANCE_LABEL]: self._observed(container)
             for container in found
             if container.attrs["State"]["Status"] not in ("created", "removing")
         }
@@ -193,6 +192,13 @@ class DockerHost:
         except (DockerException, requests.RequestException) as error:
             raise MachineError(_reason(error)) from error
         raise MachineError("Docker's event stream ended")
+
+    def _observed(self, container: Container) -> Observed:
+        state = container.attrs["State"]
+        code = int(state["ExitCode"])
+        if not state["Running"] and code in HALTED and _LAST_WORDS in container.logs(tail=3):
+            code = REBOOTED
+        return Observed(running=state["Running"], exit_code=code)
 
     def _labels(self, *more: str) -> list[str]:
         return [f"{CLOUD_LABEL}={self._cloud}"] + (["=".join(more)] if more else [])

@@ -1,0 +1,66 @@
+"""One local cloud for the session, and one machine that most tests look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from localcloud import engine, image, service
+from localcloud.config import CloudConfig
+from localcloud.machines import CLOUD_LABEL
+from realcloud import NAME, Machine, RealCloud, free_port
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = "edge-1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests of this folder."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.docker)
+
+
+@pytest.fixture(scope="session")
+def docker_client() -> docker.DockerClient:
+    """The engine, if there is one."""
+    if not engine.reachable():
+        pytest.skip("no Docker engine runs here; `make up` starts one")
+    return engine.connect()
+
+
+@pytest.fixture(scope="session")
+def machine_image(docker_client: docker.DockerClient) -> str:
+    """The machines' image, built if it is missing."""
+    return image.ensure(docker_client, print, ROOT / "requirements/salt.txt")
+
+
+@pytest.fixture(scope="session")
+def cloud(
+    docker_client: docker.DockerClient, machine_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealCloud]:
+    """A running cloud, of which nothing is left afterwards."""
+    folder = tmp_path_factory.mktemp("cloud")
+    published = {PUBLISHED: {22: ("127.0.0.1", free_port())}}
+    config = CloudConfig(NAME, folder / "state", free_port(), machine_image, published)
+    service.destroy(config, print)  # what a killed run left
+    made = RealCloud(config, service.start(config, print), folder / "key")
+    try:
+        made.make_network()
+        yield made
+    finally:
+        service.destroy(config, print)
+    label: dict[str, str | list[str] | bool] = {"label": f"{CLOUD_LABEL}={NAME}"}
+    assert docker_client.containers.list(all=True, filters=label) == []
+    assert docker_client.networks.list(filters=label) == []
+    assert not service.status(config.state_dir).running
+    assert [path.name for path in config.state_dir.iterdir()] == ["localcloud.log"]
+
+
+@pytest.fixture(scope="session")
+def machine(cloud: RealCloud) -> Machine:
+    """A machine with user data, a published port and room for a mark on its disk."""
+    return cloud.launch(PUBLISHED, UserData="#!/bin/sh\necho first-boot\necho once >> /root/user-data\n")

@@ -1,0 +1,242 @@
+"""Real machines behind the API: what a client sees, and what happens to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import docker
+import pytest
+from botocore.exceptions import ClientError
+
+from localcloud import service
+from localcloud.config import CloudConfig
+from localcloud.errors import PortTaken
+from realcloud import SUBNET, Machine, RealCloud, free_port, until
+
+
+def test_a_machine_is_a_debian_as_the_ami_boots_it(machine: Machine) -> None:
+    assert machine.run(". /etc/os-release; echo $ID $VERSION_ID") == "debian 13"
+    assert machine.run("ps -p 1 -o comm=") == "systemd"
+    assert machine.run("systemctl is-system-running --wait") == "running"
+    assert machine.run("hostname -f") == machine.describe()["PrivateDnsName"]
+    assert machine.run("ls /etc/salt 2>/dev/null; /opt/salt/bin/salt-call --version").startswith("salt-call 3008")
+
+
+def test_it_has_the_address_and_the_size_that_the_api_says(
+    machine: Machine, docker_client: docker.DockerClient
+) -> None:
+    assert machine.address == machine.describe()["PrivateIpAddress"]
+    assert machine.address in machine.run("ip -brief address show eth0")
+    limits = docker_client.containers.get(machine.container).attrs["HostConfig"]
+    assert (limits["Memory"], limits["MemorySwap"]) == (1 << 30, 1 << 30)
+    assert limits["CpuQuota"] / limits["CpuPeriod"] == 1
+
+
+def test_the_console_tells_the_host_keys(machine: Machine) -> None:
+    actual = {line.split()[1] for line in machine.run("cat /etc/ssh/ssh_host_*_key.pub").splitlines()}
+    assert {line.split()[1] for line in machine.host_keys()} == actual
+
+
+def test_only_the_key_pairs_key_lets_in(machine: Machine, tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
+    stranger = Machine(
+        RealCloud(machine.cloud.config, machine.cloud.endpoint, tmp_path / "other"),
+        machine.instance_id,
+        machine.address,
+    )
+    refused = stranger.ssh("true", check=False)
+    assert refused.returncode == 255
+    assert "Permission denied" in refused.stderr
+
+
+def test_user_data_ran_and_wrote_to_the_console(machine: Machine) -> None:
+    until(lambda: machine.run("cat /root/user-data") == "once", "the user data has run")
+    assert "first-boot" in machine.console()
+
+
+def test_cloud_config_is_followed_and_what_is_not_is_named(cloud: RealCloud) -> None:
+    config = (
+        "#cloud-config\nhostname: chosen\nruncmd: [[touch, '/root/a b'], 'echo ran > /root/ran']\n"
+        "write_files: [{path: /etc/motd, content: hello, permissions: '0600'}]\npackages: [cowsay]\n"
+    )
+    machine = cloud.launch("configured", UserData=config)
+    until(lambda: machine.run("cat /root/ran; ls /root").split() == ["ran", "a", "b", "ran"], "runcmd has run")
+    assert machine.run("hostname; cat /etc/motd; stat -c %a /etc/motd").split() == ["chosen", "hello600"]
+    assert "'packages' is not supported" in machine.console()
+    machine.terminate()
+
+
+def test_a_published_port_leads_to_the_machine(cloud: RealCloud, machine: Machine) -> None:
+    address, port = cloud.config.publish["edge-1"][22]
+    assert machine.ssh("hostname", address=address, port=port).stdout.strip() == machine.run("hostname")
+
+
+def test_machines_reach_each_other_the_mirrors_and_the_api(cloud: RealCloud, machine: Machine) -> None:
+    other = cloud.launch("neighbour")
+    other.run(f"ping -c 1 -W 5 {machine.address}")
+    other.run("curl -sf --max-time 20 http://deb.debian.org/debian/dists/trixie/Release | grep -q Codename")
+    assert '"name": "cloudtest"' in other.run(f"curl -sf {cloud.endpoint.url}/_localcloud/health")
+    other.terminate()
+
+
+def test_a_firewall_on_the_machine_leaves_names_resolvable(cloud: RealCloud) -> None:
+    machine = cloud.launch("firewalled")
+    machine.run("nft flush ruleset")
+    machine.run("getent hosts deb.debian.org")
+    machine.terminate()
+
+
+def test_the_disk_survives_stop_and_start(machine: Machine) -> None:
+    ec2 = machine.cloud.client("ec2")
+    machine.run("echo kept > /root/mark; echo 10.40.1.99 friend >> /etc/hosts")
+    keys = machine.host_keys()
+    ec2.stop_instances(InstanceIds=[machine.instance_id])
+    machine.is_in("stopped")
+    ec2.start_instances(InstanceIds=[machine.instance_id])
+    machine.ready()
+    assert machine.run("cat /root/mark /root/user-data; getent hosts friend").split() == [
+        "kept",
+        "once",
+        "10.40.1.99",
+        "friend",
+    ]
+    assert machine.host_keys() == keys
+    assert machine.run("hostname -f") == machine.describe()["PrivateDnsName"]
+
+
+@pytest.mark.parametrize("side", ["outside", "inside"])
+def test_a_machine_can_be_rebooted_from_both_sides(machine: Machine, side: str) -> None:
+    def boot() -> str:
+        return machine.ssh("cut -d' ' -f22 /proc/1/stat", check=False).stdout
+
+    before = boot()
+    if side == "outside":
+        machine.cloud.client("ec2").reboot_instances(InstanceIds=[machine.instance_id])
+    else:
+        machine.ssh("sudo systemctl reboot", check=False)
+    until(lambda: boot() not in ("", before), "another systemd runs")
+    machine.ready()
+
+
+def test_a_shutdown_from_inside_stops_the_instance(cloud: RealCloud) -> None:
+    machine = cloud.launch("tired")
+    machine.ssh("sudo systemctl poweroff", check=False)
+    machine.is_in("stopped")
+    assert machine.describe()["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+    machine.terminate()
+
+
+def test_a_terminated_machine_is_gone(cloud: RealCloud, docker_client: docker.DockerClient) -> None:
+    machine = cloud.launch("short")
+    machine.terminate()
+    with pytest.raises(docker.errors.NotFound):
+        docker_client.containers.get(machine.container)
+    assert machine.ssh("true", check=False).returncode == 255
+
+
+def test_a_container_that_somebody_removes_is_a_terminated_instance(
+    cloud: RealCloud, docker_client: docker.DockerClient
+) -> None:
+    machine = cloud.launch("victim")
+    docker_client.containers.get(machine.container).remove(force=True)
+    machine.is_in("terminated")
+    assert "removed" in machine.describe()["StateReason"]["Message"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_machines_and_state_outlive_the_api_process(
+    cloud: RealCloud, machine: Machine, docker_client: docker.DockerClient, number: int
+) -> None:
+    before = machine.describe()
+    started = docker_client.containers.get(machine.container).attrs["State"]["StartedAt"]
+    pid = service.status(cloud.config.state_dir).pid
+    assert pid
+    os.kill(pid, number)
+    until(lambda: not service.status(cloud.config.state_dir).running, "the API process has ended")
+    answers = machine_answers(machine)
+    cloud.restart()
+    assert answers
+    after = machine.describe()
+    assert (after["InstanceId"], after["PrivateIpAddress"], after["Tags"], after["State"]) == (
+        before["InstanceId"],
+        before["PrivateIpAddress"],
+        before["Tags"],
+        before["State"],
+    )
+    assert docker_client.containers.get(machine.container).attrs["State"]["StartedAt"] == started
+
+
+def test_machines_that_ended_with_the_host_run_again(
+    cloud: RealCloud, machine: Machine, docker_client: docker.DockerClient
+) -> None:
+    machine.run("echo kept > /root/mark")
+    service.stop(cloud.config.state_dir)
+    docker_client.containers.get(machine.container).kill()
+    cloud.restart()
+    until(lambda: machine_answers(machine), "the machine answers")
+    machine.ready()
+    assert machine.run("cat /root/mark") == "kept"
+
+
+def test_start_leaves_a_cloud_that_runs_alone_and_replaces_one_that_is_configured_otherwise(cloud: RealCloud) -> None:
+    before = service.status(cloud.config.state_dir)
+    assert before.healthy
+    assert service.start(cloud.config, print) == cloud.endpoint
+    assert service.status(cloud.config.state_dir).pid == before.pid
+    other = CloudConfig(cloud.config.name, cloud.config.state_dir, cloud.config.port, cloud.config.image, {})
+    assert service.start(other, print) == cloud.endpoint
+    assert service.status(cloud.config.state_dir).pid != before.pid
+    cloud.restart()
+
+
+def test_strangers_are_refused(cloud: RealCloud) -> None:
+    for credentials in ({"aws_access_key_id": "AKIAAAAAAAAAAAAAAAAA"}, {"aws_secret_access_key": "wrong"}):
+        with pytest.raises(ClientError, match="AuthFailure"):
+            cloud.client("ec2", **credentials).describe_instances()
+
+
+def test_the_api_listens_on_loopback_and_the_bridge_only(cloud: RealCloud) -> None:
+    listening = {
+        socket.inet_ntoa(bytes.fromhex(words[1].split(":")[0])[::-1])
+        for words in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+        if words[3] == "0A" and int(words[1].split(":")[1], 16) == cloud.config.port
+    }
+    assert listening == {"127.0.0.1", cloud.endpoint.url.split("/")[2].split(":")[0]}
+
+
+def test_a_taken_port_is_said_so(cloud: RealCloud, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        config = CloudConfig("cloudtest-other", tmp_path, taken.getsockname()[1], cloud.config.image)
+        with pytest.raises(PortTaken, match=str(config.port)):
+            service.start(config, print)
+    assert not service.status(tmp_path).running
+
+
+def test_the_subnets_network_has_its_cidr_and_goes_with_it(
+    cloud: RealCloud, docker_client: docker.DockerClient
+) -> None:
+    ec2 = cloud.client("ec2")
+    cidr = SUBNET.replace(".1.0/24", ".2.0/24")
+    vpc = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["airflow"]}])["Vpcs"][0]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr)["Subnet"]["SubnetId"]
+    machine = cloud.launch("elsewhere", SubnetId=subnet)
+    (network,) = docker_client.networks.list(names=[f"cloudtest-{subnet}"])
+    assert network.attrs["IPAM"]["Config"] == [{"Subnet": cidr, "Gateway": cidr.replace(".0/24", ".1")}]
+    machine.terminate()
+    ec2.delete_subnet(SubnetId=subnet)
+    until(lambda: not docker_client.networks.list(names=[f"cloudtest-{subnet}"]), "the network is gone")
+
+
+def machine_answers(machine: Machine) -> bool:
+    """Whether the machine's sshd answers; needs no API."""
+    try:
+        with socket.create_connection((machine.address, 22), timeout=2) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
