@@ -5,6 +5,7 @@ A minion's id is ``<role>-<n>`` and is proved by its key. Nothing here reads a g
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,17 +32,24 @@ def addresses(role: str = EVERYBODY) -> dict[str, str]:
         role: the role, or ``*`` for all machines.
 
     Raises:
-        CommandExecutionError: the mine knows no machine of that role, or one of them without an address.
+        CommandExecutionError: the mine knows no machine of that role, or one of them without an address. What a
+            machine says of itself ends in other machines' firewalls, so it has to be an address and nothing else.
     """
     pattern = EVERYBODY if role == EVERYBODY else f"{role}-*"
     cure = "has it been launched? Run on the master: salt '*' mine.update"
     found = __salt__["mine.get"](pattern, MINE_FUNCTION)
     if not found:
         raise CommandExecutionError(f"the mine holds no address of any '{pattern}' machine: {cure}")
-    for minion_id, candidates in found.items():
-        if not candidates:
-            raise CommandExecutionError(f"the mine holds no address of {minion_id}: {cure}")
-    return {minion_id: str(found[minion_id][0]) for minion_id in sorted(found)}
+    return {minion_id: _address(minion_id, found[minion_id], cure) for minion_id in sorted(found)}
+
+
+def _address(minion_id: str, candidates: Any, cure: str) -> str:
+    if not candidates:
+        raise CommandExecutionError(f"the mine holds no address of {minion_id}: {cure}")
+    try:
+        return str(ipaddress.ip_address(candidates[0]))
+    except ValueError:
+        raise CommandExecutionError(f"{minion_id} says that {candidates[0]!r} is its address") from None
 
 
 def own_address() -> str:
@@ -57,7 +65,9 @@ def own_address() -> str:
     return known[own_id]
 
 
-def inbound(endpoints: Mapping[str, Mapping[str, Any]], operator_cidrs: Sequence[str] = ()) -> list[dict[str, Any]]:
+def inbound(
+    endpoints: Mapping[str, Mapping[str, Any]], network: str, operator_cidrs: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Return what this machine's firewall lets in: ``name``, ``port`` and ``sources`` of each endpoint it serves.
 
     ``sources`` is a sorted list of addresses and networks, or None where the whole world may connect.
@@ -65,6 +75,8 @@ def inbound(endpoints: Mapping[str, Mapping[str, Any]], operator_cidrs: Sequence
     Args:
         endpoints: name -> ``port``, ``on`` (roles that listen) and ``from`` (roles that may connect, or ``world``);
             ``*`` stands for every role.
+        network: the machines' network. ``from: ['*']`` opens a port to all of it, not to today's addresses: a new
+            machine has to reach the master before the master can know it.
         operator_cidrs: networks from which the Salt master is reached by SSH.
 
     Raises:
@@ -75,10 +87,11 @@ def inbound(endpoints: Mapping[str, Mapping[str, Any]], operator_cidrs: Sequence
     for name, endpoint in endpoints.items():
         if not {own_role, EVERYBODY} & set(endpoint["on"]):
             continue
-        sources: set[str] | None = set()
-        for peer in endpoint["from"]:
-            sources = None if peer == WORLD or sources is None else sources | set(addresses(peer).values())
-        if name == "ssh" and own_role == "salt" and sources is not None:
+        peers = set(endpoint["from"])
+        sources = {network} if EVERYBODY in peers else set()
+        for peer in peers - {EVERYBODY, WORLD}:
+            sources |= set(addresses(peer).values())
+        if name == "ssh" and own_role == "salt":
             sources |= set(operator_cidrs)
-        rules.append({"name": name, "port": endpoint["port"], "sources": None if sources is None else sorted(sources)})
+        rules.append({"name": name, "port": endpoint["port"], "sources": None if WORLD in peers else sorted(sources)})
     return rules

@@ -14,6 +14,7 @@ from salt.exceptions import CommandExecutionError
 from plainpillar import ROOT
 
 MINE = {"web-2": ["10.20.1.3"], "web-1": ["10.20.1.2"], "lb-1": ["10.20.1.4"], "salt-1": ["10.20.1.1"]}
+NETWORK = "10.20.0.0/16"
 ENDPOINTS: dict[str, Any] = {
     "ssh": {"port": 22, "on": ["*"], "from": ["salt"]},
     "app": {"port": 8080, "on": ["web"], "from": ["lb"]},
@@ -64,6 +65,12 @@ def test_a_machine_without_an_address_is_named(stack: Callable[..., ModuleType])
         stack("lb-1", {"web-1": []}).addresses("web")
 
 
+@pytest.mark.parametrize("lie", ["10.20.1.2 } accept; tcp dport { 22", "0.0.0.0/0", "web-1", 7.5])
+def test_what_is_no_address_reaches_no_firewall(stack: Callable[..., ModuleType], lie: Any) -> None:
+    with pytest.raises(CommandExecutionError, match="web-1 says"):
+        stack("lb-1", {"web-1": [lie]}).addresses("web")
+
+
 def test_own_address(stack: Callable[..., ModuleType]) -> None:
     assert stack("web-2").own_address() == "10.20.1.3"
     with pytest.raises(CommandExecutionError, match="web-3"):
@@ -71,29 +78,31 @@ def test_own_address(stack: Callable[..., ModuleType]) -> None:
 
 
 def test_a_machine_lets_in_its_own_endpoints_only(stack: Callable[..., ModuleType]) -> None:
-    assert stack("web-1").inbound(ENDPOINTS) == [
+    assert stack("web-1").inbound(ENDPOINTS, NETWORK) == [
         {"name": "ssh", "port": 22, "sources": ["10.20.1.1"]},
         {"name": "app", "port": 8080, "sources": ["10.20.1.4"]},
     ]
 
 
 def test_the_world_is_everybody(stack: Callable[..., ModuleType]) -> None:
-    assert {"name": "https", "port": 443, "sources": None} in stack("lb-1").inbound(ENDPOINTS)
+    assert {"name": "https", "port": 443, "sources": None} in stack("lb-1").inbound(ENDPOINTS, NETWORK)
 
 
-def test_every_role_is_not_the_world(stack: Callable[..., ModuleType]) -> None:
-    bus = stack("salt-1").inbound(ENDPOINTS)[1]
-    assert bus["sources"] == ["10.20.1.1", "10.20.1.2", "10.20.1.3", "10.20.1.4"]
+def test_a_machine_that_nobody_knows_yet_reaches_the_master(stack: Callable[..., ModuleType]) -> None:
+    """Every role is the machines' network: neither today's addresses nor the world."""
+    assert stack("salt-1").inbound(ENDPOINTS, NETWORK)[1]["sources"] == [NETWORK]
 
 
 def test_the_operator_reaches_the_master_by_ssh_and_nothing_else(stack: Callable[..., ModuleType]) -> None:
     operator = "198.51.100.0/24"
-    ssh, bus = stack("salt-1").inbound(ENDPOINTS, [operator])
+    ssh, bus = stack("salt-1").inbound(ENDPOINTS, NETWORK, [operator])
     assert operator in ssh["sources"]
     assert operator not in bus["sources"]
-    assert all(operator not in (rule["sources"] or []) for rule in stack("web-1").inbound(ENDPOINTS, [operator]))
+    assert all(
+        operator not in (rule["sources"] or []) for rule in stack("web-1").inbound(ENDPOINTS, NETWORK, [operator])
+    )
 
 
 def test_a_client_role_without_machines_stops_the_run(stack: Callable[..., ModuleType]) -> None:
     with pytest.raises(CommandExecutionError, match=r"'web-\*'"):
-        stack("cache-1", {"cache-1": ["10.20.1.9"], "salt-1": ["10.20.1.1"]}).inbound(ENDPOINTS)
+        stack("cache-1", {"cache-1": ["10.20.1.9"], "salt-1": ["10.20.1.1"]}).inbound(ENDPOINTS, NETWORK)
