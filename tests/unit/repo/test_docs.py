@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,10 +55,40 @@ def missing_targets(text: str, makefile: str) -> list[str]:
     return sorted(called - known)
 
 
+def calls(text: str) -> set[tuple[str, ...]]:
+    """Return how a document calls `stackctl`: the verb, that of `secrets`, and the options before any `--`."""
+    found = set()
+    for line in re.findall(r"(?:^|`)stackctl ([^`\n#]+)", text, re.MULTILINE):
+        words = re.split(r"\s--(?:\s|$)|[|><&]", line.strip())[0].split()
+        depth = 2 if words[0] == "secrets" else 1
+        found.add((*words[:depth], *(word.split("=")[0] for word in words[depth:] if word.startswith("-"))))
+    return found
+
+
+def unknown_calls(found: set[tuple[str, ...]]) -> list[str]:
+    """Return the calls of `stackctl` whose verb or options its own help does not know."""
+    wrong = []
+    for call in sorted(found):
+        verbs = [word for word in call if not word.startswith("-")]
+        code = "import sys; from stackctl.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", code, *verbs, "--help"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        known = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", answer.stdout))
+        if answer.returncode or not set(call) - set(verbs) <= known:
+            wrong.append(" ".join(call))
+    return wrong
+
+
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_document_points_at_what_is_there(path: Path) -> None:
     assert list(missing_paths(path.read_text(), path.parent)) == []
     assert missing_targets(path.read_text(), (ROOT / "Makefile").read_text()) == []
+
+
+def test_documents_call_stackctl_as_it_is() -> None:
+    found = {call for path in documents() for call in calls(path.read_text())}
+    assert ("up",) in found
+    assert unknown_calls(found) == []
 
 
 def test_comments_point_at_documents_that_are_there() -> None:
@@ -81,3 +112,8 @@ def test_the_guard_trips() -> None:
     )
     assert missing_targets("Run `make up` or `make fly`.\n", "up: venv\n\tstackctl up\n") == ["fly"]
     assert missing_targets("```\nmake fly\n```\nmake sure of it is prose: to make haste.", "up:\n") == ["fly", "sure"]
+    assert calls("Run `stackctl secrets rotate redis-airflow`, or `stackctl exec -t web-1 -- ls -l`.") == {
+        ("secrets", "rotate"),
+        ("exec", "-t"),
+    }
+    assert unknown_calls({("fly",), ("up", "--fast")}) == ["fly", "up --fast"]

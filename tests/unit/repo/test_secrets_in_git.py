@@ -15,8 +15,8 @@ PATTERNS = {
     # A header alone is code that speaks about keys; a header with key material below it is a key.
     "private key": re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----\s+[A-Za-z0-9+/=]{16,}"),
     # Access key ids: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
-    # Ids that end in EXAMPLE are the ones of AWS's own documentation.
-    "AWS access key": re.compile(r"\b(?:AKIA|ASIA)(?![A-Z0-9]{9}EXAMPLE)[A-Z0-9]{16}\b"),
+    # Ids that end in EXAMPLE are AWS's own documentation's; nothing but A is nobody's.
+    "AWS access key": re.compile(r"\b(?:AKIA|ASIA)(?![A-Z0-9]{9}EXAMPLE|A{16})[A-Z0-9]{16}\b"),
 }
 CIPHERTEXT = re.compile(r"-----BEGIN PGP MESSAGE-----\n.+\n-----END PGP MESSAGE-----", re.DOTALL)
 
