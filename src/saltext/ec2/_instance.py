@@ -189,10 +189,14 @@ def _volumes(
 def _elastic_addresses(
     connection: Connection, name: str, wanted: Mapping[str, Any], interface: Mapping[str, Any]
 ) -> None:
+    interface_id = interface["NetworkInterfaceId"]
+    with api_errors(f"looking up the elastic addresses of {name}"):
+        held = connection.ec2.describe_addresses(Filters=[{"Name": "network-interface-id", "Values": [interface_id]}])[
+            "Addresses"
+        ]
+    served = {each.get("PrivateIpAddress") or interface["PrivateIpAddress"] for each in held}
     for private in interface["PrivateIpAddresses"]:
-        if not (private.get("Primary") or wanted.get("allocate_new_eips")):
-            continue
-        if private.get("Association", {}).get("AllocationId"):
+        if private["PrivateIpAddress"] in served or not (private.get("Primary") or wanted.get("allocate_new_eips")):
             continue
         allocation = wanted.get("associate_eip")
         with api_errors(f"giving {name} an elastic address"):
@@ -208,7 +212,7 @@ def _elastic_addresses(
                 )["AllocationId"]
             connection.ec2.associate_address(
                 AllocationId=allocation,
-                NetworkInterfaceId=interface["NetworkInterfaceId"],
+                NetworkInterfaceId=interface_id,
                 PrivateIpAddress=private["PrivateIpAddress"],
                 AllowReassociation=False,
             )

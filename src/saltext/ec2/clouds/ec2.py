@@ -341,6 +341,8 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         _set_tags(connection, [instance["InstanceId"]], {_launch.DEPLOY_TAG: "done"})
         result["tags"][_launch.DEPLOY_TAG] = "done"
         result["deployed"] = True
+    if vm_.get("make_master"):  # where the core tells the other machines of the map to find their master
+        result["deploy_kwargs"] = {"host": vm_.get("ssh_host"), "salt_host": vm_.get("salt_host")}
     _event(name, "created", "created instance", {"instance_id": instance["InstanceId"], "provider": vm_["driver"]})
     return result
 

@@ -1,0 +1,308 @@
+"""The deployment: what is sent, how the remote side runs it, and whom it trusts.
+
+OpenSSH and sudo are replaced by scripts that run here what they would run there.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.config
+
+from saltext.ec2 import _deploy, _host_keys
+from saltext.ec2._errors import ConfigurationError, DeployError
+
+SSH = """#!/bin/sh
+echo "$@" >> {log}
+{before}
+for remote; do :; done
+exec sh -c "$remote"
+"""
+SUDO = '#!/bin/sh\n[ "$1" = -n ] && shift\nexec "$@"\n'
+
+Machine = dict[str, Any]
+Settings = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Return a maker of Salt's configuration in which the deploy script `probe` holds the given lines."""
+
+    def make(script: str, **more: Any) -> dict[str, Any]:
+        (tmp_path / "probe.sh").write_text(script)
+        return {
+            **salt.config.DEFAULT_CLOUD_OPTS,
+            "providers": {"cloud": {"ec2": {}}},
+            "profiles": {"web": {}},
+            "deploy_scripts_search_path": [str(tmp_path)],
+            "minion": {"master": "10.0.0.1"},
+            "script": "probe",
+            "enable_cloud_grains": True,
+            **more,
+        }
+
+    return make
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return {
+        "name": "web-1", "driver": "cloud:ec2", "provider": "cloud:ec2", "profile": "web",
+        "priv_key": "PRIVATE", "pub_key": "PUBLIC",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put a false ssh into the PATH; `before` is shell code that it begins with. Return its log of arguments."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    def make(before: str = "") -> Path:
+        log = tmp_path / "ssh.log"
+        for name, text in (("ssh", SSH.format(log=shlex.quote(str(log)), before=before)), ("sudo", SUDO)):
+            (tmp_path / "bin" / name).write_text(text)
+            (tmp_path / "bin" / name).chmod(0o755)
+        return log
+
+    return make
+
+
+LOGIN = _deploy.Login("10.0.0.2", 22, ["admin"], {"StrictHostKeyChecking": "yes"}, "/key")
+
+
+def install(
+    payload: bytes,
+    folder: Path,
+    login: _deploy.Login = LOGIN,
+    connect_timeout: float = 5,
+    run_timeout: float = 20,
+) -> list[str]:
+    shown: list[str] = []
+    _deploy.install(
+        "web-1",
+        login,
+        payload,
+        connect_timeout=connect_timeout,
+        run_timeout=run_timeout,
+        folder=f"{folder}/deploy",
+        show=shown.append,
+    )
+    return shown
+
+
+def test_the_script_finds_what_salts_own_bootstrap_would_put_beside_it(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    ssh()
+    script = (
+        'cd "$(dirname "$0")"; ls -l minion.pem; cat minion.pem minion.pub minion grains; pwd; echo "for {{ vm.name }}"'
+    )
+    shown = install(_deploy.archive(machine | {"grains": {"role": "web"}}, settings(script)), tmp_path)
+    text = "\n".join(shown)
+    assert shown[0].startswith("-rw-------")
+    assert "PRIVATEPUBLIC" in text
+    assert "master: 10.0.0.1" in text
+    assert "id: web-1" in text
+    assert "role: web" in text
+    assert "profile: web" in text, "the grain salt-cloud tells where a machine comes from"
+    assert "for web-1" in text
+    (folder,) = [line for line in shown if line.startswith(f"{tmp_path}/deploy-")]
+    assert not Path(folder).exists()
+
+
+def test_one_session_is_all_it_takes(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    log = ssh()
+    install(_deploy.archive(machine, settings("true")), tmp_path)
+    (line,) = log.read_text().split("-F none")[1:]
+    assert "StrictHostKeyChecking=yes" in line
+    assert "User=admin" in line
+    assert "PRIVATE" not in line
+
+
+def test_files_environment_arguments_and_commands_around_the_script(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    ssh()
+    (tmp_path / "lock").write_text("pinned")
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree" / "deep" / "leaf").write_text("green")
+    target = tmp_path / "there is" / "room"
+    opts = settings(
+        'cat "$1/lock" "$1/tree/deep/leaf"; echo " $WORD $2"',
+        file_map={str(tmp_path / "lock"): f"{target}/lock", str(tmp_path / "tree"): f"{target}/tree"},
+        script_env={"WORD": "it's"},
+        script_args=f"'{target}' twice",
+        preflight_cmds=["echo before"],
+        inline_script=["echo after"],
+    )
+    assert install(_deploy.archive(machine, opts), tmp_path) == ["before", "pinnedgreen it's twice", "after"]
+
+
+def test_salts_bootstrap_script_is_told_where_its_files_are(settings: Settings, machine: Machine) -> None:
+    opts = settings("# bootstrap-salt\n", force_minion_config=True)
+    with tarfile.open(fileobj=io.BytesIO(_deploy.archive(machine, opts))) as tar:
+        run = tar.extractfile("run")
+        assert run
+        assert '"$here/deploy.sh" -c "$here" -F' in run.read().decode()
+
+
+def test_a_script_or_file_that_is_absent_is_found_before_the_launch(settings: Settings, machine: Machine) -> None:
+    with pytest.raises(ConfigurationError, match="no deploy script nowhere"):
+        _deploy.archive(machine, settings("true") | {"script": "nowhere"})
+    with pytest.raises(ConfigurationError, match="file_map: /nowhere does not exist"):
+        _deploy.archive(machine, settings("true", file_map={"/nowhere": "/there"}))
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 7", "ended with 7: no output"),
+        ("echo working; echo the disk is full >&2; exit 1", r"ended with 1: working \| the disk is full"),
+        ("kill -9 $$", "ended with 137"),
+    ],
+)
+def test_a_script_that_fails_says_how(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path, script: str, said: str
+) -> None:
+    ssh()
+    with pytest.raises(DeployError, match=said):
+        install(_deploy.archive(machine, settings(script)), tmp_path)
+
+
+def test_a_script_that_hangs_is_stopped(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    ssh()
+    with pytest.raises(DeployError, match=r"working \| stopped after 0.5 s"):
+        install(_deploy.archive(machine, settings("echo working; exec sleep 2")), tmp_path, run_timeout=0.5)
+
+
+def test_a_failing_preflight_command_keeps_the_script_from_running(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    ssh()
+    opts = settings(f"touch {tmp_path}/ran", preflight_cmds=["false"])
+    with pytest.raises(DeployError, match="ended with 1"):
+        install(_deploy.archive(machine, opts), tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_login_is_tried_until_sshd_lets_in_and_the_script_runs_once(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    count = tmp_path / "count"
+    ssh(f'echo >> {count}; [ $(wc -l < {count}) -ge 3 ] || {{ echo "Permission denied" >&2; exit 255; }}')
+    install(_deploy.archive(machine, settings(f"echo >> {tmp_path}/ran; exit 0")), tmp_path)
+    assert (tmp_path / "ran").read_text() == "\n"
+
+
+def test_several_users_are_tried_in_turn(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    log = ssh('case "$*" in *User=ubuntu*) ;; *) exit 255;; esac')
+    login = _deploy.Login("10.0.0.2", 22, ["admin", "ubuntu"], {})
+    install(_deploy.archive(machine, settings("true")), tmp_path, login=login)
+    assert log.read_text().count("User=admin") == 1
+
+
+def test_a_session_that_breaks_is_not_repeated_blindly(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    log = ssh()
+    with pytest.raises(DeployError, match="ended with 255: half way"):
+        install(_deploy.archive(machine, settings("echo half way; exit 255")), tmp_path)
+    assert log.read_text().count("-F none") == 1
+
+
+def test_no_login_in_time_is_an_error_that_quotes_ssh(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    ssh('echo "admin@10.0.0.2: Permission denied (publickey)." >&2; exit 255')
+    with pytest.raises(DeployError, match=r"no login to 10.0.0.2 as admin: .*Permission denied \(publickey\)"):
+        install(b"", tmp_path, connect_timeout=0.0)
+
+
+def test_another_host_key_ends_it_at_once(ssh: Callable[..., Path], tmp_path: Path) -> None:
+    log = ssh('echo "Host key verification failed." >&2; exit 255')
+    with pytest.raises(DeployError, match="shows another host key than the console of web-1"):
+        install(b"", tmp_path)
+    assert log.read_text().count("-F none") == 1
+
+
+CONSOLE = """\
+[    1.234567] systemd[1]: Started.
+-----BEGIN SSH HOST KEY KEYS-----
+ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOld root@old
+-----END SSH HOST KEY KEYS-----
+<14>ec2: #############
+-----BEGIN SSH HOST KEY KEYS-----
+[    9.876543] cloud-init[1]: ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY= root@web-1
+ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew root@web-1
+-----END SSH HOST KEY KEYS-----
+"""
+
+
+def test_host_keys_are_read_from_the_console() -> None:
+    assert _host_keys.from_console(CONSOLE) == [
+        "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY=",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew",
+    ]
+    assert _host_keys.from_console(CONSOLE.rpartition("-----END")[0]) == ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOld"]
+    assert _host_keys.from_console("") == []
+
+
+def options(**given: Any) -> dict[str, Any]:
+    wait = {"ssh_connect_timeout": 5, "wait_for_ip_interval": 0}
+    return {"host_keys": "console", "known_hosts_file": None} | wait | given
+
+
+def test_keys_are_waited_for_and_remembered_by_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [[], ["ssh-ed25519 AAAA"]]
+    monkeypatch.setattr(_host_keys, "read", lambda *_: shown.pop(0))
+    arguments = (options(), "web-1", "i-1", str(tmp_path), lambda: None)
+    for _ in range(2):  # the second time, the console has nothing to say any more
+        given = _host_keys.ssh_options(None, *arguments)  # type: ignore[arg-type]
+        assert given["StrictHostKeyChecking"] == "yes"
+        assert given["HostKeyAlias"] == "i-1"
+        assert Path(given["UserKnownHostsFile"]).read_text() == "i-1 ssh-ed25519 AAAA\n"
+
+
+def test_a_silent_console_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_host_keys, "read", lambda *_: [])
+    with pytest.raises(DeployError, match="console does not show its SSH host keys"):
+        _host_keys.ssh_options(None, options(ssh_connect_timeout=-1), "web-1", "i-1", str(tmp_path), lambda: None)  # type: ignore[arg-type]
+
+
+def test_host_keys_are_waived_by_name_only(tmp_path: Path) -> None:
+    def given(**more: Any) -> dict[str, str]:
+        return _host_keys.ssh_options(None, options(**more), "web-1", "i-1", str(tmp_path), lambda: None)  # type: ignore[arg-type]
+
+    assert given(host_keys="none")["StrictHostKeyChecking"] == "no"
+    own = given(known_hosts_file="/etc/ssh/known")
+    assert (own["StrictHostKeyChecking"], own["UserKnownHostsFile"]) == ("yes", "/etc/ssh/known")
+    with pytest.raises(ConfigurationError, match="host_keys is console or none, not 'no'"):
+        given(host_keys="no")
+
+
+def test_a_gateway_is_verified_as_well() -> None:
+    given = {
+        "ssh_gateway": "gate.example.com:2222",
+        "ssh_gateway_port": 22,
+        "ssh_gateway_user": "jump",
+        "private_key": "/k",
+    }
+    command = _deploy.proxy_command(given)
+    assert command.startswith("ssh ")
+    assert "StrictHostKeyChecking=yes" in command
+    assert command.endswith("-p 2222 -l jump -W %h:%p gate.example.com")
+    assert _deploy.proxy_command({"ssh_gateway": None}) == ""
