@@ -311,7 +311,8 @@ class Hooks:
 
 
 def _complete(instance: Instance, specs: list[dict[str, Any]]) -> None:
-    """Give a new instance EC2's defaults: a root volume, and network interfaces that end with it."""
+    """Give a new instance EC2's defaults: a root volume, its first interface's groups, interfaces that end with it."""
+    instance.security_groups = instance.security_groups or list(instance.nics[0]._group_set)
     if instance.root_device_name not in instance.block_device_mapping:
         instance.setup_defaults()
     given = {int(spec.get("DeviceIndex", 0)): spec for spec in specs}

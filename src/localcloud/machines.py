@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import tarfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,7 @@ class DockerHost:
         self._client = client
         self._cloud = cloud
         self._image = image
+        self._making_network = threading.Lock()
 
     def create(self, machine: Machine) -> None:
         """Make the container, put the machine's first-boot data on its disk, and start it."""
@@ -221,10 +223,11 @@ class DockerHost:
                 raise
 
     def _network(self, subnet_id: str, cidr: str) -> str:
+        """Return the name of the subnet's network, which the first launch makes. Two at once would collide."""
         name = f"{self._cloud}-{subnet_id}"
-        if not self._client.networks.list(names=[f"^{name}$"]):
-            gateway = str(next(ipaddress.ip_network(cidr).hosts()))
-            try:
+        with self._making_network:
+            if not self._client.networks.list(filters={"label": self._labels(SUBNET_LABEL, subnet_id)}):
+                gateway = str(next(ipaddress.ip_network(cidr).hosts()))
                 self._client.networks.create(
                     name,
                     driver="bridge",
@@ -232,9 +235,6 @@ class DockerHost:
                     ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=cidr, gateway=gateway)]),
                     labels={CLOUD_LABEL: self._cloud, SUBNET_LABEL: subnet_id},
                 )
-            except APIError as error:
-                if error.status_code != 409:  # another launch was faster
-                    raise
         return name
 
     def _quota(self, cpus: int) -> int:

@@ -11,9 +11,8 @@ import pytest
 from localcloud import engine, image, service
 from localcloud.config import CloudConfig
 from localcloud.machines import CLOUD_LABEL
-from realcloud import NAME, Machine, RealCloud, free_port
+from realcloud import NAME, ROOT, Machine, RealCloud, free_port
 
-ROOT = Path(__file__).parents[2]
 PUBLISHED = "edge-1"
 
 

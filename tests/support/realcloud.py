@@ -18,6 +18,7 @@ from botocore.config import Config
 from localcloud import service
 from localcloud.config import REGION, CloudConfig, Endpoint
 
+ROOT = Path(__file__).parents[2]
 NAME = "cloudtest"
 # Two runs at once on one host need two of these.
 VPC = os.environ.get("CLOUD_TEST_VPC", "10.40.0.0/16")

@@ -143,6 +143,21 @@ def test_the_root_volume_is_the_images_and_ends_with_the_instance(local: Running
     assert local.ec2.describe_network_interfaces()["NetworkInterfaces"] == []
 
 
+@pytest.mark.parametrize("by_interface", [True, False])
+def test_an_instance_has_the_groups_it_was_launched_with(
+    local: Running, launch: Launch, subnet: str, by_interface: bool
+) -> None:
+    vpc = local.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
+    group = local.ec2.create_security_group(GroupName="web", Description="web", VpcId=vpc)["GroupId"]
+    if by_interface:
+        arguments = {"ImageId": catalog.IMAGE_ID, "InstanceType": "t2.micro", "MinCount": 1, "MaxCount": 1}
+        interface = {"DeviceIndex": 0, "SubnetId": subnet, "Groups": [group], "AssociatePublicIpAddress": True}
+        instance = local.ec2.run_instances(**arguments, NetworkInterfaces=[interface])["Instances"][0]
+    else:
+        instance = launch(SecurityGroupIds=[group])
+    assert [found["GroupId"] for found in describe(local, instance["InstanceId"])["SecurityGroups"]] == [group]
+
+
 # -- addresses
 
 

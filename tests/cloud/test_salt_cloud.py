@@ -1,0 +1,176 @@
+"""salt-cloud with the production map, profiles, provider and deploy script against real machines.
+
+Only the edge is other than in production: endpoint and credentials in the environment, where the master is, the key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from realcloud import ROOT, RealCloud, free_port, until
+
+MAP = ROOT / "cloud.maps.d/small.map"
+NAMES = sorted(name for names in yaml.safe_load(MAP.read_text()).values() for name in names)
+
+
+@dataclass
+class Master:
+    """A Salt master on this host, and the commands that use its configuration."""
+
+    cloud: RealCloud
+    folder: Path
+
+    def run(self, program: str, *arguments: str, seconds: int = 150) -> subprocess.CompletedProcess[str]:
+        """Run one of Salt's programs."""
+        return subprocess.run(
+            [str(Path(sys.executable).with_name(program)), f"--config-dir={self.folder}", "--out=json", *arguments],
+            env={**os.environ, **self.cloud.endpoint.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+
+    def map(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the production map."""
+        return self.run("salt-cloud", "--assume-yes", f"--map={MAP}", *arguments)
+
+    def query(self) -> dict[str, dict[str, Any]]:
+        """Return what `salt-cloud --query` says, by name."""
+        done = self.run("salt-cloud", "--query")
+        assert done.returncode == 0, done.stderr
+        machines: dict[str, dict[str, Any]] = json.loads(done.stdout).get("eu-west-1", {}).get("ec2", {})
+        return machines
+
+    def answering(self) -> list[str]:
+        """Return the ids of the minions that answer."""
+        done = self.run("salt", "--static", "--timeout=10", "*", "test.ping")
+        return sorted(name for name, answer in json.loads(done.stdout).items() if answer is True)
+
+    def accepted(self) -> list[str]:
+        """Return the ids whose keys the master has accepted."""
+        return sorted(path.name for path in (self.folder / "pki/minions").iterdir())
+
+
+@pytest.fixture(scope="module")
+def master(cloud: RealCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
+    """A running master that machines reach on Docker's bridge."""
+    folder = tmp_path_factory.mktemp("salt", numbered=False)
+    address = cloud.endpoint.url.split("/")[2].split(":")[0]
+    port = free_port(address)
+    common = {
+        "pki_dir": str(folder / "pki"),
+        "cachedir": str(folder / "cache"),
+        "sock_dir": str(folder / "run"),
+        "log_file": str(folder / "log"),
+        "interface": address,
+        "ret_port": port,
+        "publish_port": free_port(address),
+        "worker_threads": 2,
+    }
+    (folder / "master").write_text(yaml.safe_dump(common))
+    (folder / "cloud").write_text(
+        yaml.safe_dump(
+            common
+            | {
+                "private_key": str(cloud.key),
+                "ssh_interface": "private_ips",
+                "file_map": {str(ROOT / "requirements/salt.txt"): "/opt/salt-deploy/requirements.txt"},
+                "enable_cloud_grains": False,
+                "minion": {"master": address, "master_port": port},
+            }
+        )
+    )
+    for name in ("cloud.providers.d", "cloud.profiles.d", "cloud.maps.d", "cloud.deploy.d"):
+        (folder / name).symlink_to(ROOT / name)
+    program = Path(sys.executable).with_name("salt-master")
+    with (folder / "output").open("w") as output:
+        process = subprocess.Popen([program, f"--config-dir={folder}"], stdout=output, stderr=output)
+    try:
+        until(
+            lambda: (folder / "pki/master.pem").exists() and (folder / "run/master_event_pub.ipc").exists(),
+            "the master runs",
+            60,
+        )
+        yield Master(cloud, folder)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def launched(master: Master) -> Master:
+    """The master after it has launched the map."""
+    done = master.map("--parallel")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return master
+
+
+def test_the_map_launches_machines_whose_minions_answer(launched: Master) -> None:
+    assert sorted(launched.query()) == NAMES
+    assert launched.accepted() == NAMES
+    # systemd calls a minion started a moment before it has subscribed.
+    until(lambda: launched.answering() == NAMES, "every minion answers", 60)
+
+
+def test_machines_are_what_the_profiles_say(launched: Master) -> None:
+    ec2 = launched.cloud.client("ec2")
+    reservations = ec2.describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])[
+        "Reservations"
+    ]
+    instances = {
+        tag["Value"]: instance
+        for reservation in reservations
+        for instance in reservation["Instances"]
+        for tag in instance["Tags"]
+        if tag["Key"] == "Name" and tag["Value"] in NAMES
+    }
+    assert sorted(instances) == NAMES
+    for name, instance in instances.items():
+        role = name.rpartition("-")[0]
+        assert instance["InstanceType"] == "t2.micro"
+        assert instance["KeyName"] == "airflow-deploy"
+        assert [group["GroupName"] for group in instance["SecurityGroups"]] == [f"airflow-{role}"]
+        assert instance["MetadataOptions"]["HttpTokens"] == "required"
+        (volume,) = ec2.describe_volumes(
+            Filters=[{"Name": "attachment.instance-id", "Values": [instance["InstanceId"]]}]
+        )["Volumes"]
+        assert (volume["VolumeType"], volume["Size"], volume["Encrypted"]) == ("gp3", 10, True)
+
+
+def test_the_map_again_changes_nothing(launched: Master) -> None:
+    before = launched.query()
+    done = launched.map("--parallel")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert launched.query() == before
+
+
+def test_destroy_leaves_nothing(launched: Master, docker_client: Any) -> None:
+    done = launched.map("--destroy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    until(lambda: not set(launched.query()) & set(NAMES), "salt-cloud lists none of them")
+    assert launched.accepted() == []
+    ec2 = launched.cloud.client("ec2")
+    left = {
+        tag["Value"]
+        for volume in ec2.describe_volumes()["Volumes"]
+        for tag in volume.get("Tags", [])
+        if tag["Key"] == "Name" and tag["Value"] in NAMES
+    }
+    assert left == set()
+    names = {f"localcloud.name={name}" for name in NAMES}
+    cloud = f"localcloud.cloud={launched.cloud.config.name}"
+    until(
+        lambda: not any(docker_client.containers.list(all=True, filters={"label": [cloud, name]}) for name in names),
+        "no container is left",
+    )
