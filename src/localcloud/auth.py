@@ -139,6 +139,10 @@ class Gate:
             )
         return signature
 
+    def is_owner(self, secret: str) -> bool:
+        """Return whether this is the owner's secret key."""
+        return hmac.compare_digest(secret.encode(), self._owner.secret_access_key.encode())
+
     def _secrets(self) -> Mapping[str, str]:
         iam = get_backend("iam")[DEFAULT_ACCOUNT_ID]["aws"]
         sts = get_backend("sts")[DEFAULT_ACCOUNT_ID]["aws"]

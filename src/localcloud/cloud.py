@@ -28,6 +28,7 @@ from moto.ec2.models.instances import Instance, StateReason
 
 from localcloud.config import REGION
 from localcloud.errors import LocalCloudError, MachineError, MachineGone
+from localcloud.faults import Faults
 from localcloud.machines import HALTED, REBOOTED, Machine, MachineHost
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Cloud:
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="machine")
         self._per_instance: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._stopping = threading.Event()
-        self.launch_filter: Callable[[Machine], None] = lambda _machine: None
+        self.faults = Faults()
 
     # -- called with the lock held, from API calls
 
@@ -176,6 +177,8 @@ class Cloud:
                         getattr(instance, "booted", False),
                     )
                 outcome, problem = self._act(state, machine, booted)
+                if outcome == state:
+                    return  # it stays there: a fault was injected
                 with self.lock:
                     if instance.state != state:
                         continue  # an API call came in between; follow that
@@ -195,12 +198,7 @@ class Cloud:
         """Do what a state asks for; return the state that follows, and what went wrong."""
         try:
             if state == "pending":
-                self.launch_filter(machine)
-                if booted:
-                    self.host.start(machine)
-                else:
-                    self.host.create(machine)
-                return "running", None
+                return self._boot(machine, booted)
             if state == "stopping":
                 self.host.stop(machine.instance_id)
                 return "stopped", None
@@ -214,6 +212,18 @@ class Cloud:
                     self.host.remove(machine.instance_id)
                 return "terminated", error
             return "terminated" if state == "shutting-down" else "stopped", error
+
+    def _boot(self, machine: Machine, booted: bool) -> tuple[str, None]:
+        wanted = self.faults.of_machine(machine)
+        if wanted is None:
+            return "pending", None
+        if wanted.broken:
+            raise MachineError(wanted.broken)
+        if booted:
+            self.host.start(wanted)
+        else:
+            self.host.create(wanted)
+        return "running", None
 
     def _reboot(self, instance_id: str) -> None:
         with self._per_instance[instance_id]:

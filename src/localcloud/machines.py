@@ -45,6 +45,8 @@ class Machine:
         memory: MiB.
         cpus: virtual CPUs.
         ports: container port -> (host address, host port).
+        sshd: whether its sshd starts; else a fault was injected.
+        broken: why it cannot run, if a fault was injected.
     """
 
     instance_id: str
@@ -59,6 +61,8 @@ class Machine:
     authorized_key: str = ""
     user_data: bytes = b""
     ports: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    sshd: bool = True
+    broken: str = ""
 
 
 @dataclass(frozen=True)
@@ -328,6 +332,8 @@ def _seed(machine: Machine) -> bytes:
         "var/lib/cloud/seed/resolv.conf": (0o644, 0, resolver().encode()),
         "var/lib/cloud/seed/user-data": (0o600, 0, machine.user_data),
     }
+    if not machine.sshd:
+        content["etc/systemd/system/ssh.service.d/fault.conf"] = (0o644, 0, b"[Unit]\nConditionPathExists=/nowhere\n")
     if machine.authorized_key:
         content["home/admin/.ssh/authorized_keys"] = (0o600, ADMIN_UID, machine.authorized_key.strip().encode() + b"\n")
     return _tar(content)

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
-from localcloud import catalog, engine
+from localcloud import catalog, engine, faults
 from localcloud.auth import Gate, Refused, Signature, error_response
 from localcloud.cloud import Cloud
 from localcloud.config import CloudConfig, Credentials, fingerprint
@@ -65,20 +66,42 @@ class Api:
     def _respond(self, request: Request) -> Response:
         if request.path == HEALTH:
             return Response(json.dumps(self._health()), content_type="application/json")
+        if request.path == faults.PATH:
+            return self._administer(request)
         body = request.get_data(cache=True)
         signature = self._gate.check(request)
         if signature.service not in SERVICES or request.path.startswith("/moto-api"):
             raise Refused(signature.service, "InvalidAction", f"The local cloud has no {signature.service}.", 400)
         action = action_of(request, signature)
+        fault = self._cloud.faults.of_call(action)
+        if fault and fault.kind == "error":
+            log.info("%s %s -> injected %s", signature.service, action, fault.code)
+            return error_response(signature.service, fault.code, fault.message, fault.status)
+        if fault and fault.kind == "slow":
+            faults.wait(fault)
         request.environ["wsgi.input"] = BytesIO(body)
         request.environ["CONTENT_LENGTH"] = str(len(body))
         with self._cloud.lock:
             response = Response.from_app(self._moto, request.environ, buffered=True)
             if not _READS.match(action):
                 self._state.save()
+        if fault and fault.kind == "lost":
+            request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         level = logging.INFO if response.status_code >= 400 or not _READS.match(action) else logging.DEBUG
         log.log(level, "%s %s -> %s", signature.service, action, response.status_code)
         return response
+
+    def _administer(self, request: Request) -> Response:
+        """Set faults, or tell how often each action was called: for the owner, from this host."""
+        key = request.headers.get(faults.KEY_HEADER, "")
+        if request.environ["werkzeug.socket"].getsockname()[0] != LOOPBACK or not self._gate.is_owner(key):
+            return Response(status=404)
+        if request.method == "PUT":
+            try:
+                self._cloud.faults.set(faults.parse(request.get_data()))
+            except (ValueError, TypeError) as error:
+                return Response(f"{error}\n", status=400)
+        return Response(json.dumps(self._cloud.faults.calls()), content_type="application/json")
 
     def _health(self) -> dict[str, Any]:
         return {"name": self._config.name, "pid": os.getpid(), "fingerprint": fingerprint(self._config)}

@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import subprocess
+import urllib.error
+from dataclasses import replace
 from pathlib import Path
 
 import docker
@@ -15,6 +17,7 @@ from botocore.exceptions import ClientError
 from localcloud import service
 from localcloud.config import CloudConfig
 from localcloud.errors import PortTaken
+from localcloud.faults import Fault, FaultClient
 from realcloud import SUBNET, Machine, RealCloud, free_port, until
 
 
@@ -206,6 +209,21 @@ def test_the_api_listens_on_loopback_and_the_bridge_only(cloud: RealCloud) -> No
         if words[3] == "0A" and int(words[1].split(":")[1], 16) == cloud.config.port
     }
     assert listening == {"127.0.0.1", cloud.endpoint.url.split("/")[2].split(":")[0]}
+
+
+def test_a_machine_whose_sshd_never_comes(cloud: RealCloud) -> None:
+    with FaultClient(cloud.endpoint).inject(Fault("no-sshd", "deaf")), pytest.raises(AssertionError, match="log in"):
+        cloud.launch("deaf", patience=4)
+    (machine,) = (found for found in cloud.machines() if found.name() == "deaf")
+    assert "Reached target multi-user.target" in machine.console()
+    assert not machine_answers(machine)
+    machine.terminate()
+
+
+def test_faults_are_set_on_loopback_only(cloud: RealCloud) -> None:
+    outside = replace(cloud.endpoint, loopback_url=cloud.endpoint.url)
+    with pytest.raises(urllib.error.HTTPError, match="404"), FaultClient(outside).inject():
+        pass
 
 
 def test_a_taken_port_is_said_so(cloud: RealCloud, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from werkzeug.serving import make_server
 from localcloud import catalog
 from localcloud.auth import Gate
 from localcloud.cloud import Cloud
-from localcloud.config import CloudConfig, Credentials
+from localcloud.config import CloudConfig, Credentials, Endpoint
 from localcloud.errors import MachineError, MachineGone
+from localcloud.faults import FaultClient
 from localcloud.hooks import Hooks
 from localcloud.machines import Machine, Observed
 from localcloud.server import Api, Handler
@@ -127,6 +128,12 @@ class Running:
                 connect_timeout=5,
                 read_timeout=20,
             ),
+        )
+
+    @property
+    def faults(self) -> FaultClient:
+        return FaultClient(
+            Endpoint(self.url, self.url, self.credentials.access_key_id, self.credentials.secret_access_key)
         )
 
     @property

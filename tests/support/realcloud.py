@@ -88,7 +88,16 @@ class RealCloud:
         iam.create_instance_profile(InstanceProfileName="airflow-salt")
         iam.add_role_to_instance_profile(InstanceProfileName="airflow-salt", RoleName="airflow-salt")
 
-    def launch(self, name: str, **more: Any) -> Machine:
+    def machines(self) -> list[Machine]:
+        """Return the machines that are not terminated."""
+        running = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
+        return [
+            Machine(self, instance["InstanceId"], instance["PrivateIpAddress"])
+            for reservation in self.client("ec2").describe_instances(Filters=running)["Reservations"]
+            for instance in reservation["Instances"]
+        ]
+
+    def launch(self, name: str, patience: float = 30, **more: Any) -> Machine:
         """Launch a machine and wait until somebody can log in."""
         image = self.client("ssm").get_parameter(Name=IMAGE)["Parameter"]["Value"]
         arguments: dict[str, Any] = {
@@ -102,7 +111,7 @@ class RealCloud:
         }
         instance = self.client("ec2").run_instances(**arguments | more)["Instances"][0]
         machine = Machine(self, instance["InstanceId"], instance["PrivateIpAddress"])
-        machine.ready()
+        machine.ready(patience)
         return machine
 
     def restart(self) -> None:
@@ -132,10 +141,16 @@ class Machine:
         """Wait for a state."""
         until(lambda: self.describe()["State"]["Name"] == state, f"{self.instance_id} is {state}")
 
-    def ready(self) -> None:
+    def name(self) -> str:
+        """Return its Name tag."""
+        return next(str(tag["Value"]) for tag in self.describe()["Tags"] if tag["Key"] == "Name")
+
+    def ready(self, patience: float = 30) -> None:
         """Wait until somebody can log in, without trusting any host key but those of the console."""
         self.is_in("running")
-        until(lambda: self.host_keys() and self.ssh("true", check=False).returncode == 0, "somebody can log in")
+        until(
+            lambda: self.host_keys() and self.ssh("true", check=False).returncode == 0, "somebody can log in", patience
+        )
 
     def console(self) -> str:
         """Return the console's output."""

@@ -1,0 +1,129 @@
+"""The cloud fails when it is told to, as it is told to, and no longer."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ConnectionClosedError
+
+from localcloud import faults
+from localcloud.faults import Fault
+from memorycloud import Running
+
+Launch = Callable[..., Any]
+NAMED = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "web-1"}]}]
+
+
+def code_of(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return "no error"
+
+
+def test_a_call_is_throttled_so_often_and_then_works(local: Running) -> None:
+    with local.faults.inject(faults.throttled("DescribeInstances", times=2, skip=1)):
+        codes = [code_of(local.ec2.describe_instances) for _ in range(4)]
+        assert code_of(local.ec2.describe_vpcs) == "no error"
+    assert codes == ["no error", "RequestLimitExceeded", "RequestLimitExceeded", "no error"]
+
+
+def test_a_fault_for_ever_ends_with_its_block(local: Running) -> None:
+    with local.faults.inject(faults.throttled()):
+        assert {code_of(local.ec2.describe_instances) for _ in range(5)} == {"RequestLimitExceeded"}
+    assert code_of(local.ec2.describe_instances) == "no error"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (faults.no_capacity(), 500),
+        (faults.limit_exceeded(), 400),
+        (faults.expired("Run*"), 400),
+        (faults.denied("RunInstances"), 403),
+        (Fault("error", "RunInstances", "Unavailable", 503), 503),
+    ],
+)
+def test_a_refused_launch_has_no_effect(local: Running, launch: Launch, fault: Fault, status: int) -> None:
+    with local.faults.inject(fault), pytest.raises(ClientError) as error:
+        launch()
+    assert error.value.response["Error"]["Code"] == fault.code
+    assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
+    assert local.ec2.describe_instances()["Reservations"] == []
+
+
+def test_an_answer_is_lost_after_the_effect(local: Running, launch: Launch) -> None:
+    with local.faults.inject(Fault("lost", "RunInstances", times=1)):
+        with pytest.raises(ConnectionClosedError):
+            launch(ClientToken="once")
+        again = launch(ClientToken="once")
+    (reservation,) = local.ec2.describe_instances()["Reservations"]
+    assert [found["InstanceId"] for found in reservation["Instances"]] == [again["InstanceId"]]
+
+
+def test_a_slow_call_holds_nobody_else_up(local: Running) -> None:
+    with local.faults.inject(Fault("slow", "DescribeVpcs", seconds=0.5)):
+        began = time.monotonic()
+        local.ec2.describe_instances()
+        assert time.monotonic() - began < 0.4
+        local.ec2.describe_vpcs()
+        assert time.monotonic() - began > 0.5
+
+
+def test_a_machine_that_never_runs_stays_pending_and_can_be_terminated(local: Running, launch: Launch) -> None:
+    with local.faults.inject(Fault("never-runs", "web-*")):
+        stuck = launch(TagSpecifications=NAMED)["InstanceId"]
+        other = launch()["InstanceId"]
+        assert not local.cloud.idle(0.3)
+        assert (local.state(stuck), local.state(other)) == ("pending", "running")
+    local.ec2.terminate_instances(InstanceIds=[stuck])
+    local.settle()
+    assert local.state(stuck) == "terminated"
+
+
+def test_a_machine_that_cannot_run_is_terminated(local: Running, launch: Launch) -> None:
+    with local.faults.inject(Fault("cannot-run", "web-1", times=1)):
+        first = launch(TagSpecifications=NAMED)["InstanceId"]
+        local.settle()
+        second = launch(TagSpecifications=NAMED)["InstanceId"]
+        local.settle()
+    assert (local.state(first), local.state(second)) == ("terminated", "running")
+
+
+def test_a_machine_without_sshd_or_key(local: Running, launch: Launch) -> None:
+    local.ec2.create_key_pair(KeyName="deploy", KeyType="ed25519")
+    with local.faults.inject(Fault("no-sshd", times=1), Fault("no-key", times=1)):
+        deaf, strange, sound = (launch(KeyName="deploy")["InstanceId"] for _ in range(3))
+        local.settle()
+    machines = local.host.machines
+    assert sorted((machines[name].sshd, bool(machines[name].authorized_key)) for name in (deaf, strange, sound)) == [
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
+
+
+def test_calls_are_counted(local: Running) -> None:
+    with local.faults.inject() as client:
+        local.ec2.describe_instances()
+        local.ec2.describe_instances()
+        assert client.calls() == {"DescribeInstances": 2}
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "status"), [("wrong", b"[]", 404), (None, b"{}", 400), (None, b'[{"a": 1}]', 400)]
+)
+def test_only_the_owner_sets_faults_and_only_sound_ones(
+    local: Running, key: str | None, body: bytes, status: int
+) -> None:
+    headers = {faults.KEY_HEADER: key or local.credentials.secret_access_key}
+    request = urllib.request.Request(local.url + faults.PATH, body, headers, method="PUT")
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=5)
+    assert error.value.code == status
