@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,16 @@ def reset_password(username: str, password: str) -> None:
 def serialize_dags() -> None:
     """Parse every DAG bundle and store the result for the web app, as the DAG processor would."""
     _airflow(["dags", "reserialize"])
+
+
+def healthy(url: str) -> bool:
+    """Say whether a health page of Airflow answers and finds its database well."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            status = json.load(answer)["metadatabase"]["status"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return bool(status == "healthy")
 
 
 def _release(root: str, name: str) -> Path:

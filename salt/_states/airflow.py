@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -135,6 +136,22 @@ def dags_serialized(name: str, examples: bool) -> dict[str, Any]:
     }
     ret["result"] = bool(after["dags"]) or not examples
     ret["comment"] = f"{after['dags']} DAGs are serialized"
+    return ret
+
+
+def healthy(name: str, timeout: int = 60) -> dict[str, Any]:
+    """The health page ``name`` finds its database well, within ``timeout`` seconds; never changes anything."""
+    ret = _unchanged(name)
+    deadline = time.monotonic() + timeout
+    while not (well := __salt__["airflow.healthy"](name)) and not __opts__["test"] and time.monotonic() < deadline:
+        time.sleep(0.5)
+    if well:
+        ret["comment"] = "Airflow answers and its database is well"
+    elif __opts__["test"]:
+        return _planned(ret, "Airflow does not answer yet")
+    else:
+        ret["result"] = False
+        ret["comment"] = f"not healthy within {timeout} s; see: journalctl -u {SERVICE}"
     return ret
 
 

@@ -45,13 +45,7 @@ airflow-service:
       - file: airflow-unit
 
 airflow-healthy:
-  http.wait_for_successful_query:
+  airflow.healthy:
     - name: http://127.0.0.1:{{ pillar['endpoints']['airflow']['port'] }}/api/v2/monitor/health
-    - backend: requests
-    - status: 200
-    - match: '"metadatabase": ?{[^}]*"status": ?"healthy"'
-    - match_type: pcre
-    - wait_for: 60
-    - request_interval: 1
     - require:
       - service: airflow-service

@@ -1,0 +1,58 @@
+# HAProxy answers HTTPS for all web machines, sends HTTP there, and is reloaded, never restarted, when they change.
+# The web machines come from the Salt mine (`mine.update` after one was added or removed). The id to watch is haproxy-service.
+{% import_yaml 'haproxy/defaults.yaml' as defaults %}
+{% set haproxy = salt['pillar.get']('haproxy', defaults.haproxy, merge=True) %}
+{% set tls = pillar['secrets']['edge_tls'] %}
+
+haproxy-package:
+  pkg.installed:
+    - name: haproxy
+
+haproxy-certificate:
+  file.managed:
+    - name: /etc/haproxy/tls.pem
+    - contents: {{ (tls['certificate'] | trim ~ '\n' ~ tls['private_key']) | json }}
+    - group: haproxy
+    - mode: '0640'
+    - show_changes: False
+    - require:
+      - pkg: haproxy-package
+
+haproxy-unavailable-page:
+  file.managed:
+    - name: /etc/haproxy/errors/unavailable.http
+    - source: salt://haproxy/files/unavailable.http
+    - mode: '0644'
+    - require:
+      - pkg: haproxy-package
+
+# A configuration that HAProxy refuses is never put in place.
+haproxy-config:
+  file.managed:
+    - name: /etc/haproxy/haproxy.cfg
+    - source: salt://haproxy/files/haproxy.cfg.j2
+    - template: jinja
+    - mode: '0644'
+    - check_cmd: /usr/sbin/haproxy -c -q -f
+    - tmp_dir: /etc/haproxy
+    - context:
+        haproxy: {{ haproxy | json }}
+        base_url: {{ pillar['settings']['base_url'] | json }}
+        web: {{ salt['stack.addresses']('web') | json }}
+        ports:
+          http: {{ pillar['endpoints']['http']['port'] | json }}
+          https: {{ pillar['endpoints']['https']['port'] | json }}
+          airflow: {{ pillar['endpoints']['airflow']['port'] | json }}
+    - require:
+      - file: haproxy-certificate
+      - file: haproxy-unavailable-page
+
+haproxy-service:
+  service.running:
+    - name: haproxy
+    - enable: True
+    - reload: True
+    - watch:
+      - file: haproxy-config
+      - file: haproxy-certificate
+      - file: haproxy-unavailable-page
