@@ -1000,6 +1000,10 @@ def _machine(connection: Connection, name: str) -> InstanceTypeDef:
 
 
 def _event(name: str, tag: str, message: str, data: Mapping[str, Any]) -> None:
+    """Tell the master's event bus; where no master listens, Salt would wait a second for one, every time."""
+    if __opts__.get("ipc_mode") != "tcp" and not Path(__opts__["sock_dir"], "master_event_pull.ipc").exists():
+        log.debug("no master listens: %s of %s", tag, name)
+        return
     __utils__["cloud.fire_event"](
         "event",
         message,
