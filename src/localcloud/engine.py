@@ -19,6 +19,10 @@ from localcloud.errors import EngineForbidden, EngineStartFailed, EngineUnavaila
 
 DEFAULT_STATE_DIR = Path("/var/lib/localcloud")
 START_SECONDS = 60.0
+SYSTEMD = Path("/run/systemd/system")
+"""Exists where systemd is PID 1, see sd_booted(3)."""
+STALE = ((Path("/var/run/docker.pid"), "dockerd"), (Path("/var/run/docker/containerd/containerd.pid"), "containerd"))
+"""Pid files that can outlive a crash, name another program's pid, and keep dockerd from starting."""
 _PID_FILE = "dockerd.pid"
 _LOG_FILE = "dockerd.log"
 
@@ -54,7 +58,7 @@ def ensure(report: Report, state_dir: Path = DEFAULT_STATE_DIR) -> docker.Docker
         client = _connect()  # a package may start its own service
         if client:
             return client
-    if Path("/run/systemd/system").is_dir():
+    if SYSTEMD.is_dir():
         return _start_by_systemd(report)
     return _start_by_hand(report, state_dir)
 
@@ -99,8 +103,9 @@ def stop_if_ours(state_dir: Path = DEFAULT_STATE_DIR) -> bool:
     while _running(pid_file, "dockerd"):
         if time.monotonic() > deadline:
             raise EngineStartFailed(f"dockerd ({pid}) does not end; its log is {state_dir / _LOG_FILE}.")
-        _reap(pid)
         time.sleep(0.1)
+    with suppress(ChildProcessError):  # another process may have started it
+        os.waitpid(pid, os.WNOHANG)
     pid_file.unlink(missing_ok=True)
     return True
 
@@ -158,13 +163,9 @@ def _start_by_hand(report: Report, state_dir: Path) -> docker.DockerClient:
         raise EngineUnavailable("Docker's engine does not run, and only root can start it where systemd is not PID 1.")
     report("starting Docker's engine (dockerd, since systemd is not PID 1)")
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # After a crash these can name the pid of some other program, and dockerd would refuse to start.
-    for stale, program in (
-        ("/var/run/docker.pid", "dockerd"),
-        ("/var/run/docker/containerd/containerd.pid", "containerd"),
-    ):
-        if _running(Path(stale), program) is None:
-            Path(stale).unlink(missing_ok=True)
+    for pid_file, name in STALE:
+        if _running(pid_file, name) is None:
+            pid_file.unlink(missing_ok=True)
     log = state_dir / _LOG_FILE
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -205,8 +206,3 @@ def _running(pid_file: Path, program: str) -> int | None:
     except (OSError, ValueError):
         return None
     return pid if name == program and not rest.strip().startswith("Z") else None
-
-
-def _reap(pid: int) -> None:
-    with suppress(ChildProcessError):  # another process may have started it
-        os.waitpid(pid, os.WNOHANG)

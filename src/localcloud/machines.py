@@ -27,6 +27,7 @@ INSTANCE_LABEL = "localcloud.instance"
 SUBNET_LABEL = "localcloud.subnet"
 NAME_LABEL = "localcloud.name"
 STOP_SECONDS = 30
+RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 CPU_PERIOD = 100_000
 ADMIN_UID = 1000
 
@@ -312,7 +313,7 @@ def resolver() -> str:
     Docker's embedded server is the fall-back. It lives in nftables rules of the machine, so a machine with a firewall
     of its own would lose it.
     """
-    for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
+    for path in RESOLVERS:
         if not path.exists():
             continue
         lines = [line.split() for line in path.read_text().splitlines()]

@@ -126,7 +126,7 @@ def serve(config: CloudConfig) -> None:
         EngineError: Docker's engine does not answer.
     """
     config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = _hold(config.state_dir / "pid")
+    lock = hold(config.state_dir / "pid")
     log.info("process %s serves %s", os.getpid(), config.state_dir)
 
     client = engine.ensure(log.info, config.state_dir)
@@ -157,7 +157,7 @@ def serve(config: CloudConfig) -> None:
     lock.close()
 
 
-def _hold(path: Path) -> IO[str]:
+def hold(path: Path) -> IO[str]:
     """Write our pid and lock the file while what is returned lives. Who reads the pid tries the lock for an instant."""
     file = path.open("a+")
     deadline = time.monotonic() + 2

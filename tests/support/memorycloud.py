@@ -150,8 +150,8 @@ class Running:
 
 @contextmanager
 def running(directory: Path, host: MemoryHost) -> Iterator[Running]:
-    """Serve a cloud from its saved state, and leave moto as it was found."""
-    BackendDict.reset()
+    """Serve a cloud from its saved state, and leave moto empty."""
+    _empty_moto()
     config = CloudConfig("unit", directory, 0, "image", {"lb-1": {443: ("127.0.0.1", 8443)}})
     state = StateFile(directory)
     made = Cloud(host, state.save, config.publish)
@@ -178,8 +178,17 @@ def running(directory: Path, host: MemoryHost) -> Iterator[Running]:
         host.gate.set()
         host.close()
         made.close()
+        _empty_moto()
         hooks.remove()
-        BackendDict.reset()
+
+
+def _empty_moto() -> None:
+    """Forget every backend. moto's own reset makes each of them anew first, with thousands of images."""
+    for backends in BackendDict._instances:
+        backends.clear()
+        if hasattr(backends, "bucket_accounts"):
+            backends.bucket_accounts.clear()
+    BackendDict._instances.clear()
 
 
 def until(condition: Callable[[], bool], seconds: float = 10) -> None:

@@ -1,0 +1,228 @@
+"""What the local cloud does on the host: Docker's engine, the image's tag, configuration, name servers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.errors import DockerException
+
+from localcloud import config, engine, image, machines, server, service
+from localcloud.config import CloudConfig
+from localcloud.errors import (
+    BaseImageFailed,
+    EngineForbidden,
+    EngineStartFailed,
+    EngineUnavailable,
+    PackagesFailed,
+    ServiceStartFailed,
+)
+
+CLIENT: Any = object()
+Program = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Return what makes a program the only one of its name on the path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def make(name: str, text: str) -> Path:
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+        return folder / name
+
+    return make
+
+
+@pytest.fixture
+def bare_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A host of root's without an engine, where systemd is not PID 1; its engine answers once its script made `up`."""
+    up = tmp_path / "up"
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(engine, "_connect", lambda: CLIENT if up.exists() else None)
+    monkeypatch.setattr(engine, "SYSTEMD", tmp_path / "absent")
+    monkeypatch.setattr(engine, "STALE", ())
+    monkeypatch.setattr(engine, "START_SECONDS", 5)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("UP", str(up))
+    return up
+
+
+# -- the engine
+
+
+def test_an_engine_started_by_hand_is_ended_by_us_only(tmp_path: Path, program: Program, bare_host: Path) -> None:
+    program("dockerd", 'touch "$UP"; trap "exit 0" TERM; while :; do sleep 0.05; done')
+    program("iptables", "")
+    lines: list[str] = []
+    assert engine.ensure(lines.append, tmp_path / "state") is CLIENT
+    assert any("dockerd" in line for line in lines)
+    pid = int((tmp_path / "state/dockerd.pid").read_text())
+    assert engine.stop_if_ours(tmp_path / "state")
+    assert not Path(f"/proc/{pid}").exists()
+    assert not engine.stop_if_ours(tmp_path / "state")
+
+
+def test_a_running_engine_is_used_and_never_ended(tmp_path: Path, bare_host: Path) -> None:
+    bare_host.touch()
+    lines: list[str] = []
+    assert engine.ensure(lines.append, tmp_path) is CLIENT
+    assert lines == []
+    assert not engine.stop_if_ours(tmp_path)
+
+
+def test_a_pid_that_became_another_programs_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "30"]) as other:
+        (tmp_path / "dockerd.pid").write_text(f"{other.pid}\n")
+        assert not engine.stop_if_ours(tmp_path)
+        assert other.poll() is None
+        other.kill()
+
+
+@pytest.mark.usefixtures("bare_host")
+def test_an_engine_that_ends_is_said_so_with_its_log(tmp_path: Path, program: Program) -> None:
+    program("dockerd", "echo no overlay2 here; exit 1")
+    program("iptables", "")
+    with pytest.raises(EngineStartFailed, match="no overlay2 here"):
+        engine.ensure(print, tmp_path / "state")
+
+
+def test_a_missing_engine_is_installed_and_said_so(
+    tmp_path: Path, program: Program, bare_host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_program", lambda _name: None)
+    program("apt-get", f'echo "$@" >> {tmp_path}/apt; case $* in *install*) touch "$UP";; esac')
+    lines: list[str] = []
+    assert engine.ensure(lines.append, tmp_path / "state") is CLIENT
+    assert "docker.io iptables" in lines[0]
+    assert "--no-install-recommends docker.io iptables" in (tmp_path / "apt").read_text()
+
+
+@pytest.mark.usefixtures("bare_host")
+def test_a_failing_apt_is_said_so(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_program", lambda _name: None)
+    program("apt-get", "echo E: Unable to locate package; exit 100")
+    with pytest.raises(PackagesFailed, match="Unable to locate package"):
+        engine.ensure(print, tmp_path)
+
+
+@pytest.mark.usefixtures("bare_host")
+def test_neither_root_nor_sudo_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda name: None if name == "sudo" else f"/usr/bin/{name}")
+    monkeypatch.setattr(engine, "_program", lambda _name: None)
+    with pytest.raises(EngineUnavailable, match="root or sudo"):
+        engine.ensure(print, tmp_path)
+
+
+@pytest.mark.usefixtures("bare_host")
+def test_an_engine_elsewhere_is_not_replaced_by_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
+    with pytest.raises(EngineUnavailable, match=r"192\.0\.2\.1"):
+        engine.ensure(print, tmp_path)
+
+
+def test_an_engine_that_this_user_may_not_use_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_options: Any) -> None:
+        raise DockerException("Error: PermissionError(13, 'Permission denied')")
+
+    monkeypatch.setattr("docker.from_env", refuse)
+    with pytest.raises(EngineForbidden, match="group docker"):
+        engine.ensure(print, tmp_path)
+    assert not engine.reachable()
+
+
+# -- the image
+
+
+def test_the_images_tag_changes_with_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements, authorities = tmp_path / "salt.txt", tmp_path / "ca"
+    requirements.write_text("salt==3008.5\n")
+    authorities.mkdir()
+    monkeypatch.setattr(image, "HOST_CA", authorities)
+    first = image.tag(requirements)
+    assert image.tag(requirements) == first
+    requirements.write_text("salt==3008.6\n")
+    second = image.tag(requirements)
+    (authorities / "company.crt").write_text("certificate")
+    third = image.tag(requirements)
+    monkeypatch.setattr(image, "PACKAGES", [*image.PACKAGES, "cowsay"])
+    assert len({first, second, third, image.tag(requirements)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("output", "cure"),
+    [
+        ("W: GPG error: trixie InRelease: NO_PUBKEY 762F67A0B2C39DE4", "Upgrade the package debian-archive-keyring"),
+        ("Err:1 Could not resolve 'deb.debian.org'", "Is the network up"),
+        ("E: something else", "something else"),
+    ],
+)
+def test_a_failed_base_image_says_what_to_do(
+    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output: str, cure: str
+) -> None:
+    program("mmdebstrap", f'echo "{output}"; exit 25')
+    monkeypatch.setattr(image, "KEYRING", tmp_path)
+    monkeypatch.setattr(image, "exists", lambda _client, _tag: False)
+    (tmp_path / "salt.txt").write_text("salt\n")
+    with pytest.raises(BaseImageFailed, match=cure):
+        image.ensure(None, lambda _line: None, tmp_path / "salt.txt")  # type: ignore[arg-type]
+
+
+# -- configuration and process
+
+
+def test_a_configuration_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = CloudConfig("local", tmp_path, 4566, "image:1", {"lb-1": {443: ("127.0.0.1", 8443)}})
+    assert CloudConfig.load(written.dump()) == written
+
+
+def test_a_process_with_another_configuration_is_out_of_date(tmp_path: Path) -> None:
+    one, other = (CloudConfig("local", tmp_path, port, "image:1") for port in (4566, 4567))
+    assert config.fingerprint(one) == config.fingerprint(one)
+    assert config.fingerprint(one) != config.fingerprint(other)
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    credentials = config.Credentials.ensure(tmp_path)
+    assert credentials.secret_access_key not in repr(credentials)
+    assert config.Credentials.ensure(tmp_path) == credentials
+    assert config.Credentials.ensure(tmp_path / "other") != credentials
+
+
+def test_nothing_runs_where_nothing_was_started(tmp_path: Path) -> None:
+    now = service.status(tmp_path)
+    assert (now.running, now.healthy, now.pid) == (False, False, None)
+    assert not service.stop(tmp_path)
+    assert service.endpoint(tmp_path) is None
+
+
+def test_one_process_serves_a_state_directory(tmp_path: Path) -> None:
+    with server.hold(tmp_path / "pid"):
+        assert service.status(tmp_path).pid == os.getpid()
+        with pytest.raises(ServiceStartFailed, match="Another process"):
+            server.hold(tmp_path / "pid")
+    assert service.status(tmp_path).pid is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nameserver 192.0.2.53\nsearch example.org\n", "nameserver 192.0.2.53\n"),
+        ("nameserver 127.0.0.53\n", "nameserver 127.0.0.11\n"),
+        ("# nothing\n", "nameserver 127.0.0.11\n"),
+    ],
+)
+def test_machines_get_name_servers_that_they_can_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
+) -> None:
+    (tmp_path / "resolv.conf").write_text(text)
+    monkeypatch.setattr(machines, "RESOLVERS", (tmp_path / "resolv.conf", tmp_path / "absent"))
+    assert machines.resolver() == expected
