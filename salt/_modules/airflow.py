@@ -1,11 +1,10 @@
-"""Releases of Airflow on a machine, and what its database holds. Decisions are taken in the state module of the same name."""
+"""Releases of Airflow on a machine, and what its database holds; the state module of the same name decides."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -72,7 +71,7 @@ def installed(name: str, root: str = ROOT) -> bool:
 def current(root: str = ROOT) -> str | None:
     """Return the name of the release that ``current`` points at, or None."""
     link = Path(root, "current")
-    return os.readlink(link).rpartition("/")[2] if link.is_symlink() else None
+    return link.readlink().name if link.is_symlink() else None
 
 
 def releases(root: str = ROOT) -> list[str]:
@@ -106,12 +105,9 @@ def install(lock: str, root: str = ROOT) -> str:
     venv = target / "venv"
     python = str(venv / "bin" / "python")
     _run([UV, "venv", "--quiet", "--no-cache", "--python", PYTHON, str(venv)], environment, _INSTALL_TIMEOUT)
-    _run(
-        [UV, "pip", "install", "--quiet", "--no-cache", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
-        + ["--compile-bytecode", "--python", python, "--requirements", lock],
-        environment,
-        _INSTALL_TIMEOUT,
-    )
+    strict = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    install_lock = [UV, "pip", "install", "--quiet", "--no-cache", "--compile-bytecode", *strict]
+    _run([*install_lock, "--python", python, "--requirements", lock], environment, _INSTALL_TIMEOUT)
     packages = next(venv.glob("lib/python*/site-packages"))
     folders = {table: str(packages / folder) for table, folder in MIGRATIONS.items()}
     heads = json.loads(_run([python, "-c", _HEADS, json.dumps(folders)], environment, _INSTALL_TIMEOUT))

@@ -1,10 +1,11 @@
 # As airflow, and before the service starts the database is migrated, has its first user and the DAGs to show.
 # Applied on exactly one web machine: salt web-1 state.apply airflow.migrate (the orchestration deploy does it). Each step
-# first asks the database and does nothing when there is nothing to do.
+# first asks the database and does nothing when there is nothing to do. Base comes first: it makes the stores' names known.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 
 include:
+  - base
   - airflow
 
 airflow-migrated:

@@ -13,7 +13,10 @@ from psycopg2 import sql
 from psycopg2.extensions import connection
 from werkzeug.security import check_password_hash
 
-VERSION_TABLES = ("alembic_version", "alembic_version_fab")
+REVISIONS = {
+    "alembic_version": "SELECT version_num FROM alembic_version",
+    "alembic_version_fab": "SELECT version_num FROM alembic_version_fab",
+}
 
 
 def exists(db: connection, table: str) -> bool:
@@ -33,17 +36,14 @@ def one(db: connection, query: str, *arguments: str) -> Any:
 
 def report(db: connection, username: str | None, password: str | None) -> dict[str, Any]:
     """Return the revisions, the number of serialized DAGs and their mark, and how a user stands."""
-    revisions = {
-        table: revision
-        for table in VERSION_TABLES
-        if exists(db, table) and (revision := one(db, f"SELECT version_num FROM {table}"))
-    }
+    revisions = {table: found for table, query in REVISIONS.items() if exists(db, table) and (found := one(db, query))}
     answer: dict[str, Any] = {"revisions": revisions, "dags": 0, "serialized_by": None, "user": None}
     if exists(db, "serialized_dag"):
         answer["dags"] = one(db, "SELECT count(DISTINCT dag_id) FROM serialized_dag")
         answer["serialized_by"] = one(db, "SELECT obj_description('serialized_dag'::regclass)")
     if username:
-        hashed = one(db, "SELECT password FROM ab_user WHERE username = %s", username) if exists(db, "ab_user") else None
+        known = exists(db, "ab_user")
+        hashed = one(db, "SELECT password FROM ab_user WHERE username = %s", username) if known else None
         if hashed is None:
             answer["user"] = "absent"
         else:
