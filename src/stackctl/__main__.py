@@ -1,0 +1,7 @@
+"""`python -m stackctl`."""
+
+import sys
+
+from stackctl.cli import main
+
+sys.exit(main())

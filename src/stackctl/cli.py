@@ -1,0 +1,228 @@
+"""The command line: it parses and prints, and leaves the work to the other modules."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import localcloud.errors
+from stackctl import local, secrets, status
+from stackctl.deployment import LOCAL, Deployment, repository_root
+from stackctl.errors import StackError
+from stackctl.machines import Shell, ec2_client, list_machines, require_master
+from stackctl.progress import Progress
+from stackctl.run import Log
+from stackctl.up import account, down, plan, up
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="stackctl",
+        description="Bring the Airflow stack up, look at it, and take it down.",
+        epilog="Plain Salt works without this: log in to salt-1 and use salt, salt-run and salt-cloud.",
+    )
+    top.add_argument(
+        "-d", "--deployment", default=LOCAL, help="'local' (this machine, the default) or a folder of pillar/"
+    )
+    top.add_argument("--map", default="small", help="the map of cloud.maps.d that says which machines exist")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        # Before the verb or behind it: both read naturally.
+        made.add_argument("-d", "--deployment", default=argparse.SUPPRESS, help="see stackctl --help")
+        return made
+
+    one = verb("up", "Bring up whatever is missing or not as the tree says; a second run changes nothing.")
+    one.add_argument("--dry-run", action="store_true", help="check this host and say what would be done; touch nothing")
+    one = verb("down", "Remove the local stack: machines, networks, image, processes, keys.")
+    one.add_argument("--keep-image", action="store_true", help="leave the machine image: the next start is quicker")
+    one.add_argument("--dry-run", action="store_true", help="say what would be removed; touch nothing")
+    one = verb("status", "Show every machine: instance, minion, service; exit with 1 unless all is well.")
+    one.add_argument("--json", action="store_true", help="for programs")
+    one = verb("exec", "Run a command as root on a machine: stackctl exec web-1 -- uptime")
+    one.add_argument("machine")
+    one.add_argument("command", nargs="+")
+    one = verb("salt", "Run `salt` on the master: stackctl salt -- '*' test.ping")
+    one.add_argument("words", nargs="+", metavar="ARG")
+    one = verb("logs", "Print the log of a machine's service, or without a machine the last `up`.")
+    one.add_argument("machine", nargs="?")
+    one.add_argument("-n", "--lines", type=int, default=50, help="how many (default: 50)")
+    one = verb("secrets", "Make, show or renew the deployment's secrets.")
+    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    init = actions.add_parser("init", help="make whatever is missing; existing secrets stay")
+    init.add_argument("--base-url", help="the address users type (needed the first time, except for 'local')")
+    actions.add_parser("list", help="name every secret")
+    show = actions.add_parser("show", help="print one value: stackctl secrets show airflow-admin password")
+    show.add_argument("lock")
+    show.add_argument("leaf", nargs="?", help="may be left out when there is just one")
+    rotate = actions.add_parser("rotate", help="make secrets anew; `up` then brings them to the machines")
+    rotate.add_argument("lock", nargs="+")
+    for action in (init, show, rotate):
+        action.add_argument("-d", "--deployment", default=argparse.SUPPRESS, help="see stackctl --help")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    options = parser().parse_args(arguments)
+    try:
+        deployment = Deployment(options.deployment, repository_root(), options.map)
+        return int(VERBS[options.verb](deployment, options))
+    except (StackError, localcloud.errors.LocalCloudError) as error:
+        ERR.print(f"[red]error:[/] {error}", soft_wrap=True, markup=True)
+        return 1
+    except KeyboardInterrupt:
+        ERR.print("Interrupted. Run the same command again: it goes on from where it was.")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _log(deployment: Deployment, verb: str) -> Log:
+    return Log(deployment.state_dir / "log", verb)
+
+
+def _up(deployment: Deployment, options: argparse.Namespace) -> int:
+    if options.dry_run:
+        for line in plan(deployment):
+            OUT.print(line)
+        return 0
+    log = _log(deployment, "up")
+    progress = Progress(OUT, log)
+    OUT.print(f"Full log: {log.path}", soft_wrap=True)
+    result = up(deployment, progress, log)
+    told = f"{progress.changes} steps changed something" if result.changed else "Nothing changed"
+    OUT.print(f"{told}, in {progress.elapsed:.0f} s.")
+    how = f".venv/bin/stackctl -d {deployment.name} secrets show airflow-admin"
+    OUT.print(f"Airflow is up: {result.url} · user admin · password: {how.replace(' -d local', '')}", soft_wrap=True)
+    return 0
+
+
+def _down(deployment: Deployment, options: argparse.Namespace) -> int:
+    if options.dry_run:
+        OUT.print(
+            f"Would remove the containers, networks and volumes labelled {deployment.name}, the EC2 API's process,"
+        )
+        OUT.print(
+            f"{'' if options.keep_image else 'the machine image, '}{deployment.state_dir} and {deployment.pillar_dir}."
+        )
+        return 0
+    log = Log(Path(os.environ.get("TMPDIR", "/tmp")) / "stackctl", "down")  # noqa: S108 - it outlives what is removed
+    progress = Progress(OUT, log)
+    down(deployment, progress, keep_image=options.keep_image)
+    log.remove()
+    OUT.print(f"Everything is gone, in {progress.elapsed:.0f} s.")
+    return 0
+
+
+def _status(deployment: Deployment, options: argparse.Namespace) -> int:
+    with account(deployment):
+        rows = status.collect(deployment, _log(deployment, "status"))
+    if options.json:
+        OUT.print_json(json.dumps([row.as_dict() for row in rows]))
+    else:
+        table = Table("machine", "role", "address", "state", "salt", "service", "memory", box=None)
+        for row in rows:
+            colour = "green" if row.healthy else "red"
+            table.add_row(
+                f"[{colour}]{row.machine}[/]", row.role, row.address, row.state, row.salt, row.service, row.memory
+            )
+        OUT.print(table)
+    return 0 if rows and all(row.healthy for row in rows) else 1
+
+
+def _remote(deployment: Deployment, verb: str, name: str, command: str, *, tty: bool = False) -> int:
+    """Run a command on a machine with this terminal's input and output, and return its exit code."""
+    with account(deployment):
+        client = ec2_client()
+        machines = list_machines(client)
+        master = require_master(deployment, machines)
+        if name not in machines:
+            raise StackError(f"There is no machine '{name}'.", f"There are: {', '.join(machines)}.")
+        with Shell(deployment, client, _log(deployment, verb)) as shell:
+            shell.trust(master)
+            shell.trust(machines[name])
+            return subprocess.call(shell.command(machines[name], command, master=master, tty=tty))
+
+
+def _exec(deployment: Deployment, options: argparse.Namespace) -> int:
+    return _remote(deployment, "exec", options.machine, _join(options.command), tty=sys.stdin.isatty())
+
+
+def _salt(deployment: Deployment, options: argparse.Namespace) -> int:
+    return _remote(deployment, "salt", deployment.master(), _join(["salt", *options.words]))
+
+
+def _join(words: Sequence[str]) -> str:
+    # One word is a shell line (`exec web-1 -- 'ps | wc -l'`); several are a program and its arguments.
+    return words[0] if len(words) == 1 else shlex.join(words)
+
+
+def _logs(deployment: Deployment, options: argparse.Namespace) -> int:
+    if options.machine is None:
+        path = deployment.state_dir / "log" / "up.log"
+        if not path.is_file():
+            raise StackError("There is no log of an `up` yet.", "Run: make up")
+        OUT.print("\n".join(path.read_text().splitlines()[-options.lines :]), markup=False, soft_wrap=True)
+        return 0
+    unit = status.SERVICES.get(options.machine.rpartition("-")[0])
+    if unit is None:
+        raise StackError(f"'{options.machine}' is of no known role.", f"Roles: {', '.join(status.SERVICES)}.")
+    return _remote(deployment, "logs", options.machine, f"journalctl --no-pager -n {options.lines} -u {unit}")
+
+
+def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
+    vault = secrets.Vault(deployment)
+    match options.action:
+        case "list":
+            OUT.print("\n".join(vault.locks()))
+        case "show":
+            leaves = vault.read(options.lock)
+            leaf = options.leaf or (next(iter(leaves)) if len(leaves) == 1 else None)
+            if leaf not in leaves:
+                raise StackError(f"Which leaf of {options.lock}?", f"There are: {', '.join(leaves)}.")
+            sys.stdout.write(leaves[leaf].rstrip("\n") + "\n")
+        case "init" | "rotate":
+            url = _base_url(deployment, getattr(options, "base_url", None))
+            made = secrets.initialise(deployment, url, frozenset(options.lock if options.action == "rotate" else ()))
+            OUT.print(f"Made: {', '.join(made)}." if made else "Nothing was missing.")
+            if not deployment.is_local and "the GPG key" in made:
+                OUT.print(
+                    f"Commit pillar/{deployment.name}. Keep a copy of {vault.private_key} in a safe place, not in git."
+                )
+    return 0
+
+
+def _base_url(deployment: Deployment, given: str | None) -> str:
+    if given or deployment.is_local:
+        return given or local.base_url()
+    try:
+        return str(deployment.settings()["base_url"])
+    except StackError:
+        raise StackError("A new deployment needs its address.", "Add: --base-url https://airflow.example.com") from None
+
+
+VERBS = {
+    "up": _up,
+    "down": _down,
+    "status": _status,
+    "exec": _exec,
+    "salt": _salt,
+    "logs": _logs,
+    "secrets": _secrets,
+}

@@ -1,0 +1,122 @@
+"""Which deployment is meant, and where its files are."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from stackctl.errors import StackError
+
+LOCAL = "local"
+
+
+def repository_root() -> Path:
+    """Return the checkout this package runs from, or the working directory's when it is installed elsewhere.
+
+    Raises:
+        StackError: neither is a checkout of this repository.
+    """
+    for start in (Path(__file__).resolve(), Path.cwd() / "_"):
+        for folder in start.parents:
+            if (folder / "cloud.maps.d").is_dir() and (folder / "pyproject.toml").is_file():
+                return folder
+    raise StackError("stackctl finds no checkout of the repository.", "Run it from inside one.")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One deployment of the stack: `local` is the rehearsal on this machine, any other name a real account.
+
+    Attributes:
+        name: also the folder below `pillar/` and below `.stack/`.
+        root: the checkout.
+        map_name: the file in `cloud.maps.d`, without its ending.
+    """
+
+    name: str
+    root: Path
+    map_name: str = "small"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", self.name) or self.name == "base":
+            raise StackError(
+                f"'{self.name}' is no name for a deployment.", "Use lower-case letters, digits and dashes."
+            )
+        if not self.map_path.is_file():
+            raise StackError(f"There is no map {self.map_path.relative_to(self.root)}.", "See cloud.maps.d.")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the machines are containers on this host."""
+        return self.name == LOCAL
+
+    @property
+    def state_dir(self) -> Path:
+        """What this host keeps about the deployment: keys, known hosts, logs. Never in git."""
+        return self.root / ".stack" / self.name
+
+    @property
+    def pillar_dir(self) -> Path:
+        """The deployment's own pillar root."""
+        return self.root / "pillar" / self.name
+
+    @property
+    def map_path(self) -> Path:
+        """The salt-cloud map."""
+        return self.root / "cloud.maps.d" / f"{self.map_name}.map"
+
+    def machines(self) -> dict[str, str]:
+        """Return minion id -> profile, as the map has them, the Salt master first."""
+        profiles = cast(dict[str, list[str | dict[str, Any]]], yaml.safe_load(self.map_path.read_text()))
+        found: dict[str, str] = {}
+        for profile, entries in profiles.items():
+            for entry in entries:
+                names = entry if isinstance(entry, Mapping) else [entry]
+                found.update(dict.fromkeys(names, profile))
+        return dict(sorted(found.items(), key=lambda item: (item[1] != "salt", item[0])))
+
+    def master(self) -> str:
+        """Return the minion id of the Salt master."""
+        masters = [name for name, profile in self.machines().items() if profile == "salt"]
+        if len(masters) != 1:
+            raise StackError(f"{self.map_path.name} names {len(masters)} machines of profile 'salt'.", "Name just one.")
+        return masters[0]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the deployment's `settings` pillar.
+
+        Raises:
+            StackError: there is none yet.
+        """
+        path = self.pillar_dir / "settings.sls"
+        if not path.is_file():
+            raise StackError(
+                f"{path.relative_to(self.root)} does not exist.", f"Run: stackctl secrets init -d {self.name}"
+            )
+        return cast(dict[str, Any], yaml.safe_load(path.read_text())["settings"])
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory that only its owner may enter, and return it."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def write_private(path: Path, content: str) -> bool:
+    """Write a file that only its owner may read, whole or not at all; return whether that changed anything."""
+    if path.is_file() and path.read_text() == content and path.stat().st_mode & 0o077 == 0:
+        return False
+    private_directory(path.parent)
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
+        file.write(content)
+    draft.replace(path)
+    return True

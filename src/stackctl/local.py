@@ -1,0 +1,60 @@
+"""The local cloud below the deployment `local`: what it is called, where it listens, how it starts and ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from stackctl.deployment import Deployment
+from stackctl.errors import PreflightError
+from stackctl.machines import REGION
+
+Report = Callable[[str], None]
+EDGE = "lb-1"
+ADDRESS = "127.0.0.1"
+
+
+def https_port() -> int:
+    """Return the port of this host that leads to the load balancer: `STACK_HTTPS_PORT`, or 8443."""
+    text = os.environ.get("STACK_HTTPS_PORT", "8443")
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise PreflightError(f"STACK_HTTPS_PORT is '{text}', which is no port.", "Use a number from 1 to 65535.")
+    return int(text)
+
+
+def base_url() -> str:
+    """Return the address that users of the local stack type."""
+    return f"https://{ADDRESS}:{https_port()}"
+
+
+def api_port() -> int:
+    """Return the port of the EC2 API: `STACK_API_PORT`, or 5566."""
+    return int(os.environ.get("STACK_API_PORT", "5566"))
+
+
+def cloud_folder(deployment: Deployment) -> Path:
+    """Return where the local cloud keeps its state."""
+    return deployment.state_dir / "cloud"
+
+
+def environment(url: str, access_key: str, secret_key: str) -> Mapping[str, str]:
+    """Return what boto3 and every Salt program need to use the local cloud instead of AWS."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def credentials_files(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the same for root on the master, where AWS has an instance role: file name below ~/.aws -> content."""
+    return {
+        "config": f"[default]\nregion = {REGION}\nendpoint_url = {variables['AWS_ENDPOINT_URL']}\n",
+        "credentials": (
+            f"[default]\naws_access_key_id = {variables['AWS_ACCESS_KEY_ID']}\n"
+            f"aws_secret_access_key = {variables['AWS_SECRET_ACCESS_KEY']}\n"
+        ),
+    }

@@ -1,0 +1,224 @@
+"""The machines as the EC2 API shows them, and the way in to them by SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import boto3
+
+from stackctl.deployment import Deployment, write_private
+from stackctl.errors import LaunchError, NotUpError
+from stackctl.run import Log, run
+from stackctl.secrets import Vault
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+REGION = "eu-west-1"
+SSH_USER = "admin"
+HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----\s*(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One instance: its Name tag, its id, its state in the API's words, and its addresses (empty: none)."""
+
+    name: str
+    instance_id: str
+    state: str
+    private_address: str
+    public_address: str
+
+
+def ec2_client() -> EC2Client:
+    """Return a client for the one region, with credentials and endpoint as boto3 finds them."""
+    return boto3.client("ec2", region_name=REGION)
+
+
+def list_machines(client: EC2Client) -> dict[str, Machine]:
+    """Return the project's machines that are not terminated, by name."""
+    pages = client.get_paginator("describe_instances").paginate(
+        Filters=[
+            {"Name": "tag:project", "Values": ["airflow-stack"]},
+            {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
+        ]
+    )
+    found: dict[str, Machine] = {}
+    for page in pages:
+        for reservation in page["Reservations"]:
+            for instance in reservation["Instances"]:
+                tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+                machine = Machine(
+                    tags.get("Name", instance["InstanceId"]),
+                    instance["InstanceId"],
+                    instance["State"]["Name"],
+                    instance.get("PrivateIpAddress", ""),
+                    instance.get("PublicIpAddress", ""),
+                )
+                if machine.name in found:
+                    raise LaunchError(
+                        f"Two machines are called {machine.name}: {found[machine.name].instance_id}"
+                        f" and {machine.instance_id}.",
+                        "Terminate the one that is not wanted.",
+                    )
+                found[machine.name] = machine
+    return dict(sorted(found.items()))
+
+
+def host_keys(client: EC2Client, machine: Machine, deadline: float) -> list[str]:
+    """Return the machine's SSH host keys as its console printed them at first boot.
+
+    Args:
+        client: the EC2 API.
+        machine: whose keys.
+        deadline: `time.monotonic()` at which to give up. EC2 shows the console minutes after boot.
+
+    Raises:
+        LaunchError: the console never showed them.
+    """
+    while True:
+        output = client.get_console_output(InstanceId=machine.instance_id).get("Output", "")
+        if match := HOST_KEYS.search(output):
+            return [" ".join(line.split()[:2]) for line in match[1].splitlines() if line.strip()]
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"The console of {machine.name} does not show its SSH host keys.",
+                "Its identity cannot be verified: look at the console output in EC2, then run again.",
+            )
+        time.sleep(1)
+
+
+class Shell:
+    """Root's shell on the machines, over SSH as `admin`, with host keys that the EC2 API vouches for."""
+
+    def __init__(self, deployment: Deployment, client: EC2Client, log: Log) -> None:
+        self._deployment = deployment
+        self._client = client
+        self._log = log
+        self._key = deployment.state_dir / "ssh" / "key"
+        self._known_hosts = deployment.state_dir / "ssh" / "known_hosts"
+        # A short path: a socket's holds 107 bytes at most.
+        self._sockets = Path(tempfile.mkdtemp(prefix="stackctl-"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for socket in self._sockets.iterdir():
+            with contextlib.suppress(Exception):
+                run(["ssh", "-S", str(socket), "-O", "exit", "-"], log=self._log, what="closing SSH")
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def trust(self, machine: Machine, timeout: float = 300) -> None:
+        """Learn a machine's host keys from the API, unless they are known already.
+
+        Args:
+            machine: which one. A machine made anew has another instance id, and is learnt anew.
+            timeout: seconds to wait for its console.
+        """
+        known = self._known_hosts.read_text().splitlines() if self._known_hosts.is_file() else []
+        if any(line.endswith(f" {machine.instance_id}") for line in known):
+            return
+        keys = host_keys(self._client, machine, time.monotonic() + timeout)
+        kept = [line for line in known if not line.startswith(f"{machine.name} ")]
+        kept += [f"{machine.name} {key} {machine.instance_id}" for key in keys]
+        write_private(self._known_hosts, "\n".join(kept) + "\n")
+
+    def write_key(self) -> Path:
+        """Put the deployment's SSH key where programs of this host find it, and return that path."""
+        if not self._key.is_file():
+            write_private(self._key, Vault(self._deployment).read("cloud-ssh")["private_key"])
+        return self._key
+
+    def _options(self, name: str) -> list[str]:
+        options = {
+            "BatchMode": "yes",
+            "IdentityFile": str(self.write_key()),
+            "IdentitiesOnly": "yes",
+            "User": SSH_USER,
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": str(self._known_hosts),
+            "HostKeyAlias": name,
+            "LogLevel": "ERROR",
+            "ConnectTimeout": "15",
+            "ServerAliveInterval": "15",
+        }
+        return ["-F", "none", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
+
+    def command(self, machine: Machine, remote: str, *, master: Machine | None = None, tty: bool = False) -> list[str]:
+        """Return the local command that runs `remote` as root on the machine.
+
+        Args:
+            machine: where to.
+            remote: a shell command.
+            master: the Salt master, when the machine is another one: only from there does a machine accept SSH.
+            tty: ask for a terminal.
+        """
+        options = self._options(machine.name)
+        address = machine.private_address
+        if master and master.name != machine.name:
+            jump = ["ssh", *self._options(master.name), "-W", "%h:%p", self.address(master)]
+            options += ["-o", f"ProxyCommand={shlex.join(jump)}"]
+        else:
+            address = self.address(machine)
+            options += ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._sockets}/%n", "-o", "ControlPersist=60"]
+        return ["ssh", *options, *(["-t"] if tty else []), address, f"sudo -n sh -c {shlex.quote(remote)}"]
+
+    def address(self, machine: Machine) -> str:
+        """Return where this host reaches the machine."""
+        if self._deployment.is_local or not machine.public_address:
+            return machine.private_address
+        return machine.public_address
+
+    def run(
+        self,
+        machine: Machine,
+        remote: str,
+        *,
+        what: str,
+        stdin: str | bytes | None = None,
+        accept: Sequence[int] = (0,),
+        timeout: float = 900,
+        quiet: bool = False,
+    ) -> str:
+        """Run a shell command as root on the Salt master and return its output; see `stackctl.run.run`."""
+        command = self.command(machine, remote)
+        return run(command, log=self._log, what=what, stdin=stdin, accept=accept, timeout=timeout, quiet=quiet)
+
+
+def require_master(deployment: Deployment, machines: Mapping[str, Machine]) -> Machine:
+    """Return the running Salt master.
+
+    Raises:
+        NotUpError: there is none.
+    """
+    machine = machines.get(deployment.master())
+    if machine is None or machine.state != "running":
+        state = machine.state if machine else "not there"
+        raise NotUpError(f"{deployment.master()} is {state}.", "Bring the stack up first: make up")
+    return machine
+
+
+@contextlib.contextmanager
+def aws_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Let boto3 and every command started meanwhile use another account or endpoint."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,93 @@
+"""Everything that can be known to be wrong before anything is touched."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from stackctl.errors import PreflightError
+
+GIB = 1024**3
+NEEDED_MEMORY_GIB = 6
+NEEDED_DISK_GIB = 6
+MIRRORS = ("deb.debian.org", "pypi.org")
+PROGRAMS = {"git": "git", "ssh": "openssh-client", "gpg": "gnupg", "tar": "tar"}
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that programs can still take: MemAvailable of /proc/meminfo."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise PreflightError("/proc/meminfo has no MemAvailable.", "This needs Linux 3.14 or later.")
+
+
+def check_memory(available: int) -> None:
+    """Raise PreflightError when fewer bytes are available than the machines of the small map may take."""
+    if available < NEEDED_MEMORY_GIB * GIB:
+        raise PreflightError(
+            f"{available / GIB:.1f} GiB of memory are free; the machines need {NEEDED_MEMORY_GIB} GiB.",
+            "Close something large, or use a larger host.",
+        )
+
+
+def check_disk(folder: Path) -> None:
+    """Raise PreflightError when the file system of `folder` is nearly full."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_DISK_GIB * GIB:
+        raise PreflightError(
+            f"{free / GIB:.1f} GiB are free on the disk of {folder}; {NEEDED_DISK_GIB} GiB are needed.",
+            "Make room there.",
+        )
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise PreflightError when something else already listens on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PreflightError(
+                    f"Port {port} of {host} is taken by another program.",
+                    f"See which with `ss -ltnp 'sport = :{port}'`, or choose another: STACK_HTTPS_PORT=8444 make up",
+                ) from None
+            raise PreflightError(f"Port {port} of {host} cannot be used: {error.strerror}.") from None
+
+
+def check_docker(reachable: Callable[[], bool]) -> None:
+    """Raise PreflightError when there is no Docker engine and this user may not install one."""
+    if not reachable() and os.geteuid() != 0:
+        raise PreflightError(
+            "There is no Docker engine that this user may use, and installing one needs root.",
+            "Run as root (sudo make up), or install docker.io and join the group docker.",
+        )
+
+
+def check_programs() -> None:
+    """Raise PreflightError when a program is missing that cannot be installed here."""
+    missing = sorted(package for program, package in PROGRAMS.items() if not shutil.which(program))
+    if missing and (os.geteuid() != 0 or not shutil.which("apt-get")):
+        raise PreflightError(f"These packages are missing: {', '.join(missing)}.", f"Install them: {' '.join(missing)}")
+
+
+def check_network(hosts: tuple[str, ...] = MIRRORS) -> None:
+    """Raise PreflightError when the package mirrors cannot be reached, directly or through the configured proxy."""
+    proxy = urlsplit(os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY") or "")
+    targets = [(proxy.hostname, proxy.port or 3128)] if proxy.hostname else [(host, 443) for host in hosts]
+    for host, port in targets:
+        try:
+            with socket.create_connection((host, port), timeout=10):
+                pass
+        except OSError as error:
+            raise PreflightError(
+                f"{host} cannot be reached: {error}.", "Packages come from there: check the network, DNS and proxy."
+            ) from None

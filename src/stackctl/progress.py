@@ -1,0 +1,63 @@
+"""What the operator sees while it works: one line a step, with its outcome and elapsed time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from stackctl.run import Log
+
+
+@dataclass
+class Step:
+    """The outcome of one step, filled in while it runs: whether it changed anything, and what in words."""
+
+    changed: bool = False
+    detail: str = ""
+    report: Callable[[str], None] = field(default=lambda _: None, repr=False)
+
+
+class Progress:
+    """Prints steps as they end, and on a terminal what the running one is doing."""
+
+    def __init__(self, console: Console, log: Log) -> None:
+        self._console = console
+        self._log = log
+        self._start = time.monotonic()
+        self.changes = 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first step could start."""
+        return time.monotonic() - self._start
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """Run one step: `with progress.step("machine image") as step: ...; step.changed = True`."""
+        begin = time.monotonic()
+        self._log.write(f"== {title}")
+        with self._console.status(f"{title} …") as status:
+
+            def report(line: str) -> None:
+                self._log.write(line)
+                status.update(f"{title}: {line} ({time.monotonic() - begin:.0f} s)")
+
+            step = Step(report=report)
+            try:
+                yield step
+            except BaseException:
+                self._line("✗", title, "", time.monotonic() - begin, "red")
+                raise
+        self.changes += step.changed
+        mark, colour = ("●", "yellow") if step.changed else ("✓", "green")
+        self._line(
+            mark, title, step.detail or ("done" if step.changed else "unchanged"), time.monotonic() - begin, colour
+        )
+
+    def _line(self, mark: str, title: str, detail: str, seconds: float, colour: str) -> None:
+        self._log.write(f"== {title}: {detail or 'failed'} ({seconds:.1f} s)")
+        self._console.print(f"[{colour}]{mark}[/] {title:<18} {detail} [dim]{seconds:.1f} s[/]", highlight=False)

@@ -1,0 +1,266 @@
+"""Salt as the operator uses it: masterless and salt-cloud from this host, `salt` and `salt-run` on the master."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from stackctl.deployment import Deployment, private_directory, write_private
+from stackctl.errors import ConvergeError, LaunchError
+from stackctl.machines import Machine, Shell
+from stackctl.run import Log, run
+
+LOCK_ON_MACHINE = "/opt/salt-deploy/requirements.txt"  # read there by cloud.deploy.d/salt-minion.sh
+
+
+def operator_configuration(deployment: Deployment) -> Path:
+    """Write this host's Salt configuration for the deployment, and return its folder.
+
+    The provider, profiles, map and deploy script in it are links to the repository's own.
+    """
+    folder = private_directory(deployment.state_dir / "salt")
+    private_directory(folder / "run")
+    common = {
+        "pki_dir": str(folder / "pki"),
+        "cachedir": str(folder / "cache"),
+        "sock_dir": str(folder / "run"),
+        "log_file": str(folder / "salt.log"),
+    }
+    minion = {
+        "id": "operator",
+        "file_client": "local",
+        "file_roots": {"base": [str(deployment.root / "salt")]},
+        "pillar_roots": {"base": [str(deployment.pillar_dir), str(deployment.root / "pillar" / "base")]},
+        "module_dirs": [str(deployment.root / "salt")],  # `state.apply NAME` syncs no modules by itself
+        "hash_type": "sha256",
+    }
+    cloud = {
+        "private_key": str(deployment.state_dir / "ssh" / "key"),
+        "ssh_interface": "private_ips" if deployment.is_local else "public_ips",
+        "file_map": {str(deployment.root / "requirements" / "salt.txt"): LOCK_ON_MACHINE},
+        "enable_cloud_grains": False,
+        # Only salt-1 is launched from here, and it is its own master.
+        "minion": {"master": "127.0.0.1"},
+    }
+    for name, content in {"master": common, "minion": common | minion, "cloud": common | cloud}.items():
+        write_private(folder / name, yaml.safe_dump(content, sort_keys=False))
+    for name in ("cloud.providers.d", "cloud.profiles.d", "cloud.maps.d", "cloud.deploy.d"):
+        link = folder / name
+        if not link.is_symlink():
+            link.symlink_to(deployment.root / name)
+    return folder
+
+
+def program(name: str) -> str:
+    """Return the path of a Salt program in the environment this runs in."""
+    return str(Path(sys.executable).parent / name)
+
+
+# -- results --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StateRun:
+    """What applying states to one machine came to.
+
+    Attributes:
+        minion: the machine.
+        total: states run.
+        changed: ids of the states that changed something, or would with `test=True`.
+        failed: id and comment of the states that failed.
+    """
+
+    minion: str
+    total: int
+    changed: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def read_states(minion: str, result: Any) -> StateRun:
+    """Judge one minion's answer to a state run.
+
+    Args:
+        minion: whose answer.
+        result: a mapping of state results; anything else (a list of errors, a text, False) is a failure.
+    """
+    if not isinstance(result, Mapping) or not result:
+        reasons = result if isinstance(result, list) else [result or "no answer"]
+        return StateRun(minion, 0, (), tuple(str(reason) for reason in reasons))
+    changed: list[str] = []
+    failed: list[str] = []
+    for key, state in result.items():
+        if not isinstance(state, Mapping) or "result" not in state:
+            failed.append(f"{key}: {state}")
+            continue
+        name = str(state.get("__id__", key))
+        if state["result"] is False:
+            failed.append(f"{name}: {' '.join(str(state.get('comment', '')).split())}")
+        elif state["result"] is None or state.get("changes"):
+            changed.append(name)
+    return StateRun(minion, len(result), tuple(changed), tuple(failed))
+
+
+def parse_documents(output: str) -> dict[str, Any]:
+    """Merge the JSON objects that `salt --out=json` prints one after another, minion by minion."""
+    decoder = json.JSONDecoder()
+    merged: dict[str, Any] = {}
+    position = output.find("{")
+    while position >= 0:
+        try:
+            document, end = decoder.raw_decode(output, position)
+        except json.JSONDecodeError:
+            position = output.find("{", position + 1)
+            continue
+        merged.update(document)
+        position = output.find("{", end)
+    return merged
+
+
+def raise_on_failure(runs: Iterable[StateRun], log: Log) -> None:
+    """Raise ConvergeError for the first failed state, saying how many there are."""
+    failures = [(one.minion, text) for one in runs for text in one.failed]
+    if failures:
+        minion, text = failures[0]
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise ConvergeError(
+            f"{minion}: {text}{more}.", "Mend the cause and run the same command again: it goes on from here.", log.path
+        )
+
+
+# -- from this host -------------------------------------------------------------------------------------------------
+
+
+def apply_locally(deployment: Deployment, log: Log, states: str, *, test: bool = False) -> StateRun:
+    """Apply states masterless on this host, as minion `operator`, and return what they changed.
+
+    Raises:
+        ConvergeError: a state failed.
+    """
+    folder = operator_configuration(deployment)
+    output = run(
+        [program("salt-call"), "--local", "--config-dir", str(folder), "--out=json", "state.apply", states,
+         f"test={test}"],
+        log=log,
+        what=f"applying {states} from this host",
+        accept=(0, 1, 2),
+    )  # fmt: skip
+    result = read_states("operator", parse_documents(output).get("local"))
+    raise_on_failure([result], log)
+    return result
+
+
+def launch(deployment: Deployment, log: Log, profile: str, name: str) -> None:
+    """Launch one machine from this host and make it a minion. salt-cloud's exit code says little: check afterwards."""
+    folder = operator_configuration(deployment)
+    run(
+        [program("salt-cloud"), "--config-dir", str(folder), "--profile", profile, name, "--assume-yes",
+         "--log-level=warning"],
+        log=log,
+        what=f"launching {name}",
+        timeout=1800,
+    )  # fmt: skip
+
+
+# -- on the master --------------------------------------------------------------------------------------------------
+
+
+class Master:
+    """The Salt master's own commands."""
+
+    def __init__(self, shell: Shell, machine: Machine, log: Log) -> None:
+        self._shell = shell
+        self._log = log
+        self.machine = machine
+
+    def command(self, words: Sequence[str], *, what: str, accept: Sequence[int] = (0,), timeout: float = 1800) -> str:
+        """Run a command on the master and return its output; see `stackctl.run.run`."""
+        return self._shell.run(self.machine, shlex.join(words), what=what, accept=accept, timeout=timeout)
+
+    def answering(self, names: Iterable[str], deadline: float) -> set[str]:
+        """Return which of the minions answer a ping before the deadline (`time.monotonic()`)."""
+        wanted = set(names)
+        found: set[str] = set()
+        while wanted - found:
+            output = self.command(
+                [
+                    "salt",
+                    "--list",
+                    ",".join(sorted(wanted - found)),
+                    "--out=json",
+                    "--static",
+                    "--timeout=5",
+                    "test.ping",
+                ],
+                what="asking the minions",
+                accept=(0, 1, 2),
+            )
+            found |= {name for name, answer in parse_documents(output).items() if answer is True and name in wanted}
+            if time.monotonic() > deadline:
+                break
+        return found
+
+    def highstate(self, *, test: bool = False) -> list[StateRun]:
+        """Apply every machine's states at once, or only predict, and return a result for each.
+
+        Raises:
+            ConvergeError: a state failed or a machine gave no answer.
+        """
+        output = self.command(
+            ["salt", "*", "--out=json", "--static", "--timeout=60", "state.highstate", f"test={test}"],
+            what="state.highstate",
+            accept=(0, 1, 2),
+        )
+        runs = [read_states(name, result) for name, result in sorted(parse_documents(output).items())]
+        if not runs:
+            raise ConvergeError("No machine answered state.highstate.", "See: stackctl status", self._log.path)
+        raise_on_failure(runs, self._log)
+        return runs
+
+    def orchestrate(self, name: str, report: Callable[[str], None]) -> list[StateRun]:
+        """Run an orchestration and return the state runs it caused, in order.
+
+        Raises:
+            ConvergeError: a step or a state in it failed.
+        """
+        report(name)
+        output = self.command(
+            ["salt-run", "--out=json", "state.orchestrate", name], what=f"orchestration {name}", accept=(0, 1, 2)
+        )
+        steps = next(iter(cast(dict[str, Any], parse_documents(output).get("data", {})).values()), None)
+        runs = read_orchestration(steps)
+        raise_on_failure(runs, self._log)
+        return runs
+
+
+def read_orchestration(steps: Any) -> list[StateRun]:
+    """Judge the result of `state.orchestrate`: the steps' own failures, and those of every state on every machine."""
+    if not isinstance(steps, Mapping):
+        return [read_states("master", steps)]
+    runs: list[StateRun] = []
+    for step in sorted(steps.values(), key=lambda one: one.get("__run_num__", 0)):
+        changes = step.get("changes") or {}
+        answers = changes.get("ret")
+        per_minion = answers if isinstance(answers, Mapping) else {}
+        inner = [read_states(minion, result) for minion, result in per_minion.items() if isinstance(result, Mapping)]
+        runs += inner
+        if step.get("result") is False and not any(one.failed for one in inner):
+            runs.append(StateRun(str(step.get("__id__")), 0, (), (" ".join(str(step.get("comment")).split()),)))
+    return runs
+
+
+def require_answers(wanted: Iterable[str], answering: set[str], log: Log) -> None:
+    """Raise LaunchError naming the minions that do not answer."""
+    if silent := sorted(set(wanted) - answering):
+        raise LaunchError(
+            f"The minion on {', '.join(silent)} does not answer the master.",
+            f"See its journal: stackctl exec {silent[0]} -- journalctl -u salt-minion -n 50",
+            log.path,
+        )

@@ -1,0 +1,90 @@
+"""What runs, in one table: every machine of the map, its instance, its minion and its service."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from stackctl.deployment import Deployment
+from stackctl.errors import StackError
+from stackctl.machines import Machine, Shell, ec2_client, list_machines
+from stackctl.run import Log
+from stackctl.salt import Master, parse_documents
+
+SERVICES = {
+    "salt": "salt-master",
+    "lb": "haproxy",
+    "web": "airflow",
+    "postgres": "postgresql@17-main",
+    "redis": "redis-server",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One machine: `state` in EC2's words, `salt` whether its minion answers, `service` what systemd says of it."""
+
+    machine: str
+    role: str
+    address: str
+    state: str
+    salt: str
+    service: str
+    memory: str
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wanting."""
+        return (self.state, self.salt) == ("running", "answers") and self.service.endswith(" active")
+
+    def as_dict(self) -> dict[str, str | bool]:
+        """Return the row for `--json`."""
+        return {**asdict(self), "healthy": self.healthy}
+
+
+def collect(deployment: Deployment, log: Log) -> list[Row]:
+    """Ask the EC2 API and the Salt master; a machine that is not there has a row all the same."""
+    wanted = deployment.machines()
+    client = ec2_client()
+    found = list_machines(client)
+    answers: dict[str, str] = {}
+    master = found.get(deployment.master())
+    if master and master.state == "running":
+        with Shell(deployment, client, log) as shell:
+            try:
+                shell.trust(master)
+                answers = _services(Master(shell, master, log), sorted(wanted))
+            except StackError as error:
+                log.write(str(error))
+    names = [*wanted, *(name for name in found if name not in wanted)]
+    return [_row(name, wanted.get(name, name.rpartition("-")[0]), found.get(name), answers.get(name)) for name in names]
+
+
+def _row(name: str, role: str, machine: Machine | None, answer: str | None) -> Row:
+    unit = SERVICES.get(role, "")
+    service, _, memory = (answer or "").partition(" ")
+    return Row(
+        name,
+        role,
+        machine.private_address if machine else "",
+        machine.state if machine else "missing",
+        "answers" if answer is not None else "silent",
+        f"{unit} {service or 'unknown'}",
+        memory.strip(),
+    )
+
+
+def _services(master: Master, names: list[str]) -> dict[str, str]:
+    """Return minion -> state of its role's service, and the memory it uses, asked of all of them at once."""
+    units = " ".join(f"{role}) unit={unit};;" for role, unit in SERVICES.items())
+    # memory.stat's anon is what programs hold; memory.current counts the page cache too.
+    script = (
+        f"role=$(sed -n 's/^id: *//p' /etc/salt/minion | sed 's/-[0-9]*$//'); case $role in {units} esac;"
+        " echo $(systemctl is-active $unit) $(awk '/^anon /{printf \"%d MiB\", $2/1048576}' /sys/fs/cgroup/memory.stat)"
+    )
+    output = master.command(
+        ["salt", "--list", ",".join(names), "--out=json", "--static", "--timeout=10", "cmd.run", script],
+        what="asking the minions",
+        accept=(0, 1, 2),
+        timeout=120,
+    )
+    return {name: text for name, text in parse_documents(output).items() if isinstance(text, str) and " " in text}

@@ -1,0 +1,342 @@
+"""`stackctl up` and `stackctl down`: the same steps for a rehearsal on this host and for a real account."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import yaml
+
+import localcloud.engine
+import localcloud.image
+import localcloud.service
+from localcloud.config import CloudConfig
+from stackctl import local, preflight, salt, secrets, tree
+from stackctl.deployment import Deployment
+from stackctl.errors import ConvergeError, LaunchError, NotUpError, StackError
+from stackctl.machines import Machine, Shell, aws_environment, ec2_client, list_machines
+from stackctl.progress import Progress
+from stackctl.run import Log
+
+HEALTH_PATH = "/api/v2/monitor/health"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `up` came to: the site's address, and whether anything was changed."""
+
+    url: str
+    changed: bool
+
+
+# -- preflight ------------------------------------------------------------------------------------------------------
+
+
+def check_host(deployment: Deployment) -> None:
+    """Raise PreflightError for anything that would stop `up` later on; touches nothing."""
+    preflight.check_programs()
+    if not deployment.is_local:
+        return
+    preflight.check_docker(localcloud.engine.reachable)
+    if localcloud.service.status(local.cloud_folder(deployment)).running:
+        return  # what follows was true when it was started, and its own memory and ports are in use now
+    preflight.check_memory(preflight.available_memory())
+    preflight.check_disk(deployment.state_dir)
+    preflight.check_network()
+    preflight.check_port(local.ADDRESS, local.api_port())
+    if not (localcloud.engine.reachable() and local_machines_exist(deployment)):
+        preflight.check_port(local.ADDRESS, local.https_port())
+
+
+def local_machines_exist(deployment: Deployment) -> bool:
+    """Return whether containers of this deployment are there, holding the published ports."""
+    return bool(localcloud.service.machine_names(cloud_config(deployment)))
+
+
+# -- the local cloud ------------------------------------------------------------------------------------------------
+
+
+def cloud_config(deployment: Deployment, image: str = "") -> CloudConfig:
+    """Return what the local cloud of this deployment is."""
+    return CloudConfig(
+        name=deployment.name,
+        state_dir=local.cloud_folder(deployment),
+        port=local.api_port(),
+        image=image,
+        publish={local.EDGE: {443: (local.ADDRESS, local.https_port())}},
+    )
+
+
+def start_local_cloud(deployment: Deployment, progress: Progress) -> Mapping[str, str]:
+    """Start engine, image and API as far as they are missing; return the environment that leads to them."""
+    with progress.step("docker engine") as step:
+        before = localcloud.engine.reachable()
+        client = localcloud.engine.ensure(step.report, local.cloud_folder(deployment))
+        step.changed = not before
+    with progress.step("machine image") as step:
+        known = localcloud.image.tag(deployment.root / "requirements" / "salt.txt")
+        step.changed = not localcloud.image.exists(client, known)
+        image = localcloud.image.ensure(client, step.report, deployment.root / "requirements" / "salt.txt")
+        step.detail = image
+    with progress.step("EC2 API") as step:
+        step.changed = not localcloud.service.status(local.cloud_folder(deployment)).running
+        endpoint = localcloud.service.start(cloud_config(deployment, image), step.report)
+        step.detail = endpoint.url
+    return local.environment(endpoint.url, endpoint.access_key, endpoint.secret_key)
+
+
+@contextmanager
+def account(deployment: Deployment) -> Iterator[None]:
+    """Point boto3 at the deployment's account: for `local`, at the running local cloud.
+
+    Raises:
+        NotUpError: the local cloud does not run.
+    """
+    if not deployment.is_local:
+        yield
+        return
+    endpoint = localcloud.service.endpoint(local.cloud_folder(deployment))
+    if endpoint is None:
+        raise NotUpError("The local cloud does not run.", "Bring the stack up first: make up")
+    with aws_environment(local.environment(endpoint.url, endpoint.access_key, endpoint.secret_key)):
+        yield
+
+
+# -- up -------------------------------------------------------------------------------------------------------------
+
+
+def up(deployment: Deployment, progress: Progress, log: Log) -> Result:
+    """Bring the whole stack up, or whatever of it is missing or not as the tree says.
+
+    Raises:
+        StackError: what failed, on which machine, and what to do. A later run goes on from there.
+    """
+    with progress.step("preflight"):
+        check_host(deployment)
+    variables = start_local_cloud(deployment, progress) if deployment.is_local else {}
+    with progress.step("secrets") as step:
+        if deployment.is_local:
+            made = secrets.initialise(deployment, local.base_url())
+            step.changed, step.detail = bool(made), f"made {len(made)}" if made else ""
+        deployment.settings()
+    with aws_environment(variables):
+        with progress.step("AWS foundation") as step:
+            outcome = salt.apply_locally(deployment, log, "aws")
+            step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
+        client = ec2_client()
+        with Shell(deployment, client, log) as shell:
+            master = _start_master(deployment, shell, progress, log, variables)
+            _launch_machines(deployment, master, progress, log)
+            _converge(master, progress)
+        url = str(deployment.settings()["base_url"])
+        with progress.step("site") as step:
+            check_site(deployment, url)
+            step.detail = url
+    return Result(url, progress.changes > 0)
+
+
+def _count(changes: int) -> str:
+    return f"{changes} changes" if changes != 1 else "1 change"
+
+
+def _start_master(
+    deployment: Deployment, shell: Shell, progress: Progress, log: Log, variables: Mapping[str, str]
+) -> salt.Master:
+    name = deployment.master()
+    profile = deployment.machines()[name]
+    with progress.step(name) as step:
+        machines = list_machines(ec2_client())
+        shell.write_key()
+        if name not in machines or not _is_minion(shell, machines[name]):
+            step.report("launching")
+            salt.launch(deployment, log, profile, name)
+            step.changed = True
+            machines = list_machines(ec2_client())
+            if name not in machines or not _is_minion(shell, machines[name]):
+                raise LaunchError(f"{name} was launched and is no minion.", "Run the same command again.", log.path)
+        machine = machines[name]
+        step.detail = shell.address(machine)
+    with progress.step("Salt master") as step:
+        step.report("pushing the tree")
+        pushed, revision = tree.push(deployment, shell, machine, log)
+        if variables:
+            files = local.credentials_files(variables)
+            script = "".join(f"printf %s {shlex.quote(text)} > /root/.aws/{file}; " for file, text in files.items())
+            shell.run(machine, "cat | sh", stdin=f"set -e; umask 077; mkdir -p /root/.aws; {script}",
+                      what=f"pointing {name} at the local cloud")  # fmt: skip
+        changed = 0
+        if pushed or not _master_runs(shell, machine):
+            step.report("applying its state")
+            changed = _bootstrap_master(deployment, shell, machine, log)
+        step.changed = pushed or bool(changed)
+        step.detail = f"revision {revision[:12]}{'-dirty' if 'dirty' in revision else ''}"
+    return salt.Master(shell, machine, log)
+
+
+def _is_minion(shell: Shell, machine: Machine) -> bool:
+    if machine.state != "running":
+        return False
+    shell.trust(machine)
+    answer = shell.run(machine, "systemctl is-active salt-minion || true", what=f"looking at {machine.name}")
+    return answer.strip() == "active"
+
+
+def _master_runs(shell: Shell, machine: Machine) -> bool:
+    answer = shell.run(machine, "systemctl is-active salt-master || true", what=f"looking at {machine.name}")
+    return answer.strip() == "active"
+
+
+def _bootstrap_master(deployment: Deployment, shell: Shell, machine: Machine, log: Log) -> int:
+    """Apply the master's own state without a master, from the tree that was just pushed; return the changes."""
+    config = {
+        "id": machine.name,
+        "file_client": "local",
+        "file_roots": {"base": [f"{tree.HOME}/current/salt"]},
+        "pillar_roots": {"base": [f"{tree.HOME}/pillar/{deployment.name}", f"{tree.HOME}/current/pillar/base"]},
+        "gpg_keydir": "/etc/salt/gpgkeys",
+        "module_dirs": [f"{tree.HOME}/current/salt"],  # `state.apply NAME` syncs no modules by itself
+        "hash_type": "sha256",
+    }
+    text = yaml.safe_dump(config)
+    output = shell.run(
+        machine,
+        "set -e; install -d /srv/stack/bootstrap; cat > /srv/stack/bootstrap/minion;"
+        " exec /opt/salt/bin/salt-call --local --config-dir /srv/stack/bootstrap --out=json state.apply master",
+        stdin=text,
+        what=f"making {machine.name} the Salt master",
+        accept=(0, 1, 2),
+    )
+    outcome = salt.read_states(machine.name, salt.parse_documents(output).get("local"))
+    salt.raise_on_failure([outcome], log)
+    return len(outcome.changed)
+
+
+def _launch_machines(deployment: Deployment, master: salt.Master, progress: Progress, log: Log) -> None:
+    wanted = list(deployment.machines())
+    with progress.step("machines") as step:
+        existing = list_machines(ec2_client())
+        answering = master.answering(
+            [name for name in wanted if name in existing and existing[name].state == "running"], time.monotonic() + 20
+        )
+        missing = [name for name in wanted if name not in answering]
+        if missing:
+            step.changed = True
+            step.report(f"launching {', '.join(missing)}")
+            command = ["salt-cloud", "--map", f"/etc/salt/cloud.maps.d/{deployment.map_name}.map", "--parallel",
+                       "--assume-yes", "--log-level=warning"]  # fmt: skip
+            master.command(command, what="salt-cloud --map")
+            existing = list_machines(ec2_client())
+            if absent := [name for name in wanted if name not in existing]:
+                raise LaunchError(
+                    f"salt-cloud launched no {', '.join(absent)}.", "The log says why; then run again.", log.path
+                )
+            step.report("waiting for the minions")
+            salt.require_answers(wanted, master.answering(wanted, time.monotonic() + 90), log)
+        step.detail = f"{len(wanted)} answer" + (f", launched {', '.join(missing)}" if missing else "")
+
+
+def _converge(master: salt.Master, progress: Progress) -> None:
+    with progress.step("states") as step:
+        step.report("comparing every machine with the tree")
+        try:
+            if not any(one.changed for one in master.highstate(test=True)):
+                step.detail = "0 changes"
+                return
+        except ConvergeError:
+            pass  # a state may not be able to predict before an earlier one has really run: the orchestration judges
+        step.report("orchestration deploy")
+        runs = master.orchestrate("orch.deploy", step.report)
+        changes = sum(len(one.changed) for one in runs)
+        step.changed, step.detail = changes > 0, _count(changes)
+
+
+def check_site(deployment: Deployment, url: str, timeout: float = 60) -> None:
+    """Ask the site for its health from here, as a user's browser would come, until it is healthy.
+
+    Raises:
+        ConvergeError: it is not, after `timeout` seconds.
+    """
+    trust = ssl.create_default_context(cadata=str(deployment.settings()["ca_certificate"]))
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with urllib.request.urlopen(url + HEALTH_PATH, timeout=10, context=trust) as answer:
+                if answer.status == 200:
+                    return
+                reason = f"status {answer.status}"
+        except (urllib.error.URLError, OSError) as error:
+            reason = str(getattr(error, "reason", error))
+        if time.monotonic() > deadline:
+            raise ConvergeError(f"{url} does not answer: {reason}.", "See: stackctl status")
+        time.sleep(1)
+
+
+def plan(deployment: Deployment) -> list[str]:
+    """Check this host and return what `up` would do, in words; touches nothing.
+
+    Raises:
+        PreflightError: as `up` would.
+    """
+    check_host(deployment)
+    steps = [f"deployment {deployment.name}: {', '.join(deployment.machines())} in eu-west-1"]
+    if deployment.is_local:
+        if not localcloud.engine.reachable():
+            steps.append("install docker.io if it is absent, and start the Docker engine")
+        elif not localcloud.image.exists(
+            localcloud.engine.connect(), localcloud.image.tag(deployment.root / "requirements" / "salt.txt")
+        ):
+            steps.append("build the machine image with mmdebstrap, installing that if it is absent")
+        if not localcloud.service.status(local.cloud_folder(deployment)).running:
+            steps.append(f"start the local EC2 API on port {local.api_port()}")
+            return steps
+    with account(deployment):
+        existing = list_machines(ec2_client())
+        missing = [name for name in deployment.machines() if name not in existing]
+        steps += [f"launch {name}" for name in missing]
+        if not missing:
+            steps.append("compare every machine with the tree, and converge what differs")
+    return steps
+
+
+# -- down -----------------------------------------------------------------------------------------------------------
+
+
+def down(deployment: Deployment, progress: Progress, *, keep_image: bool) -> None:
+    """Take the local stack away with everything it left on this host.
+
+    Args:
+        deployment: must be the local one; a real account's machines are destroyed by salt-cloud, knowingly.
+        progress: where to show it.
+        keep_image: leave the machine image, so that the next `up` is quick.
+
+    Raises:
+        StackError: the deployment is not the local one.
+    """
+    if not deployment.is_local:
+        raise StackError(
+            f"stackctl down takes only the deployment 'local' away, not '{deployment.name}'.",
+            "Destroy real machines by name, on the master: salt-cloud --destroy NAME (docs/runbooks.md).",
+        )
+    if localcloud.engine.reachable():
+        with progress.step("local cloud") as step:
+            localcloud.service.destroy(cloud_config(deployment), step.report)
+            step.changed = True
+        if not keep_image:
+            with progress.step("machine image") as step:
+                step.changed = localcloud.image.remove(localcloud.engine.connect())
+    else:
+        localcloud.service.stop(local.cloud_folder(deployment))
+    with progress.step("docker engine") as step:
+        step.changed = localcloud.engine.stop_if_ours(local.cloud_folder(deployment))
+        step.detail = "stopped" if step.changed else "left as it was"
+    with progress.step("keys and secrets") as step:
+        shutil.rmtree(deployment.pillar_dir, ignore_errors=True)
+        shutil.rmtree(deployment.state_dir, ignore_errors=True)
+        step.changed = True
