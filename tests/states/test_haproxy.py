@@ -1,0 +1,102 @@
+"""The edge from outside: HTTPS, redirects, who the client is, and one web machine that is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness import Fleet, Machine, poll
+from plainpillar import BASE_URL
+
+# A web app that answers health checks and says what it was told.
+STUB = """
+import http.server, json
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = {"metadatabase": {"status": "healthy"}, "headers": dict(self.headers)}
+        data = json.dumps(body, separators=(",", ":")).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    do_POST = do_GET
+    def log_message(self, *_):
+        pass
+
+http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
+"""
+ASK = r"""
+import http.client, json, ssl
+
+def ask(method="GET", path="/", tls=True, headers={}):
+    context = ssl.create_default_context(cadata=ca)
+    cls = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+    connection = cls("lb-1", timeout=10, **({"context": context} if tls else {}))
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    return {"status": answer.status, "headers": dict(answer.getheaders()), "body": answer.read().decode()}
+"""
+
+
+@pytest.fixture(scope="module")
+def web(fleet: Fleet) -> Machine:
+    """A client, and beside Airflow's place a web app that tells what reaches it."""
+    machine = fleet.machine("web-2")
+    assert not [s for s in machine.apply("base").values() if s["result"] is False]
+    machine.put("/opt/stub.py", STUB)
+    machine.run("systemd-run", "--unit=stub", "/opt/salt/bin/python", "/opt/stub.py")
+    return machine
+
+
+@pytest.fixture(scope="module")
+def edge(web: Machine, converged: Callable[[str], Machine]) -> Machine:
+    """The load balancer; of its web machines at least web-2 answers."""
+    return converged("lb-1")
+
+
+@pytest.fixture(scope="module")
+def ask(fleet: Fleet, web: Machine, edge: Machine) -> Callable[[str], object]:
+    """`ask('expression')`: what a client on another machine gets."""
+
+    def run(expression: str) -> object:
+        return web.python(f"{ASK}\nresult = {expression}", ca=fleet.pillar.ca_certificate)
+
+    poll(lambda: run("ask()['status']") == 200, "the edge answers")
+    return run
+
+
+def test_converges(fleet: Fleet, edge: Machine) -> None:
+    fleet.assert_idempotent(edge)
+
+
+def test_http_leads_to_https(ask: Callable[[str], object]) -> None:
+    assert ask("ask(path='/dags?x=1', tls=False)['status']") == 301
+    assert ask("ask(path='/dags?x=1', tls=False)['headers']['location']") == f"{BASE_URL}/dags?x=1"
+
+
+def test_https_is_remembered(ask: Callable[[str], object]) -> None:
+    assert "max-age=" in str(ask("ask()['headers']['strict-transport-security']"))
+
+
+def test_a_client_cannot_say_who_it_is(ask: Callable[[str], object], fleet: Fleet) -> None:
+    forged = "{'X-Forwarded-For': '203.0.113.9', 'Forwarded': 'for=203.0.113.9', 'X-Real-IP': '203.0.113.9'}"
+    assert "203.0.113.9" not in str(ask(f"ask(path='/told', headers={forged})['body']"))
+
+
+def test_passwords_cannot_be_tried_at_the_token_endpoint(ask: Callable[[str], object]) -> None:
+    tried = ask("[ask('POST', '/auth/token')['status'] for _ in range(7)]")
+    assert isinstance(tried, list)
+    assert tried[-1] == 429
+
+
+def test_without_a_web_machine_it_says_so_and_comes_back(ask: Callable[[str], object], web: Machine) -> None:
+    web.run("systemctl", "stop", "stub")
+    poll(lambda: ask("ask()['status']") in (200, 503), "an answer")
+    web.run("systemd-run", "--unit=stub", "/opt/salt/bin/python", "/opt/stub.py")
+    poll(lambda: ask("ask()['status']") == 200, "the site is back")
+
+
+def test_the_key_is_not_for_everybody(edge: Machine) -> None:
+    assert edge.run("cat", "/etc/haproxy/tls.pem", user="admin").returncode != 0
