@@ -11,9 +11,7 @@ import pytest
 from localcloud import engine, image, service
 from localcloud.config import CloudConfig
 from localcloud.machines import CLOUD_LABEL
-from realcloud import NAME, ROOT, Machine, RealCloud, free_port
-
-PUBLISHED = "edge-1"
+from realcloud import PUBLISHED, ROOT, Machine, Place, RealCloud, free_port
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,21 +36,28 @@ def machine_image(docker_client: docker.DockerClient) -> str:
 
 
 @pytest.fixture(scope="session")
+def place() -> Iterator[Place]:
+    """A name and addresses of this run's own."""
+    with Place.take() as taken:
+        yield taken
+
+
+@pytest.fixture(scope="session")
 def cloud(
-    docker_client: docker.DockerClient, machine_image: str, tmp_path_factory: pytest.TempPathFactory
+    docker_client: docker.DockerClient, machine_image: str, place: Place, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RealCloud]:
     """A running cloud, of which nothing is left afterwards."""
     folder = tmp_path_factory.mktemp("cloud")
     published = {PUBLISHED: {22: ("127.0.0.1", free_port())}}
-    config = CloudConfig(NAME, folder / "state", free_port(), machine_image, published)
+    config = CloudConfig(place.name, folder / "state", free_port(), machine_image, published)
     service.destroy(config, print)  # what a killed run left
-    made = RealCloud(config, service.start(config, print), folder / "key")
+    made = RealCloud(place, config, service.start(config, print), folder / "key")
     try:
         made.make_network()
         yield made
     finally:
         service.destroy(config, print)
-    label: dict[str, str | list[str] | bool] = {"label": f"{CLOUD_LABEL}={NAME}"}
+    label: dict[str, str | list[str] | bool] = {"label": f"{CLOUD_LABEL}={place.name}"}
     assert docker_client.containers.list(all=True, filters=label) == []
     assert docker_client.networks.list(filters=label) == []
     assert not service.status(config.state_dir).running

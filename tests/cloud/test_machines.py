@@ -18,7 +18,7 @@ from localcloud import service
 from localcloud.config import CloudConfig
 from localcloud.errors import PortTaken
 from localcloud.faults import Fault, FaultClient
-from realcloud import SUBNET, Machine, RealCloud, free_port, until
+from realcloud import PUBLISHED, Machine, RealCloud, free_port, until
 
 
 def test_a_machine_is_a_debian_as_the_ami_boots_it(machine: Machine) -> None:
@@ -47,7 +47,7 @@ def test_the_console_tells_the_host_keys(machine: Machine) -> None:
 def test_only_the_key_pairs_key_lets_in(machine: Machine, tmp_path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
     stranger = Machine(
-        RealCloud(machine.cloud.config, machine.cloud.endpoint, tmp_path / "other"),
+        RealCloud(machine.cloud.place, machine.cloud.config, machine.cloud.endpoint, tmp_path / "other"),
         machine.instance_id,
         machine.address,
     )
@@ -74,7 +74,7 @@ def test_cloud_config_is_followed_and_what_is_not_is_named(cloud: RealCloud) -> 
 
 
 def test_a_published_port_leads_to_the_machine(cloud: RealCloud, machine: Machine) -> None:
-    address, port = cloud.config.publish["edge-1"][22]
+    address, port = cloud.config.publish[PUBLISHED][22]
     assert machine.ssh("hostname", address=address, port=port).stdout.strip() == machine.run("hostname")
 
 
@@ -82,7 +82,7 @@ def test_machines_reach_each_other_the_mirrors_and_the_api(cloud: RealCloud, mac
     other = cloud.launch("neighbour")
     other.run(f"ping -c 1 -W 5 {machine.address}")
     other.run("curl -sf --max-time 20 http://deb.debian.org/debian/dists/trixie/Release | grep -q Codename")
-    assert '"name": "cloudtest"' in other.run(f"curl -sf {cloud.endpoint.url}/_localcloud/health")
+    assert f'"name": "{cloud.place.name}"' in other.run(f"curl -sf {cloud.endpoint.url}/_localcloud/health")
     other.terminate()
 
 
@@ -230,7 +230,7 @@ def test_a_taken_port_is_said_so(cloud: RealCloud, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
         taken.listen()
-        config = CloudConfig("cloudtest-other", tmp_path, taken.getsockname()[1], cloud.config.image)
+        config = CloudConfig(f"{cloud.place.name}-other", tmp_path, taken.getsockname()[1], cloud.config.image)
         with pytest.raises(PortTaken, match=str(config.port)):
             service.start(config, print)
     assert not service.status(tmp_path).running
@@ -240,15 +240,15 @@ def test_the_subnets_network_has_its_cidr_and_goes_with_it(
     cloud: RealCloud, docker_client: docker.DockerClient
 ) -> None:
     ec2 = cloud.client("ec2")
-    cidr = SUBNET.replace(".1.0/24", ".2.0/24")
+    cidr = cloud.place.subnet.replace(".1.0/24", ".2.0/24")
     vpc = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["airflow"]}])["Vpcs"][0]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr)["Subnet"]["SubnetId"]
     machine = cloud.launch("elsewhere", SubnetId=subnet)
-    (network,) = docker_client.networks.list(names=[f"cloudtest-{subnet}"])
+    (network,) = docker_client.networks.list(names=[f"{cloud.place.name}-{subnet}"])
     assert network.attrs["IPAM"]["Config"] == [{"Subnet": cidr, "Gateway": cidr.replace(".0/24", ".1")}]
     machine.terminate()
     ec2.delete_subnet(SubnetId=subnet)
-    until(lambda: not docker_client.networks.list(names=[f"cloudtest-{subnet}"]), "the network is gone")
+    until(lambda: not docker_client.networks.list(names=[f"{cloud.place.name}-{subnet}"]), "the network is gone")
 
 
 def machine_answers(machine: Machine) -> bool:

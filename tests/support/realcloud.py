@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import fcntl
 import re
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,34 @@ from localcloud import service
 from localcloud.config import REGION, CloudConfig, Endpoint
 
 ROOT = Path(__file__).parents[2]
-NAME = "cloudtest"
-# Two runs at once on one host need two of these.
-VPC = os.environ.get("CLOUD_TEST_VPC", "10.40.0.0/16")
-SUBNET = VPC.replace(".0.0/16", ".1.0/24")
+PUBLISHED = "edge-1"
+"""The machine that the tests of test_machines.py share; its sshd is published on the host."""
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 _HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name and addresses that no other run on this host uses."""
+
+    name: str
+    vpc: str
+    subnet: str
+
+    @classmethod
+    @contextmanager
+    def take(cls) -> Iterator[Place]:
+        """Hold the first free place of eight; a run that is killed gives its place back, with what it left there."""
+        for number in range(8):
+            with Path(tempfile.gettempdir(), f"cloudtest-{number}.lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                net = 40 + number
+                yield cls(f"cloudtest-{number}", f"10.{net}.0.0/16", f"10.{net}.1.0/24")
+                return
+        raise AssertionError("eight runs at once on one host are enough")
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -51,6 +75,7 @@ class RealCloud:
         key: private half of the key pair `airflow-deploy`.
     """
 
+    place: Place
     config: CloudConfig
     endpoint: Endpoint
     key: Path
@@ -74,9 +99,12 @@ class RealCloud:
     def make_network(self) -> None:
         """Make what cloud.profiles.d names: network, groups, key pair, instance profile."""
         ec2, iam = self.client("ec2"), self.client("iam")
-        vpc = ec2.create_vpc(CidrBlock=VPC, TagSpecifications=_named("vpc", "airflow"))["Vpc"]["VpcId"]
+        vpc = ec2.create_vpc(CidrBlock=self.place.vpc, TagSpecifications=_named("vpc", "airflow"))["Vpc"]["VpcId"]
         made = ec2.create_subnet(
-            VpcId=vpc, CidrBlock=SUBNET, AvailabilityZone=f"{REGION}a", TagSpecifications=_named("subnet", "airflow-a")
+            VpcId=vpc,
+            CidrBlock=self.place.subnet,
+            AvailabilityZone=f"{REGION}a",
+            TagSpecifications=_named("subnet", "airflow-a"),
         )
         self.subnet = made["Subnet"]["SubnetId"]
         for role in ("salt", "lb", "web", "postgres", "redis"):
@@ -130,7 +158,7 @@ class Machine:
     @property
     def container(self) -> str:
         """The name of the machine's container."""
-        return f"{NAME}-{self.instance_id}"
+        return f"{self.cloud.place.name}-{self.instance_id}"
 
     def describe(self) -> Any:
         """Return the API's description."""
@@ -139,7 +167,14 @@ class Machine:
 
     def is_in(self, state: str) -> None:
         """Wait for a state."""
-        until(lambda: self.describe()["State"]["Name"] == state, f"{self.instance_id} is {state}")
+
+        def reached() -> bool:
+            found = self.describe()
+            name = found["State"]["Name"]
+            assert name in (state, "pending") or state != "running", f"{name}: {found.get('StateReason')}"
+            return bool(name == state)
+
+        until(reached, f"{self.instance_id} is {state}")
 
     def name(self) -> str:
         """Return its Name tag."""
