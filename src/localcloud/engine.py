@@ -84,6 +84,11 @@ def reachable() -> bool:
         return False
 
 
+def installed() -> bool:
+    """Return whether there is an engine, running or not."""
+    return reachable() or _program("dockerd") is not None
+
+
 def stop_if_ours(state_dir: Path = DEFAULT_STATE_DIR) -> bool:
     """End the engine that `ensure` started by hand, with all its containers; leave any other alone.
 

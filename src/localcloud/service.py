@@ -149,16 +149,19 @@ def status(state_dir: Path) -> Status:
 def destroy(config: CloudConfig, report: Report) -> None:
     """Remove the cloud: its process, every container, network and volume with its label, its credentials and state.
 
-    Does as much as there is to do: a cloud that never ran, or was destroyed half-way, is fine. The log file stays.
+    Does as much as there is to do: a cloud that never ran, or was destroyed half-way, is fine. An engine that does not
+    run is started, since it may hold containers from before the host restarted; one that is not installed held none.
+    The log file stays.
 
     Raises:
         ServiceStopFailed, EngineError, MachineError: that part could not be done.
     """
     if stop(config.state_dir):
         report("stopped the local cloud's API")
-    client = engine.ensure(report, config.state_dir)
-    for name in machines.remove_everything(client, config.name):
-        report(f"removed {name}")
+    if engine.installed():
+        client = engine.ensure(report, config.state_dir)
+        for name in machines.remove_everything(client, config.name):
+            report(f"removed {name}")
     for name in ("moto.pickle", "credentials.json", "config.json", "pid"):
         (config.state_dir / name).unlink(missing_ok=True)
     shutil.rmtree(config.state_dir / "objects", ignore_errors=True)

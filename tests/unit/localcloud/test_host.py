@@ -139,6 +139,15 @@ def test_an_engine_that_this_user_may_not_use_is_said_so(tmp_path: Path, monkeyp
     assert not engine.reachable()
 
 
+@pytest.mark.usefixtures("bare_host")
+def test_a_cloud_is_destroyed_where_no_engine_ever_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_program", lambda _name: None)
+    monkeypatch.setattr("localcloud.packages.install", lambda *_: pytest.fail("an engine was installed to be emptied"))
+    config.Credentials.ensure(tmp_path)
+    service.destroy(CloudConfig("local", tmp_path, 4566, "image:1"), print)
+    assert list(tmp_path.iterdir()) == []
+
+
 # -- the image
 
 
