@@ -15,7 +15,6 @@ master-config:
     - context:
         tree: {{ tree | json }}
         deployment: {{ pillar['settings']['deployment'] | json }}
-        address: {{ address | json }}
         master: {{ master | json }}
 
 master-unit:

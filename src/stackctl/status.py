@@ -82,9 +82,9 @@ def _services(master: Master, names: list[str]) -> dict[str, str]:
         " echo $(systemctl is-active $unit) $(awk '/^anon /{printf \"%d MiB\", $2/1048576}' /sys/fs/cgroup/memory.stat)"
     )
     output = master.command(
-        ["salt", "--list", ",".join(names), "--out=json", "--static", "--timeout=10", "cmd.run", script],
+        ["salt", "--list", ",".join(names), "--out=json", "--static", "--timeout=10", "cmd.run", f"cmd={script}"],
         what="asking the minions",
         accept=(0, 1, 2),
         timeout=120,
     )
-    return {name: text for name, text in parse_documents(output).items() if isinstance(text, str) and " " in text}
+    return {name: text for name, text in parse_documents(output).items() if isinstance(text, str) and text.count("\n") == 0}
