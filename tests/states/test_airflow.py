@@ -1,0 +1,164 @@
+"""The Airflow web app on its machine: it converges, keeps its secrets, limits passwords, and fits into 1 GiB."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import Fleet, Machine, poll
+
+MEMORY_LIMIT = 1 << 30
+
+# Asks the machine itself, as a client of a load balancer when `forwarded` is given by one.
+LOGIN = r"""
+import json, re, urllib.error, urllib.parse, urllib.request
+
+class Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+
+opener = urllib.request.build_opener(Stay)
+
+def ask(path, data=None, **headers):
+    request = urllib.request.Request(f"http://{address}:8080{path}", data, headers)
+    try:
+        return opener.open(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        return error
+
+proxied = {"X-Forwarded-For": client, "X-Forwarded-Proto": "https"}
+
+def login(password):
+    page = ask("/auth/login/", **proxied)
+    cookie = page.headers["Set-Cookie"].partition(";")[0]
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)', page.read().decode())[1]
+    form = {"csrf_token": token, "username": "admin", "password": password}
+    answer = ask("/auth/login/", urllib.parse.urlencode(form).encode(), Cookie=cookie,
+                 Referer=f"https://{address}:8080/auth/login/", **proxied)
+    got_token = "_token=" in str(answer.headers.get_all("Set-Cookie"))
+    return "in" if got_token else "limited" if answer.status == 429 else "refused"
+
+def token(password):
+    body = json.dumps({"username": "admin", "password": password}).encode()
+    return json.load(ask("/auth/token", body, **{"Content-Type": "application/json"}))["access_token"]
+"""
+
+
+@pytest.fixture(scope="module")
+def web(converged: Callable[[str], Machine], fleet: Fleet) -> Machine:
+    """The first web machine, its database migrated as the orchestration does it."""
+    converged("postgres-1")
+    converged("redis-1")
+    machine = fleet.machine("web-1")
+    migrated = machine.apply("airflow.migrate")
+    failures = {tag: state["comment"] for tag, state in migrated.items() if state["result"] is False}
+    assert not failures
+    leaked = [name for name, value in fleet.pillar.values().items() if value in json.dumps(migrated)]
+    assert not leaked
+    return converged("web-1")
+
+
+@pytest.fixture(scope="module")
+def edge(fleet: Fleet, web: Machine) -> Machine:
+    """The only machine that web machines listen to."""
+    return fleet.machine("lb-1")
+
+
+@pytest.fixture(scope="module")
+def password(fleet: Fleet) -> str:
+    return fleet.pillar.secrets["airflow_admin"]["password"]
+
+
+def test_converges(fleet: Fleet, web: Machine) -> None:
+    fleet.assert_idempotent(web)
+
+
+def test_migrating_again_changes_nothing(web: Machine) -> None:
+    assert [tag for tag, state in web.apply("airflow.migrate").items() if state["changes"]] == []
+
+
+def test_the_examples_are_listed(edge: Machine, web: Machine, password: str) -> None:
+    listing = """
+result = json.load(ask("/api/v2/dags?limit=1", Authorization=f"Bearer {token(password)}"))["total_entries"]
+"""
+    found = edge.python(LOGIN + listing, address=web.address, client="192.0.2.1", password=password)
+    assert found > 100
+
+
+def test_only_the_right_password_opens_it(edge: Machine, web: Machine, password: str) -> None:
+    both = LOGIN + "result = [login(password), login('wrong')]"
+    found = edge.python(both, address=web.address, client="192.0.2.2", password=password)
+    assert found == ["in", "refused"]
+
+
+def test_too_many_passwords_are_refused_whatever_worker_answers(edge: Machine, web: Machine, password: str) -> None:
+    tries = LOGIN + "result = [login('wrong') for _ in range(5)] + [login(password)]"
+    found = edge.python(tries, address=web.address, client="192.0.2.3", password=password)
+    assert found == ["refused"] * 5 + ["limited"]
+
+
+def test_only_the_edge_may_say_who_the_client_is(edge: Machine, web: Machine, password: str) -> None:
+    tries = (
+        LOGIN
+        + """
+result = []
+for number in range(6):
+    proxied["X-Forwarded-For"] = f"198.51.100.{number}"
+    result.append(login("wrong"))
+"""
+    )
+    found = web.python(tries, address="127.0.0.1", client="", password=password)
+    assert found[-1] == "limited"
+
+
+def test_no_other_user_reads_a_secret(fleet: Fleet, web: Machine) -> None:
+    places = [
+        ["ps", "axeww"],
+        ["systemctl", "show", "airflow"],
+        ["cat", "/etc/airflow/airflow.cfg", "/etc/airflow/environment", "/etc/airflow/secrets.env"],
+    ]
+    seen = "".join(web.run(*command, user="admin").stdout for command in places)
+    assert "/var/lib/airflow" in seen
+    seen += web.run("journalctl", "--no-pager", "--all").stdout
+    private = {name: value for name, value in fleet.pillar.values().items() if value in seen}
+    assert not private.keys()
+
+
+def test_it_fits_into_the_machine_under_load(edge: Machine, web: Machine, password: str) -> None:
+    load = (
+        LOGIN
+        + """
+from concurrent.futures import ThreadPoolExecutor
+bearer = {"Authorization": f"Bearer {token(password)}"}
+def one(number):
+    return ask("/api/v2/dags?limit=50" if number % 2 else "/auth/login/", **bearer).status
+with ThreadPoolExecutor(8) as pool:
+    result = sorted(set(pool.map(one, range(200))))
+"""
+    )
+    assert edge.python(load, address=web.address, client="192.0.2.4", password=password) == [200]
+    assert sum(resident(web).values()) < 0.8 * MEMORY_LIMIT
+    assert "Killed process" not in web.run("journalctl", "-k", "--no-pager").stdout
+    assert web.run("systemctl", "show", "-P", "NRestarts", "airflow").stdout.strip() == "0"
+
+
+def test_a_machine_without_a_migrated_database_says_so(web: Machine) -> None:
+    manifest = Path("/opt/airflow/current/release.json")
+    release = json.loads(web.run("cat", str(manifest)).stdout)
+    web.put(str(manifest), json.dumps(release | {"heads": {"alembic_version": "newer"}}))
+    try:
+        states = web.apply("airflow")
+    finally:
+        web.put(str(manifest), json.dumps(release))
+    said = [state["comment"] for state in states.values() if state["result"] is False]
+    assert any("apply the state airflow.migrate on one web machine first" in comment for comment in said)
+    poll(lambda: web.run("systemctl", "is-active", "airflow").returncode == 0, "airflow runs on")
+
+
+def resident(machine: Machine) -> dict[str, int]:
+    """Return the proportional memory of every process in bytes, by process id."""
+    listed = machine.run("ps", "axo", "pid=,pss=").stdout.splitlines()
+    return {pid: int(pss) * 1024 for pid, pss in map(str.split, listed) if pss.isdigit()}
