@@ -1,17 +1,19 @@
 # The whole stack serves: stores first, the database migrated once, then the web machines, the load balancer, a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
-deploy-modules:
-  salt.function:
-    - name: saltutil.sync_all
-    - tgt: '*'
-
 # Every machine's firewall and configuration is made from the addresses of all.
 deploy-addresses:
   salt.function:
     - name: mine.update
     - tgt: '*'
+
+# The longest download needs no database: it goes on while the stores are made.
+deploy-release:
+  salt.state:
+    - tgt: 'web-*'
+    - sls: airflow.release
+    - parallel: True
     - require:
-      - salt: deploy-modules
+      - salt: deploy-addresses
 
 deploy-stores:
   salt.state:
@@ -27,6 +29,7 @@ deploy-database:
     - tgt: web-1
     - sls: airflow.migrate
     - require:
+      - salt: deploy-release
       - salt: deploy-stores
 
 deploy-web:

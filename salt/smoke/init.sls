@@ -14,7 +14,7 @@ smoke-{{ id }}:
     - match: '"metadatabase": ?{[^}]*"status": ?"healthy"'
     - match_type: pcre
     - backend: requests
-    - ca_bundle: /etc/ssl/stack-ca.pem
+    - verify_ssl: /etc/ssl/stack-ca.pem   # this backend takes the trusted CA here
     - wait_for: 60
     - request_interval: 2
     - require:

@@ -247,8 +247,8 @@ def read_orchestration(steps: Any) -> list[StateRun]:
     runs: list[StateRun] = []
     for step in sorted(steps.values(), key=lambda one: one.get("__run_num__", 0)):
         changes = step.get("changes") or {}
-        answers = changes.get("ret")
-        per_minion = answers if isinstance(answers, Mapping) else {}
+        # Only steps that applied states say so; what a function returned is no state.
+        per_minion = changes["ret"] if changes.get("out") == "highstate" else {}
         inner = [read_states(minion, result) for minion, result in per_minion.items() if isinstance(result, Mapping)]
         runs += inner
         if step.get("result") is False and not any(one.failed for one in inner):
