@@ -28,6 +28,7 @@ base-hosts:
     - context:
         machines: {{ machines | json }}
         domain: stack.internal
+        hostname: {{ grains['host'] | json }}
         services: [postgres, redis]
 
 base-timezone:

@@ -24,11 +24,11 @@ master-unit:
     - mode: '0644'
 
 master-own-minion-key:
-  file.copy:
+  file.managed:
     - name: /etc/salt/pki/master/minions/{{ grains['id'] }}
     - source: /etc/salt/pki/minion/minion.pub
     - makedirs: True
-    - force: True
+    - mode: '0644'
 
 # The driver is the tree's own package; it is installed again when the tree has moved on.
 master-cloud-driver:

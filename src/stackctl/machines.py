@@ -116,7 +116,7 @@ class Shell:
     def __exit__(self, *_: object) -> None:
         for socket in self._sockets.iterdir():
             with contextlib.suppress(Exception):
-                run(["ssh", "-S", str(socket), "-O", "exit", "-"], log=self._log, what="closing SSH")
+                run(["ssh", "-S", str(socket), "-O", "exit", socket.name], log=self._log, what="closing SSH")
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def trust(self, machine: Machine, timeout: float = 300) -> None:

@@ -76,10 +76,10 @@ def _row(name: str, role: str, machine: Machine | None, answer: str | None) -> R
 def _services(master: Master, names: list[str]) -> dict[str, str]:
     """Return minion -> state of its role's service, and the memory it uses, asked of all of them at once."""
     units = " ".join(f"{role}) unit={unit};;" for role, unit in SERVICES.items())
-    # memory.stat's anon is what programs hold; memory.current counts the page cache too.
+    # What programs hold, shared pages counted once; the page cache gives way and is no need.
     script = (
         f"role=$(sed -n 's/^id: *//p' /etc/salt/minion | sed 's/-[0-9]*$//'); case $role in {units} esac;"
-        " echo $(systemctl is-active $unit) $(awk '/^anon /{printf \"%d MiB\", $2/1048576}' /sys/fs/cgroup/memory.stat)"
+        " echo $(systemctl is-active $unit) $(cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/{kib += $2} END {printf \"%d MiB\", kib/1024}')"
     )
     output = master.command(
         ["salt", "--list", ",".join(names), "--out=json", "--static", "--timeout=10", "cmd.run", f"cmd={script}"],
@@ -87,4 +87,6 @@ def _services(master: Master, names: list[str]) -> dict[str, str]:
         accept=(0, 1, 2),
         timeout=120,
     )
-    return {name: text for name, text in parse_documents(output).items() if isinstance(text, str) and text.count("\n") == 0}
+    return {
+        name: text for name, text in parse_documents(output).items() if isinstance(text, str) and text.count("\n") == 0
+    }
