@@ -1,10 +1,23 @@
 # The whole stack serves: stores first, the database migrated once, then the web machines, the load balancer, a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
+deploy-modules:
+  salt.function:
+    - name: saltutil.sync_modules
+    - tgt: '*'
+
+deploy-states:
+  salt.function:
+    - name: saltutil.sync_states
+    - tgt: '*'
+
 # Every machine's firewall and configuration is made from the addresses of all.
 deploy-addresses:
   salt.function:
     - name: mine.update
     - tgt: '*'
+    - require:
+      - salt: deploy-modules
+      - salt: deploy-states
 
 # The longest download needs no database: it goes on while the stores are made.
 deploy-release:

@@ -49,7 +49,7 @@ class Deployment:
                 f"'{self.name}' is no name for a deployment.", "Use lower-case letters, digits and dashes."
             )
         if not self.map_path.is_file():
-            raise StackError(f"There is no map {self.map_path.relative_to(self.root)}.", "See cloud.maps.d.")
+            raise StackError(f"There is no map '{self.map_name}'.", "See cloud.maps.d.")
 
     @property
     def is_local(self) -> bool:

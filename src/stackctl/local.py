@@ -17,10 +17,7 @@ ADDRESS = "127.0.0.1"
 
 def https_port() -> int:
     """Return the port of this host that leads to the load balancer: `STACK_HTTPS_PORT`, or 8443."""
-    text = os.environ.get("STACK_HTTPS_PORT", "8443")
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise PreflightError(f"STACK_HTTPS_PORT is '{text}', which is no port.", "Use a number from 1 to 65535.")
-    return int(text)
+    return _port("STACK_HTTPS_PORT", 8443)
 
 
 def base_url() -> str:
@@ -30,7 +27,14 @@ def base_url() -> str:
 
 def api_port() -> int:
     """Return the port of the EC2 API: `STACK_API_PORT`, or 5566."""
-    return int(os.environ.get("STACK_API_PORT", "5566"))
+    return _port("STACK_API_PORT", 5566)
+
+
+def _port(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise PreflightError(f"{variable} is '{text}', which is no port.", "Use a number from 1 to 65535.")
+    return int(text)
 
 
 def cloud_folder(deployment: Deployment) -> Path:

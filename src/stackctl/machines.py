@@ -88,8 +88,9 @@ def host_keys(client: EC2Client, machine: Machine, deadline: float) -> list[str]
     """
     while True:
         output = client.get_console_output(InstanceId=machine.instance_id).get("Output", "")
-        if match := HOST_KEYS.search(output):
-            return [" ".join(line.split()[:2]) for line in match[1].splitlines() if line.strip()]
+        match = HOST_KEYS.search(output)
+        if match and (keys := [" ".join(line.split()[:2]) for line in match[1].splitlines() if line.strip()]):
+            return keys
         if time.monotonic() > deadline:
             raise LaunchError(
                 f"The console of {machine.name} does not show its SSH host keys.",

@@ -77,7 +77,7 @@ def run(
     except FileNotFoundError:
         raise CommandError(f"{what}: there is no program '{command[0]}' here.", "Install it.", log.path) from None
     except subprocess.TimeoutExpired as expired:
-        log.write(_text(expired.stdout) + _text(expired.stderr))
+        log.write(("" if quiet else _text(expired.stdout)) + _text(expired.stderr))
         raise CommandError(
             f"{what} took longer than {timeout:.0f} s.", "Run the same command again.", log.path
         ) from None
@@ -88,7 +88,8 @@ def run(
         log.write(errors)
     log.write(f"exit code {done.returncode}")
     if done.returncode not in accept:
-        last = next((line for line in reversed((errors or output).splitlines()) if line.strip()), "no output")
+        told = errors or ("" if quiet else output)
+        last = next((line for line in reversed(told.splitlines()) if line.strip()), "no output")
         raise CommandError(f"{what} failed: {last.strip()}", log=log.path)
     return output
 

@@ -207,6 +207,11 @@ class Master:
                 break
         return found
 
+    def sync(self) -> None:
+        """Bring the tree's own modules and states to every machine, as the orchestration does first."""
+        for kind in ("modules", "states"):
+            self.command(["salt", "*", "--out=json", "--static", f"saltutil.sync_{kind}"], what=f"syncing {kind}")
+
     def highstate(self, *, test: bool = False) -> list[StateRun]:
         """Apply every machine's states at once, or only predict, and return a result for each.
 

@@ -12,9 +12,10 @@ import secrets as random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -284,43 +285,47 @@ def initialise(deployment: Deployment, base_url: str, rotate: frozenset[str] = f
         SecretsError: a lock to rotate does not exist, or GPG fails.
     """
     vault = Vault(deployment)
-    made = ["the GPG key"] if vault.create_key() else []
     existing = set(vault.locks()) - rotate
     settings_path = deployment.pillar_dir / "settings.sls"
-    if "deployment-ca" in existing and settings_path.is_file():
-        key = serialization.load_pem_private_key(vault.read("deployment-ca")["private_key"].encode(), None)
-        certificate = x509.load_pem_x509_certificate(deployment.settings()["ca_certificate"].encode())
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise SecretsError("The secret 'deployment-ca' is no elliptic-curve key.")
-        authority = Authority(certificate, key)
-    else:
+    current = deployment.settings() if settings_path.is_file() else {}
+    authority = _authority(vault, current) if "deployment-ca" in existing else None
+    if authority is None:
         authority = Authority.new(deployment.name)
         existing -= {"deployment-ca", "postgres-tls", "redis-tls", "edge-tls"}
     recipes = catalogue(deployment, authority, base_url)
     if unknown := rotate - recipes.keys():
         raise SecretsError(f"There is no secret '{min(unknown)}'.", f"There are: {', '.join(sorted(recipes))}.")
+    made = ["the GPG key"] if vault.create_key() else []
     for lock, recipe in recipes.items():
         if lock not in existing:
             vault.write(lock, recipe())
             made.append(lock)
-    settings = {
+    first = {
         "deployment": deployment.name,
         "base_url": base_url,
         "load_examples": True,
         "operator_cidrs": _operator_cidrs(deployment),
-        "ca_certificate": authority.certificate_pem,
-        "ssh_public_key": _ssh_public(vault.read("cloud-ssh")["private_key"])
-        if {"cloud-ssh"} & set(made) or not settings_path.is_file()
-        else deployment.settings()["ssh_public_key"],
     }
-    if settings_path.is_file():
-        settings = deployment.settings() | {
-            "ca_certificate": settings["ca_certificate"],
-            "ssh_public_key": settings["ssh_public_key"],
-        }
-    text = "# What is particular to this deployment and not secret; made by `stackctl secrets init`, then yours.\n"
-    text += yaml.safe_dump({"settings": settings}, sort_keys=False)
-    if not settings_path.is_file() or settings_path.read_text() != text:
-        settings_path.write_text(text)
+    settings = (current or first) | {
+        "ca_certificate": authority.certificate_pem,
+        "ssh_public_key": _ssh_public(vault.read("cloud-ssh")["private_key"]),
+    }
+    if settings != current:
+        text = "# What is particular to this deployment and not secret; made by `stackctl secrets init`, then yours.\n"
+        settings_path.write_text(text + yaml.safe_dump({"settings": settings}, sort_keys=False))
         made.append("settings")
     return made
+
+
+def _authority(vault: Vault, settings: Mapping[str, Any]) -> Authority | None:
+    """Return the authority whose certificate the settings hold, or None when its key is another's.
+
+    A rotation that was cut short leaves a new key beside the old certificate.
+    """
+    key = serialization.load_pem_private_key(vault.read("deployment-ca")["private_key"].encode(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise SecretsError("The secret 'deployment-ca' is no elliptic-curve key.")
+    if "ca_certificate" not in settings:
+        return None
+    certificate = x509.load_pem_x509_certificate(settings["ca_certificate"].encode())
+    return Authority(certificate, key) if certificate.public_key() == key.public_key() else None

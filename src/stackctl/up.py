@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import ssl
@@ -133,8 +134,8 @@ def up(deployment: Deployment, progress: Progress, log: Log) -> Result:
         client = ec2_client()
         with Shell(deployment, client, log) as shell:
             master = _start_master(deployment, shell, progress, log, variables)
-            _launch_machines(deployment, master, progress, log)
-            _converge(master, progress)
+            launched = _launch_machines(deployment, master, progress, log)
+            _converge(master, progress, predict=not launched)
         url = str(deployment.settings()["base_url"])
         with progress.step("site") as step:
             check_site(deployment, url)
@@ -218,7 +219,8 @@ def _bootstrap_master(deployment: Deployment, shell: Shell, machine: Machine, lo
     return len(outcome.changed)
 
 
-def _launch_machines(deployment: Deployment, master: salt.Master, progress: Progress, log: Log) -> None:
+def _launch_machines(deployment: Deployment, master: salt.Master, progress: Progress, log: Log) -> list[str]:
+    """Have every minion of the map answer the master; return those that were launched or repaired for it."""
     wanted = list(deployment.machines())
     with progress.step("machines") as step:
         existing = list_machines(ec2_client())
@@ -240,17 +242,19 @@ def _launch_machines(deployment: Deployment, master: salt.Master, progress: Prog
             step.report("waiting for the minions")
             salt.require_answers(wanted, master.answering(wanted, time.monotonic() + 90), log)
         step.detail = f"{len(wanted)} answer" + (f", launched {', '.join(missing)}" if missing else "")
+    return missing
 
 
-def _converge(master: salt.Master, progress: Progress) -> None:
+def _converge(master: salt.Master, progress: Progress, *, predict: bool) -> None:
     with progress.step("states") as step:
-        step.report("comparing every machine with the tree")
-        try:
-            if not any(one.changed for one in master.highstate(test=True)):
-                step.detail = "0 changes"
-                return
-        except ConvergeError:
-            pass  # a state may not be able to predict before an earlier one has really run: the orchestration judges
+        if predict:
+            step.report("comparing every machine with the tree")
+            # A state may not be able to predict before an earlier one has really run: the orchestration judges.
+            with contextlib.suppress(ConvergeError):
+                master.sync()
+                if not any(one.changed for one in master.highstate(test=True)):
+                    step.detail = "0 changes"
+                    return
         step.report("orchestration deploy")
         runs = master.orchestrate("orch.deploy", step.report)
         changes = sum(len(one.changed) for one in runs)

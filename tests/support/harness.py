@@ -245,7 +245,10 @@ class Fleet:
         self._containers.append(container)
         container.start()
         machine = Machine(minion_id, container, self.master)
-        machine.put("/etc/salt/minion", f"id: {minion_id}\nmaster: {address_plan()[DEPLOYMENT.master()]}\n")
+        machine.put(
+            "/etc/salt/minion",
+            f"id: {minion_id}\nmaster: {address_plan()[DEPLOYMENT.master()]}\nautoload_dynamic_modules: false\n",
+        )
         private, public = self._keys[minion_id]
         machine.put("/etc/salt/pki/minion/minion.pem", private, mode=0o400)
         machine.put("/etc/salt/pki/minion/minion.pub", public)
