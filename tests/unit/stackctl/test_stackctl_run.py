@@ -1,0 +1,96 @@
+"""Commands end as they ended, and the log holds what was not secret."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from stackctl.errors import CommandError
+from stackctl.run import Log, run
+
+PYTHON = sys.executable
+
+
+def test_output_is_returned_and_logged_with_command_and_exit_code(log: Log) -> None:
+    assert run(["sh", "-c", "echo out; echo err >&2"], log=log, what="talking") == "out\n"
+    lines = [line.partition(" ")[2] for line in log.path.read_text().splitlines()]
+    assert lines == ["$ sh -c 'echo out; echo err >&2'", "out", "err", "exit code 0"]
+
+
+def test_a_failure_names_the_step_the_last_error_and_the_log(log: Log) -> None:
+    with pytest.raises(CommandError) as caught:
+        run(["sh", "-c", "echo first >&2; echo last >&2; echo out; exit 3"], log=log, what="installing")
+    assert str(caught.value) == f"installing failed: last Log: {log.path}"
+    assert "exit code 3" in log.path.read_text()
+
+
+def test_a_failure_that_says_nothing_on_stderr_is_told_by_its_output(log: Log) -> None:
+    with pytest.raises(CommandError, match=r"asking failed: nobody is there"):
+        run(["sh", "-c", "echo nobody is there; exit 1"], log=log, what="asking")
+    with pytest.raises(CommandError, match="asking failed: no output"):
+        run(["false"], log=log, what="asking")
+
+
+def test_other_exit_codes_may_be_accepted(log: Log) -> None:
+    assert run(["sh", "-c", "echo some; exit 2"], log=log, what="asking", accept=(0, 2)) == "some\n"
+    with pytest.raises(CommandError):
+        run(["true"], log=log, what="asking", accept=(2,))
+
+
+@pytest.mark.parametrize("data", ["hunter2", b"hunter2"])
+def test_what_is_read_reaches_the_command_and_not_the_log(log: Log, data: str | bytes) -> None:
+    assert run(["wc", "-c"], log=log, what="counting", stdin=data).strip() == "7"
+    assert "hunter2" not in log.path.read_text()
+
+
+def test_without_input_a_command_reads_nothing(log: Log) -> None:
+    assert run(["cat"], log=log, what="reading", timeout=10) == ""
+
+
+@pytest.mark.parametrize("script", ["echo hunter2", "echo hunter2; exit 1", "echo hunter2; sleep 60"])
+def test_quiet_output_is_neither_logged_nor_told(log: Log, script: str) -> None:
+    told = ""
+    try:
+        run(["sh", "-c", f"cat >/dev/null; {script}"], log=log, what="opening", stdin="", quiet=True, timeout=0.5)
+    except CommandError as error:
+        told = str(error)
+    # The command itself is logged once, and names it in this test.
+    assert log.path.read_text().count("hunter2") == 1
+    assert "hunter2" not in told
+
+
+def test_a_command_that_is_too_slow_is_killed_and_its_output_kept(log: Log, tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    script = f"import pathlib, time; print('begun', flush=True); time.sleep(3); pathlib.Path({str(late)!r}).touch()"
+    with pytest.raises(CommandError, match=r"waiting took longer than 1 s\. Run the same command again\."):
+        run([PYTHON, "-c", script], log=log, what="waiting", timeout=1)
+    assert "begun" in log.path.read_text()
+    assert not late.exists()
+
+
+def test_a_program_that_is_not_there(log: Log) -> None:
+    with pytest.raises(CommandError, match=r"looking: there is no program 'nonesuch' here\. Install it\."):
+        run(["nonesuch"], log=log, what="looking")
+
+
+def test_the_environment_is_added_to(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT", "kept")
+    assert run(["sh", "-c", "echo $KEPT $ADDED"], log=log, what="", environment={"ADDED": "added"}) == "kept added\n"
+
+
+def test_output_that_is_no_text_does_not_stop_anything(log: Log) -> None:
+    assert run(["printf", r"\377"], log=log, what="printing") == "\ufffd"
+
+
+def test_the_log_is_its_owners_and_the_newest_is_found_by_its_verb(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", "up")
+    log.write("hello")
+    assert stat.S_IMODE(log.path.stat().st_mode) == 0o600
+    assert "hello" in (tmp_path / "log" / "up.log").read_text()
+    newer = Log(tmp_path / "log", "up")
+    assert (tmp_path / "log" / "up.log").resolve() == newer.path
+    newer.remove()
+    assert not (tmp_path / "log").exists()
