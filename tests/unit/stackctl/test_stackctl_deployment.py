@@ -1,0 +1,111 @@
+"""Which names, maps and settings are taken for a deployment."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stackctl import deployment as module
+from stackctl import local
+from stackctl.deployment import Deployment, private_directory, repository_root, write_private
+from stackctl.errors import PreflightError, StackError
+
+ROOT = Path(__file__).parents[3]
+
+
+def with_map(checkout: Path, content: object) -> Deployment:
+    """Return a deployment whose map holds that."""
+    (checkout / "cloud.maps.d" / "other.map").write_text(yaml.safe_dump(content))
+    return Deployment("local", checkout, "other")
+
+
+@pytest.mark.parametrize("name", ["local", "prod", "prod-2", "a"])
+def test_names(checkout: Path, name: str) -> None:
+    one = Deployment(name, checkout)
+    assert one.is_local == (name == "local")
+    assert one.pillar_dir == checkout / "pillar" / name
+    assert one.state_dir == checkout / ".stack" / name
+
+
+@pytest.mark.parametrize("name", ["", "base", "Prod", "2nd", "-d", "..", "a/b", "a b", "prod\n", "x" * 32])
+def test_names_refused(checkout: Path, name: str) -> None:
+    with pytest.raises(StackError, match=r"is no name for a deployment\. Use lower-case letters, digits and dashes\."):
+        Deployment(name, checkout)
+
+
+@pytest.mark.parametrize("name", ["large", "/etc/passwd", "../small"])
+def test_a_map_that_is_not_there(checkout: Path, name: str) -> None:
+    with pytest.raises(StackError, match=rf"There is no map '{name}'\. See cloud\.maps\.d\."):
+        Deployment("local", checkout, name)
+
+
+def test_the_production_map() -> None:
+    one = Deployment("local", ROOT)
+    assert next(iter(one.machines())) == one.master() == "salt-1"
+    assert set(one.machines().values()) == {"salt", "lb", "web", "postgres", "redis"}
+
+
+def test_machines_may_have_overrides(checkout: Path) -> None:
+    one = with_map(checkout, {"web": ["web-2", {"web-1": {"size": "t3.large"}}], "salt": [{"salt-1": None}]})
+    assert list(one.machines().items()) == [("salt-1", "salt"), ("web-1", "web"), ("web-2", "web")]
+
+
+@pytest.mark.parametrize(("names", "count"), [([], 0), (["salt-1", "salt-2"], 2)])
+def test_there_is_just_one_master(checkout: Path, names: list[str], count: int) -> None:
+    with pytest.raises(StackError, match=rf"other\.map names {count} machines of profile 'salt'\. Name just one\."):
+        with_map(checkout, {"salt": names, "web": ["web-1"]}).master()
+
+
+def test_settings_that_do_not_exist_yet(checkout: Path) -> None:
+    with pytest.raises(
+        StackError, match=r"^pillar/prod/settings\.sls does not exist\. Run: stackctl secrets init -d prod"
+    ):
+        Deployment("prod", checkout).settings()
+
+
+def test_the_checkout_is_found_from_the_package_and_from_inside_one(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repository_root() == ROOT
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "site-packages" / "stackctl" / "deployment.py"))
+    (checkout / "salt" / "base").mkdir(parents=True)
+    monkeypatch.chdir(checkout / "salt" / "base")
+    assert repository_root() == checkout
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StackError, match="finds no checkout"):
+        repository_root()
+
+
+def test_private_files_are_replaced_whole_and_only_when_needed(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "key"
+    assert write_private(path, "one")
+    assert not write_private(path, "one")
+    path.chmod(0o644)
+    assert write_private(path, "one")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert write_private(path, "two")
+    assert path.read_text() == "two"
+    assert [one.name for one in path.parent.iterdir()] == ["key"]
+
+
+def test_a_private_directory_is_closed_even_when_it_was_open(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    assert stat.S_IMODE(private_directory(tmp_path / "open").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "http", "-1", "", "²"])
+def test_ports_that_are_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    for variable, port in {"STACK_HTTPS_PORT": local.https_port, "STACK_API_PORT": local.api_port}.items():
+        monkeypatch.setenv(variable, text)
+        with pytest.raises(PreflightError, match=f"{variable} is '{text}', which is no port"):
+            port()
+
+
+def test_ports_are_the_operators_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACK_HTTPS_PORT", raising=False)
+    assert local.base_url() == "https://127.0.0.1:8443"
+    monkeypatch.setenv("STACK_HTTPS_PORT", "9443")
+    assert local.base_url() == "https://127.0.0.1:9443"
