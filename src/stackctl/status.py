@@ -77,9 +77,10 @@ def _services(master: Master, names: list[str]) -> dict[str, str]:
     """Return minion -> state of its role's service, and the memory it uses, asked of all of them at once."""
     units = " ".join(f"{role}) unit={unit};;" for role, unit in SERVICES.items())
     # What programs hold, shared pages counted once; the page cache gives way and is no need.
+    memory = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/{kib += $2} END {printf \"%d MiB\", kib/1024}'"
     script = (
         f"role=$(sed -n 's/^id: *//p' /etc/salt/minion | sed 's/-[0-9]*$//'); case $role in {units} esac;"
-        " echo $(systemctl is-active $unit) $(cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/{kib += $2} END {printf \"%d MiB\", kib/1024}')"
+        f" echo $(systemctl is-active $unit) $({memory})"
     )
     output = master.command(
         ["salt", "--list", ",".join(names), "--out=json", "--static", "--timeout=10", "cmd.run", f"cmd={script}"],

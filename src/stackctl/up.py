@@ -133,9 +133,9 @@ def up(deployment: Deployment, progress: Progress, log: Log) -> Result:
             step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
         client = ec2_client()
         with Shell(deployment, client, log) as shell:
-            master = _start_master(deployment, shell, progress, log, variables)
+            master, pushed = _start_master(deployment, shell, progress, log, variables)
             launched = _launch_machines(deployment, master, progress, log)
-            _converge(master, progress, predict=not launched)
+            _converge(master, progress, pushed=pushed, predict=not launched)
         url = str(deployment.settings()["base_url"])
         with progress.step("site") as step:
             check_site(deployment, url)
@@ -149,7 +149,8 @@ def _count(changes: int) -> str:
 
 def _start_master(
     deployment: Deployment, shell: Shell, progress: Progress, log: Log, variables: Mapping[str, str]
-) -> salt.Master:
+) -> tuple[salt.Master, bool]:
+    """Have the Salt master run from this tree; return it, and whether the tree had to be pushed."""
     name = deployment.master()
     profile = deployment.machines()[name]
     with progress.step(name) as step:
@@ -178,7 +179,7 @@ def _start_master(
             changed = _bootstrap_master(deployment, shell, machine, log)
         step.changed = pushed or bool(changed)
         step.detail = f"revision {revision[:12]}{'-dirty' if 'dirty' in revision else ''}"
-    return salt.Master(shell, machine, log)
+    return salt.Master(shell, machine, log), pushed
 
 
 def _is_minion(shell: Shell, machine: Machine) -> bool:
@@ -245,13 +246,14 @@ def _launch_machines(deployment: Deployment, master: salt.Master, progress: Prog
     return missing
 
 
-def _converge(master: salt.Master, progress: Progress, *, predict: bool) -> None:
+def _converge(master: salt.Master, progress: Progress, *, pushed: bool, predict: bool) -> None:
     with progress.step("states") as step:
         if predict:
             step.report("comparing every machine with the tree")
             # A state may not be able to predict before an earlier one has really run: the orchestration judges.
             with contextlib.suppress(ConvergeError):
-                master.sync()
+                if pushed:
+                    master.sync()
                 if not any(one.changed for one in master.highstate(test=True)):
                     step.detail = "0 changes"
                     return

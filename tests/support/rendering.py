@@ -91,7 +91,13 @@ class Compiler:
         modules.mkdir(parents=True)
         for name, source in STAND_INS.items():
             (modules / f"{name}.py").write_text(source)
-        own_grains = {"id": minion_id, "os": "Debian", "os_family": "Debian", "saltversioninfo": [3008], "host": "machine"}
+        own_grains = {
+            "id": minion_id,
+            "os": "Debian",
+            "os_family": "Debian",
+            "saltversioninfo": [3008],
+            "host": "machine",
+        }
         self.opts = salt.config.minion_config(None)
         self.opts.update(
             {  # its `|=` is not its own and does nothing
