@@ -1,0 +1,191 @@
+"""The master gets exactly the tree that its revision names."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from stackctl import tree
+from stackctl.deployment import Deployment, write_private
+from stackctl.errors import StackError
+from stackctl.machines import Machine, Shell
+from stackctl.run import Log
+
+MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
+
+
+class HereShell:
+    """Runs on this host what is meant for the master, and hands GnuPG nothing but keeps what it would get."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.key = ""
+
+    def run(self, machine: Machine, remote: str, *, what: str, stdin: str | bytes | None = None) -> str:
+        assert machine == MASTER
+        self.ran.append(what)
+        if "gpg --homedir" in remote:
+            self.key = cast(str, stdin)
+            return ""
+        data = stdin.encode() if isinstance(stdin, str) else stdin or b""
+        return subprocess.run(["sh", "-c", remote], input=data, capture_output=True, check=True).stdout.decode()
+
+
+def git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), "-c", "user.name=Tester", "-c", "user.email=tester@example.org", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkout with one commit, and a git that knows nothing about its user."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    (checkout / ".gitignore").write_text("/.stack/\n/pillar/local/\n")
+    (checkout / "salt").mkdir()
+    (checkout / "salt" / "top.sls").write_text("base: {}\n")
+    git(checkout, "init", "--quiet")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "-m", "tests: begin")
+    return checkout
+
+
+@pytest.fixture
+def local(repository: Path) -> Deployment:
+    """A deployment of it with something in its pillar."""
+    deployment = Deployment("local", repository)
+    (deployment.pillar_dir / "secrets").mkdir(parents=True)
+    (deployment.pillar_dir / "settings.sls").write_text("settings: {}\n")
+    (deployment.pillar_dir / "secrets" / "redis-airflow.sls").write_text("ciphertext\n")
+    write_private(deployment.state_dir / "gpg-private.asc", "the private key")
+    return deployment
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is /srv/stack on the master."""
+    monkeypatch.setattr(tree, "HOME", str(tmp_path / "srv"))
+    return tmp_path / "srv"
+
+
+def push(deployment: Deployment, shell: HereShell, log: Log) -> tuple[bool, str]:
+    return tree.push(deployment, cast(Shell, shell), MASTER, log)
+
+
+# -- revision -------------------------------------------------------------------------------------------------------
+
+
+def test_a_clean_checkout_is_its_commit(repository: Path, log: Log) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    assert tree.revision(repository, log) == (commit, commit)
+
+
+@pytest.mark.parametrize("how", ["edited", "deleted", "added"])
+def test_a_dirty_checkout_says_so_and_is_named_for_its_content(repository: Path, log: Log, how: str) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    top = repository / "salt" / "top.sls"
+    match how:
+        case "edited":
+            top.write_text("base: {'*': [base]}\n")
+        case "deleted":
+            top.unlink()
+        case "added":
+            (repository / "salt" / "new.sls").write_text("new: {}\n")
+            git(repository, "add", "salt/new.sls")
+    before = git(repository, "status", "--porcelain")
+    name, treeish = tree.revision(repository, log)
+    assert re.fullmatch(rf"{commit}-dirty-[0-9a-f]{{12}}", name)
+    assert treeish.startswith(name[-12:])
+    assert tree.revision(repository, log) == (name, treeish)
+    # Looking has changed neither the work tree nor the list of stashes.
+    assert git(repository, "status", "--porcelain") == before
+    assert git(repository, "stash", "list") == ""
+    present = git(repository, "ls-tree", "-r", "--name-only", treeish).splitlines()
+    assert ("salt/top.sls" in present) == (how != "deleted")
+    assert ("salt/new.sls" in present) == (how == "added")
+
+
+def test_a_file_that_git_does_not_know_is_not_deployed(repository: Path, log: Log) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    (repository / "salt" / "draft.sls").write_text("draft: {}\n")
+    assert tree.revision(repository, log) == (commit, commit)
+
+
+def test_what_is_no_checkout_is_refused(checkout: Path, log: Log) -> None:
+    with pytest.raises(StackError, match=r"is no git checkout\. Clone the repository"):
+        tree.revision(checkout, log)
+
+
+# -- push -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_master_gets_the_tree_the_pillar_and_the_key(local: Deployment, home: Path, log: Log) -> None:
+    shell = HereShell()
+    changed, name = push(local, shell, log)
+    assert changed
+    assert (home / "current").resolve() == home / name
+    assert (home / "current" / "REVISION").read_text() == f"{name}\n"
+    assert (home / "current" / "salt" / "top.sls").read_text() == "base: {}\n"
+    assert (home / "pillar" / "local" / "secrets" / "redis-airflow.sls").read_text() == "ciphertext\n"
+    assert shell.key == "the private key"
+    assert "the private key" not in log.path.read_text()
+    # Neither what git ignores nor git's own.
+    assert not {".stack", ".git"} & {path.name for path in (home / "current").iterdir()}
+    assert not (home / "current" / "pillar" / "local").exists()
+
+
+def test_the_same_again_changes_nothing(local: Deployment, home: Path, log: Log) -> None:
+    _, name = push(local, HereShell(), log)
+    shell = HereShell()
+    assert push(local, shell, log) == (False, name)
+    assert shell.ran == ["reading the revision on salt-1"]
+
+
+def test_uncommitted_changes_are_deployed_without_untracked_files(local: Deployment, home: Path, log: Log) -> None:
+    (local.root / "salt" / "top.sls").write_text("base: {'*': [base]}\n")
+    (local.root / "salt" / "draft.sls").write_text("draft: {}\n")
+    _, name = push(local, HereShell(), log)
+    assert "-dirty-" in name
+    assert (home / "current" / "salt" / "top.sls").read_text() == "base: {'*': [base]}\n"
+    assert not (home / "current" / "salt" / "draft.sls").exists()
+
+
+def test_a_new_tree_keeps_just_the_one_before(local: Deployment, home: Path, log: Log) -> None:
+    names = []
+    for number in range(3):
+        (local.root / "salt" / "top.sls").write_text(f"base: {{'{number}': []}}\n")
+        names.append(push(local, HereShell(), log)[1])
+    assert len(set(names)) == 3
+    assert (home / "current").resolve() == home / names[2]
+    assert sorted(path.name for path in home.iterdir()) == sorted([*names[1:], "current", "pillar"])
+
+
+def test_a_new_secret_is_pushed_without_the_tree(local: Deployment, home: Path, log: Log) -> None:
+    push(local, HereShell(), log)
+    (local.pillar_dir / "secrets" / "redis-airflow.sls").write_text("other ciphertext\n")
+    (local.pillar_dir / "settings.sls").unlink()
+    shell = HereShell()
+    assert push(local, shell, log)[0]
+    assert "pushing the tree to salt-1" not in shell.ran
+    assert (home / "pillar" / "local" / "secrets" / "redis-airflow.sls").read_text() == "other ciphertext\n"
+    assert not (home / "pillar" / "local" / "settings.sls").exists()
+
+
+def test_the_pillars_archive_is_roots_and_the_same_for_the_same_content(local: Deployment) -> None:
+    first = tree._pillar_archive(local)
+    for path in [*local.pillar_dir.rglob("*")]:
+        path.touch()
+        path.chmod(0o755)
+    assert tree._pillar_archive(local) == first
+    with tarfile.open(fileobj=io.BytesIO(first)) as archive:
+        members = archive.getmembers()
+    assert {one.name for one in members} == {".", "./settings.sls", "./secrets", "./secrets/redis-airflow.sls"}
+    assert {(one.uid, one.gid, one.uname) for one in members} == {(0, 0, "root")}
+    assert {one.mode for one in members if one.isfile()} == {0o600}
+    assert {one.mode for one in members if one.isdir()} == {0o700}
