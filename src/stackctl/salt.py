@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -92,7 +92,7 @@ def read_states(minion: str, result: Any) -> StateRun:
         result: a mapping of state results; anything else (a list of errors, a text, False) is a failure.
     """
     if not isinstance(result, Mapping) or not result:
-        reasons = result if isinstance(result, list) else [result or "no answer"]
+        reasons = result if isinstance(result, list) and result else [result or "no answer"]
         return StateRun(minion, 0, (), tuple(str(reason) for reason in reasons))
     changed: list[str] = []
     failed: list[str] = []
@@ -239,8 +239,8 @@ class Master:
         output = self.command(
             ["salt-run", "--out=json", "state.orchestrate", name], what=f"orchestration {name}", accept=(0, 1, 2)
         )
-        steps = next(iter(cast(dict[str, Any], parse_documents(output).get("data", {})).values()), None)
-        runs = read_orchestration(steps)
+        data = parse_documents(output).get("data")
+        runs = read_orchestration(next(iter(data.values()), None) if isinstance(data, Mapping) else data)
         raise_on_failure(runs, self._log)
         return runs
 
@@ -254,7 +254,7 @@ def read_orchestration(steps: Any) -> list[StateRun]:
         changes = step.get("changes") or {}
         # Only steps that applied states say so; what a function returned is no state.
         per_minion = changes["ret"] if changes.get("out") == "highstate" else {}
-        inner = [read_states(minion, result) for minion, result in per_minion.items() if isinstance(result, Mapping)]
+        inner = [read_states(minion, result) for minion, result in per_minion.items() if result]
         runs += inner
         if step.get("result") is False and not any(one.failed for one in inner):
             runs.append(StateRun(str(step.get("__id__")), 0, (), (" ".join(str(step.get("comment")).split()),)))

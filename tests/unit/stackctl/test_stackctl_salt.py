@@ -1,0 +1,257 @@
+"""What Salt answers is judged truthfully: success, change, prediction and every kind of failure."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from stackctl.deployment import Deployment
+from stackctl.errors import ConvergeError, LaunchError
+from stackctl.machines import Machine, Shell
+from stackctl.run import Log
+from stackctl.salt import (
+    Master,
+    StateRun,
+    operator_configuration,
+    parse_documents,
+    raise_on_failure,
+    read_orchestration,
+    read_states,
+    require_answers,
+)
+
+MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
+GOOD = {"result": True, "changes": {}, "comment": "as it should be", "__id__": "redis-package"}
+CHANGED = {"result": True, "changes": {"diff": "+port 0"}, "comment": "updated", "__id__": "redis-config"}
+PREDICTED: dict[str, Any] = {"result": None, "changes": {}, "comment": "would be updated", "__id__": "redis-config"}
+FAILED = {"result": False, "changes": {}, "comment": "no such\n  package", "__id__": "redis-package"}
+
+
+class ToldShell:
+    """Answers as told, one answer a command, and keeps the commands."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.commands: list[list[str]] = []
+
+    def run(self, machine: Machine, remote: str, **_: Any) -> str:
+        assert machine == MASTER
+        self.commands.append(shlex.split(remote))
+        return self.answers.pop(0)
+
+
+def master(log: Log, *answers: Any) -> tuple[Master, ToldShell]:
+    shell = ToldShell(*(one if isinstance(one, str) else json.dumps(one) for one in answers))
+    return Master(cast(Shell, shell), MASTER, log), shell
+
+
+def step(number: int, name: str, ret: Any, *, result: bool = True, comment: str = "", out: str = "highstate") -> Any:
+    """Return a step of an orchestration as salt.state gives it, or as salt.function without `out`."""
+    changes = ({"out": out} if out else {}) | {"ret": ret} if ret else {}
+    return {"__run_num__": number, "__id__": name, "result": result, "comment": comment, "changes": changes}
+
+
+# -- read_states ----------------------------------------------------------------------------------------------------
+
+
+def test_success_without_changes() -> None:
+    assert read_states("redis-1", {"a": GOOD, "b": GOOD}) == StateRun("redis-1", 2, (), ())
+
+
+def test_changes_and_predicted_changes_count() -> None:
+    assert read_states("redis-1", {"a": GOOD, "b": CHANGED}).changed == ("redis-config",)
+    assert read_states("redis-1", {"a": GOOD, "b": PREDICTED}).changed == ("redis-config",)
+
+
+def test_a_failure_is_told_in_one_line() -> None:
+    outcome = read_states("redis-1", {"a": FAILED, "b": CHANGED})
+    assert outcome == StateRun("redis-1", 2, ("redis-config",), ("redis-package: no such package",))
+
+
+def test_a_failed_state_that_changed_something_is_a_failure() -> None:
+    outcome = read_states("redis-1", {"a": FAILED | {"changes": {"pid": 1}}})
+    assert (outcome.changed, len(outcome.failed)) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "failed"),
+    [
+        (["Rendering SLS 'base:redis' failed", "and more"], ("Rendering SLS 'base:redis' failed", "and more")),
+        ("Minion did not return. [No response]", ("Minion did not return. [No response]",)),
+        (False, ("no answer",)),
+        (None, ("no answer",)),
+        ({}, ("no answer",)),
+        ([], ("no answer",)),
+        ({"retcode": 1}, ("retcode: 1",)),
+    ],
+)
+def test_an_answer_that_is_no_state_run_is_a_failure(answer: Any, failed: tuple[str, ...]) -> None:
+    assert read_states("redis-1", answer) == StateRun("redis-1", 1 if answer == {"retcode": 1} else 0, (), failed)
+
+
+# -- parse_documents ------------------------------------------------------------------------------------------------
+
+
+def test_documents_one_after_another_are_merged() -> None:
+    output = json.dumps({"web-1": True}, indent=4) + "\n" + json.dumps({"web-2": {"a": [1]}}, indent=4)
+    assert parse_documents(output) == {"web-1": True, "web-2": {"a": [1]}}
+
+
+def test_other_lines_are_passed_over() -> None:
+    output = '[WARNING ] {unexpected} in {"web-1\nsalt: {\n{"web-1": true}\nERROR: Minions returned with non-zero'
+    assert parse_documents(output) == {"web-1": True}
+
+
+@pytest.mark.parametrize("output", ["", "No minions matched the target.", "{", "[1, 2]"])
+def test_no_document_is_nothing(output: str) -> None:
+    assert parse_documents(output) == {}
+
+
+# -- read_orchestration ---------------------------------------------------------------------------------------------
+
+
+def test_an_orchestrations_state_runs_are_in_order() -> None:
+    steps = {
+        "z": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}, "postgres-1": {"a": GOOD}}),
+        "a": step(1, "deploy-web", {"web-1": {"a": GOOD}}),
+    }
+    runs = read_orchestration(steps)
+    assert [(one.minion, len(one.changed)) for one in runs] == [("redis-1", 1), ("postgres-1", 0), ("web-1", 0)]
+
+
+def test_what_a_function_returns_is_no_state() -> None:
+    steps = {
+        "a": step(0, "deploy-addresses", {"web-1": True, "web-2": {"10.20.1.4": "up"}}, out=""),
+        "b": step(1, "deploy-check", {"web-1": ["x"]}, out=""),
+    }
+    assert read_orchestration(steps) == []
+
+
+def test_a_function_that_failed_is_a_failure() -> None:
+    steps = {"a": step(0, "deploy-addresses", {"web-1": False}, out="", result=False, comment="failed on\n web-1")}
+    assert read_orchestration(steps) == [StateRun("deploy-addresses", 0, (), ("failed on web-1",))]
+
+
+def test_a_failed_state_is_told_once_and_its_followers_after_it() -> None:
+    steps = {
+        "b": step(1, "deploy-web", None, result=False, comment="One or more requisite failed: deploy-stores"),
+        "a": step(0, "deploy-stores", {"redis-1": {"a": FAILED}}, result=False, comment="Run failed on: redis-1"),
+    }
+    assert [(one.minion, one.failed) for one in read_orchestration(steps)] == [
+        ("redis-1", ("redis-package: no such package",)),
+        ("deploy-web", ("One or more requisite failed: deploy-stores",)),
+    ]
+
+
+def test_a_minion_whose_states_do_not_render_is_a_failure() -> None:
+    answers = {"web-1": ["Rendering SLS failed: no key 'secrets'"], "web-2": {"a": GOOD}}
+    runs = read_orchestration({"a": step(0, "deploy-web", answers, result=False, comment="Run failed on: web-1")})
+    assert [(one.minion, one.failed) for one in runs] == [
+        ("web-1", ("Rendering SLS failed: no key 'secrets'",)),
+        ("web-2", ()),
+    ]
+
+
+def test_a_minion_that_gave_no_answer_is_told_in_the_steps_words() -> None:
+    comment = "Run failed on minions: web-1 (no return)"
+    runs = read_orchestration({"a": step(0, "deploy-web", {"web-1": False}, result=False, comment=comment)})
+    assert runs == [StateRun("deploy-web", 0, (), (comment,))]
+
+
+def test_an_orchestration_that_does_not_render_is_a_failure(log: Log) -> None:
+    assert read_orchestration(["Rendering SLS 'orch.deploy' failed"])[0].failed
+    assert read_orchestration(None)[0].failed == ("no answer",)
+
+
+# -- raise_on_failure -----------------------------------------------------------------------------------------------
+
+
+def test_success_raises_nothing(log: Log) -> None:
+    raise_on_failure([], log)
+    raise_on_failure([StateRun("web-1", 3, ("a",), ())], log)
+
+
+def test_the_first_failure_is_told_with_how_many_there_are(log: Log) -> None:
+    runs = [
+        StateRun("lb-1", 1, (), ()),
+        StateRun("web-1", 2, (), ("a: x", "b: y")),
+        StateRun("web-2", 1, (), ("c: z",)),
+    ]
+    with pytest.raises(ConvergeError) as caught:
+        raise_on_failure(runs, log)
+    assert caught.value.what == "web-1: a: x (and 2 more)."
+    assert caught.value.log == log.path
+    with pytest.raises(ConvergeError, match=r"^web-2: c: z\. Mend the cause"):
+        raise_on_failure(runs[2:], log)
+
+
+def test_silent_minions_are_named(log: Log) -> None:
+    require_answers(["web-1"], {"web-1", "web-2"}, log)
+    with pytest.raises(LaunchError, match=r"The minion on lb-1, web-1 does not answer .* exec lb-1 --"):
+        require_answers(["web-2", "web-1", "lb-1"], {"web-2"}, log)
+
+
+# -- the master -----------------------------------------------------------------------------------------------------
+
+
+def test_it_asks_again_only_those_that_were_silent(log: Log) -> None:
+    no_response = "Minion did not return. [No response]"
+    one, shell = master(log, {"web-1": True, "web-2": no_response, "rogue-1": True}, {"web-2": True})
+    assert one.answering(["web-1", "web-2"], time.monotonic() + 60) == {"web-1", "web-2"}
+    assert [command[2] for command in shell.commands] == ["web-1,web-2", "web-2"]
+
+
+def test_it_gives_up_at_the_deadline(log: Log) -> None:
+    one, shell = master(log, {"web-1": False}, {"web-1": True})
+    assert one.answering(["web-1"], time.monotonic() - 1) == set()
+    assert len(shell.commands) == 1
+
+
+def test_a_highstate_is_one_run_a_machine(log: Log) -> None:
+    one, shell = master(log, {"web-2": {"a": GOOD}, "web-1": {"a": PREDICTED}})
+    assert [run.minion for run in one.highstate(test=True)] == ["web-1", "web-2"]
+    assert shell.commands[0][-1] == "test=True"
+    silent, _ = master(log, {"web-1": {"a": GOOD}, "web-2": "Minion did not return. [Not connected]"})
+    with pytest.raises(ConvergeError, match=r"^web-2: Minion did not return"):
+        silent.highstate()
+    nobody, _ = master(log, "No return received")
+    with pytest.raises(ConvergeError, match="No machine answered"):
+        nobody.highstate()
+
+
+def test_an_orchestration_that_fails_is_an_error(log: Log) -> None:
+    steps = {"a": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}})}
+    one, shell = master(log, {"data": {"salt-1_master": steps}, "outputter": "highstate", "retcode": 0})
+    assert [run.changed for run in one.orchestrate("orch.deploy", lambda _: None)] == [("redis-config",)]
+    assert shell.commands == [["salt-run", "--out=json", "state.orchestrate", "orch.deploy"]]
+    for answer in (
+        {"data": {"salt-1_master": ["Rendering SLS 'orch.deploy' failed"]}, "retcode": 1},
+        {"data": "Exception occurred in runner state.orchestrate", "retcode": 1},
+        "",
+    ):
+        failing, _ = master(log, answer)
+        with pytest.raises(ConvergeError, match=r"^master: "):
+            failing.orchestrate("orch.deploy", lambda _: None)
+
+
+# -- from this host -------------------------------------------------------------------------------------------------
+
+
+def test_salt_on_this_host_reads_the_repositorys_own_files(deployment: Deployment) -> None:
+    folder = operator_configuration(deployment)
+    assert operator_configuration(deployment) == folder
+    minion = yaml.safe_load((folder / "minion").read_text())
+    # The deployment's pillar stands in front of the base.
+    assert minion["pillar_roots"]["base"] == [
+        str(deployment.pillar_dir),
+        str(deployment.root / "pillar" / "base"),
+    ]
+    assert (folder / "cloud.maps.d" / "small.map").is_file()
+    written = [minion[name] for name in ("pki_dir", "cachedir", "sock_dir", "log_file")]
+    assert all(Path(one).is_relative_to(deployment.state_dir) for one in written)
