@@ -48,8 +48,8 @@ def check_disk(folder: Path) -> None:
         )
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise PreflightError when something else already listens on the port."""
+def check_port(host: str, port: int, variable: str) -> None:
+    """Raise PreflightError when something else already listens on the port, which `variable` may set to another."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -58,7 +58,7 @@ def check_port(host: str, port: int) -> None:
             if error.errno == errno.EADDRINUSE:
                 raise PreflightError(
                     f"Port {port} of {host} is taken by another program.",
-                    f"See which with `ss -ltnp 'sport = :{port}'`, or choose another: STACK_HTTPS_PORT=8444 make up",
+                    f"See which with `ss -ltnp 'sport = :{port}'`, or choose another: {variable}={port + 1} make up",
                 ) from None
             raise PreflightError(f"Port {port} of {host} cannot be used: {error.strerror}.") from None
 
@@ -72,9 +72,14 @@ def check_docker(reachable: Callable[[], bool]) -> None:
         )
 
 
+def missing_packages() -> list[str]:
+    """Return the Debian packages of the programs that are needed and not here."""
+    return sorted(package for program, package in PROGRAMS.items() if not shutil.which(program))
+
+
 def check_programs() -> None:
     """Raise PreflightError when a program is missing that cannot be installed here."""
-    missing = sorted(package for program, package in PROGRAMS.items() if not shutil.which(program))
+    missing = missing_packages()
     if missing and (os.geteuid() != 0 or not shutil.which("apt-get")):
         raise PreflightError(f"These packages are missing: {', '.join(missing)}.", f"Install them: {' '.join(missing)}")
 

@@ -17,6 +17,7 @@ import yaml
 
 import localcloud.engine
 import localcloud.image
+import localcloud.packages
 import localcloud.service
 from localcloud.config import CloudConfig
 from stackctl import local, preflight, salt, secrets, tree
@@ -51,9 +52,9 @@ def check_host(deployment: Deployment) -> None:
     preflight.check_memory(preflight.available_memory())
     preflight.check_disk(deployment.state_dir)
     preflight.check_network()
-    preflight.check_port(local.ADDRESS, local.api_port())
+    preflight.check_port(local.ADDRESS, local.api_port(), "STACK_API_PORT")
     if not (localcloud.engine.reachable() and local_machines_exist(deployment)):
-        preflight.check_port(local.ADDRESS, local.https_port())
+        preflight.check_port(local.ADDRESS, local.https_port(), "STACK_HTTPS_PORT")
 
 
 def local_machines_exist(deployment: Deployment) -> bool:
@@ -119,8 +120,11 @@ def up(deployment: Deployment, progress: Progress, log: Log) -> Result:
     Raises:
         StackError: what failed, on which machine, and what to do. A later run goes on from there.
     """
-    with progress.step("preflight"):
+    with progress.step("preflight") as step:
         check_host(deployment)
+        if missing := preflight.missing_packages():
+            localcloud.packages.install(missing, step.report)
+            step.changed, step.detail = True, f"installed {', '.join(missing)}"
     variables = start_local_cloud(deployment, progress) if deployment.is_local else {}
     with progress.step("secrets") as step:
         if deployment.is_local:

@@ -1,0 +1,179 @@
+"""Every check of the host passes where all is well, and trips where it is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from stackctl import preflight
+from stackctl.errors import PreflightError
+from stackctl.preflight import GIB
+
+
+class Usage(NamedTuple):
+    """What shutil.disk_usage returns."""
+
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A program that listens on a port of loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of loopback on which nobody listens and nobody else will: it is bound."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the proxy of whoever runs the tests."""
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def as_user(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+
+
+def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) -> None:
+    """Leave only these programs on the PATH."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+# -- memory and disk ------------------------------------------------------------------------------------------------
+
+
+def test_memory() -> None:
+    preflight.check_memory(preflight.NEEDED_MEMORY_GIB * GIB)
+    with pytest.raises(
+        PreflightError, match=r"^5\.5 GiB of memory are free; the machines need 6 GiB\. Close something"
+    ):
+        preflight.check_memory(5 * GIB + GIB // 2)
+
+
+def test_this_hosts_memory_is_read() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < preflight.available_memory() <= total
+
+
+def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Usage:
+        asked.append(path)
+        return Usage(100 * GIB, 0, free)
+
+    monkeypatch.setattr("stackctl.preflight.shutil.disk_usage", usage)
+    free = preflight.NEEDED_DISK_GIB * GIB
+    preflight.check_disk(tmp_path / "not" / "there" / "yet")
+    assert asked == [tmp_path]
+    free = GIB
+    with pytest.raises(PreflightError, match=rf"^1\.0 GiB are free on the disk of {re.escape(str(tmp_path))}; 6 GiB"):
+        preflight.check_disk(tmp_path)
+
+
+# -- ports ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as once:
+        port = once.getsockname()[1]
+    preflight.check_port("127.0.0.1", port, "STACK_HTTPS_PORT")
+
+
+@pytest.mark.parametrize("variable", ["STACK_HTTPS_PORT", "STACK_API_PORT"])
+def test_a_port_that_is_taken(listener: socket.socket, variable: str) -> None:
+    port = listener.getsockname()[1]
+    with pytest.raises(
+        PreflightError, match=rf"^Port {port} of 127\.0\.0\.1 is taken .* {variable}={port + 1} make up"
+    ):
+        preflight.check_port("127.0.0.1", port, variable)
+
+
+def test_a_port_that_somebody_has_on_every_address() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as everywhere, pytest.raises(PreflightError, match="is taken"):
+        preflight.check_port("127.0.0.1", everywhere.getsockname()[1], "STACK_HTTPS_PORT")
+
+
+def test_an_address_that_is_not_this_hosts() -> None:
+    # RFC 5737: no host has it.
+    with pytest.raises(PreflightError, match=r"^Port 8443 of 192\.0\.2\.1 cannot be used: "):
+        preflight.check_port("192.0.2.1", 8443, "STACK_HTTPS_PORT")
+
+
+# -- Docker and programs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reachable", "uid"), [(True, 1000), (True, 0), (False, 0)])
+def test_docker_that_is_there_or_can_be_installed(monkeypatch: pytest.MonkeyPatch, reachable: bool, uid: int) -> None:
+    as_user(monkeypatch, uid)
+    preflight.check_docker(lambda: reachable)
+
+
+def test_no_docker_and_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_user(monkeypatch, 1000)
+    with pytest.raises(PreflightError, match=r"installing one needs root\. Run as root \(sudo make up\)"):
+        preflight.check_docker(lambda: False)
+
+
+def test_programs_that_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_user(monkeypatch, 1000)
+    with_programs(monkeypatch, tmp_path / "bin", *preflight.PROGRAMS)
+    assert preflight.missing_packages() == []
+    preflight.check_programs()
+
+
+def test_missing_programs_are_named_by_their_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_user(monkeypatch, 1000)
+    with_programs(monkeypatch, tmp_path / "bin", "git", "tar", "apt-get")
+    assert preflight.missing_packages() == ["gnupg", "openssh-client"]
+    with pytest.raises(PreflightError, match=r"^These packages are missing: gnupg, openssh-client\. Install them"):
+        preflight.check_programs()
+
+
+def test_root_of_a_debian_host_may_lack_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_user(monkeypatch, 0)
+    with_programs(monkeypatch, tmp_path / "bin", "git", "apt-get")
+    preflight.check_programs()
+    (tmp_path / "bin" / "apt-get").unlink()
+    with pytest.raises(PreflightError, match="These packages are missing: gnupg, openssh-client, tar"):
+        preflight.check_programs()
+
+
+# -- network --------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    preflight.check_network()
+
+
+def test_a_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port}")
+    with pytest.raises(PreflightError, match=r"^127\.0\.0\.1 cannot be reached: .*refused.* check the network, DNS"):
+        preflight.check_network()
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    # RFC 6761: a name of this zone never exists.
+    with pytest.raises(PreflightError, match=r"^mirror\.invalid cannot be reached: "):
+        preflight.check_network(("mirror.invalid",))
