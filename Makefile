@@ -39,6 +39,7 @@ cloud: $(BIN)/stackctl ## salt-cloud against the local EC2, with real machines a
 	$(BIN)/pytest tests/cloud
 
 stack: $(BIN)/stackctl ## the whole stack, as a user meets it
+	@scripts/install-browser
 	$(BIN)/pytest tests/stack
 
 bench-up: $(BIN)/stackctl ## time `up` from nothing, from the image, and when nothing is to do

@@ -1,0 +1,134 @@
+"""The site as people and their browsers meet it."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.cookiejar import CookieJar
+from pathlib import Path
+
+import pytest
+from conftest import Stack
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+EXAMPLE_DAG = "example_bash_operator"
+TRIES = 8  # more than pillar allows in a minute
+
+
+class Visitor:
+    """A browser's worth of cookies, and trust in nothing but the deployment's CA."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.url = stack.url
+        context = ssl.create_default_context(cadata=str(stack.deployment.settings()["ca_certificate"]))
+        self.opener = urllib.request.build_opener(
+            urllib.request.HTTPSHandler(context=context), urllib.request.HTTPCookieProcessor(CookieJar())
+        )
+
+    def get(self, path: str, data: dict[str, str] | None = None) -> tuple[int, str, str]:
+        """Return status, final address and text of a page; `data` makes it a form sent."""
+        body = urllib.parse.urlencode(data).encode() if data else None
+        request = urllib.request.Request(self.url + path, body, {"Referer": self.url + path})
+        try:
+            with self.opener.open(request, timeout=30) as answer:
+                return answer.status, answer.url, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.url, error.read().decode()
+
+    def log_in(self, password: str) -> tuple[int, str, str]:
+        """Fill in the login form as `admin`."""
+        status, where, page = self.get("/auth/login/")
+        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)', page)
+        if token is None:
+            return status, where, page
+        return self.get("/auth/login/", {"csrf_token": token[1], "username": "admin", "password": password})
+
+
+@pytest.fixture
+def browser() -> Iterator[webdriver.Chrome]:
+    """Headless Chromium."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    options.set_capability("acceptInsecureCerts", True)  # the private CA; Visitor verifies it
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "window-size=1400,1000",
+                 "disable-background-networking", "disable-component-update", "disable-sync"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+def test_a_person_logs_in_and_sees_the_example_dags(stack: Stack, browser: webdriver.Chrome) -> None:
+    browser.get(stack.url)
+    wait = WebDriverWait(browser, 60)
+    wait.until(lambda page: page.find_elements(By.NAME, "username"))
+    browser.find_element(By.NAME, "username").send_keys("admin")
+    browser.find_element(By.NAME, "password").send_keys(stack.secret("airflow-admin", "password"))
+    browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+    wait.until(lambda page: "/auth/" not in page.current_url)
+    browser.get(f"{stack.url}/dags")
+    wait.until(lambda page: EXAMPLE_DAG in page.page_source)
+    picture = Path(stack.deployment.state_dir / "dags.png")
+    browser.save_screenshot(str(picture))
+    assert picture.stat().st_size > 20_000, "the page is blank"
+
+
+def test_a_wrong_password_does_not_let_in(stack: Stack) -> None:
+    visitor = Visitor(stack)
+    _, where, page = visitor.log_in("wrong")
+    assert "/auth/login" in where
+    assert "Invalid login" in page
+    assert visitor.get("/api/v2/dags")[0] == 401
+
+
+def test_http_leads_to_https(stack: Stack) -> None:
+    address = stack.rows()["lb-1"]["address"]
+    answer = stack.sh("salt-1", f"curl -s -o /dev/null -w '%{{http_code}} %{{redirect_url}}' http://{address}/home")
+    assert answer.split()[0] == "301"
+    assert answer.split()[1].startswith("https://")
+
+
+def test_only_the_deployments_ca_vouches_for_the_site(stack: Stack) -> None:
+    stranger = urllib.request.build_opener(urllib.request.HTTPSHandler(context=ssl.create_default_context()))
+    with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+        stranger.open(stack.url, timeout=10)
+
+
+def test_one_web_machine_less_goes_unnoticed(stack: Stack, until: Callable[..., None]) -> None:
+    visitor = Visitor(stack)
+    stack.sh("salt-1", "salt-cloud --assume-yes --action stop web-1")
+    try:
+        until(lambda: stack.rows()["web-1"]["state"] == "stopped", "web-1 is stopped", 60)
+        assert [visitor.get("/api/v2/monitor/health")[0] for _ in range(20)] == [200] * 20
+    finally:
+        stack.sh("salt-1", "salt-cloud --assume-yes --action start web-1")
+    until(lambda: bool(stack.rows()["web-1"]["healthy"]), "web-1 serves again", 120)
+
+
+def test_too_many_wrong_passwords_are_refused_by_both_web_machines(
+    stack: Stack, until: Callable[..., None]
+) -> None:
+    limited = [Visitor(stack).log_in(f"wrong-{number}")[0] for number in range(TRIES)]
+    assert 429 in limited, limited
+    for name in ("web-1", "web-2"):
+        other = {"web-1": "web-2", "web-2": "web-1"}[name]
+        stack.sh("lb-1", _haproxy(f"set server web/{other} state maint"))
+        try:
+            assert Visitor(stack).log_in("wrong")[0] == 429, f"{name} does not know of the tries on the other"
+        finally:
+            stack.sh("lb-1", _haproxy(f"set server web/{other} state ready"))
+    until(lambda: Visitor(stack).log_in(stack.secret("airflow-admin", "password"))[0] == 200, "logins work again", 150)
+
+
+def _haproxy(command: str) -> str:
+    script = (
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
+        f" s.sendall(b'{command}\\n'); print(s.recv(999).decode())"
+    )
+    return f'/usr/bin/python3 -c "{script}"'
