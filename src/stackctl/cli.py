@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import localcloud.errors
@@ -21,7 +23,7 @@ from stackctl.errors import StackError
 from stackctl.machines import Shell, ec2_client, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.run import Log
-from stackctl.up import account, down, plan, up
+from stackctl.up import account, down, plan, require_local, up
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -65,13 +67,13 @@ def parser() -> argparse.ArgumentParser:
     actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
     init = actions.add_parser("init", help="make whatever is missing; existing secrets stay")
     init.add_argument("--base-url", help="the address users type (needed the first time, except for 'local')")
-    actions.add_parser("list", help="name every secret")
+    names = actions.add_parser("list", help="name every secret")
     show = actions.add_parser("show", help="print one value: stackctl secrets show airflow-admin password")
     show.add_argument("lock")
     show.add_argument("leaf", nargs="?", help="may be left out when there is just one")
     rotate = actions.add_parser("rotate", help="make secrets anew; `up` then brings them to the machines")
     rotate.add_argument("lock", nargs="+")
-    for action in (init, show, rotate):
+    for action in (init, names, show, rotate):
         action.add_argument("-d", "--deployment", default=argparse.SUPPRESS, help="see stackctl --help")
     return top
 
@@ -81,9 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         deployment = Deployment(options.deployment, repository_root(), options.map)
+        if not deployment.is_local and getattr(options, "action", "") != "init":
+            deployment.settings()  # a name that nobody has initialised is more likely a slip
         return int(VERBS[options.verb](deployment, options))
-    except (StackError, localcloud.errors.LocalCloudError) as error:
-        ERR.print(f"[red]error:[/] {error}", soft_wrap=True, markup=True)
+    except (StackError, localcloud.errors.LocalCloudError, BotoCoreError, ClientError) as error:
+        ERR.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         ERR.print("Interrupted. Run the same command again: it goes on from where it was.")
@@ -114,6 +118,7 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
 
 
 def _down(deployment: Deployment, options: argparse.Namespace) -> int:
+    require_local(deployment)
     if options.dry_run:
         OUT.print(
             f"Would remove the containers, networks and volumes labelled {deployment.name}, the EC2 API's process,"

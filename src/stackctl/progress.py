@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.markup import escape
 
 from stackctl.run import Log
 
@@ -44,7 +45,7 @@ class Progress:
 
             def report(line: str) -> None:
                 self._log.write(line)
-                status.update(f"{title}: {line} ({time.monotonic() - begin:.0f} s)")
+                status.update(f"{title}: {escape(line)} ({time.monotonic() - begin:.0f} s)")
 
             step = Step(report=report)
             try:
@@ -60,4 +61,6 @@ class Progress:
 
     def _line(self, mark: str, title: str, detail: str, seconds: float, colour: str) -> None:
         self._log.write(f"== {title}: {detail or 'failed'} ({seconds:.1f} s)")
-        self._console.print(f"[{colour}]{mark}[/] {title:<18} {detail} [dim]{seconds:.1f} s[/]", highlight=False)
+        self._console.print(
+            f"[{colour}]{mark}[/] {title:<18} {escape(detail)} [dim]{seconds:.1f} s[/]", highlight=False
+        )

@@ -318,6 +318,15 @@ def plan(deployment: Deployment) -> list[str]:
 # -- down -----------------------------------------------------------------------------------------------------------
 
 
+def require_local(deployment: Deployment) -> None:
+    """Raise StackError unless the deployment may be taken away by one command."""
+    if not deployment.is_local:
+        raise StackError(
+            f"stackctl down takes only the deployment 'local' away, not '{deployment.name}'.",
+            "Destroy real machines by name, on the master: salt-cloud --destroy NAME (docs/runbooks.md).",
+        )
+
+
 def down(deployment: Deployment, progress: Progress, *, keep_image: bool) -> None:
     """Take the local stack away with everything it left on this host.
 
@@ -329,11 +338,7 @@ def down(deployment: Deployment, progress: Progress, *, keep_image: bool) -> Non
     Raises:
         StackError: the deployment is not the local one.
     """
-    if not deployment.is_local:
-        raise StackError(
-            f"stackctl down takes only the deployment 'local' away, not '{deployment.name}'.",
-            "Destroy real machines by name, on the master: salt-cloud --destroy NAME (docs/runbooks.md).",
-        )
+    require_local(deployment)
     if localcloud.engine.reachable():
         with progress.step("local cloud") as step:
             localcloud.service.destroy(cloud_config(deployment), step.report)

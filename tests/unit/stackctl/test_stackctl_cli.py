@@ -1,0 +1,243 @@
+"""The command line: what it accepts, what it says, and how it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from botocore.exceptions import NoCredentialsError
+
+import localcloud.engine
+import localcloud.image
+import localcloud.service
+from localcloud.errors import PackagesFailed
+from stackctl import cli, preflight, up
+from stackctl.errors import PreflightError, StackError
+
+VERBS = ["up", "down", "status", "exec", "salt", "logs", "secrets"]
+ACTIONS = ["init", "list", "show", "rotate"]
+
+
+@pytest.fixture(autouse=True)
+def here(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the command work on a checkout of the test's own, which has a deployment `prod`, and see no Docker."""
+    monkeypatch.setattr(cli, "repository_root", lambda: checkout)
+    monkeypatch.setattr(localcloud.engine, "reachable", lambda: False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for name in ("STACK_HTTPS_PORT", "STACK_API_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    (checkout / "pillar" / "prod").mkdir()
+    (checkout / "pillar" / "prod" / "settings.sls").write_text("settings: {base_url: 'https://airflow.example.org'}\n")
+    return checkout
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def raising(error: Exception) -> Any:
+    def verb(*_: object) -> int:
+        raise error
+
+    return verb
+
+
+# -- usage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS), *(["secrets", action] for action in ACTIONS)])
+def test_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*words, "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(" ".join(["usage: stackctl", *words]))
+
+
+def test_every_verb_is_documented_and_does_something(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(cli.VERBS) == VERBS
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n    {verb} " in text for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["destroy"], ["up", "--force"], ["exec"], ["exec", "web-1"], ["salt"], ["secrets"], ["secrets", "rotate"],
+     ["secrets", "show"], ["logs", "-n", "many"], ["status", "web-1"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert "usage: stackctl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [*([verb] for verb in ("up", "down", "status", "logs")), ["secrets", "list"]])
+def test_the_deployment_is_taken_before_and_behind_the_verb(verb: list[str]) -> None:
+    assert cli.parser().parse_args(["-d", "prod", *verb]).deployment == "prod"
+    assert cli.parser().parse_args([*verb, "-d", "prod"]).deployment == "prod"
+    assert cli.parser().parse_args(verb).deployment == "local"
+
+
+def test_a_commands_own_options_are_left_to_it() -> None:
+    options = cli.parser().parse_args(["exec", "web-1", "--", "journalctl", "-n", "5"])
+    assert (options.machine, options.command) == ("web-1", ["journalctl", "-n", "5"])
+    assert cli.parser().parse_args(["salt", "--", "*", "test.ping"]).words == ["*", "test.ping"]
+
+
+# -- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [["up", "--dry-run"], ["status"], ["logs"], ["secrets", "list"], ["secrets", "rotate", "x"]]
+)
+def test_an_unknown_deployment_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], here: Path, words: list[str]
+) -> None:
+    before = files(here)
+    assert cli.main(["-d", "nope", *words]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "error: pillar/nope/settings.sls does not exist. Run: stackctl secrets init -d nope\n"
+    assert files(here) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StackError("web-1: [salt.state] failed [/dev/null].", "See: [docs]"),
+         "error: web-1: [salt.state] failed [/dev/null]. See: [docs]\n"),
+        (PackagesFailed("apt failed."), "error: apt failed.\n"),
+        (NoCredentialsError(), "error: Unable to locate credentials\n"),
+    ],
+)  # fmt: skip
+def test_errors_are_told_word_for_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    monkeypatch.setitem(cli.VERBS, "status", raising(error))
+    assert cli.main(["status"]) == 1
+    assert capsys.readouterr().err == told
+
+
+def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "status", interrupted)
+    assert cli.main(["status"]) == 130
+    assert "Run the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["-d", "Prod", "status"], "'Prod' is no name for a deployment"),
+    (["--map", "/tmp/large", "status"], "There is no map '/tmp/large'"),
+    (["status"], "The local cloud does not run. Bring the stack up first: make up"),
+    (["exec", "web-1", "true"], "The local cloud does not run."),
+    (["logs"], "There is no log of an `up` yet. Run: make up"),
+    (["logs", "mail-1"], "'mail-1' is of no known role. Roles: salt, lb, web, postgres, redis."),
+    (["secrets", "show", "airflow-admin"], "There is no secret 'airflow-admin'. There are: none."),
+])  # fmt: skip
+def test_what_cannot_be_done_is_told(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    assert cli.main(words) == 1
+    assert f"error: {told}" in capsys.readouterr().err
+
+
+# -- up -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_up_would_do_and_touches_nothing(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "check_host", lambda _: None)
+    before = files(here)
+    assert cli.main(["up", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "deployment local: salt-1, lb-1, postgres-1, redis-1, web-1, web-2 in eu-west-1" in told.replace("\n", " ")
+    assert "start the Docker engine" in told
+    assert "start the local EC2 API on port 5566" in told
+    assert files(here) == before
+
+
+def test_a_dry_run_checks_the_host(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("check_programs", "check_docker", "check_disk", "check_network", "check_port"):
+        monkeypatch.setattr(preflight, name, lambda *_: None)
+    monkeypatch.setattr(preflight, "available_memory", lambda: preflight.GIB)
+    before = files(here)
+    assert cli.main(["up", "--dry-run"]) == 1
+    assert "1.0 GiB of memory are free" in capsys.readouterr().err
+    assert files(here) == before
+
+
+def test_every_check_of_the_host_can_stop_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = ("check_programs", "check_docker", "check_memory", "check_disk", "check_network", "check_port")
+    for name in checks:
+        monkeypatch.setattr(preflight, name, lambda *_: None)
+    assert cli.main(["up", "--dry-run"]) == 0
+    for name in checks:
+        with monkeypatch.context() as patch:
+            patch.setattr(preflight, name, raising(PreflightError(name)))
+            assert cli.main(["up", "--dry-run"]) == 1
+
+
+# -- down -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["down"], ["down", "--dry-run"], ["down", "--keep-image"]])
+def test_only_the_local_deployment_is_taken_down(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(localcloud.service, "stop", raising(AssertionError("it went on")))
+    before = files(here)
+    assert cli.main([*words, "-d", "prod"]) == 1
+    told = capsys.readouterr()
+    assert "takes only the deployment 'local' away, not 'prod'" in told.err
+    assert told.out == ""
+    assert files(here) == before
+
+
+def test_down_removes_the_keys_and_nothing_of_others(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localcloud.engine, "stop_if_ours", lambda _: False)
+    for folder in (here / ".stack" / "local" / "ssh", here / ".stack" / "prod", here / "pillar" / "local"):
+        folder.mkdir(parents=True)
+    assert cli.main(["down", "--dry-run"]) == 0
+    assert "Would remove" in capsys.readouterr().out
+    assert (here / ".stack" / "local" / "ssh").is_dir()
+    assert cli.main(["down"]) == 0
+    assert not (here / ".stack" / "local").exists()
+    assert not (here / "pillar" / "local").exists()
+    assert (here / ".stack" / "prod").is_dir()
+    assert (here / "pillar" / "prod" / "settings.sls").is_file()
+
+
+# -- logs -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_lines_of_the_log(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    folder = here / ".stack" / "local" / "log"
+    folder.mkdir(parents=True)
+    (folder / "up.log").write_text("one\n[two] ✓\n[/three]\n")
+    assert cli.main(["logs", "-n", "2"]) == 0
+    assert capsys.readouterr().out == "[two] ✓\n[/three]\n"
+
+
+def test_one_word_is_a_shell_line_and_several_are_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def remote(_deployment: object, _verb: str, name: str, command: str, *, tty: bool = False) -> int:
+        ran.append(f"{name}: {command}")
+        return 0
+
+    monkeypatch.setattr(cli, "_remote", remote)
+    monkeypatch.setattr(cli, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: False)))
+    assert cli.main(["exec", "web-1", "--", "ps | wc -l"]) == 0
+    assert cli.main(["exec", "web-1", "--", "echo", "a b"]) == 0
+    assert cli.main(["salt", "--", "*", "test.ping"]) == 0
+    assert ran == ["web-1: ps | wc -l", "web-1: echo 'a b'", "salt-1: salt '*' test.ping"]
