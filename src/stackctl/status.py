@@ -17,6 +17,7 @@ SERVICES = {
     "postgres": "postgresql@17-main",
     "redis": "redis-server",
 }
+NO_ANSWER = "Minion did not return"  # what `salt --static` says in a minion's place: salt/client/__init__.py
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,5 @@ def _services(master: Master, names: list[str]) -> dict[str, str]:
         accept=(0, 1, 2),
         timeout=120,
     )
-    return {
-        name: text for name, text in parse_documents(output).items() if isinstance(text, str) and text.count("\n") == 0
-    }
+    answers = parse_documents(output)
+    return {name: text for name, text in answers.items() if isinstance(text, str) and not text.startswith(NO_ANSWER)}
