@@ -8,10 +8,10 @@ import signal
 
 import docker
 import pytest
-from conftest import Stack
 
 from localcloud import service
 from stackctl import local
+from wholestack import Stack
 
 MEMORY_MIB = 1024
 PEAK_SHARE = 0.8

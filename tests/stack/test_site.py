@@ -12,10 +12,11 @@ from http.cookiejar import CookieJar
 from pathlib import Path
 
 import pytest
-from conftest import Stack
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+
+from wholestack import Stack
 
 EXAMPLE_DAG = "example_bash_operator"
 TRIES = 8  # more than pillar allows in a minute
@@ -111,9 +112,7 @@ def test_one_web_machine_less_goes_unnoticed(stack: Stack, until: Callable[..., 
     until(lambda: bool(stack.rows()["web-1"]["healthy"]), "web-1 serves again", 120)
 
 
-def test_too_many_wrong_passwords_are_refused_by_both_web_machines(
-    stack: Stack, until: Callable[..., None]
-) -> None:
+def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack, until: Callable[..., None]) -> None:
     limited = [Visitor(stack).log_in(f"wrong-{number}")[0] for number in range(TRIES)]
     assert 429 in limited, limited
     for name in ("web-1", "web-2"):

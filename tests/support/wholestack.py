@@ -1,0 +1,54 @@
+"""The stack on this machine as its operator handles it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from stackctl.deployment import Deployment
+
+UP_SECONDS = 1500
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The stack as its operator handles it."""
+
+    deployment: Deployment
+
+    @property
+    def url(self) -> str:
+        """The address that users type."""
+        return str(self.deployment.settings()["base_url"])
+
+    def ctl(self, *arguments: str, accept: tuple[int, ...] = (0,), timeout: float = 300) -> str:
+        """Run stackctl and return what it prints; any other exit code than `accept`'s fails the test."""
+        done = subprocess.run(
+            [sys.executable, "-m", "stackctl", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=self.deployment.root,
+        )
+        assert done.returncode in accept, f"stackctl {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def up(self) -> str:
+        """Bring up what is missing."""
+        return self.ctl("up", timeout=UP_SECONDS)
+
+    def sh(self, machine: str, command: str, *, accept: tuple[int, ...] = (0,)) -> str:
+        """Run a shell command as root on a machine."""
+        return self.ctl("exec", machine, "--", command, accept=accept)
+
+    def secret(self, lock: str, leaf: str) -> str:
+        """Return a secret's plaintext."""
+        return self.ctl("secrets", "show", lock, leaf).strip()
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Return the table of `status`."""
+        return {row["machine"]: row for row in json.loads(self.ctl("status", "--json", accept=(0, 1)))}
