@@ -339,15 +339,12 @@ def down(deployment: Deployment, progress: Progress, *, keep_image: bool) -> Non
         StackError: the deployment is not the local one.
     """
     require_local(deployment)
-    if localcloud.engine.reachable():
-        with progress.step("local cloud") as step:
-            localcloud.service.destroy(cloud_config(deployment), step.report)
-            step.changed = True
-        if not keep_image:
-            with progress.step("machine image") as step:
-                step.changed = localcloud.image.remove(localcloud.engine.connect())
-    else:
-        localcloud.service.stop(local.cloud_folder(deployment))
+    with progress.step("local cloud") as step:
+        localcloud.service.destroy(cloud_config(deployment), step.report)
+        step.changed = True
+    if not keep_image and localcloud.engine.reachable():
+        with progress.step("machine image") as step:
+            step.changed = localcloud.image.remove(localcloud.engine.connect())
     with progress.step("docker engine") as step:
         step.changed = localcloud.engine.stop_if_ours(local.cloud_folder(deployment))
         step.detail = "stopped" if step.changed else "left as it was"
