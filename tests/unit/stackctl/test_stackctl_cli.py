@@ -13,7 +13,8 @@ import localcloud.engine
 import localcloud.image
 import localcloud.service
 from localcloud.errors import PackagesFailed
-from stackctl import cli, preflight, up
+from stackctl import cli, local, preflight, up
+from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
 VERBS = ["up", "down", "status", "exec", "salt", "logs", "secrets"]
@@ -204,7 +205,9 @@ def test_only_the_local_deployment_is_taken_down(
 def test_down_removes_the_keys_and_nothing_of_others(
     capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    destroyed: list[str] = []
     monkeypatch.setattr(localcloud.engine, "stop_if_ours", lambda _: False)
+    monkeypatch.setattr(localcloud.service, "destroy", lambda config, _: destroyed.append(config.name))
     for folder in (here / ".stack" / "local" / "ssh", here / ".stack" / "prod", here / "pillar" / "local"):
         folder.mkdir(parents=True)
     assert cli.main(["down", "--dry-run"]) == 0
@@ -213,6 +216,7 @@ def test_down_removes_the_keys_and_nothing_of_others(
     assert cli.main(["down"]) == 0
     assert not (here / ".stack" / "local").exists()
     assert not (here / "pillar" / "local").exists()
+    assert destroyed == [local.cloud_name(Deployment("local", here))]
     assert (here / ".stack" / "prod").is_dir()
     assert (here / "pillar" / "prod" / "settings.sls").is_file()
 

@@ -162,9 +162,10 @@ def test_root_of_a_debian_host_may_lack_programs(monkeypatch: pytest.MonkeyPatch
 # -- network --------------------------------------------------------------------------------------------------------
 
 
-def test_a_network_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
-    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
-    preflight.check_network()
+@pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY"])
+def test_a_network_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, listener: socket.socket, variable: str) -> None:
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    preflight.check_network(("mirror.invalid",))  # only the proxy has to know that name
 
 
 def test_a_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:

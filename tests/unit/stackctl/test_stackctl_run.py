@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
 from pathlib import Path
@@ -46,8 +47,19 @@ def test_what_is_read_reaches_the_command_and_not_the_log(log: Log, data: str | 
     assert "hunter2" not in log.path.read_text()
 
 
-def test_without_input_a_command_reads_nothing(log: Log) -> None:
-    assert run(["cat"], log=log, what="reading", timeout=10) == ""
+def test_without_input_a_command_leaves_the_operators_alone(log: Log) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"typed ahead")
+    os.close(writing)
+    before = os.dup(0)
+    os.dup2(reading, 0)
+    try:
+        assert run(["cat"], log=log, what="reading", timeout=10) == ""
+        assert os.read(0, 100) == b"typed ahead"
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(reading)
 
 
 @pytest.mark.parametrize("script", ["echo hunter2", "echo hunter2; exit 1", "echo hunter2; sleep 60"])
