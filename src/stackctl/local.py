@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +36,11 @@ def _port(variable: str, default: int) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
         raise PreflightError(f"{variable} is '{text}', which is no port.", "Use a number from 1 to 65535.")
     return int(text)
+
+
+def cloud_name(deployment: Deployment) -> str:
+    """Return what the local cloud's machines are labelled with: another checkout's are never taken for ours."""
+    return f"{deployment.name}-{hashlib.sha256(str(deployment.root).encode()).hexdigest()[:8]}"
 
 
 def cloud_folder(deployment: Deployment) -> Path:

@@ -68,7 +68,7 @@ def local_machines_exist(deployment: Deployment) -> bool:
 def cloud_config(deployment: Deployment, image: str = "") -> CloudConfig:
     """Return what the local cloud of this deployment is."""
     return CloudConfig(
-        name=deployment.name,
+        name=local.cloud_name(deployment),
         state_dir=local.cloud_folder(deployment),
         port=local.api_port(),
         image=image,

@@ -43,7 +43,9 @@ def test_the_master_tells_which_commit_it_runs(stack: Stack) -> None:
 
 def test_no_machine_is_short_of_memory(stack: Stack) -> None:
     client = docker.from_env()
-    for container in client.containers.list(filters={"label": f"localcloud.cloud={stack.deployment.name}"}):
+    for container in client.containers.list(
+        filters={"label": f"localcloud.cloud={local.cloud_name(stack.deployment)}"}
+    ):
         assert not container.attrs["State"]["OOMKilled"], container.name
     used = {name: int(row["memory"].split()[0]) for name, row in stack.rows().items()}
     assert max(used.values()) < PEAK_SHARE * MEMORY_MIB, used
@@ -77,7 +79,7 @@ def test_a_lost_machine_and_a_dead_api_are_repaired(stack: Stack) -> None:
     lost = stack.rows()["web-2"]["address"]
     [container] = [
         one
-        for one in client.containers.list(filters={"label": f"localcloud.cloud={stack.deployment.name}"})
+        for one in client.containers.list(filters={"label": f"localcloud.cloud={local.cloud_name(stack.deployment)}"})
         if lost in str(one.attrs["NetworkSettings"]["Networks"])
     ]
     container.remove(force=True)
