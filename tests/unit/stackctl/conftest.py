@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import localcloud.engine
 from stackctl.deployment import Deployment
 from stackctl.run import Log
 
@@ -19,6 +20,19 @@ def make_checkout(folder: Path) -> Path:
         shutil.copytree(ROOT / part, folder / part)
     (folder / "pyproject.toml").touch()
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test away from this host's Docker engine, which may hold a stack that somebody needs."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a unit test asked for Docker's engine")
+
+    monkeypatch.setattr(localcloud.engine, "reachable", lambda: False)
+    monkeypatch.setattr(localcloud.engine, "installed", lambda: False)
+    for name in ("ensure", "connect", "_connect"):
+        monkeypatch.setattr(localcloud.engine, name, refuse)
 
 
 @pytest.fixture

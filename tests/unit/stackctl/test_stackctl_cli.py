@@ -23,9 +23,8 @@ ACTIONS = ["init", "list", "show", "rotate"]
 
 @pytest.fixture(autouse=True)
 def here(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the command work on a checkout of the test's own, which has a deployment `prod`, and see no Docker."""
+    """Make the command work on a checkout of the test's own, which has a deployment `prod`."""
     monkeypatch.setattr(cli, "repository_root", lambda: checkout)
-    monkeypatch.setattr(localcloud.engine, "reachable", lambda: False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for name in ("STACK_HTTPS_PORT", "STACK_API_PORT"):
         monkeypatch.delenv(name, raising=False)
