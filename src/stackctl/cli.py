@@ -120,7 +120,8 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
 def _down(deployment: Deployment, options: argparse.Namespace) -> int:
     require_local(deployment)
     if options.dry_run:
-        OUT.print(f"Would remove the containers and networks of {local.cloud_name(deployment)}, the EC2 API's process,")
+        cloud = local.cloud_name(deployment)
+        OUT.print(f"Would remove the containers, networks and volumes labelled {cloud}, the EC2 API's process,")
         OUT.print(
             f"{'' if options.keep_image else 'the machine image, '}{deployment.state_dir} and {deployment.pillar_dir}."
         )
