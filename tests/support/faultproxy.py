@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 import time
@@ -46,11 +47,13 @@ class FaultProxy:
         url: where it listens.
         faults: in force from now on; the first that fits a call counts.
         calls: how often each action was asked for.
+        latency: seconds that every call takes on its way.
     """
 
     url: str
     faults: list[Fault] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
+    latency: float = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def meet(self, action: str) -> Fault | None:
@@ -75,11 +78,13 @@ def faulty(upstream: str) -> Iterator[FaultProxy]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer is one packet: the second of two would wait for the first to be acknowledged
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             action = (self.headers.get("X-Amz-Target") or "").rpartition(".")[2] or parse_qs(body.decode())["Action"][0]
             fault = proxy.meet(action)
+            time.sleep(proxy.latency)
             if fault and fault.seconds:
                 time.sleep(fault.seconds)
             if fault and fault.code:
@@ -100,7 +105,8 @@ def faulty(upstream: str) -> Iterator[FaultProxy]:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(ConnectionError):  # who asked has given up waiting
+                self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
             pass

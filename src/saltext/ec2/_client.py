@@ -135,12 +135,17 @@ def _report_retry(
 
 @functools.lru_cache(maxsize=1)
 def model_loader() -> botocore.loaders.Loader:
-    """Return the reader of botocore's API descriptions, which keeps them: EC2's is 10 MB of JSON, a second of work.
+    """Return the reader of botocore's descriptions of the APIs, which keeps them: 12 MB of JSON, a second of work.
 
     Called before salt-cloud forks, it saves every process of a map that second.
     """
     loader = botocore.loaders.create_loader()
-    loader.load_service_model("ec2", "service-2")
+    for service in ("ec2", "ssm"):
+        for kind in ("service-2", "endpoint-rule-set-1"):
+            loader.load_service_model(service, kind)
+    loader.load_service_model("ec2", "paginators-1")
+    for name in ("endpoints", "partitions", "sdk-default-configuration"):
+        loader.load_data_with_path(name)
     return loader
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from saltext.ec2 import _deploy, _host_keys
-from saltext.ec2._errors import ConfigurationError, DeployError, NotFound
+from saltext.ec2 import _deploy, _host_keys, _instance
+from saltext.ec2._errors import ApiError, ConfigurationError, DeployError, NotFound
 from saltext.ec2.clouds import ec2 as driver
 
 Machine = Callable[..., dict[str, Any]]  # see the fixture `machine`
@@ -133,3 +133,16 @@ def test_on_failure_destroy_leaves_nothing(
     with pytest.raises(DeployError, match="it was destroyed"):
         driver.create(machine("web-1", on_failure="destroy"))
     assert instances(ec2) == []
+
+
+def test_a_machine_that_cannot_be_destroyed_is_said_to_run(
+    ec2: Any, machine: Machine, deploying: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise ApiError("destroying web-1 failed: TerminateInstances: ExpiredToken", "ExpiredToken")
+
+    deploying["Error"] = "no route"
+    monkeypatch.setattr(_instance, "terminate", refuse)
+    with pytest.raises(DeployError, match=r"no route; .*still runs: destroying web-1 failed: .*ExpiredToken"):
+        driver.create(machine("web-1", on_failure="destroy"))
+    assert len(instances(ec2)) == 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,32 @@ import yaml
 
 from faultproxy import Fault, FaultProxy, faulty
 from memorycloud import MemoryHost, Running, running
+from saltcloud import salt_cloud
 
 NAMES = ["web-1", "web-2", "web-3"]
+# Runs here what it would run there. The first machine that it is to reach refuses the key, until `healed` is there.
+SSH = """#!/bin/sh
+cd "$(dirname "$0")"
+machine=$(echo "$*" | grep -o 'HostKeyAlias=[^ ]*')
+mkdir refused 2>/dev/null && touch "refused/$machine"
+if [ -e "refused/$machine" ] && [ ! -e healed ]; then
+  echo 'Permission denied (publickey).' >&2
+  exit 255
+fi
+for remote; do :; done
+exec sh -c "$remote"
+"""
+HOST_KEY = """-----BEGIN SSH HOST KEY KEYS-----
+ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOne root@machine
+-----END SSH HOST KEY KEYS-----
+"""
+
+
+class Host(MemoryHost):
+    """Machines whose console shows a host key."""
+
+    def console(self, instance_id: str) -> str:  # noqa: ARG002
+        return HOST_KEY
 
 
 @dataclass
@@ -36,19 +59,14 @@ class Site:
         """Run salt-cloud."""
         keys = self.cloud.credentials
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        return subprocess.run(
-            [Path(sys.executable).with_name("salt-cloud"), f"--config-dir={self.folder}", "--out=json", *arguments],
-            env={
-                **kept,
-                "AWS_ENDPOINT_URL": self.proxy.url,
-                "AWS_ACCESS_KEY_ID": keys.access_key_id,
-                "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        environment = {
+            **kept,
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "AWS_ENDPOINT_URL": self.proxy.url,
+            "AWS_ACCESS_KEY_ID": keys.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+        }
+        return salt_cloud([f"--config-dir={self.folder}", "--out=json", *arguments], environment)
 
     def map(self, *arguments: str) -> dict[str, dict[str, Any]]:
         """Run the map, and return what salt-cloud says of each machine."""
@@ -56,6 +74,28 @@ class Site:
         assert done.returncode == 0, done.stderr
         said: dict[str, dict[str, Any]] = json.loads(done.stdout)
         return said
+
+    def deploying(self) -> None:
+        """Have minions installed from now on, over a false ssh."""
+        main = self.folder / "cloud"
+        wanted = {
+            "deploy": True,
+            "script": "nothing",
+            "deploy_scripts_search_path": [str(self.folder)],
+            "private_key": str(self.folder / "key"),
+            "ssh_gateway": "gate",  # the machines have no address that answers
+            "ssh_connect_timeout": 1,
+            "tmp_dir": str(self.folder / "machine"),
+            "display_ssh_output": False,
+            "sudo": False,
+            "minion": {"master": "127.0.0.1"},
+        }
+        main.write_text(yaml.safe_dump({**yaml.safe_load(main.read_text()), **wanted}))
+        (self.folder / "key").touch()
+        (self.folder / "nothing.sh").write_text("true\n")
+        (self.folder / "bin").mkdir()
+        (self.folder / "bin/ssh").write_text(SSH)
+        (self.folder / "bin/ssh").chmod(0o755)
 
     def errors(self, *arguments: str) -> dict[str, str]:
         """Run the map, and return the errors."""
@@ -76,7 +116,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    host = MemoryHost()
+    host = Host()
     with running(tmp_path / "cloud", host) as cloud, faulty(cloud.url) as proxy:
         vpc = cloud.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
         name = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "a"}]}]
@@ -91,7 +131,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
                 "wait_for_ip_interval": 0.1,
             },
             "cloud.providers.d/cloud.conf": {
-                "cloud": {"driver": "ec2", "location": "eu-west-1", "max_attempts": 3, "api_timeout": 2}
+                "cloud": {"driver": "ec2", "location": "eu-west-1", "max_attempts": 3, "api_timeout": 1}
             },
             "cloud.profiles.d/web.conf": {
                 "web": {
@@ -129,7 +169,7 @@ def test_passing_faults_are_passed_over(site: Site, how: tuple[str, ...]) -> Non
         Fault("GetParameters", times=1, code="InternalFailure", status=500),
         Fault("RunInstances", times=1, code="RequestLimitExceeded", status=503),
         Fault("RunInstances", times=1, lost=True),
-        Fault("DescribeSubnets", times=1, seconds=2.5),
+        Fault("DescribeSubnets", times=1, seconds=1.2),
     ]
     assert site.errors(*how) == {}
     assert site.living() == NAMES, "an answer was lost: one machine may be there twice"
@@ -142,7 +182,7 @@ def test_a_map_is_not_launched_again_because_its_machines_cannot_be_listed(site:
     for fault in (
         Fault("DescribeInstances", code="RequestLimitExceeded", status=503),
         Fault("DescribeInstances", code="AuthFailure", status=401),
-        Fault("DescribeInstances", seconds=2.5),
+        Fault("DescribeInstances", seconds=1.2),
     ):
         site.proxy.faults = [fault]
         done = site.salt_cloud(f"--map={site.folder}/web.map", "--assume-yes", "--parallel")
@@ -169,6 +209,53 @@ def test_what_failed_is_said_and_made_good_by_a_second_run(site: Site) -> None:
     site.proxy.faults = []
     assert site.errors() == {}
     assert site.living() == names
+
+
+@pytest.mark.parametrize("how", [(), ("--parallel",)], ids=["serial", "parallel"])
+def test_what_fails_in_a_deployment_is_said_and_repaired_on_the_same_machines(site: Site, how: tuple[str, ...]) -> None:
+    site.deploying()
+    site.proxy.faults = [
+        Fault("GetConsoleOutput", times=1, code="RequestExpired"),
+        Fault("CreateTags", times=1, code="UnauthorizedOperation", status=403),
+    ]
+    errors = site.errors(*how)
+    assert sorted(errors) == NAMES
+    for said in (
+        "GetConsoleOutput: RequestExpired",
+        "Permission denied (publickey)",
+        "CreateTags: UnauthorizedOperation",
+    ):
+        assert [text for text in errors.values() if said in text], (said, errors)
+    assert all("run the same command again" in text for text in errors.values()), errors
+    machines = set(site.host.machines)
+    assert site.living() == NAMES
+
+    site.proxy.faults = []
+    (site.folder / "bin/healed").touch()
+    assert site.errors(*how) == {}
+    assert set(site.host.machines) == machines
+    assert site.proxy.calls["RunInstances"] == len(NAMES)
+    assert sorted(path.name for path in (site.folder / "pki_dir/minions").iterdir()) == NAMES
+    assert all("already exists" in said["Message"] for said in site.map(*how).values())
+
+
+def test_a_launch_whose_tags_are_refused_leaves_nothing(site: Site) -> None:
+    # EC2 weighs ec2:CreateTags for the tags of a launch, too, and refuses the launch as a whole.
+    site.proxy.faults = [Fault("RunInstances", code="UnauthorizedOperation", status=403)]
+    errors = site.errors("--parallel")
+    assert sorted(errors) == NAMES
+    assert site.living() == []
+    assert site.proxy.calls["CreateTags"] == 0, "no tag is set apart from the launch"
+
+
+def test_credentials_that_expire_while_a_map_is_made(site: Site) -> None:
+    site.proxy.faults = [Fault(action, skip=1, code="ExpiredToken", status=403) for action in ("RunInstances",)]
+    errors = site.errors()
+    assert list(errors) == NAMES[1:]
+    assert all("ExpiredToken" in text for text in errors.values())
+    site.proxy.faults = []
+    assert site.errors() == {}
+    assert site.living() == NAMES
 
 
 def test_an_instance_that_never_runs_is_said_and_replaced(site: Site) -> None:

@@ -338,7 +338,13 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
     _instance.equip(connection, options, name, instance)
     result = _describe(instance)
     if deploy:
-        _set_tags(connection, [instance["InstanceId"]], {_launch.DEPLOY_TAG: "done"})
+        try:
+            _set_tags(connection, [instance["InstanceId"]], {_launch.DEPLOY_TAG: "done"})
+        except ApiError as error:
+            raise DeployError(
+                f"{name} ({instance['InstanceId']}) is deployed, but cannot be marked so: {error};"
+                " run the same command again, and it is deployed once more"
+            ) from error
         result["tags"][_launch.DEPLOY_TAG] = "done"
         result["deployed"] = True
     if vm_.get("make_master"):  # where the core tells the other machines of the map to find their master
@@ -383,12 +389,20 @@ def _install(
         raise
     except (ApiError, DeployError) as error:
         if options["on_failure"] == "destroy":
-            _destroy(connection, name, instance)
-            salt.utils.cloud.remove_key(__opts__["pki_dir"], name)
-            after = "it was destroyed, and its key removed, as on_failure says"
+            after = _give_up(connection, name, instance)
         else:
             after = "it was left as it is, with its key accepted: run the same command again to repair it"
         raise DeployError(f"deploying {name} ({instance_id}) failed: {error}; {after}") from error
+
+
+def _give_up(connection: Connection, name: str, instance: InstanceTypeDef) -> str:
+    """Destroy a machine whose deployment failed, and return what became of it."""
+    try:
+        _destroy(connection, name, instance)
+    except ApiError as error:
+        return f"it should be destroyed, as on_failure says, but still runs: {error}"
+    salt.utils.cloud.remove_key(__opts__["pki_dir"], name)
+    return "it was destroyed, and its key removed, as on_failure says"
 
 
 def _login(
