@@ -1,6 +1,6 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint unit states cloud stack bench-up lock
+.PHONY: help up down status test lint unit states cloud stack bench-up bench-driver lock
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
 
@@ -44,6 +44,9 @@ stack: $(BIN)/stackctl ## the whole stack, as a user meets it
 
 bench-up: $(BIN)/stackctl ## time `up` from nothing, from the image, and when nothing is to do
 	$(BIN)/python scripts/bench_up.py
+
+bench-driver: $(BIN)/stackctl ## count and time what the EC2 driver asks for, against its targets
+	$(BIN)/python scripts/bench_driver.py
 
 lock: $(BIN)/stackctl ## renew uv.lock and what is exported from it
 	$(BIN)/uv lock --upgrade

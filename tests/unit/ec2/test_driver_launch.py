@@ -102,6 +102,22 @@ def test_interfaces_are_written_as_in_the_old_driver(request_for: Request) -> No
         request_for(network_interfaces=[given], subnetname="a")
 
 
+def test_several_interfaces_with_secondary_addresses(request_for: Request) -> None:
+    addresses = [
+        {"PrivateIpAddress": "10.40.1.20", "Primary": True},
+        {"PrivateIpAddress": "10.40.1.21", "Primary": False},
+    ]
+    given = [
+        {"DeviceIndex": 0, "SubnetName": "a", "SecurityGroupId": "web", "PrivateIpAddresses": addresses},
+        {"DeviceIndex": 1, "SubnetName": "a", "SecurityGroupId": ["web", "db"], "SecondaryPrivateIpAddressCount": 2},
+    ]
+    first, second = request_for(network_interfaces=given)["NetworkInterfaces"]
+    assert (first["DeviceIndex"], first["PrivateIpAddresses"]) == (0, addresses)
+    assert (second["DeviceIndex"], second["SecondaryPrivateIpAddressCount"]) == (1, 2)
+    assert "PrivateIpAddresses" not in second
+    assert (len(first["Groups"]), len(second["Groups"])) == (1, 2)
+
+
 def test_volumes_of_the_old_driver_are_part_of_the_launch(request_for: Request) -> None:
     volumes = [
         {"size": 10, "device": "/dev/sdf"},
