@@ -33,9 +33,11 @@ unit: $(BIN)/stackctl ## Python, templates, targeting, docs: no root, no Docker
 	$(BIN)/pytest tests/unit
 
 states: $(BIN)/stackctl ## every role converged twice in a container, then its behaviour
+	@$(BIN)/python -m localcloud engine
 	$(BIN)/pytest tests/states
 
 cloud: $(BIN)/stackctl ## salt-cloud against the local EC2, with real machines and faults
+	@$(BIN)/python -m localcloud engine
 	$(BIN)/pytest tests/cloud
 
 stack: $(BIN)/stackctl ## the whole stack, as a user meets it

@@ -1,4 +1,4 @@
-"""Runs the API in the foreground: `python -m localcloud serve STATE_DIR`."""
+"""Runs the API in the foreground: `python -m localcloud serve STATE_DIR`; or has Docker's engine run: `… engine`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from localcloud import service
+from localcloud import engine, service
 from localcloud.config import CloudConfig
 
 
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     stop = verbs.add_parser("stop", help="end the API process of STATE_DIR; machines go on")
     status = verbs.add_parser("status", help="tell whether the API of STATE_DIR answers")
+    verbs.add_parser("engine", help="have Docker's engine run, installing it where there is none")
     for verb in (serve, stop, status):
         verb.add_argument("state_dir", type=Path, metavar="STATE_DIR")
     options = parser.parse_args(arguments)
@@ -35,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
             path.write_text(config.dump())
         return server.main(CloudConfig.load(path.read_text()))
 
+    if options.verb == "engine":
+        engine.ensure(print)
+        return 0
     if options.verb == "stop":
         service.stop(options.state_dir)
         return 0

@@ -90,7 +90,7 @@ def installed() -> bool:
 
 
 def stop_if_ours(state_dir: Path = DEFAULT_STATE_DIR) -> bool:
-    """End the engine that `ensure` started by hand, with all its containers; leave any other alone.
+    """End the engine that `ensure` started by hand, unless containers still run in it; leave any other alone.
 
     Returns:
         Whether an engine was stopped.
@@ -103,6 +103,9 @@ def stop_if_ours(state_dir: Path = DEFAULT_STATE_DIR) -> bool:
     if pid is None:
         pid_file.unlink(missing_ok=True)
         return False
+    client = _connect()
+    if client and client.containers.list():
+        return False  # another checkout's machines, or somebody's own
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + START_SECONDS
     while _running(pid_file, "dockerd"):

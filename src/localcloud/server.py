@@ -129,7 +129,7 @@ def serve(config: CloudConfig) -> None:
     lock = hold(config.state_dir / "pid")
     log.info("process %s serves %s", os.getpid(), config.state_dir)
 
-    client = engine.ensure(log.info, config.state_dir)
+    client = engine.ensure(log.info)
     state = StateFile(config.state_dir)
     cloud = Cloud(DockerHost(client, config.name, config.image), state.save, config.publish)
     Hooks(cloud)

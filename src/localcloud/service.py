@@ -49,7 +49,7 @@ def start(config: CloudConfig, report: Report) -> Endpoint:
         ServiceStartFailed: it ended or did not answer in a minute; the text holds the end of its log.
         EngineError: Docker's engine cannot be used.
     """
-    client = engine.ensure(report, config.state_dir)
+    client = engine.ensure(report)
     endpoint = _endpoint(config, client)
     wanted = fingerprint(config)
     now = status(config.state_dir)
@@ -159,7 +159,7 @@ def destroy(config: CloudConfig, report: Report) -> None:
     if stop(config.state_dir):
         report("stopped the local cloud's API")
     if engine.installed():
-        client = engine.ensure(report, config.state_dir)
+        client = engine.ensure(report)
         for name in machines.remove_everything(client, config.name):
             report(f"removed {name}")
     for name in ("moto.pickle", "credentials.json", "config.json", "pid"):

@@ -80,7 +80,7 @@ def start_local_cloud(deployment: Deployment, progress: Progress) -> Mapping[str
     """Start engine, image and API as far as they are missing; return the environment that leads to them."""
     with progress.step("docker engine") as step:
         before = localcloud.engine.reachable()
-        client = localcloud.engine.ensure(step.report, local.cloud_folder(deployment))
+        client = localcloud.engine.ensure(step.report)
         step.changed = not before
     with progress.step("machine image") as step:
         known = localcloud.image.tag(deployment.root / "requirements" / "salt.txt")
@@ -346,7 +346,7 @@ def down(deployment: Deployment, progress: Progress, *, keep_image: bool) -> Non
         with progress.step("machine image") as step:
             step.changed = localcloud.image.remove(localcloud.engine.connect())
     with progress.step("docker engine") as step:
-        step.changed = localcloud.engine.stop_if_ours(local.cloud_folder(deployment))
+        step.changed = localcloud.engine.stop_if_ours()
         step.detail = "stopped" if step.changed else "left as it was"
     with progress.step("keys and secrets") as step:
         shutil.rmtree(deployment.pillar_dir, ignore_errors=True)
