@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from localcloud.errors import (
     ServiceStartFailed,
 )
 
-CLIENT: Any = object()
+CLIENT: Any = SimpleNamespace(containers=SimpleNamespace(list=list))
 Program = Callable[[str, str], Path]
 
 
@@ -58,13 +59,19 @@ def bare_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 # -- the engine
 
 
-def test_an_engine_started_by_hand_is_ended_by_us_only(tmp_path: Path, program: Program, bare_host: Path) -> None:
+def test_an_engine_started_by_hand_is_ended_by_us_only(
+    tmp_path: Path, program: Program, bare_host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program("dockerd", 'touch "$UP"; trap "exit 0" TERM; while :; do sleep 0.05; done')
     program("iptables", "")
     lines: list[str] = []
     assert engine.ensure(lines.append, tmp_path / "state") is CLIENT
     assert any("dockerd" in line for line in lines)
     pid = int((tmp_path / "state/dockerd.pid").read_text())
+    with monkeypatch.context() as patch:
+        patch.setattr(CLIENT.containers, "list", lambda: ["another checkout's machine"])
+        assert not engine.stop_if_ours(tmp_path / "state")
+    assert Path(f"/proc/{pid}").exists()
     assert engine.stop_if_ours(tmp_path / "state")
     assert not Path(f"/proc/{pid}").exists()
     assert not engine.stop_if_ours(tmp_path / "state")

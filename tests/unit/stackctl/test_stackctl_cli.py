@@ -205,7 +205,7 @@ def test_down_removes_the_keys_and_nothing_of_others(
     capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destroyed: list[str] = []
-    monkeypatch.setattr(localcloud.engine, "stop_if_ours", lambda _: False)
+    monkeypatch.setattr(localcloud.engine, "stop_if_ours", lambda: False)
     monkeypatch.setattr(localcloud.service, "destroy", lambda config, _: destroyed.append(config.name))
     for folder in (here / ".stack" / "local" / "ssh", here / ".stack" / "prod", here / "pillar" / "local"):
         folder.mkdir(parents=True)
