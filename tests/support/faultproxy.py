@@ -111,8 +111,11 @@ def faulty(upstream: str) -> Iterator[FaultProxy]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # a map in parallel comes all at once
+
+    server = Server(("127.0.0.1", 0), Handler)
     proxy = FaultProxy(f"http://127.0.0.1:{server.server_port}")
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
