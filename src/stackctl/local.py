@@ -48,17 +48,6 @@ def cloud_folder(deployment: Deployment) -> Path:
     return deployment.state_dir / "cloud"
 
 
-def environment(url: str, access_key: str, secret_key: str) -> Mapping[str, str]:
-    """Return what boto3 and every Salt program need to use the local cloud instead of AWS."""
-    return {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": access_key,
-        "AWS_SECRET_ACCESS_KEY": secret_key,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-
-
 def credentials_files(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the same for root on the master, where AWS has an instance role: file name below ~/.aws -> content."""
     return {

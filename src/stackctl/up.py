@@ -91,7 +91,7 @@ def start_local_cloud(deployment: Deployment, progress: Progress) -> Mapping[str
         step.changed = not localcloud.service.status(local.cloud_folder(deployment)).running
         endpoint = localcloud.service.start(cloud_config(deployment, image), step.report)
         step.detail = endpoint.url
-    return local.environment(endpoint.url, endpoint.access_key, endpoint.secret_key)
+    return endpoint.environment
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def account(deployment: Deployment) -> Iterator[None]:
     endpoint = localcloud.service.endpoint(local.cloud_folder(deployment))
     if endpoint is None:
         raise NotUpError("The local cloud does not run.", "Bring the stack up first: make up")
-    with aws_environment(local.environment(endpoint.url, endpoint.access_key, endpoint.secret_key)):
+    with aws_environment(endpoint.environment):
         yield
 
 
