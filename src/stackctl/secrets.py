@@ -35,8 +35,8 @@ Leaves = dict[str, str]
 
 
 def password() -> str:
-    """Return 192 random bits as URL-safe text."""
-    return random.token_urlsafe(24)
+    """Return 192 random bits in hexadecimal: nothing that a shell, a URL or a command's options read otherwise."""
+    return random.token_hex(24)
 
 
 # -- certificates ---------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> di
         "airflow-keys": lambda: {
             "fernet_key": base64.urlsafe_b64encode(random.token_bytes(32)).decode(),
             "secret_key": password(),
-            "jwt_secret": random.token_urlsafe(64),
+            "jwt_secret": random.token_hex(64),
         },
         "airflow-admin": lambda: {"password": password()},
         "cloud-ssh": lambda: {"private_key": _new_ssh_key()},
