@@ -24,7 +24,9 @@ class Stack:
         """The address that users type."""
         return str(self.deployment.settings()["base_url"])
 
-    def ctl(self, *arguments: str, accept: tuple[int, ...] = (0,), timeout: float = 300) -> str:
+    def ctl(
+        self, *arguments: str, accept: tuple[int, ...] = (0,), timeout: float = 300, stdin: str | None = None
+    ) -> str:
         """Run stackctl and return what it prints; any other exit code than `accept`'s fails the test."""
         done = subprocess.run(
             [sys.executable, "-m", "stackctl", *arguments],
@@ -32,6 +34,7 @@ class Stack:
             text=True,
             timeout=timeout,
             check=False,
+            input=stdin,
             cwd=self.deployment.root,
         )
         assert done.returncode in accept, f"stackctl {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
@@ -41,9 +44,9 @@ class Stack:
         """Bring up what is missing."""
         return self.ctl("up", timeout=UP_SECONDS)
 
-    def sh(self, machine: str, command: str, *, accept: tuple[int, ...] = (0,)) -> str:
+    def sh(self, machine: str, command: str, *, accept: tuple[int, ...] = (0,), stdin: str | None = None) -> str:
         """Run a shell command as root on a machine."""
-        return self.ctl("exec", machine, "--", command, accept=accept)
+        return self.ctl("exec", machine, "--", command, accept=accept, stdin=stdin)
 
     def secret(self, lock: str, leaf: str) -> str:
         """Return a secret's plaintext."""
