@@ -12,6 +12,8 @@ from typing import Any
 from saltext.ec2._client import Connection
 from saltext.ec2._errors import ConfigurationError, DeployError, api_errors
 
+CONSOLE_SECONDS = 15  # between two looks at most: EC2 shows a console minutes late, and each has to be asked for
+
 # cloud-init's module keys_to_console prints this block; a line may begin with a time stamp of the kernel's log.
 BLOCK = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
 KEY = re.compile(r"\b((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) (AAAA[0-9A-Za-z+/]+=*)")
@@ -70,6 +72,7 @@ def ssh_options(
         return {**strict, "UserKnownHostsFile": str(options["known_hosts_file"])}
     known = KnownHosts(cache_folder)
     deadline = time.monotonic() + float(options["ssh_connect_timeout"])
+    pause = float(options["wait_for_ip_interval"])
     while not known.knows(instance_id):
         if keys := read(connection, name, instance_id):
             known.learn(instance_id, keys)
@@ -80,7 +83,8 @@ def ssh_options(
                 " for others set known_hosts_file, or host_keys: none"
             )
         alive()
-        time.sleep(float(options["wait_for_ip_interval"]))
+        time.sleep(pause)
+        pause = min(2 * pause, CONSOLE_SECONDS)
     return {**strict, "UserKnownHostsFile": str(known.path), "HostKeyAlias": instance_id}
 
 

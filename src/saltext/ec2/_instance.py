@@ -78,15 +78,26 @@ def _launch_in(
     raise LaunchError(f"{name}: EC2 answers with terminated instances only: {', '.join(predecessors)}")
 
 
-def look_again(connection: Connection, name: str, instance: InstanceTypeDef) -> InstanceTypeDef:
+def look_again(
+    connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef, age: float = 0
+) -> InstanceTypeDef:
     """Return the instance as it is now; right after a launch EC2 may not know it yet.
+
+    Args:
+        connection: the region.
+        options: see `_options.resolve`; `wait_for_ip_interval` is how often EC2 is asked, for all machines together.
+        name: the machine's name.
+        instance: what was known of it.
+        age: seconds that the answer may be old.
 
     Raises:
         LaunchError: it has been terminated.
+        ApiError: EC2 could not be asked.
     """
     instance_id = instance["InstanceId"]
-    found = _lookup.instances(connection, [{"Name": "instance-id", "Values": [instance_id]}])
-    instance = found[0] if found else instance
+    since, every = time.time() - age, float(options["wait_for_ip_interval"])
+    found = connection.cache.poll(instance_id, lambda ids: _lookup.instances_by_id(connection, ids), since, every)
+    instance = found or instance
     if instance["State"]["Name"] not in _lookup.LIVING:
         reason = instance.get("StateReason", {}).get("Message") or "EC2 gives no reason"
         raise LaunchError(
@@ -96,7 +107,9 @@ def look_again(connection: Connection, name: str, instance: InstanceTypeDef) -> 
     return instance
 
 
-def watch(connection: Connection, name: str, instance: InstanceTypeDef) -> Callable[[], None]:
+def watch(
+    connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef
+) -> Callable[[], None]:
     """Return a check that the instance still lives; call it as often as you like, EC2 is asked seldom."""
     asked = time.monotonic()
 
@@ -104,7 +117,7 @@ def watch(connection: Connection, name: str, instance: InstanceTypeDef) -> Calla
         nonlocal asked
         if time.monotonic() - asked > WATCH_SECONDS:
             asked = time.monotonic()
-            look_again(connection, name, instance)
+            look_again(connection, options, name, instance, WATCH_SECONDS)
 
     return alive
 
@@ -116,10 +129,11 @@ def wait_until_running(
 
     Raises:
         LaunchError: it was terminated, or `wait_for_ip_timeout` has passed.
+        ApiError: EC2 could not be asked.
     """
     deadline = time.monotonic() + float(options["wait_for_ip_timeout"])
     while True:
-        instance = look_again(connection, name, instance)
+        instance = look_again(connection, options, name, instance)
         state, reachable = instance["State"]["Name"], bool(address(options, instance))
         if state == "running" and reachable:
             return instance
@@ -129,7 +143,6 @@ def wait_until_running(
                 f" {options['ssh_interface']} after {options['wait_for_ip_timeout']} s; it was left as it is, and the"
                 " same command goes on with it"
             )
-        time.sleep(float(options["wait_for_ip_interval"]))
 
 
 def address(options: Mapping[str, Any], instance: Mapping[str, Any]) -> str:

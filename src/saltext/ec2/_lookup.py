@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import FilterTypeDef, ImageTypeDef, InstanceTypeDef
 
 CENSUS_SECONDS = 10
+FILTER_VALUES = 200  # of one filter, at most: EC2's limit
 LIVING = ("pending", "running", "stopping", "stopped")
 SSM_PREFIXES = ("ssm:", "resolve:ssm:")
 
@@ -60,6 +61,27 @@ def instances(connection: Connection, filters: Sequence[FilterTypeDef] = ()) -> 
     with api_errors("listing the instances"):
         pages = connection.ec2.get_paginator("describe_instances").paginate(Filters=list(filters))
         return [instance for page in pages for group in page["Reservations"] for instance in group["Instances"]]
+
+
+def instances_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
+    """Return instances as JSON can hold them, by id; those that EC2 does not know are left out.
+
+    Raises:
+        ApiError: the API could not be asked.
+    """
+    found = [
+        instance
+        for start in range(0, len(ids), FILTER_VALUES)
+        for instance in instances(
+            connection, [{"Name": "instance-id", "Values": list(ids[start : start + FILTER_VALUES])}]
+        )
+    ]
+    return {instance["InstanceId"]: plain(instance) for instance in found}
+
+
+def plain(answer: Any) -> Any:
+    """Return an answer of the API with its times as text, which JSON, every outputter and the event bus can carry."""
+    return json.loads(json.dumps(answer, default=lambda value: value.isoformat()))
 
 
 def named(connection: Connection, name: str) -> list[InstanceTypeDef]:

@@ -167,6 +167,45 @@ def test_several_processes_ask_once(tmp_path: Path) -> None:
     assert asked.value == 1
 
 
+def _wait_for(folder: str, key: str, asked: Any, failing: bool) -> None:
+    def answers(keys: list[str]) -> dict[str, str]:
+        with asked.get_lock():
+            asked.value += 1
+            number = asked.value
+        if failing:
+            raise ApiError("no", "Throttled")
+        return {one: f"{one} {number}" for one in keys if one != "unknown"}
+
+    cache = _cache.Cache(folder, "account")
+    begin = time.time()
+    if failing:
+        with pytest.raises(ApiError, match="no") as caught:
+            cache.poll(key, answers, begin, 0.5)
+        assert caught.value.code == "Throttled"
+        return
+    for _ in range(3):
+        since = time.time()
+        answer = cache.poll(key, answers, since, 0.5)
+        assert answer is None if key == "unknown" else answer.startswith(f"{key} ")
+    assert cache.poll(key, answers, begin, 0.5) == answer, "it is young enough: nobody need be asked"
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_whoever_waits_asks_for_all_who_wait(tmp_path: Path, *, failing: bool) -> None:
+    fork = multiprocessing.get_context("fork")
+    asked = fork.Value("i", 0)
+    keys = ["a", "b", "c", "d", "e", "unknown"]
+    begin = time.monotonic()
+    processes = [fork.Process(target=_wait_for, args=(str(tmp_path), key, asked, failing)) for key in keys]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(keys)
+    assert asked.value <= 2 + (time.monotonic() - begin) / 0.5
+    assert asked.value < len(keys), "six processes, three looks each"
+
+
 def test_an_answer_grows_old_and_a_failure_is_not_kept(tmp_path: Path) -> None:
     cache = _cache.Cache(tmp_path, "account")
 

@@ -7,7 +7,6 @@ A machine is known by its Name tag. Whatever fails, fails aloud: with a sentence
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import uuid
 from collections.abc import Callable, Mapping
@@ -123,7 +122,7 @@ def _nodes() -> dict[str, dict[str, Any]]:
 def _describe(instance: InstanceTypeDef) -> dict[str, Any]:
     """Return an instance in EC2's words, plus the fields that salt-cloud promises for every cloud."""
     return {
-        **_plain(instance),
+        **_lookup.plain(instance),
         "id": instance["InstanceId"],
         "image": instance.get("ImageId"),
         "size": instance.get("InstanceType"),
@@ -133,11 +132,6 @@ def _describe(instance: InstanceTypeDef) -> dict[str, Any]:
         "name": _lookup.tags(instance).get("Name"),
         "tags": _lookup.tags(instance),
     }
-
-
-def _plain(answer: Any) -> Any:
-    """Return an answer of the API with its times as text, which every outputter and the event bus can carry."""
-    return json.loads(json.dumps(answer, default=lambda value: value.isoformat()))
 
 
 def _addresses(instance: Mapping[str, Any], key: str) -> list[str]:
@@ -272,7 +266,7 @@ def avail_images(call: str | None = None, kwargs: Mapping[str, Any] | None = Non
     owner = str((kwargs or {}).get("owner") or _provider().get("owner") or "self")
     with _errors.api_errors(f"listing the images of {owner}"):
         found = _connection().ec2.describe_images(Owners=[owner])["Images"]
-    return {image["ImageId"]: _plain(image) for image in found}
+    return {image["ImageId"]: _lookup.plain(image) for image in found}
 
 
 def show_image(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
@@ -285,7 +279,7 @@ def show_image(kwargs: Mapping[str, Any] | None = None, call: str | None = None)
     connection = _connection()
     image = _lookup.image(connection, wanted)
     with _errors.api_errors(f"looking up the image {image.id}"):
-        return dict(_plain(connection.ec2.describe_images(ImageIds=[image.id])["Images"][0]))
+        return dict(_lookup.plain(connection.ec2.describe_images(ImageIds=[image.id])["Images"][0]))
 
 
 def list_availability_zones(call: str | None = None) -> dict[str, str]:
@@ -371,7 +365,7 @@ def _install(
         if not _instance.address(options, instance):
             instance = _instance.wait_until_running(connection, options, name, instance)
         vm_["ssh_host"] = vm_["salt_host"] = _instance.address(options, instance)
-        alive = _instance.watch(connection, name, instance)
+        alive = _instance.watch(connection, options, name, instance)
         _event(name, "deploying", "executing deploy script", {"instance_id": instance_id, "host": vm_["ssh_host"]})
         _deploy.install(
             name,
@@ -786,7 +780,7 @@ def volume_list(kwargs: Mapping[str, Any] | None = None, call: str | None = None
 def _described_volumes(connection: Connection, filters: Any) -> dict[str, dict[str, Any]]:
     with _errors.api_errors("listing the volumes"):
         pages = connection.ec2.get_paginator("describe_volumes").paginate(Filters=filters)
-        return {volume["VolumeId"]: _plain(volume) for page in pages for volume in page["Volumes"]}
+        return {volume["VolumeId"]: _lookup.plain(volume) for page in pages for volume in page["Volumes"]}
 
 
 def create_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
@@ -815,7 +809,7 @@ def create_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = No
         wanted["TagSpecifications"] = [{"ResourceType": "volume", "Tags": _launch.tag_list(tags)}]
     with _errors.api_errors("creating a volume"):
         answer = _connection().ec2.create_volume(AvailabilityZone=zone, **wanted)
-    return {key: value for key, value in dict(_plain(answer)).items() if key != "ResponseMetadata"}
+    return {key: value for key, value in dict(_lookup.plain(answer)).items() if key != "ResponseMetadata"}
 
 
 def volume_create(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
@@ -903,7 +897,7 @@ def describe_snapshots(kwargs: Mapping[str, Any] | None = None, call: str | None
         wanted = {"SnapshotIds": given["snapshot_id"].split(",")}
     with _errors.api_errors("listing the snapshots"):
         pages = _connection().ec2.get_paginator("describe_snapshots").paginate(**wanted)
-        return {snapshot["SnapshotId"]: _plain(snapshot) for page in pages for snapshot in page["Snapshots"]}
+        return {snapshot["SnapshotId"]: _lookup.plain(snapshot) for page in pages for snapshot in page["Snapshots"]}
 
 
 def delete_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
@@ -958,7 +952,7 @@ def show_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = Non
     (keyname,) = _needed("show_keypair", kwargs, "keyname")
     with _errors.api_errors(f"looking up the key pair {keyname}"):
         found = _connection().ec2.describe_key_pairs(KeyNames=[keyname], IncludePublicKey=True)["KeyPairs"]
-    return dict(_plain(found[0]))
+    return dict(_lookup.plain(found[0]))
 
 
 def delete_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
