@@ -28,7 +28,7 @@ from moto.ec2.models.instances import Instance, StateReason
 
 from localcloud.config import REGION
 from localcloud.errors import LocalCloudError, MachineError, MachineGone
-from localcloud.faults import Faults
+from localcloud.faults import Fault, Faults
 from localcloud.machines import HALTED, REBOOTED, Machine, MachineHost
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,22 @@ class Cloud:
             for backend in list(dict.values(account)):
                 for reservation in list(backend.reservations.values()):
                     yield from reservation.instances
+
+    # -- faults
+
+    def inject(self, faults: list[Fault]) -> None:
+        """Replace all faults; a machine that one of the old ones keeps from running goes on."""
+        self.faults.set(faults)
+        with self.lock:
+            for instance in self.instances():
+                self.follow(instance)
+
+    def named_in(self, form: Mapping[str, str]) -> set[str]:
+        """Return the Name tags of the machines that a call of EC2's API makes, or names by their ids."""
+        made = {form.get(key.removesuffix("Key") + "Value", "") for key, value in form.items() if value == "Name"}
+        ids = set(form.values())
+        with self.lock:
+            return made | {_tags(instance).get("Name", "") for instance in self.instances() if instance.id in ids}
 
     # -- the process's own life
 
@@ -298,7 +314,7 @@ class Cloud:
         backend: EC2Backend = instance.ec2_backend
         nic = instance.nics[0]
         kind = INSTANCE_TYPES[instance.instance_type]
-        tags = {tag["key"]: tag["value"] for tag in instance.get_tags()}
+        tags = _tags(instance)
         key = backend.key_pairs.get(instance.key_name or "")
         hostname, _, domain = instance.private_dns_name.partition(".")
         return Machine(
@@ -320,6 +336,10 @@ class Cloud:
 def backend() -> EC2Backend:
     """Return moto's EC2 of the cloud's account and region."""
     return ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
+
+
+def _tags(instance: Instance) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in instance.get_tags()}
 
 
 def _outlived(instance: Instance) -> bool:

@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -39,7 +39,8 @@ class Fault:
         kind: of a call: `error` (refused before it has any effect), `slow` (`seconds` before it is done), `lost` (done,
             but the connection is closed without an answer). Of a machine: `never-runs` (pending for ever), `cannot-run`
             (pending, then terminated), `no-sshd`, `no-key` (no public key is installed).
-        action: glob over the names of API actions; for a fault of a machine, over Name tags.
+        action: of a call: glob over the names of API actions.
+        machine: glob over Name tags: of the machine, or of those that the call makes or names by their ids.
         code: EC2's error code, of `error`.
         status: HTTP status, of `error`.
         message: text, of `error`.
@@ -50,6 +51,7 @@ class Fault:
 
     kind: CallKind | MachineKind
     action: str = "*"
+    machine: str = "*"
     code: str = "InternalError"
     status: int = 500
     message: str = "An injected fault"
@@ -65,30 +67,32 @@ class Fault:
 
 def throttled(action: str = "*", times: int | None = None, skip: int = 0) -> Fault:
     """Too many requests, as https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html words it."""
-    return Fault("error", action, "RequestLimitExceeded", 503, "Request limit exceeded.", skip=skip, times=times)
+    code, message = "RequestLimitExceeded", "Request limit exceeded."
+    return Fault("error", action, code=code, status=503, message=message, skip=skip, times=times)
 
 
 def no_capacity(times: int | None = None) -> Fault:
     """The zone has no room for the type."""
     message = "We currently do not have sufficient t2.micro capacity in the Availability Zone you requested."
-    return Fault("error", "RunInstances", "InsufficientInstanceCapacity", 500, message, times=times)
+    code = "InsufficientInstanceCapacity"
+    return Fault("error", "RunInstances", code=code, status=500, message=message, times=times)
 
 
 def limit_exceeded(times: int | None = None) -> Fault:
     """The account may not have more instances."""
     message = "You have requested more instances than your current instance limit allows."
-    return Fault("error", "RunInstances", "InstanceLimitExceeded", 400, message, times=times)
+    return Fault("error", "RunInstances", code="InstanceLimitExceeded", status=400, message=message, times=times)
 
 
 def expired(action: str = "*", skip: int = 0) -> Fault:
     """Temporary credentials that run out, after `skip` calls."""
-    return Fault("error", action, "RequestExpired", 400, "Request has expired.", skip=skip)
+    return Fault("error", action, code="RequestExpired", status=400, message="Request has expired.", skip=skip)
 
 
 def denied(action: str) -> Fault:
     """A policy that does not allow the action."""
     message = f"You are not authorized to perform this operation: {action}."
-    return Fault("error", action, "UnauthorizedOperation", 403, message)
+    return Fault("error", action, code="UnauthorizedOperation", status=403, message=message)
 
 
 class Faults:
@@ -110,16 +114,23 @@ class Faults:
         with self._lock:
             return dict(self._calls)
 
-    def of_call(self, action: str) -> Fault | None:
-        """Count a call, and return the fault that it meets."""
+    def of_call(self, action: str, machines: Callable[[], Collection[str]]) -> Fault | None:
+        """Count a call, and return the fault that it meets.
+
+        Args:
+            action: the call.
+            machines: tells the names of the machines that it is about; not asked while no fault is of some only.
+        """
         with self._lock:
             self._calls[action] += 1
-            return self._meet(action, of_machine=False)
+            some = any(fault.machine != "*" and not fault.of_machine for fault in self._faults)
+            names = machines() if some else ()
+            return self._meet(action, names, of_machine=False)
 
     def of_machine(self, machine: Machine) -> Machine | None:
         """Return the machine as its faults leave it; nothing for one that never runs."""
         with self._lock:
-            fault = self._meet(machine.name, of_machine=True)
+            fault = self._meet("", [machine.name], of_machine=True)
         if fault is None:
             return machine
         if fault.kind == "never-runs":
@@ -128,9 +139,11 @@ class Faults:
             return replace(machine, broken="an injected fault: the host has no room")
         return replace(machine, sshd=False) if fault.kind == "no-sshd" else replace(machine, authorized_key="")
 
-    def _meet(self, name: str, *, of_machine: bool) -> Fault | None:
+    def _meet(self, action: str, names: Collection[str], *, of_machine: bool) -> Fault | None:
         for index, fault in enumerate(self._faults):
-            if fault.of_machine != of_machine or not fnmatchcase(name, fault.action) or fault.times == 0:
+            if fault.of_machine != of_machine or fault.times == 0 or not fnmatchcase(action, fault.action):
+                continue
+            if fault.machine != "*" and not any(fnmatchcase(name, fault.machine) for name in names):
                 continue
             if fault.skip:
                 self._faults[index] = replace(fault, skip=fault.skip - 1)

@@ -73,7 +73,7 @@ class Api:
         if signature.service not in SERVICES or request.path.startswith("/moto-api"):
             raise Refused(signature.service, "InvalidAction", f"The local cloud has no {signature.service}.", 400)
         action = action_of(request, signature)
-        fault = self._cloud.faults.of_call(action)
+        fault = self._cloud.faults.of_call(action, lambda: self._cloud.named_in(request.form))
         if fault and fault.kind == "error":
             log.info("%s %s -> injected %s", signature.service, action, fault.code)
             return error_response(signature.service, fault.code, fault.message, fault.status)
@@ -98,7 +98,7 @@ class Api:
             return Response(status=404)
         if request.method == "PUT":
             try:
-                self._cloud.faults.set(faults.parse(request.get_data()))
+                self._cloud.inject(faults.parse(request.get_data()))
             except (ValueError, TypeError) as error:
                 return Response(f"{error}\n", status=400)
         return Response(json.dumps(self._cloud.faults.calls()), content_type="application/json")

@@ -212,7 +212,10 @@ def test_the_api_listens_on_loopback_and_the_bridge_only(cloud: RealCloud) -> No
 
 
 def test_a_machine_whose_sshd_never_comes(cloud: RealCloud) -> None:
-    with FaultClient(cloud.endpoint).inject(Fault("no-sshd", "deaf")), pytest.raises(AssertionError, match="log in"):
+    with (
+        FaultClient(cloud.endpoint).inject(Fault("no-sshd", machine="deaf")),
+        pytest.raises(AssertionError, match="log in"),
+    ):
         cloud.launch("deaf", patience=4)
     (machine,) = (found for found in cloud.machines() if found.name() == "deaf")
     assert "Reached target multi-user.target" in machine.console()

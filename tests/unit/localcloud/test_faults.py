@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_fault_for_ever_ends_with_its_block(local: Running) -> None:
         (faults.limit_exceeded(), 400),
         (faults.expired("Run*"), 400),
         (faults.denied("RunInstances"), 403),
-        (Fault("error", "RunInstances", "Unavailable", 503), 503),
+        (Fault("error", "RunInstances", code="Unavailable", status=503), 503),
     ],
 )
 def test_a_refused_launch_has_no_effect(local: Running, launch: Launch, fault: Fault, status: int) -> None:
@@ -76,19 +77,46 @@ def test_a_slow_call_holds_nobody_else_up(local: Running) -> None:
         assert time.monotonic() - began > 0.5
 
 
+def test_a_call_about_one_machine_fails_and_those_about_others_work(local: Running, launch: Launch) -> None:
+    refused = replace(faults.denied("*"), machine="web-*")
+    with local.faults.inject(refused), pytest.raises(ClientError, match="RunInstances"):
+        launch(TagSpecifications=NAMED)
+    web = launch(TagSpecifications=NAMED)["InstanceId"]
+    with local.faults.inject(refused):
+        other = launch()["InstanceId"]
+        local.ec2.create_tags(Resources=[other], Tags=[{"Key": "Name", "Value": "db-1"}])
+        local.ec2.delete_tags(Resources=[other], Tags=[{"Key": "Name"}])
+        assert code_of(local.ec2.describe_instances) == "no error"
+        assert code_of(lambda: local.ec2.get_console_output(InstanceId=other)) == "no error"
+        for call in (
+            lambda: local.ec2.get_console_output(InstanceId=web),
+            lambda: local.ec2.describe_instances(Filters=[{"Name": "instance-id", "Values": [other, web]}]),
+            lambda: local.ec2.create_tags(Resources=[web], Tags=[{"Key": "role", "Value": "web"}]),
+        ):
+            assert code_of(call) == "UnauthorizedOperation"
+
+
 def test_a_machine_that_never_runs_stays_pending_and_can_be_terminated(local: Running, launch: Launch) -> None:
-    with local.faults.inject(Fault("never-runs", "web-*")):
+    with local.faults.inject(Fault("never-runs", machine="web-*")):
         stuck = launch(TagSpecifications=NAMED)["InstanceId"]
         other = launch()["InstanceId"]
         assert not local.cloud.idle(0.3)
         assert (local.state(stuck), local.state(other)) == ("pending", "running")
-    local.ec2.terminate_instances(InstanceIds=[stuck])
+        local.ec2.terminate_instances(InstanceIds=[stuck])
+        local.settle()
+        assert local.state(stuck) == "terminated"
+
+
+def test_a_machine_that_a_fault_kept_from_running_goes_on_without_it(local: Running, launch: Launch) -> None:
+    with local.faults.inject(Fault("never-runs")):
+        stuck = launch()["InstanceId"]
+        assert not local.cloud.idle(0.3)
     local.settle()
-    assert local.state(stuck) == "terminated"
+    assert local.state(stuck) == "running"
 
 
 def test_a_machine_that_cannot_run_is_terminated(local: Running, launch: Launch) -> None:
-    with local.faults.inject(Fault("cannot-run", "web-1", times=1)):
+    with local.faults.inject(Fault("cannot-run", machine="web-1", times=1)):
         first = launch(TagSpecifications=NAMED)["InstanceId"]
         local.settle()
         second = launch(TagSpecifications=NAMED)["InstanceId"]
