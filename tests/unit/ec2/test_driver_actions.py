@@ -26,7 +26,7 @@ ATTRIBUTES = {
 VOLUMES = {
     "show_volumes", "show_volume", "describe_volumes", "volume_list", "create_volume", "volume_create",
     "delete_volume", "attach_volume", "detach_volume",
-    "create_snapshot", "copy_snapshot", "describe_snapshots", "delete_snapshot",
+    "create_snapshot", "copy_snapshot", "describe_snapshots", "delete_snapshot", "register_image",
 }  # fmt: skip
 KEY_PAIRS = {"create_keypair", "import_keypair", "show_keypair", "delete_keypair"}
 
@@ -155,6 +155,23 @@ def test_the_life_of_a_snapshot(web: dict[str, Any]) -> None:
         driver.copy_snapshot({"source_region": "eu-west-2", "source_snapshot_id": made}, call="function")
     driver.delete_snapshot({"snapshot_id": made}, call="function")
     assert made not in driver.describe_snapshots(call="function")
+
+
+def test_an_image_is_made_of_a_snapshot(web: dict[str, Any]) -> None:
+    volume = web["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
+    snapshot = driver.create_snapshot({"volume_id": volume}, call="function")["snapshot_id"]
+    wanted = {"ami_name": "mine", "root_device_name": "/dev/xvda", "snapshot_id": snapshot}
+    asked: list[dict[str, Any]] = []
+    events = driver._connection().ec2.meta.events
+    events.register("provide-client-params.ec2.RegisterImage", lambda params, **_: asked.append(params))
+    made = driver.register_image(wanted, call="function")["image_id"]
+    assert driver.show_image({"image": made}, call="function")["Name"] == "mine"
+    # moto does not keep what is on the volume: the request has to do.
+    ebs = {"SnapshotId": snapshot, "VolumeType": "gp3", "DeleteOnTermination": True}
+    assert asked[0]["BlockDeviceMappings"] == [{"DeviceName": "/dev/xvda", "Ebs": ebs}]
+    assert asked[0]["RootDeviceName"] == "/dev/xvda"
+    with pytest.raises(ConfigurationError, match="register_image needs snapshot_id=…"):
+        driver.register_image({"ami_name": "mine", "root_device_name": "/dev/xvda"}, call="function")
 
 
 def test_the_life_of_a_key_pair(ec2: Any, opts: dict[str, Any], tmp_path: Path) -> None:

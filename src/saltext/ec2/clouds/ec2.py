@@ -912,6 +912,37 @@ def delete_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = 
     return {"snapshot_id": snapshot_id, "deleted": True}
 
 
+def register_image(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+    """Make an image of a snapshot: x86_64, HVM, with a gp3 root volume that goes with its machine.
+
+    CLI Example: ``salt-cloud -f register_image PROVIDER ami_name=web root_device_name=/dev/xvda snapshot_id=snap-1``
+
+    Args:
+        kwargs: `ami_name`, `root_device_name`, `snapshot_id`; `description`, `volume_type`, `architecture`; or
+            `block_device_mapping`, EC2's list, in place of a snapshot.
+        call: how it was called.
+    """
+    _not_an_action("register_image", call)
+    given = dict(kwargs or {})
+    name, root = _needed("register_image", given, "ami_name", "root_device_name")
+    devices = given.get("block_device_mapping")
+    if not devices:
+        (snapshot,) = _needed("register_image", given, "snapshot_id")
+        volume = {"VolumeType": given.get("volume_type", "gp3"), "DeleteOnTermination": True}
+        devices = [{"DeviceName": root, "Ebs": {"SnapshotId": snapshot, **volume}}]
+    with _errors.api_errors(f"registering the image {name}"):
+        answer = _connection().ec2.register_image(
+            Name=name,
+            Description=str(given.get("description", "")),
+            Architecture=given.get("architecture", "x86_64"),
+            VirtualizationType="hvm",
+            EnaSupport=True,
+            RootDeviceName=root,
+            BlockDeviceMappings=devices,
+        )
+    return {"image_id": answer["ImageId"]}
+
+
 # -- key pairs ------------------------------------------------------------------------------------------------------
 
 
