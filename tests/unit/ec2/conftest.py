@@ -15,7 +15,13 @@ from moto import mock_aws
 from saltext.ec2 import _client
 from saltext.ec2.clouds import ec2 as driver
 
-PROVIDER = {"driver": "ec2", "location": "eu-west-1", "allowed_regions": ["eu-west-1"], "ssh_interface": "private_ips"}
+PROVIDER = {
+    "driver": "ec2",
+    "location": "eu-west-1",
+    "allowed_regions": ["eu-west-1"],
+    "ssh_interface": "private_ips",
+    "wait_for_ip_interval": 0.05,
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
