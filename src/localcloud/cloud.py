@@ -106,11 +106,15 @@ class Cloud:
                 self.follow(instance)
 
     def named_in(self, form: Mapping[str, str]) -> set[str]:
-        """Return the Name tags of the machines that a call of EC2's API makes, or names by their ids."""
+        """Return the Name tags of the machines that a call of EC2's API makes, or names by ids of theirs."""
         made = {form.get(key.removesuffix("Key") + "Value", "") for key, value in form.items() if value == "Name"}
         ids = set(form.values())
         with self.lock:
-            return made | {_tags(instance).get("Name", "") for instance in self.instances() if instance.id in ids}
+            return made | {
+                _tags(instance).get("Name", "")
+                for instance in self.instances()
+                if ids & {instance.id, *(nic.id for nic in instance.nics.values())}
+            }
 
     # -- the process's own life
 

@@ -95,24 +95,39 @@ def denied(action: str) -> Fault:
     return Fault("error", action, code="UnauthorizedOperation", status=403, message=message)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What happened since faults were last set.
+
+    Args:
+        calls: how often each action was called.
+        met: how many calls or machines each fault has hit, in the order in which they were set.
+    """
+
+    calls: dict[str, int]
+    met: list[int]
+
+
 class Faults:
-    """The faults that are set, and how often each action was called; used by the API process."""
+    """The faults that are set, and what they hit; used by the API process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
+        self._met: list[int] = []
         self._calls: Counter[str] = Counter()
 
     def set(self, faults: list[Fault]) -> None:
         """Replace all faults, and count calls anew."""
         with self._lock:
             self._faults = list(faults)
+            self._met = [0] * len(faults)
             self._calls.clear()
 
-    def calls(self) -> dict[str, int]:
-        """Return how often each action was called since faults were last set."""
+    def seen(self) -> Seen:
+        """Return what happened since faults were last set."""
         with self._lock:
-            return dict(self._calls)
+            return Seen(dict(self._calls), list(self._met))
 
     def of_call(self, action: str, machines: Callable[[], Collection[str]]) -> Fault | None:
         """Count a call, and return the fault that it meets.
@@ -148,6 +163,7 @@ class Faults:
             if fault.skip:
                 self._faults[index] = replace(fault, skip=fault.skip - 1)
                 continue
+            self._met[index] += 1
             if fault.times is not None:
                 self._faults[index] = replace(fault, times=fault.times - 1)
             return fault
@@ -182,10 +198,9 @@ class FaultClient:
         finally:
             self._send([])
 
-    def calls(self) -> dict[str, int]:
-        """Return how often each action was called since faults were last set."""
-        answer: dict[str, int] = json.loads(self._ask("GET", b""))
-        return answer
+    def seen(self) -> Seen:
+        """Return what happened since faults were last set."""
+        return Seen(**json.loads(self._ask("GET", b"")))
 
     def _send(self, faults: list[Fault]) -> None:
         self._ask("PUT", json.dumps([asdict(fault) for fault in faults]).encode())

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -92,7 +93,7 @@ class Api:
         return response
 
     def _administer(self, request: Request) -> Response:
-        """Set faults, or tell how often each action was called: for the owner, from this host."""
+        """Set faults, or tell what happened since: for the owner, from this host."""
         key = request.headers.get(faults.KEY_HEADER, "")
         if request.environ["werkzeug.socket"].getsockname()[0] != LOOPBACK or not self._gate.is_owner(key):
             return Response(status=404)
@@ -101,7 +102,7 @@ class Api:
                 self._cloud.inject(faults.parse(request.get_data()))
             except (ValueError, TypeError) as error:
                 return Response(f"{error}\n", status=400)
-        return Response(json.dumps(self._cloud.faults.calls()), content_type="application/json")
+        return Response(json.dumps(asdict(self._cloud.faults.seen())), content_type="application/json")
 
     def _health(self) -> dict[str, Any]:
         return {"name": self._config.name, "pid": os.getpid(), "fingerprint": fingerprint(self._config)}

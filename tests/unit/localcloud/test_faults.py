@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from localcloud import faults
-from localcloud.faults import Fault
+from localcloud.faults import Fault, Seen
 from memorycloud import Running
 
 Launch = Callable[..., Any]
@@ -81,7 +81,8 @@ def test_a_call_about_one_machine_fails_and_those_about_others_work(local: Runni
     refused = replace(faults.denied("*"), machine="web-*")
     with local.faults.inject(refused), pytest.raises(ClientError, match="RunInstances"):
         launch(TagSpecifications=NAMED)
-    web = launch(TagSpecifications=NAMED)["InstanceId"]
+    made = launch(TagSpecifications=NAMED)
+    web, interface = made["InstanceId"], made["NetworkInterfaces"][0]["NetworkInterfaceId"]
     with local.faults.inject(refused):
         other = launch()["InstanceId"]
         local.ec2.create_tags(Resources=[other], Tags=[{"Key": "Name", "Value": "db-1"}])
@@ -92,6 +93,7 @@ def test_a_call_about_one_machine_fails_and_those_about_others_work(local: Runni
             lambda: local.ec2.get_console_output(InstanceId=web),
             lambda: local.ec2.describe_instances(Filters=[{"Name": "instance-id", "Values": [other, web]}]),
             lambda: local.ec2.create_tags(Resources=[web], Tags=[{"Key": "role", "Value": "web"}]),
+            lambda: local.ec2.describe_network_interfaces(NetworkInterfaceIds=[interface]),
         ):
             assert code_of(call) == "UnauthorizedOperation"
 
@@ -137,11 +139,17 @@ def test_a_machine_without_sshd_or_key(local: Running, launch: Launch) -> None:
     ]
 
 
-def test_calls_are_counted(local: Running) -> None:
-    with local.faults.inject() as client:
-        local.ec2.describe_instances()
-        local.ec2.describe_instances()
-        assert client.calls() == {"DescribeInstances": 2}
+def test_calls_and_what_meets_a_fault_are_counted(local: Running, launch: Launch) -> None:
+    broken = Fault("cannot-run", times=1)
+    with local.faults.inject(faults.throttled("DescribeInstances", skip=1), faults.denied("*Vpcs"), broken) as client:
+        for _ in range(3):
+            code_of(local.ec2.describe_instances)
+        launch()
+        local.settle()
+        seen = client.seen()
+    assert seen.calls == {"DescribeInstances": 3, "RunInstances": 1}
+    assert seen.met == [2, 0, 1]
+    assert local.faults.seen() == Seen({}, [])
 
 
 @pytest.mark.parametrize(
