@@ -17,14 +17,16 @@ from rich.markup import escape
 from rich.table import Table
 
 import localcloud.errors
-from stackctl import local, secrets, status
+from stackctl import launch, local, secrets, status
 from stackctl.deployment import LOCAL, Deployment, repository_root
 from stackctl.errors import StackError
-from stackctl.machines import Shell, ec2_client, list_machines, require_master
+from stackctl.machines import Shell, ec2_client, find_machines, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.run import Log
+from stackctl.salt import Master
 from stackctl.up import account, down, plan, require_local, up
 
+ON_FAILURE = "what becomes of a machine that this run launched and that falls short (default: keep, for the next run)"
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 
@@ -50,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
 
     one = verb("up", "Bring up whatever is missing or not as the tree says; a second run changes nothing.")
     one.add_argument("--dry-run", action="store_true", help="check this host and say what would be done; touch nothing")
+    one.add_argument("--on-failure", choices=launch.ON_FAILURE, default="keep", help=ON_FAILURE)
+    one = verb("launch", "Launch and repair the map's machines, and judge each; exit with 1 if one falls short.")
+    one.add_argument("--on-failure", choices=launch.ON_FAILURE, default="keep", help=ON_FAILURE)
+    one.add_argument("--serial", action="store_true", help="one after another, not all at once")
+    one.add_argument("--dry-run", action="store_true", help="say what would be launched or repaired; change nothing")
+    one.add_argument("--json", action="store_true", help="for programs")
     one = verb("down", "Remove the local stack: machines, networks, image, processes, keys.")
     one.add_argument("--keep-image", action="store_true", help="leave the machine image: the next start is quicker")
     one.add_argument("--dry-run", action="store_true", help="say what would be removed; touch nothing")
@@ -109,12 +117,62 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
     log = _log(deployment, "up")
     progress = Progress(OUT, log)
     OUT.print(f"Full log: {log.path}", soft_wrap=True)
-    result = up(deployment, progress, log)
+
+    def show(launched: launch.Result) -> None:
+        if launched.changed or launched.short:
+            _show_machines(launched)
+
+    result = up(deployment, progress, log, on_failure=options.on_failure, show=show)
     told = f"{progress.changes} steps changed something" if result.changed else "Nothing changed"
     OUT.print(f"{told}, in {progress.elapsed:.0f} s.")
     how = f".venv/bin/stackctl -d {deployment.name} secrets show airflow-admin"
     OUT.print(f"Airflow is up: {result.url} · user admin · password: {how.replace(' -d local', '')}", soft_wrap=True)
     return 0
+
+
+def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
+    log = _log(deployment, "launch")
+    names = list(deployment.machines())
+    show = _print_json if options.json else _show_machines
+    with account(deployment):
+        client = ec2_client()
+        # Not `list_machines`: that a name exists twice is for the table to say.
+        machine = require_master(deployment, {one.name: one for one in find_machines(client)})
+        with Shell(deployment, client, log) as shell:
+            shell.trust(machine)
+            master = Master(shell, machine, log)
+            launch.require_same_map(deployment, master)
+            if options.dry_run:
+                show(launch.plan(master, client, names))
+                return 0
+            progress = Progress(ERR if options.json else OUT, log)
+            words = launch.map_words(deployment, serial=options.serial)
+            result = launch.step(progress, "machines", master, client, names, words, log, options.on_failure, show)
+    if result.changed and not options.json:
+        OUT.print("What was launched has no role yet: stackctl up applies it.")
+    return 0
+
+
+def _print_json(result: launch.Result) -> None:
+    OUT.print_json(json.dumps([one.as_dict() for one in result.verdicts]))
+
+
+def _show_machines(result: launch.Result) -> None:
+    table = Table("machine", "outcome", "instance", "state", "deployed", "SSH", "minion", box=None)
+    for one in result.verdicts:
+        ids = dict.fromkeys(machine.instance_id for machine in (one.before, one.after) if machine)
+        states = dict.fromkeys(machine.state if machine else "none" for machine in (one.before, one.after))
+        table.add_row(
+            f"[{'green' if one.good else 'red'}]{one.machine}[/]",
+            one.outcome,
+            " → ".join(ids),
+            " → ".join(states),
+            *("yes" if is_so else "no" for is_so in (one.deployed, one.reachable)),
+            "answers" if one.answers else "silent",
+        )
+    OUT.print(table)
+    for one in result.short:
+        OUT.print(f"{one.machine}: {one.reason}", markup=False, soft_wrap=True)
 
 
 def _down(deployment: Deployment, options: argparse.Namespace) -> int:
@@ -223,6 +281,7 @@ def _base_url(deployment: Deployment, given: str | None) -> str:
 
 VERBS = {
     "up": _up,
+    "launch": _launch,
     "down": _down,
     "status": _status,
     "exec": _exec,

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import boto3
 
+from saltext.ec2._launch import DEPLOY_TAG
 from stackctl.deployment import Deployment, write_private
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.run import Log, run
@@ -31,13 +33,28 @@ HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----\s*(.*?)-----END SSH H
 
 @dataclass(frozen=True)
 class Machine:
-    """One instance: its Name tag, its id, its state in the API's words, and its addresses (empty: none)."""
+    """One instance.
+
+    Attributes:
+        name: its Name tag.
+        instance_id: its id.
+        state: in the API's words.
+        private_address: empty when it has none.
+        public_address: empty when it has none.
+        deploy: the driver's mark: `pending` until its minion is installed, then `done`.
+    """
 
     name: str
     instance_id: str
     state: str
     private_address: str
     public_address: str
+    deploy: str = ""
+
+    @property
+    def deployed(self) -> bool:
+        """Whether its minion was installed to the end."""
+        return self.deploy == "done"
 
 
 def ec2_client() -> EC2Client:
@@ -45,34 +62,47 @@ def ec2_client() -> EC2Client:
     return boto3.client("ec2", region_name=REGION)
 
 
-def list_machines(client: EC2Client) -> dict[str, Machine]:
-    """Return the project's machines that are not terminated, by name."""
+def find_machines(client: EC2Client) -> list[Machine]:
+    """Return the project's machines that are not terminated, in order of their names, which need not differ."""
     pages = client.get_paginator("describe_instances").paginate(
         Filters=[
             {"Name": "tag:project", "Values": ["airflow-stack"]},
             {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
         ]
     )
-    found: dict[str, Machine] = {}
+    found: list[Machine] = []
     for page in pages:
         for reservation in page["Reservations"]:
             for instance in reservation["Instances"]:
                 tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
-                machine = Machine(
-                    tags.get("Name", instance["InstanceId"]),
-                    instance["InstanceId"],
-                    instance["State"]["Name"],
-                    instance.get("PrivateIpAddress", ""),
-                    instance.get("PublicIpAddress", ""),
-                )
-                if machine.name in found:
-                    raise LaunchError(
-                        f"Two machines are called {machine.name}: {found[machine.name].instance_id}"
-                        f" and {machine.instance_id}.",
-                        "Terminate the one that is not wanted.",
+                found.append(
+                    Machine(
+                        tags.get("Name", instance["InstanceId"]),
+                        instance["InstanceId"],
+                        instance["State"]["Name"],
+                        instance.get("PrivateIpAddress", ""),
+                        instance.get("PublicIpAddress", ""),
+                        tags.get(DEPLOY_TAG, ""),
                     )
-                found[machine.name] = machine
-    return dict(sorted(found.items()))
+                )
+    return sorted(found, key=lambda machine: (machine.name, machine.instance_id))
+
+
+def list_machines(client: EC2Client) -> dict[str, Machine]:
+    """Return the project's machines that are not terminated, by name.
+
+    Raises:
+        LaunchError: two have the same name.
+    """
+    found: dict[str, Machine] = {}
+    for machine in find_machines(client):
+        if machine.name in found:
+            raise LaunchError(
+                f"Two machines are called {machine.name}: {found[machine.name].instance_id} and {machine.instance_id}.",
+                "Terminate the one that is not wanted.",
+            )
+        found[machine.name] = machine
+    return found
 
 
 def host_keys(client: EC2Client, machine: Machine, deadline: float) -> list[str]:
@@ -110,6 +140,7 @@ class Shell:
         self._known_hosts = deployment.state_dir / "ssh" / "known_hosts"
         # A short path: a socket's holds 107 bytes at most.
         self._sockets = Path(tempfile.mkdtemp(prefix="stackctl-"))
+        self._learning = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -127,13 +158,14 @@ class Shell:
             machine: which one. A machine made anew has another instance id, and is learnt anew.
             timeout: seconds to wait for its console.
         """
-        known = self._known_hosts.read_text().splitlines() if self._known_hosts.is_file() else []
-        if any(line.endswith(f" {machine.instance_id}") for line in known):
-            return
-        keys = host_keys(self._client, machine, time.monotonic() + timeout)
-        kept = [line for line in known if not line.startswith(f"{machine.name} ")]
-        kept += [f"{machine.name} {key} {machine.instance_id}" for key in keys]
-        write_private(self._known_hosts, "\n".join(kept) + "\n")
+        with self._learning:
+            known = self._known_hosts.read_text().splitlines() if self._known_hosts.is_file() else []
+            if any(line.endswith(f" {machine.instance_id}") for line in known):
+                return
+            keys = host_keys(self._client, machine, time.monotonic() + timeout)
+            kept = [line for line in known if not line.startswith(f"{machine.name} ")]
+            kept += [f"{machine.name} {key} {machine.instance_id}" for key in keys]
+            write_private(self._known_hosts, "\n".join(kept) + "\n")
 
     def write_key(self) -> Path:
         """Put the deployment's SSH key where programs of this host find it, and return that path."""
@@ -168,7 +200,8 @@ class Shell:
         options = self._options(machine.name)
         address = machine.private_address
         if master and master.name != machine.name:
-            jump = ["ssh", *self._options(master.name), "-W", "%h:%p", self.address(master)]
+            jump = ["ssh", *self._options(master.name), "-o", f"ControlPath={self._sockets}/%n", "-W", "%h:%p",
+                    self.address(master)]  # fmt: skip
             options += ["-o", f"ProxyCommand={shlex.join(jump)}"]
         else:
             address = self.address(machine)
@@ -187,13 +220,14 @@ class Shell:
         remote: str,
         *,
         what: str,
+        master: Machine | None = None,
         stdin: str | bytes | None = None,
         accept: Sequence[int] = (0,),
         timeout: float = 900,
         quiet: bool = False,
     ) -> str:
-        """Run a shell command as root on the Salt master and return its output; see `stackctl.run.run`."""
-        command = self.command(machine, remote)
+        """Run a shell command as root on a machine and return its output; see `command` and `stackctl.run.run`."""
+        command = self.command(machine, remote, master=master)
         return run(command, log=self._log, what=what, stdin=stdin, accept=accept, timeout=timeout, quiet=quiet)
 
 

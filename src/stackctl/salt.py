@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -14,10 +15,12 @@ from typing import Any
 import yaml
 
 from stackctl.deployment import Deployment, private_directory, write_private
-from stackctl.errors import ConvergeError, LaunchError
+from stackctl.errors import ConvergeError, LaunchError, StackError
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log, run
 
+SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
+SALT_CLOUD_SECONDS = 3600  # a machine that lets nobody in is given up after a quarter of an hour, in serial one by one
 LOCK_ON_MACHINE = "/opt/salt-deploy/requirements.txt"  # read there by cloud.deploy.d/salt-minion.sh
 
 
@@ -157,16 +160,39 @@ def apply_locally(deployment: Deployment, log: Log, states: str, *, test: bool =
     return result
 
 
-def launch(deployment: Deployment, log: Log, profile: str, name: str) -> None:
-    """Launch one machine from this host and make it a minion. salt-cloud's exit code says little: check afterwards."""
-    folder = operator_configuration(deployment)
-    run(
-        [program("salt-cloud"), "--config-dir", str(folder), "--profile", profile, name, "--assume-yes",
-         "--log-level=warning"],
-        log=log,
-        what=f"launching {name}",
-        timeout=1800,
-    )  # fmt: skip
+class Operator:
+    """This host, from which the one machine is launched that no master can launch: the master."""
+
+    def __init__(self, deployment: Deployment, shell: Shell, log: Log) -> None:
+        self._deployment = deployment
+        self._shell = shell
+        self._log = log
+
+    def salt_cloud(self, words: Sequence[str]) -> str:
+        """Run salt-cloud here and return its JSON; its exit code says little."""
+        folder = operator_configuration(self._deployment)
+        command = [program("salt-cloud"), "--config-dir", str(folder), *words, *SALT_CLOUD_OPTIONS]
+        return run(command, log=self._log, what="salt-cloud", timeout=SALT_CLOUD_SECONDS)
+
+    def answering(self, machines: Mapping[str, Machine], deadline: float) -> set[str]:
+        """Return the names of the machines whose minion runs: before there is a master, it can answer nobody."""
+        return {name for name, machine in machines.items() if self._has_minion(machine, deadline)}
+
+    def _has_minion(self, machine: Machine, deadline: float) -> bool:
+        command, what = "systemctl is-active salt-minion || true", f"looking at {machine.name}"
+        while True:
+            with contextlib.suppress(StackError):  # its sshd may still be starting
+                self._shell.trust(machine)
+                if self._shell.run(machine, command, what=what).strip() == "active":
+                    return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(1)
+
+    def reach(self, machine: Machine) -> None:
+        """Log in to a machine; raise StackError."""
+        self._shell.trust(machine)
+        self._shell.run(machine, "true", what=f"SSH to {machine.name}")
 
 
 # -- on the master --------------------------------------------------------------------------------------------------
@@ -184,8 +210,21 @@ class Master:
         """Run a command on the master and return its output; see `stackctl.run.run`."""
         return self._shell.run(self.machine, shlex.join(words), what=what, accept=accept, timeout=timeout)
 
+    def salt_cloud(self, words: Sequence[str]) -> str:
+        """Run salt-cloud on the master and return its JSON; its exit code says little."""
+        return self.command(["salt-cloud", *words, *SALT_CLOUD_OPTIONS], what="salt-cloud", timeout=SALT_CLOUD_SECONDS)
+
+    def reach(self, machine: Machine) -> None:
+        """Log in to a machine by way of the master; raise StackError."""
+        self._shell.trust(machine)
+        self._shell.run(machine, "true", master=self.machine, what=f"SSH to {machine.name}")
+
     def answering(self, names: Iterable[str], deadline: float) -> set[str]:
-        """Return which of the minions answer a ping before the deadline (`time.monotonic()`)."""
+        """Return which of the minions answer a ping before the deadline (`time.monotonic()`).
+
+        Raises:
+            LaunchError: the master was to ask its own minion too, and that is silent: so would be all others.
+        """
         wanted = set(names)
         found: set[str] = set()
         while wanted - found:
@@ -205,6 +244,12 @@ class Master:
             found |= {name for name, answer in parse_documents(output).items() if answer is True and name in wanted}
             if time.monotonic() > deadline:
                 break
+        if self.machine.name in wanted - found:
+            raise LaunchError(
+                f"{self.machine.name} does not hear its own minion, so the silence of others says nothing.",
+                f"See: stackctl exec {self.machine.name} -- journalctl -u salt-master -u salt-minion -n 50",
+                self._log.path,
+            )
         return found
 
     def sync(self) -> None:
@@ -259,13 +304,3 @@ def read_orchestration(steps: Any) -> list[StateRun]:
         if step.get("result") is False and not any(one.failed for one in inner):
             runs.append(StateRun(str(step.get("__id__")), 0, (), (" ".join(str(step.get("comment")).split()),)))
     return runs
-
-
-def require_answers(wanted: Iterable[str], answering: set[str], log: Log) -> None:
-    """Raise LaunchError naming the minions that do not answer."""
-    if silent := sorted(set(wanted) - answering):
-        raise LaunchError(
-            f"The minion on {', '.join(silent)} does not answer the master.",
-            f"See its journal: stackctl exec {silent[0]} -- journalctl -u salt-minion -n 50",
-            log.path,
-        )

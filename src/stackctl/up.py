@@ -9,7 +9,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,10 +20,10 @@ import localcloud.image
 import localcloud.packages
 import localcloud.service
 from localcloud.config import CloudConfig
-from stackctl import local, preflight, salt, secrets, tree
+from stackctl import launch, local, preflight, salt, secrets, tree
 from stackctl.deployment import Deployment
-from stackctl.errors import ConvergeError, LaunchError, NotUpError, StackError
-from stackctl.machines import Machine, Shell, aws_environment, ec2_client, list_machines
+from stackctl.errors import ConvergeError, NotUpError, StackError
+from stackctl.machines import Machine, Shell, aws_environment, ec2_client, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.run import Log
 
@@ -114,8 +114,22 @@ def account(deployment: Deployment) -> Iterator[None]:
 # -- up -------------------------------------------------------------------------------------------------------------
 
 
-def up(deployment: Deployment, progress: Progress, log: Log) -> Result:
+def up(
+    deployment: Deployment,
+    progress: Progress,
+    log: Log,
+    *,
+    on_failure: launch.OnFailure = "keep",
+    show: Callable[[launch.Result], None] = lambda _: None,
+) -> Result:
     """Bring the whole stack up, or whatever of it is missing or not as the tree says.
+
+    Args:
+        deployment: which one.
+        progress: where to show the steps.
+        log: where to keep what they print.
+        on_failure: see `launch.apply`.
+        show: gets what became of the machines, when anything did.
 
     Raises:
         StackError: what failed, on which machine, and what to do. A later run goes on from there.
@@ -137,9 +151,19 @@ def up(deployment: Deployment, progress: Progress, log: Log) -> Result:
             step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
         client = ec2_client()
         with Shell(deployment, client, log) as shell:
-            master, pushed = _start_master(deployment, shell, progress, log, variables)
-            launched = _launch_machines(deployment, master, progress, log)
-            _converge(master, progress, pushed=pushed, predict=not launched)
+            shell.write_key()
+
+            def launched(title: str, side: launch.Side, names: list[str], words: list[str]) -> launch.Result:
+                return launch.step(progress, title, side, client, names, words, log, on_failure, show)
+
+            name = deployment.master()
+            operator = salt.Operator(deployment, shell, log)
+            first = launched(name, operator, [name], launch.profile_words(deployment, name))
+            machine = require_master(deployment, first.machines)
+            anew = bool(first.changed)
+            master, pushed = _start_master(deployment, shell, machine, progress, log, variables, anew=anew)
+            others = launched("machines", master, list(deployment.machines()), launch.map_words(deployment))
+            _converge(master, progress, pushed=pushed, predict=not others.changed)
         url = str(deployment.settings()["base_url"])
         with progress.step("site") as step:
             check_site(deployment, url)
@@ -152,23 +176,26 @@ def _count(changes: int) -> str:
 
 
 def _start_master(
-    deployment: Deployment, shell: Shell, progress: Progress, log: Log, variables: Mapping[str, str]
+    deployment: Deployment,
+    shell: Shell,
+    machine: Machine,
+    progress: Progress,
+    log: Log,
+    variables: Mapping[str, str],
+    *,
+    anew: bool,
 ) -> tuple[salt.Master, bool]:
-    """Have the Salt master run from this tree; return it, and whether the tree had to be pushed."""
-    name = deployment.master()
-    profile = deployment.machines()[name]
-    with progress.step(name) as step:
-        machines = list_machines(ec2_client())
-        shell.write_key()
-        if name not in machines or not _is_minion(shell, machines[name]):
-            step.report("launching")
-            salt.launch(deployment, log, profile, name)
-            step.changed = True
-            machines = list_machines(ec2_client())
-            if name not in machines or not _is_minion(shell, machines[name]):
-                raise LaunchError(f"{name} was launched and is no minion.", "Run the same command again.", log.path)
-        machine = machines[name]
-        step.detail = shell.address(machine)
+    """Have the Salt master run from this tree; return it, and whether the tree had to be pushed.
+
+    Args:
+        deployment: whose master.
+        shell: the way in.
+        machine: the master's.
+        progress: where to show it.
+        log: where to keep what commands print.
+        variables: what leads to the local cloud; empty: the account is Amazon's.
+        anew: its minion was installed just now, with a key that the master does not know yet.
+    """
     with progress.step("Salt master") as step:
         step.report("pushing the tree")
         pushed, revision = tree.push(deployment, shell, machine, log)
@@ -176,22 +203,14 @@ def _start_master(
             files = local.credentials_files(variables)
             script = "".join(f"printf %s {shlex.quote(text)} > /root/.aws/{file}; " for file, text in files.items())
             shell.run(machine, "cat | sh", stdin=f"set -e; umask 077; mkdir -p /root/.aws; {script}",
-                      what=f"pointing {name} at the local cloud")  # fmt: skip
+                      what=f"pointing {machine.name} at the local cloud")  # fmt: skip
         changed = 0
-        if pushed or not _master_runs(shell, machine):
+        if pushed or anew or not _master_runs(shell, machine):
             step.report("applying its state")
             changed = _bootstrap_master(deployment, shell, machine, log)
         step.changed = pushed or bool(changed)
         step.detail = f"revision {revision[:12]}{'-dirty' if 'dirty' in revision else ''}"
     return salt.Master(shell, machine, log), pushed
-
-
-def _is_minion(shell: Shell, machine: Machine) -> bool:
-    if machine.state != "running":
-        return False
-    shell.trust(machine)
-    answer = shell.run(machine, "systemctl is-active salt-minion || true", what=f"looking at {machine.name}")
-    return answer.strip() == "active"
 
 
 def _master_runs(shell: Shell, machine: Machine) -> bool:
@@ -222,32 +241,6 @@ def _bootstrap_master(deployment: Deployment, shell: Shell, machine: Machine, lo
     outcome = salt.read_states(machine.name, salt.parse_documents(output).get("local"))
     salt.raise_on_failure([outcome], log)
     return len(outcome.changed)
-
-
-def _launch_machines(deployment: Deployment, master: salt.Master, progress: Progress, log: Log) -> list[str]:
-    """Have every minion of the map answer the master; return those that were launched or repaired for it."""
-    wanted = list(deployment.machines())
-    with progress.step("machines") as step:
-        existing = list_machines(ec2_client())
-        answering = master.answering(
-            [name for name in wanted if name in existing and existing[name].state == "running"], time.monotonic() + 20
-        )
-        missing = [name for name in wanted if name not in answering]
-        if missing:
-            step.changed = True
-            step.report(f"launching {', '.join(missing)}")
-            command = ["salt-cloud", "--map", f"/etc/salt/cloud.maps.d/{deployment.map_name}.map", "--parallel",
-                       "--assume-yes", "--log-level=warning"]  # fmt: skip
-            master.command(command, what="salt-cloud --map")
-            existing = list_machines(ec2_client())
-            if absent := [name for name in wanted if name not in existing]:
-                raise LaunchError(
-                    f"salt-cloud launched no {', '.join(absent)}.", "The log says why; then run again.", log.path
-                )
-            step.report("waiting for the minions")
-            salt.require_answers(wanted, master.answering(wanted, time.monotonic() + 90), log)
-        step.detail = f"{len(wanted)} answer" + (f", launched {', '.join(missing)}" if missing else "")
-    return missing
 
 
 def _converge(master: salt.Master, progress: Progress, *, pushed: bool, predict: bool) -> None:

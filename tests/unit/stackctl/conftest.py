@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from moto import mock_aws
 
 import localcloud.engine
 from stackctl.deployment import Deployment
+from stackctl.machines import ec2_client
 from stackctl.run import Log
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,3 +58,21 @@ def deployment(checkout: Path) -> Deployment:
 def log(tmp_path: Path) -> Log:
     """A log."""
     return Log(tmp_path / "log", "test")
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[EC2Client]:
+    """An account in this process. Making one takes half a second."""
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2", "AWS_PROFILE"):
+            patch.delenv(name, raising=False)
+        yield ec2_client()
+
+
+@pytest.fixture
+def client(account: EC2Client) -> Iterator[EC2Client]:
+    """The account without machines."""
+    yield account
+    reservations = account.describe_instances()["Reservations"]
+    if ids := [instance["InstanceId"] for one in reservations for instance in one["Instances"]]:
+        account.terminate_instances(InstanceIds=ids)

@@ -17,7 +17,7 @@ from stackctl import cli, local, preflight, up
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
-VERBS = ["up", "down", "status", "exec", "salt", "logs", "secrets"]
+VERBS = ["up", "launch", "down", "status", "exec", "salt", "logs", "secrets"]
 ACTIONS = ["init", "list", "show", "rotate"]
 
 
@@ -66,7 +66,8 @@ def test_every_verb_is_documented_and_does_something(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "words",
     [[], ["destroy"], ["up", "--force"], ["exec"], ["exec", "web-1"], ["salt"], ["secrets"], ["secrets", "rotate"],
-     ["secrets", "show"], ["logs", "-n", "many"], ["status", "web-1"]],
+     ["secrets", "show"], ["logs", "-n", "many"], ["up", "--on-failure", "ask"], ["launch", "web-1"],
+     ["status", "web-1"]],
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
@@ -76,7 +77,9 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> No
     assert "usage: stackctl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", [*([verb] for verb in ("up", "down", "status", "logs")), ["secrets", "list"]])
+@pytest.mark.parametrize(
+    "verb", [*([verb] for verb in ("up", "launch", "down", "status", "logs")), ["secrets", "list"]]
+)
 def test_the_deployment_is_taken_before_and_behind_the_verb(verb: list[str]) -> None:
     assert cli.parser().parse_args(["-d", "prod", *verb]).deployment == "prod"
     assert cli.parser().parse_args([*verb, "-d", "prod"]).deployment == "prod"
@@ -135,6 +138,7 @@ def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], m
 @pytest.mark.parametrize(("words", "told"), [
     (["-d", "Prod", "status"], "'Prod' is no name for a deployment"),
     (["--map", "/tmp/large", "status"], "There is no map '/tmp/large'"),
+    (["launch"], "The local cloud does not run. Bring the stack up first: make up"),
     (["status"], "The local cloud does not run. Bring the stack up first: make up"),
     (["exec", "web-1", "true"], "The local cloud does not run."),
     (["logs"], "There is no log of an `up` yet. Run: make up"),

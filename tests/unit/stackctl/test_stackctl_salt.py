@@ -12,18 +12,18 @@ import pytest
 import yaml
 
 from stackctl.deployment import Deployment
-from stackctl.errors import ConvergeError, LaunchError
+from stackctl.errors import CommandError, ConvergeError, LaunchError
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log
 from stackctl.salt import (
     Master,
+    Operator,
     StateRun,
     operator_configuration,
     parse_documents,
     raise_on_failure,
     read_orchestration,
     read_states,
-    require_answers,
 )
 
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
@@ -191,12 +191,6 @@ def test_the_first_failure_is_told_with_how_many_there_are(log: Log) -> None:
         raise_on_failure(runs[2:], log)
 
 
-def test_silent_minions_are_named(log: Log) -> None:
-    require_answers(["web-1"], {"web-1", "web-2"}, log)
-    with pytest.raises(LaunchError, match=r"The minion on lb-1, web-1 does not answer .* exec lb-1 --"):
-        require_answers(["web-2", "web-1", "lb-1"], {"web-2"}, log)
-
-
 # -- the master -----------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +205,18 @@ def test_it_gives_up_at_the_deadline(log: Log) -> None:
     one, shell = master(log, {"web-1": False}, {"web-1": True})
     assert one.answering(["web-1"], time.monotonic() - 1) == set()
     assert len(shell.commands) == 1
+
+
+def test_a_master_that_does_not_hear_itself_is_no_judge_of_others(log: Log) -> None:
+    one, _ = master(log, {"web-1": False, "salt-1": False})
+    with pytest.raises(LaunchError, match=r"^salt-1 does not hear its own minion"):
+        one.answering(["web-1", "salt-1"], time.monotonic() - 1)
+
+
+def test_salt_cloud_on_the_master_answers_in_json(log: Log) -> None:
+    one, shell = master(log, "{}")
+    assert one.salt_cloud(["--destroy", "web-1"]) == "{}"
+    assert shell.commands == [["salt-cloud", "--destroy", "web-1", "--assume-yes", "--out=json", "--log-level=warning"]]
 
 
 def test_a_highstate_is_one_run_a_machine(log: Log) -> None:
@@ -238,6 +244,37 @@ def test_an_orchestration_that_fails_is_an_error(log: Log) -> None:
         failing, _ = master(log, answer)
         with pytest.raises(ConvergeError, match=r"^master: "):
             failing.orchestrate("orch.deploy", lambda _: None)
+
+
+class BootingShell:
+    """A way in to a machine whose sshd and minion are still starting."""
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self.answers = list(answers)
+
+    def trust(self, machine: Machine) -> None:
+        assert machine == MASTER
+
+    def run(self, *_: object, **__: object) -> str:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_the_masters_own_minion_is_waited_for(
+    deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackctl.salt.time.sleep", lambda _: None)
+    refused = CommandError("SSH failed: Connection refused")
+
+    def answering(deadline: float, *answers: str | Exception) -> set[str]:
+        operator = Operator(deployment, cast(Shell, BootingShell(*answers)), log)
+        return operator.answering({"salt-1": MASTER}, time.monotonic() + deadline)
+
+    assert answering(60, refused, "activating\n", "active\n") == {"salt-1"}
+    assert answering(-1, "inactive\n") == set()
+    assert answering(-1, refused) == set()
 
 
 # -- from this host -------------------------------------------------------------------------------------------------
