@@ -131,14 +131,24 @@ def fingerprint(config: CloudConfig) -> str:
     return whole.hexdigest()[:12]
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` at once, readable by its owner only, and see it on disk before returning."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = path.with_name(path.name + ".new")
+def private_directory(path: Path) -> Path:
+    """Make a directory that only its owner may enter, and return it."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def write_private(path: Path, content: str | bytes) -> bool:
+    """Replace `path` by `content` at once, readable by its owner only, and see it on disk; return whether it changed."""
+    data = content.encode() if isinstance(content, str) else content
+    if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o077 == 0:
+        return False
+    scratch = private_directory(path.parent) / f".{path.name}.new"
     scratch.unlink(missing_ok=True)
     scratch.touch(mode=0o600)
     with scratch.open("wb") as file:
-        file.write(content)
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
+    return True

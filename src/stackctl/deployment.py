@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,23 +99,3 @@ class Deployment:
                 f"{path.relative_to(self.root)} does not exist.", f"Run: stackctl secrets init -d {self.name}"
             )
         return cast(dict[str, Any], yaml.safe_load(path.read_text())["settings"])
-
-
-def private_directory(path: Path) -> Path:
-    """Make a directory that only its owner may enter, and return it."""
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o700)
-    return path
-
-
-def write_private(path: Path, content: str) -> bool:
-    """Write a file that only its owner may read, whole or not at all; return whether that changed anything."""
-    if path.is_file() and path.read_text() == content and path.stat().st_mode & 0o077 == 0:
-        return False
-    private_directory(path.parent)
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
-        file.write(content)
-    draft.replace(path)
-    return True

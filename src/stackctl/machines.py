@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Self
 
 import boto3
 
+from localcloud.config import write_private
 from saltext.ec2._launch import DEPLOY_TAG
-from stackctl.deployment import Deployment, write_private
+from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.run import Log, run
 from stackctl.secrets import Vault

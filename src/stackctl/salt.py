@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from stackctl.deployment import Deployment, private_directory, write_private
+from localcloud.config import private_directory, write_private
+from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, LaunchError, StackError
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log, run

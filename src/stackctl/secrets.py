@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from stackctl.deployment import Deployment, private_directory, write_private
+from localcloud.config import private_directory, write_private
+from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
 
 DOMAIN = "stack.internal"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import yaml
 
 from stackctl import deployment as module
 from stackctl import local
-from stackctl.deployment import Deployment, private_directory, repository_root, write_private
+from stackctl.deployment import Deployment, repository_root
 from stackctl.errors import PreflightError, StackError
 
 ROOT = Path(__file__).parents[3]
@@ -77,23 +76,6 @@ def test_the_checkout_is_found_from_the_package_and_from_inside_one(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StackError, match="finds no checkout"):
         repository_root()
-
-
-def test_private_files_are_replaced_whole_and_only_when_needed(tmp_path: Path) -> None:
-    path = tmp_path / "keys" / "key"
-    assert write_private(path, "one")
-    assert not write_private(path, "one")
-    path.chmod(0o644)
-    assert write_private(path, "one")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert write_private(path, "two")
-    assert path.read_text() == "two"
-    assert [one.name for one in path.parent.iterdir()] == ["key"]
-
-
-def test_a_private_directory_is_closed_even_when_it_was_open(tmp_path: Path) -> None:
-    (tmp_path / "open").mkdir(mode=0o755)
-    assert stat.S_IMODE(private_directory(tmp_path / "open").stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "http", "-1", "", "²"])

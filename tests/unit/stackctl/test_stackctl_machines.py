@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from moto.ec2.responses import general
 
-from stackctl.deployment import Deployment, write_private
+from localcloud.config import write_private
+from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
     REGION,

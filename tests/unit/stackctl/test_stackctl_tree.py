@@ -11,8 +11,9 @@ from typing import cast
 
 import pytest
 
+from localcloud.config import write_private
 from stackctl import tree
-from stackctl.deployment import Deployment, write_private
+from stackctl.deployment import Deployment
 from stackctl.errors import StackError
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log
