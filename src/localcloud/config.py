@@ -139,7 +139,7 @@ def private_directory(path: Path) -> Path:
 
 
 def write_private(path: Path, content: str | bytes) -> bool:
-    """Replace `path` by `content` at once, readable by its owner only, and see it on disk; return whether it changed."""
+    """Replace a file at once, readable by its owner only, and see it on disk; return whether that changed anything."""
     data = content.encode() if isinstance(content, str) else content
     if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o077 == 0:
         return False

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from localcloud.config import REGION
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
-from stackctl.machines import REGION
 
 Report = Callable[[str], None]
 EDGE = "lb-1"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import boto3
 
-from localcloud.config import write_private
+from localcloud.config import REGION, write_private
 from saltext.ec2._launch import DEPLOY_TAG
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
@@ -27,7 +27,6 @@ from stackctl.secrets import Vault
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
-REGION = "eu-west-1"
 SSH_USER = "admin"
 HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----\s*(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
 

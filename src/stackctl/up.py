@@ -19,7 +19,7 @@ import localcloud.engine
 import localcloud.image
 import localcloud.packages
 import localcloud.service
-from localcloud.config import CloudConfig
+from localcloud.config import REGION, CloudConfig
 from stackctl import launch, local, preflight, salt, secrets, tree
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, NotUpError, StackError
@@ -288,7 +288,7 @@ def plan(deployment: Deployment) -> list[str]:
         PreflightError: as `up` would.
     """
     check_host(deployment)
-    steps = [f"deployment {deployment.name}: {', '.join(deployment.machines())} in eu-west-1"]
+    steps = [f"deployment {deployment.name}: {', '.join(deployment.machines())} in {REGION}"]
     if deployment.is_local:
         if not localcloud.engine.reachable():
             steps.append("install docker.io if it is absent, and start the Docker engine")

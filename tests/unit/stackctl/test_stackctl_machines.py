@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from moto.ec2.responses import general
 
-from localcloud.config import write_private
+from localcloud.config import REGION, write_private
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
-    REGION,
     Machine,
     Shell,
     aws_environment,
