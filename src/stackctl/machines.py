@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 import boto3
 
 from localcloud.config import REGION, write_private
+from saltext.ec2._host_keys import from_console
 from saltext.ec2._launch import DEPLOY_TAG
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 SSH_USER = "admin"
-HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----\s*(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,7 @@ def host_keys(client: EC2Client, machine: Machine, deadline: float) -> list[str]
     """
     while True:
         output = client.get_console_output(InstanceId=machine.instance_id).get("Output", "")
-        match = HOST_KEYS.search(output)
-        if match and (keys := [" ".join(line.split()[:2]) for line in match[1].splitlines() if line.strip()]):
+        if keys := from_console(output):
             return keys
         if time.monotonic() > deadline:
             raise LaunchError(
