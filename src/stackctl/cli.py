@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("words", nargs="+", metavar="ARG")
     one = verb("logs", "Print the log of a machine's service, or without a machine the last `up`.")
     one.add_argument("machine", nargs="?")
-    one.add_argument("-n", "--lines", type=int, default=50, help="how many (default: 50)")
+    one.add_argument("-n", "--lines", type=_count, default=50, help="how many (default: 50)")
     one = verb("secrets", "Make, show or renew the deployment's secrets.")
     actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
     init = actions.add_parser("init", help="make whatever is missing; existing secrets stay")
@@ -84,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
     for action in (init, names, show, rotate):
         action.add_argument("-d", "--deployment", default=argparse.SUPPRESS, help="see stackctl --help")
     return top
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise ValueError
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -240,7 +247,8 @@ def _logs(deployment: Deployment, options: argparse.Namespace) -> int:
         path = deployment.state_dir / "log" / "up.log"
         if not path.is_file():
             raise StackError("There is no log of an `up` yet.", "Run: make up")
-        OUT.print("\n".join(path.read_text().splitlines()[-options.lines :]), markup=False, soft_wrap=True)
+        for line in deque(path.read_text().splitlines(), maxlen=options.lines):
+            OUT.print(line, markup=False, soft_wrap=True)
         return 0
     unit = status.SERVICES.get(options.machine.rpartition("-")[0])
     if unit is None:

@@ -66,8 +66,8 @@ def test_every_verb_is_documented_and_does_something(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "words",
     [[], ["destroy"], ["up", "--force"], ["exec"], ["exec", "web-1"], ["salt"], ["secrets"], ["secrets", "rotate"],
-     ["secrets", "show"], ["logs", "-n", "many"], ["up", "--on-failure", "ask"], ["launch", "web-1"],
-     ["status", "web-1"]],
+     ["secrets", "show"], ["logs", "-n", "many"], ["logs", "-n", "-1"], ["up", "--on-failure", "ask"],
+     ["launch", "web-1"], ["status", "web-1"]],
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
@@ -227,12 +227,13 @@ def test_down_removes_the_keys_and_nothing_of_others(
 # -- logs -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_last_lines_of_the_log(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+@pytest.mark.parametrize(("lines", "told"), [(0, ""), (2, "[two] ✓\n[/three]\n"), (9, "one\n[two] ✓\n[/three]\n")])
+def test_the_last_lines_of_the_log(capsys: pytest.CaptureFixture[str], here: Path, lines: int, told: str) -> None:
     folder = here / ".stack" / "local" / "log"
     folder.mkdir(parents=True)
     (folder / "up.log").write_text("one\n[two] ✓\n[/three]\n")
-    assert cli.main(["logs", "-n", "2"]) == 0
-    assert capsys.readouterr().out == "[two] ✓\n[/three]\n"
+    assert cli.main(["logs", "-n", str(lines)]) == 0
+    assert capsys.readouterr().out == told
 
 
 def test_one_word_is_a_shell_line_and_several_are_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
