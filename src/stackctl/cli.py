@@ -279,12 +279,19 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
 
 
 def _base_url(deployment: Deployment, given: str | None) -> str:
-    if given or deployment.is_local:
-        return given or local.base_url()
-    try:
-        return str(deployment.settings()["base_url"])
-    except StackError:
-        raise StackError("A new deployment needs its address.", "Add: --base-url https://airflow.example.com") from None
+    """Return the address that users type: the settings' own, once there are any."""
+    if not deployment.has_settings:
+        if given or deployment.is_local:
+            return given or local.base_url()
+        raise StackError("A new deployment needs its address.", "Add: --base-url https://airflow.example.com")
+    current = str(deployment.settings()["base_url"])
+    if given and given != current:
+        raise StackError(
+            f"The deployment '{deployment.name}' has the address {current} already.",
+            f"Change base_url in pillar/{deployment.name}/settings.sls, then:"
+            f" stackctl secrets rotate edge-tls -d {deployment.name}; stackctl up -d {deployment.name}",
+        )
+    return current
 
 
 VERBS = {

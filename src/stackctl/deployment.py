@@ -87,15 +87,25 @@ class Deployment:
             raise StackError(f"{self.map_path.name} names {len(masters)} machines of profile 'salt'.", "Name just one.")
         return masters[0]
 
+    @property
+    def settings_path(self) -> Path:
+        """The file of the `settings` pillar."""
+        return self.pillar_dir / "settings.sls"
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether the deployment was initialised."""
+        return self.settings_path.is_file()
+
     def settings(self) -> dict[str, Any]:
         """Return the deployment's `settings` pillar.
 
         Raises:
             StackError: there is none yet.
         """
-        path = self.pillar_dir / "settings.sls"
-        if not path.is_file():
+        if not self.has_settings:
             raise StackError(
-                f"{path.relative_to(self.root)} does not exist.", f"Run: stackctl secrets init -d {self.name}"
+                f"{self.settings_path.relative_to(self.root)} does not exist.",
+                f"Run: stackctl secrets init -d {self.name}",
             )
-        return cast(dict[str, Any], yaml.safe_load(path.read_text())["settings"])
+        return cast(dict[str, Any], yaml.safe_load(self.settings_path.read_text())["settings"])

@@ -288,8 +288,7 @@ def initialise(deployment: Deployment, base_url: str, rotate: frozenset[str] = f
     """
     vault = Vault(deployment)
     existing = set(vault.locks()) - rotate
-    settings_path = deployment.pillar_dir / "settings.sls"
-    current = deployment.settings() if settings_path.is_file() else {}
+    current = deployment.settings() if deployment.has_settings else {}
     authority = _authority(vault, current) if "deployment-ca" in existing else None
     if authority is None:
         authority = Authority.new(deployment.name)
@@ -314,7 +313,7 @@ def initialise(deployment: Deployment, base_url: str, rotate: frozenset[str] = f
     }
     if settings != current:
         text = "# What is particular to this deployment and not secret; made by `stackctl secrets init`, then yours.\n"
-        settings_path.write_text(text + yaml.safe_dump({"settings": settings}, sort_keys=False))
+        deployment.settings_path.write_text(text + yaml.safe_dump({"settings": settings}, sort_keys=False))
         made.append("settings")
     return made
 

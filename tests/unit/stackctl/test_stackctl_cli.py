@@ -13,7 +13,7 @@ import localcloud.engine
 import localcloud.image
 import localcloud.service
 from localcloud.errors import PackagesFailed
-from stackctl import cli, local, preflight, up
+from stackctl import cli, local, preflight, secrets, up
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
@@ -148,6 +148,53 @@ def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], m
 def test_what_cannot_be_done_is_told(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
     assert cli.main(words) == 1
     assert f"error: {told}" in capsys.readouterr().err
+
+
+# -- secrets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def initialised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses with which secrets were made, in place of making them."""
+    urls: list[str] = []
+
+    def initialise(_deployment: object, url: str, _rotate: frozenset[str]) -> list[str]:
+        urls.append(url)
+        return []
+
+    monkeypatch.setattr(secrets, "initialise", initialise)
+    return urls
+
+
+def test_an_address_that_the_settings_contradict_is_not_passed_over(
+    capsys: pytest.CaptureFixture[str], initialised: list[str]
+) -> None:
+    assert cli.main(["secrets", "init", "-d", "prod", "--base-url", "https://other.example.org"]) == 1
+    told = capsys.readouterr().err
+    assert "has the address https://airflow.example.org already. Change base_url in pillar/prod/settings.sls" in told
+    assert "stackctl secrets rotate edge-tls -d prod" in told
+    assert initialised == []
+
+
+@pytest.mark.parametrize(
+    ("words", "url"),
+    [
+        (["init", "-d", "prod"], "https://airflow.example.org"),
+        (["init", "-d", "prod", "--base-url", "https://airflow.example.org"], "https://airflow.example.org"),
+        (["rotate", "-d", "prod", "edge-tls"], "https://airflow.example.org"),
+        (["init", "-d", "new", "--base-url", "https://new.example.org"], "https://new.example.org"),
+        (["init"], "https://127.0.0.1:8443"),
+    ],
+)
+def test_secrets_are_made_for_the_address_of_the_settings(initialised: list[str], words: list[str], url: str) -> None:
+    assert cli.main(["secrets", *words]) == 0
+    assert initialised == [url]
+
+
+def test_a_new_deployment_needs_its_address(capsys: pytest.CaptureFixture[str], initialised: list[str]) -> None:
+    assert cli.main(["secrets", "init", "-d", "new"]) == 1
+    assert "A new deployment needs its address. Add: --base-url" in capsys.readouterr().err
+    assert initialised == []
 
 
 # -- up -------------------------------------------------------------------------------------------------------------
