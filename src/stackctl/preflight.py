@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 
 GIB = 1024**3
@@ -82,6 +83,16 @@ def check_programs() -> None:
     missing = missing_packages()
     if missing and (os.geteuid() != 0 or not shutil.which("apt-get")):
         raise PreflightError(f"These packages are missing: {', '.join(missing)}.", f"Install them: {' '.join(missing)}")
+
+
+def check_operators(deployment: Deployment) -> None:
+    """Raise PreflightError when the settings let nobody come to the Salt master."""
+    if not deployment.settings().get("operator_cidrs"):
+        raise PreflightError(
+            f"{deployment.settings_path.relative_to(deployment.root)} names no operator_cidrs:"
+            f" nobody could reach {deployment.master()}.",
+            "Put in the networks that you come from, such as [198.51.100.7/32].",
+        )
 
 
 def check_network(hosts: tuple[str, ...] = MIRRORS) -> None:

@@ -45,6 +45,7 @@ def check_host(deployment: Deployment) -> None:
     """Raise PreflightError for anything that would stop `up` later on; touches nothing."""
     preflight.check_programs()
     if not deployment.is_local:
+        preflight.check_operators(deployment)
         return
     preflight.check_docker(localcloud.engine.reachable)
     if localcloud.service.status(local.cloud_folder(deployment)).running:

@@ -236,6 +236,23 @@ def test_every_check_of_the_host_can_stop_up(here: Path, monkeypatch: pytest.Mon
             assert cli.main(["up", "--dry-run"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "code"), [("{}", 1), ("{operator_cidrs: []}", 1), ("{operator_cidrs: [198.51.100.7/32]}", 0)]
+)
+def test_a_real_account_that_nobody_could_reach_is_not_begun(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch, settings: str, code: int
+) -> None:
+    monkeypatch.setattr(up, "list_machines", lambda _: {})
+    (here / "pillar" / "prod" / "settings.sls").write_text(f"settings: {settings}\n")
+    assert cli.main(["up", "--dry-run", "-d", "prod"]) == code
+    told = capsys.readouterr()
+    if code:
+        assert "pillar/prod/settings.sls names no operator_cidrs: nobody could reach salt-1." in told.err
+        assert told.out == ""
+    else:
+        assert "launch salt-1" in told.out
+
+
 # -- down -----------------------------------------------------------------------------------------------------------
 
 
