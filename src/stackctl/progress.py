@@ -15,10 +15,18 @@ from stackctl.run import Log
 
 @dataclass
 class Step:
-    """The outcome of one step, filled in while it runs: whether it changed anything, and what in words."""
+    """The outcome of one step, filled in while it runs.
+
+    Attributes:
+        changed: whether it changed anything.
+        detail: what, in words.
+        warning: what the operator should know although the step went well.
+        report: receives a line of progress at a time.
+    """
 
     changed: bool = False
     detail: str = ""
+    warning: str = ""
     report: Callable[[str], None] = field(default=lambda _: None, repr=False)
 
 
@@ -58,6 +66,9 @@ class Progress:
         self._line(
             mark, title, step.detail or ("done" if step.changed else "unchanged"), time.monotonic() - begin, colour
         )
+        if step.warning:
+            self._log.write(f"warning: {step.warning}")
+            self._console.print(f"[yellow]! {title}: {escape(step.warning)}[/]", highlight=False, soft_wrap=True)
 
     def _line(self, mark: str, title: str, detail: str, seconds: float, colour: str) -> None:
         self._log.write(f"== {title}: {detail or 'failed'} ({seconds:.1f} s)")

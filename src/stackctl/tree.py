@@ -40,6 +40,20 @@ def revision(root: Path, log: Log) -> tuple[str, str]:
     return f"{commit}-dirty-{tree[:12]}", tree
 
 
+def left_out(deployment: Deployment, log: Log) -> str:
+    """Return a warning that names files which are not deployed because git was not told of them; empty: none are.
+
+    Those that git ignores are meant so. The deployment's own pillar is no such file: it is deployed as it lies there.
+    """
+    files = _git(deployment.root, log, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+    own = f"{deployment.pillar_dir.relative_to(deployment.root)}/"
+    names = [name for name in files if name and not name.startswith(own)]
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"not deployed, since git does not know them (git add): {', '.join(names[:3])}{more}"
+
+
 def _pillar_archive(deployment: Deployment) -> bytes:
     buffer = io.BytesIO()
 

@@ -211,6 +211,7 @@ def _start_master(
             changed = _bootstrap_master(deployment, shell, machine, log)
         step.changed = pushed or bool(changed)
         step.detail = f"revision {revision[:12]}{'-dirty' if 'dirty' in revision else ''}"
+        step.warning = tree.left_out(deployment, log)
     return salt.Master(shell, machine, log), pushed
 
 

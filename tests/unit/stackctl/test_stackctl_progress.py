@@ -37,6 +37,14 @@ def test_a_step_that_changed_something(progress: Progress, screen: io.StringIO, 
     assert "launching [web-1] [/tmp]" in log.path.read_text()
 
 
+def test_a_warning_stands_below_its_step(progress: Progress, screen: io.StringIO, log: Log) -> None:
+    with progress.step("Salt master") as step:
+        step.warning = "not deployed: [draft]"
+    assert screen.getvalue().splitlines()[1] == "! Salt master: not deployed: [draft]"
+    assert "warning: not deployed: [draft]" in log.path.read_text()
+    assert progress.changes == 0
+
+
 def test_a_step_that_fails_is_marked_and_the_error_goes_on(progress: Progress, screen: io.StringIO, log: Log) -> None:
     def fail() -> None:
         with progress.step("states"):

@@ -123,6 +123,20 @@ def test_what_is_no_checkout_is_refused(checkout: Path, log: Log) -> None:
         tree.revision(checkout, log)
 
 
+def test_files_that_git_does_not_know_are_named(local: Deployment, log: Log) -> None:
+    assert tree.left_out(local, log) == ""
+    (local.root / "salt" / "a draft.sls").write_text("draft: {}\n")
+    (local.root / "pillar" / "prod").mkdir()
+    (local.root / "pillar" / "prod" / "settings.sls").write_text("settings: {}\n")
+    assert tree.left_out(local, log).endswith("(git add): pillar/prod/settings.sls, salt/a draft.sls")
+    # What is pushed as the deployment's own pillar is not left out.
+    prod = Deployment("prod", local.root)
+    assert tree.left_out(prod, log).endswith("(git add): salt/a draft.sls")
+    for number in range(3):
+        (local.root / "salt" / f"{number}.sls").touch()
+    assert tree.left_out(prod, log).endswith("(git add): salt/0.sls, salt/1.sls, salt/2.sls and 1 more")
+
+
 # -- push -----------------------------------------------------------------------------------------------------------
 
 
