@@ -88,6 +88,16 @@ class Deployment:
         return masters[0]
 
     @property
+    def ssh_key(self) -> Path:
+        """The private half of the key with which machines are entered."""
+        return self.state_dir / "ssh" / "key"
+
+    @property
+    def ssh_key_before(self) -> Path:
+        """The same before a rotation, as long as machines may know no other; see `sshkey`."""
+        return self.state_dir / "ssh" / "key.before"
+
+    @property
     def settings_path(self) -> Path:
         """The file of the `settings` pillar."""
         return self.pillar_dir / "settings.sls"

@@ -134,7 +134,6 @@ class Shell:
         self._deployment = deployment
         self._client = client
         self._log = log
-        self._key = deployment.state_dir / "ssh" / "key"
         self._known_hosts = deployment.state_dir / "ssh" / "known_hosts"
         # A short path: a socket's holds 107 bytes at most.
         self._sockets = Path(tempfile.mkdtemp(prefix="stackctl-"))
@@ -167,14 +166,14 @@ class Shell:
 
     def write_key(self) -> Path:
         """Put the deployment's SSH key where programs of this host find it, and return that path."""
-        if not self._key.is_file():
-            write_private(self._key, Vault(self._deployment).read("cloud-ssh")["private_key"])
-        return self._key
+        key = self._deployment.ssh_key
+        if not key.is_file():
+            write_private(key, Vault(self._deployment).read("cloud-ssh")["private_key"])
+        return key
 
     def _options(self, name: str) -> list[str]:
         options = {
             "BatchMode": "yes",
-            "IdentityFile": str(self.write_key()),
             "IdentitiesOnly": "yes",
             "User": SSH_USER,
             "StrictHostKeyChecking": "yes",
@@ -184,7 +183,13 @@ class Shell:
             "ConnectTimeout": "15",
             "ServerAliveInterval": "15",
         }
-        return ["-F", "none", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
+        before = self._deployment.ssh_key_before
+        keys = [self.write_key(), *([before] if before.is_file() else [])]
+        return [
+            "-F", "none",
+            *(part for key in keys for part in ("-i", str(key))),
+            *(part for key, value in options.items() for part in ("-o", f"{key}={value}")),
+        ]  # fmt: skip
 
     def command(self, machine: Machine, remote: str, *, master: Machine | None = None, tty: bool = False) -> list[str]:
         """Return the local command that runs `remote` as root on the machine.

@@ -47,7 +47,7 @@ def operator_configuration(deployment: Deployment) -> Path:
         "hash_type": "sha256",
     }
     cloud = {
-        "private_key": str(deployment.state_dir / "ssh" / "key"),
+        "private_key": str(deployment.ssh_key),
         "ssh_interface": "private_ips" if deployment.is_local else "public_ips",
         "file_map": {str(deployment.root / "requirements" / "salt.txt"): LOCK_ON_MACHINE},
         "enable_cloud_grains": False,

@@ -166,7 +166,8 @@ def _new_ssh_key() -> str:
     )
 
 
-def _ssh_public(private_key: str) -> str:
+def ssh_public(private_key: str) -> str:
+    """Return the public half of an SSH key, in OpenSSH's format."""
     key = serialization.load_ssh_private_key(private_key.encode(), None)
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return public.decode()
@@ -309,7 +310,7 @@ def initialise(deployment: Deployment, base_url: str, rotate: frozenset[str] = f
     }
     settings = (current or first) | {
         "ca_certificate": authority.certificate_pem,
-        "ssh_public_key": _ssh_public(vault.read("cloud-ssh")["private_key"]),
+        "ssh_public_key": ssh_public(vault.read("cloud-ssh")["private_key"]),
     }
     if settings != current:
         text = "# What is particular to this deployment and not secret; made by `stackctl secrets init`, then yours.\n"

@@ -20,7 +20,7 @@ import localcloud.image
 import localcloud.packages
 import localcloud.service
 from localcloud.config import REGION, CloudConfig
-from stackctl import launch, local, preflight, salt, secrets, tree
+from stackctl import launch, local, preflight, salt, secrets, sshkey, tree
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, NotUpError, StackError
 from stackctl.machines import Machine, Shell, aws_environment, ec2_client, list_machines, require_master
@@ -152,7 +152,8 @@ def up(
             step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
         client = ec2_client()
         with Shell(deployment, client, log) as shell:
-            shell.write_key()
+            with progress.step("SSH key") as step:
+                step.changed = sshkey.follow_vault(deployment, client, shell)
 
             def launched(title: str, side: launch.Side, names: list[str], words: list[str]) -> launch.Result:
                 return launch.step(progress, title, side, client, names, words, log, on_failure, show)

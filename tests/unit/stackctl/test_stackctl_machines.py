@@ -159,7 +159,7 @@ def test_a_machine_is_trusted_once_and_its_successor_anew(
 
 @pytest.fixture
 def shell(deployment: Deployment, client: EC2Client, log: Log) -> Iterator[Shell]:
-    write_private(deployment.state_dir / "ssh" / "key", "key")
+    write_private(deployment.ssh_key, "key")
     with Shell(deployment, client, log) as made:
         yield made
 
