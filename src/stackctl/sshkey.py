@@ -48,7 +48,7 @@ def _hand_over(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
         if stopped := [one.name for one in machines.values() if one.state != "running"]:
             raise LaunchError(
                 f"The SSH key is being replaced, and {', '.join(stopped)} would keep the old one: it does not run.",
-                "Start it (on the master: salt-cloud --action start NAME) or destroy it, then run the same command again.",
+                "Start it on the master (salt-cloud --action start NAME) or destroy it, then run this again.",
             )
         if deployment.master() not in machines:
             return False
