@@ -308,6 +308,16 @@ def test_what_was_there_before_is_never_destroyed(cloud: Cloud) -> None:
     assert cloud.ran == [["--map", "small"]]
 
 
+def test_what_had_another_name_before_is_not_destroyed_either(cloud: Cloud) -> None:
+    cloud.end(cloud.living()["web-2"])
+    cloud.failing["web-2"] = "no capacity"
+    old = cloud.start("web-9", "pending")
+    tags: list[Any] = [{"Key": "Name", "Value": "web-2"}]
+    cloud.meanwhile = lambda: cloud.client.create_tags(Resources=[old], Tags=tags)
+    assert [(one.machine, one.outcome) for one in cloud.apply("destroy").short] == [("web-2", "launched")]
+    assert cloud.living()["web-2"] == old
+
+
 @pytest.mark.parametrize("error", [CommandError("salt-cloud failed: Connection reset"), None])
 def test_a_machine_that_could_not_be_destroyed_is_still_there_in_the_table(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch, error: Exception | None
