@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from saltext.ec2 import _lookup
@@ -26,12 +26,17 @@ NO_ROOM = frozenset((
 def variants(options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the options once for each place that a launch may try, in order.
 
-    `subnetname`, `subnetid` and `availability_zone` may be lists; the first place with room is taken.
+    One of `subnetname`, `subnetid` and `availability_zone` may be a list; the first place with room is taken.
+
+    Raises:
+        ConfigurationError: two of them are lists.
     """
-    places: list[dict[str, Any]] = []
-    for key in ("subnetname", "subnetid", "availability_zone"):
-        if isinstance(options.get(key), (list, tuple)):
-            places += [{key: place} for place in options[key]]
+    lists = [
+        key for key in ("subnetname", "subnetid", "availability_zone") if isinstance(options.get(key), (list, tuple))
+    ]
+    if len(lists) > 1:
+        raise ConfigurationError(f"{' and '.join(lists)} are lists: one of them can be")
+    places = [{key: place} for key in lists for place in options[key]]
     return [{**options, **place} for place in places or [{}]]
 
 
@@ -67,7 +72,7 @@ def request(
             delete_others=options.get("del_all_vols_on_destroy"),
         ),
         "TagSpecifications": tag_specifications(
-            name, options.get("tag") or {}, deploy=deploy, spot=bool(options.get("spot_config"))
+            name, options.get("tag") or {}, deploy=deploy, spot=options.get("spot_config")
         ),
         **_network(connection, options, name),
         **_machine(options),
@@ -95,7 +100,7 @@ def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
         "ebs_optimized": "EbsOptimized",
     }
     for option, key in plain.items():
-        if options.get(option):
+        if options.get(option) is not None:
             machine[key] = options[option]
     if profile := options.get("iam_profile"):
         machine["IamInstanceProfile"] = {"Arn" if str(profile).startswith("arn:") else "Name": profile}
@@ -109,8 +114,8 @@ def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
         machine["CpuOptions"] = {camel(key): value for key, value in cpu.items()}
     if options.get("monitoring") is not None:
         machine["Monitoring"] = {"Enabled": bool(options["monitoring"])}
-    if options.get("hibernation"):
-        machine["HibernationOptions"] = {"Configured": True}
+    if options.get("hibernation") is not None:
+        machine["HibernationOptions"] = {"Configured": bool(options["hibernation"])}
     places = {"availability_zone": "AvailabilityZone", "placementgroup": "GroupName", "tenancy": "Tenancy"}
     if place := {key: options[option] for option, key in places.items() if options.get(option)}:
         machine["Placement"] = place
@@ -123,17 +128,20 @@ def spot_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return InstanceMarketOptions.
 
     Args:
-        given: `spot_price`, `type` and `interruption`, all of them optional; `tag` has no use: the machine's tags
-            are set on the spot request as well.
+        given: `spot_price`, `type`, `interruption` and `tag`, all of them optional.
 
     Raises:
         ConfigurationError: it says something else.
     """
-    if unknown := set(given) - {"spot_price", "type", "interruption", "tag"}:
-        raise ConfigurationError(f"spot_config knows spot_price, type and interruption, not {', '.join(unknown)}")
+    _all_known("spot_config", given, ("spot_price", "type", "interruption", "tag"))
     known = {"type": "SpotInstanceType", "interruption": "InstanceInterruptionBehavior", "spot_price": "MaxPrice"}
     options = {key: str(given[option]) for option, key in known.items() if given.get(option)}
     return {"MarketType": "spot", **({"SpotOptions": options} if options else {})}
+
+
+def _all_known(option: str, given: Iterable[str], known: Collection[str]) -> None:
+    if unknown := set(given) - set(known):
+        raise ConfigurationError(f"{option}: unknown: {', '.join(sorted(unknown))}; it knows {', '.join(known)}")
 
 
 def client_token(region: str, name: str, wanted: Mapping[str, Any], predecessors: Iterable[str]) -> str:
@@ -179,12 +187,12 @@ def new_volumes(given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         "iops": "Iops",
         "throughput": "Throughput",
         "encrypted": "Encrypted",
+        "kmskeyid": "KmsKeyId",
         "kms_key_id": "KmsKeyId",
     }
     devices = []
     for volume in given:
-        if unknown := set(volume) - set(known) - {"device", "volume_id", "tags"}:
-            raise ConfigurationError(f"volumes: unknown: {', '.join(sorted(unknown))}")
+        _all_known("volumes", volume, ("device", "volume_id", "tags", *known))
         if not volume.get("device"):
             raise ConfigurationError(f"volumes: an entry has no device: {dict(volume)}")
         if not volume.get("volume_id"):
@@ -232,6 +240,11 @@ def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
     device = {key: value for key, value in entry.items() if not key.startswith("Ebs")}
     if not device.get("DeviceName"):
         raise ConfigurationError(f"block_device_mappings: an entry has no DeviceName: {dict(entry)}")
+    if "tag" in device:
+        raise ConfigurationError(
+            f"block_device_mappings: {device['DeviceName']} cannot have a tag of its own: set tag, which all volumes of"
+            " the machine get, or list it in volumes, with tags"
+        )
     ebs = dict(entry.get("Ebs") or {})
     ebs |= {key.removeprefix("Ebs."): value for key, value in entry.items() if key.startswith("Ebs.")}
     if ebs or not ({"VirtualName", "NoDevice"} & set(device)):
@@ -239,14 +252,16 @@ def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
     return device
 
 
-def tag_specifications(name: str, tag: Mapping[str, Any], *, deploy: bool, spot: bool = False) -> list[dict[str, Any]]:
+def tag_specifications(
+    name: str, tag: Mapping[str, Any], *, deploy: bool, spot: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """Return TagSpecifications that tag the machine, its volumes and its interfaces from the first moment.
 
     Args:
         name: the machine's name.
         tag: the profile's tags.
         deploy: whether the instance starts with its deployment pending.
-        spot: whether there is a spot request to tag.
+        spot: `spot_config`, whose `tag` is for the spot request alone; None: there is none.
 
     Raises:
         ConfigurationError: the tags are no mapping, or name the machine differently.
@@ -255,12 +270,14 @@ def tag_specifications(name: str, tag: Mapping[str, Any], *, deploy: bool, spot:
         raise ConfigurationError(f"{name}: tag must be a mapping, not {tag!r}")
     if tag.get("Name", name) != name:
         raise ConfigurationError(f"{name}: the tag Name is the machine's name and cannot be {tag['Name']!r}")
-    common = {str(key): str(value) for key, value in tag.items()} | {"Name": name}
-    specifications = []
-    for resource in (*TAGGED, "spot-instances-request") if spot else TAGGED:
-        own = common | {DEPLOY_TAG: "pending"} if deploy and resource == "instance" else common
-        specifications.append({"ResourceType": resource, "Tags": tag_list(own)})
-    return specifications
+    own: dict[str, dict[str, Any]] = {resource: {} for resource in TAGGED}
+    if deploy:
+        own["instance"] = {DEPLOY_TAG: "pending"}
+    if spot is not None:
+        own["spot-instances-request"] = spot.get("tag") or {}
+    return [
+        {"ResourceType": resource, "Tags": tag_list({**tag, "Name": name, **tags})} for resource, tags in own.items()
+    ]
 
 
 def tag_list(tags: Mapping[str, Any]) -> Any:
@@ -271,10 +288,7 @@ def tag_list(tags: Mapping[str, Any]) -> Any:
 def _network(connection: Connection, options: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the part of the request that says which networks the machine is in."""
     subnet = _subnet(connection, options.get("subnetid"), options.get("subnetname"), name)
-    names: list[str] = []
-    for option in ("securitygroup", "securitygroupname", "securitygroupid"):
-        given = options.get(option) or []
-        names += [given] if isinstance(given, str) else given
+    names = _names(options, ("securitygroup", "securitygroupname", "securitygroupid"))
     if options.get("network_interfaces"):
         if subnet or names:
             raise ConfigurationError(
@@ -298,45 +312,41 @@ def _network(connection: Connection, options: Mapping[str, Any], name: str) -> d
     return {"NetworkInterfaces": [interface | ({"Groups": groups} if groups else {})]}
 
 
+def _names(given: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Return what several keys name together; each may be one name or a list."""
+    values = [given.get(key) or [] for key in keys]
+    return [name for value in values for name in ([value] if isinstance(value, str) else value)]
+
+
 def _subnet(connection: Connection, subnet_id: str | None, name: str | None, machine: str) -> _lookup.Subnet | None:
     if subnet_id and name:
         raise ConfigurationError(f"{machine}: a subnet is given by name and by id")
     return _lookup.subnet(connection, subnet_id or name or "") if subnet_id or name else None
 
 
-# What an interface of the profile may say, and EC2's word for it.
-INTERFACE = {
-    "DeviceIndex": "DeviceIndex",
-    "NetworkCardIndex": "NetworkCardIndex",
-    "NetworkInterfaceId": "NetworkInterfaceId",
-    "SubnetId": "SubnetId",
-    "PrivateIpAddress": "PrivateIpAddress",
-    "PrivateIpAddresses": "PrivateIpAddresses",
-    "SecondaryPrivateIpAddressCount": "SecondaryPrivateIpAddressCount",
-    "AssociatePublicIpAddress": "AssociatePublicIpAddress",
-    "DeleteOnTermination": "DeleteOnTermination",
-    "Description": "Description",
-    "InterfaceType": "InterfaceType",
-    "Ipv6AddressCount": "Ipv6AddressCount",
-}
-# What is done with an interface once the machine runs: see `_attach`.
+# What an interface of the profile may say in EC2's words.
+INTERFACE = (
+    "DeviceIndex", "NetworkCardIndex", "NetworkInterfaceId", "SubnetId", "PrivateIpAddress", "PrivateIpAddresses",
+    "SecondaryPrivateIpAddressCount", "AssociatePublicIpAddress", "DeleteOnTermination", "Description", "InterfaceType",
+    "Ipv6AddressCount",
+)  # fmt: skip
+# What is looked up, by name or id.
+INTERFACE_NAMES = ("SubnetName", "subnetname", "SecurityGroupId", "securitygroupname", "Groups")
+# What is done with an interface once the machine runs: see `_instance.equip`.
 INTERFACE_LATER = ("SourceDestCheck", "associate_eip", "allocate_new_eip", "allocate_new_eips")
 
 
 def _interface(connection: Connection, given: Mapping[str, Any], machine: str) -> dict[str, Any]:
-    known = {*INTERFACE, *INTERFACE_LATER, "SubnetName", "SecurityGroupId", "Groups"}
-    if unknown := set(given) - known:
-        raise ConfigurationError(f"{machine}: network_interfaces: unknown: {', '.join(sorted(unknown))}")
-    interface = {key: given[name] for name, key in INTERFACE.items() if name in given}
+    _all_known("network_interfaces", given, (*INTERFACE, *INTERFACE_NAMES, *INTERFACE_LATER))
+    interface = {key: given[key] for key in INTERFACE if key in given}
     interface.setdefault("DeviceIndex", 0)
     if "NetworkInterfaceId" not in interface:
         interface.setdefault("DeleteOnTermination", True)
-    subnet = _subnet(connection, given.get("SubnetId"), given.get("SubnetName"), machine)
+    subnet = _subnet(connection, given.get("SubnetId"), given.get("subnetname") or given.get("SubnetName"), machine)
     if subnet:
         interface["SubnetId"] = subnet.id
-    groups = given.get("SecurityGroupId") or given.get("Groups") or []
-    if groups:
-        names = [groups] if isinstance(groups, str) else groups
+    names = _names(given, ("SecurityGroupId", "securitygroupname", "Groups"))
+    if names:
         interface["Groups"] = _lookup.security_groups(connection, names, subnet.vpc_id if subnet else "")
     # The old documentation shows `PrivateIpAddresses: [{Primary: true}]`, which says nothing without an address.
     addresses = [each for each in interface.pop("PrivateIpAddresses", []) if each.get("PrivateIpAddress")]

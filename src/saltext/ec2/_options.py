@@ -29,6 +29,7 @@ class Option:
         text: what it does; for a refused one, what to use instead.
         default: what holds when it is absent; None: nothing is sent, EC2 decides.
         globally: it may also stand in the main cloud configuration file.
+        key: what the driver's own code calls it; empty: the same.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Option:
     text: str
     default: Any = None
     globally: bool = False
+    key: str = ""
 
 
 _NO_PASSWORDS = "Machines on EC2 are entered with a key: private_key, or ssh_agent."
@@ -45,7 +47,7 @@ _ONE_SESSION = "The deployment is one SSH session, see deploy_timeout and ssh_co
 
 OPTIONS: tuple[Option, ...] = (
     # -- the account
-    Option("location", "same", "The region. Without it: boto3's own default."),
+    Option("location", "changed", "The region. Without it: boto3's own default, where the old driver had one of its own."),
     Option("region", "new", "Another word for `location`."),
     Option("allowed_regions", "new", "A list: any other region is refused before a call is made."),
     Option("id", "same", "Access key. Without `id` and `key`: what boto3 finds (environment, profile, SSO, web identity, the role of the instance); `use-instance-role-credentials` says the same."),
@@ -56,12 +58,15 @@ OPTIONS: tuple[Option, ...] = (
     Option("endpoint_url", "new", "Another endpoint than Amazon's, with its scheme. Without it: what boto3 finds."),
     Option("endpoint", "same", "The same without a scheme; https is meant."),
     Option("service_url", "refused", "Set endpoint_url."),
+    Option("ec2_api_version", "refused", "boto3 knows the API's version: leave it out."),
     Option("max_attempts", "new", "How often a call is tried; botocore's adaptive mode waits between. Each retry is logged.", 8),
     Option("api_timeout", "new", "Seconds that one try of a call may take.", 30),
     Option("owner", "changed", "Whose images `--list-images` shows; the old default was `amazon`, which is endless.", "self"),
     # -- the machine
-    Option("image", "changed", "`ami-…` as before; or `ssm:/a/parameter`; or `{owner: …, name: pattern, architecture: …}`: the newest."),
+    Option("image", "changed", "`ami-…` as before; or `ssm:/a/parameter`; or `{owner: …, name: pattern, architecture: …}`: the newest. A name without an owner is refused, as anybody can take it."),
     Option("size", "same", "The instance type."),
+    Option("min_instance", "refused", "A name is one machine: list the names in a map."),
+    Option("max_instance", "refused", "A name is one machine: list the names in a map."),
     Option("launch_template", "new", "`{id: …}` or `{name: …}`, and perhaps `version`. Then `image` and `size` may be absent."),
     Option("keyname", "same", "The EC2 key pair for the first login."),
     Option("iam_profile", "same", "Name or ARN of an instance profile."),
@@ -71,27 +76,27 @@ OPTIONS: tuple[Option, ...] = (
     Option("cpu_options", "new", "`{CoreCount: …, ThreadsPerCore: …}`."),
     Option("userdata", "same", "User data as text."),
     Option("userdata_file", "same", "A file with the user data."),
-    Option("userdata_template", "same", "What renders the user data: `jinja`, `mako` …; false: nothing.", None, globally=True),
-    Option("termination_protection", "new", "EC2 refuses to terminate the machine.", False),
+    Option("userdata_template", "same", "What renders the user data: `jinja`, `mako` …, which see the machine as `opts`; false: nothing.", None, globally=True),
+    Option("termination_protection", "same", "EC2 refuses to terminate the machine."),
     Option("shutdown_behavior", "new", "`stop` or `terminate`: what a shutdown from inside does."),
     Option("monitoring", "new", "Detailed monitoring."),
     Option("hibernation", "new", "The machine can hibernate; its root volume is encrypted, as that needs."),
     Option("ebs_optimized", "same", "Dedicated bandwidth to volumes."),
     Option("placementgroup", "same", "The placement group, by name."),
-    Option("tenancy", "new", "`default`, `dedicated` or `host`."),
-    Option("spot_config", "changed", "Launch a spot instance: `spot_price` (absent: at most the on-demand price), `type` (`one-time`, `persistent`), `interruption` (`terminate`, `stop`, `hibernate`)."),
-    Option("wait_for_spot_timeout", "needless", _AT_ONCE),
-    Option("wait_for_spot_interval", "needless", _AT_ONCE),
-    Option("wait_for_spot_interval_multiplier", "needless", _AT_ONCE),
-    Option("wait_for_spot_max_failures", "needless", _AT_ONCE),
+    Option("tenancy", "same", "`default`, `dedicated` or `host`."),
+    Option("spot_config", "changed", "Launch a spot instance: `spot_price` (absent: at most the on-demand price), `type` (`one-time`, `persistent`), `interruption` (`terminate`, `stop`, `hibernate`), `tag` (further tags of the spot request, which has the machine's)."),
+    Option("wait_for_spot_timeout", "needless", _AT_ONCE, globally=True),
+    Option("wait_for_spot_interval", "needless", _AT_ONCE, globally=True),
+    Option("wait_for_spot_interval_multiplier", "needless", _AT_ONCE, globally=True),
+    Option("wait_for_spot_max_failures", "needless", _AT_ONCE, globally=True),
     # -- disks
-    Option("block_device_mappings", "changed", "EC2's list, nested or with `Ebs.` keys. Every volume, the root volume too, is gp3 and encrypted unless this says otherwise."),
-    Option("volumes", "changed", "Further volumes: `device` with `size`, or `snapshot`, or `volume_id` (an existing one); `type`, `iops`, `throughput`, `encrypted`, `kms_key_id`, `tags`. New ones are part of the launch, gp3 and encrypted unless this says otherwise."),
+    Option("block_device_mappings", "changed", "EC2's list, nested or with `Ebs.` keys. Every volume, the root volume too, is gp3 and encrypted unless this says otherwise; all have the tags of `tag`, and a `tag` of their own is refused.", globally=True),
+    Option("volumes", "changed", "Further volumes: `device` with `size`, or `snapshot`, or `volume_id` (an existing one); `type`, `iops`, `throughput`, `encrypted`, `kmskeyid`, `tags`. New ones are part of the launch, gp3 and encrypted unless this says otherwise.", globally=True),
     Option("del_root_vol_on_destroy", "changed", "Whether the root volume goes with the machine; the old default was the image's.", True),
     Option("del_all_vols_on_destroy", "changed", "The same of all other volumes that are made at launch; the old default left them behind.", True),
-    Option("rename_on_destroy", "same", "Give a terminated machine another Name. Not needed: terminated ones are never mistaken for living ones.", False, globally=True),
+    Option("rename_on_destroy", "changed", "Give a terminated machine another Name; the old driver did so unless told not to. Not needed: terminated ones are never mistaken for living ones.", False, globally=True),
     # -- the network
-    Option("subnetname", "changed", "The subnet, by its Name tag; of a list, the first with room."),
+    Option("subnetname", "changed", "The subnet, by its Name tag; of a list, the first with room. Along with `subnetid`, which used to outrank it, it is an error."),
     Option("subnetid", "changed", "The subnet, by id; of a list, the first with room."),
     Option("availability_zone", "changed", "The zone, when no subnet decides it; of a list, the first with room."),
     Option("securitygroup", "same", "Security groups, by name or id: one or a list."),
@@ -99,10 +104,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("securitygroupid", "same", "The same as `securitygroup`."),
     Option("associate_public_ip", "new", "Whether the machine gets a public address. Without it: the subnet decides."),
     Option("private_ip", "new", "The machine's private address."),
-    Option("network_interfaces", "same", "EC2's list of interfaces, with `SubnetId` or `SubnetName`, `SecurityGroupId`, `PrivateIpAddress`, `PrivateIpAddresses`, `SecondaryPrivateIpAddressCount`, `AssociatePublicIpAddress`, `SourceDestCheck`; `associate_eip` (an allocation id), `allocate_new_eip`, `allocate_new_eips` (one for each private address). Allocated addresses are released when the machine is destroyed."),
+    Option("network_interfaces", "same", "EC2's list of interfaces, with `SubnetId` or `subnetname`, `SecurityGroupId` or `securitygroupname`, `PrivateIpAddress`, `PrivateIpAddresses`, `SecondaryPrivateIpAddressCount`, `AssociatePublicIpAddress`, `SourceDestCheck`, `DeleteOnTermination`; `associate_eip` (an allocation id), `allocate_new_eip`, `allocate_new_eips` (one for each private address). Allocated addresses are released when the machine is destroyed."),
     # -- the deployment
     Option("ssh_interface", "same", "`public_ips` or `private_ips`: where salt-cloud reaches the machine.", "public_ips", globally=True),
-    Option("ssh_username", "same", "Who logs in; a list: each is tried in turn.", "root", globally=True),
+    Option("salt_interface", "refused", "Minions reach a new master where ssh_interface says; otherwise set master in their own minion configuration."),
+    Option("ssh_username", "changed", "Who logs in; a list: each is tried in turn. The old driver went on to the users of the default after those that it was given.", ["ec2-user", "ubuntu", "admin", "bitnami", "root"], globally=True),
     Option("ssh_port", "same", "Where sshd listens.", 22, globally=True),
     Option("private_key", "same", "The file with the key pair's private half.", None, globally=True),
     Option("key_filename", "same", "The same as `private_key`."),
@@ -112,32 +118,36 @@ OPTIONS: tuple[Option, ...] = (
     Option("known_hosts_file", "same", "Trust the host keys of this file instead of the console's.", None, globally=True),
     Option("ssh_gateway", "same", "A host, or host:port, through which the machine is reached; its own host key must be in the operator's known_hosts.", None, globally=True),
     Option("ssh_gateway_port", "same", "The gateway's port.", 22, globally=True),
-    Option("ssh_gateway_user", "same", "Who logs in to the gateway.", "root", globally=True),
-    Option("ssh_gateway_key", "same", "The key for the gateway; absent: `private_key`.", None, globally=True),
+    Option("ssh_gateway_username", "same", "Who logs in to the gateway.", "root", globally=True, key="ssh_gateway_user"),
+    Option("ssh_gateway_private_key", "same", "The key for the gateway; absent: `private_key`.", None, globally=True, key="ssh_gateway_key"),
     Option("ssh_gateway_command", "changed", "What the gateway runs to reach the machine (`nc %h %p`); absent: its sshd forwards.", None, globally=True),
     Option("ssh_gateway_password", "refused", _NO_PASSWORDS),
     Option("ssh_connect_timeout", "same", "Seconds until a login must have worked.", 900, globally=True),
     Option("deploy_timeout", "new", "Seconds that the deploy script may take.", 1800, globally=True),
     Option("wait_for_ip_timeout", "same", "Seconds for the machine to run and have its address.", 600, globally=True),
     Option("wait_for_ip_interval", "changed", "Seconds between two looks at it; the old default was 10.", 2, globally=True),
-    Option("wait_for_ip_interval_multiplier", "needless", "Throttled calls are spaced out by botocore."),
+    Option("wait_for_ip_interval_multiplier", "needless", "Throttled calls are spaced out by botocore.", globally=True),
     Option("on_failure", "new", "What becomes of a machine whose deployment failed: `keep` (the next run repairs it) or `destroy` (with its key).", "keep", globally=True),
     Option("tmp_dir", "same", "The beginning of the remote folder's name.", "/tmp/.saltcloud", globally=True),
     Option("keep_tmp", "same", "Leave that folder on the machine.", False, globally=True),
     Option("sudo", "same", "Whether root's rights need sudo; absent: unless `ssh_username` is root.", None, globally=True),
     Option("display_ssh_output", "same", "Show what the deploy script prints.", True, globally=True),
-    Option("sudo_password", "refused", _NO_PASSWORDS),
+    Option("sudo_password", "refused", _NO_PASSWORDS, globally=True),
     Option("password", "refused", _NO_PASSWORDS),
-    Option("deploy_command", "refused", "The script runs in tmp_dir: set that where /tmp is mounted noexec."),
+    Option("deploy_command", "refused", "The script runs in tmp_dir: set that where /tmp is mounted noexec.", globally=True),
     Option("seed", "refused", "It never did anything; deploy: False is meant."),
-    Option("tty", "needless", _ONE_SESSION),
-    Option("file_transport", "needless", _ONE_SESSION),
-    Option("hard_timeout", "needless", _ONE_SESSION),
-    Option("wait_for_passwd_maxtries", "needless", _ONE_SESSION),
-    *(Option(name, "refused", _NO_WINDOWS) for name in (
+    Option("reactor", "refused", "React to the event salt/cloud/NAME/deploying or salt/cloud/NAME/created."),
+    Option("ssm_document", "refused", "Associate it when the machine is there: aws ssm create-association."),
+    Option("tty", "needless", _ONE_SESSION, globally=True),
+    Option("file_transport", "needless", _ONE_SESSION, globally=True),
+    Option("hard_timeout", "needless", _ONE_SESSION, globally=True),
+    Option("wait_for_passwd_maxtries", "needless", _ONE_SESSION, globally=True),
+    Option("wait_for_passwd_timeout", "needless", _ONE_SESSION, globally=True),
+    *(Option(name, "refused", _NO_WINDOWS, globally=True) for name in (
         "win_installer", "win_username", "win_password", "win_deploy_auth_retries", "win_deploy_auth_retry_delay",
-        "win_delay_start", "win_install_dir", "use_winrm", "winrm_port", "winrm_use_ssl", "winrm_verify_ssl", "smb_port",
+        "use_winrm", "winrm_port", "winrm_use_ssl", "winrm_verify_ssl", "smb_port",
     )),
+    Option("make_syndic", "new", "Install a syndic, too; `syndic_master` in `master` used to imply it.", globally=True),
     # -- Salt's own
     *(Option(name, "core", text) for name, text in {
         "driver": "`ec2`.",
@@ -156,7 +166,6 @@ OPTIONS: tuple[Option, ...] = (
         "force_minion_config": "Replace the configuration that the machine has already.",
         "make_master": "Install a master, too.",
         "make_minion": "Install a minion, too.",
-        "make_syndic": "Install a syndic, too.",
         "master": "The master's configuration.",
         "master_sign_pub_file": "The master's public signing key.",
         "master_finger": "The fingerprint of the master's key.",
@@ -183,23 +192,29 @@ def check(names: Iterable[str], source: str, salt_options: Container[str] = ()) 
     Args:
         names: the options that were given.
         source: where they stand, for the message: "profile web".
-        salt_options: what else may stand there, as it is an option of Salt.
+        salt_options: Salt's configuration; what it holds may stand there, too.
 
     Raises:
         ConfigurationError: one is unknown or refused; the message names it and what to use.
     """
     for name in sorted(set(names) - INTERNAL):
         option = TABLE.get(name)
-        if option is None:
-            if name in salt_options:
-                continue
+        if option is not None:
+            _judge(option, source)
+        elif name not in salt_options:
             near = difflib.get_close_matches(name, TABLE, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; docs/driver-options.md lists what there is"
             raise ConfigurationError(f"{source}: unknown option {name}{hint}")
-        if option.status == "refused":
-            raise ConfigurationError(f"{source}: {name} is not supported. {option.text}")
-        if option.status == "needless":
-            log.warning("%s: %s has no effect. %s", source, name, option.text)
+    for option in OPTIONS:
+        if option.globally and option.name in salt_options:
+            _judge(option, "the main cloud configuration")
+
+
+def _judge(option: Option, source: str) -> None:
+    if option.status == "refused":
+        raise ConfigurationError(f"{source}: {option.name} is not supported. {option.text}")
+    if option.status == "needless":
+        log.warning("%s: %s has no effect. %s", source, option.name, option.text)
 
 
 def resolve(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,43 +225,9 @@ def resolve(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> dict[str, An
         opts: Salt's configuration; the options that may stand there are looked for there too.
     """
     return {
-        option.name: salt.config.get_cloud_config_value(
+        option.key or option.name: salt.config.get_cloud_config_value(
             option.name, machine, opts, default=copy.deepcopy(option.default), search_global=option.globally
         )
         for option in OPTIONS
         if option.status in ("same", "changed", "new")
     }
-
-
-def reference() -> str:
-    """Return the table of docs/driver-options.md, in Markdown."""
-    rows = ["| option | old driver | default | what it does |", "| --- | --- | --- | --- |"]
-    words = {
-        "same": "the same",
-        "changed": "changed",
-        "new": "-",
-        "core": "the same (Salt's core)",
-        "needless": "**no effect**, with a warning",
-        "refused": "**refused**",
-    }
-    for option in OPTIONS:
-        default = "" if option.default in (None, {}) else f"`{str(option.default).lower()}`"
-        text = option.text.replace("|", "\\|")
-        rows.append(f"| `{option.name}` | {words[option.status]} | {default} | {text} |")
-    return "\n".join(rows) + "\n"
-
-
-def document() -> str:
-    """Return docs/driver-options.md."""
-    return f"""# Options of the EC2 driver
-
-<!-- Written by `python -m saltext.ec2._options`; a test keeps it equal to the table in src/saltext/ec2/_options.py. -->
-
-A provider, a profile and a map may set each of these; a map outranks its profile, a profile its provider. What the
-table does not hold stops the run with an error that names it. "Old driver" compares with Salt 3007's `ec2`.
-
-{reference()}"""
-
-
-if __name__ == "__main__":
-    print(document(), end="")

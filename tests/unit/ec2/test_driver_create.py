@@ -1,17 +1,37 @@
-"""Launching: the instance that a profile asks for, once."""
+"""Creating: where and as whom, once, and how its deployment enters."""
 
 from __future__ import annotations
 
+import io
+import shlex
+import tarfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
 
-from saltext.ec2 import _deploy, _host_keys, _instance
-from saltext.ec2._errors import ApiError, ConfigurationError, DeployError, NotFound
+from saltext.ec2 import _client, _deploy, _host_keys, _instance, _options
+from saltext.ec2._errors import (
+    ApiError,
+    ConfigurationError,
+    DeployError,
+    LaunchError,
+    NotFound,
+    RegionRefused,
+)
 from saltext.ec2.clouds import ec2 as driver
 
 Machine = Callable[..., dict[str, Any]]  # see the fixture `machine`
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(opts: dict[str, Any]) -> None:
+    opts["wait_for_ip_interval"] = 0
 
 
 def instances(ec2: Any) -> list[dict[str, Any]]:
@@ -21,28 +41,6 @@ def instances(ec2: Any) -> list[dict[str, Any]]:
 
 def tags(resource: dict[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in resource["Tags"]}
-
-
-def test_a_profile_becomes_the_instance_it_describes(ec2: Any, machine: Machine, image: str) -> None:
-    created = driver.create(machine("web-1", keyname="deploy", tag={"project": "p"}, credit_specification="standard"))
-    (instance,) = instances(ec2)
-    assert created["id"] == instance["InstanceId"]
-    assert created["private_ips"] == [instance["PrivateIpAddress"]]
-    assert (instance["ImageId"], instance["InstanceType"], instance["KeyName"]) == (image, "t2.micro", "deploy")
-    assert [group["GroupName"] for group in instance["SecurityGroups"]] == ["web"]
-    assert instance["MetadataOptions"]["HttpTokens"] == "required"
-    assert tags(instance) == {"Name": "web-1", "project": "p"}
-
-
-def test_volumes_are_gp3_encrypted_and_tagged(ec2: Any, machine: Machine) -> None:
-    extra = {"DeviceName": "/dev/sdf", "Ebs.VolumeSize": 3, "Ebs.VolumeType": "gp2"}
-    driver.create(machine("web-1", tag={"project": "p"}, block_device_mappings=[extra]))
-    (instance,) = instances(ec2)
-    ids = [mapping["Ebs"]["VolumeId"] for mapping in instance["BlockDeviceMappings"]]
-    volumes = ec2.describe_volumes(VolumeIds=ids)["Volumes"]
-    assert sorted(volume["VolumeType"] for volume in volumes) == ["gp2", "gp3"]
-    assert all(volume["Encrypted"] for volume in volumes)
-    assert all(tags(volume) == {"Name": "web-1", "project": "p"} for volume in volumes)
 
 
 def test_a_name_is_launched_once(ec2: Any, machine: Machine) -> None:
@@ -80,44 +78,368 @@ def test_an_unknown_option_is_an_error_that_suggests_the_right_one(ec2: Any, mac
     assert instances(ec2) == []
 
 
+# -- where, and as whom ---------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
-def deploying(opts: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return what the deployment is to meet: an `Error`, or nothing."""
-    outcome: dict[str, Any] = {}
+def first_call(ec2: Any, machine: Machine, opts: dict[str, Any]) -> Callable[..., AWSPreparedRequest]:
+    """Return the first call to EC2 that creating web-1 makes with some options; it is refused."""
+
+    def make(**options: Any) -> AWSPreparedRequest:
+        given = machine("web-1", **options)
+        calls: list[AWSPreparedRequest] = []
+
+        def refuse(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
+            calls.append(request)
+            return AWSResponse(request.url, 403, HTTPHeaders(), Refusal())
+
+        events: Any = _client.connect(given, opts["cachedir"]).ec2.meta.events
+        events.register_first("before-send.ec2", refuse)
+        with pytest.raises(ApiError, match="UnauthorizedOperation"):
+            driver.create(given)
+        return calls[0]
+
+    return make
+
+
+class Refusal:
+    """The body of an answer with which EC2 refuses a call."""
+
+    def stream(self) -> list[bytes]:
+        error = "<Error><Code>UnauthorizedOperation</Code><Message>no</Message></Error>"
+        return [f"<Response><Errors>{error}</Errors></Response>".encode()]
+
+
+@pytest.mark.covers("location", "region", "allowed_regions", "endpoint", "endpoint_url")
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ({}, "https://ec2.eu-west-1.amazonaws.com"),
+        ({"location": "eu-central-1", "allowed_regions": ["eu-central-1"]}, "https://ec2.eu-central-1.amazonaws.com"),
+        ({"location": None, "region": "eu-north-1", "allowed_regions": None}, "https://ec2.eu-north-1.amazonaws.com"),
+        ({"endpoint_url": "http://127.0.0.1:1"}, "http://127.0.0.1:1"),
+        ({"endpoint": "cloud.example.com:1138/services/Cloud"}, "https://cloud.example.com:1138/services/Cloud"),
+    ],
+)
+def test_a_machine_is_launched_in_the_region_and_at_the_endpoint_that_are_chosen(
+    first_call: Callable[..., AWSPreparedRequest], given: dict[str, Any], host: str
+) -> None:
+    assert first_call(**given).url.rstrip("/") == host
+
+
+@pytest.mark.covers("allowed_regions")
+def test_no_machine_is_launched_in_a_region_that_is_not_allowed(ec2: Any, machine: Machine) -> None:
+    with pytest.raises(RegionRefused, match="region eu-west-2 is refused: allowed_regions names eu-west-1"):
+        driver.create(machine("web-1", location="eu-west-2"))
+
+
+@pytest.mark.covers("id", "key", "token", "role_arn", "profile_name")
+@pytest.mark.parametrize(
+    ("given", "access_key", "token"),
+    [
+        ({}, "test", None),
+        ({"id": "use-instance-role-credentials", "key": "use-instance-role-credentials"}, "test", None),
+        ({"id": "AKIAONE", "key": "secret"}, "AKIAONE", None),
+        ({"id": "AKIAONE", "key": "secret", "token": "session"}, "AKIAONE", "session"),
+        ({"role_arn": "arn:aws:iam::123456789012:role/salt"}, "ASIA", "moto"),
+        ({"profile_name": "work"}, "AKIAWORK", None),
+    ],
+)
+def test_a_machine_is_launched_as_whom_the_provider_says(
+    first_call: Callable[..., AWSPreparedRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    given: dict[str, Any],
+    access_key: str,
+    token: str | None,
+) -> None:
+    (tmp_path / "config").write_text("[profile work]\naws_access_key_id = AKIAWORK\naws_secret_access_key = secret\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    headers = first_call(**given).headers
+    authorization = headers["Authorization"]
+    authorization = authorization.decode() if isinstance(authorization, bytes) else authorization
+    assert f"Credential={access_key}" in authorization
+    assert bool(headers.get("X-Amz-Security-Token")) is bool(token)
+
+
+@pytest.mark.covers("id", "key")
+def test_half_a_key_is_refused(machine: Machine) -> None:
+    for half in ("id", "key"):
+        with pytest.raises(ConfigurationError, match="id and key belong together"):
+            driver.create(machine("web-1", **{half: "AKIAONE"}))
+
+
+@pytest.mark.covers("max_attempts", "api_timeout")
+def test_how_often_and_how_long_a_call_is_tried(machine: Machine, opts: dict[str, Any]) -> None:
+    given = _options.resolve(machine("web-1", max_attempts=3, api_timeout=7), opts)
+    config: Any = _client.connect(given, opts["cachedir"]).ec2.meta.config
+    assert (config.retries["total_max_attempts"], config.retries["mode"]) == (3, "adaptive")
+    assert config.read_timeout == 7
+
+
+@pytest.mark.covers("owner")
+def test_the_owner_whose_images_are_listed(ec2: Any, image: str, opts: dict[str, Any]) -> None:
+    account = ec2.describe_images(ImageIds=[image])["Images"][0]["OwnerId"]
+    provider = opts["providers"]["cloud"]["ec2"]
+    for owner, listed in ((None, [image]), (account, [image]), ("amazon", [])):
+        provider["owner"] = owner
+        assert list(driver.avail_images()) == listed
+    assert list(driver.avail_images(kwargs={"owner": "self"})) == [image]
+
+
+@pytest.mark.covers("rename_on_destroy")
+def test_a_destroyed_machine_is_renamed_when_that_is_asked_for(
+    ec2: Any, machine: Machine, opts: dict[str, Any]
+) -> None:
+    created = driver.create(machine("web-1"))
+    assert "newname" not in driver.destroy("web-1")
+    opts["providers"]["cloud"]["ec2"]["rename_on_destroy"] = True
+    other = driver.create(machine("web-1"))
+    newname = driver.destroy("web-1")["newname"]
+    names = {
+        one["InstanceId"]: tags(one)["Name"]
+        for group in ec2.describe_instances()["Reservations"]
+        for one in group["Instances"]
+    }
+    assert newname.startswith("web-1-DEL")
+    assert names == {created["id"]: "web-1", other["id"]: newname}
+
+
+# -- the deployment -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Deployment:
+    """What deployments meet, and what was asked of the last one.
+
+    Attributes:
+        error: is raised; None: all goes well.
+        login: how the machine is entered.
+        files: what is sent.
+        asked: the further arguments of `_deploy.install`.
+        port: where sshd was waited for.
+    """
+
+    error: str | None = None
+    login: _deploy.Login | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
+    port: tuple[str, int] | None = None
+
+
+@pytest.fixture
+def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    """Have machines deployed, all but the session itself."""
+    deployment = Deployment()
     (tmp_path / "key").touch()
-    opts |= {"deploy": True, "private_key": str(tmp_path / "key")}
+    (tmp_path / "probe.sh").write_text("true")
+    opts |= {
+        "deploy": True,
+        "private_key": str(tmp_path / "key"),
+        "script": "probe",
+        "deploy_scripts_search_path": [str(tmp_path)],
+        "minion": {"master": "10.0.0.1"},
+    }
 
-    def install(*_: Any, **__: Any) -> None:
-        if outcome:
-            raise DeployError(outcome["Error"])
+    def install(name: str, login: _deploy.Login, payload: bytes, **asked: Any) -> None:
+        deployment.login, deployment.asked = login, asked
+        with tarfile.open(fileobj=io.BytesIO(payload)) as tar:
+            contents = {member.name: tar.extractfile(member) for member in tar.getmembers()}
+            deployment.files = {each: file.read().decode() for each, file in contents.items() if file}
+        if deployment.error:
+            raise DeployError(deployment.error)
 
-    monkeypatch.setattr(_deploy, "archive", lambda *_: b"")
-    monkeypatch.setattr(_deploy, "wait_for_port", lambda *_: None)
+    def wait_for_port(address: str, port: int, *_: Any) -> None:
+        deployment.port = (address, port)
+
+    monkeypatch.setattr(_deploy, "wait_for_port", wait_for_port)
     monkeypatch.setattr(_deploy, "install", install)
     monkeypatch.setattr(_host_keys, "read", lambda *_: ["ssh-ed25519 AAAA"])
-    return outcome
+    return deployment
+
+
+@pytest.fixture
+def entered(machine: Machine, deploying: Deployment) -> Callable[..., _deploy.Login]:
+    """Return how web-1 is entered when it is created with some options."""
+
+    def make(**options: Any) -> _deploy.Login:
+        driver.create(machine("web-1", **options))
+        assert deploying.login
+        return deploying.login
+
+    return make
+
+
+Entered = Callable[..., _deploy.Login]
+
+
+@pytest.mark.covers("ssh_interface")
+@pytest.mark.parametrize(("chosen", "key"), [("public_ips", "PublicIpAddress"), ("private_ips", "PrivateIpAddress")])
+def test_the_address_at_which_a_machine_is_entered(
+    ec2: Any, entered: Entered, deploying: Deployment, chosen: str, key: str
+) -> None:
+    login = entered(ssh_interface=chosen, associate_public_ip=True)
+    (instance,) = instances(ec2)
+    assert login.address == instance[key]
+    assert deploying.port == (instance[key], 22)
+
+
+@pytest.mark.covers("ssh_interface")
+def test_an_address_of_another_kind_is_refused(entered: Entered) -> None:
+    with pytest.raises(ConfigurationError, match="ssh_interface is private_ips or public_ips, not 'ipv6'"):
+        entered(ssh_interface="ipv6")
+
+
+@pytest.mark.covers("ssh_username", "ssh_port", "sudo")
+def test_who_logs_in_at_which_port(entered: Entered, deploying: Deployment) -> None:
+    login = entered(ssh_username="admin", ssh_port=2222, sudo=False)
+    assert (login.users, login.port, login.sudo) == (["admin"], 2222, False)
+    assert deploying.port == (login.address, 2222)
+    login = entered(ssh_username=["admin", "ubuntu"])
+    assert (login.users, login.port, login.sudo) == (["admin", "ubuntu"], 22, True)
+    assert entered().users == ["ec2-user", "ubuntu", "admin", "bitnami", "root"]
+
+
+@pytest.mark.covers("private_key", "key_filename", "ssh_keyfile")
+@pytest.mark.parametrize("option", ["private_key", "key_filename", "ssh_keyfile"])
+def test_the_key_that_lets_in(entered: Entered, opts: dict[str, Any], tmp_path: Path, option: str) -> None:
+    del opts["private_key"]
+    (tmp_path / "other").touch()
+    assert entered(**{option: str(tmp_path / "other")}).private_key == str(tmp_path / "other")
+    with pytest.raises(ConfigurationError, match="private_key /nowhere does not exist"):
+        entered(**{option: "/nowhere"})
+
+
+@pytest.mark.covers("ssh_agent")
+def test_an_agent_may_hold_the_key(ec2: Any, entered: Entered, opts: dict[str, Any]) -> None:
+    del opts["private_key"]
+    with pytest.raises(ConfigurationError, match="private_key is not set"):
+        entered()
+    assert instances(ec2) == [], "found before money is spent"
+    assert entered(ssh_agent=True).private_key == ""
+
+
+@pytest.mark.covers("host_keys", "known_hosts_file")
+def test_which_host_key_is_trusted(entered: Entered) -> None:
+    trusted = entered().host_key_options
+    assert trusted["StrictHostKeyChecking"] == "yes"
+    assert Path(trusted["UserKnownHostsFile"]).read_text() == f"{trusted['HostKeyAlias']} ssh-ed25519 AAAA\n"
+    trusted = entered(known_hosts_file="/etc/ssh/known").host_key_options
+    assert (trusted["StrictHostKeyChecking"], trusted["UserKnownHostsFile"]) == ("yes", "/etc/ssh/known")
+    assert entered(host_keys="none").host_key_options["StrictHostKeyChecking"] == "no"
+
+
+@pytest.mark.covers("ssh_gateway", "ssh_gateway_port", "ssh_gateway_username", "ssh_gateway_private_key")
+@pytest.mark.covers("ssh_gateway_command")
+def test_the_way_through_a_gateway(entered: Entered, deploying: Deployment, tmp_path: Path) -> None:
+    words = shlex.split(entered(ssh_gateway="gate.example.com").proxy)
+    assert words[-7:] == ["-p", "22", "-l", "root", "-W", "%h:%p", "gate.example.com"]
+    assert f"IdentityFile={tmp_path / 'key'}" in words
+    assert deploying.port is None, "the machine's own port cannot be seen from here"
+    words = shlex.split(
+        entered(
+            ssh_gateway="gate.example.com",
+            ssh_gateway_port=2222,
+            ssh_gateway_username="jump",
+            ssh_gateway_private_key="/gate/key",
+            ssh_gateway_command="nc -q0 %h %p",
+        ).proxy
+    )
+    assert words[-9:] == ["-p", "2222", "-l", "jump", "gate.example.com", "nc", "-q0", "%h", "%p"]
+    assert "IdentityFile=/gate/key" in words
+
+
+@pytest.mark.covers("ssh_connect_timeout", "deploy_timeout", "tmp_dir", "keep_tmp")
+def test_how_long_and_where_the_deployment_runs(entered: Entered, deploying: Deployment) -> None:
+    entered()
+    defaults = {"connect_timeout": 900, "run_timeout": 1800, "folder": "/tmp/.saltcloud", "keep": False}
+    assert {key: deploying.asked[key] for key in defaults} == defaults
+    entered(ssh_connect_timeout=5, deploy_timeout=60, tmp_dir="/root/salt", keep_tmp=True)
+    given = {"connect_timeout": 5, "run_timeout": 60, "folder": "/root/salt", "keep": True}
+    assert {key: deploying.asked[key] for key in given} == given
+
+
+@pytest.mark.covers("display_ssh_output")
+def test_what_the_deploy_script_prints_is_shown_or_not(
+    entered: Entered, deploying: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for shown in (True, False):
+        entered(display_ssh_output=shown)
+        deploying.asked["show"]("installing")
+        assert ("installing" in capsys.readouterr().out) is shown
+
+
+@pytest.mark.covers("wait_for_ip_timeout")
+def test_an_address_is_not_waited_for_for_ever(ec2: Any, entered: Entered) -> None:
+    with pytest.raises(LaunchError, match=r"web-1 .*is running and has no address in public_ips after 0 s"):
+        entered(ssh_interface="public_ips", wait_for_ip_timeout=0)
+    assert len(instances(ec2)) == 1
+
+
+@pytest.mark.covers("wait_for_ip_interval")
+def test_a_machine_is_looked_at_in_intervals(entered: Entered, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Paused(Exception):
+        pass
+
+    def sleep(seconds: float) -> None:
+        if seconds > 0:
+            raise Paused(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(Paused) as paused:
+        entered(ssh_interface="public_ips", wait_for_ip_interval=70)
+    assert 60 < paused.value.args[0] <= 70
+
+
+@pytest.mark.covers("deploy")
+def test_without_a_deployment_nothing_is_entered_or_sent(ec2: Any, machine: Machine, deploying: Deployment) -> None:
+    driver.create(machine("web-1", deploy=False))
+    assert deploying.login is None
+    assert tags(instances(ec2)[0]) == {"Name": "web-1"}
+
+
+@pytest.mark.covers("make_master", "make_minion", "make_syndic", "master", "master_sign_pub_file")
+def test_a_new_master_gets_its_keys_and_configuration(entered: Entered, deploying: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "probe.sh").write_text("# bootstrap-salt\n")
+    (tmp_path / "sign.pub").write_text("SIGN")
+    entered()
+    assert not {"master", "master.pem", "master.pub", "master_sign.pub"} & set(deploying.files)
+    assert not {"-M", "-N", "-S"} & set(deploying.files["run"].split())
+    entered(
+        make_master=True,
+        make_minion=False,
+        make_syndic=True,
+        master={"syndic_master": "10.0.0.2"},
+        master_sign_pub_file=str(tmp_path / "sign.pub"),
+        master_pem="PRIVATE",
+        master_pub="PUBLIC",
+    )
+    sent = {name: deploying.files[name] for name in ("master.pem", "master.pub", "master_sign.pub")}
+    assert sent == {"master.pem": "PRIVATE", "master.pub": "PUBLIC", "master_sign.pub": "SIGN"}
+    assert "syndic_master: 10.0.0.2" in deploying.files["master"]
+    assert {"-M", "-N", "-S"} <= set(deploying.files["run"].split())
 
 
 def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(
-    ec2: Any, machine: Machine, opts: dict[str, Any], deploying: dict[str, Any]
+    ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
     opts["map"] = "small.map"
-    deploying["Error"] = "no route"
+    deploying.error = "no route"
     with pytest.raises(DeployError, match=r"web-1 .*no route.*run the same command again"):
         driver.create(machine("web-1"))
     (instance,) = instances(ec2)
     assert driver.list_nodes_min() == {}, "the core would take it for done"
 
-    del deploying["Error"]
+    deploying.error = None
     assert driver.create(machine("web-1"))["id"] == instance["InstanceId"]
     assert list(driver.list_nodes_min()) == ["web-1"]
     assert len(instances(ec2)) == 1
 
 
 def test_a_machine_that_waits_for_its_deployment_can_be_queried_and_destroyed(
-    ec2: Any, machine: Machine, opts: dict[str, Any], deploying: dict[str, Any]
+    ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
-    deploying["Error"] = "no route"
+    deploying.error = "no route"
     with pytest.raises(DeployError):
         driver.create(machine("web-1"))
     assert list(driver.list_nodes()) == ["web-1"]
@@ -126,22 +448,23 @@ def test_a_machine_that_waits_for_its_deployment_can_be_queried_and_destroyed(
     assert list(driver.list_nodes_min()) == ["web-1"]
 
 
+@pytest.mark.covers("on_failure")
 def test_on_failure_destroy_leaves_nothing(
-    ec2: Any, machine: Machine, opts: dict[str, Any], deploying: dict[str, Any]
+    ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
-    deploying["Error"] = "no route"
+    deploying.error = "no route"
     with pytest.raises(DeployError, match="it was destroyed"):
         driver.create(machine("web-1", on_failure="destroy"))
     assert instances(ec2) == []
 
 
 def test_a_machine_that_cannot_be_destroyed_is_said_to_run(
-    ec2: Any, machine: Machine, deploying: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ec2: Any, machine: Machine, deploying: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise ApiError("destroying web-1 failed: TerminateInstances: ExpiredToken", "ExpiredToken")
 
-    deploying["Error"] = "no route"
+    deploying.error = "no route"
     monkeypatch.setattr(_instance, "terminate", refuse)
     with pytest.raises(DeployError, match=r"no route; .*still runs: destroying web-1 failed: .*ExpiredToken"):
         driver.create(machine("web-1", on_failure="destroy"))

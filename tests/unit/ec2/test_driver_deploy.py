@@ -98,6 +98,7 @@ def install(
     return shown
 
 
+@pytest.mark.covers("script", "minion", "grains")
 def test_the_script_finds_what_salts_own_bootstrap_would_put_beside_it(
     settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_one_session_is_all_it_takes(
     assert "PRIVATE" not in line
 
 
+@pytest.mark.covers("file_map", "script_env", "script_args", "preflight_cmds", "inline_script")
 def test_files_environment_arguments_and_commands_around_the_script(
     settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -148,6 +150,7 @@ def test_files_environment_arguments_and_commands_around_the_script(
     assert install(_deploy.archive(machine, opts), tmp_path) == ["before", "pinnedgreen it's twice", "after"]
 
 
+@pytest.mark.covers("script", "force_minion_config")
 def test_salts_bootstrap_script_is_told_where_its_files_are(settings: Settings, machine: Machine) -> None:
     opts = settings("# bootstrap-salt\n", force_minion_config=True)
     with tarfile.open(fileobj=io.BytesIO(_deploy.archive(machine, opts))) as tar:
@@ -156,6 +159,7 @@ def test_salts_bootstrap_script_is_told_where_its_files_are(settings: Settings, 
         assert '"$here/deploy.sh" -c "$here" -F' in run.read().decode()
 
 
+@pytest.mark.covers("script", "file_map")
 def test_a_script_or_file_that_is_absent_is_found_before_the_launch(settings: Settings, machine: Machine) -> None:
     with pytest.raises(ConfigurationError, match="no deploy script nowhere"):
         _deploy.archive(machine, settings("true") | {"script": "nowhere"})
@@ -187,6 +191,7 @@ def test_a_script_that_hangs_is_stopped(
         install(_deploy.archive(machine, settings("echo working; exec sleep 2")), tmp_path, run_timeout=0.5)
 
 
+@pytest.mark.covers("preflight_cmds")
 def test_a_failing_preflight_command_keeps_the_script_from_running(
     settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -1,153 +1,645 @@
-"""The RunInstances request, option by option, and the choice of a place."""
+"""What the options of a profile make of a machine.
+
+moto's own answers tell, after `create`. Where moto forgets what it was asked for, the request tells: as botocore wrote
+it, after it had held it against EC2's description of RunInstances.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+import salt.config
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 
-from saltext.ec2 import _client, _instance, _launch, _options
+from saltext.ec2 import _client, _launch
 from saltext.ec2._errors import ApiError, ConfigurationError, NotFound
 from saltext.ec2._lookup import Image
+from saltext.ec2.clouds import ec2 as driver
 
-Request = Callable[..., dict[str, Any]]
+ELSEWHERE = {"subnetname": None, "securitygroup": None}  # instead of the fixture's subnet and group
+ROOT = 15  # GiB that moto says of every image's root volume
+PROFILE_ARN = "arn:aws:iam::123456789012:instance-profile/web"
+
+
+@dataclass
+class Launch:
+    """A machine that was launched.
+
+    Attributes:
+        id: the instance.
+        instance: what EC2 says of it.
+        sent: what RunInstances was asked, as `{"Placement.Tenancy": "dedicated"}`.
+    """
+
+    id: str
+    instance: dict[str, Any]
+    sent: dict[str, str]
+
+
+Launcher = Callable[..., Launch]
 
 
 @pytest.fixture
 def connection(opts: dict[str, Any], ec2: Any) -> _client.Connection:
-    return _client.connect({"location": "eu-west-1"}, opts["cachedir"])
+    return _client.connect(opts["providers"]["cloud"]["ec2"], opts["cachedir"])
 
 
 @pytest.fixture
-def options(opts: dict[str, Any], image: str) -> Callable[..., dict[str, Any]]:
-    def make(**given: Any) -> dict[str, Any]:
-        machine = {"driver": "cloud:ec2", "name": "web-1", "image": image, "size": "t2.micro", **given}
-        return _options.resolve(machine, opts)
+def launch(
+    ec2: Any, connection: _client.Connection, machine: Callable[..., dict[str, Any]], opts: dict[str, Any]
+) -> Launcher:
+    """Return how to launch web-1 with some options more than an image, a size, a subnet and a group."""
+    opts["wait_for_ip_interval"] = 0
+    sent: list[dict[str, str]] = []
+    before_call(connection, "RunInstances", sent.append)
+
+    def make(**options: Any) -> Launch:
+        created = driver.create(machine("web-1", **options))
+        answer = ec2.describe_instances(InstanceIds=[created["id"]])
+        return Launch(created["id"], answer["Reservations"][0]["Instances"][0], sent[-1] if sent else {})
 
     return make
 
 
 @pytest.fixture
-def request_for(connection: _client.Connection, options: Callable[..., dict[str, Any]]) -> Request:
-    return lambda **given: _launch.request(connection, options(**given), "web-1")
+def subnet(ec2: Any) -> str:
+    """Return the id of the subnet `a`."""
+    found: str = ec2.describe_subnets(Filters=[{"Name": "tag:Name", "Values": ["a"]}])["Subnets"][0]["SubnetId"]
+    return found
 
 
-SPOT = {"MarketType": "spot", "SpotOptions": {"MaxPrice": "0.1"}}
-PROFILE_ARN = "arn:aws:iam::1:instance-profile/p"
+def before_call(connection: _client.Connection, action: str, do: Callable[[dict[str, str]], Any]) -> None:
+    """Hand what a call asks for to `do` before it is made; what that returns, if anything, is taken for the answer."""
+
+    def handle(params: Mapping[str, Any], **_: Any) -> Any:
+        return do({key: str(value) for key, value in params["body"].items()})
+
+    events: Any = connection.ec2.meta.events
+    events.register(f"before-call.ec2.{action}", handle)
 
 
+def tags(resource: Mapping[str, Any], key: str = "Tags") -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in resource.get(key, [])}
+
+
+def volumes(ec2: Any, launched: Launch) -> dict[str, dict[str, Any]]:
+    """Return a machine's volumes by device."""
+    found = {each["DeviceName"]: each["Ebs"] for each in launched.instance["BlockDeviceMappings"]}
+    answer = ec2.describe_volumes(VolumeIds=[each["VolumeId"] for each in found.values()])["Volumes"]
+    by_id = {volume["VolumeId"]: volume for volume in answer}
+    return {device: {**each, **by_id[each["VolumeId"]]} for device, each in found.items()}
+
+
+def specified_tags(sent: Mapping[str, str], resource: str) -> dict[str, str]:
+    """Return the tags that a launch asked for on one kind of resource."""
+    (number,) = [key.split(".")[1] for key, value in sent.items() if value == resource and "TagSpec" in key]
+    prefix = f"TagSpecification.{number}.Tag."
+    keys = {key.removeprefix(prefix).split(".")[0] for key in sent if key.startswith(prefix)}
+    return {sent[f"{prefix}{key}.Key"]: sent[f"{prefix}{key}.Value"] for key in keys}
+
+
+# -- the machine ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.covers("image", "size", "keyname", "iam_profile", "monitoring", "hibernation", "ebs_optimized")
+@pytest.mark.covers("shutdown_behavior")
+@pytest.mark.parametrize("iam_profile", ["web", PROFILE_ARN])
+def test_a_machine_is_what_its_profile_says(ec2: Any, launch: Launcher, image: str, iam_profile: str) -> None:
+    iam = _client._new_session(region_name="eu-west-1").client("iam")
+    iam.create_instance_profile(InstanceProfileName="web")
+    launched = launch(
+        size="t3.nano",
+        keyname="deploy",
+        iam_profile=iam_profile,
+        monitoring=True,
+        hibernation=True,
+        ebs_optimized=True,
+        shutdown_behavior="terminate",
+    )
+    said = {
+        "ImageId": image,
+        "InstanceType": "t3.nano",
+        "KeyName": "deploy",
+        "Monitoring": {"State": "enabled"},
+        "HibernationOptions": {"Configured": True},
+        "EbsOptimized": True,
+    }
+    assert {key: launched.instance[key] for key in said} == said
+    assert launched.instance["IamInstanceProfile"]["Arn"] == PROFILE_ARN
+    attribute = "instanceInitiatedShutdownBehavior"
+    behaviour = ec2.describe_instance_attribute(InstanceId=launched.id, Attribute=attribute)
+    assert behaviour["InstanceInitiatedShutdownBehavior"] == {"Value": "terminate"}
+
+
+@pytest.mark.covers("tenancy", "placementgroup", "cpu_options", "credit_specification", "termination_protection")
+def test_a_machine_is_asked_for_as_its_profile_says(launch: Launcher) -> None:
+    """What moto forgets."""
+    sent = launch(
+        tenancy="dedicated",
+        placementgroup="rack",
+        cpu_options={"core_count": 1, "ThreadsPerCore": 2},
+        credit_specification="unlimited",
+        termination_protection=True,
+    ).sent
+    wanted = {
+        "Placement.Tenancy": "dedicated",
+        "Placement.GroupName": "rack",
+        "CpuOptions.CoreCount": "1",
+        "CpuOptions.ThreadsPerCore": "2",
+        "CreditSpecification.CpuCredits": "unlimited",
+        "DisableApiTermination": "true",
+    }
+    assert {key: sent.get(key) for key in wanted} == wanted
+
+
+def test_what_a_profile_denies_is_denied(launch: Launcher) -> None:
+    """A launch template or the account may say otherwise."""
+    sent = launch(monitoring=False, hibernation=False, ebs_optimized=False, termination_protection=False).sent
+    for key in ("Monitoring.Enabled", "HibernationOptions.Configured", "EbsOptimized", "DisableApiTermination"):
+        assert sent[key] == "false"
+
+
+def test_what_a_profile_leaves_out_is_left_to_ec2(launch: Launcher) -> None:
+    asked = {key.split(".")[0] for key in launch().sent} - {"Action", "Version"}
+    assert asked == {
+        "BlockDeviceMapping", "ClientToken", "ImageId", "InstanceType", "MaxCount", "MetadataOptions", "MinCount",
+        "SecurityGroupId", "SubnetId", "TagSpecification",
+    }  # fmt: skip
+
+
+@pytest.mark.covers("metadata_options")
 @pytest.mark.parametrize(
-    ("given", "key", "value"),
+    ("given", "said"),
     [
-        ({"spot_config": {"spot_price": 0.1}}, "InstanceMarketOptions", SPOT),
-        ({"placementgroup": "g", "tenancy": "dedicated"}, "Placement", {"GroupName": "g", "Tenancy": "dedicated"}),
-        ({"cpu_options": {"core_count": 1, "ThreadsPerCore": 1}}, "CpuOptions", {"CoreCount": 1, "ThreadsPerCore": 1}),
-        ({"credit_specification": "unlimited"}, "CreditSpecification", {"CpuCredits": "unlimited"}),
-        ({"iam_profile": PROFILE_ARN}, "IamInstanceProfile", {"Arn": PROFILE_ARN}),
-        ({"iam_profile": "p"}, "IamInstanceProfile", {"Name": "p"}),
-        ({"hibernation": True}, "HibernationOptions", {"Configured": True}),
-        ({"monitoring": False}, "Monitoring", {"Enabled": False}),
-        ({"termination_protection": True}, "DisableApiTermination", True),
-        ({"shutdown_behavior": "terminate"}, "InstanceInitiatedShutdownBehavior", "terminate"),
-        ({}, "MetadataOptions", {"HttpTokens": "required", "HttpEndpoint": "enabled"}),
-        (
-            {"metadata_options": {"http_tokens": "optional"}},
-            "MetadataOptions",
-            {"HttpTokens": "optional", "HttpEndpoint": "enabled"},
-        ),
-        (
-            {"launch_template": {"name": "t", "version": 3}},
-            "LaunchTemplate",
-            {"LaunchTemplateName": "t", "Version": "3"},
-        ),
-        ({"private_ip": "10.40.1.9", "subnetname": "a"}, "PrivateIpAddress", "10.40.1.9"),
+        ({}, {"HttpTokens": "required", "HttpEndpoint": "enabled"}),
+        ({"HttpPutResponseHopLimit": 2}, {"HttpTokens": "required", "HttpPutResponseHopLimit": 2}),
+        ({"http_tokens": "optional"}, {"HttpTokens": "optional", "HttpEndpoint": "enabled"}),
     ],
 )
-def test_an_option_is_part_of_the_request(request_for: Request, given: dict[str, Any], key: str, value: Any) -> None:
-    assert request_for(**given)[key] == value
+def test_imdsv2_is_required_unless_a_profile_says_otherwise(
+    launch: Launcher, given: dict[str, Any], said: dict[str, Any]
+) -> None:
+    answer = launch(metadata_options=given).instance["MetadataOptions"]
+    assert {key: answer[key] for key in said} == said
 
 
-def test_a_launch_template_stands_for_image_and_size(connection: _client.Connection, opts: dict[str, Any]) -> None:
-    machine = {"driver": "cloud:ec2", "name": "web-1", "launch_template": {"id": "lt-1"}}
-    request = _launch.request(connection, _options.resolve(machine, opts), "web-1")
-    assert not {"ImageId", "InstanceType", "BlockDeviceMappings"} & set(request)
-    with pytest.raises(ConfigurationError, match="web-1: image is not set"):
-        _launch.request(connection, _options.resolve({**machine, "launch_template": None}, opts), "web-1")
+@pytest.mark.covers("spot_config")
+def test_a_spot_instance(launch: Launcher) -> None:
+    spot = {"spot_price": 0.1, "type": "persistent", "interruption": "stop", "tag": {"bid": "low"}}
+    launched = launch(spot_config=spot, tag={"project": "p"})
+    assert launched.instance["InstanceLifecycle"] == "spot"
+    # moto knows no more of it than that.
+    options = "InstanceMarketOptions.SpotOptions"
+    wanted = {"MaxPrice": "0.1", "SpotInstanceType": "persistent", "InstanceInterruptionBehavior": "stop"}
+    assert {key: launched.sent.get(f"{options}.{key}") for key in wanted} == wanted
+    assert specified_tags(launched.sent, "spot-instances-request") == {"Name": "web-1", "project": "p", "bid": "low"}
+    assert tags(launched.instance) == {"Name": "web-1", "project": "p"}
 
 
-def test_a_public_address_is_asked_for_on_the_interface(request_for: Request) -> None:
-    request = request_for(subnetname="a", securitygroup="web", associate_public_ip=True)
-    (interface,) = request["NetworkInterfaces"]
-    assert interface["AssociatePublicIpAddress"] is True
-    assert interface["SubnetId"].startswith("subnet-")
-    assert [group[:3] for group in interface["Groups"]] == ["sg-"]
-    assert "SubnetId" not in request
+@pytest.mark.covers("spot_config")
+def test_a_spot_instance_needs_no_price(launch: Launcher) -> None:
+    launched = launch(spot_config={})
+    assert launched.instance["InstanceLifecycle"] == "spot"
+    assert specified_tags(launched.sent, "spot-instances-request") == {"Name": "web-1"}
+    with pytest.raises(ConfigurationError, match="spot_config: unknown: price; it knows spot_price"):
+        _launch.spot_options({"price": 1})
 
 
-def test_interfaces_are_written_as_in_the_old_driver(request_for: Request) -> None:
+@pytest.mark.covers("launch_template")
+def test_a_launch_template_stands_for_what_a_profile_leaves_out(ec2: Any, launch: Launcher, image: str) -> None:
+    data = {"ImageId": image, "InstanceType": "t3.small", "KeyName": "deploy"}
+    template = ec2.create_launch_template(LaunchTemplateName="web", LaunchTemplateData=data)["LaunchTemplate"]
+    ec2.create_launch_template_version(LaunchTemplateName="web", LaunchTemplateData=data | {"InstanceType": "t3.large"})
+    by_id = {"id": template["LaunchTemplateId"]}
+    for given, version, size in (
+        (by_id, "1", "t3.small"),
+        (by_id | {"version": 2}, "2", "t3.large"),
+        ({"name": "web", "version": "2"}, "2", "t3.large"),
+    ):
+        launched = launch(launch_template=given, image=None, size=None)
+        said = tags(launched.instance)
+        assert said["aws:ec2launchtemplate:id"] == template["LaunchTemplateId"]
+        assert said["aws:ec2launchtemplate:version"] == version
+        assert said["Name"] == "web-1"
+        assert (launched.instance["ImageId"], launched.instance["InstanceType"]) == (image, size)
+        driver.destroy("web-1")
+    assert launch(launch_template=by_id, size="t3.nano").instance["InstanceType"] == "t3.nano"
+
+
+def test_without_a_launch_template_image_and_size_are_needed(ec2: Any, launch: Launcher) -> None:
+    for option in ("image", "size"):
+        with pytest.raises(ConfigurationError, match=f"web-1: {option} is not set"):
+            launch(**{option: None})
+    with pytest.raises(ConfigurationError, match="launch_template is a mapping with id or name"):
+        launch(launch_template="lt-1")
+    assert ec2.describe_instances()["Reservations"] == []
+
+
+# -- the image ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.covers("image")
+def test_the_newest_image_of_an_owner_is_taken(ec2: Any, launch: Launcher, image: str) -> None:
+    owner = ec2.describe_images(ImageIds=[image])["Images"][0]["OwnerId"]
+    newest = max(
+        (ec2.register_image(Name=f"debian-13-{number}")["ImageId"] for number in (2, 3)),
+        key=lambda image_id: (ec2.describe_images(ImageIds=[image_id])["Images"][0]["CreationDate"], image_id),
+    )
+    ec2.register_image(Name="fedora-50")
+    assert launch(image={"owner": owner, "name": "debian-13-?"}).instance["ImageId"] == newest
+    for wrong, said in (
+        ({"owner": owner, "name": "gentoo*"}, "owns no image called gentoo"),
+        ({"owner": "amazon", "name": "debian-13-*"}, "amazon owns no image"),
+    ):
+        with pytest.raises(NotFound, match=said):
+            _launch.request(driver._connection(), {"image": wrong, "size": "t2.micro"}, "web-2")
+    with pytest.raises(ConfigurationError, match="needs both owner and name"):
+        _launch.request(driver._connection(), {"image": {"name": "debian-13-*"}, "size": "t2.micro"}, "web-2")
+
+
+@pytest.mark.covers("image")
+def test_the_image_of_an_ssm_parameter(connection: _client.Connection, launch: Launcher, image: str) -> None:
+    connection.ssm.put_parameter(Name="/images/web", Value=image, Type="String")
+    assert launch(image="ssm:/images/web").instance["ImageId"] == image
+
+
+@pytest.mark.covers("image")
+def test_an_image_name_alone_is_refused(ec2: Any, launch: Launcher) -> None:
+    with pytest.raises(
+        ConfigurationError, match="image 'debian-13-amd64-1' is not ami-…, ssm:/parameter, or a mapping"
+    ):
+        launch(image="debian-13-amd64-1")
+    assert ec2.describe_instances()["Reservations"] == []
+
+
+# -- tags -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.covers("tag")
+def test_a_machine_its_volumes_and_interfaces_are_tagged_at_launch(
+    ec2: Any, launch: Launcher, connection: _client.Connection
+) -> None:
+    later: list[dict[str, str]] = []
+    before_call(connection, "CreateTags", later.append)
+    launched = launch(tag={"project": "p", "number": 7}, volumes=[{"device": "/dev/sdf", "size": 1}])
+    wanted = {"Name": "web-1", "project": "p", "number": "7"}
+    assert tags(launched.instance) == wanted
+    assert [tags(volume) for volume in volumes(ec2, launched).values()] == [wanted, wanted]
+    assert specified_tags(launched.sent, "network-interface") == wanted, "moto forgets these"
+    assert later == [], "a tag set apart from the launch can be lost"
+
+
+@pytest.mark.covers("tag")
+def test_the_name_is_not_a_tag_to_play_with(launch: Launcher) -> None:
+    with pytest.raises(ConfigurationError, match="the tag Name"):
+        launch(tag={"Name": "other"})
+    with pytest.raises(ConfigurationError, match=r"tag must be a mapping, not \['project'\]"):
+        launch(tag=["project"])
+
+
+# -- disks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.covers("block_device_mappings")
+def test_volumes_are_gp3_and_encrypted_unless_a_profile_says_otherwise(ec2: Any, launch: Launcher) -> None:
+    given = [
+        {"DeviceName": "/dev/sdf", "Ebs.VolumeSize": 3, "Ebs.VolumeType": "gp2"},
+        {"DeviceName": "/dev/sdg", "Ebs": {"VolumeSize": 4, "Encrypted": False, "DeleteOnTermination": False}},
+    ]
+    launched = launch(block_device_mappings=given)
+    said = {
+        device: tuple(volume[key] for key in ("VolumeType", "Encrypted", "Size", "DeleteOnTermination"))
+        for device, volume in volumes(ec2, launched).items()
+    }
+    assert said == {
+        "/dev/sda1": ("gp3", True, ROOT, True),
+        "/dev/sdf": ("gp2", True, 3, True),
+        "/dev/sdg": ("gp3", False, 4, False),
+    }
+
+
+@pytest.mark.covers("block_device_mappings")
+def test_the_root_volume_can_be_another(ec2: Any, launch: Launcher) -> None:
+    given = {"DeviceName": "/dev/sda1", "Ebs.VolumeSize": 20, "Ebs.Iops": 4000, "Ebs.Throughput": 200}
+    launched = launch(block_device_mappings=[given])
+    (volume,) = volumes(ec2, launched).values()
+    assert (volume["Size"], volume["VolumeType"], volume["Encrypted"]) == (20, "gp3", True)
+    # moto makes every gp3 volume as fast as the slowest.
+    assert launched.sent["BlockDeviceMapping.1.Ebs.Iops"] == "4000"
+    assert launched.sent["BlockDeviceMapping.1.Ebs.Throughput"] == "200"
+
+
+@pytest.mark.covers("block_device_mappings")
+def test_a_mapping_that_is_no_volume_stays_what_it_is() -> None:
+    store = {"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}
+    none = {"DeviceName": "/dev/sdc", "NoDevice": ""}
+    assert _launch.block_devices([store, none], Image("ami-1")) == [store, none]
+
+
+@pytest.mark.covers("block_device_mappings")
+def test_a_tag_of_one_mapping_is_refused_with_what_to_use(launch: Launcher) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"/dev/sdf cannot have a tag of its own: set tag, .* or list it in vol"
+    ):
+        launch(block_device_mappings=[{"DeviceName": "/dev/sdf", "tag": {"tier": "log"}}])
+    with pytest.raises(ConfigurationError, match="an entry has no DeviceName"):
+        launch(block_device_mappings=[{"Ebs.VolumeSize": 3}])
+
+
+@pytest.mark.covers("volumes")
+def test_further_volumes_are_part_of_the_launch(ec2: Any, launch: Launcher) -> None:
+    made = ec2.create_volume(AvailabilityZone="eu-west-1a", Size=5)["VolumeId"]
+    snapshot = ec2.create_snapshot(VolumeId=made)["SnapshotId"]
+    key = "arn:aws:kms:eu-west-1:123456789012:key/1"
+    given = [
+        {"device": "/dev/sdf", "size": 10, "tags": {"tier": "log"}, "iops": 3500, "throughput": 150},
+        {"device": "/dev/sdg", "size": 10, "type": "gp2", "encrypted": False},
+        {"device": "/dev/sdh", "snapshot": snapshot, "kmskeyid": key},
+        {"device": "/dev/sdi", "volume_id": made, "tags": {"tier": "old"}},
+    ]
+    launched = launch(volumes=given, tag={"project": "p"})
+    found = volumes(ec2, launched)
+    said = {device: (one["VolumeType"], one["Encrypted"], one["Size"]) for device, one in found.items()}
+    assert said == {
+        "/dev/sda1": ("gp3", True, ROOT),
+        "/dev/sdf": ("gp3", True, 10),
+        "/dev/sdg": ("gp2", False, 10),
+        "/dev/sdh": ("gp3", True, 5),
+        "/dev/sdi": ("gp2", False, 5),
+    }
+    assert (found["/dev/sdh"]["SnapshotId"], found["/dev/sdh"]["KmsKeyId"]) == (snapshot, key)
+    assert found["/dev/sdi"]["VolumeId"] == made
+    assert tags(found["/dev/sdf"]) == {"Name": "web-1", "project": "p", "tier": "log"}
+    assert tags(found["/dev/sdi"]) == {"tier": "old"}
+    # moto forgets how fast a volume is to be.
+    assert launched.sent["BlockDeviceMapping.2.Ebs.Iops"] == "3500"
+    assert launched.sent["BlockDeviceMapping.2.Ebs.Throughput"] == "150"
+
+
+@pytest.mark.covers("volumes")
+def test_a_volume_that_is_written_wrong_stops_the_launch(ec2: Any, launch: Launcher) -> None:
+    for wrong, said in (
+        ({"device": "/dev/sdf", "Size": 3}, "volumes: unknown: Size; it knows device, volume_id, tags, size"),
+        ({"size": 3}, "an entry has no device"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            launch(volumes=[wrong])
+    assert ec2.describe_instances()["Reservations"] == []
+
+
+@pytest.mark.covers("del_root_vol_on_destroy", "del_all_vols_on_destroy")
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, []),
+        ({"del_root_vol_on_destroy": False}, [ROOT]),
+        ({"del_all_vols_on_destroy": False}, [3]),
+    ],
+)
+def test_which_volumes_outlive_a_machine(ec2: Any, launch: Launcher, given: dict[str, Any], left: list[int]) -> None:
+    launch(volumes=[{"device": "/dev/sdf", "size": 3}], **given)
+    driver.destroy("web-1")
+    assert [volume["Size"] for volume in ec2.describe_volumes()["Volumes"]] == left
+
+
+# -- the network ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.covers("subnetname", "subnetid", "securitygroup", "securitygroupname", "securitygroupid", "private_ip")
+def test_subnet_and_groups_are_given_by_name_or_by_id(ec2: Any, launch: Launcher, subnet: str) -> None:
+    by_name = launch(subnetname="a", securitygroup="web", private_ip="10.40.1.9").instance
+    assert (by_name["SubnetId"], by_name["PrivateIpAddress"]) == (subnet, "10.40.1.9")
+    assert [group["GroupName"] for group in by_name["SecurityGroups"]] == ["web"]
+    driver.destroy("web-1")
+    ids = {group["GroupName"]: group["GroupId"] for group in by_name["SecurityGroups"]}
+    by_id = launch(
+        subnetname=None, subnetid=subnet, securitygroup=None, securitygroupid=[ids["web"]], securitygroupname="db"
+    ).instance
+    assert by_id["SubnetId"] == subnet
+    assert sorted(group["GroupName"] for group in by_id["SecurityGroups"]) == ["db", "web"]
+
+
+@pytest.mark.covers("subnetid")
+def test_a_subnet_is_given_once(launch: Launcher, subnet: str) -> None:
+    with pytest.raises(ConfigurationError, match="web-1: a subnet is given by name and by id"):
+        launch(subnetname="a", subnetid=subnet)
+
+
+@pytest.mark.covers("availability_zone")
+def test_a_zone_is_enough(launch: Launcher) -> None:
+    assert launch(**ELSEWHERE, availability_zone="eu-west-1c").instance["Placement"]["AvailabilityZone"] == "eu-west-1c"
+
+
+@pytest.mark.covers("associate_public_ip")
+@pytest.mark.parametrize("subnet_says", [True, False])
+def test_a_public_address_is_given_or_kept_back(ec2: Any, launch: Launcher, subnet: str, *, subnet_says: bool) -> None:
+    ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": subnet_says})
+    launched = launch(associate_public_ip=not subnet_says)
+    assert ("PublicIpAddress" in launched.instance) is not subnet_says
+    (interface,) = launched.instance["NetworkInterfaces"]
+    assert interface["SubnetId"] == subnet
+    assert [group["GroupName"] for group in interface["Groups"]] == ["web"]
+    assert launched.sent["NetworkInterface.1.DeleteOnTermination"] == "true", "moto forgets this"
+
+
+def test_a_public_address_needs_a_subnet(launch: Launcher) -> None:
+    with pytest.raises(ConfigurationError, match="associate_public_ip needs subnetname or subnetid"):
+        launch(**ELSEWHERE, associate_public_ip=True)
+
+
+ADDRESSES = [
+    {"PrivateIpAddress": "10.40.1.20", "Primary": True},
+    {"PrivateIpAddress": "10.40.1.21", "Primary": False},
+]
+FIRST = {"DeviceIndex": 0, "SubnetName": "a", "SecurityGroupId": "web", "PrivateIpAddresses": ADDRESSES}
+
+
+@pytest.mark.covers("network_interfaces")
+def test_several_interfaces(launch: Launcher, subnet: str) -> None:
+    second = {
+        "DeviceIndex": 1,
+        "subnetname": "a",
+        "securitygroupname": ["web", "db"],
+        "SecondaryPrivateIpAddressCount": 2,
+        "SourceDestCheck": False,
+        "Description": "behind",
+        "DeleteOnTermination": False,
+    }
+    launched = launch(**ELSEWHERE, network_interfaces=[FIRST, second])
+    front, behind = sorted(launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"])
+    assert (front["PrivateIpAddress"], front["SubnetId"], front["SourceDestCheck"]) == ("10.40.1.20", subnet, True)
+    assert (behind["Description"], behind["SubnetId"], behind["SourceDestCheck"]) == ("behind", subnet, False)
+    assert [group["GroupName"] for group in front["Groups"]] == ["web"]
+    assert sorted(group["GroupName"] for group in behind["Groups"]) == ["db", "web"]
+    # moto forgets these.
+    wanted = {
+        "1.PrivateIpAddresses.2.PrivateIpAddress": "10.40.1.21",
+        "1.PrivateIpAddresses.2.Primary": "false",
+        "2.SecondaryPrivateIpAddressCount": "2",
+        "1.DeleteOnTermination": "true",
+        "2.DeleteOnTermination": "false",
+    }
+    assert {key: launched.sent.get(f"NetworkInterface.{key}") for key in wanted} == wanted
+
+
+@pytest.mark.covers("network_interfaces")
+def test_interfaces_are_written_as_in_the_old_documentation(launch: Launcher, subnet: str) -> None:
     given = {
         "DeviceIndex": 0,
-        "SubnetName": "a",
-        "SecurityGroupId": ["web"],
         "PrivateIpAddresses": [{"Primary": True}],
         "AssociatePublicIpAddress": True,
-        "allocate_new_eip": True,
+        "SubnetId": subnet,
+        "SecurityGroupId": ["web"],
     }
-    (interface,) = request_for(network_interfaces=[given])["NetworkInterfaces"]
-    assert set(interface) == {"DeviceIndex", "SubnetId", "Groups", "AssociatePublicIpAddress", "DeleteOnTermination"}
-    with pytest.raises(ConfigurationError, match="network_interfaces: unknown: Subnet"):
-        request_for(network_interfaces=[{"Subnet": "a"}])
-    with pytest.raises(ConfigurationError, match="set on each interface"):
-        request_for(network_interfaces=[given], subnetname="a")
+    launched = launch(**ELSEWHERE, network_interfaces=[given])
+    assert launched.instance["PublicIpAddress"]
+    assert not [key for key in launched.sent if "PrivateIpAddresses" in key], "an entry without an address says nothing"
 
 
-def test_several_interfaces_with_secondary_addresses(request_for: Request) -> None:
-    addresses = [
-        {"PrivateIpAddress": "10.40.1.20", "Primary": True},
-        {"PrivateIpAddress": "10.40.1.21", "Primary": False},
+@pytest.mark.covers("network_interfaces")
+def test_an_interface_that_is_written_wrong_stops_the_launch(launch: Launcher) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"network_interfaces: unknown: Subnet; it knows DeviceIndex, .*SubnetId"
+    ):
+        launch(**ELSEWHERE, network_interfaces=[{"Subnet": "a"}])
+    with pytest.raises(ConfigurationError, match="subnets and security groups are set on each interface"):
+        launch(network_interfaces=[FIRST])
+
+
+@pytest.mark.covers("network_interfaces")
+def test_elastic_addresses_are_given_once_and_released_when_they_were_made_for_the_machine(
+    ec2: Any, launch: Launcher, connection: _client.Connection
+) -> None:
+    own = ec2.allocate_address(Domain="vpc")["AllocationId"]
+    interfaces = [
+        {**FIRST, "allocate_new_eips": True},
+        {"DeviceIndex": 1, "SubnetName": "a", "SecurityGroupId": "web", "associate_eip": own},
+        {"DeviceIndex": 2, "SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True},
     ]
-    given = [
-        {"DeviceIndex": 0, "SubnetName": "a", "SecurityGroupId": "web", "PrivateIpAddresses": addresses},
-        {"DeviceIndex": 1, "SubnetName": "a", "SecurityGroupId": ["web", "db"], "SecondaryPrivateIpAddressCount": 2},
-    ]
-    first, second = request_for(network_interfaces=given)["NetworkInterfaces"]
-    assert (first["DeviceIndex"], first["PrivateIpAddresses"]) == (0, addresses)
-    assert (second["DeviceIndex"], second["SecondaryPrivateIpAddressCount"]) == (1, 2)
-    assert "PrivateIpAddresses" not in second
-    assert (len(first["Groups"]), len(second["Groups"])) == (1, 2)
+
+    given: list[str] = []
+    before_call(connection, "AssociateAddress", lambda asked: given.append(asked["PrivateIpAddress"]))
+
+    launched = launch(**ELSEWHERE, network_interfaces=interfaces)
+    network = sorted(launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"])
+    holders = {each["NetworkInterfaceId"]: each["AllocationId"] for each in ec2.describe_addresses()["Addresses"]}
+    assert set(holders) == {each["NetworkInterfaceId"] for each in network}
+    assert holders[network[1]["NetworkInterfaceId"]] == own
+    assert given == [each["PrivateIpAddress"] for each in network]
+    # moto forgets secondary addresses at launch. Once they are there, the next run serves what has none yet.
+    for each in network:
+        ec2.assign_private_ip_addresses(NetworkInterfaceId=each["NetworkInterfaceId"], SecondaryPrivateIpAddressCount=1)
+    given.clear()
+    again = launch(**ELSEWHERE, network_interfaces=interfaces)
+    (front,) = [one for one in again.instance["NetworkInterfaces"] if one["Attachment"]["DeviceIndex"] == 0]
+    assert given == [one["PrivateIpAddress"] for one in front["PrivateIpAddresses"] if not one["Primary"]]
+    driver.destroy("web-1")
+    assert [each["AllocationId"] for each in ec2.describe_addresses()["Addresses"]] == [own]
 
 
-def test_volumes_of_the_old_driver_are_part_of_the_launch(request_for: Request) -> None:
-    volumes = [
-        {"size": 10, "device": "/dev/sdf"},
-        {"device": "/dev/sdg", "type": "io1", "iops": 1000, "size": 10, "encrypted": False},
-        {"device": "/dev/sdh", "volume_id": "vol-1"},
-    ]
-    devices = {each["DeviceName"]: each["Ebs"] for each in request_for(volumes=volumes)["BlockDeviceMappings"]}
-    assert set(devices) == {"/dev/sda1", "/dev/sdf", "/dev/sdg"}
-    assert devices["/dev/sdf"] == {
-        "VolumeType": "gp3", "Encrypted": True, "VolumeSize": 10, "DeleteOnTermination": True,
-    }  # fmt: skip
-    assert (devices["/dev/sdg"]["Iops"], devices["/dev/sdg"]["Encrypted"]) == (1000, False)
+# -- a place with room ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def full(launch: Launcher, connection: _client.Connection) -> dict[str, str]:
+    """Return which places refuse a launch, by zone or subnet, with which code."""
+    codes: dict[str, str] = {}
+
+    def answer(asked: dict[str, str]) -> tuple[AWSResponse, dict[str, Any]] | None:
+        code = codes.get(asked.get("Placement.AvailabilityZone") or asked["SubnetId"])
+        refused = AWSResponse("https://ec2", 400, HTTPHeaders(), None)
+        return (refused, {"Error": {"Code": code, "Message": "no"}}) if code else None
+
+    before_call(connection, "RunInstances", answer)
+    return codes
+
+
+@pytest.mark.covers("availability_zone")
+def test_a_full_zone_is_passed_over(launch: Launcher, full: dict[str, str]) -> None:
+    full |= {"eu-west-1a": "InsufficientInstanceCapacity", "eu-west-1b": "Unsupported"}
+    zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
+    launched = launch(**ELSEWHERE, availability_zone=zones)
+    assert launched.instance["Placement"]["AvailabilityZone"] == "eu-west-1c"
+
+
+@pytest.mark.covers("subnetname", "subnetid")
+@pytest.mark.parametrize("option", ["subnetname", "subnetid"])
+def test_a_full_subnet_is_passed_over(
+    ec2: Any, launch: Launcher, full: dict[str, str], subnet: str, option: str
+) -> None:
+    vpc = ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
+    name: Any = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "b"}]}]
+    other = ec2.create_subnet(VpcId=vpc, CidrBlock="10.40.2.0/24", TagSpecifications=name)["Subnet"]["SubnetId"]
+    full[subnet] = "InsufficientFreeAddressesInSubnet"
+    places = {"subnetname": ["a", "b"], "subnetid": [subnet, other]}[option]
+    assert launch(**{"subnetname": None, option: places}).instance["SubnetId"] == other
+
+
+def test_a_refusal_that_is_not_for_want_of_room_ends_the_search(
+    ec2: Any, launch: Launcher, full: dict[str, str]
+) -> None:
+    full |= {"eu-west-1a": "UnauthorizedOperation"}
+    with pytest.raises(ApiError, match="UnauthorizedOperation"):
+        launch(**ELSEWHERE, availability_zone=["eu-west-1a", "eu-west-1b"])
+    full |= {"eu-west-1a": "InsufficientInstanceCapacity", "eu-west-1b": "InsufficientHostCapacity"}
+    with pytest.raises(ApiError, match="InsufficientHostCapacity"):
+        launch(**ELSEWHERE, availability_zone=["eu-west-1a", "eu-west-1b"])
+    with pytest.raises(ConfigurationError, match="subnetname and availability_zone are lists: one of them can be"):
+        launch(subnetname=["a"], availability_zone=["eu-west-1a"])
+    assert ec2.describe_instances()["Reservations"] == []
+
+
+# -- user data ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.covers("userdata", "userdata_file", "userdata_template")
 @pytest.mark.parametrize(
-    ("given", "delete"),
+    ("source", "main", "profile", "rendered"),
     [
-        ({}, {"/dev/xvda": True, "/dev/sdf": True}),
-        ({"delete_root": False, "delete_others": True}, {"/dev/xvda": False, "/dev/sdf": True}),
+        ("userdata", None, None, False),
+        ("userdata", None, "jinja", True),
+        ("userdata_file", "jinja", None, True),
+        ("userdata_file", "jinja", False, False),
     ],
 )
-def test_who_goes_with_the_machine(given: dict[str, Any], delete: dict[str, bool]) -> None:
-    given = {"delete_root": True, "delete_others": True, **given}
-    devices = _launch.block_devices([{"DeviceName": "/dev/sdf"}], Image("ami-1", "/dev/xvda", 8), **given)
-    assert {each["DeviceName"]: each["Ebs"]["DeleteOnTermination"] for each in devices} == delete
+def test_user_data_is_text_or_a_file_and_rendered_where_that_is_asked_for(
+    ec2: Any,
+    launch: Launcher,
+    opts: dict[str, Any],
+    tmp_path: Path,
+    source: str,
+    main: str | None,
+    profile: str | bool | None,
+    *,
+    rendered: bool,
+) -> None:
+    template = "#!/bin/sh\necho {{ opts.name }}\n"
+    (tmp_path / "data").write_text(template)
+    opts |= {key: salt.config.DEFAULT_MASTER_OPTS[key] for key in salt.config.DEFAULT_MASTER_OPTS if "render" in key}
+    opts["userdata_template"] = main
+    given = {"userdata": template, "userdata_file": str(tmp_path / "data")}[source]
+    launched = launch(**{source: given}, userdata_template=profile)
+    answer = ec2.describe_instance_attribute(InstanceId=launched.id, Attribute="userData")["UserData"]["Value"]
+    expected = template.replace("{{ opts.name }}", "web-1") if rendered else template
+    assert base64.b64decode(answer).decode().strip() == expected.strip()
 
 
-def test_the_name_is_not_a_tag_to_play_with(request_for: Request) -> None:
-    with pytest.raises(ConfigurationError, match="the tag Name"):
-        request_for(tag={"Name": "other"})
+@pytest.mark.covers("userdata_file")
+def test_user_data_that_cannot_be_had_stops_the_launch(ec2: Any, launch: Launcher, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"userdata_file cannot be read: .*/nowhere"):
+        launch(userdata_file=f"{tmp_path}/nowhere")
+    with pytest.raises(ConfigurationError, match="userdata and userdata_file are both set"):
+        launch(userdata_file=f"{tmp_path}/nowhere", userdata="x")
+    assert ec2.describe_instances()["Reservations"] == []
+
+
+# -- once -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_token_is_the_same_for_the_same_attempt_only() -> None:
@@ -158,34 +650,3 @@ def test_a_token_is_the_same_for_the_same_attempt_only() -> None:
     assert len({token(), token(name="web-2"), token(size="t2.small"), token(before=("i-1",))}) == 4
     assert token(before=("i-1", "i-2")) == token(before=("i-2", "i-1"))
     assert len(token()) <= 64
-
-
-def test_the_newest_image_of_an_owner_is_taken(connection: _client.Connection, ec2: Any, image: str) -> None:
-    owner = ec2.describe_images(ImageIds=[image])["Images"][0]["OwnerId"]
-    request = _launch.request(
-        connection, {"image": {"owner": owner, "name": "debian-13-*"}, "size": "t2.micro"}, "web-1"
-    )
-    assert request["ImageId"] == image
-    with pytest.raises(NotFound, match="owns no image called fedora"):
-        _launch.request(connection, {"image": {"owner": owner, "name": "fedora*"}, "size": "t2.micro"}, "web-1")
-    with pytest.raises(ConfigurationError, match="needs both owner and name"):
-        _launch.request(connection, {"image": {"name": "debian-13-*"}, "size": "t2.micro"}, "web-1")
-
-
-def test_a_full_place_is_passed_over(
-    connection: _client.Connection, options: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = []
-
-    def launch_in(_: Any, place: dict[str, Any], *__: Any, **___: Any) -> dict[str, Any]:
-        tried.append(place["availability_zone"])
-        if place["availability_zone"] != "eu-west-1c":
-            raise ApiError("full", "InsufficientInstanceCapacity")
-        return {"InstanceId": "i-1"}
-
-    monkeypatch.setattr(_instance, "_launch_in", launch_in)
-    zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
-    assert _instance.launch(connection, options(availability_zone=zones), "web-1", [])["InstanceId"] == "i-1"
-    assert tried == zones
-    with pytest.raises(ApiError, match="full"):
-        _instance.launch(connection, options(availability_zone=zones[:2]), "web-1", [])

@@ -3,42 +3,97 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import salt.config
 
+import driverdocs
 from saltext.ec2 import _options
 from saltext.ec2._errors import ConfigurationError
+from saltext.ec2.clouds import ec2 as driver
 
-DOCS = Path(__file__).parents[3] / "docs" / "driver-options.md"
-
-# Every option in the old driver's documentation, Salt 3007: topics/cloud/aws, and the head of the module.
-OLD = """
-    availability_zone block_device_mappings del_all_vols_on_destroy del_root_vol_on_destroy driver
-    ebs_optimized endpoint grains iam_profile id image key keyname location minion network_interfaces owner
-    placementgroup private_key rename_on_destroy role_arn script securitygroup securitygroupid seed
-    service_url size spot_config ssh_connect_timeout ssh_gateway ssh_gateway_key ssh_gateway_port
-    ssh_gateway_user ssh_interface ssh_username subnetid sync_after_install tag token userdata_file volumes
-    wait_for_spot_interval wait_for_spot_interval_multiplier wait_for_spot_max_failures wait_for_spot_timeout
-    win_deploy_auth_retries win_deploy_auth_retry_delay win_installer win_password win_username
+# Every option that Salt 3007's documentation has for its ec2 driver (topics/cloud/aws, the head of the module, and of
+# topics/cloud/misc and map what is not for other drivers alone), and every further one that the driver read.
+DOCUMENTED = """
+    availability_zone block_device_mappings del_all_vols_on_destroy del_root_vol_on_destroy deploy display_ssh_output
+    driver ebs_optimized endpoint file_map file_transport force_minion_config grains iam_profile id image keep_tmp key
+    keyname known_hosts_file location make_master master minion network_interfaces owner placementgroup
+    preflight_cmds private_key provider rename_on_destroy requires role_arn salt_interface script script_args
+    securitygroup securitygroupid securitygroupname seed service_url size spot_config ssh_agent ssh_connect_timeout
+    ssh_gateway ssh_gateway_command ssh_gateway_password ssh_gateway_port ssh_gateway_private_key
+    ssh_gateway_username ssh_interface ssh_port ssh_username start_action subnetid subnetname sync_after_install tag
+    termination_protection token userdata_file userdata_template volumes wait_for_ip_interval wait_for_ip_timeout
+    wait_for_passwd_maxtries wait_for_passwd_timeout wait_for_spot_interval wait_for_spot_interval_multiplier
+    wait_for_spot_max_failures wait_for_spot_timeout win_deploy_auth_retries win_deploy_auth_retry_delay
+    win_installer win_password win_username
+""".split()  # noqa: SIM905
+READ = """
+    deploy_command ec2_api_version hard_timeout inline_script key_filename keysize make_minion master_finger
+    master_sign_pub_file max_instance min_instance password reactor script_env smb_port ssh_keyfile ssm_document
+    sudo sudo_password tenancy tmp_dir tty use_winrm userdata wait_for_ip_interval_multiplier winrm_port
+    winrm_use_ssl winrm_verify_ssl
 """.split()  # noqa: SIM905
 
 
-@pytest.mark.parametrize("name", OLD)
-def test_no_option_of_the_old_driver_is_unknown(name: str) -> None:
-    option = _options.TABLE[name]
-    if option.status == "refused":
-        with pytest.raises(ConfigurationError, match=f"{name} is not supported. {option.text}"):
-            _options.check([name], "profile web")
-    else:
-        _options.check([name], "profile web")
+def of_status(*statuses: str) -> list[_options.Option]:
+    return [option for option in _options.OPTIONS if option.status in statuses]
 
 
-def test_the_reference_is_the_table() -> None:
-    """Write it again with: python -m saltext.ec2._options > docs/driver-options.md."""
-    assert DOCS.read_text() == _options.document()
+@pytest.mark.parametrize("name", DOCUMENTED + READ)
+def test_no_option_of_the_old_driver_is_unknown_or_called_new(name: str) -> None:
+    assert _options.TABLE[name].status != "new"
+
+
+def test_what_is_not_called_new_was_an_option_of_the_old_driver() -> None:
+    old = {option.name for option in of_status("same", "changed", "needless", "refused")}
+    assert sorted(old - set(DOCUMENTED + READ)) == []
+
+
+# -- the document ---------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_is_the_table_with_its_tests() -> None:
+    """Write it again with: python tests/support/driverdocs.py."""
+    assert driverdocs.DOCUMENT.read_text() == driverdocs.document(driverdocs.covered())
+
+
+def test_every_option_has_a_test_and_every_mark_names_an_option() -> None:
+    covered = driverdocs.covered()
+    assert sorted(set(covered) - set(_options.TABLE)) == []
+    assert [name for name, tests in covered.items() if not tests] == []
+
+
+def test_an_option_that_does_something_has_a_test_that_names_it() -> None:
+    named = {name for _, names, _ in driverdocs.marks(driverdocs.TESTS) for name in names}
+    assert [option.name for option in of_status("same", "changed", "new") if option.name not in named] == []
+
+
+def test_marks_are_read_from_the_source(tmp_path: Path) -> None:
+    (tmp_path / "test_driver_some.py").write_text(
+        '@pytest.mark.covers("size", "image")\n'
+        '@pytest.mark.parametrize("x", [1])\n'
+        "def test_one(): ...\n"
+        '@pytest.mark.covers("sizes")\n'
+        "def test_two(): ...\n"
+        '@pytest.mark.covers(status="core")\n'
+        "def test_three(): ...\n"
+        "def test_four(): ...\n"
+    )
+    covered = driverdocs.covered(tmp_path)
+    assert covered["size"] == covered["image"] == ["some::test_one"]
+    assert covered["sizes"] == ["some::test_two"]
+    assert covered["script"] == covered["grains"] == ["some::test_three"]
+    assert covered["keyname"] == []
+    (tmp_path / "test_driver_some.py").write_text("@pytest.mark.covers(*names)\ndef test_one(): ...\n")
+    with pytest.raises(ValueError, match="malformed"):
+        driverdocs.covered(tmp_path)
+
+
+# -- the table ------------------------------------------------------------------------------------------------------
 
 
 def test_no_option_stands_in_the_table_twice() -> None:
@@ -46,15 +101,59 @@ def test_no_option_stands_in_the_table_twice() -> None:
     assert len(names) == len(set(names))
 
 
-def test_a_refused_option_says_what_to_use() -> None:
-    with pytest.raises(ConfigurationError, match=r"profile web: service_url is not supported. Set endpoint_url"):
-        _options.check(["service_url"], "profile web")
+@pytest.mark.covers(status="refused")
+@pytest.mark.parametrize("option", of_status("refused"), ids=lambda option: option.name)
+def test_a_refused_option_stops_a_launch_and_says_what_to_use(option: _options.Option) -> None:
+    assert option.text
+    said = re.escape(f"profile web: {option.name} is not supported. {option.text}")
+    with pytest.raises(ConfigurationError, match=said):
+        _options.check(["image", option.name], "profile web")
 
 
-def test_a_needless_option_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.covers(status="needless")
+@pytest.mark.parametrize("option", of_status("needless"), ids=lambda option: option.name)
+def test_a_needless_option_is_warned_of(option: _options.Option, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        _options.check(["wait_for_spot_interval"], "profile web")
-    assert "wait_for_spot_interval has no effect" in caplog.text
+        _options.check(["image", option.name], "profile web")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"profile web: {option.name} has no effect. {option.text}"
+    ]
+
+
+@pytest.mark.covers(status="core")
+@pytest.mark.parametrize("option", of_status("core"), ids=lambda option: option.name)
+def test_an_option_of_salts_core_is_left_to_it(option: _options.Option, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        _options.check([option.name], "profile web")
+    assert caplog.records == []
+    assert option.name not in _options.resolve({"driver": "ec2"}, {"providers": {}})
+
+
+def test_what_may_stand_in_the_main_configuration_is_refused_or_warned_of_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        _options.check(["image"], "profile web", {"wait_for_spot_timeout": 30})
+    assert "the main cloud configuration: wait_for_spot_timeout has no effect" in caplog.text
+    with pytest.raises(ConfigurationError, match="the main cloud configuration: win_installer is not supported"):
+        _options.check(["image"], "profile web", {"win_installer": "/salt.exe"})
+    # `reactor` is the master's own there.
+    _options.check(["image"], "profile web", {**salt.config.DEFAULT_MASTER_OPTS, **salt.config.DEFAULT_CLOUD_OPTS})
+
+
+@pytest.mark.parametrize("where", ["provider", "machine"])
+def test_the_driver_holds_its_options_against_the_table(
+    ec2: Any, machine: Callable[..., dict[str, Any]], opts: dict[str, Any], where: str
+) -> None:
+    for option, said in (("service_url", "Set endpoint_url"), ("subnet_name", "did you mean subnetname")):
+        if where == "provider":
+            opts["providers"]["cloud"]["ec2"] = {"driver": "ec2", "location": "eu-west-1", option: "x"}
+            with pytest.raises(ConfigurationError, match=f"provider cloud:ec2: .*{option}.*{said}"):
+                driver.get_configured_provider()
+        else:
+            with pytest.raises(ConfigurationError, match=rf"web-1 \(profile small\): .*{option}.*{said}"):
+                driver.create(machine("web-1", **{option: "x"}))
+    assert ec2.describe_instances()["Reservations"] == []
 
 
 def test_an_option_of_the_main_configuration_is_salts_affair() -> None:
