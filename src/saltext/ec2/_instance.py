@@ -12,7 +12,7 @@ from saltext.ec2._client import Connection
 from saltext.ec2._errors import ApiError, ConfigurationError, LaunchError, api_errors
 
 if TYPE_CHECKING:
-    from mypy_boto3_ec2.type_defs import InstanceTypeDef
+    from mypy_boto3_ec2.type_defs import AddressTypeDef, FilterTypeDef, InstanceTypeDef
 
 log = logging.getLogger(__name__)
 
@@ -211,8 +211,8 @@ def _elastic_addresses(
     for private in interface["PrivateIpAddresses"]:
         if private["PrivateIpAddress"] in served or not (private.get("Primary") or wanted.get("allocate_new_eips")):
             continue
-        allocation = wanted.get("associate_eip")
         with api_errors(f"giving {name} an elastic address"):
+            allocation = wanted.get("associate_eip") or _spare_address(connection, name)
             if not allocation:
                 allocation = connection.ec2.allocate_address(
                     Domain="vpc",
@@ -229,6 +229,18 @@ def _elastic_addresses(
                 PrivateIpAddress=private["PrivateIpAddress"],
                 AllowReassociation=False,
             )
+
+
+def _spare_address(connection: Connection, name: str) -> str | None:
+    """Return an address that a run allocated for this machine before it failed."""
+    spare = (each["AllocationId"] for each in _own_addresses(connection, name) if not each.get("AssociationId"))
+    return next(spare, None)
+
+
+def _own_addresses(connection: Connection, name: str) -> list[AddressTypeDef]:
+    """Return the elastic addresses that were allocated for a machine."""
+    mine: Sequence[FilterTypeDef] = [{"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [name]}]
+    return connection.ec2.describe_addresses(Filters=mine)["Addresses"]
 
 
 # -- states ---------------------------------------------------------------------------------------------------------
@@ -260,10 +272,7 @@ def terminate(connection: Connection, name: str, instance: InstanceTypeDef) -> d
         answer = connection.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
     _lookup.changed(connection, name)
     with api_errors(f"releasing the elastic addresses of {name}"):
-        addresses = connection.ec2.describe_addresses(
-            Filters=[{"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [name]}]
-        )["Addresses"]
-        for each in addresses:
+        for each in _own_addresses(connection, name):
             if each.get("AssociationId"):
                 connection.ec2.disassociate_address(AssociationId=each["AssociationId"])
             connection.ec2.release_address(AllocationId=each["AllocationId"])
