@@ -80,8 +80,7 @@ def api_errors(doing: str) -> Iterator[None]:
         code = answer.get("Code", "Unknown")
         retries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
         tried = f" (after {retries} retries)" if retries else ""
-        raise ApiError(
-            f"{doing} failed: {error.operation_name}: {code}: {answer.get('Message', 'no message')}{tried}", code
-        ) from error
+        message = answer.get("Message", "no message").rstrip(".")  # more follows
+        raise ApiError(f"{doing} failed: {error.operation_name}: {code}: {message}{tried}", code) from error
     except BotoCoreError as error:
-        raise ApiError(f"{doing} failed: {error}", type(error).__name__) from error
+        raise ApiError(f"{doing} failed: {str(error).rstrip('.')}", type(error).__name__) from error

@@ -139,9 +139,8 @@ def wait_until_running(
             return instance
         if time.monotonic() > deadline:
             raise LaunchError(
-                f"{name} ({instance['InstanceId']}) is {state} and has {'an' if reachable else 'no'} address in"
-                f" {options['ssh_interface']} after {options['wait_for_ip_timeout']} s; it was left as it is, and the"
-                " same command goes on with it"
+                f"{name} is {state} and has {'an' if reachable else 'no'} address in {options['ssh_interface']}"
+                f" after {options['wait_for_ip_timeout']} s"
             )
 
 

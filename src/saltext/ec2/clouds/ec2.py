@@ -6,10 +6,11 @@ A machine is known by its Name tag. Whatever fails, fails aloud: with a sentence
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -307,29 +308,24 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         Ec2Error: the machine does not run, or its minion could not be installed.
     """
     name: str = vm_["name"]
-    _options.check(vm_, f"{name} (profile {vm_.get('profile')})", __opts__)
-    options = _options.resolve(vm_, __opts__)
-    _event(name, "creating", "starting create", {"profile": vm_.get("profile"), "provider": vm_["driver"]})
     deploy = bool(salt.config.get_cloud_config_value("deploy", vm_, __opts__))
-    payload = b""
-    if deploy:
-        _private_key(options)
-        payload = _deploy.archive(vm_, __opts__)  # before the launch: what it lacks, it lacks before money is spent
-
-    connection = _connection(options)
-    instance, predecessors = _lookup.before_launch(connection, name)
-    if instance is None:
-        _event(name, "requesting", "requesting instance", {"size": options["size"], "image": str(options["image"])})
-        userdata = _userdata(options, vm_)
-        instance = _instance.launch(connection, options, name, predecessors, userdata=userdata, deploy=deploy)
-    else:
-        log.warning("%s exists already as %s: it is not launched again", name, instance["InstanceId"])
-        if instance["State"]["Name"] in ("stopping", "stopped"):
-            _instance.start(connection, name, instance)
-    if deploy:
-        _install(connection, options, vm_, instance, payload)
-    instance = _instance.wait_until_running(connection, options, name, instance)
-    _instance.equip(connection, options, name, instance)
+    with _before_launch(name, deploy=deploy):
+        _options.check(vm_, f"{name} (profile {vm_.get('profile')})", __opts__)
+        options = _options.resolve(vm_, __opts__)
+        _event(name, "creating", "starting create", {"profile": vm_.get("profile"), "provider": vm_["driver"]})
+        payload = b""
+        if deploy:
+            _private_key(options)
+            payload = _deploy.archive(vm_, __opts__)  # what it lacks, it lacks before money is spent
+        connection = _connection(options)
+        instance = _launched(connection, options, vm_, deploy=deploy)
+    try:
+        if deploy:
+            _install(connection, options, vm_, instance, payload)
+        instance = _instance.wait_until_running(connection, options, name, instance)
+        _instance.equip(connection, options, name, instance)
+    except (ApiError, DeployError, LaunchError) as error:
+        raise _failure(connection, options, name, instance, error, deploy=deploy) from error
     result = _describe(instance)
     if deploy:
         try:
@@ -347,6 +343,36 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+@contextlib.contextmanager
+def _before_launch(name: str, *, deploy: bool) -> Iterator[None]:
+    """When no machine comes of the block, say what to do, and accept its key no longer: nobody holds the other half."""
+    try:
+        yield
+    except Ec2Error as error:
+        if deploy:
+            _forget_key(name)
+        if not isinstance(error, ApiError):
+            raise
+        again = "run the same command again: it finds what EC2 may have launched, and launches nothing twice"
+        raise ApiError(f"{error}; {again}", error.code) from error
+
+
+def _launched(
+    connection: Connection, options: Mapping[str, Any], vm_: dict[str, Any], *, deploy: bool
+) -> InstanceTypeDef:
+    """Return the living machine of this name, started if it was stopped; launch it if there is none."""
+    name: str = vm_["name"]
+    instance, predecessors = _lookup.before_launch(connection, name)
+    if instance is None:
+        _event(name, "requesting", "requesting instance", {"size": options["size"], "image": str(options["image"])})
+        userdata = _userdata(options, vm_)
+        return _instance.launch(connection, options, name, predecessors, userdata=userdata, deploy=deploy)
+    log.warning("%s exists already as %s: it is not launched again", name, instance["InstanceId"])
+    if instance["State"]["Name"] in ("stopping", "stopped"):
+        _instance.start(connection, name, instance)
+    return instance
+
+
 def _install(
     connection: Connection,
     options: Mapping[str, Any],
@@ -358,35 +384,65 @@ def _install(
 
     Raises:
         LaunchError: the machine does not come to run.
-        DeployError: it runs; what kept the minion from being installed, and what became of the machine.
+        ApiError: EC2 does not tell what is needed to log in.
+        DeployError: what kept the minion from being installed.
     """
     name, instance_id = vm_["name"], instance["InstanceId"]
+    if not _instance.address(options, instance):
+        instance = _instance.wait_until_running(connection, options, name, instance)
+    vm_["ssh_host"] = vm_["salt_host"] = _instance.address(options, instance)
+    alive = _instance.watch(connection, options, name, instance)
+    _event(name, "deploying", "executing deploy script", {"instance_id": instance_id, "host": vm_["ssh_host"]})
+    _deploy.install(
+        name,
+        _login(connection, options, name, instance, alive),
+        payload,
+        connect_timeout=float(options["ssh_connect_timeout"]),
+        run_timeout=float(options["deploy_timeout"]),
+        folder=options["tmp_dir"],
+        keep=bool(options["keep_tmp"]),
+        show=print if options["display_ssh_output"] and not __opts__.get("parallel") else log.debug,
+        alive=alive,
+    )
+    _event(name, "deploy_script", f"{name} has been deployed at {vm_['ssh_host']}", {"host": vm_["ssh_host"]})
+
+
+def _failure(
+    connection: Connection,
+    options: Mapping[str, Any],
+    name: str,
+    instance: InstanceTypeDef,
+    error: Ec2Error,
+    *,
+    deploy: bool,
+) -> Ec2Error:
+    """Return the error for a machine that was launched and is not ready: how it is, and what becomes of it."""
+    state = ""
     try:
-        if not _instance.address(options, instance):
-            instance = _instance.wait_until_running(connection, options, name, instance)
-        vm_["ssh_host"] = vm_["salt_host"] = _instance.address(options, instance)
-        alive = _instance.watch(connection, options, name, instance)
-        _event(name, "deploying", "executing deploy script", {"instance_id": instance_id, "host": vm_["ssh_host"]})
-        _deploy.install(
-            name,
-            _login(connection, options, name, instance, alive),
-            payload,
-            connect_timeout=float(options["ssh_connect_timeout"]),
-            run_timeout=float(options["deploy_timeout"]),
-            folder=options["tmp_dir"],
-            keep=bool(options["keep_tmp"]),
-            show=print if options["display_ssh_output"] and not __opts__.get("parallel") else log.debug,
-            alive=alive,
+        state = f", {_instance.look_again(connection, options, name, instance)['State']['Name']}"
+    except LaunchError as terminated:
+        if deploy:
+            _forget_key(name)
+        return terminated
+    except ApiError as silence:
+        log.debug("how %s is cannot be told: %s", name, silence)
+    if not deploy:
+        after = "it was left as it is"
+    elif options["on_failure"] == "destroy":
+        after = _give_up(connection, name, instance)
+    else:
+        after = (
+            "it was left as it is, with its key accepted: run the same command again to repair it,"
+            " or destroy it before that to replace it"
         )
-        _event(name, "deploy_script", f"{name} has been deployed at {vm_['ssh_host']}", {"host": vm_["ssh_host"]})
-    except LaunchError:
-        raise
-    except (ApiError, DeployError) as error:
-        if options["on_failure"] == "destroy":
-            after = _give_up(connection, name, instance)
-        else:
-            after = "it was left as it is, with its key accepted: run the same command again to repair it"
-        raise DeployError(f"deploying {name} ({instance_id}) failed: {error}; {after}") from error
+    verb = "deploying" if deploy else "launching"
+    kind = LaunchError if isinstance(error, LaunchError) else DeployError
+    return kind(f"{verb} {name} ({instance['InstanceId']}{state}) failed: {error}; {after}")
+
+
+def _forget_key(name: str) -> None:
+    """Remove the key that the core has just accepted for a machine."""
+    salt.utils.cloud.remove_key(__opts__["pki_dir"], name)
 
 
 def _give_up(connection: Connection, name: str, instance: InstanceTypeDef) -> str:
@@ -394,8 +450,11 @@ def _give_up(connection: Connection, name: str, instance: InstanceTypeDef) -> st
     try:
         _destroy(connection, name, instance)
     except ApiError as error:
-        return f"it should be destroyed, as on_failure says, but still runs: {error}"
-    salt.utils.cloud.remove_key(__opts__["pki_dir"], name)
+        return (
+            f"it should be destroyed, as on_failure says, but still runs: {error};"
+            " run the same command again to repair it"
+        )
+    _forget_key(name)
     return "it was destroyed, and its key removed, as on_failure says"
 
 
