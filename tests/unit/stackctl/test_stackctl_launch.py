@@ -231,6 +231,14 @@ def test_a_twin_that_the_run_made_falls_short_and_neither_is_destroyed(cloud: Cl
     assert len(find_machines(cloud.client)) == 4
 
 
+def test_of_twins_the_one_that_is_left_is_no_new_machine(cloud: Cloud) -> None:
+    cloud.start("web-1")
+    cloud.end(cloud.living()["web-2"])
+    ended = cloud.living()["web-1"]
+    cloud.meanwhile = lambda: cloud.end(ended)
+    assert outcomes(cloud.apply()) == {"salt-1": "kept", "web-1": "kept", "web-2": "launched"}
+
+
 def test_a_machine_that_the_map_does_not_name_falls_short_only_if_the_run_made_it(cloud: Cloud) -> None:
     cloud.start("web-8")
     assert not cloud.apply().short
