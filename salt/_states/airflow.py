@@ -14,21 +14,39 @@ __opts__: dict[str, Any]
 SERVICE = "airflow"
 
 
-def release(name: str, lock: str) -> dict[str, Any]:
-    """The release that the file ``lock`` describes is installed under ``name``, and current; the one before is kept."""
+def installed(name: str, lock: str) -> dict[str, Any]:
+    """The release of the file ``lock`` is ready under ``name``, beside the current one, which goes on."""
     ret = _unchanged(name)
     try:
         if __opts__["test"] and not __salt__["file.file_exists"](lock):
             return _planned(ret, f"the release of {lock} would be installed")
         wanted = __salt__["airflow.release_name"](lock)
+        if __salt__["airflow.installed"](wanted, name):
+            ret["comment"] = f"{wanted} is installed"
+            return ret
+        if __opts__["test"]:
+            return _planned(ret, f"{wanted} would be installed")
+        __salt__["airflow.install"](lock, name)
+    except CommandExecutionError as error:
+        return _failed(ret, error)
+    ret["changes"] = {"installed": wanted}
+    ret["comment"] = f"{wanted} is installed"
+    return ret
+
+
+def current(name: str, lock: str) -> dict[str, Any]:
+    """The installed release of the file ``lock`` is current, the one before is kept; what runs it has to restart."""
+    ret = _unchanged(name)
+    try:
+        if __opts__["test"] and not __salt__["file.file_exists"](lock):
+            return _planned(ret, f"the release of {lock} would be made current")
+        wanted = __salt__["airflow.release_name"](lock)
         before = __salt__["airflow.current"](name)
-        complete = __salt__["airflow.installed"](wanted, name)
-        if before == wanted and complete:
+        if before == wanted:
             ret["comment"] = f"{wanted} is current"
             return ret
         if __opts__["test"]:
-            return _planned(ret, f"{wanted} would be installed and made current")
-        __salt__["airflow.install"](lock, name)
+            return _planned(ret, f"{wanted} would be made current")
         __salt__["airflow.activate"](wanted, name)
         removed = __salt__["airflow.prune"]([wanted, *([before] if before else [])], name)
     except CommandExecutionError as error:
@@ -36,7 +54,7 @@ def release(name: str, lock: str) -> dict[str, Any]:
     ret["changes"] = {"release": {"old": before, "new": wanted}}
     if removed:
         ret["changes"]["removed"] = removed
-    ret["comment"] = f"{wanted} is installed and current"
+    ret["comment"] = f"{wanted} is current"
     return ret
 
 

@@ -1,10 +1,19 @@
-# Airflow's settings are in /etc/airflow, owned by root; the secrets among them are readable by the user airflow only.
+# Airflow's locked release is current, and its settings are in /etc/airflow, owned by root; the secrets among them are
+# readable by the user airflow only.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 {% set secrets = pillar['secrets'] %}
 
 include:
   - airflow.release
+
+# Not before the service is about to be restarted: a process that goes on would load the rest of itself from here.
+airflow-release:
+  airflow.current:
+    - name: /opt/airflow
+    - lock: /opt/airflow/requirements.txt
+    - require:
+      - airflow: airflow-installed
 
 airflow-settings:
   file.directory:

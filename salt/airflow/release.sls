@@ -1,4 +1,4 @@
-# Airflow's locked release is installed in a virtual environment of its own, and /opt/airflow/current points at it.
+# Airflow's locked release is installed in a virtual environment of its own, beside the one that runs and goes on running.
 
 airflow-user:
   user.present:
@@ -23,8 +23,8 @@ airflow-lock:
     - require:
       - file: airflow-releases
 
-airflow-release:
-  airflow.release:
+airflow-installed:
+  airflow.installed:
     - name: /opt/airflow
     - lock: /opt/airflow/requirements.txt
     - require:

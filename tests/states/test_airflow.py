@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Fleet, Machine, poll
+from harness import Fleet, Machine, failed, poll
 
 MEMORY_LIMIT = 1 << 30
 
@@ -156,6 +156,27 @@ def test_a_machine_without_a_migrated_database_says_so(web: Machine) -> None:
     said = [state["comment"] for state in states.values() if state["result"] is False]
     assert any("apply the state airflow.migrate on one web machine first" in comment for comment in said)
     poll(lambda: web.run("systemctl", "is-active", "airflow").returncode == 0, "airflow runs on")
+
+
+def test_no_release_comes_under_a_service_that_goes_on(web: Machine) -> None:
+    def main_pid() -> str:
+        return str(web.run("systemctl", "show", "-P", "MainPID", "airflow").stdout).strip()
+
+    def current() -> str:
+        return Path(web.run("readlink", "/opt/airflow/current").stdout.strip()).name
+
+    locked = current()
+    web.run("cp", "-al", f"/opt/airflow/releases/{locked}", "/opt/airflow/releases/before")
+    web.run("ln", "-sfn", "releases/before", "/opt/airflow/current")
+    web.run("systemctl", "restart", "airflow")
+    before = main_pid()
+
+    assert failed(web.apply("airflow.release")) == []
+    assert (current(), main_pid()) == ("before", before)
+
+    assert failed(web.apply("airflow")) == []
+    assert current() == locked
+    assert main_pid() != before
 
 
 def resident(machine: Machine) -> dict[str, int]:
