@@ -42,6 +42,7 @@ def _main(arguments: list[str], environment: dict[str, str], folder: str) -> Non
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["salt-cloud", *arguments]
+    multiprocessing.set_start_method("fork", force=True)  # as in a salt-cloud that no server of forks has made
     from salt.scripts import salt_cloud as program
 
     program()

@@ -1,302 +1,357 @@
 """An EC2 that throttles, refuses, hangs up and forgets: what becomes of a map, and what the next run makes of it.
 
-The API is the local cloud's, over machines that exist in memory; between it and the driver stands a faulty proxy.
+The faults are those of the local cloud, whose machines exist in memory here. `CASES` is the table of them: each has a
+machine of its own, and one map holds them all. That map is applied with the faults, and twice without; the tests look
+at what was recorded then.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from subprocess import CompletedProcess
+from typing import Any, Literal
 
 import pytest
-import yaml
 
-from faultproxy import Fault, FaultProxy, faulty
-from memorycloud import MemoryHost, Running, running
-from saltcloud import salt_cloud
+from cloudsite import Applied, Site, site
+from localcloud import faults
+from localcloud.faults import Fault
 
-NAMES = ["web-1", "web-2", "web-3"]
-# Runs here what it would run there. The first machine that it is to reach refuses the key, until `healed` is there.
-SSH = """#!/bin/sh
-cd "$(dirname "$0")"
-machine=$(echo "$*" | grep -o 'HostKeyAlias=[^ ]*')
-mkdir refused 2>/dev/null && touch "refused/$machine"
-if [ -e "refused/$machine" ] && [ ! -e healed ]; then
-  echo 'Permission denied (publickey).' >&2
-  exit 255
-fi
-for remote; do :; done
-exec sh -c "$remote"
-"""
-HOST_KEY = """-----BEGIN SSH HOST KEY KEYS-----
-ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOne root@machine
------END SSH HOST KEY KEYS-----
+MODES = {"serial": (), "parallel": ("--parallel",)}
+# A deployment in three steps, on machines whose names say before which of them the mirror that it needs is down.
+SCRIPT = """#!/bin/sh
+set -eu
+needs_mirror() {{
+  case {{{{ vm.name }}}} in script-dies-at-$1*) [ -e {mirror} ] || {{ echo the mirror is down >&2; exit 3; }};; esac
+}}
+needs_mirror start
+cp "$(dirname "$0")/minion.pub" .
+needs_mirror middle
+echo started >> minion
+needs_mirror end
 """
 
 
-class Host(MemoryHost):
-    """Machines whose console shows a host key."""
+@dataclass(frozen=True)
+class Case:
+    """What happens to one machine of the map, and what must come of it.
 
-    def console(self, instance_id: str) -> str:  # noqa: ARG002
-        return HOST_KEY
+    Attributes:
+        name: the machine's.
+        faults: that hit it, and no other machine.
+        says: what the user reads, in this order; nothing: the fault is passed over, and the machine deployed.
+        leaves: what there is of it after the first run. The second goes on with one that is alive.
+        options: of the machine, in the map.
+    """
+
+    name: str
+    faults: tuple[Fault, ...] = ()
+    says: tuple[str, ...] = ()
+    leaves: Literal["alive", "terminated", "nothing"] = "alive"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+LAUNCH = "RunInstances"
+AGAIN = "run the same command again"
+KEPT = "it was left as it is, with its key accepted"
+REPAIR = (KEPT, f"{AGAIN} to repair it, or destroy it before that to replace it")
+GONE = ("it was destroyed, and its key removed",)
+DIED = ("running) failed: the deploy script ended with 3: the mirror is down",)
+SHORT = {"ssh_connect_timeout": 1}
+SLOW = {"api_timeout": 2}
+DESTROY = {"on_failure": "destroy"}
+ADDRESS = [{"SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}]
+
+
+def unavailable(action: str, status: int, times: int | None = None) -> Fault:
+    """EC2 itself fails."""
+    code = {500: "InternalError", 503: "Unavailable"}[status]
+    return Fault("error", action, code=code, status=status, times=times)
+
+
+def hangs(times: int | None = None) -> Fault:
+    """A launch takes place, but longer than anybody waits for the answer."""
+    return Fault("slow", LAUNCH, seconds=3, times=times)
+
+
+def refused(action: str) -> str:
+    """Return what the user reads of `faults.denied`."""
+    return f"{action}: UnauthorizedOperation: You are not authorized to perform this operation"
+
+
+CASES = (
+    # -- what comes right by itself: a call is tried twice, unless the options say otherwise
+    Case("throttled-twice", (faults.throttled("GetConsoleOutput", times=2),), options={"max_attempts": 3}),
+    Case("error-500-once", (unavailable(LAUNCH, 500, times=1),)),
+    Case("error-503-once", (unavailable("CreateTags", 503, times=1),)),
+    Case("slow-once", (hangs(times=1),), options=SLOW),
+    Case("answer-lost-once", (Fault("lost", LAUNCH, times=1),)),
+    Case("full-in-one-zone", (faults.no_capacity(times=2),), options={"subnetname": ["a", "b"]}),
+    # -- what is not launched
+    Case(
+        "throttled-for-ever", (faults.throttled(LAUNCH),), ("RequestLimitExceeded", "after 1 retries", AGAIN), "nothing"
+    ),
+    Case("error-500-for-ever", (unavailable(LAUNCH, 500),), ("InternalError", "after 1 retries", AGAIN), "nothing"),
+    Case("error-503-for-ever", (unavailable(LAUNCH, 503),), ("Unavailable", "after 1 retries", AGAIN), "nothing"),
+    Case("full", (faults.no_capacity(),), ("InsufficientInstanceCapacity", "sufficient t2.micro", AGAIN), "nothing"),
+    Case("over-the-limit", (faults.limit_exceeded(),), ("InstanceLimitExceeded", "instance limit", AGAIN), "nothing"),
+    # EC2 weighs ec2:CreateTags for the tags of a launch, too, and refuses the launch as a whole.
+    Case("tags-refused", (faults.denied(LAUNCH),), (refused(LAUNCH), AGAIN), "nothing"),
+    Case("expired-before-launch", (faults.expired(LAUNCH),), ("RequestExpired", AGAIN), "nothing"),
+    # -- what is launched, though EC2 never says so
+    Case("slow-for-ever", (hangs(),), ("Read timeout", AGAIN, "finds what EC2 may have launched"), options=SLOW),
+    Case("answer-lost-for-ever", (Fault("lost", LAUNCH),), ("Connection was closed", AGAIN, "finds what EC2 may")),
+    # -- what does not come to run
+    Case(
+        "cannot-run", (Fault("cannot-run"),), ("terminated instead of running", "no room", AGAIN), "terminated", SHORT
+    ),
+    Case("pending-for-ever", (Fault("never-runs"),), ("pending) failed: ", *REPAIR), options=SHORT),
+    Case("pending-destroyed", (Fault("never-runs"),), ("pending) failed: ", *GONE), "terminated", SHORT | DESTROY),
+    # -- what runs, and is not deployed
+    Case("expired-before-login", (faults.expired("GetConsoleOutput"),), ("running", "RequestExpired", *REPAIR)),
+    Case("no-sshd", (Fault("no-sshd"),), ("running", "no login to", "Connection refused", *REPAIR), options=SHORT),
+    Case("no-sshd-destroyed", (Fault("no-sshd"),), ("no login to", *GONE), "terminated", SHORT | DESTROY),
+    Case("key-refused", (Fault("no-key"),), ("as admin", "Permission denied (publickey)", *REPAIR), options=SHORT),
+    Case("script-dies-at-start", says=(*DIED, *REPAIR)),
+    Case("script-dies-at-middle", says=(*DIED, *REPAIR)),
+    Case("script-dies-at-end", says=(*DIED, *REPAIR)),
+    Case("script-dies-at-end-destroyed", says=(*DIED, *GONE), leaves="terminated", options=DESTROY),
+    Case(
+        "script-dies-at-end-protected",
+        (faults.denied("TerminateInstances"),),
+        (*DIED, "should be destroyed", "still runs", refused("TerminateInstances"), AGAIN),
+        options=DESTROY,
+    ),
+    # -- what is deployed, and lacks something
+    Case(
+        "address-refused",
+        (faults.denied("AssociateAddress"),),
+        ("running", "an elastic address", refused("AssociateAddress"), *REPAIR),
+        options={"subnetname": None, "securitygroup": None, "network_interfaces": ADDRESS},
+    ),
+    Case(
+        "mark-refused",
+        (faults.denied("CreateTags"),),
+        ("is deployed, but cannot be marked", refused("CreateTags"), AGAIN),
+    ),
+)
 
 
 @dataclass
-class Site:
-    """A cloud, the faults before it, and a Salt configuration that uses it."""
+class Snapshot:
+    """What there is after a run.
 
-    cloud: Running
-    host: MemoryHost
-    proxy: FaultProxy
-    folder: Path
+    Attributes:
+        living: the ids of living instances, by name.
+        launched: the ids of all instances that ever were, by name.
+        accepted: the keys that the master accepts, by name.
+        disks: what the disks hold, by instance id and file name.
+        addresses: how many elastic addresses there are.
+        volumes: how many volumes there are.
+    """
 
-    def salt_cloud(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run salt-cloud."""
-        keys = self.cloud.credentials
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        environment = {
-            **kept,
-            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-            "AWS_ENDPOINT_URL": self.proxy.url,
-            "AWS_ACCESS_KEY_ID": keys.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
-        }
-        return salt_cloud([f"--config-dir={self.folder}", "--out=json", *arguments], environment)
+    living: dict[str, list[str]]
+    launched: dict[str, list[str]]
+    accepted: dict[str, str]
+    disks: dict[str, dict[str, str]]
+    addresses: int
+    volumes: int
 
-    def map(self, *arguments: str) -> dict[str, dict[str, Any]]:
-        """Run the map, and return what salt-cloud says of each machine."""
-        done = self.salt_cloud("--assume-yes", f"--map={self.folder}/web.map", *arguments)
-        assert done.returncode == 0, done.stderr
-        said: dict[str, dict[str, Any]] = json.loads(done.stdout)
-        return said
-
-    def deploying(self) -> None:
-        """Have minions installed from now on, over a false ssh."""
-        main = self.folder / "cloud"
-        wanted = {
-            "deploy": True,
-            "script": "nothing",
-            "deploy_scripts_search_path": [str(self.folder)],
-            "private_key": str(self.folder / "key"),
-            "ssh_gateway": "gate",  # the machines have no address that answers
-            "ssh_connect_timeout": 1,
-            "tmp_dir": str(self.folder / "machine"),
-            "display_ssh_output": False,
-            "sudo": False,
-            "minion": {"master": "127.0.0.1"},
-        }
-        main.write_text(yaml.safe_dump({**yaml.safe_load(main.read_text()), **wanted}))
-        (self.folder / "key").touch()
-        (self.folder / "nothing.sh").write_text("true\n")
-        (self.folder / "bin").mkdir()
-        (self.folder / "bin/ssh").write_text(SSH)
-        (self.folder / "bin/ssh").chmod(0o755)
-
-    def errors(self, *arguments: str) -> dict[str, str]:
-        """Run the map, and return the errors."""
-        return {name: said["Error"] for name, said in self.map(*arguments).items() if "Error" in said}
-
-    def living(self) -> list[str]:
-        """Return the names of the instances that live, as EC2 itself tells."""
-        self.cloud.settle()
-        groups = self.cloud.ec2.describe_instances()["Reservations"]
-        return sorted(
-            tag["Value"]
-            for group in groups
-            for instance in group["Instances"]
-            for tag in instance["Tags"]
-            if tag["Key"] == "Name" and instance["State"]["Name"] == "running"
+    @classmethod
+    def of(cls, place: Site) -> Snapshot:
+        """Look at everything, through EC2's own eyes and not the driver's."""
+        return cls(
+            place.instances("pending", "running", "stopping", "stopped"),
+            place.instances(),
+            place.accepted(),
+            {
+                disk.name: {path.name: path.read_text() if path.is_file() else "" for path in disk.iterdir()}
+                for disk in place.host.disks.iterdir()
+            },
+            len(place.cloud.ec2.describe_addresses()["Addresses"]),
+            len(place.cloud.ec2.describe_volumes()["Volumes"]),
         )
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    host = Host()
-    with running(tmp_path / "cloud", host) as cloud, faulty(cloud.url) as proxy:
-        vpc = cloud.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
-        name = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "a"}]}]
-        cloud.ec2.create_subnet(VpcId=vpc, CidrBlock="10.40.1.0/24", TagSpecifications=name)
-        cloud.ec2.create_security_group(VpcId=vpc, GroupName="web", Description="web")
-        folder = tmp_path / "salt"
-        files: dict[str, Any] = {
-            "cloud": {
-                **{key: str(folder / key) for key in ("pki_dir", "cachedir", "sock_dir", "log_file")},
-                "deploy": False,
-                "ssh_interface": "private_ips",
-                "wait_for_ip_interval": 0.1,
-            },
-            "cloud.providers.d/cloud.conf": {
-                "cloud": {"driver": "ec2", "location": "eu-west-1", "max_attempts": 3, "api_timeout": 1}
-            },
-            "cloud.profiles.d/web.conf": {
-                "web": {
-                    "provider": "cloud",
-                    "image": "ssm:/aws/service/debian/release/13/latest/amd64",
-                    "size": "t2.micro",
-                    "subnetname": "a",
-                    "securitygroup": "web",
-                }
-            },
-            "web.map": {"web": NAMES},
-        }
-        for path, content in files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(yaml.safe_dump(content))
-        (folder / "sock_dir").mkdir()
-        yield Site(cloud, host, proxy, folder)
+@dataclass
+class Story:
+    """A map that met every fault and was applied twice more when they were gone, until its machines were destroyed.
+
+    Attributes:
+        met: how often each fault was met, by machine.
+        runs: what salt-cloud said, three times.
+        after: what there was then.
+        calls: of the third run, by action.
+        destroyed: how salt-cloud ended that destroyed the map.
+        left: what there was after that.
+    """
+
+    met: dict[str, list[int]]
+    runs: list[Applied]
+    after: list[Snapshot]
+    calls: dict[str, int]
+    destroyed: CompletedProcess[str]
+    left: Snapshot
 
 
-def test_a_map_in_parallel_takes_four_calls_for_each_machine_and_a_few_for_all(site: Site) -> None:
-    assert site.errors("--parallel") == {}
-    assert site.living() == NAMES
-    shared = {"GetParameters", "DescribeImages", "DescribeSubnets", "DescribeSecurityGroups"}
-    assert {action: site.proxy.calls[action] for action in shared} == dict.fromkeys(shared, 1)
-    assert site.proxy.calls.total() <= 4 * len(NAMES) + len(shared) + 1
-    site.proxy.calls.clear()
-    assert all("already exists" in said["Message"] for said in site.map("--parallel").values())
-    assert site.proxy.calls == {"DescribeInstances": 1}
+@pytest.fixture(scope="module", params=MODES)
+def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    folder, how = tmp_path_factory.mktemp("faults"), MODES[request.param]
+    mirror = folder / "mirror"
+    machines = {case.name: case.options for case in CASES}
+    injected = [replace(fault, machine=case.name) for case in CASES for fault in case.faults]
+    met: dict[str, list[int]] = {}
+    with site(folder, SCRIPT.format(mirror=mirror)) as place:
+        with place.cloud.faults.inject(*injected) as client:
+            runs, after = [place.apply(machines, *how)], [Snapshot.of(place)]
+            for fault, times in zip(injected, client.seen().met, strict=True):
+                met.setdefault(fault.machine, []).append(times)
+        mirror.touch()
+        place.host.mend()
+        place.cloud.settle()
+        for _ in range(2):
+            with place.cloud.faults.inject() as client:
+                runs.append(place.apply(machines, *how))
+                calls = client.seen().calls
+            after.append(Snapshot.of(place))
+        destroyed = place.salt_cloud(f"--map={place.map}", "--destroy")
+        place.cloud.settle()
+        return Story(met, runs, after, calls, destroyed, Snapshot.of(place))
 
 
-@pytest.mark.parametrize("how", [(), ("--parallel",)], ids=["serial", "parallel"])
-def test_passing_faults_are_passed_over(site: Site, how: tuple[str, ...]) -> None:
-    site.proxy.faults = [
-        Fault("DescribeInstances", times=1, code="RequestLimitExceeded", status=503),
-        Fault("GetParameters", times=1, code="InternalFailure", status=500),
-        Fault("RunInstances", times=1, code="RequestLimitExceeded", status=503),
-        Fault("RunInstances", times=1, lost=True),
-        Fault("DescribeSubnets", times=1, seconds=1.2),
-    ]
-    assert site.errors(*how) == {}
-    assert site.living() == NAMES, "an answer was lost: one machine may be there twice"
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    chosen: Case = request.param
+    return chosen
 
 
-def test_a_map_is_not_launched_again_because_its_machines_cannot_be_listed(site: Site) -> None:
-    site.map("--parallel")
-    site.cloud.ec2.terminate_instances(InstanceIds=[next(iter(site.host.machines))])
-    before = site.living()
-    for fault in (
-        Fault("DescribeInstances", code="RequestLimitExceeded", status=503),
-        Fault("DescribeInstances", code="AuthFailure", status=401),
-        Fault("DescribeInstances", seconds=1.2),
+# -- every fault, one by one ------------------------------------------------------------------------------------------
+
+
+def test_the_fault_is_met(story: Story, case: Case) -> None:
+    assert all(story.met.get(case.name, []))
+
+
+def test_the_user_reads_which_machine_and_why_and_what_to_do(story: Story, case: Case) -> None:
+    said = story.runs[0].said[case.name]
+    if not case.says:
+        assert said["deployed"] is True
+        return
+    error = said["Error"]
+    assert re.search(rf"(^|[ ]){case.name}[ ]", error), error
+    assert re.search(".*".join(map(re.escape, case.says)), error), error
+    assert f"Failed to deploy '{case.name}'. Error: {error}" in story.runs[0].done.stderr
+
+
+def test_no_machine_is_there_twice_and_no_key_without_one(story: Story, case: Case) -> None:
+    after, said = story.after[0], story.runs[0].said[case.name]
+    assert len(after.living.get(case.name, [])) == (case.leaves == "alive")
+    assert len(after.launched.get(case.name, [])) == (case.leaves != "nothing")
+    unheard = case.name in ("slow-for-ever", "answer-lost-for-ever")  # it was launched, but its key was never sent
+    assert (case.name in after.accepted) == (case.leaves == "alive" and not unheard), said
+    (disk,) = [after.disks[one] for one in after.living.get(case.name, []) if one in after.disks] or [{}]
+    assert not [name for name in disk if name.startswith("tmp")], "what was sent lies about"
+
+
+def test_the_same_command_makes_it_good(story: Story, case: Case) -> None:
+    before, after, said = story.after[0], story.after[1], story.runs[1].said[case.name]
+    (instance_id,) = after.living[case.name]
+    if case.says:
+        assert said["deployed"] is True
+    else:
+        assert "already exists" in said["Message"]
+    assert (before.living.get(case.name) == [instance_id]) == (case.leaves == "alive")
+    assert len(after.launched[case.name]) == 1 + (case.leaves == "terminated")
+    disk = after.disks[instance_id]
+    assert disk["minion.pub"].strip() == after.accepted[case.name].strip()
+    assert "started" in disk["minion"]
+    assert not [name for name in disk if name.startswith("tmp")], "what was sent lies about"
+
+
+# -- and all of them together -----------------------------------------------------------------------------------------
+
+
+def test_the_core_ends_with_zero_all_the_same(story: Story) -> None:
+    # Salt's core counts no errors of a map: whoever needs to know reads the result, as stackctl does.
+    assert [run.done.returncode for run in story.runs] == [0, 0, 0]
+    assert sorted(story.runs[0].errors) == sorted(case.name for case in CASES if case.says)
+    assert [run.errors for run in story.runs[1:]] == [{}, {}]
+
+
+def test_retries_are_reported(story: Story) -> None:
+    for said in (
+        "GetConsoleOutput failed at try 2: RequestLimitExceeded",
+        "RunInstances failed at try 1: InternalError",
+        "CreateTags failed at try 1: Unavailable",
+        "RunInstances failed at try 1: Read timeout",
+        "RunInstances failed at try 1: Connection was closed",
     ):
-        site.proxy.faults = [fault]
-        done = site.salt_cloud(f"--map={site.folder}/web.map", "--assume-yes", "--parallel")
+        assert said in story.runs[0].done.stderr
+
+
+def test_a_third_run_changes_nothing(story: Story) -> None:
+    assert all("already exists" in said["Message"] for said in story.runs[2].said.values())
+    assert story.after[2] == story.after[1]
+    assert story.calls == {"DescribeInstances": 1}
+
+
+def test_nothing_is_paid_for_that_no_machine_has(story: Story) -> None:
+    for after in story.after:
+        assert after.volumes == sum(map(len, after.living.values()))
+        assert after.addresses == 1
+    assert story.destroyed.returncode == 0
+    left = replace(story.left, launched={})
+    assert left == Snapshot({}, {}, {}, {}, 0, 0)
+
+
+# -- what all machines need -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Site]:
+    with site(tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize("how", MODES.values(), ids=MODES)
+def test_what_fails_for_all_machines_is_made_good_for_all(place: Site, how: tuple[str, ...]) -> None:
+    machines: dict[str, dict[str, Any]] = {f"web-{number}": {} for number in range(1, 5)}
+    with place.cloud.faults.inject(unavailable("DescribeSubnets", 503)):
+        errors = place.apply(machines, *how).errors
+    assert sorted(errors) == sorted(machines)
+    assert all("looking up the subnet a failed: DescribeSubnets: Unavailable" in text for text in errors.values())
+    assert (place.instances(), place.accepted()) == ({}, {})
+
+    with place.cloud.faults.inject(faults.expired(skip=10)):  # wherever that may be
+        applied = place.apply(machines, *how)
+    assert applied.errors
+    assert all("RequestExpired" in text and AGAIN in text for text in applied.errors.values())
+    assert {name for name in machines if "deployed" not in applied.said[name]} == set(applied.errors)
+    place.cloud.settle()
+
+    assert place.apply(machines, *how).errors == {}
+    assert {name: len(ids) for name, ids in place.instances().items()} == dict.fromkeys(machines, 1)
+    assert sorted(place.accepted()) == sorted(machines)
+
+
+def test_a_map_is_not_launched_again_because_its_machines_cannot_be_listed(place: Site) -> None:
+    provider = place.folder / "cloud.providers.d/cloud.conf"
+    provider.write_text(provider.read_text() + "  api_timeout: 1\n")
+    machines: dict[str, dict[str, Any]] = {"web-1": {"deploy": False}}
+    for fault, said, how in (
+        (faults.throttled("DescribeInstances"), "RequestLimitExceeded", ()),
+        (unavailable("DescribeInstances", 500), "InternalError", ("--parallel",)),
+        (faults.expired("DescribeInstances"), "RequestExpired", ()),
+        (Fault("slow", "DescribeInstances", seconds=1.5), "Read timeout", ("--parallel",)),
+        (Fault("lost", "DescribeInstances"), "Connection was closed", ()),
+    ):
+        with place.cloud.faults.inject(fault) as client:
+            done = place.apply(machines, *how).done
+            assert set(client.seen().calls) == {"DescribeInstances"}
         assert done.returncode != 0
         assert "the machines of cloud:ec2 cannot be listed" in done.stderr
-    assert site.salt_cloud("--query").returncode != 0
-    assert site.living() == before
-
-
-def test_what_failed_is_said_and_made_good_by_a_second_run(site: Site) -> None:
-    codes = ["InsufficientInstanceCapacity", "InstanceLimitExceeded", "UnauthorizedOperation", "RequestExpired"]
-    names = [f"web-{number}" for number in range(1, 7)]
-    (site.folder / "web.map").write_text(yaml.safe_dump({"web": names}))
-    # web-1 passes; each of the others meets one fault; the last one's machine runs, but no answer ever tells.
-    site.proxy.faults = [Fault("RunInstances", skip=1, times=1, code=codes[0])]
-    site.proxy.faults += [Fault("RunInstances", times=1, code=code) for code in codes[1:]]
-    site.proxy.faults += [Fault("RunInstances", lost=True)]
-    errors = site.errors()
-    assert list(errors) == names[1:]
-    for code, (name, text) in zip([*codes, "closed"], errors.items(), strict=True):
-        assert text.startswith(f"launching {name} failed: ")
-        assert code in text
-    assert site.living() == ["web-1", "web-6"]
-    site.proxy.faults = []
-    assert site.errors() == {}
-    assert site.living() == names
-
-
-@pytest.mark.parametrize("how", [(), ("--parallel",)], ids=["serial", "parallel"])
-def test_what_fails_in_a_deployment_is_said_and_repaired_on_the_same_machines(site: Site, how: tuple[str, ...]) -> None:
-    site.deploying()
-    site.proxy.faults = [
-        Fault("GetConsoleOutput", times=1, code="RequestExpired"),
-        Fault("CreateTags", times=1, code="UnauthorizedOperation", status=403),
-    ]
-    errors = site.errors(*how)
-    assert sorted(errors) == NAMES
-    for said in (
-        "GetConsoleOutput: RequestExpired",
-        "Permission denied (publickey)",
-        "CreateTags: UnauthorizedOperation",
-    ):
-        assert [text for text in errors.values() if said in text], (said, errors)
-    assert all("run the same command again" in text for text in errors.values()), errors
-    machines = set(site.host.machines)
-    assert site.living() == NAMES
-
-    site.proxy.faults = []
-    (site.folder / "bin/healed").touch()
-    assert site.errors(*how) == {}
-    assert set(site.host.machines) == machines
-    assert site.proxy.calls["RunInstances"] == len(NAMES)
-    assert sorted(path.name for path in (site.folder / "pki_dir/minions").iterdir()) == NAMES
-    assert all("already exists" in said["Message"] for said in site.map(*how).values())
-
-
-def test_a_launch_whose_tags_are_refused_leaves_nothing(site: Site) -> None:
-    # EC2 weighs ec2:CreateTags for the tags of a launch, too, and refuses the launch as a whole.
-    site.proxy.faults = [Fault("RunInstances", code="UnauthorizedOperation", status=403)]
-    errors = site.errors("--parallel")
-    assert sorted(errors) == NAMES
-    assert site.living() == []
-    assert site.proxy.calls["CreateTags"] == 0, "no tag is set apart from the launch"
-
-
-def test_credentials_that_expire_while_a_map_is_made(site: Site) -> None:
-    site.proxy.faults = [Fault(action, skip=1, code="ExpiredToken", status=403) for action in ("RunInstances",)]
-    errors = site.errors()
-    assert list(errors) == NAMES[1:]
-    assert all("ExpiredToken" in text for text in errors.values())
-    site.proxy.faults = []
-    assert site.errors() == {}
-    assert site.living() == NAMES
-
-
-def test_an_instance_that_never_runs_is_said_and_replaced(site: Site) -> None:
-    site.host.broken = "no room in the rack"
-    errors = site.errors("--parallel")
-    assert sorted(errors) == NAMES
-    assert all("terminated instead of running: Server.InternalError" in text for text in errors.values())
-    site.host.broken = None
-    assert site.errors("--parallel") == {}
-    assert site.living() == NAMES
-
-
-def test_what_is_misconfigured_costs_nothing(site: Site) -> None:
-    profile = site.folder / "cloud.profiles.d/web.conf"
-    good = profile.read_text()
-    for bad, said in (
-        ("  sizes: t2.micro\n", "web-1 (profile web): unknown option sizes; did you mean size?"),
-        ("  win_installer: x\n", "win_installer is not supported"),
-    ):
-        profile.write_text(good + bad)
-        done = site.salt_cloud("--profile=web", "web-1")
-        assert done.returncode != 0
         assert said in done.stderr
-    profile.write_text(good)
-    provider = site.folder / "cloud.providers.d/cloud.conf"
-    provider.write_text(provider.read_text() + "  allowed_regions: [eu-west-2]\n")
-    done = site.salt_cloud("--query")
-    assert done.returncode != 0
-    assert "region eu-west-1 is refused: allowed_regions names eu-west-2" in done.stderr
-    assert site.proxy.calls["RunInstances"] == 0
-
-
-def test_actions_and_destroy_tell_the_truth(site: Site) -> None:
-    site.map("--parallel")
-    site.proxy.faults = [Fault("StopInstances", code="UnauthorizedOperation", status=403)]
-    done = site.salt_cloud("--assume-yes", "--action=stop", "web-1")
-    assert done.returncode != 0
-    assert "stopping web-1 failed: StopInstances: UnauthorizedOperation" in done.stderr
-    site.proxy.faults = [Fault("TerminateInstances", times=1, code="OperationNotPermitted")]
-    done = site.salt_cloud("--assume-yes", "--destroy", "web-1")
-    assert done.returncode != 0
-    assert "destroying web-1 failed: TerminateInstances: OperationNotPermitted" in done.stderr
-    assert site.salt_cloud("--assume-yes", "--destroy", *NAMES).returncode == 0
-    assert site.living() == []
+    assert place.instances() == {}

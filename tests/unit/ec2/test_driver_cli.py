@@ -1,0 +1,84 @@
+"""salt-cloud as a user calls it, against the local cloud's API: what it costs, and whether it tells the truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudsite import Site, site
+from localcloud import faults
+
+NAMES = ["web-1", "web-2", "web-3"]
+MACHINES: dict[str, dict[str, Any]] = {name: {"deploy": False} for name in NAMES}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Site]:
+    with site(tmp_path) as made:
+        yield made
+
+
+def test_a_map_asks_twice_of_each_machine_once_of_all_and_looks_now_and_then(tmp_path: Path) -> None:
+    machines: dict[str, dict[str, Any]] = {name: {} for name in NAMES}
+    interval, shared = 2, ("GetParameters", "DescribeImages", "DescribeSubnets", "DescribeSecurityGroups")
+    with site(tmp_path, wait_for_ip_interval=interval) as place:
+        begin = time.monotonic()
+        with place.cloud.faults.inject() as client:
+            assert place.apply(machines, "--parallel").errors == {}
+            calls = client.seen().calls
+        looks = {"consoles": calls.pop("GetConsoleOutput"), "instances": calls.pop("DescribeInstances")}
+        assert calls == dict.fromkeys(shared, 1) | dict.fromkeys(("RunInstances", "CreateTags"), len(NAMES))
+        passed = (time.monotonic() - begin) / interval
+        assert looks["consoles"] <= len(NAMES) * (1 + passed)
+        assert looks["instances"] <= 1 + 1 + passed, "the map's first question, and then one for all machines"
+        with place.cloud.faults.inject() as client:
+            assert all("already exists" in said["Message"] for said in place.apply(machines).said.values())
+            assert client.seen().calls == {"DescribeInstances": 1}
+
+
+def test_what_is_misconfigured_costs_nothing(place: Site) -> None:
+    profile = place.folder / "cloud.profiles.d/web.conf"
+    good = profile.read_text()
+    with place.cloud.faults.inject() as client:
+        for bad, said in (
+            ("  sizes: t2.micro\n", "web-1 (profile web): unknown option sizes; did you mean size?"),
+            ("  win_installer: x\n", "win_installer is not supported"),
+        ):
+            profile.write_text(good + bad)
+            done = place.salt_cloud("--profile=web", "web-1")
+            assert done.returncode != 0
+            assert said in done.stderr
+            assert place.accepted() == {}
+        profile.write_text(good)
+        provider = place.folder / "cloud.providers.d/cloud.conf"
+        provider.write_text(provider.read_text() + "  allowed_regions: [eu-west-2]\n")
+        done = place.salt_cloud("--query")
+        assert done.returncode != 0
+        assert "region eu-west-1 is refused: allowed_regions names eu-west-2" in done.stderr
+        assert client.seen().calls.get("RunInstances", 0) == 0
+
+
+def test_queries_actions_and_destroy_tell_the_truth(place: Site) -> None:
+    place.apply(MACHINES, "--parallel")
+    with place.cloud.faults.inject(faults.expired("DescribeInstances")):
+        done = place.salt_cloud("--query")
+    assert done.returncode != 0
+    assert "the machines of cloud:ec2 cannot be listed: " in done.stderr
+    assert "DescribeInstances: RequestExpired" in done.stderr
+    with place.cloud.faults.inject(faults.denied("StopInstances")):
+        done = place.salt_cloud("--action=stop", "web-1")
+    assert done.returncode != 0
+    assert "stopping web-1 failed: StopInstances: UnauthorizedOperation" in done.stderr
+    with place.cloud.faults.inject(replace(faults.denied("TerminateInstances"), machine="web-1")):
+        done = place.salt_cloud("--destroy", "web-1")
+    assert done.returncode != 0
+    assert "destroying web-1 failed: TerminateInstances: UnauthorizedOperation" in done.stderr
+    assert sorted(place.instances()) == NAMES
+    assert place.salt_cloud("--destroy", *NAMES).returncode == 0
+    place.cloud.settle()
+    assert place.instances("pending", "running", "stopping", "stopped") == {}
