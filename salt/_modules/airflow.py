@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import re
 import shlex
 import shutil
+import ssl
 import subprocess
-import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from salt.exceptions import CommandExecutionError
 
@@ -184,14 +186,30 @@ def serialize_dags() -> None:
     _airflow(["dags", "reserialize"])
 
 
-def healthy(url: str) -> bool:
-    """Say whether a health page of Airflow answers and finds its database well."""
+def healthy(url: str, via: str | None = None, ca: str | None = None) -> bool:
+    """Say whether a health page of Airflow answers and finds its database well.
+
+    Args:
+        url: the page, as users type it.
+        via: ``address:port`` of the machine to ask, wherever the name in ``url`` leads.
+        ca: a CA's certificate in PEM, trusted besides the system's own.
+    """
+    page = urlsplit(url)
+    connection = http.client.HTTPConnection(via or page.netloc, timeout=5)
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            status = json.load(answer)["metadatabase"]["status"]
-    except (OSError, ValueError, KeyError):
+        connection.connect()
+        if page.scheme == "https":
+            trust = ssl.create_default_context()
+            if ca:
+                trust.load_verify_locations(cadata=ca)
+            connection.sock = trust.wrap_socket(connection.sock, server_hostname=page.hostname)
+        connection.request("GET", page.path, headers={"Host": page.netloc})
+        answer = connection.getresponse()
+        return bool(answer.status == 200 and json.load(answer)["metadatabase"]["status"] == "healthy")
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
         return False
-    return bool(status == "healthy")
+    finally:
+        connection.close()
 
 
 def _release(root: str, name: str) -> Path:

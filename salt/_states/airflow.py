@@ -157,11 +157,16 @@ def dags_serialized(name: str, examples: bool) -> dict[str, Any]:
     return ret
 
 
-def healthy(name: str, timeout: int = 60) -> dict[str, Any]:
-    """The health page ``name`` finds its database well, within ``timeout`` seconds; never changes anything."""
+def healthy(name: str, timeout: int = 60, via: str | None = None, ca: str | None = None) -> dict[str, Any]:
+    """The health page ``name`` finds its database well, within ``timeout`` seconds; never changes anything.
+
+    ``via`` and ``ca`` as in the execution module.
+    """
     ret = _unchanged(name)
     deadline = time.monotonic() + timeout
-    while not (well := __salt__["airflow.healthy"](name)) and not __opts__["test"] and time.monotonic() < deadline:
+    while not (well := __salt__["airflow.healthy"](name, via, ca)):
+        if __opts__["test"] or time.monotonic() > deadline:
+            break
         time.sleep(0.5)
     if well:
         ret["comment"] = "Airflow answers and its database is well"
@@ -169,7 +174,7 @@ def healthy(name: str, timeout: int = 60) -> dict[str, Any]:
         return _planned(ret, "Airflow does not answer yet")
     else:
         ret["result"] = False
-        ret["comment"] = f"not healthy within {timeout} s; see: journalctl -u {SERVICE}"
+        ret["comment"] = f"{name} is not healthy within {timeout} s; see: journalctl -u {SERVICE}"
     return ret
 
 

@@ -1,0 +1,79 @@
+"""Airflow's health is asked where the caller says, under the name that users type, and never without trust."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from plainpillar import ROOT
+from stackctl.secrets import Authority
+
+NAME = "airflow.example.org"
+URL = f"https://{NAME}/api/v2/monitor/health"
+AUTHORITY = Authority.new("test")
+
+SPEC = importlib.util.spec_from_file_location("airflow_module", ROOT / "salt" / "_modules" / "airflow.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+airflow = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(airflow)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Serve a health page with a certificate for a name; return where."""
+    servers: list[HTTPServer] = []
+
+    def serve(status: str = "healthy", name: str = NAME) -> str:
+        class Page(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200 if self.headers["Host"] == NAME and self.path in URL else 404)
+                self.end_headers()
+                self.wfile.write(json.dumps({"metadatabase": {"status": status}}).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        leaves = AUTHORITY.server(name, [name])
+        pem = tmp_path / "server.pem"
+        pem.write_text(leaves["certificate"] + leaves["private_key"])
+        server = HTTPServer(("127.0.0.1", 0), Page)
+        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trust.load_cert_chain(pem)
+        server.socket = trust.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_well_site_is_healthy_at_the_address_that_was_given(site: Callable[..., str]) -> None:
+    assert airflow.healthy(URL, site(), AUTHORITY.certificate_pem)
+
+
+def test_an_ill_database_is_not(site: Callable[..., str]) -> None:
+    assert not airflow.healthy(URL, site(status="unhealthy"), AUTHORITY.certificate_pem)
+
+
+def test_another_names_certificate_is_not(site: Callable[..., str]) -> None:
+    assert not airflow.healthy(URL, site(name="other.example.org"), AUTHORITY.certificate_pem)
+
+
+def test_a_certificate_that_nobody_vouches_for_is_not(site: Callable[..., str]) -> None:
+    assert not airflow.healthy(URL, site())
+    assert not airflow.healthy(URL, site(), Authority.new("other").certificate_pem)
+
+
+def test_nobody_there_is_not() -> None:
+    assert not airflow.healthy(URL, "127.0.0.1:1", AUTHORITY.certificate_pem)
