@@ -30,10 +30,14 @@ def test_the_database_has_a_connection_for_every_web_worker(path: Path) -> None:
     assert connections(sizes("airflow"), machines) <= sizes("postgres")["role_connections"]
 
 
+def test_the_database_has_room_for_a_third_web_machine() -> None:
+    assert connections(sizes("airflow"), 3) <= sizes("postgres")["role_connections"]
+
+
 def test_people_who_repair_have_connections_left() -> None:
     postgres = sizes("postgres")
     assert postgres["max_connections"] - postgres["role_connections"] >= 5
 
 
 def test_the_guard_trips() -> None:
-    assert connections({"workers": 2, "pool_size": 3, "max_overflow": 3}, 3) > 70
+    assert connections(sizes("airflow"), 4) > sizes("postgres")["role_connections"]
