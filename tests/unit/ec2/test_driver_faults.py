@@ -19,6 +19,7 @@ import pytest
 from cloudsite import Applied, Site, site
 from localcloud import faults
 from localcloud.faults import Fault
+from memorycloud import until
 
 MODES = {"serial": (), "parallel": ("--parallel",)}
 # A deployment in three steps, on machines whose names say before which of them the mirror that it needs is down.
@@ -307,13 +308,26 @@ def test_nothing_is_paid_for_that_no_machine_has(story: Story) -> None:
     assert left == Snapshot({}, {}, {}, {}, 0, 0)
 
 
-# -- what all machines need -------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Site]:
     with site(tmp_path) as made:
         yield made
+
+
+def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
+    place: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "localcloud.server")
+    machines = {"web-1": {"deploy": False, "api_timeout": 1, "max_attempts": 1}}
+    with place.cloud.faults.inject(Fault("slow", LAUNCH, seconds=8, times=1)):
+        assert "Read timeout" in place.apply(machines).errors["web-1"]
+    assert place.instances() == {}
+    made = place.apply(machines).said["web-1"]["id"]
+    until(lambda: caplog.messages.count("ec2 RunInstances -> 200") == 2)
+    assert place.instances() == {"web-1": [made]}
+
+
+# -- what all machines need -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", MODES.values(), ids=MODES)
