@@ -13,16 +13,18 @@ from salt.exceptions import CommandExecutionError
 
 # Filled in by Salt's loader.
 __opts__: dict[str, Any] = {}
+__pillar__: dict[str, Any] = {}
 __salt__: dict[str, Any] = {}
 
 MINE_FUNCTION = "private_address"
 EVERYBODY = "*"
 WORLD = "world"
+_CURE = "Run on the master: salt '{}' mine.update"
 
 
 def role() -> str:
     """Return this machine's role: its minion id without the number."""
-    return str(__opts__["id"]).rpartition("-")[0]
+    return _role_of(str(__opts__["id"]))
 
 
 def addresses(role: str = EVERYBODY) -> dict[str, str]:
@@ -32,24 +34,40 @@ def addresses(role: str = EVERYBODY) -> dict[str, str]:
         role: the role, or ``*`` for all machines.
 
     Raises:
-        CommandExecutionError: the mine knows no machine of that role, or one of them without an address. What a
-            machine says of itself ends in other machines' firewalls, so it has to be an address and nothing else.
+        CommandExecutionError: the mine knows no machine of that role, or one that is wrong about its address. What a
+            machine says of itself ends in other machines' firewalls, so it has to be an address inside the VPC, and no
+            other machine's.
     """
-    pattern = EVERYBODY if role == EVERYBODY else f"{role}-*"
-    cure = "has it been launched? Run on the master: salt '*' mine.update"
-    found = __salt__["mine.get"](pattern, MINE_FUNCTION)
-    if not found:
-        raise CommandExecutionError(f"the mine holds no address of any '{pattern}' machine: {cure}")
-    return {minion_id: _address(minion_id, found[minion_id], cure) for minion_id in sorted(found)}
+    network = ipaddress.IPv4Network(__pillar__["aws"]["vpc"]["cidr"])
+    found = __salt__["mine.get"](EVERYBODY, MINE_FUNCTION)
+    owners: dict[str, str] = {}
+    for minion_id in sorted(found):
+        address = _address(minion_id, found[minion_id], network)
+        if address in owners:
+            raise CommandExecutionError(f"{owners[address]} and {minion_id} both say that {address} is their address")
+        owners[address] = minion_id
+    of_role = {name: address for address, name in owners.items() if role in (EVERYBODY, _role_of(name))}
+    if not of_role:
+        raise CommandExecutionError(
+            f"the mine holds no address of any '{role}' machine: has it been launched? {_CURE.format('*')}"
+        )
+    return of_role
 
 
-def _address(minion_id: str, candidates: Any, cure: str) -> str:
+def _role_of(minion_id: str) -> str:
+    return minion_id.rpartition("-")[0]
+
+
+def _address(minion_id: str, candidates: Any, network: ipaddress.IPv4Network) -> str:
     if not candidates:
-        raise CommandExecutionError(f"the mine holds no address of {minion_id}: {cure}")
+        raise CommandExecutionError(f"the mine holds no address of {minion_id}. {_CURE.format(minion_id)}")
     try:
-        return str(ipaddress.ip_address(candidates[0]))
-    except ValueError:
-        raise CommandExecutionError(f"{minion_id} says that {candidates[0]!r} is its address") from None
+        address = ipaddress.IPv4Address(candidates[0])
+    except (ValueError, LookupError, TypeError):
+        raise CommandExecutionError(f"{minion_id} says that {candidates!r} is its address") from None
+    if address not in network:
+        raise CommandExecutionError(f"{minion_id} says that {address} is its address, which is not in {network}")
+    return str(address)
 
 
 def own_address() -> str:
@@ -61,7 +79,7 @@ def own_address() -> str:
     own_id = str(__opts__["id"])
     known = addresses(role())
     if own_id not in known:
-        raise CommandExecutionError(f"the mine holds no address of {own_id}. Run: salt '{own_id}' mine.update")
+        raise CommandExecutionError(f"the mine holds no address of {own_id}. {_CURE.format(own_id)}")
     return known[own_id]
 
 
