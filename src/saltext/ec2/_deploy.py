@@ -29,15 +29,21 @@ from saltext.ec2._errors import ConfigurationError, DeployError
 
 log = logging.getLogger(__name__)
 
-# Runs as root with the archive on its standard input; $1 is the beginning of the folder's name.
+# Runs as root with the archive on its standard input; $1 is the beginning of the folder's name, $3 the seconds that the
+# script may take. When the connection breaks, nobody tells the script: it has to end by itself, and the lock keeps the
+# next deployment from running beside it. The parent folder serves as the lock, so that no file is left.
 UNPACK = """
 set -eu
+exec 9<"$(dirname "$1")"
+flock --timeout 60 9 || { echo 'another deployment still runs on this machine'; exit 75; }
 folder=$(mktemp -d "$1-XXXXXXXXXX")
 [ "$2" = keep ] || trap 'rm -rf "$folder"' EXIT
 trap 'exit 129' HUP INT TERM
 tar -xmf - -C "$folder"
-sh "$folder/run" </dev/null
+timeout --kill-after=30 "$3" sh "$folder/run" </dev/null 9<&-
 """
+TIMED_OUT = (124, 137)  # what `timeout` ends with
+GRACE = 120  # seconds after which a session is given up whose other side should have ended by itself
 
 
 @dataclass(frozen=True)
@@ -223,25 +229,24 @@ def proxy_command(options: Mapping[str, Any]) -> str:
     return shlex.join([*command, "-W", "%h:%p", host])
 
 
-def wait_for_port(address: str, port: int, timeout: float, alive: Callable[[], None]) -> None:
+def wait_for_port(address: str, port: int, deadline: float, alive: Callable[[], None]) -> None:
     """Wait until something listens.
 
     Args:
         address: where.
         port: which port.
-        timeout: seconds to wait at most.
+        deadline: when to give up (`time.monotonic()`).
         alive: is called meanwhile, and raises when there is no more hope.
 
     Raises:
         DeployError: nothing listens in time.
     """
-    deadline = time.monotonic() + timeout
     while True:
         try:
             socket.create_connection((address, port), timeout=5).close()
         except OSError as error:
             if time.monotonic() > deadline:
-                raise DeployError(f"nothing listens at {address}:{port} after {timeout:g} s: {error}") from error
+                raise DeployError(f"nothing listens at {address}:{port} after ssh_connect_timeout: {error}") from error
         else:
             return
         alive()
@@ -253,7 +258,7 @@ def install(
     login: Login,
     payload: bytes,
     *,
-    connect_timeout: float,
+    deadline: float,
     run_timeout: float,
     folder: str = "/tmp/.saltcloud",  # noqa: S108
     keep: bool = False,
@@ -266,7 +271,7 @@ def install(
         name: the machine, for messages.
         login: how to get in.
         payload: see `archive`.
-        connect_timeout: seconds until a login must have worked; sshd may still be starting.
+        deadline: when a login must have worked (`time.monotonic()`); sshd may still be starting.
         run_timeout: seconds that the script may take.
         folder: the beginning of the remote folder's name; random characters follow.
         keep: leave that folder there.
@@ -276,7 +281,6 @@ def install(
     Raises:
         DeployError: no login worked in time, the host key is another one, or the script failed.
     """
-    deadline = time.monotonic() + connect_timeout
     for number in range(1_000_000):
         user = login.users[number % len(login.users)]
         attempt = _session(name, login, user, payload, run_timeout, folder=folder, keep=keep, show=show)
@@ -306,7 +310,7 @@ def _session(
     show: Callable[[str], None],
 ) -> Attempt:
     started = f"started-{uuid.uuid4().hex}"
-    unpack = ["sh", "-c", UNPACK, "sh", folder, "keep" if keep else "remove"]
+    unpack = ["sh", "-c", UNPACK, "sh", folder, "keep" if keep else "remove", f"{run_timeout:g}"]
     if login.sudo and user != "root":
         unpack = ["sudo", "-n", *unpack]
     attempt = Attempt()
@@ -321,7 +325,7 @@ def _session(
             encoding="utf-8",
             errors="replace",
         )
-        late = threading.Timer(run_timeout, process.kill)
+        late = threading.Timer(run_timeout + GRACE, process.kill)
         late.start()
         try:
             for line in process.stdout or ():
@@ -335,7 +339,7 @@ def _session(
                         show(line.rstrip())
             attempt.returncode = process.wait()
         finally:
-            if not late.is_alive():
+            if not late.is_alive() or attempt.returncode in TIMED_OUT:
                 attempt.lines.append(f"stopped after {run_timeout:g} s")
             late.cancel()
     return attempt

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import ConfigurationError, DeployError, api_errors
+from saltext.ec2._errors import ApiError, ConfigurationError, DeployError, api_errors
 
 CONSOLE_SECONDS = 15  # between two looks at most: EC2 shows a console minutes late, and each has to be asked for
 
@@ -35,8 +35,13 @@ def read(connection: Connection, name: str, instance_id: str) -> list[str]:
     Raises:
         ApiError: the console cannot be read.
     """
-    with api_errors(f"reading the console of {name}"):
-        output = connection.ec2.get_console_output(InstanceId=instance_id).get("Output", "")
+    try:
+        with api_errors(f"reading the console of {name}"):
+            output = connection.ec2.get_console_output(InstanceId=instance_id).get("Output", "")
+    except ApiError as error:
+        if error.code != "InvalidInstanceID.NotFound":
+            raise
+        return []  # right after a launch EC2 may not know the instance everywhere
     return from_console(output)
 
 
@@ -46,6 +51,7 @@ def ssh_options(
     name: str,
     instance_id: str,
     cache_folder: str,
+    deadline: float,
     alive: Callable[[], None],
 ) -> dict[str, str]:
     """Return OpenSSH's options that say which host key is right, once it is known.
@@ -56,11 +62,12 @@ def ssh_options(
         name: the machine's name.
         instance_id: its id.
         cache_folder: Salt's cache directory, where learnt keys are kept.
+        deadline: when to give up (`time.monotonic()`).
         alive: is called while the console is silent, and raises when there is no more hope.
 
     Raises:
         ConfigurationError: `host_keys` is neither `console` nor `none`.
-        DeployError: the console has not shown the keys in `ssh_connect_timeout`.
+        DeployError: the console has not shown the keys by then.
         ApiError: the console cannot be read.
     """
     if options["host_keys"] == "none":
@@ -71,7 +78,6 @@ def ssh_options(
     if options["known_hosts_file"] not in (None, "/dev/null"):
         return {**strict, "UserKnownHostsFile": str(options["known_hosts_file"])}
     known = KnownHosts(cache_folder)
-    deadline = time.monotonic() + float(options["ssh_connect_timeout"])
     pause = float(options["wait_for_ip_interval"])
     while not known.knows(instance_id):
         if keys := read(connection, name, instance_id):

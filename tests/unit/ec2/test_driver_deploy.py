@@ -9,15 +9,19 @@ import io
 import os
 import shlex
 import tarfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import salt.config
+from botocore.exceptions import ClientError
 
 from saltext.ec2 import _deploy, _host_keys
-from saltext.ec2._errors import ConfigurationError, DeployError
+from saltext.ec2._errors import ApiError, ConfigurationError, DeployError
 
 SSH = """#!/bin/sh
 echo "$@" >> {log}
@@ -82,7 +86,7 @@ def install(
     payload: bytes,
     folder: Path,
     login: _deploy.Login = LOGIN,
-    connect_timeout: float = 5,
+    seconds: float = 5,
     run_timeout: float = 20,
 ) -> list[str]:
     shown: list[str] = []
@@ -90,7 +94,7 @@ def install(
         "web-1",
         login,
         payload,
-        connect_timeout=connect_timeout,
+        deadline=time.monotonic() + seconds,
         run_timeout=run_timeout,
         folder=f"{folder}/deploy",
         show=shown.append,
@@ -187,8 +191,25 @@ def test_a_script_that_hangs_is_stopped(
     settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
-    with pytest.raises(DeployError, match=r"working \| stopped after 0.5 s"):
-        install(_deploy.archive(machine, settings("echo working; exec sleep 2")), tmp_path, run_timeout=0.5)
+    script = f"echo working; sleep 1.5; touch {tmp_path}/went-on"
+    begin = time.monotonic()
+    with pytest.raises(DeployError, match=r"ended with 124: working \| stopped after 0.5 s"):
+        install(_deploy.archive(machine, settings(script)), tmp_path, run_timeout=0.5)
+    assert time.monotonic() - begin < 1.5
+    # The machine itself has stopped it: nobody here could, once the connection is gone.
+    time.sleep(max(0.0, begin + 2 - time.monotonic()))
+    assert not (tmp_path / "went-on").exists()
+
+
+def test_two_deployments_of_a_machine_do_not_run_side_by_side(
+    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    ssh()
+    log = tmp_path / "log"
+    payload = _deploy.archive(machine, settings(f"echo begin >> {log}; sleep 0.3; echo end >> {log}"))
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: install(payload, tmp_path), range(2)))
+    assert log.read_text().split() == ["begin", "end", "begin", "end"]
 
 
 @pytest.mark.covers("preflight_cmds")
@@ -234,7 +255,7 @@ def test_no_login_in_time_is_an_error_that_quotes_ssh(
 ) -> None:
     ssh('echo "admin@10.0.0.2: Permission denied (publickey)." >&2; exit 255')
     with pytest.raises(DeployError, match=r"no login to 10.0.0.2 as admin: .*Permission denied \(publickey\)"):
-        install(b"", tmp_path, connect_timeout=0.0)
+        install(b"", tmp_path, seconds=0)
 
 
 def test_another_host_key_ends_it_at_once(ssh: Callable[..., Path], tmp_path: Path) -> None:
@@ -267,14 +288,25 @@ def test_host_keys_are_read_from_the_console() -> None:
 
 
 def options(**given: Any) -> dict[str, Any]:
-    wait = {"ssh_connect_timeout": 5, "wait_for_ip_interval": 0}
-    return {"host_keys": "console", "known_hosts_file": None} | wait | given
+    return {"host_keys": "console", "known_hosts_file": None, "wait_for_ip_interval": 0} | given
+
+
+def test_a_machine_that_ec2_does_not_know_yet_has_no_console_yet() -> None:
+    def failing(code: str) -> Any:
+        def refuse(**_: Any) -> None:
+            raise ClientError({"Error": {"Code": code, "Message": "no"}}, "GetConsoleOutput")
+
+        return SimpleNamespace(ec2=SimpleNamespace(get_console_output=refuse))
+
+    assert _host_keys.read(failing("InvalidInstanceID.NotFound"), "web-1", "i-1") == []
+    with pytest.raises(ApiError, match="UnauthorizedOperation"):
+        _host_keys.read(failing("UnauthorizedOperation"), "web-1", "i-1")
 
 
 def test_keys_are_waited_for_and_remembered_by_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [[], ["ssh-ed25519 AAAA"]]
     monkeypatch.setattr(_host_keys, "read", lambda *_: shown.pop(0))
-    arguments = (options(), "web-1", "i-1", str(tmp_path), lambda: None)
+    arguments = (options(), "web-1", "i-1", str(tmp_path), time.monotonic() + 5, lambda: None)
     for _ in range(2):  # the second time, the console has nothing to say any more
         given = _host_keys.ssh_options(None, *arguments)  # type: ignore[arg-type]
         assert given["StrictHostKeyChecking"] == "yes"
@@ -285,12 +317,12 @@ def test_keys_are_waited_for_and_remembered_by_instance(tmp_path: Path, monkeypa
 def test_a_silent_console_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_host_keys, "read", lambda *_: [])
     with pytest.raises(DeployError, match="console does not show its SSH host keys"):
-        _host_keys.ssh_options(None, options(ssh_connect_timeout=-1), "web-1", "i-1", str(tmp_path), lambda: None)  # type: ignore[arg-type]
+        _host_keys.ssh_options(None, options(), "web-1", "i-1", str(tmp_path), time.monotonic() - 1, lambda: None)  # type: ignore[arg-type]
 
 
 def test_host_keys_are_waived_by_name_only(tmp_path: Path) -> None:
     def given(**more: Any) -> dict[str, str]:
-        return _host_keys.ssh_options(None, options(**more), "web-1", "i-1", str(tmp_path), lambda: None)  # type: ignore[arg-type]
+        return _host_keys.ssh_options(None, options(**more), "web-1", "i-1", str(tmp_path), 0, lambda: None)  # type: ignore[arg-type]
 
     assert given(host_keys="none")["StrictHostKeyChecking"] == "no"
     own = given(known_hosts_file="/etc/ssh/known")
