@@ -13,6 +13,13 @@ import boto3
 import botocore.loaders
 import botocore.session
 from botocore.config import Config
+from botocore.credentials import (
+    AssumeRoleCredentialFetcher,
+    CredentialProvider,
+    CredentialResolver,
+    Credentials,
+    DeferredRefreshableCredentials,
+)
 
 from saltext.ec2._cache import Cache
 from saltext.ec2._errors import ConfigurationError, RegionRefused, api_errors
@@ -111,9 +118,8 @@ def _connect(wanted_json: str, cache_folder: str) -> Connection:
         user_agent_extra="saltext.ec2",
     )
     session = _session(wanted, config)
-    endpoint = wanted["endpoint_url"]
-    ec2 = session.client("ec2", config=config, endpoint_url=endpoint)
-    ssm = session.client("ssm", config=config, endpoint_url=endpoint)
+    ec2 = session.client("ec2", config=config, endpoint_url=wanted["endpoint_url"])
+    ssm = session.client("ssm", config=config)  # wherever boto3 finds it: the endpoint of the options is EC2's
     for client in (ec2, ssm):
         client.meta.events.register("needs-retry", _report_retry)
     with api_errors("finding the credentials"):
@@ -149,9 +155,11 @@ def model_loader() -> botocore.loaders.Loader:
     return loader
 
 
-def _new_session(**arguments: Any) -> boto3.Session:
+def _new_session(credentials: Credentials | None = None, **arguments: Any) -> boto3.Session:
     core = botocore.session.Session()
     core.register_component("data_loader", model_loader())
+    if credentials:
+        core.register_component("credential_provider", CredentialResolver([_Provider(credentials)]))
     return boto3.Session(botocore_session=core, **arguments)
 
 
@@ -169,14 +177,34 @@ def _session(wanted: Mapping[str, Any], config: Config) -> boto3.Session:
             region_name=wanted["region"],
             **({"profile_name": wanted["profile_name"]} if wanted["profile_name"] else {}),
         )
-    if not wanted["role_arn"]:
-        return session
-    with api_errors(f"assuming the role {wanted['role_arn']}"):
-        sts = session.client("sts", config=config, endpoint_url=wanted["endpoint_url"])
-        role = sts.assume_role(RoleArn=wanted["role_arn"], RoleSessionName="salt-cloud")["Credentials"]
-    return _new_session(
-        aws_access_key_id=role["AccessKeyId"],
-        aws_secret_access_key=role["SecretAccessKey"],
-        aws_session_token=role["SessionToken"],
-        region_name=wanted["region"],
+    return _in_role(session, wanted, config) if wanted["role_arn"] else session
+
+
+def _in_role(session: boto3.Session, wanted: Mapping[str, Any], config: Config) -> boto3.Session:
+    """Return a session in a role, whose credentials are renewed before they expire: a map may take hours."""
+    source = session.get_credentials()
+    if source is None:
+        raise ConfigurationError(f"there are no credentials with which to assume the role {wanted['role_arn']}")
+    fetcher = AssumeRoleCredentialFetcher(
+        functools.partial(session.client, config=config),
+        source,
+        wanted["role_arn"],
+        extra_args={"RoleSessionName": "salt-cloud"},
     )
+    credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+    with api_errors(f"assuming the role {wanted['role_arn']}"):
+        credentials.get_frozen_credentials()
+    return _new_session(credentials, region_name=wanted["region"])
+
+
+class _Provider(CredentialProvider):
+    """Hands out credentials that are there already."""
+
+    METHOD = "assume-role"
+
+    def __init__(self, credentials: Credentials) -> None:
+        super().__init__()
+        self._credentials = credentials
+
+    def load(self) -> Credentials:
+        return self._credentials

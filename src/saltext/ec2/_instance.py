@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import ClientError
+
 from saltext.ec2 import _launch, _lookup
 from saltext.ec2._client import Connection
 from saltext.ec2._errors import ApiError, ConfigurationError, LaunchError, api_errors
@@ -18,6 +20,8 @@ log = logging.getLogger(__name__)
 
 ADDRESSES = {"private_ips": "PrivateIpAddress", "public_ips": "PublicIpAddress"}
 WATCH_SECONDS = 15  # between two looks at an instance whose sshd is awaited
+PROFILE_SECONDS = 60  # for which EC2 may not know an instance profile yet
+PROFILE_INTERVAL = 3
 
 
 def launch(
@@ -67,8 +71,7 @@ def _launch_in(
     wanted = _launch.request(connection, options, name, userdata=userdata, deploy=deploy)
     for _ in range(10):
         token = _launch.client_token(connection.region, name, wanted, predecessors)
-        with api_errors(f"launching {name}"):
-            instance = connection.ec2.run_instances(**wanted, ClientToken=token)["Instances"][0]
+        instance = _run_instance(connection, name, {**wanted, "ClientToken": token})
         _lookup.changed(connection, name)
         if instance["State"]["Name"] in _lookup.LIVING:
             log.info("%s is launched as %s", name, instance["InstanceId"])
@@ -76,6 +79,21 @@ def _launch_in(
         # EC2 remembers a token for longer than it shows the terminated instance that it stood for.
         predecessors = [*predecessors, instance["InstanceId"]]
     raise LaunchError(f"{name}: EC2 answers with terminated instances only: {', '.join(predecessors)}")
+
+
+def _run_instance(connection: Connection, name: str, wanted: dict[str, Any]) -> InstanceTypeDef:
+    """Ask for an instance; its profile may be so new that EC2 has not heard of it from IAM."""
+    deadline = time.monotonic() + PROFILE_SECONDS
+    while True:
+        try:
+            with api_errors(f"launching {name}"):
+                return connection.ec2.run_instances(**wanted)["Instances"][0]
+        except ApiError as error:
+            unheard = error.code == "InvalidParameterValue" and "iam instance profile" in str(error).lower()
+            if not unheard or time.monotonic() > deadline:
+                raise
+            log.warning("%s; it is tried again: what IAM has just made, EC2 learns a little later", error)
+        time.sleep(PROFILE_INTERVAL)
 
 
 def look_again(
@@ -122,19 +140,23 @@ def watch(
     return alive
 
 
-def wait_until_running(
-    connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef
-) -> InstanceTypeDef:
-    """Return the instance once it runs and has the address that `ssh_interface` asks for.
+def ready(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> InstanceTypeDef:
+    """Return the instance once it runs, is equipped, and has the address that `ssh_interface` asks for.
 
     Raises:
         LaunchError: it was terminated, or `wait_for_ip_timeout` has passed.
-        ApiError: EC2 could not be asked.
+        ApiError: EC2 could not be asked, or refuses what the machine is to be equipped with.
     """
     deadline = time.monotonic() + float(options["wait_for_ip_timeout"])
+    equipped = False
     while True:
         instance = look_again(connection, options, name, instance)
-        state, reachable = instance["State"]["Name"], bool(address(options, instance))
+        state = instance["State"]["Name"]
+        if state == "running" and not equipped:
+            equipped = True
+            if equip(connection, options, name, instance):
+                continue  # it has another address now
+        reachable = bool(address(options, instance))
         if state == "running" and reachable:
             return instance
         if time.monotonic() > deadline:
@@ -158,12 +180,16 @@ def address(options: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
 # -- what a launch cannot give --------------------------------------------------------------------------------------
 
 
-def equip(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> None:
+def equip(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> bool:
     """Give a running instance existing volumes, tags of single volumes, and elastic addresses; do nothing twice.
+
+    Returns:
+        Whether it was given an address.
 
     Raises:
         ApiError: EC2 refuses one of these.
     """
+    given = False
     _volumes(connection, options.get("volumes") or [], name, instance)
     interfaces = {each["Attachment"]["DeviceIndex"]: each for each in instance.get("NetworkInterfaces", [])}
     for wanted in options.get("network_interfaces") or []:
@@ -175,7 +201,8 @@ def equip(connection: Connection, options: Mapping[str, Any], name: str, instanc
                     SourceDestCheck={"Value": wanted["SourceDestCheck"]},
                 )
         if any(wanted.get(key) for key in ("associate_eip", "allocate_new_eip", "allocate_new_eips")):
-            _elastic_addresses(connection, name, wanted, interface)
+            given |= _elastic_addresses(connection, name, instance["InstanceId"], wanted, interface)
+    return given
 
 
 def _volumes(
@@ -199,8 +226,9 @@ def _volumes(
 
 
 def _elastic_addresses(
-    connection: Connection, name: str, wanted: Mapping[str, Any], interface: Mapping[str, Any]
-) -> None:
+    connection: Connection, name: str, instance_id: str, wanted: Mapping[str, Any], interface: Mapping[str, Any]
+) -> bool:
+    given = False
     interface_id = interface["NetworkInterfaceId"]
     with api_errors(f"looking up the elastic addresses of {name}"):
         held = connection.ec2.describe_addresses(Filters=[{"Name": "network-interface-id", "Values": [interface_id]}])[
@@ -211,14 +239,14 @@ def _elastic_addresses(
         if private["PrivateIpAddress"] in served or not (private.get("Primary") or wanted.get("allocate_new_eips")):
             continue
         with api_errors(f"giving {name} an elastic address"):
-            allocation = wanted.get("associate_eip") or _spare_address(connection, name)
+            allocation = wanted.get("associate_eip") or _spare_address(connection, instance_id)
             if not allocation:
                 allocation = connection.ec2.allocate_address(
                     Domain="vpc",
                     TagSpecifications=[
                         {
                             "ResourceType": "elastic-ip",
-                            "Tags": _launch.tag_list({"Name": name, _launch.RELEASE_TAG: name}),
+                            "Tags": _launch.tag_list({"Name": name, _launch.RELEASE_TAG: instance_id}),
                         }
                     ],
                 )["AllocationId"]
@@ -228,17 +256,19 @@ def _elastic_addresses(
                 PrivateIpAddress=private["PrivateIpAddress"],
                 AllowReassociation=False,
             )
+        given = True
+    return given
 
 
-def _spare_address(connection: Connection, name: str) -> str | None:
+def _spare_address(connection: Connection, instance_id: str) -> str | None:
     """Return an address that a run allocated for this machine before it failed."""
-    spare = (each["AllocationId"] for each in _own_addresses(connection, name) if not each.get("AssociationId"))
+    spare = (each["AllocationId"] for each in _own_addresses(connection, instance_id) if not each.get("AssociationId"))
     return next(spare, None)
 
 
-def _own_addresses(connection: Connection, name: str) -> list[AddressTypeDef]:
+def _own_addresses(connection: Connection, instance_id: str) -> list[AddressTypeDef]:
     """Return the elastic addresses that were allocated for a machine."""
-    mine: Sequence[FilterTypeDef] = [{"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [name]}]
+    mine: Sequence[FilterTypeDef] = [{"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [instance_id]}]
     return connection.ec2.describe_addresses(Filters=mine)["Addresses"]
 
 
@@ -271,11 +301,19 @@ def terminate(connection: Connection, name: str, instance: InstanceTypeDef) -> d
         answer = connection.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
     _lookup.changed(connection, name)
     with api_errors(f"releasing the elastic addresses of {name}"):
-        for each in _own_addresses(connection, name):
+        for each in _own_addresses(connection, instance["InstanceId"]):
             if each.get("AssociationId"):
-                connection.ec2.disassociate_address(AssociationId=each["AssociationId"])
+                _disassociate(connection, each["AssociationId"])
             connection.ec2.release_address(AllocationId=each["AllocationId"])
     return _change(answer["TerminatingInstances"][0])
+
+
+def _disassociate(connection: Connection, association_id: str) -> None:
+    try:
+        connection.ec2.disassociate_address(AssociationId=association_id)
+    except ClientError as error:  # EC2 takes the address off a terminated instance by itself
+        if error.response.get("Error", {}).get("Code") != "InvalidAssociationID.NotFound":
+            raise
 
 
 def _change(change: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from saltext.ec2._client import Connection
 from saltext.ec2._errors import ConfigurationError
 
 DEPLOY_TAG = "salt-cloud:deploy"  # `pending` from launch until the minion is installed, then `done`
-RELEASE_TAG = "salt-cloud:release-with"  # on an elastic address: the machine with which it goes
+RELEASE_TAG = "salt-cloud:release-with"  # on an elastic address: the id of the instance with which it goes
 TAGGED = ("instance", "volume", "network-interface")
 
 

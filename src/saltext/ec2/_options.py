@@ -55,7 +55,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("token", "same", "Session token that belongs to `id` and `key`."),
     Option("role_arn", "same", "A role to assume on top of the credentials."),
     Option("profile_name", "new", "A profile of the AWS configuration files."),
-    Option("endpoint_url", "new", "Another endpoint than Amazon's, with its scheme. Without it: what boto3 finds."),
+    Option("endpoint_url", "new", "Another endpoint of EC2 than Amazon's, with its scheme. Without it, and for SSM and STS: what boto3 finds (`AWS_ENDPOINT_URL`)."),
     Option("endpoint", "same", "The same without a scheme; https is meant."),
     Option("service_url", "refused", "Set endpoint_url."),
     Option("ec2_api_version", "refused", "boto3 knows the API's version: leave it out."),

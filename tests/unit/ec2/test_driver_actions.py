@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import salt.loader
 
+from saltext.ec2 import _instance, _options
 from saltext.ec2._errors import ConfigurationError, Ec2Error, NotFound
 from saltext.ec2.clouds import ec2 as driver
 
@@ -194,15 +196,68 @@ def test_lists(ec2: Any, image: str, opts: dict[str, Any]) -> None:
     assert driver.list_availability_zones()["eu-west-1a"] == "available"
 
 
-def test_an_elastic_address_goes_with_its_machine(ec2: Any, machine: Callable[..., dict[str, Any]]) -> None:
-    interface = {"DeviceIndex": 0, "SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}
-    given = machine("web-1", network_interfaces=[interface])
-    del given["subnetname"], given["securitygroup"]
-    driver.__opts__["profiles"]["small"] = {key: given[key] for key in ("provider", "image", "size")}
-    driver.create(given)
+@pytest.fixture
+def elastic(machine: Callable[..., dict[str, Any]]) -> Callable[[str], dict[str, Any]]:
+    """Return a maker of machines that have no public address but an elastic one, and are reached by it."""
+
+    def make(name: str) -> dict[str, Any]:
+        interface = {"DeviceIndex": 0, "SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}
+        given = machine(name, network_interfaces=[interface], ssh_interface="public_ips", wait_for_ip_timeout=5)
+        del given["subnetname"], given["securitygroup"]
+        driver.__opts__["profiles"]["small"] = {key: given[key] for key in ("provider", "image", "size")}
+        return driver.create(given)
+
+    return make
+
+
+def test_an_elastic_address_goes_with_its_machine(ec2: Any, elastic: Callable[[str], dict[str, Any]]) -> None:
+    made = elastic("web-1")
     (address,) = ec2.describe_addresses()["Addresses"]
-    assert address["AssociationId"]
-    driver.create(given)
+    assert made["public_ips"] == [address["PublicIp"]]
+    elastic("web-1")
     assert len(ec2.describe_addresses()["Addresses"]) == 1
-    driver.destroy("web-1")
+    driver.destroy(made["id"])
     assert ec2.describe_addresses()["Addresses"] == []
+
+
+def test_an_elastic_address_stays_with_a_machine_whose_old_name_is_destroyed(
+    ec2: Any, elastic: Callable[[str], dict[str, Any]]
+) -> None:
+    kept = elastic("web-1")
+    driver.rename("web-1", {"newname": "web-3"}, call="action")
+    elastic("web-1")
+    driver.destroy("web-1")
+    assert [one["PublicIp"] for one in ec2.describe_addresses()["Addresses"]] == kept["public_ips"]
+
+
+@pytest.mark.parametrize(
+    ("message", "launched"),
+    [("Value (airflow-salt) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name", True),
+     ("Value (t9.huge) for parameter instanceType is invalid", False)],
+)  # fmt: skip
+def test_an_instance_profile_that_ec2_has_not_heard_of_is_waited_for(
+    opts: dict[str, Any],
+    machine: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    message: str,
+    *,
+    launched: bool,
+) -> None:
+    monkeypatch.setattr(_instance, "PROFILE_INTERVAL", 0)
+    refusals = [message, message]
+
+    def refuse(**_: Any) -> Any:
+        if refusals:
+            error = {"Code": "InvalidParameterValue", "Message": refusals.pop()}
+            return SimpleNamespace(status_code=400), {"Error": error}
+        return None
+
+    given = machine("web-1")
+    connection = driver._connection(_options.resolve(given, opts))
+    connection.ec2.meta.events.register("before-call.ec2.RunInstances", refuse)
+    if launched:
+        assert driver.create(given)["state"] == "running"
+    else:
+        with pytest.raises(Ec2Error, match=r"t9\.huge"):
+            driver.create(given)
+        assert len(refusals) == 1, "it is not tried again"

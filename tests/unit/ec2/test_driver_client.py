@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import multiprocessing
 import time
@@ -66,6 +67,17 @@ def test_credentials(ec2: Any, tmp_path: Path, given: dict[str, str], used: str)
     assert client._request_signer._credentials.access_key.startswith(used)
 
 
+def test_a_roles_credentials_are_renewed(ec2: Any, tmp_path: Path) -> None:
+    role = {"location": "eu-west-1", "role_arn": "arn:aws:iam::123456789012:role/salt"}
+    client: Any = _client.connect(role, str(tmp_path)).ec2
+    credentials = client._request_signer._credentials
+    first = credentials.access_key
+    assert credentials.access_key == first
+    credentials._expiry_time = dt.datetime.now(tz=dt.UTC)
+    credentials._refresh_using.__self__._cache.clear()
+    assert credentials.access_key != first
+
+
 def test_half_a_key_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="id and key belong together"):
         _client.connect({"location": "eu-west-1", "id": "AKIA1"}, str(tmp_path))
@@ -83,7 +95,9 @@ def test_the_endpoint(
     ec2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], url: str
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
-    assert _client.connect({"location": "eu-west-1", **given}, str(tmp_path)).ec2.meta.endpoint_url == url
+    connection = _client.connect({"location": "eu-west-1", **given}, str(tmp_path))
+    assert connection.ec2.meta.endpoint_url == url
+    assert connection.ssm.meta.endpoint_url == "http://127.0.0.1:2", "an endpoint of EC2 knows no parameters"
 
 
 def failing(status: int, code: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -322,8 +323,7 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
     try:
         if deploy:
             _install(connection, options, vm_, instance, payload)
-        instance = _instance.wait_until_running(connection, options, name, instance)
-        _instance.equip(connection, options, name, instance)
+        instance = _instance.ready(connection, options, name, instance)
     except (ApiError, DeployError, LaunchError) as error:
         raise _failure(connection, options, name, instance, error, deploy=deploy) from error
     result = _describe(instance)
@@ -389,15 +389,16 @@ def _install(
     """
     name, instance_id = vm_["name"], instance["InstanceId"]
     if not _instance.address(options, instance):
-        instance = _instance.wait_until_running(connection, options, name, instance)
+        instance = _instance.ready(connection, options, name, instance)
+    deadline = time.monotonic() + float(options["ssh_connect_timeout"])
     vm_["ssh_host"] = vm_["salt_host"] = _instance.address(options, instance)
     alive = _instance.watch(connection, options, name, instance)
     _event(name, "deploying", "executing deploy script", {"instance_id": instance_id, "host": vm_["ssh_host"]})
     _deploy.install(
         name,
-        _login(connection, options, name, instance, alive),
+        _login(connection, options, name, instance, deadline, alive),
         payload,
-        connect_timeout=float(options["ssh_connect_timeout"]),
+        deadline=deadline,
         run_timeout=float(options["deploy_timeout"]),
         folder=options["tmp_dir"],
         keep=bool(options["keep_tmp"]),
@@ -463,18 +464,21 @@ def _login(
     options: Mapping[str, Any],
     name: str,
     instance: InstanceTypeDef,
+    deadline: float,
     alive: Callable[[], None],
 ) -> _deploy.Login:
     users = options["ssh_username"]
     address, port = _instance.address(options, instance), int(options["ssh_port"])
     proxy = _deploy.proxy_command(options)
     if not proxy:
-        _deploy.wait_for_port(address, port, float(options["ssh_connect_timeout"]), alive)
+        _deploy.wait_for_port(address, port, deadline, alive)
     return _deploy.Login(
         address,
         port,
         [users] if isinstance(users, str) else list(users),
-        _host_keys.ssh_options(connection, options, name, instance["InstanceId"], __opts__["cachedir"], alive),
+        _host_keys.ssh_options(
+            connection, options, name, instance["InstanceId"], __opts__["cachedir"], deadline, alive
+        ),
         _private_key(options),
         proxy,
         sudo=options["sudo"] is not False,
