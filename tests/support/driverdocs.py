@@ -3,7 +3,7 @@
     python tests/support/driverdocs.py
 
 A test says what it covers with a mark: `covers("size", "image")` names options, `covers(status="refused")` means every
-option of that status, over which the test is then parametrized.
+option of that status, over which the test is then parametrized. `ignoring` proves the former.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Refusal:
         return [f"<Response><Errors>{error}</Errors></Response>".encode()]
 
 
-@pytest.mark.covers("location", "region", "allowed_regions", "endpoint", "endpoint_url")
+@pytest.mark.covers("location", "region", "endpoint", "endpoint_url")
 @pytest.mark.parametrize(
     ("given", "host"),
     [
@@ -352,11 +352,13 @@ def test_the_way_through_a_gateway(entered: Entered, deploying: Deployment, tmp_
 @pytest.mark.covers("ssh_connect_timeout", "deploy_timeout", "tmp_dir", "keep_tmp")
 def test_how_long_and_where_the_deployment_runs(entered: Entered, deploying: Deployment) -> None:
     entered()
-    defaults = {"connect_timeout": 900, "run_timeout": 1800, "folder": "/tmp/.saltcloud", "keep": False}
+    defaults = {"run_timeout": 1800, "folder": "/tmp/.saltcloud", "keep": False}
     assert {key: deploying.asked[key] for key in defaults} == defaults
+    assert deploying.asked["deadline"] == pytest.approx(time.monotonic() + 900, abs=30)
     entered(ssh_connect_timeout=5, deploy_timeout=60, tmp_dir="/root/salt", keep_tmp=True)
-    given = {"connect_timeout": 5, "run_timeout": 60, "folder": "/root/salt", "keep": True}
+    given = {"run_timeout": 60, "folder": "/root/salt", "keep": True}
     assert {key: deploying.asked[key] for key in given} == given
+    assert deploying.asked["deadline"] < time.monotonic() + 5
 
 
 @pytest.mark.covers("display_ssh_output")
@@ -371,7 +373,7 @@ def test_what_the_deploy_script_prints_is_shown_or_not(
 
 @pytest.mark.covers("wait_for_ip_timeout")
 def test_an_address_is_not_waited_for_for_ever(ec2: Any, entered: Entered) -> None:
-    with pytest.raises(LaunchError, match=r"web-1 .*is running and has no address in public_ips after 0 s"):
+    with pytest.raises(LaunchError, match=r"web-1.* has no address in public_ips after 0 s"):
         entered(ssh_interface="public_ips", wait_for_ip_timeout=0)
     assert len(instances(ec2)) == 1
 
@@ -396,6 +398,8 @@ def test_without_a_deployment_nothing_is_entered_or_sent(ec2: Any, machine: Mach
     driver.create(machine("web-1", deploy=False))
     assert deploying.login is None
     assert tags(instances(ec2)[0]) == {"Name": "web-1"}
+    driver.create(machine("web-2"))
+    assert deploying.login is not None
 
 
 @pytest.mark.covers("make_master", "make_minion", "make_syndic", "master", "master_sign_pub_file")

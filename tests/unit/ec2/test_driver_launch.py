@@ -335,7 +335,6 @@ def test_the_root_volume_can_be_another(ec2: Any, launch: Launcher) -> None:
     assert launched.sent["BlockDeviceMapping.1.Ebs.Throughput"] == "200"
 
 
-@pytest.mark.covers("block_device_mappings")
 def test_a_mapping_that_is_no_volume_stays_what_it_is() -> None:
     store = {"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}
     none = {"DeviceName": "/dev/sdc", "NoDevice": ""}
@@ -499,6 +498,7 @@ def test_interfaces_are_written_as_in_the_old_documentation(launch: Launcher, su
     }
     launched = launch(**ELSEWHERE, network_interfaces=[given])
     assert launched.instance["PublicIpAddress"]
+    assert [each["SubnetId"] for each in launched.instance["NetworkInterfaces"]] == [subnet]
     assert not [key for key in launched.sent if "PrivateIpAddresses" in key], "an entry without an address says nothing"
 
 
