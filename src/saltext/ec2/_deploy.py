@@ -8,6 +8,7 @@ beside the script), through a single connection to a machine whose host key is k
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import shlex
 import socket
@@ -28,6 +29,11 @@ import salt.utils.cloud
 from saltext.ec2._errors import ConfigurationError, DeployError
 
 log = logging.getLogger(__name__)
+
+LOGIN_SECONDS = 0.5  # between two logins, while nobody answers
+# OpenSSH 9.8 and later does not talk to whom it refused some three times in a short while (PerSourcePenalties of
+# sshd_config), and the key may only be late: it is knocked less often then.
+LOGIN_SECONDS_MAX = 10.0
 
 # Runs as root with the archive on its standard input; $1 is the beginning of the folder's name, $3 the seconds that the
 # script may take. When the connection breaks, nobody tells the script: it has to end by itself, and the lock keeps the
@@ -281,7 +287,8 @@ def install(
     Raises:
         DeployError: no login worked in time, the host key is another one, or the script failed.
     """
-    for number in range(1_000_000):
+    pause, refusal = LOGIN_SECONDS, ""
+    for number in itertools.count():
         user = login.users[number % len(login.users)]
         attempt = _session(name, login, user, payload, run_timeout, folder=folder, keep=keep, show=show)
         if attempt.started:
@@ -290,10 +297,13 @@ def install(
         if "Host key verification failed" in words or "IDENTIFICATION HAS CHANGED" in words:
             raise DeployError(f"{login.address} shows another host key than the console of {name}: it is not trusted")
         log.debug("%s: SSH as %s: %s", name, user, words)
+        if "Permission denied" in words:
+            refusal, pause = words, min(2 * pause, LOGIN_SECONDS_MAX)
         if time.monotonic() > deadline:
-            raise DeployError(f"no login to {login.address} as {' or '.join(login.users)}: {words}")
+            told = words if refusal in ("", words) else f"{refusal}, then {words}"
+            raise DeployError(f"no login to {login.address} as {' or '.join(login.users)}: {told}")
         alive()
-        time.sleep(0.5)
+        time.sleep(pause)
     if attempt.returncode:
         raise DeployError(f"the deploy script ended with {attempt.returncode}: {attempt.last_words()}")
 

@@ -258,6 +258,20 @@ def test_no_login_in_time_is_an_error_that_quotes_ssh(
         install(b"", tmp_path, seconds=0)
 
 
+def test_an_sshd_that_refuses_is_asked_less_often_and_its_reason_is_not_forgotten(
+    ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    # As sshd does that has had enough of it.
+    count = tmp_path / "count"
+    silent = 'echo "Connection closed by remote host" >&2; exit 255'
+    log = ssh(
+        f'echo >> {count}; [ $(wc -l < {count}) -le 2 ] || {{ {silent}; }}; echo "Permission denied" >&2; exit 255'
+    )
+    with pytest.raises(DeployError, match=r"as admin: .*Permission denied.*, then .*Connection closed"):
+        install(b"", tmp_path, seconds=2.5)
+    assert log.read_text().count("-F none") <= 3, "after 0, 1 and 3 seconds"
+
+
 def test_another_host_key_ends_it_at_once(ssh: Callable[..., Path], tmp_path: Path) -> None:
     log = ssh('echo "Host key verification failed." >&2; exit 255')
     with pytest.raises(DeployError, match="shows another host key than the console of web-1"):
