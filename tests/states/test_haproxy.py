@@ -100,6 +100,16 @@ def test_passwords_cannot_be_tried_at_the_token_endpoint(ask: Callable[[str], ob
     tried = ask("[ask('POST', '/auth/token')['status'] for _ in range(7)]")
     assert isinstance(tried, list)
     assert tried[-1] == 429
+    spelt = ["/auth/%74oken", "/%61uth/%74%6F%6b%65n", "/auth%2ftoken", "/auth%2Ftoken/cli", "/auth/token?x=%"]
+    assert ask(f"[ask('POST', path)['status'] for path in {spelt}]") == [429] * len(spelt)
+    assert ask("[ask('POST', path)['status'] for path in ('/auth/login/', '/x?next=/auth/token')]") == [200, 200]
+
+
+def test_nobody_outside_executes_tasks(ask: Callable[[str], object]) -> None:
+    """However the path is spelt: what cannot be decoded reaches nobody."""
+    spelt = ["/execution/health", "/%65xecution/health", "/execution%2Fhealth", "/%65xecution/%zz"]
+    assert ask(f"[ask(path=path)['status'] for path in {spelt}]") == [404, 404, 404, 400]
+    assert ask("ask(path='/dags/100%25?x=%')['status']") == 200
 
 
 def test_without_a_web_machine_it_says_so_and_comes_back(ask: Callable[[str], object], web: Machine) -> None:
