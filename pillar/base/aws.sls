@@ -8,6 +8,8 @@ aws:
     name: airflow-a
     cidr: 10.20.1.0/24
     zone: eu-west-1a
+  # Every machine lets in SSH from here alone, and looks for its master here: a new salt-1 takes the old one's place.
+  salt_address: 10.20.1.250
   internet_gateway: airflow
   route_table: airflow
   key_pair: airflow-deploy

@@ -244,11 +244,13 @@ class Hooks:
         cloud = self._cloud
 
         def get_available_subnet_ip(subnet: Subnet, instance: Instance) -> str:
-            """Hand out the lowest free address; moto's generator starts anew after a restart."""
-            taken = _taken(subnet)
-            for address in _usable(subnet):
+            """Hand out the free address that follows the last one: as on EC2, a successor gets another than its own."""
+            usable, taken = _usable(subnet), _taken(subnet)
+            start = usable.index(subnet.handed_out) + 1 if hasattr(subnet, "handed_out") else 0
+            for address in usable[start:] + usable[:start]:
                 if address not in taken:
                     subnet._subnet_ips[address] = instance
+                    subnet.handed_out = address
                     return address
             raise EC2ClientError(
                 "InsufficientFreeAddressesInSubnet", f"There are not enough free addresses in subnet '{subnet.id}'."

@@ -1,6 +1,7 @@
 """salt-cloud with the production map, profiles, provider and deploy script against real machines.
 
-Only the edge is other than in production: endpoint and credentials in the environment, where the master is, the key.
+Only the edge is other than in production: endpoint and credentials in the environment, the subnet, where the master
+is, the key.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ from realcloud import PUBLISHED, ROOT, RealCloud, free_port, until
 
 MAP = ROOT / "cloud.maps.d/small.map"
 NAMES = sorted(name for names in yaml.safe_load(MAP.read_text()).values() for name in names)
+SALT_ADDRESS = yaml.safe_load((ROOT / "pillar/base/aws.sls").read_text())["aws"]["salt_address"]
+
+
+def salt_address(cloud: RealCloud) -> str:
+    """Return where the profile's fixed address lies in this cloud's subnet."""
+    return f"{cloud.place.subnet.rpartition('.')[0]}.{SALT_ADDRESS.rpartition('.')[2]}"
 
 
 @dataclass
@@ -91,8 +98,11 @@ def master(cloud: RealCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             }
         )
     )
-    for name in ("cloud.providers.d", "cloud.profiles.d", "cloud.maps.d", "cloud.deploy.d"):
+    for name in ("cloud.providers.d", "cloud.maps.d", "cloud.deploy.d"):
         (folder / name).symlink_to(ROOT / name)
+    profiles = (ROOT / "cloud.profiles.d/machines.conf").read_text()
+    (folder / "cloud.profiles.d").mkdir()
+    (folder / "cloud.profiles.d/machines.conf").write_text(profiles.replace(SALT_ADDRESS, salt_address(cloud)))
     program = Path(sys.executable).with_name("salt-master")
     with (folder / "output").open("w") as output:
         process = subprocess.Popen([program, f"--config-dir={folder}"], stdout=output, stderr=output)
@@ -130,6 +140,7 @@ def test_machines_are_what_the_profiles_say(launched: Master) -> None:
     assert sorted(name for name, _ in instances) == NAMES
     for name, instance in instances:
         role = name.rpartition("-")[0]
+        assert (instance["PrivateIpAddress"] == salt_address(launched.cloud)) == (role == "salt")
         assert instance["InstanceType"] == "t2.micro"
         assert instance["KeyName"] == "airflow-deploy"
         assert [group["GroupName"] for group in instance["SecurityGroups"]] == [f"airflow-{role}"]

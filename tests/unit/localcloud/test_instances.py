@@ -120,7 +120,7 @@ def test_a_machine_that_cannot_be_made_ends_terminated_with_a_reason(local: Runn
     assert found["State"]["Name"] == "terminated"
     assert "no space left on device" in found["StateReason"]["Message"]
     local.host.broken = None
-    assert launch()["PrivateIpAddress"] == instance["PrivateIpAddress"]
+    assert launch(PrivateIpAddress=instance["PrivateIpAddress"])["InstanceId"] != instance["InstanceId"]
     assert len(local.ec2.describe_volumes()["Volumes"]) == 1
 
 
@@ -173,10 +173,23 @@ def test_an_address_is_free_only_when_its_machine_is_gone(local: Running, launch
     local.settle()
     local.host.gate.clear()
     local.ec2.terminate_instances(InstanceIds=[first["InstanceId"]])
-    assert launch()["PrivateIpAddress"] != first["PrivateIpAddress"]
+    with pytest.raises(ClientError) as error:
+        launch(PrivateIpAddress=first["PrivateIpAddress"])
+    assert code(error) == "InvalidIPAddress.InUse"
     local.host.gate.set()
     local.settle()
-    assert launch()["PrivateIpAddress"] == first["PrivateIpAddress"]
+    assert launch(PrivateIpAddress=first["PrivateIpAddress"])["PrivateIpAddress"] == first["PrivateIpAddress"]
+
+
+def test_a_successor_gets_its_predecessors_address_only_when_it_asks(local: Running, launch: Launch) -> None:
+    given = []
+    for _ in range(12):  # one more than there are
+        instance = launch()
+        given.append(instance["PrivateIpAddress"])
+        local.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+        local.settle()
+    assert len(set(given)) == 11
+    assert given[-1] == given[0]
 
 
 def test_a_subnet_with_machines_stays(local: Running, launch: Launch, subnet: str) -> None:
