@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -186,27 +186,30 @@ INTERNAL = frozenset(
 TABLE: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 
 
-def check(names: Iterable[str], source: str, salt_options: Container[str] = ()) -> None:
+def check(given: Mapping[str, Any], source: str, opts: Mapping[str, Any] | None = None) -> None:
     """Stop at options that nothing reads, and warn of those that have lost their meaning.
 
     Args:
-        names: the options that were given.
+        given: the options of a provider, or of a machine as the core merged it.
         source: where they stand, for the message: "profile web".
-        salt_options: Salt's configuration; what it holds may stand there, too.
+        opts: Salt's configuration. A machine has what the main cloud configuration file says of Salt itself, too.
 
     Raises:
         ConfigurationError: one is unknown or refused; the message names it and what to use.
     """
-    for name in sorted(set(names) - INTERNAL):
+    opts = opts or {}
+    profile = opts.get("profiles", {}).get(given.get("profile"), {})
+    merged = set(opts) - set(profile) if "profile" in given else set()
+    for name in sorted(set(given) - INTERNAL):
         option = TABLE.get(name)
         if option is not None:
             _judge(option, source)
-        elif name not in salt_options:
+        elif name not in merged:
             near = difflib.get_close_matches(name, TABLE, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; docs/driver-options.md lists what there is"
             raise ConfigurationError(f"{source}: unknown option {name}{hint}")
     for option in OPTIONS:
-        if option.globally and option.name in salt_options:
+        if option.globally and option.name in opts:
             _judge(option, "the main cloud configuration")
 
 

@@ -107,14 +107,14 @@ def test_a_refused_option_stops_a_launch_and_says_what_to_use(option: _options.O
     assert option.text
     said = re.escape(f"profile web: {option.name} is not supported. {option.text}")
     with pytest.raises(ConfigurationError, match=said):
-        _options.check(["image", option.name], "profile web")
+        _options.check({"image": "x", option.name: "x"}, "profile web")
 
 
 @pytest.mark.covers(status="needless")
 @pytest.mark.parametrize("option", of_status("needless"), ids=lambda option: option.name)
 def test_a_needless_option_is_warned_of(option: _options.Option, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        _options.check(["image", option.name], "profile web")
+        _options.check({"image": "x", option.name: "x"}, "profile web")
     assert [record.getMessage() for record in caplog.records] == [
         f"profile web: {option.name} has no effect. {option.text}"
     ]
@@ -124,7 +124,7 @@ def test_a_needless_option_is_warned_of(option: _options.Option, caplog: pytest.
 @pytest.mark.parametrize("option", of_status("core"), ids=lambda option: option.name)
 def test_an_option_of_salts_core_is_left_to_it(option: _options.Option, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        _options.check([option.name], "profile web")
+        _options.check({option.name: "x"}, "profile web")
     assert caplog.records == []
     assert option.name not in _options.resolve({"driver": "ec2"}, {"providers": {}})
 
@@ -133,12 +133,12 @@ def test_what_may_stand_in_the_main_configuration_is_refused_or_warned_of_there(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        _options.check(["image"], "profile web", {"wait_for_spot_timeout": 30})
+        _options.check({"image": "x"}, "profile web", {"wait_for_spot_timeout": 30})
     assert "the main cloud configuration: wait_for_spot_timeout has no effect" in caplog.text
     with pytest.raises(ConfigurationError, match="the main cloud configuration: win_installer is not supported"):
-        _options.check(["image"], "profile web", {"win_installer": "/salt.exe"})
+        _options.check({"image": "x"}, "profile web", {"win_installer": "/salt.exe"})
     # `reactor` is the master's own there.
-    _options.check(["image"], "profile web", {**salt.config.DEFAULT_MASTER_OPTS, **salt.config.DEFAULT_CLOUD_OPTS})
+    _options.check({"image": "x"}, "profile web", {**salt.config.DEFAULT_MASTER_OPTS, **salt.config.DEFAULT_CLOUD_OPTS})
 
 
 @pytest.mark.parametrize("where", ["provider", "machine"])
@@ -156,10 +156,13 @@ def test_the_driver_holds_its_options_against_the_table(
     assert ec2.describe_instances()["Reservations"] == []
 
 
-def test_an_option_of_the_main_configuration_is_salts_affair() -> None:
-    _options.check(["worker_threads"], "web-1", {"worker_threads"})
-    with pytest.raises(ConfigurationError, match="worker_threads"):
-        _options.check(["worker_threads"], "profile web")
+def test_an_option_of_salt_is_known_in_the_main_configuration_alone() -> None:
+    # salt-cloud merges the main configuration into each machine.
+    opts: dict[str, Any] = {"ssh_user": "root", "profiles": {"web": {}, "db": {"ssh_user": "admin"}}}
+    _options.check({"ssh_user": "root", "profile": "web"}, "web-1", opts)
+    for given in ({"ssh_user": "admin", "profile": "db"}, {"ssh_user": "admin"}):
+        with pytest.raises(ConfigurationError, match="unknown option ssh_user; did you mean ssh_username"):
+            _options.check(given, "db-1", opts)
 
 
 def test_map_outranks_profile_outranks_provider_outranks_the_main_configuration() -> None:
