@@ -74,6 +74,17 @@ def test_a_wrong_password_is_refused(query: Query) -> None:
     assert "password authentication failed" in query("SELECT 1", password="wrong").stderr
 
 
+def test_the_journal_tells_who_was_refused_and_no_file_grows(postgres: Machine, query: Query) -> None:
+    def sizes() -> str:
+        return str(postgres.run("sh", "-c", "wc -c /var/log/postgresql/*").stdout)
+
+    before = sizes()
+    query("SELECT 1", dbname="nosuchdatabase")
+    said = ("journalctl", "-u", "postgresql@17-main", "--no-pager", "--output=cat", "--grep=nosuchdatabase")
+    poll(lambda: postgres.run(*said).returncode == 0, "the journal tells of the refusal")
+    assert sizes() == before
+
+
 def test_plaintext_is_refused(query: Query) -> None:
     answer = query("SELECT 1", sslmode="disable")
     assert "no pg_hba.conf entry" in answer.stderr
