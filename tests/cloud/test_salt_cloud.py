@@ -158,7 +158,17 @@ def test_the_map_again_changes_nothing(launched: Master) -> None:
     assert launched.query() == before
 
 
-def test_destroy_leaves_nothing(launched: Master, docker_client: Any) -> None:
+def test_the_database_is_not_destroyed_in_passing(launched: Master) -> None:
+    done = launched.run("salt-cloud", "--assume-yes", "--destroy", "postgres-1")
+    assert done.returncode != 0
+    assert "termination" in done.stderr.lower()
+    assert "postgres-1" in launched.query()
+    assert "postgres-1" in launched.accepted()
+
+
+def test_destroy_leaves_the_databases_disk_and_nothing_else(launched: Master, docker_client: Any) -> None:
+    lifted = launched.run("salt-cloud", "--assume-yes", "--action", "disable_term_protect", "postgres-1")
+    assert lifted.returncode == 0, lifted.stdout + lifted.stderr
     done = launched.map("--destroy")
     assert done.returncode == 0, done.stdout + done.stderr
     until(lambda: not set(launched.query()) & set(NAMES), "salt-cloud lists none of them")
@@ -170,7 +180,7 @@ def test_destroy_leaves_nothing(launched: Master, docker_client: Any) -> None:
         for tag in volume.get("Tags", [])
         if tag["Key"] == "Name" and tag["Value"] in NAMES
     }
-    assert left == set()
+    assert left == {"postgres-1"}
     names = {f"localcloud.name={name}" for name in NAMES}
     cloud = f"localcloud.cloud={launched.cloud.config.name}"
     until(

@@ -12,8 +12,11 @@ from typing import Any
 
 import boto3
 import pytest
+import salt.config
 import yaml
 from moto.server import ThreadedMotoServer
+
+from saltext.ec2 import _client, _launch, _lookup, _options
 
 ROOT = Path(__file__).parents[3]
 OPERATOR = "198.51.100.7/32"  # RFC 5737: an address for documentation
@@ -102,3 +105,25 @@ def client(environment: dict[str, str], pillar: dict[str, Any]) -> Callable[[str
         region_name=pillar["aws"]["region"],
     )
     return lambda service: session.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"])
+
+
+@pytest.fixture(scope="module")
+def requests(
+    applied: States, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """What each profile asks of EC2 on that foundation, by role: RunInstances' arguments, as the driver makes them."""
+    folder = tmp_path_factory.mktemp("cloud")
+    for name in ("cloud.providers.d", "cloud.profiles.d"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "cloud").write_text(yaml.safe_dump({"cachedir": str(folder), "log_file": str(folder / "log")}))
+    opts = salt.config.cloud_config(str(folder / "cloud"))
+    provider = opts["providers"]["eu-west-1"]["ec2"]
+    account = {"endpoint_url": environment["AWS_ENDPOINT_URL"], "id": "test", "key": "test"}
+    connection = _client.connect(provider | account, str(folder))
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_lookup, "image", lambda *_: _lookup.Image("ami-0d13a6d641d0cb0c4", "/dev/xvda", 8))
+        for role, profile in opts["profiles"].items():
+            machine = {**provider, **profile, "name": f"{role}-1", "driver": "eu-west-1:ec2"}
+            made[role] = _launch.request(connection, _options.resolve(machine, opts), f"{role}-1")
+    return {role: made[role] for role in made if "securitygroupname" in opts["profiles"][role]}

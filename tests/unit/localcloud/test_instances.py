@@ -143,6 +143,16 @@ def test_the_root_volume_is_the_images_and_ends_with_the_instance(local: Running
     assert local.ec2.describe_network_interfaces()["NetworkInterfaces"] == []
 
 
+def test_a_volume_that_is_to_stay_outlives_its_instance(local: Running, launch: Launch) -> None:
+    ebs = {"VolumeSize": 10, "DeleteOnTermination": False}
+    instance = launch(BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": ebs}])
+    local.settle()
+    local.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+    local.settle()
+    (volume,) = local.ec2.describe_volumes()["Volumes"]
+    assert (volume["State"], volume["Attachments"]) == ("available", [])
+
+
 @pytest.mark.parametrize("by_interface", [True, False])
 def test_an_instance_has_the_groups_it_was_launched_with(
     local: Running, launch: Launch, subnet: str, by_interface: bool
@@ -285,7 +295,7 @@ def test_a_machine_terminated_while_pending_does_not_stay(local: Running, launch
 
 
 def test_a_protected_instance_keeps_all_of_the_call_alive(local: Running, launch: Launch) -> None:
-    free = launch()["InstanceId"]
+    free = launch(DisableApiTermination=False)["InstanceId"]
     protected = launch(DisableApiTermination=True)["InstanceId"]
     local.settle()
     with pytest.raises(ClientError) as error:

@@ -1,0 +1,26 @@
+"""What the profiles ask of EC2: which machines outlive a slip of the hand, and whose disk outlives its machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Requests = dict[str, dict[str, Any]]
+
+
+def test_the_only_copy_of_the_data_is_not_destroyed_in_passing(requests: Requests) -> None:
+    assert {role for role, request in requests.items() if request.get("DisableApiTermination")} == {"postgres"}
+    kept = {
+        role
+        for role, request in requests.items()
+        for device in request["BlockDeviceMappings"]
+        if device["Ebs"]["DeleteOnTermination"] is False
+    }
+    assert kept == {"postgres"}
+
+
+def test_every_disk_is_encrypted(requests: Requests, pillar: dict[str, Any]) -> None:
+    assert requests.keys() == pillar["aws"]["security_groups"].keys()
+    for request in requests.values():
+        (device,) = request["BlockDeviceMappings"]
+        assert device["DeviceName"] == "/dev/xvda"
+        assert (device["Ebs"]["VolumeType"], device["Ebs"]["Encrypted"]) == ("gp3", True)
