@@ -1,6 +1,11 @@
 # The account's foundation: what salt/aws makes and cloud.profiles.d names.
 aws:
   region: eu-west-1
+  # The tag by which the Salt master knows what it may touch.
+  project: airflow-stack
+  # What the Salt master may launch: instance types, and images of this owner (Debian).
+  instance_types: [t2.micro]
+  image_owner: '136693071363'
   vpc:
     name: airflow
     cidr: 10.20.0.0/16

@@ -9,6 +9,8 @@ aws-group-{{ role }}:
     - name: {{ group | json }}
     - description: {{ ('machines of role ' ~ role) | json }}
     - vpc_name: {{ aws.vpc.name | json }}
+    - tags:
+        project: {{ aws.project | json }}
     - region: {{ aws.region | json }}
     - require:
       - boto3_vpc: aws-vpc

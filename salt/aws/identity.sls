@@ -1,5 +1,8 @@
 # The operator's key opens the machines; the Salt master may launch and remove this stack's machines in its region, without a key.
+# RunInstances asks for every resource that it makes or uses: each statement here has conditions that all of its resources know.
+# https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
 {% set aws = pillar['aws'] %}
+{% set arn = 'arn:aws:ec2:' ~ aws.region ~ ':*:' %}
 
 aws-key-pair:
   key_pair.present:
@@ -30,12 +33,42 @@ aws-salt-role:
               Effect: Allow
               Action: ['ssm:GetParameter', 'ssm:GetParameters']
               Resource: {{ ('arn:aws:ssm:' ~ aws.region ~ '::parameter/aws/service/debian/*') | json }}
-            - Sid: Launch
+            - Sid: LaunchOwn
               Effect: Allow
               Action: 'ec2:RunInstances'
-              Resource: '*'
+              Resource: {{ (arn ~ 'instance/*') | json }}
               Condition:
-                StringEquals: {'aws:RequestedRegion': {{ aws.region | json }}}
+                StringEquals:
+                  'aws:RequestTag/project': {{ aws.project | json }}
+                  'ec2:InstanceType': {{ aws.instance_types | json }}
+            - Sid: LaunchWithOwn
+              Effect: Allow
+              Action: 'ec2:RunInstances'
+              Resource: {{ [arn ~ 'volume/*', arn ~ 'network-interface/*'] | json }}
+              Condition:
+                StringEquals: {'aws:RequestTag/project': {{ aws.project | json }}}
+            - Sid: LaunchFromImage
+              Effect: Allow
+              Action: 'ec2:RunInstances'
+              Resource: {{ ('arn:aws:ec2:' ~ aws.region ~ '::image/*') | json }}
+              Condition:
+                StringEquals: {'ec2:Owner': {{ aws.image_owner | json }}}
+            - Sid: LaunchInSubnet
+              Effect: Allow
+              Action: 'ec2:RunInstances'
+              Resource: {{ (arn ~ 'subnet/*') | json }}
+              Condition:
+                StringEquals: {'aws:ResourceTag/Name': {{ aws.subnet.name | json }}}
+            - Sid: LaunchInGroups
+              Effect: Allow
+              Action: 'ec2:RunInstances'
+              Resource: {{ (arn ~ 'security-group/*') | json }}
+              Condition:
+                StringEquals: {'aws:ResourceTag/project': {{ aws.project | json }}}
+            - Sid: LaunchWithKey
+              Effect: Allow
+              Action: 'ec2:RunInstances'
+              Resource: {{ (arn ~ 'key-pair/' ~ aws.key_pair) | json }}
             - Sid: TagAtLaunch
               Effect: Allow
               Action: 'ec2:CreateTags'
@@ -58,5 +91,5 @@ aws-salt-role:
               Condition:
                 StringEquals:
                   'aws:RequestedRegion': {{ aws.region | json }}
-                  'aws:ResourceTag/project': airflow-stack
+                  'aws:ResourceTag/project': {{ aws.project | json }}
     - region: {{ aws.region | json }}

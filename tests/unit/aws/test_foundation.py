@@ -117,17 +117,3 @@ def test_a_rule_that_was_removed_is_put_back_and_a_foreign_one_taken_out(
     assert [state["__id__"] for state in predicted.values() if state["result"] is None] == ["aws-rules-postgres"]
     assert all(state["result"] for state in apply().values())
     assert openings(client) == before
-
-
-def test_the_master_may_act_in_one_region_only(applied: States, client: Client, pillar: dict[str, Any]) -> None:
-    role, region = pillar["aws"]["salt_role"], pillar["aws"]["region"]
-    iam = client("iam")
-    assert [
-        one["RoleName"] for one in iam.get_instance_profile(InstanceProfileName=role)["InstanceProfile"]["Roles"]
-    ] == [role]
-    document = iam.get_role_policy(RoleName=role, PolicyName="salt-cloud")["PolicyDocument"]
-    for statement in document["Statement"]:
-        condition = statement.get("Condition", {}).get("StringEquals", {})
-        assert condition.get("aws:RequestedRegion") == region or f":{region}:" in statement["Resource"]
-        actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
-        assert not {action for action in actions if action.split(":")[0] not in {"ec2", "ssm"} or action == "ec2:*"}

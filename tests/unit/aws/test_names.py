@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from localcloud import catalog
+
 PROFILES = Path(__file__).parents[3] / "cloud.profiles.d"
 
 
@@ -38,3 +40,12 @@ def test_a_new_master_is_where_the_old_one_was(profiles: dict[str, dict[str, Any
     subnet = ipaddress.IPv4Network(aws["subnet"]["cidr"])
     assert ipaddress.IPv4Address(aws["salt_address"]) in list(subnet)[4:-1]  # AWS keeps the others for itself
     assert subnet.subnet_of(ipaddress.IPv4Network(aws["vpc"]["cidr"]))
+
+
+def test_profiles_launch_what_the_master_may_launch(
+    profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
+) -> None:
+    aws = pillar["aws"]
+    assert {one["size"] for one in profiles.values() if "size" in one} == set(aws["instance_types"])
+    assert {one["tag"]["project"] for one in profiles.values() if "tag" in one} == {aws["project"]}
+    assert aws["image_owner"] == catalog.OWNER
