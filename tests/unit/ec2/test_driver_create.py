@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import salt.config
+import salt.loader
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 
@@ -422,6 +424,17 @@ def test_a_new_master_gets_its_keys_and_configuration(entered: Entered, deployin
     assert sent == {"master.pem": "PRIVATE", "master.pub": "PUBLIC", "master_sign.pub": "SIGN"}
     assert "syndic_master: 10.0.0.2" in deploying.files["master"]
     assert {"-M", "-N", "-S"} <= set(deploying.files["run"].split())
+
+
+def test_a_key_that_waits_to_be_accepted_does_not_outrank_the_new_one(entered: Entered, opts: dict[str, Any]) -> None:
+    keys = {state: Path(opts["pki_dir"], folder) for state, folder in (("new", "minions"), ("old", "minions_pre"))}
+    for state, folder in keys.items():
+        folder.mkdir(parents=True)
+        (folder / "web-1").write_text(state)
+    entered()
+    master = {**salt.config.DEFAULT_MASTER_OPTS, "pki_dir": opts["pki_dir"], "optimization_order": [0]}
+    fetch = salt.loader.cache(master)["localfs_key.fetch"]  # how the master reads them
+    assert fetch("keys", "web-1", cachedir=opts["pki_dir"]) == {"state": "accepted", "pub": "new"}
 
 
 def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(

@@ -318,6 +318,7 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         if deploy:
             _private_key(options)
             payload = _deploy.archive(vm_, __opts__)  # what it lacks, it lacks before money is spent
+            _drop_pending_key(name)
         connection = _connection(options)
         instance = _launched(connection, options, vm_, deploy=deploy)
     try:
@@ -439,6 +440,14 @@ def _failure(
     verb = "deploying" if deploy else "launching"
     kind = LaunchError if isinstance(error, LaunchError) else DeployError
     return kind(f"{verb} {name} ({instance['InstanceId']}{state}) failed: {error}; {after}")
+
+
+def _drop_pending_key(name: str) -> None:
+    """Remove the key with which a machine of this name asked to be accepted.
+
+    The core has accepted the new key beside it, and a master for which both are there believes the pending one.
+    """
+    Path(__opts__["pki_dir"], "minions_pre", name).unlink(missing_ok=True)
 
 
 def _forget_key(name: str) -> None:
