@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-from salt.exceptions import CommandExecutionError
-
-
-def _call(region: str, operation: str, **arguments: Any) -> dict[str, Any]:
-    try:
-        answer: dict[str, Any] = getattr(boto3.client("ec2", region_name=region), operation)(**arguments)
-    except (BotoCoreError, ClientError) as error:
-        raise CommandExecutionError(f"{operation}: {error}") from error
-    return answer
+__salt__: dict[str, Callable[..., Any]]
 
 
 def public_key(name: str, region: str) -> str | None:
@@ -23,7 +14,7 @@ def public_key(name: str, region: str) -> str | None:
     Raises CommandExecutionError when EC2 does not answer as expected.
     """
     filters = [{"Name": "key-name", "Values": [name]}]
-    pairs = _call(region, "describe_key_pairs", Filters=filters, IncludePublicKey=True)["KeyPairs"]
+    pairs = __salt__["ec2.call"]("describe_key_pairs", region, Filters=filters, IncludePublicKey=True)["KeyPairs"]
     return material(pairs[0].get("PublicKey", "")) if pairs else None
 
 
@@ -34,9 +25,9 @@ def material(openssh: str) -> str:
 
 def upload(name: str, openssh: str, region: str) -> None:
     """Make a key pair out of a public key. Raises CommandExecutionError when the name is taken or EC2 refuses."""
-    _call(region, "import_key_pair", KeyName=name, PublicKeyMaterial=openssh.encode())
+    __salt__["ec2.call"]("import_key_pair", region, KeyName=name, PublicKeyMaterial=openssh.encode())
 
 
 def delete(name: str, region: str) -> None:
     """Forget a key pair; machines keep the key that they were launched with."""
-    _call(region, "delete_key_pair", KeyName=name)
+    __salt__["ec2.call"]("delete_key_pair", region, KeyName=name)

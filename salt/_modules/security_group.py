@@ -1,11 +1,16 @@
-"""Security group rules out of the pillar `endpoints`, the one home of who may talk to whom."""
+"""Security group rules: those out of the pillar `endpoints`, the home of who may talk to whom, and those nobody meant.
+
+Sources are groups and IPv4 networks. `boto3_secgroup` takes out foreign ones of these, and trips over all others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
+
+__salt__: dict[str, Callable[..., Any]]
 
 WORLD = "0.0.0.0/0"
 
@@ -45,3 +50,22 @@ def ingress(
         if name == "ssh" and role == "salt":
             rules += [rule | {"cidr_ip": cidr} for cidr in operator_cidrs]
     return rules
+
+
+def alien_ingress(group_id: str, region: str) -> dict[str, str]:
+    """Return id -> description of the rules that let in an IPv6 network or a prefix list.
+
+    Raises CommandExecutionError when EC2 does not answer as expected.
+    """
+    filters = [{"Name": "group-id", "Values": [group_id]}]
+    rules = __salt__["ec2.call"]("describe_security_group_rules", region, Filters=filters)["SecurityGroupRules"]
+    return {
+        rule["SecurityGroupRuleId"]: f"{rule['IpProtocol']} {rule['FromPort']}-{rule['ToPort']} from {source}"
+        for rule in rules
+        if not rule["IsEgress"] and (source := rule.get("CidrIpv6") or rule.get("PrefixListId"))
+    }
+
+
+def revoke_ingress(group_id: str, rule_ids: Sequence[str], region: str) -> None:
+    """Take rules out of a group. Raises CommandExecutionError when EC2 refuses."""
+    __salt__["ec2.call"]("revoke_security_group_ingress", region, GroupId=group_id, SecurityGroupRuleIds=list(rule_ids))

@@ -6,6 +6,14 @@ include:
   - aws.groups
 
 {% for role, group in aws.security_groups.items() %}
+aws-alien-rules-{{ role }}:
+  security_group.no_alien_ingress:
+    - name: {{ group | json }}
+    - vpc_name: {{ aws.vpc.name | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - sls: aws.groups
+
 aws-rules-{{ role }}:
   boto3_secgroup.present:
     - name: {{ group | json }}
@@ -14,5 +22,5 @@ aws-rules-{{ role }}:
     - rules: {{ salt['security_group.ingress'](role, pillar['endpoints'], aws.security_groups, operators) | json }}
     - region: {{ aws.region | json }}
     - require:
-      - sls: aws.groups
+      - security_group: aws-alien-rules-{{ role }}
 {% endfor %}

@@ -23,6 +23,8 @@ def openings(client: Client) -> set[Opening]:
             assert rule["FromPort"] == rule["ToPort"]
             peers = [names[pair["GroupId"]] for pair in rule["UserIdGroupPairs"]]
             peers += [network["CidrIp"] for network in rule["IpRanges"]]
+            peers += [network["CidrIpv6"] for network in rule["Ipv6Ranges"]]
+            peers += [one["PrefixListId"] for one in rule["PrefixListIds"]]
             found |= {(group["GroupName"], rule["FromPort"], peer) for peer in peers}
     return found
 
@@ -117,3 +119,28 @@ def test_a_rule_that_was_removed_is_put_back_and_a_foreign_one_taken_out(
     assert [state["__id__"] for state in predicted.values() if state["result"] is None] == ["aws-rules-postgres"]
     assert all(state["result"] for state in apply().values())
     assert openings(client) == before
+
+
+def test_foreign_rules_of_kinds_that_the_stack_has_not_are_taken_out(
+    applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
+) -> None:
+    groups = pillar["aws"]["security_groups"]
+    before, ec2 = openings(client), client("ec2")
+    prefixes = ec2.create_managed_prefix_list(PrefixListName="office", MaxEntries=1, AddressFamily="IPv4")
+    prefix_list = prefixes["PrefixList"]["PrefixListId"]
+    rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+    foreign = rule | {"Ipv6Ranges": [{"CidrIpv6": "::/0"}], "PrefixListIds": [{"PrefixListId": prefix_list}]}
+    for role in ("redis", "salt"):
+        ec2.authorize_security_group_ingress(GroupId=group_id(client, groups[role]), IpPermissions=[foreign])
+    added = {(groups[role], 22, peer) for role in ("redis", "salt") for peer in ("::/0", prefix_list)}
+    assert openings(client) == before | added
+    predicted = {state["__id__"]: state for state in apply("test=True").values()}
+    assert predicted["aws-alien-rules-redis"]["result"] is None
+    assert openings(client) == before | added
+    states = apply()
+    assert {name: state["comment"] for name, state in states.items() if not state["result"]} == {}
+    changed = {state["__id__"]: state["changes"] for state in states.values() if state["changes"]}
+    taken_out = {"old": ["tcp 22-22 from ::/0", f"tcp 22-22 from {prefix_list}"], "new": []}
+    assert changed == {"aws-alien-rules-redis": taken_out, "aws-alien-rules-salt": taken_out}
+    assert openings(client) == before
+    assert_clean(apply())
