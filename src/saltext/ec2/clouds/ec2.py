@@ -861,8 +861,8 @@ def create_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = No
     CLI Example: ``salt-cloud -f create_volume PROVIDER zone=eu-west-1a size=20``
 
     Args:
-        kwargs: `zone`; `size` in GiB or `snapshot`; `type`, `iops`, `throughput`, `encrypted`, `kms_key_id`, and
-            `tags` as a mapping.
+        kwargs: `zone`; `size` in GiB or `snapshot`; `type`, `iops`, `throughput`, `encrypted`, `kms_key_id`
+            (or `kmskeyid`), and `tags` as a mapping.
         call: how it was called.
     """
     _not_an_action("create_volume", call)
