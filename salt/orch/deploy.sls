@@ -36,7 +36,7 @@ deploy-stores:
     - require:
       - salt: deploy-addresses
 
-# Any one web machine could do it; ids start at 1.
+# Any one web machine could do it; ids start at 1. It serves the new release before any other is touched.
 deploy-database:
   salt.state:
     - tgt: web-1
@@ -45,10 +45,13 @@ deploy-database:
       - salt: deploy-release
       - salt: deploy-stores
 
+# One at a time, so that the others serve meanwhile; the first that fails is the last that is touched.
 deploy-web:
   salt.state:
     - tgt: 'web-*'
     - highstate: True
+    - batch: 1
+    - failhard: True
     - require:
       - salt: deploy-database
 
