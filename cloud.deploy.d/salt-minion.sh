@@ -8,6 +8,7 @@ staged=$(dirname "$(readlink -f "$0")")
 lock=/opt/salt-deploy/requirements.txt
 venv=/opt/salt
 installed=$venv/requirements.txt
+patience=300   # seconds for each thing that is waited for
 
 say() { echo "salt-minion deploy: $*"; }
 die() { say "$*" >&2; exit 1; }
@@ -15,13 +16,26 @@ die() { say "$*" >&2; exit 1; }
 [ -s "$lock" ] || die "$lock is missing: set file_map in the cloud configuration"
 [ -s "$staged/minion" ] || die "$staged/minion is missing: this script is run by salt-cloud"
 
+# In its first minutes a machine is still cloud-init's, and apt's daily jobs may hold its locks.
+if command -v cloud-init >/dev/null; then
+    timeout "$patience" cloud-init status --wait >/dev/null || say "cloud-init has not ended well; going on without it"
+fi
+# `apt-get install` can wait for its locks, `apt-get update` cannot.
+apt_update() {
+    deadline=$(($(date +%s) + patience))
+    until said=$(apt-get update -qq 2>&1); do
+        [ "$(date +%s)" -lt "$deadline" ] || die "apt-get update: $said"
+        sleep 2
+    done
+}
+
 if cmp -s "$lock" "$installed"; then
     say "Salt is installed already, as locked"
 else
     say "installing Salt from the lock"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends python3-venv ca-certificates gnupg >/dev/null
+    apt_update
+    apt-get install -y -qq -o "DPkg::Lock::Timeout=$patience" --no-install-recommends python3-venv ca-certificates gnupg >/dev/null
     rm -rf "$venv"
     python3 -m venv "$venv"
     # Wheels of sdists are built here: /tmp may be mounted noexec.
@@ -40,6 +54,9 @@ install -m 0600 "$staged/minion.pem" /etc/salt/pki/minion/minion.pem
 install -m 0644 "$staged/minion.pub" /etc/salt/pki/minion/minion.pub
 rm -f /etc/salt/pki/minion/minion_master.pub   # the master's key is checked against master_finger anew
 install -m 0644 "$staged/minion" /etc/salt/minion
+if [ -s "$staged/grains" ]; then
+    install -m 0644 "$staged/grains" /etc/salt/grains
+fi
 
 cat > /etc/systemd/system/salt-minion.service <<'UNIT'
 [Unit]
