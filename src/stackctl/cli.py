@@ -165,7 +165,11 @@ def _print_json(result: launch.Result) -> None:
 
 
 def _show_machines(result: launch.Result) -> None:
-    table = Table("machine", "outcome", "instance", "state", "deployed", "SSH", "minion", box=None)
+    # No wider than 80 columns, so that ids are whole where there is no terminal.
+    table = Table(
+        "machine", "outcome", "instance", "state", "deployed", "SSH", "minion",
+        box=None, pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
     for one in result.verdicts:
         ids = dict.fromkeys(machine.instance_id for machine in (one.before, one.after) if machine)
         states = dict.fromkeys(machine.state if machine else "none" for machine in (one.before, one.after))

@@ -121,12 +121,9 @@ class Result:
 
     def require(self, log: Log) -> None:
         """Raise LaunchError when a name falls short, or salt-cloud was stopped."""
-        short = self.short
         told = [f"{self.problem.rstrip('.')}."] if self.problem else []
-        if len(short) == 1:
-            told.append(f"{short[0].machine} falls short: {short[0].reason.rstrip('.')}.")
-        elif short:
-            told.append(f"{len(short)} machines fall short: {', '.join(one.machine for one in short)}.")
+        if names := [one.machine for one in self.short]:
+            told.append(f"Of {len(self.verdicts)} machines {len(names)} fall short: {', '.join(names)}.")
         if told:
             cure = "Run the same command again: it repairs what it can. A machine that stays so is to be replaced."
             raise LaunchError(" ".join(told), cure, log.path)
@@ -399,5 +396,6 @@ def _destroy(
         elif victims[one.machine] in living:
             after.append(replace(one, reason=f"{one.reason}; destroying it failed: {failure}"))
         else:
-            after.append(replace(one, outcome="destroyed", after=None, reachable=False, answers=False))
+            reason = f"{one.reason}; then it was destroyed, and its key with it"
+            after.append(replace(one, outcome="destroyed", after=None, reachable=False, answers=False, reason=reason))
     return after
