@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -113,22 +114,31 @@ def test_templates_render_from_their_context_alone(compiler: Compile, chunks: li
 def test_files_with_secrets_are_private(
     compiler: Compile, pillar: PlainPillar, chunks: list[tuple[str, Chunk]]
 ) -> None:
-    """Whatever file receives a secret is closed to other users, and its content is not shown in the return."""
+    """Whatever file receives a secret, or its hash, is closed to other users, and its content is not in the return."""
     open_files, checked = [], set()
+    secrets = [value for name, value in pillar.values().items() if "certificate" not in name]
+    secrets += [sha256(value.encode()).hexdigest() for value in secrets]
     for minion_id, chunk in chunks:
         if chunk["state"] != "file":
             continue
         content = str(chunk.get("contents", "")) + str(chunk.get("contents_pillar", ""))
         if chunk.get("template"):
             content += str(compiler(minion_id).render(chunk)["data"])
-        if any(value in content for name, value in pillar.values().items() if "certificate" not in name) or (
+        if any(value in content for value in secrets) or (
             "secrets:" in str(chunk.get("contents_pillar", "")) and "certificate" not in str(chunk["contents_pillar"])
         ):
             checked.add(chunk["__id__"])
             if not str(chunk.get("mode", "0644")).endswith("0") or chunk.get("show_changes") is not False:
                 open_files.append(f"{minion_id}: {chunk['__id__']}")
     assert open_files == []
-    assert {"postgres-key", "redis-key", "master-cloud-key"} <= checked
+    assert checked == {
+        "airflow-secrets",
+        "haproxy-certificate",
+        "master-cloud-key",
+        "postgres-key",
+        "redis-key",
+        "redis-users",
+    }
 
 
 def test_a_mistake_is_found(pillar: PlainPillar, tmp_path: Path) -> None:
