@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def test_every_package_on_a_machine_is_pinned_by_hash(name: str) -> None:
     text = (ROOT / name).read_text()
     assert len(requirements(text)) > 50
     assert without_hash(text) == []
+
+
+def test_uv_and_its_build_backend_are_of_one_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (backend,) = project["build-system"]["requires"]
+    assert backend.startswith("uv_build>")
+    assert backend.replace("uv_build", "uv") in project["dependency-groups"]["machine"]
 
 
 def test_the_guard_trips() -> None:
