@@ -18,6 +18,10 @@ Report = Callable[[str], None]
 REGION = "eu-west-1"
 """The only region that holds images, and so the only one where machines can be launched."""
 
+LOOPBACK = "127.0.0.1"
+HEALTH = "/_localcloud/health"
+"""The path at which the API tells, unsigned, who serves it."""
+
 
 @dataclass(frozen=True)
 class CloudConfig:

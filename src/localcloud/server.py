@@ -25,7 +25,7 @@ from werkzeug.wrappers import Request, Response
 from localcloud import catalog, engine, faults
 from localcloud.auth import Gate, Refused, Signature, error_response
 from localcloud.cloud import Cloud
-from localcloud.config import CloudConfig, Credentials, fingerprint
+from localcloud.config import HEALTH, LOOPBACK, CloudConfig, Credentials, fingerprint
 from localcloud.errors import LocalCloudError, PortTaken, ServiceStartFailed
 from localcloud.hooks import Hooks
 from localcloud.machines import DockerHost
@@ -33,8 +33,6 @@ from localcloud.state import StateFile
 
 log = logging.getLogger(__name__)
 
-HEALTH = "/_localcloud/health"
-LOOPBACK = "127.0.0.1"
 SERVICES = frozenset({"ec2", "iam", "sts", "ssm", "s3", "kms"})
 _READS = re.compile(r"(Describe|Get|List|Head|Lookup)")
 

@@ -18,13 +18,20 @@ from pathlib import Path
 import docker
 
 from localcloud import engine, machines, packages
-from localcloud.config import CloudConfig, Credentials, Endpoint, Report, fingerprint, write_private
+from localcloud.config import (
+    HEALTH,
+    LOOPBACK,
+    CloudConfig,
+    Credentials,
+    Endpoint,
+    Report,
+    fingerprint,
+    write_private,
+)
 from localcloud.errors import PortTaken, ServiceStartFailed, ServiceStopFailed
 
 START_SECONDS = 60.0
 STOP_SECONDS = 90.0
-LOOPBACK = "127.0.0.1"
-HEALTH = "/_localcloud/health"
 
 
 @dataclass(frozen=True)
