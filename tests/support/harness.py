@@ -118,6 +118,16 @@ class Machine:
         """Stop the machine and boot it again, with its disk."""
         self._container.container.restart()
 
+    def oom_kills(self) -> int:
+        """Return how many of this machine's processes the kernel has killed for want of memory, by its own count.
+
+        A container has no kernel log, and Docker's flag is set when the container ends.
+        """
+        ours = f"*{self._container.container.id}*"
+        groups = Path("/sys/fs/cgroup")
+        (counters,) = [*groups.rglob(f"{ours}/memory.oom_control"), *groups.rglob(f"{ours}/memory.events")]
+        return int(dict(line.split() for line in counters.read_text().splitlines())["oom_kill"])
+
     def can_reach(self, address: str, port: int, seconds: float = 2) -> bool:
         """Whether a TCP connection from this machine opens."""
         attempt = """
