@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import Fleet, Machine, address_plan
+from harness import Fleet, Machine, address_plan, poll
 
 SSH = 22
 REDIS = 6379
@@ -35,7 +35,7 @@ def listener(machine: Machine) -> Callable[[int], None]:
         machine.run("systemctl", "stop", unit)
         done = machine.run("systemd-run", "--collect", f"--unit={unit}", "python3", "-m", "http.server", str(port))
         assert done.returncode == 0, done.stderr
-        assert machine.can_reach("127.0.0.1", port) or machine.can_reach("127.0.0.1", port, seconds=5)
+        poll(lambda: machine.can_reach("127.0.0.1", port), f"{unit} listens")
 
     return listen
 
