@@ -1,4 +1,4 @@
-"""What the profiles ask of EC2: which machines outlive a slip of the hand, and whose disk outlives its machine."""
+"""What the profiles ask of EC2: what outlives a slip of the hand, and what a successor has of its predecessor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ def test_the_only_copy_of_the_data_is_not_destroyed_in_passing(requests: Request
         if device["Ebs"]["DeleteOnTermination"] is False
     }
     assert kept == {"postgres"}
+
+
+def test_a_new_master_asks_for_the_old_ones_address(requests: Requests, pillar: dict[str, Any]) -> None:
+    asked = {
+        role: interface["PrivateIpAddress"]
+        for role, request in requests.items()
+        for interface in request["NetworkInterfaces"]
+        if "PrivateIpAddress" in interface
+    }
+    assert asked == {"salt": pillar["aws"]["salt_address"]}
 
 
 def test_every_disk_is_encrypted(requests: Requests, pillar: dict[str, Any]) -> None:
