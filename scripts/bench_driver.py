@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from localcloud import engine, image, service
-from localcloud.config import CloudConfig
+from localcloud.config import CloudConfig, Endpoint
+from localcloud.faults import Fault, FaultClient
 from localcloud.machines import Machine
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from faultproxy import FaultProxy, faulty  # noqa: E402
 from memorycloud import MemoryHost, running  # noqa: E402
 from realcloud import Place, RealCloud, free_port  # noqa: E402
 
@@ -80,7 +80,8 @@ class Bench:
 
     def __init__(
         self,
-        proxy: FaultProxy,
+        endpoint: Endpoint,
+        latency: float,
         folder: Path,
         environment: Mapping[str, str],
         profile: Mapping[str, Any],
@@ -90,16 +91,18 @@ class Bench:
         """Write the configuration.
 
         Args:
-            proxy: the slow line.
+            endpoint: the cloud's.
+            latency: seconds that a call takes.
             folder: where to write.
-            environment: credentials, and the way to false programs.
+            environment: the way to false programs.
             profile: what the machines are.
             main: how they are reached.
             clear: terminates every machine and sees them gone.
         """
-        self._proxy, self._folder, self._clear = proxy, folder, clear
+        self._faults, self._folder, self._clear = FaultClient(endpoint), folder, clear
+        self._line = Fault("slow", seconds=latency)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        self._environment = {**kept, **environment, "AWS_ENDPOINT_URL": proxy.url}
+        self._environment = {**kept, **endpoint.environment, **environment}
         self._maps = 0
         files: dict[str, Any] = {
             "cloud": {
@@ -146,12 +149,12 @@ class Bench:
         command = [str(Path(sys.executable).with_name("salt-cloud")), f"--config-dir={self._folder}", "--assume-yes"]
         command += ["--out=json", f"--map={path}", *(["--parallel"] if parallel else [])]
         shutil.rmtree(self._folder / "cachedir", ignore_errors=True)  # what the run before has learnt
-        self._proxy.calls.clear()
-        begin = time.monotonic()
-        done = subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, check=False, timeout=MAP_SECONDS
-        )
-        seconds, calls = time.monotonic() - begin, self._proxy.calls.total()
+        with self._faults.inject(self._line) as client:
+            begin = time.monotonic()
+            done = subprocess.run(
+                command, env=self._environment, capture_output=True, text=True, check=False, timeout=MAP_SECONDS
+            )
+            seconds, calls = time.monotonic() - begin, sum(client.seen().calls.values())
         said = yaml.safe_load(done.stdout) or {}
         if done.returncode or sorted(said) != sorted(names) or any("Error" in each for each in said.values()):
             raise RuntimeError(f"the map of {machines} machines failed: {done.stderr or done.stdout}")
@@ -183,8 +186,7 @@ class Host(MemoryHost):
 def in_memory(folder: Path, latency: float) -> Iterator[tuple[Bench, Host]]:
     """Serve a cloud whose machines exist in memory; OpenSSH is a script that runs here what it would run there."""
     host = Host()
-    with running(folder / "cloud", host) as cloud, faulty(cloud.url) as proxy:
-        proxy.latency = latency
+    with running(folder / "cloud", host) as cloud:
         vpc = cloud.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
         tags = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "a"}]}]
         cloud.ec2.create_subnet(VpcId=vpc, CidrBlock="10.40.1.0/24", TagSpecifications=tags)
@@ -199,11 +201,9 @@ def in_memory(folder: Path, latency: float) -> Iterator[tuple[Bench, Host]]:
             cloud.ec2.terminate_instances(InstanceIds=list(host.machines))
             cloud.settle()
 
-        environment = {
-            "AWS_ACCESS_KEY_ID": cloud.credentials.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": cloud.credentials.secret_access_key,
-            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-        }
+        keys = cloud.credentials
+        endpoint = Endpoint(cloud.url, cloud.url, keys.access_key_id, keys.secret_access_key)
+        environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
         profile = {"image": _image(cloud.client("ssm")), "size": "t2.micro", "subnetname": "a", "securitygroup": "web"}
         reached = {
             "private_key": str(folder / "key"),
@@ -211,7 +211,7 @@ def in_memory(folder: Path, latency: float) -> Iterator[tuple[Bench, Host]]:
             "tmp_dir": str(folder / "machine"),
             "sudo": False,
         }
-        yield Bench(proxy, folder / "salt", environment, profile, reached, clear), host
+        yield Bench(endpoint, latency, folder / "salt", environment, profile, reached, clear), host
 
 
 def measure_calls(
@@ -268,12 +268,6 @@ def real(folder: Path, latency: float) -> Iterator[Bench]:
         stack.callback(service.destroy, config, lambda _: None)
         cloud = RealCloud(place, config, service.start(config, lambda _: None), folder / "key")
         cloud.make_network()
-        proxy = stack.enter_context(faulty(cloud.endpoint.loopback_url))
-        proxy.latency = latency
-        environment = {
-            "AWS_ACCESS_KEY_ID": cloud.endpoint.access_key,
-            "AWS_SECRET_ACCESS_KEY": cloud.endpoint.secret_key,
-        }
         profile = {
             "image": _image(cloud.client("ssm")),
             "size": "t2.micro",
@@ -287,7 +281,7 @@ def real(folder: Path, latency: float) -> Iterator[Bench]:
             for machine in cloud.machines():
                 machine.terminate()
 
-        yield Bench(proxy, folder / "salt", environment, profile, reached, clear)
+        yield Bench(cloud.endpoint, latency, folder / "salt", {}, profile, reached, clear)
 
 
 def measure_deployments(bench: Bench, few: int) -> tuple[dict[str, Figures], list[Target]]:
