@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
@@ -30,6 +31,16 @@ from stackctl.up import account, down, plan, require_local, up
 ON_FAILURE = "what becomes of a machine that this run launched and that falls short (default: keep, for the next run)"
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
+
+
+class _Rest(argparse.Action):
+    """The rest of the line as it stands: only a first `--` is not part of it, and it may not be empty."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        words = values[1:] if values[:1] == ["--"] else values
+        if not words:
+            parser.error(f"what is to be run? {parser.prog} … -- {(self.metavar or self.dest)}")
+        setattr(namespace, self.dest, words)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,9 +77,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="for programs")
     one = verb("exec", "Run a command as root on a machine: stackctl exec web-1 -- uptime")
     one.add_argument("machine")
-    one.add_argument("command", nargs="+")
+    one.add_argument("command", nargs=argparse.REMAINDER, action=_Rest)
     one = verb("salt", "Run `salt` on the master: stackctl salt -- '*' test.ping")
-    one.add_argument("words", nargs="+", metavar="ARG")
+    one.add_argument("words", nargs=argparse.REMAINDER, action=_Rest, metavar="ARG")
     one = verb("logs", "Print the log of a machine's service, or without a machine the last `up`.")
     one.add_argument("machine", nargs="?")
     one.add_argument("-n", "--lines", type=_count, default=50, help="how many (default: 50)")

@@ -90,6 +90,8 @@ def test_a_commands_own_options_are_left_to_it() -> None:
     options = cli.parser().parse_args(["exec", "web-1", "--", "journalctl", "-n", "5"])
     assert (options.machine, options.command) == ("web-1", ["journalctl", "-n", "5"])
     assert cli.parser().parse_args(["salt", "--", "*", "test.ping"]).words == ["*", "test.ping"]
+    dump = ["runuser", "-u", "postgres", "--", "pg_dump", "airflow"]
+    assert cli.parser().parse_args(["exec", "postgres-1", "--", *dump]).command == dump, "the second -- is runuser's"
 
 
 # -- errors ---------------------------------------------------------------------------------------------------------
