@@ -6,6 +6,7 @@ import contextlib
 import json
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from stackctl.run import Log, run
 
 SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
 SALT_CLOUD_SECONDS = 3600  # a machine that lets nobody in is given up after a quarter of an hour, in serial one by one
+COMMENT_LENGTH = 300  # of a failed state, in an error; the log has the rest
 LOCK_ON_MACHINE = "/opt/salt-deploy/requirements.txt"  # read there by cloud.deploy.d/salt-minion.sh
 
 
@@ -106,7 +108,9 @@ def read_states(minion: str, result: Any) -> StateRun:
             continue
         name = str(state.get("__id__", key))
         if state["result"] is False:
-            failed.append(f"{name}: {' '.join(str(state.get('comment', '')).split())}")
+            failed.append(
+                f"{name}: {textwrap.shorten(str(state.get('comment', '')), COMMENT_LENGTH, placeholder=' …')}"
+            )
         elif state["result"] is None or state.get("changes"):
             changed.append(name)
     return StateRun(minion, len(result), tuple(changed), tuple(failed))

@@ -74,6 +74,13 @@ def test_a_failure_is_told_in_one_line() -> None:
     assert outcome == StateRun("redis-1", 2, ("redis-config",), ("redis-package: no such package",))
 
 
+def test_a_comment_of_pages_is_cut() -> None:
+    (told,) = read_states("redis-1", {"a": FAILED | {"comment": "Traceback:\n" + "  in file\n" * 900}}).failed
+    assert told.startswith("redis-package: Traceback: in file")
+    assert told.endswith(" …")
+    assert len(told) < 400
+
+
 def test_a_failed_state_that_changed_something_is_a_failure() -> None:
     outcome = read_states("redis-1", {"a": FAILED | {"changes": {"pid": 1}}})
     assert (outcome.changed, len(outcome.failed)) == ((), 1)
