@@ -269,7 +269,8 @@ def check_site(deployment: Deployment, url: str, timeout: float = 60) -> None:
     Raises:
         ConvergeError: it is not, after `timeout` seconds.
     """
-    trust = ssl.create_default_context(cadata=str(deployment.settings()["ca_certificate"]))
+    trust = ssl.create_default_context()
+    trust.load_verify_locations(cadata=str(deployment.settings()["ca_certificate"]))  # or a public certificate
     deadline = time.monotonic() + timeout
     while True:
         try:
