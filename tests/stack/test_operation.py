@@ -74,7 +74,7 @@ def test_no_secret_lies_where_it_should_not(stack: Stack, machine: str) -> None:
     assert found.split() == ["0", "0", "0"], f"journal, processes, job cache and logs: {found}"
 
 
-def test_a_lost_machine_and_a_dead_api_are_repaired(stack: Stack) -> None:
+def test_a_lost_machine_a_dead_minion_and_a_dead_api_are_repaired(stack: Stack) -> None:
     client = docker.from_env()
     lost = stack.rows()["web-2"]["address"]
     [container] = [
@@ -82,11 +82,13 @@ def test_a_lost_machine_and_a_dead_api_are_repaired(stack: Stack) -> None:
         for one in client.containers.list(filters={"label": f"localcloud.cloud={local.cloud_name(stack.deployment)}"})
         if lost in str(one.attrs["NetworkSettings"]["Networks"])
     ]
+    stack.sh("redis-1", "systemctl disable --now salt-minion")
     container.remove(force=True)
     pid = service.status(local.cloud_folder(stack.deployment)).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     printed = stack.up()
     assert "launched web-2" in printed
+    assert "repaired redis-1" in printed
     assert all(row["healthy"] for row in stack.rows().values())
     assert "Nothing changed" in stack.up()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -110,6 +111,34 @@ def test_one_web_machine_less_goes_unnoticed(stack: Stack, until: Callable[..., 
     finally:
         stack.sh("salt-1", "salt-cloud --assume-yes --action start web-1")
     until(lambda: bool(stack.rows()["web-1"]["healthy"]), "web-1 serves again", 120)
+
+
+def test_an_update_goes_unnoticed(stack: Stack) -> None:
+    started = "systemctl show --property=ActiveEnterTimestamp airflow"
+    before = [stack.sh(name, started) for name in ("web-1", "web-2")]
+    stack.sh("salt-1", "salt 'web-*' cmd.run 'echo >> /etc/airflow/environment'")  # what the service has to restart for
+    answers: list[int] = []
+    done = threading.Event()
+
+    def visit() -> None:
+        visitor = Visitor(stack)
+        while not done.wait(0.2):
+            try:
+                answers.append(visitor.get("/auth/login/")[0])
+            except OSError:
+                answers.append(0)
+
+    visits = threading.Thread(target=visit)
+    visits.start()
+    try:
+        assert "Nothing changed" not in stack.up()
+    finally:
+        done.set()
+        visits.join()
+    after = [stack.sh(name, started) for name in ("web-1", "web-2")]
+    assert all(old != new for old, new in zip(before, after, strict=True)), "both have been restarted"
+    assert len(answers) > 50
+    assert set(answers) == {200}, f"{sum(one != 200 for one in answers)} of {len(answers)} visits failed"
 
 
 def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack, until: Callable[..., None]) -> None:
