@@ -291,6 +291,26 @@ def stop(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[s
     return _change(answer["StoppingInstances"][0])
 
 
+def release(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> None:
+    """Let a machine be terminated with the volumes of its launch, whatever protects it: nothing is on them yet.
+
+    Raises:
+        ApiError: EC2 refuses.
+    """
+    existing = {volume.get("volume_id") for volume in options.get("volumes") or []}
+    kept: Any = [
+        {"DeviceName": each["DeviceName"], "Ebs": {"DeleteOnTermination": True}}
+        for each in instance.get("BlockDeviceMappings", [])
+        if not each["Ebs"].get("DeleteOnTermination") and each["Ebs"]["VolumeId"] not in existing
+    ]
+    changes: list[dict[str, Any]] = [{"BlockDeviceMappings": kept}] if kept else []
+    if options.get("termination_protection"):
+        changes.append({"DisableApiTermination": {"Value": False}})
+    for change in changes:
+        with api_errors(f"releasing {name}"):
+            connection.ec2.modify_instance_attribute(InstanceId=instance["InstanceId"], **change)
+
+
 def terminate(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
     """Terminate an instance, and release the elastic addresses that were allocated for it.
 

@@ -470,9 +470,19 @@ def test_on_failure_destroy_leaves_nothing(
     ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
     deploying.error = "no route"
+    kept = {"termination_protection": True, "del_root_vol_on_destroy": False}
     with pytest.raises(DeployError, match="it was destroyed"):
-        driver.create(machine("web-1", on_failure="destroy"))
+        driver.create(machine("web-1", on_failure="destroy", **kept))
     assert instances(ec2) == []
+    assert ec2.describe_volumes()["Volumes"] == []
+
+
+def test_a_machine_that_was_there_before_is_never_destroyed(ec2: Any, machine: Machine, deploying: Deployment) -> None:
+    driver.create(machine("web-1"))
+    deploying.error = "no route"
+    with pytest.raises(DeployError, match=r"it was left as it is, .* run the same command again to repair it"):
+        driver.create(machine("web-1", on_failure="destroy"))
+    assert len(instances(ec2)) == 1
 
 
 def test_a_machine_that_cannot_be_destroyed_is_said_to_run(

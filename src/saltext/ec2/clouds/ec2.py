@@ -320,13 +320,13 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
             payload = _deploy.archive(vm_, __opts__)  # what it lacks, it lacks before money is spent
             _drop_pending_key(name)
         connection = _connection(options)
-        instance = _launched(connection, options, vm_, deploy=deploy)
+        instance, new = _launched(connection, options, vm_, deploy=deploy)
     try:
         if deploy:
             _install(connection, options, vm_, instance, payload)
         instance = _instance.ready(connection, options, name, instance)
     except (ApiError, DeployError, LaunchError) as error:
-        raise _failure(connection, options, name, instance, error, deploy=deploy) from error
+        raise _failure(connection, options, name, instance, error, deploy=deploy, new=new) from error
     result = _describe(instance)
     if deploy:
         try:
@@ -360,18 +360,18 @@ def _before_launch(name: str, *, deploy: bool) -> Iterator[None]:
 
 def _launched(
     connection: Connection, options: Mapping[str, Any], vm_: dict[str, Any], *, deploy: bool
-) -> InstanceTypeDef:
-    """Return the living machine of this name, started if it was stopped; launch it if there is none."""
+) -> tuple[InstanceTypeDef, bool]:
+    """Return the living machine of this name, started if it was stopped; launch it if there is none: then it is new."""
     name: str = vm_["name"]
     instance, predecessors = _lookup.before_launch(connection, name)
     if instance is None:
         _event(name, "requesting", "requesting instance", {"size": options["size"], "image": str(options["image"])})
         userdata = _userdata(options, vm_)
-        return _instance.launch(connection, options, name, predecessors, userdata=userdata, deploy=deploy)
+        return _instance.launch(connection, options, name, predecessors, userdata=userdata, deploy=deploy), True
     log.warning("%s exists already as %s: it is not launched again", name, instance["InstanceId"])
     if instance["State"]["Name"] in ("stopping", "stopped"):
         _instance.start(connection, name, instance)
-    return instance
+    return instance, False
 
 
 def _install(
@@ -417,11 +417,13 @@ def _failure(
     error: Ec2Error,
     *,
     deploy: bool,
+    new: bool,
 ) -> Ec2Error:
     """Return the error for a machine that was launched and is not ready: how it is, and what becomes of it."""
     state = ""
     try:
-        state = f", {_instance.look_again(connection, options, name, instance)['State']['Name']}"
+        instance = _instance.look_again(connection, options, name, instance)
+        state = f", {instance['State']['Name']}"
     except LaunchError as terminated:
         if deploy:
             _forget_key(name)
@@ -430,8 +432,8 @@ def _failure(
         log.debug("how %s is cannot be told: %s", name, silence)
     if not deploy:
         after = "it was left as it is"
-    elif options["on_failure"] == "destroy":
-        after = _give_up(connection, name, instance)
+    elif options["on_failure"] == "destroy" and new:
+        after = _give_up(connection, options, name, instance)
     else:
         after = (
             "it was left as it is, with its key accepted: run the same command again to repair it,"
@@ -455,9 +457,10 @@ def _forget_key(name: str) -> None:
     salt.utils.cloud.remove_key(__opts__["pki_dir"], name)
 
 
-def _give_up(connection: Connection, name: str, instance: InstanceTypeDef) -> str:
-    """Destroy a machine whose deployment failed, and return what became of it."""
+def _give_up(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> str:
+    """Destroy a new machine whose deployment failed, and return what became of it."""
     try:
+        _instance.release(connection, options, name, instance)
         _destroy(connection, name, instance)
     except ApiError as error:
         return (
