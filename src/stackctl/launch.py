@@ -371,6 +371,19 @@ def _judge(name: str, before: _Sight, after: _Sight, barred: Mapping[str, str], 
     return Verdict(name, outcome, old, new, reachable, name in after.answering, reason)
 
 
+def _release(client: EC2Client, instance_ids: Iterable[str]) -> None:
+    """Let new machines be terminated with their root volumes, whatever protects them: nothing is on them yet."""
+    for page in client.get_paginator("describe_instances").paginate(InstanceIds=list(instance_ids)):
+        for instance in (one for group in page["Reservations"] for one in group["Instances"]):
+            instance_id, root = instance["InstanceId"], instance.get("RootDeviceName")
+            client.modify_instance_attribute(InstanceId=instance_id, DisableApiTermination={"Value": False})
+            if any(each["DeviceName"] == root for each in instance.get("BlockDeviceMappings", [])):
+                client.modify_instance_attribute(
+                    InstanceId=instance_id,
+                    BlockDeviceMappings=[{"DeviceName": str(root), "Ebs": {"DeleteOnTermination": True}}],
+                )
+
+
 def _destroy(
     side: Side, client: EC2Client, verdicts: list[Verdict], known: set[str], report: Callable[[str], None]
 ) -> list[Verdict]:
@@ -384,6 +397,7 @@ def _destroy(
         return verdicts
     report(f"destroying {', '.join(victims)}")
     failure = "it still runs"
+    _release(client, victims.values())
     try:
         side.salt_cloud(["--destroy", *victims])
     except StackError as error:

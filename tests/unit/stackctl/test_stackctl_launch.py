@@ -298,12 +298,16 @@ def test_several_that_fall_short_are_named(log: Log) -> None:
 def test_what_the_run_launched_and_falls_short_is_destroyed(cloud: Cloud) -> None:
     cloud.end(cloud.living()["web-2"])
     cloud.failing["web-2"] = DIED
+    cloud.meanwhile = lambda: cloud.client.modify_instance_attribute(  # as postgres-1 is launched
+        InstanceId=cloud.living()["web-2"], DisableApiTermination={"Value": True}
+    )
     result = cloud.apply("destroy")
     one = verdict(result, "web-2")
     assert (one.outcome, one.after, one.deployed) == ("destroyed", None, False)
     assert one.reason == f"{DIED}; then it was destroyed, and its key with it"
     assert cloud.ran == [["--map", "small"], ["--destroy", "web-2"]]
     assert sorted(cloud.living()) == ["salt-1", "web-1"]
+    assert len(cloud.client.describe_volumes()["Volumes"]) == 2, "its disk went with it"
 
 
 def test_what_was_there_before_is_never_destroyed(cloud: Cloud) -> None:
