@@ -28,6 +28,7 @@ from saltfactories.daemons.container import Container
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
 
+from memory import oom_kills
 from plainpillar import DEPLOYMENT, PlainPillar
 
 # Two runs at once on one host need two of these.
@@ -119,14 +120,8 @@ class Machine:
         self._container.container.restart()
 
     def oom_kills(self) -> int:
-        """Return how many of this machine's processes the kernel has killed for want of memory, by its own count.
-
-        A container has no kernel log, and Docker's flag is set when the container ends.
-        """
-        ours = f"*{self._container.container.id}*"
-        groups = Path("/sys/fs/cgroup")
-        (counters,) = [*groups.rglob(f"{ours}/memory.oom_control"), *groups.rglob(f"{ours}/memory.events")]
-        return int(dict(line.split() for line in counters.read_text().splitlines())["oom_kill"])
+        """Return how many of this machine's processes the kernel has killed for want of memory."""
+        return oom_kills(self._container.container.id)
 
     def can_reach(self, address: str, port: int, seconds: float = 2) -> bool:
         """Whether a TCP connection from this machine opens."""
