@@ -131,9 +131,23 @@ def activate(name: str, root: str = ROOT) -> None:
     fresh.replace(link)
 
 
+def in_use(root: str = ROOT) -> set[str]:
+    """Return the names of the releases whose files a running process has mapped."""
+    mapped = re.compile(rf"{re.escape(root)}/releases/([^/\n]+)/")
+    found: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # the process has ended meanwhile
+            found |= set(mapped.findall(maps.read_text()))
+    return found
+
+
 def prune(keep: list[str], root: str = ROOT) -> list[str]:
-    """Remove every release but those to keep; return the names of the removed."""
-    removed = [name for name in releases(root) if name not in keep]
+    """Remove every release but those to keep, and those that still serve; return the names of the removed.
+
+    After an upgrade that failed, what serves is neither the release that is wanted now nor the one before it.
+    """
+    wanted = {*keep, *in_use(root)}
+    removed = [name for name in releases(root) if name not in wanted]
     for name in removed:
         shutil.rmtree(_release(root, name))
     return removed

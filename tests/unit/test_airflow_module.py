@@ -1,9 +1,10 @@
-"""Airflow's health is asked where the caller says, under the name that users type, and never without trust."""
+"""Airflow's health is asked as users would ask, and no release goes while it serves."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import mmap
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -77,3 +78,15 @@ def test_a_certificate_that_nobody_vouches_for_is_not(site: Callable[..., str]) 
 
 def test_nobody_there_is_not() -> None:
     assert not airflow.healthy(URL, "127.0.0.1:1", AUTHORITY.certificate_pem)
+
+
+def test_a_release_that_serves_is_not_removed(tmp_path: Path) -> None:
+    for name in ("serving", "failed", "before", "wanted"):
+        library = tmp_path / "releases" / name / "library.so"
+        library.parent.mkdir(parents=True)
+        library.write_bytes(b"x" * mmap.PAGESIZE)
+    with (tmp_path / "releases/serving/library.so").open("rb") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+            assert airflow.prune(["wanted", "before"], str(tmp_path)) == ["failed"]
+        assert airflow.prune(["wanted", "before"], str(tmp_path)) == ["serving"]
+    assert airflow.releases(str(tmp_path)) == ["before", "wanted"]
