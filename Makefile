@@ -30,7 +30,7 @@ lint: $(BIN)/stackctl ## formats, types, SLS, YAML, shell
 	$(BIN)/shellcheck $$(git grep --untracked -lE '^#!(/usr)?/bin/(env )?(ba)?sh')
 
 unit: $(BIN)/stackctl ## Python, templates, targeting, docs: no root, no Docker
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest --numprocesses=auto --dist=loadfile tests/unit
 
 states: $(BIN)/stackctl ## every role converged twice in a container, then its behaviour
 	@$(BIN)/python -m localcloud engine
