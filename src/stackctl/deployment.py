@@ -70,6 +70,11 @@ class Deployment:
         """The salt-cloud map."""
         return self.root / "cloud.maps.d" / f"{self.map_name}.map"
 
+    @property
+    def salt_lock(self) -> Path:
+        """The list, pinned by hash, of what a machine's Salt is installed from."""
+        return self.root / "requirements" / "salt.txt"
+
     def machines(self) -> dict[str, str]:
         """Return minion id -> profile, as the map has them, the Salt master first."""
         profiles = cast(dict[str, list[str | dict[str, Any]]], yaml.safe_load(self.map_path.read_text()))

@@ -234,6 +234,12 @@ class Shell:
         return run(command, log=self._log, what=what, stdin=stdin, accept=accept, timeout=timeout, quiet=quiet)
 
 
+def is_active(shell: Shell, machine: Machine, unit: str) -> bool:
+    """Return whether systemd runs a unit on the machine."""
+    answer = shell.run(machine, f"systemctl is-active {unit} || true", what=f"looking at {machine.name}")
+    return answer.strip() == "active"
+
+
 def require_master(deployment: Deployment, machines: Mapping[str, Machine]) -> Machine:
     """Return the running Salt master.
 

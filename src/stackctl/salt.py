@@ -18,7 +18,7 @@ import yaml
 from localcloud.config import private_directory, write_private
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, LaunchError, StackError
-from stackctl.machines import Machine, Shell
+from stackctl.machines import Machine, Shell, is_active
 from stackctl.run import Log, run
 
 SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
@@ -51,7 +51,7 @@ def operator_configuration(deployment: Deployment) -> Path:
     cloud = {
         "private_key": str(deployment.ssh_key),
         "ssh_interface": "private_ips" if deployment.is_local else "public_ips",
-        "file_map": {str(deployment.root / "requirements" / "salt.txt"): LOCK_ON_MACHINE},
+        "file_map": {str(deployment.salt_lock): LOCK_ON_MACHINE},
         "enable_cloud_grains": False,
         # Only salt-1 is launched from here, and it is its own master.
         "minion": {"master": "127.0.0.1"},
@@ -184,11 +184,10 @@ class Operator:
         return {name for name, machine in machines.items() if self._has_minion(machine, deadline)}
 
     def _has_minion(self, machine: Machine, deadline: float) -> bool:
-        command, what = "systemctl is-active salt-minion || true", f"looking at {machine.name}"
         while True:
             with contextlib.suppress(StackError):  # its sshd may still be starting
                 self._shell.trust(machine)
-                if self._shell.run(machine, command, what=what).strip() == "active":
+                if is_active(self._shell, machine, "salt-minion"):
                     return True
             if time.monotonic() > deadline:
                 return False

@@ -23,7 +23,7 @@ from localcloud.config import REGION, CloudConfig
 from stackctl import launch, local, preflight, salt, secrets, sshkey, tree
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, NotUpError, StackError
-from stackctl.machines import Machine, Shell, aws_environment, ec2_client, list_machines, require_master
+from stackctl.machines import Machine, Shell, aws_environment, ec2_client, is_active, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.run import Log
 
@@ -84,9 +84,9 @@ def start_local_cloud(deployment: Deployment, progress: Progress) -> Mapping[str
         client = localcloud.engine.ensure(step.report)
         step.changed = not before
     with progress.step("machine image") as step:
-        known = localcloud.image.tag(deployment.root / "requirements" / "salt.txt")
+        known = localcloud.image.tag(deployment.salt_lock)
         step.changed = not localcloud.image.exists(client, known)
-        image = localcloud.image.ensure(client, step.report, deployment.root / "requirements" / "salt.txt")
+        image = localcloud.image.ensure(client, step.report, deployment.salt_lock)
         step.detail = image
     with progress.step("EC2 API") as step:
         step.changed = not localcloud.service.status(local.cloud_folder(deployment)).running
@@ -207,18 +207,13 @@ def _start_master(
             shell.run(machine, "cat | sh", stdin=f"set -e; umask 077; mkdir -p /root/.aws; {script}",
                       what=f"pointing {machine.name} at the local cloud")  # fmt: skip
         changed = 0
-        if pushed or anew or not _master_runs(shell, machine):
+        if pushed or anew or not is_active(shell, machine, "salt-master"):
             step.report("applying its state")
             changed = _bootstrap_master(deployment, shell, machine, log)
         step.changed = pushed or bool(changed)
         step.detail = f"revision {revision[:12]}{'-dirty' if 'dirty' in revision else ''}"
         step.warning = tree.left_out(deployment, log)
     return salt.Master(shell, machine, log), pushed
-
-
-def _master_runs(shell: Shell, machine: Machine) -> bool:
-    answer = shell.run(machine, "systemctl is-active salt-master || true", what=f"looking at {machine.name}")
-    return answer.strip() == "active"
 
 
 def _bootstrap_master(deployment: Deployment, shell: Shell, machine: Machine, log: Log) -> int:
@@ -296,9 +291,7 @@ def plan(deployment: Deployment) -> list[str]:
     if deployment.is_local:
         if not localcloud.engine.reachable():
             steps.append("install docker.io if it is absent, and start the Docker engine")
-        elif not localcloud.image.exists(
-            localcloud.engine.connect(), localcloud.image.tag(deployment.root / "requirements" / "salt.txt")
-        ):
+        elif not localcloud.image.exists(localcloud.engine.connect(), localcloud.image.tag(deployment.salt_lock)):
             steps.append("build the machine image with mmdebstrap, installing that if it is absent")
         if not localcloud.service.status(local.cloud_folder(deployment)).running:
             steps.append(f"start the local EC2 API on port {local.api_port()}")
