@@ -33,16 +33,12 @@ from localcloud.machines import Machine
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+from cloudsite import HOST_KEY  # noqa: E402
 from memorycloud import MemoryHost, running  # noqa: E402
 from realcloud import Place, RealCloud, free_port  # noqa: E402
 
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 FALSE_SSH = '#!/bin/sh\nfor remote; do :; done\nexec sh -c "$remote"\n'
-HOST_KEY = (
-    "-----BEGIN SSH HOST KEY KEYS-----\n"
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOne root@bench\n"
-    "-----END SSH HOST KEY KEYS-----\n"
-)
 MAP_SECONDS = 300
 
 

@@ -22,7 +22,7 @@ from localcloud.machines import Machine
 from memorycloud import MemoryHost, Running, running
 from saltcloud import salt_cloud
 
-_HOST_KEY = """-----BEGIN SSH HOST KEY KEYS-----
+HOST_KEY = """-----BEGIN SSH HOST KEY KEYS-----
 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOne root@machine
 -----END SSH HOST KEY KEYS-----
 """
@@ -65,7 +65,7 @@ class DiskHost(MemoryHost):
             (disk / "authorized_keys").write_text("the right one")
 
     def console(self, instance_id: str) -> str:  # noqa: ARG002
-        return _HOST_KEY
+        return HOST_KEY
 
 
 @dataclass
