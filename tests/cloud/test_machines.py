@@ -18,7 +18,8 @@ from localcloud import service
 from localcloud.config import CloudConfig
 from localcloud.errors import PortTaken
 from localcloud.faults import Fault, FaultClient
-from realcloud import PUBLISHED, Machine, RealCloud, free_port, until
+from realcloud import PUBLISHED, Machine, RealCloud, free_port
+from waiting import until
 
 
 def test_a_machine_is_a_debian_as_the_ami_boots_it(machine: Machine) -> None:

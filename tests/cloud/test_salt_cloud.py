@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from realcloud import PUBLISHED, ROOT, RealCloud, free_port, until
+from realcloud import PUBLISHED, ROOT, RealCloud, free_port
+from waiting import until
 
 MAP = ROOT / "cloud.maps.d/small.map"
 NAMES = sorted(name for names in yaml.safe_load(MAP.read_text()).values() for name in names)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,16 +31,3 @@ def stack() -> Iterator[Stack]:
     yield made
     if not ran_before:
         made.ctl("down", "--keep-image")
-
-
-@pytest.fixture(scope="session")
-def until() -> Callable[[Callable[[], bool], str, float], None]:
-    """A wait for something to become true: what to ask, what it is, seconds."""
-
-    def wait(holds: Callable[[], bool], what: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-            time.sleep(1)
-
-    return wait

@@ -8,7 +8,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from waiting import until
 from wholestack import Stack
 
 EXAMPLE_DAG = "example_bash_operator"
@@ -102,15 +103,15 @@ def test_only_the_deployments_ca_vouches_for_the_site(stack: Stack) -> None:
         stranger.open(stack.url, timeout=10)
 
 
-def test_one_web_machine_less_goes_unnoticed(stack: Stack, until: Callable[..., None]) -> None:
+def test_one_web_machine_less_goes_unnoticed(stack: Stack) -> None:
     visitor = Visitor(stack)
     stack.sh("salt-1", "salt-cloud --assume-yes --action stop web-1")
     try:
-        until(lambda: stack.rows()["web-1"]["state"] == "stopped", "web-1 is stopped", 60)
+        until(lambda: stack.rows()["web-1"]["state"] == "stopped", "web-1 is stopped", every=1)
         assert [visitor.get("/api/v2/monitor/health")[0] for _ in range(20)] == [200] * 20
     finally:
         stack.sh("salt-1", "salt-cloud --assume-yes --action start web-1")
-    until(lambda: bool(stack.rows()["web-1"]["healthy"]), "web-1 serves again", 120)
+    until(lambda: bool(stack.rows()["web-1"]["healthy"]), "web-1 serves again", 120, every=1)
 
 
 def test_an_update_goes_unnoticed(stack: Stack) -> None:
@@ -141,7 +142,7 @@ def test_an_update_goes_unnoticed(stack: Stack) -> None:
     assert set(answers) == {200}, f"{sum(one != 200 for one in answers)} of {len(answers)} visits failed"
 
 
-def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack, until: Callable[..., None]) -> None:
+def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack) -> None:
     limited = [Visitor(stack).log_in(f"wrong-{number}")[0] for number in range(TRIES)]
     assert 429 in limited, limited
     for name in ("web-1", "web-2"):
@@ -151,7 +152,8 @@ def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack,
             assert Visitor(stack).log_in("wrong")[0] == 429, f"{name} does not know of the tries on the other"
         finally:
             stack.sh("lb-1", _haproxy(f"set server web/{other} state ready"))
-    until(lambda: Visitor(stack).log_in(stack.secret("airflow-admin", "password"))[0] == 200, "logins work again", 150)
+    password = stack.secret("airflow-admin", "password")
+    until(lambda: Visitor(stack).log_in(password)[0] == 200, "logins work again", 150, every=1)
 
 
 def _haproxy(command: str) -> str:

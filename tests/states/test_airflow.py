@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import Fleet, Machine, failed, poll
+from harness import Fleet, Machine, failed
+from waiting import until
 
 MEMORY_LIMIT = 1 << 30
 
@@ -157,7 +158,7 @@ def test_a_machine_without_a_migrated_database_says_so(web: Machine) -> None:
         web.put(str(manifest), json.dumps(release))
     said = [state["comment"] for state in states.values() if state["result"] is False]
     assert any("apply the state airflow.migrate on one web machine first" in comment for comment in said)
-    poll(lambda: web.run("systemctl", "is-active", "airflow").returncode == 0, "airflow runs on")
+    until(lambda: web.run("systemctl", "is-active", "airflow").returncode == 0, "airflow runs on")
 
 
 def test_no_release_comes_under_a_service_that_goes_on(web: Machine) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import Fleet, Machine, address_plan, poll
+from harness import Fleet, Machine, address_plan
+from waiting import until
 
 SSH = 22
 REDIS = 6379
@@ -35,7 +36,7 @@ def listener(machine: Machine) -> Callable[[int], None]:
         machine.run("systemctl", "stop", unit)
         done = machine.run("systemd-run", "--collect", f"--unit={unit}", "python3", "-m", "http.server", str(port))
         assert done.returncode == 0, done.stderr
-        poll(lambda: machine.can_reach("127.0.0.1", port), f"{unit} listens")
+        until(lambda: machine.can_reach("127.0.0.1", port), f"{unit} listens")
 
     return listen
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import Fleet, Machine, poll
+from harness import Fleet, Machine
 from plainpillar import BASE_URL
+from waiting import until
 
 # A web app that answers health checks and says what it was told.
 STUB = """
@@ -72,7 +73,7 @@ def ask(fleet: Fleet, web: Machine, edge: Machine) -> Callable[[str], object]:
     def run(expression: str) -> object:
         return web.python(f"{ASK}\nresult = {expression}", ca=fleet.pillar.ca_certificate)
 
-    poll(lambda: run("ask()['status']") == 200, "the edge answers")
+    until(lambda: run("ask()['status']") == 200, "the edge answers")
     return run
 
 
@@ -114,9 +115,9 @@ def test_nobody_outside_executes_tasks(ask: Callable[[str], object]) -> None:
 
 def test_without_a_web_machine_it_says_so_and_comes_back(ask: Callable[[str], object], web: Machine) -> None:
     web.run("systemctl", "stop", "stub")
-    poll(lambda: "not available right now" in str(ask("ask()['body']")), "the page that says so")
+    until(lambda: "not available right now" in str(ask("ask()['body']")), "the page that says so")
     web.run("systemd-run", "--unit=stub", "/opt/salt/bin/python", "/opt/stub.py")
-    poll(lambda: ask("ask()['status']") == 200, "the site is back")
+    until(lambda: ask("ask()['status']") == 200, "the site is back")
 
 
 def test_the_key_is_not_for_everybody(edge: Machine) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from pytestshellutils.utils.processes import ProcessResult
 
-from harness import Fleet, Machine, poll
+from harness import Fleet, Machine
+from waiting import until
 
 CA = "/root/ca.pem"
 MEMORY = 2**30
@@ -81,7 +82,7 @@ def test_the_journal_tells_who_was_refused_and_no_file_grows(postgres: Machine, 
     before = sizes()
     query("SELECT 1", dbname="nosuchdatabase")
     said = ("journalctl", "-u", "postgresql@17-main", "--no-pager", "--output=cat", "--grep=nosuchdatabase")
-    poll(lambda: postgres.run(*said).returncode == 0, "the journal tells of the refusal")
+    until(lambda: postgres.run(*said).returncode == 0, "the journal tells of the refusal")
     assert sizes() == before
 
 
@@ -170,7 +171,7 @@ def test_checksums_watch_the_disk(postgres: Machine) -> None:
 def test_it_comes_back_after_a_crash(postgres: Machine, query: Query) -> None:
     before = superuser(postgres, "SELECT pg_postmaster_start_time()")
     assert postgres.run("systemctl", "kill", "--signal=SIGKILL", "postgresql@17-main").returncode == 0
-    poll(lambda: query("SELECT 1").returncode == 0, "PostgreSQL answers again", seconds=60)
+    until(lambda: query("SELECT 1").returncode == 0, "PostgreSQL answers again")
     assert superuser(postgres, "SELECT pg_postmaster_start_time()") != before
 
 

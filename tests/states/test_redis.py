@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from harness import Fleet, Machine, poll
+from harness import Fleet, Machine
+from waiting import until
 
 CLIENT = r"""
 import socket, ssl
@@ -163,7 +164,7 @@ def test_the_user_may_do_nothing_else(session: Session, command: list[str]) -> N
 def test_what_it_was_told_outlives_a_crash(redis: Machine, session: Session) -> None:
     session(["SET", "LIMITS:kept", "yes"])
     assert redis.run("systemctl", "kill", "--signal=SIGKILL", "redis-server").returncode == 0
-    poll(lambda: session(["GET", "LIMITS:kept"]) == ["OK", "yes"], "Redis is back with its data")
+    until(lambda: session(["GET", "LIMITS:kept"]) == ["OK", "yes"], "Redis is back with its data")
     session(["DEL", "LIMITS:kept"])
 
 

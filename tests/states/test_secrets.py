@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import Fleet, Machine, failed, poll
+from harness import Fleet, Machine, failed
+from waiting import until
 
 SECRETS = {
     "lb-1": {"edge_tls"},
@@ -62,7 +63,7 @@ def liar(fleet: Fleet) -> Iterator[Machine]:
     lies = dict.fromkeys(("id", "host", "fqdn", "nodename"), "postgres-1") | {"role": "postgres"}
     machine.put("/etc/salt/grains", json.dumps(lies))
     machine.salt("saltutil.refresh_grains")
-    poll(lambda: bool(machine.salt("grains.get", "role") == "postgres"), "the minion has taken its lies up")
+    until(lambda: bool(machine.salt("grains.get", "role") == "postgres"), "the minion has taken its lies up")
     yield machine
     machine.run("rm", "/etc/salt/grains")
     machine.salt("saltutil.refresh_grains")
@@ -74,7 +75,7 @@ def test_a_machine_that_lies_in_its_grains_gains_nothing(liar: Machine) -> None:
 
 def test_a_machine_that_takes_anothers_name_is_refused(fleet: Fleet) -> None:
     machine = fleet.machine("web-1")
-    answer = machine.run("timeout", "20", "/opt/salt/bin/salt-call", "--id=postgres-1", "pillar.items", "unmask=True")
+    answer = machine.run("timeout", "30", "/opt/salt/bin/salt-call", "--id=postgres-1", "pillar.items", "unmask=True")
     assert answer.returncode != 0
     assert leaks(fleet, f"{answer.stdout}{answer.stderr}") == []
 
@@ -83,7 +84,7 @@ def test_a_stranger_is_not_accepted(fleet: Fleet) -> None:
     machine = fleet.machine("web-1")
     config = {"id": "postgres-9", "master": fleet.master.config["interface"], "pki_dir": "/root/stranger/pki"}
     machine.put("/root/stranger/minion", json.dumps(config))
-    command = ("timeout", "20", "/opt/salt/bin/salt-call", "--config-dir=/root/stranger", "pillar.items")
+    command = ("timeout", "30", "/opt/salt/bin/salt-call", "--config-dir=/root/stranger", "pillar.items")
     assert machine.run(*command).returncode != 0
     keys = fleet.master.salt_key_cli().run("--list", "all").data
     assert "postgres-9" not in keys["minions"]
@@ -151,7 +152,7 @@ def test_no_secret_is_on_a_command_line(fleet: Fleet, converged: Callable[[str],
     states = machine.apply("postgres")
     machine.run("touch", "/run/sampled")
     assert any("postgres-role" in tag and state["changes"] for tag, state in states.items())
-    poll(lambda: machine.run("test", "-s", "/run/command-lines").returncode == 0, "the sampler has written")
+    until(lambda: machine.run("test", "-s", "/run/command-lines").returncode == 0, "the sampler has written")
     seen = machine.run("cat", "/run/command-lines").stdout
     assert 'ALTER ROLE "airflow"' in seen
     assert leaks(fleet, seen) == []

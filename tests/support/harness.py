@@ -11,7 +11,7 @@ import json
 import os
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from tarfile import TarFile, TarInfo
@@ -45,14 +45,6 @@ def address_plan() -> dict[str, str]:
     """Return minion id -> address of every machine of the map. The master's host is the network's gateway."""
     hosts = SUBNET.hosts()
     return {minion_id: str(next(hosts)) for minion_id in DEPLOYMENT.machines()}
-
-
-def poll(probe: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Return once `probe` holds; fail with `what` when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not probe():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
 
 
 def open_network(client: docker.DockerClient) -> Network:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,11 +188,3 @@ def _empty_moto() -> None:
         if hasattr(backends, "bucket_accounts"):
             backends.bucket_accounts.clear()
     BackendDict._instances.clear()
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for a condition, and fail if it does not come about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.01)

@@ -7,8 +7,7 @@ import re
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from botocore.config import Config
 
 from localcloud import service
 from localcloud.config import REGION, CloudConfig, Endpoint
+from waiting import until
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = "edge-1"
@@ -56,15 +56,6 @@ def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
-    """Return what `condition` returns as soon as that is true; fail with `what` if it does not become so in time."""
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-    return answer
 
 
 @dataclass
@@ -125,7 +116,7 @@ class RealCloud:
             for instance in reservation["Instances"]
         ]
 
-    def launch(self, name: str, patience: float = 30, **more: Any) -> Machine:
+    def launch(self, name: str, patience: float = 60, **more: Any) -> Machine:
         """Launch a machine and wait until somebody can log in."""
         image = self.client("ssm").get_parameter(Name=IMAGE)["Parameter"]["Value"]
         arguments: dict[str, Any] = {
@@ -180,7 +171,7 @@ class Machine:
         """Return its Name tag."""
         return next(str(tag["Value"]) for tag in self.describe()["Tags"] if tag["Key"] == "Name")
 
-    def ready(self, patience: float = 30) -> None:
+    def ready(self, patience: float = 60) -> None:
         """Wait until somebody can log in, without trusting any host key but those of the console."""
         self.is_in("running")
         until(

@@ -217,7 +217,6 @@ def test_whoever_waits_asks_for_all_who_wait(tmp_path: Path, *, failing: bool) -
         process.join()
     assert [process.exitcode for process in processes] == [0] * len(keys)
     assert asked.value <= 2 + (time.monotonic() - begin) / 0.5
-    assert asked.value < len(keys), "six processes, three looks each"
 
 
 def test_an_answer_grows_old_and_a_failure_is_not_kept(tmp_path: Path) -> None:

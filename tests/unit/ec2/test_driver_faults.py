@@ -19,7 +19,7 @@ import pytest
 from cloudsite import Applied, Site, site
 from localcloud import faults
 from localcloud.faults import Fault
-from memorycloud import until
+from waiting import until
 
 MODES = {"serial": (), "parallel": ("--parallel",)}
 # A deployment in three steps, on machines whose names say before which of them the mirror that it needs is down.
@@ -325,7 +325,7 @@ def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
         assert "Read timeout" in place.apply(machines).errors["web-1"]
     assert place.instances() == {}
     made = place.apply(machines).said["web-1"]["id"]
-    until(lambda: caplog.messages.count("ec2 RunInstances -> 200") == 2)
+    until(lambda: caplog.messages.count("ec2 RunInstances -> 200") == 2, "the slow call has had its effect")
     assert place.instances() == {"web-1": [made]}
 
 

@@ -22,6 +22,7 @@ from localcloud.errors import (
     PackagesFailed,
     ServiceStartFailed,
 )
+from waiting import runs
 
 CLIENT: Any = SimpleNamespace(containers=SimpleNamespace(list=list))
 Program = Callable[[str, str], Path]
@@ -71,9 +72,9 @@ def test_an_engine_started_by_hand_is_ended_by_us_only(
     with monkeypatch.context() as patch:
         patch.setattr(CLIENT.containers, "list", lambda: ["another checkout's machine"])
         assert not engine.stop_if_ours(tmp_path / "state")
-    assert Path(f"/proc/{pid}").exists()
+    assert runs(pid)
     assert engine.stop_if_ours(tmp_path / "state")
-    assert not Path(f"/proc/{pid}").exists()
+    assert not runs(pid)
     assert not engine.stop_if_ours(tmp_path / "state")
 
 

@@ -9,7 +9,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from localcloud import catalog
-from memorycloud import Running, until
+from memorycloud import Running
+from waiting import until
 
 Launch = Callable[..., Any]
 
@@ -210,7 +211,7 @@ def test_a_subnet_with_machines_stays(local: Running, launch: Launch, subnet: st
     local.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
     local.settle()
     local.ec2.delete_subnet(SubnetId=subnet)
-    until(lambda: local.host.networks_dropped == [subnet])
+    until(lambda: local.host.networks_dropped == [subnet], "the network is gone")
 
 
 # -- lives
@@ -266,7 +267,7 @@ def test_reboot_reaches_the_machine(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
     local.settle()
     local.ec2.reboot_instances(InstanceIds=[instance_id])
-    until(lambda: f"reboot {instance_id}" in local.host.log)
+    until(lambda: f"reboot {instance_id}" in local.host.log, "it reboots")
     assert local.state(instance_id) == "running"
 
 
@@ -340,13 +341,13 @@ def test_a_machine_that_ends_by_itself(
     instance_id = launch(InstanceInitiatedShutdownBehavior=behaviour)["InstanceId"]
     local.settle()
     local.host.end(instance_id, exit_code)
-    until(lambda: local.state(instance_id) == expected)
+    until(lambda: local.state(instance_id) == expected, f"it is {expected}")
 
 
 def test_a_machine_that_reboots_itself_runs_again(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
     local.settle()
     local.host.end(instance_id, 129)
-    until(lambda: f"start {instance_id}" in local.host.log)
+    until(lambda: f"start {instance_id}" in local.host.log, "it is started")
     local.settle()
     assert local.state(instance_id) == "running"

@@ -10,7 +10,8 @@ import pytest
 from localcloud import catalog
 from localcloud.errors import StateUnreadable
 from localcloud.machines import Observed
-from memorycloud import MemoryHost, Running, running, until
+from memorycloud import MemoryHost, Running, running
+from waiting import until
 
 ROLE = '{"Version": "2012-10-17", "Statement": []}'
 
@@ -73,7 +74,7 @@ def test_machines_that_stopped_meanwhile_run_again_and_lost_ones_are_terminated(
     host.observed[stopped] = Observed(running=False, exit_code=137)
     del host.observed[lost]
     with running(tmp_path, host) as local:
-        until(lambda: f"start {stopped}" in host.log)
+        until(lambda: f"start {stopped}" in host.log, "it is started")
         local.settle()
         assert [local.state(name) for name in (stopped, lost, resting)] == ["running", "terminated", "stopped"]
         assert f"start {resting}" not in host.log
@@ -97,7 +98,7 @@ def test_what_was_begun_is_finished_after_a_restart(
             getattr(local.ec2, verb)(InstanceIds=[instance_id])
         assert local.state(instance_id) != expected
     with running(tmp_path, host) as local:
-        until(lambda: local.state(instance_id) == expected)
+        until(lambda: local.state(instance_id) == expected, f"it is {expected}")
     assert (instance_id in host.machines) == (expected != "terminated")
 
 
