@@ -12,6 +12,8 @@ base:
     - secrets.edge-tls
   'web-*':
     - airflow
+    - postgres
+    - redis
     - secrets.airflow-admin
     - secrets.airflow-keys
     - secrets.postgres-airflow

@@ -3,6 +3,7 @@
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 {% set secrets = pillar['secrets'] %}
+{% set postgres, redis, endpoints = pillar['postgres'], pillar['redis'], pillar['endpoints'] %}
 
 include:
   - airflow.release
@@ -62,7 +63,7 @@ airflow-config:
     - context:
         airflow: {{ airflow | json }}
         base_url: {{ pillar['settings']['base_url'] | json }}
-        port: {{ pillar['endpoints']['airflow']['port'] | json }}
+        port: {{ endpoints.airflow.port | json }}
         load_examples: {{ pillar['settings'].get('load_examples', airflow.load_examples) | json }}
 
 airflow-environment:
@@ -84,8 +85,8 @@ airflow-secrets:
     - show_changes: False
     - context:
         keys: {{ secrets['airflow_keys'] | json }}
-        database: {{ 'airflow:%s@postgres.stack.internal:%d/airflow' | format(secrets['postgres_airflow']['password'], pillar['endpoints']['postgres']['port']) | json }}
-        redis: {{ 'airflow:%s@redis.stack.internal:%d' | format(secrets['redis_airflow']['password'], pillar['endpoints']['redis']['port']) | json }}
+        database: {{ '%s:%s@postgres.stack.internal:%d/%s' | format(postgres.role, secrets['postgres_airflow']['password'], endpoints.postgres.port, postgres.database) | json }}
+        redis: {{ '%s:%s@redis.stack.internal:%d' | format(redis.user, secrets['redis_airflow']['password'], endpoints.redis.port) | json }}
         broker_database: {{ airflow.broker_database | json }}
         limiter_database: {{ airflow.limiter_database | json }}
     - require:
