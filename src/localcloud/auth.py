@@ -60,7 +60,9 @@ class Signature:
         self.date, self.region, self.service = (found["date"], found["region"], found["service"])
         self.headers = found["headers"].split(";")
         self.value = found["signature"]
-        self.time = request.args.get("X-Amz-Date", "") if self.presigned else request.headers.get("X-Amz-Date", "")
+        given = request.args if self.presigned else request.headers
+        self.time = given.get("X-Amz-Date", "")
+        self.token = given.get("X-Amz-Security-Token", "")
 
     def expected(self, request: Request, secret: str) -> str:
         """Return the signature that the holder of `secret` would have made."""
@@ -119,8 +121,8 @@ class Gate:
         """
         signature = Signature(request)
         service = signature.service
-        secret = self._secrets().get(signature.access_key_id)
-        if secret is None:
+        secret, token = self._secrets().get(signature.access_key_id, ("", ""))
+        if not secret or not hmac.compare_digest(signature.token.encode(), token.encode()):
             raise Refused(service, *_unknown_key(service))
         try:
             signed_at = datetime.strptime(signature.time, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
@@ -143,14 +145,15 @@ class Gate:
         """Return whether this is the owner's secret key."""
         return hmac.compare_digest(secret.encode(), self._owner.secret_access_key.encode())
 
-    def _secrets(self) -> Mapping[str, str]:
+    def _secrets(self) -> Mapping[str, tuple[str, str]]:
+        """Return access key -> secret key, and the session token that has to come with it."""
         iam = get_backend("iam")[DEFAULT_ACCOUNT_ID]["aws"]
         sts = get_backend("sts")[DEFAULT_ACCOUNT_ID]["aws"]
         issued = {
-            key.access_key_id: key.secret_access_key for key in iam.access_keys.values() if key.status == "Active"
+            key.access_key_id: (key.secret_access_key, "") for key in iam.access_keys.values() if key.status == "Active"
         }
-        sessions = {role.access_key_id: role.secret_access_key for role in sts.assumed_roles}
-        return issued | sessions | {self._owner.access_key_id: self._owner.secret_access_key}
+        sessions = {role.access_key_id: (role.secret_access_key, role.session_token) for role in sts.assumed_roles}
+        return issued | sessions | {self._owner.access_key_id: (self._owner.secret_access_key, "")}
 
 
 def service_of(request: Request) -> str:

@@ -79,15 +79,17 @@ def test_keys_that_the_cloud_gave_out_work_until_they_are_taken_back(local: Runn
         theirs.describe_instances()
 
 
-def test_a_role_can_be_assumed(local: Running) -> None:
+def test_an_assumed_roles_keys_are_good_with_their_token_only(local: Running) -> None:
     iam = local.client("iam")
     role = iam.create_role(RoleName="salt", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')[
         "Role"
     ]
     session = local.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="test")["Credentials"]
-    local.client(
-        "ec2", key=session["AccessKeyId"], secret=session["SecretAccessKey"], token=session["SessionToken"]
-    ).describe_instances()
+    keys = {"key": session["AccessKeyId"], "secret": session["SecretAccessKey"]}
+    local.client("ec2", **keys, token=session["SessionToken"]).describe_instances()
+    for token in (None, f"{session['SessionToken']}x"):
+        with pytest.raises(ClientError, match="AuthFailure"):
+            local.client("ec2", **keys, token=token).describe_instances()
 
 
 @pytest.mark.parametrize("key", ["plain", "with space", "ünïcode/ä+b", "a=b&c", "tilde~and'quote"])
