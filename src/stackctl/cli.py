@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     one = verb("down", "Remove the local stack: machines, networks, image, processes, keys.")
     one.add_argument("--keep-image", action="store_true", help="leave the machine image: the next start is quicker")
     one.add_argument("--dry-run", action="store_true", help="say what would be removed; touch nothing")
-    one = verb("status", "Show every machine: instance, minion, service; exit with 1 unless all is well.")
+    one = verb("status", "Show every machine: instance, minion, service, certificate; exit with 1 unless all is well.")
     one.add_argument("--json", action="store_true", help="for programs")
     one = verb("exec", "Run a command as root on a machine: stackctl exec web-1 -- uptime")
     one.add_argument("machine")
@@ -227,6 +227,9 @@ def _status(deployment: Deployment, options: argparse.Namespace) -> int:
                 f"[{colour}]{row.machine}[/]", row.role, row.address, row.state, row.salt, row.service, row.memory
             )
         OUT.print(table)
+        for row in rows:
+            if row.expires:
+                OUT.print(f"{row.machine}: end of its certificate: {row.certificate}. Renew it: docs/runbooks.md.")
     return 0 if rows and all(row.healthy for row in rows) else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import asdict, dataclass
 
 from stackctl.deployment import Deployment
@@ -17,12 +18,29 @@ SERVICES = {
     "postgres": "postgresql@17-main",
     "redis": "redis-server",
 }
+CERTIFICATES = {
+    "lb": "/etc/haproxy/tls.pem",
+    "postgres": "/etc/postgresql/17/main/tls/certificate.pem",
+    "redis": "/etc/redis/tls/certificate.pem",
+}
+RENEW_DAYS = 30  # a certificate that ends sooner is not well: a month is time to renew it in
 NO_ANSWER = "Minion did not return"  # what `salt --static` says in a minion's place: salt/client/__init__.py
 
 
 @dataclass(frozen=True)
 class Row:
-    """One machine: `state` in EC2's words, `salt` whether its minion answers, `service` what systemd says of it."""
+    """One machine.
+
+    Args:
+        machine: its name.
+        role: its role.
+        address: its private address.
+        state: of its instance, in EC2's words.
+        salt: whether its minion answers.
+        service: its service, and what systemd says of it.
+        memory: what its programs hold.
+        certificate: the day on which its service's certificate ends, as YYYY-MM-DD; empty for a role that has none.
+    """
 
     machine: str
     role: str
@@ -31,11 +49,24 @@ class Row:
     salt: str
     service: str
     memory: str
+    certificate: str = ""
+
+    @property
+    def expires(self) -> bool:
+        """Whether its certificate has to be renewed; one that cannot be read has to be looked at."""
+        if not self.certificate:
+            return False
+        try:
+            end = dt.date.fromisoformat(self.certificate)
+        except ValueError:
+            return True
+        return end < dt.datetime.now(dt.UTC).date() + dt.timedelta(days=RENEW_DAYS)
 
     @property
     def healthy(self) -> bool:
         """Whether nothing is wanting."""
-        return (self.state, self.salt) == ("running", "answers") and self.service.endswith(" active")
+        runs = (self.state, self.salt) == ("running", "answers") and self.service.endswith(" active")
+        return runs and not self.expires
 
     def as_dict(self) -> dict[str, str | bool]:
         """Return the row for `--json`."""
@@ -62,7 +93,7 @@ def collect(deployment: Deployment, log: Log) -> list[Row]:
 
 def _row(name: str, role: str, machine: Machine | None, answer: str | None) -> Row:
     unit = SERVICES.get(role, "")
-    service, _, memory = (answer or "").partition(" ")
+    service, memory, certificate = ((answer or "").splitlines() + [""] * 3)[:3]
     return Row(
         name,
         role,
@@ -70,18 +101,20 @@ def _row(name: str, role: str, machine: Machine | None, answer: str | None) -> R
         machine.state if machine else "missing",
         "answers" if answer is not None else "silent",
         f"{unit} {service or 'unknown'}",
-        memory.strip(),
+        memory,
+        certificate,
     )
 
 
 def _services(master: Master, names: list[str]) -> dict[str, str]:
-    """Return minion -> state of its role's service, and the memory it uses, asked of all of them at once."""
-    units = " ".join(f"{role}) unit={unit};;" for role, unit in SERVICES.items())
+    """Return minion -> lines: its service's state, its memory, its certificate's end; asked of all at once."""
+    units = " ".join(f"{role}) unit={unit} tls={CERTIFICATES.get(role, '')};;" for role, unit in SERVICES.items())
     # What programs hold, shared pages counted once; the page cache gives way and is no need.
-    memory = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/{kib += $2} END {printf \"%d MiB\", kib/1024}'"
+    memory = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/{kib += $2} END {printf \"%d MiB\\n\", kib/1024}'"
     script = (
         f"role=$(sed -n 's/^id: *//p' /etc/salt/minion | sed 's/-[0-9]*$//'); case $role in {units} esac;"
-        f" echo $(systemctl is-active $unit) $({memory})"
+        f' systemctl is-active $unit; {memory}; [ -z "$tls" ] ||'
+        ' { end=$(openssl x509 -noout -enddate -in "$tls") && date --utc --date="${end#*=}" +%F || echo unknown; }'
     )
     output = master.command(
         ["salt", "--list", ",".join(names), "--out=json", "--static", "--timeout=10", "cmd.run", f"cmd={script}"],

@@ -27,6 +27,7 @@ def test_every_machine_is_healthy(stack: Stack) -> None:
     rows = stack.rows()
     assert set(rows) == set(stack.deployment.machines())
     assert [name for name, row in rows.items() if not row["healthy"]] == []
+    assert {name for name, row in rows.items() if row["certificate"]} == {"lb-1", "postgres-1", "redis-1"}
 
 
 def test_plain_salt_predicts_no_change(stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ NAMES = ["salt-1", "lb-1", "postgres-1", "redis-1", "web-1", "web-2"]
 MACHINES = {
     name: Machine(name, f"i-{number}", "running", f"10.20.1.{number}", "") for number, name in enumerate(NAMES, 4)
 }
-ACTIVE = dict.fromkeys(NAMES, "active 123 MiB")
+ACTIVE = dict.fromkeys(NAMES, "active\n123 MiB") | {"postgres-1": "active\n123 MiB\n9999-12-31"}
 HEALTHY = status.Row("web-1", "web", "10.20.1.8", "running", "answers", "airflow active", "800 MiB")
 
 
@@ -64,7 +65,14 @@ def test_a_stack_that_is_well(rows: Any) -> None:
     assert list(found) == NAMES
     assert all(row.healthy for row in found.values())
     assert found["postgres-1"] == status.Row(
-        "postgres-1", "postgres", "10.20.1.6", "running", "answers", "postgresql@17-main active", "123 MiB"
+        "postgres-1",
+        "postgres",
+        "10.20.1.6",
+        "running",
+        "answers",
+        "postgresql@17-main active",
+        "123 MiB",
+        "9999-12-31",
     )
 
 
@@ -78,6 +86,16 @@ def test_one_thing_wanting_is_not_healthy(wrong: dict[str, str]) -> None:
     assert HEALTHY.healthy
     assert HEALTHY.as_dict()["healthy"] is True
     assert not replace(HEALTHY, **wrong).healthy
+
+
+@pytest.mark.parametrize(("days", "well"), [(-1, False), (status.RENEW_DAYS - 1, False), (status.RENEW_DAYS + 1, True)])
+def test_a_certificate_that_ends_soon_is_not_healthy(days: int, *, well: bool) -> None:
+    end = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=days)
+    assert replace(HEALTHY, certificate=end.isoformat()).healthy == well
+
+
+def test_a_certificate_that_cannot_be_read_is_not_healthy() -> None:
+    assert not replace(HEALTHY, certificate="unknown").healthy
 
 
 @pytest.mark.parametrize(
@@ -142,3 +160,15 @@ def test_the_exit_code_says_whether_all_is_well(
         assert json.loads(told) == [row.as_dict() for row in found]
     else:
         assert told.count("airflow active") == len(found)
+
+
+def test_who_has_to_renew_a_certificate_is_told_which(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [HEALTHY, replace(HEALTHY, machine="lb-1", certificate="2026-01-31")]
+    monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
+    monkeypatch.setattr(cli, "account", lambda _: nullcontext())
+    monkeypatch.setattr(status, "collect", lambda *_: found)
+    assert cli.main(["status"]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "lb-1: end of its certificate: 2026-01-31. Renew it: docs/runbooks.md."
