@@ -248,7 +248,9 @@ def _remote(deployment: Deployment, verb: str, name: str, command: str, *, tty: 
 
 
 def _exec(deployment: Deployment, options: argparse.Namespace) -> int:
-    return _remote(deployment, "exec", options.machine, _join(options.command), tty=sys.stdin.isatty())
+    # A terminal ends lines with CR LF and mixes both outputs: what goes to a file or a pipe has to be without one.
+    tty = sys.stdin.isatty() and sys.stdout.isatty()
+    return _remote(deployment, "exec", options.machine, _join(options.command), tty=tty)
 
 
 def _salt(deployment: Deployment, options: argparse.Namespace) -> int:

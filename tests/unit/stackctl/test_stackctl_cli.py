@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -302,16 +302,39 @@ def test_the_last_lines_of_the_log(capsys: pytest.CaptureFixture[str], here: Pat
     assert capsys.readouterr().out == told
 
 
-def test_one_word_is_a_shell_line_and_several_are_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
+# -- exec -----------------------------------------------------------------------------------------------------------
 
-    def remote(_deployment: object, _verb: str, name: str, command: str, *, tty: bool = False) -> int:
-        ran.append(f"{name}: {command}")
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """The commands that were to run on a machine, in place of running them, each with whether it gets a terminal."""
+    ran: list[tuple[str, bool]] = []
+
+    def run(_deployment: object, _verb: str, name: str, command: str, *, tty: bool = False) -> int:
+        ran.append((f"{name}: {command}", tty))
         return 0
 
-    monkeypatch.setattr(cli, "_remote", remote)
-    monkeypatch.setattr(cli, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: False)))
+    monkeypatch.setattr(cli, "_remote", run)
+    return ran
+
+
+def test_one_word_is_a_shell_line_and_several_are_a_program(remote: list[tuple[str, bool]]) -> None:
     assert cli.main(["exec", "web-1", "--", "ps | wc -l"]) == 0
     assert cli.main(["exec", "web-1", "--", "echo", "a b"]) == 0
     assert cli.main(["salt", "--", "*", "test.ping"]) == 0
-    assert ran == ["web-1: ps | wc -l", "web-1: echo 'a b'", "salt-1: salt '*' test.ping"]
+    assert [command for command, _ in remote] == [
+        "web-1: ps | wc -l",
+        "web-1: echo 'a b'",
+        "salt-1: salt '*' test.ping",
+    ]
+
+
+@pytest.mark.parametrize("stdin", [True, False])
+@pytest.mark.parametrize("stdout", [True, False])
+def test_only_a_person_at_both_ends_gets_a_terminal(
+    remote: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch, *, stdin: bool, stdout: bool
+) -> None:
+    for name, is_terminal in (("stdin", stdin), ("stdout", stdout)):
+        monkeypatch.setattr(getattr(sys, name), "isatty", lambda answer=is_terminal: answer)
+    assert cli.main(["exec", "postgres-1", "--", "pg_dump"]) == 0
+    assert remote == [("postgres-1: pg_dump", stdin and stdout)]
