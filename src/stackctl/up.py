@@ -249,7 +249,7 @@ def _converge(master: salt.Master, progress: Progress, *, pushed: bool, predict:
             with contextlib.suppress(ConvergeError):
                 if pushed:
                     master.sync()
-                if not any(one.changed for one in master.highstate(test=True)):
+                if not any(one.changed for one in master.predict()):
                     step.detail = "0 changes"
                     return
         step.report("orchestration deploy")

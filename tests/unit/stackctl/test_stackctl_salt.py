@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from stackctl.errors import CommandError, ConvergeError, LaunchError
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log
 from stackctl.salt import (
+    MIGRATES,
     Master,
     Operator,
     StateRun,
@@ -226,16 +228,61 @@ def test_salt_cloud_on_the_master_answers_in_json(log: Log) -> None:
     assert shell.commands == [["salt-cloud", "--destroy", "web-1", "--assume-yes", "--out=json", "--log-level=warning"]]
 
 
-def test_a_highstate_is_one_run_a_machine(log: Log) -> None:
-    one, shell = master(log, {"web-2": {"a": GOOD}, "web-1": {"a": PREDICTED}})
-    assert [run.minion for run in one.highstate(test=True)] == ["web-1", "web-2"]
-    assert shell.commands[0][-1] == "test=True"
-    silent, _ = master(log, {"web-1": {"a": GOOD}, "web-2": "Minion did not return. [Not connected]"})
-    with pytest.raises(ConvergeError, match=r"^web-2: Minion did not return"):
-        silent.highstate()
-    nobody, _ = master(log, "No return received")
-    with pytest.raises(ConvergeError, match="No machine answered"):
-        nobody.highstate()
+class PredictingShell(ToldShell):
+    """The master's shell, which answers each of the two questions, in whatever order they come."""
+
+    def run(self, machine: Machine, remote: str, **_: Any) -> str:
+        assert machine == MASTER
+        command = shlex.split(remote)
+        assert command[-1] == "test=True"
+        self.commands.append(command)
+        return self.answers["-C" not in command]
+
+
+def predicting(log: Log, machines: Any, database: Any) -> tuple[Master, PredictingShell]:
+    shell = PredictingShell(json.dumps(machines), json.dumps(database))
+    return Master(cast(Shell, shell), MASTER, log), shell
+
+
+def test_a_prediction_is_one_run_a_machine(log: Log) -> None:
+    one, _ = predicting(log, {"web-2": {"a": GOOD}, "lb-1": {"a": PREDICTED}}, {"web-1": {"a": GOOD}})
+    assert [(run.minion, len(run.changed)) for run in one.predict()] == [("lb-1", 1), ("web-2", 0), ("web-1", 0)]
+
+
+def test_a_prediction_sees_what_only_the_database_lacks(log: Log) -> None:
+    admin = PREDICTED | {"__id__": "airflow-admin"}
+    one, shell = predicting(log, {"web-2": {"a": GOOD}}, {"web-1": {"a": GOOD, "b": admin}})
+    assert [run.changed for run in one.predict()] == [(), ("airflow-admin",)]
+    asked = sorted(command[4:] for command in shell.commands)
+    assert asked == [
+        ["-C", "not web-1", "state.highstate", "test=True"],
+        ["web-1", "state.apply", "airflow.migrate", "test=True"],
+    ]
+
+
+def test_the_machine_that_cares_for_the_database_is_the_orchestrations_and_asked_for_all_that_it_runs() -> None:
+    tree = Path(__file__).parents[3] / "salt"
+    steps = yaml.safe_load((tree / "orch" / "deploy.sls").read_text())
+    assert {"tgt": MIGRATES} in steps["deploy-database"]["salt.state"]
+    assert {"sls": "airflow.migrate"} in steps["deploy-database"]["salt.state"]
+    top = yaml.safe_load((tree / "top.sls").read_text())["base"]
+    included = re.search(r"^include:\n(?:  - .+\n)+", (tree / "airflow" / "migrate.sls").read_text(), re.MULTILINE)
+    assert included
+    assert set(yaml.safe_load(included[0])["include"]) == {*top["*"], *top["web-*"]}
+
+
+@pytest.mark.parametrize(
+    ("machines", "database", "told"),
+    [
+        ({"web-2": "Minion did not return. [Not connected]"}, {"web-1": {"a": GOOD}}, "web-2: Minion did not return"),
+        ({"web-2": {"a": GOOD}}, {"web-1": {"a": FAILED}}, "web-1: redis-package: no such package"),
+        ("No return received", {"web-1": {"a": GOOD}}, "No machine predicted its states"),
+    ],
+)
+def test_what_cannot_be_predicted_is_an_error(log: Log, machines: Any, database: Any, told: str) -> None:
+    one, _ = predicting(log, machines, database)
+    with pytest.raises(ConvergeError, match=f"^{told}"):
+        one.predict()
 
 
 def test_an_orchestration_that_fails_is_an_error(log: Log) -> None:
