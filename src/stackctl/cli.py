@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -87,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
     actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
     init = actions.add_parser("init", help="make whatever is missing; existing secrets stay")
     init.add_argument("--base-url", help="the address users type (needed the first time, except for 'local')")
+    init.add_argument(
+        "--account", type=_account_number, help="the AWS account that the deployment lives in, and no other"
+    )
     names = actions.add_parser("list", help="name every secret")
     show = actions.add_parser("show", help="print one value: stackctl secrets show airflow-admin password")
     show.add_argument("lock")
@@ -102,6 +106,12 @@ def _count(text: str) -> int:
     if (number := int(text)) < 0:
         raise ValueError
     return number
+
+
+def _account_number(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{12}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no AWS account: it has 12 digits")
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -289,7 +299,9 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
             sys.stdout.write(leaves[leaf].rstrip("\n") + "\n")
         case "init" | "rotate":
             url = _base_url(deployment, getattr(options, "base_url", None))
-            made = secrets.initialise(deployment, url, frozenset(options.lock if options.action == "rotate" else ()))
+            number = _aws_account(deployment, getattr(options, "account", None))
+            rotate = frozenset(options.lock if options.action == "rotate" else ())
+            made = secrets.initialise(deployment, url, rotate, number)
             OUT.print(f"Made: {', '.join(made)}." if made else "Nothing was missing.")
             if not deployment.is_local and "the GPG key" in made:
                 OUT.print(
@@ -312,6 +324,19 @@ def _base_url(deployment: Deployment, given: str | None) -> str:
             f" stackctl secrets rotate edge-tls -d {deployment.name}; stackctl up -d {deployment.name}",
         )
     return current
+
+
+def _aws_account(deployment: Deployment, given: str | None) -> str | None:
+    """Return the account to write into the settings, which no option moves the deployment away from."""
+    if given and deployment.is_local:
+        raise StackError(f"The deployment '{LOCAL}' lives on this machine, in no AWS account.")
+    current = deployment.settings().get("aws_account") if deployment.has_settings else None
+    if given and current and given != current:
+        raise StackError(
+            f"The deployment '{deployment.name}' lives in the AWS account {current} already.",
+            f"If that is wrong, change aws_account in pillar/{deployment.name}/settings.sls.",
+        )
+    return given
 
 
 VERBS = {

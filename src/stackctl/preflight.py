@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import boto3
+
+from localcloud.config import REGION
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 
@@ -92,6 +95,27 @@ def check_operators(deployment: Deployment) -> None:
             f"{deployment.settings_path.relative_to(deployment.root)} names no operator_cidrs:"
             f" nobody could reach {deployment.master()}.",
             "Put in the networks that you come from, such as [198.51.100.7/32].",
+        )
+
+
+def check_account(deployment: Deployment) -> None:
+    """Raise PreflightError unless the credentials in use belong to the AWS account that the settings name.
+
+    Deployments use the same names and tags: another account's machines would be taken for this deployment's.
+    """
+    belongs = boto3.client("sts", region_name=REGION).get_caller_identity()["Account"]
+    wanted = deployment.settings().get("aws_account")
+    path = deployment.settings_path.relative_to(deployment.root)
+    if not isinstance(wanted, str):
+        raise PreflightError(
+            f"{path} names no aws_account in quotes; the credentials in use belong to {belongs}.",
+            f"If {deployment.name} is to live there, add below settings: aws_account: '{belongs}'",
+        )
+    if wanted != belongs:
+        raise PreflightError(
+            f"The credentials in use belong to the AWS account {belongs},"
+            f" and {deployment.name} lives in {wanted} ({path}).",
+            "Use that account's credentials: aws sts get-caller-identity tells whose they are.",
         )
 
 

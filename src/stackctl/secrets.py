@@ -276,13 +276,16 @@ def _operator_cidrs(deployment: Deployment) -> list[str]:
     return [f"{next(ipaddress.ip_network(subnet).hosts())}/32"]
 
 
-def initialise(deployment: Deployment, base_url: str, rotate: frozenset[str] = frozenset()) -> list[str]:
+def initialise(
+    deployment: Deployment, base_url: str, rotate: frozenset[str] = frozenset(), aws_account: str | None = None
+) -> list[str]:
     """Make the key, the settings and every secret that is missing; return what was made.
 
     Args:
         deployment: whose pillar to fill.
         base_url: the address users type; its host name goes into the edge's certificate.
         rotate: locks to make anew although they exist.
+        aws_account: the number of the account that the deployment lives in; None: whatever the settings say.
 
     Raises:
         SecretsError: a lock to rotate does not exist, or GPG fails.
@@ -308,10 +311,14 @@ def initialise(deployment: Deployment, base_url: str, rotate: frozenset[str] = f
         "load_examples": True,
         "operator_cidrs": _operator_cidrs(deployment),
     }
-    settings = (current or first) | {
-        "ca_certificate": authority.certificate_pem,
-        "ssh_public_key": ssh_public(vault.read("cloud-ssh")["private_key"]),
-    }
+    settings = (
+        (current or first)
+        | ({"aws_account": aws_account} if aws_account else {})
+        | {
+            "ca_certificate": authority.certificate_pem,
+            "ssh_public_key": ssh_public(vault.read("cloud-ssh")["private_key"]),
+        }
+    )
     if settings != current:
         text = "# What is particular to this deployment and not secret; made by `stackctl secrets init`, then yours.\n"
         deployment.settings_path.write_text(text + yaml.safe_dump({"settings": settings}, sort_keys=False))

@@ -46,6 +46,7 @@ def check_host(deployment: Deployment) -> None:
     preflight.check_programs()
     if not deployment.is_local:
         preflight.check_operators(deployment)
+        preflight.check_account(deployment)
         return
     preflight.check_docker(localcloud.engine.reachable)
     if localcloud.service.status(local.cloud_folder(deployment)).running:
@@ -97,12 +98,14 @@ def start_local_cloud(deployment: Deployment, progress: Progress) -> Mapping[str
 
 @contextmanager
 def account(deployment: Deployment) -> Iterator[None]:
-    """Point boto3 at the deployment's account: for `local`, at the running local cloud.
+    """Have boto3 use the deployment's account, and no other: for `local`, the running local cloud.
 
     Raises:
         NotUpError: the local cloud does not run.
+        PreflightError: the credentials are another account's.
     """
     if not deployment.is_local:
+        preflight.check_account(deployment)
         yield
         return
     endpoint = localcloud.service.endpoint(local.cloud_folder(deployment))

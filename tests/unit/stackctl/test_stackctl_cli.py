@@ -13,7 +13,7 @@ import localcloud.engine
 import localcloud.image
 import localcloud.service
 from localcloud.errors import PackagesFailed
-from stackctl import cli, local, preflight, secrets, up
+from stackctl import cli, local, preflight, salt, secrets, status, up
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
@@ -66,7 +66,8 @@ def test_every_verb_is_documented_and_does_something(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "words",
     [[], ["destroy"], ["up", "--force"], ["exec"], ["exec", "web-1"], ["salt"], ["secrets"], ["secrets", "rotate"],
-     ["secrets", "show"], ["logs", "-n", "many"], ["logs", "-n", "-1"], ["up", "--on-failure", "ask"],
+     ["secrets", "show"], ["logs", "-n", "many"],
+     ["secrets", "init", "--account", "12345678901"], ["logs", "-n", "-1"], ["up", "--on-failure", "ask"],
      ["launch", "web-1"], ["status", "web-1"]],
     ids=" ".join,
 )  # fmt: skip
@@ -157,11 +158,11 @@ def test_what_cannot_be_done_is_told(capsys: pytest.CaptureFixture[str], words: 
 
 @pytest.fixture
 def initialised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses with which secrets were made, in place of making them."""
+    """The addresses with which secrets were made, and the account if any, in place of making them."""
     urls: list[str] = []
 
-    def initialise(_deployment: object, url: str, _rotate: frozenset[str]) -> list[str]:
-        urls.append(url)
+    def initialise(_deployment: object, url: str, _rotate: frozenset[str], account: str | None) -> list[str]:
+        urls.append(f"{url} in {account}" if account else url)
         return []
 
     monkeypatch.setattr(secrets, "initialise", initialise)
@@ -197,6 +198,25 @@ def test_a_new_deployment_needs_its_address(capsys: pytest.CaptureFixture[str], 
     assert cli.main(["secrets", "init", "-d", "new"]) == 1
     assert "A new deployment needs its address. Add: --base-url" in capsys.readouterr().err
     assert initialised == []
+
+
+def test_a_new_deployment_is_bound_to_its_account(initialised: list[str]) -> None:
+    words = ["secrets", "init", "-d", "new", "--base-url", "https://new.example.org", "--account", "012345678901"]
+    assert cli.main(words) == 0
+    assert initialised == ["https://new.example.org in 012345678901"]
+
+
+def test_no_option_moves_a_deployment_to_another_account(
+    capsys: pytest.CaptureFixture[str], here: Path, initialised: list[str]
+) -> None:
+    settings = "settings: {base_url: 'https://airflow.example.org', aws_account: '111111111111'}\n"
+    (here / "pillar" / "prod" / "settings.sls").write_text(settings)
+    assert cli.main(["secrets", "init", "-d", "prod", "--account", "222222222222"]) == 1
+    assert "'prod' lives in the AWS account 111111111111 already." in capsys.readouterr().err
+    assert cli.main(["secrets", "init", "--account", "111111111111"]) == 1
+    assert "'local' lives on this machine" in capsys.readouterr().err
+    assert initialised == []
+    assert cli.main(["secrets", "init", "-d", "prod", "--account", "111111111111"]) == 0
 
 
 # -- up -------------------------------------------------------------------------------------------------------------
@@ -245,6 +265,7 @@ def test_a_real_account_that_nobody_could_reach_is_not_begun(
     capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch, settings: str, code: int
 ) -> None:
     monkeypatch.setattr(up, "list_machines", lambda _: {})
+    monkeypatch.setattr(preflight, "check_account", lambda _: None)
     (here / "pillar" / "prod" / "settings.sls").write_text(f"settings: {settings}\n")
     assert cli.main(["up", "--dry-run", "-d", "prod"]) == code
     told = capsys.readouterr()
@@ -253,6 +274,26 @@ def test_a_real_account_that_nobody_could_reach_is_not_begun(
         assert told.out == ""
     else:
         assert "launch salt-1" in told.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["up"], ["up", "--dry-run"], ["launch"], ["launch", "--dry-run"], ["status"], ["exec", "web-1", "true"],
+     ["salt", "*", "test.ping"]],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.usefixtures("client")
+def test_another_account_is_not_touched(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    touched = raising(AssertionError("it was touched"))
+    for module, name in ((up, "ec2_client"), (salt, "apply_locally"), (cli, "ec2_client"), (status, "ec2_client")):
+        monkeypatch.setattr(module, name, touched)
+    monkeypatch.setattr(preflight, "check_programs", lambda: None)
+    settings = "settings: {operator_cidrs: [198.51.100.7/32], aws_account: '210987654321'}\n"
+    (here / "pillar" / "prod" / "settings.sls").write_text(settings)
+    assert cli.main(["-d", "prod", *words]) == 1
+    assert "and prod lives in 210987654321 (pillar/prod/settings.sls)" in capsys.readouterr().err
 
 
 # -- down -----------------------------------------------------------------------------------------------------------

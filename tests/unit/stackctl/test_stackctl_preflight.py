@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
 
 from stackctl import preflight
+from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 from stackctl.preflight import GIB
 
@@ -178,3 +180,34 @@ def test_a_name_that_does_not_resolve() -> None:
     # RFC 6761: a name of this zone never exists.
     with pytest.raises(PreflightError, match=r"^mirror\.invalid cannot be reached: "):
         preflight.check_network(("mirror.invalid",))
+
+
+# -- account --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prod(checkout: Path, client: object) -> Deployment:
+    """A real deployment, and credentials of moto's account."""
+    made = Deployment("prod", checkout)
+    made.pillar_dir.mkdir()
+    return made
+
+
+def test_the_deployments_own_account_is_accepted(prod: Deployment) -> None:
+    prod.settings_path.write_text(f"settings: {{aws_account: '{ACCOUNT}'}}\n")
+    preflight.check_account(prod)
+
+
+@pytest.mark.parametrize("settings", ["{}", f"{{aws_account: {ACCOUNT}}}"], ids=["none", "a number"])
+def test_without_an_account_it_tells_the_line_to_add(prod: Deployment, settings: str) -> None:
+    prod.settings_path.write_text(f"settings: {settings}\n")
+    with pytest.raises(PreflightError, match=rf"names no aws_account in quotes; .* belong to {ACCOUNT}") as caught:
+        preflight.check_account(prod)
+    assert caught.value.cure.endswith(f"aws_account: '{ACCOUNT}'")
+
+
+def test_another_account_is_refused(prod: Deployment) -> None:
+    prod.settings_path.write_text("settings: {aws_account: '210987654321'}\n")
+    told = rf"belong to the AWS account {ACCOUNT}, and prod lives in 210987654321 \(pillar/prod/settings\.sls\)"
+    with pytest.raises(PreflightError, match=told):
+        preflight.check_account(prod)

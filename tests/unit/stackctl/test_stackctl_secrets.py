@@ -139,6 +139,12 @@ def test_a_real_deployment_names_its_operators_itself(tmp_path: Path, made: Depl
     prod = Deployment("prod", tmp_path)
     initialise(prod, "https://airflow.example.org")
     assert prod.settings()["operator_cidrs"] == []
+    assert "aws_account" not in prod.settings()
+    number = "012345670123"  # unquoted, YAML would read it as an octal number
+    assert initialise(prod, "https://airflow.example.org", aws_account=number) == ["settings"]
+    assert prod.settings()["aws_account"] == number
+    assert initialise(prod, "https://airflow.example.org") == []
+    assert prod.settings()["aws_account"] == number
     verify(Vault(prod).read("edge-tls"), prod.settings()["ca_certificate"], "airflow.example.org")
 
 
