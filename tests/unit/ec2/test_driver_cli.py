@@ -63,6 +63,15 @@ def test_what_is_misconfigured_costs_nothing(place: Site) -> None:
         assert client.seen().calls.get("RunInstances", 0) == 0
 
 
+@pytest.mark.parametrize("how", [(), ("--parallel",)])
+def test_a_mistake_in_one_machines_script_costs_that_machine_alone(place: Site, how: tuple[str, ...]) -> None:
+    (place.folder / "broken.sh").write_text("{% if %}\n")
+    applied = place.apply({"web-1": {"script": "broken"}, "web-2": {}}, *how)
+    assert "web-1 is not launched: TemplateSyntaxError: " in applied.errors["web-1"]
+    assert applied.said["web-2"]["deployed"] is True
+    assert list(place.instances()) == list(place.accepted()) == ["web-2"]
+
+
 def test_queries_actions_and_destroy_tell_the_truth(place: Site) -> None:
     place.apply(MACHINES, "--parallel")
     with place.cloud.faults.inject(faults.expired("DescribeInstances")):
@@ -70,6 +79,16 @@ def test_queries_actions_and_destroy_tell_the_truth(place: Site) -> None:
     assert done.returncode != 0
     assert "the machines of cloud:ec2 cannot be listed: " in done.stderr
     assert "DescribeInstances: RequestExpired" in done.stderr
+    for option, listed, action in (
+        ("--list-locations", "regions", "DescribeRegions"),
+        ("--list-sizes", "instance types", "DescribeInstanceTypes"),
+        ("--list-images", "images", "DescribeImages"),
+    ):
+        with place.cloud.faults.inject(faults.expired(action)):
+            done = place.salt_cloud(f"{option}=cloud")
+        assert done.returncode != 0
+        assert f"the {listed} of cloud:ec2 cannot be listed: " in done.stderr
+        assert f"{action}: RequestExpired" in done.stderr
     with place.cloud.faults.inject(faults.denied("StopInstances")):
         done = place.salt_cloud("--action=stop", "web-1")
     assert done.returncode != 0

@@ -153,8 +153,8 @@ def test_a_refused_call_is_not_repeated(patient: Any) -> None:
         return failing(403, "UnauthorizedOperation")
 
     patient.meta.events.register_first("before-send.ec2", refuse)
-    with pytest.raises(ApiError, match="listing the regions failed: DescribeRegions: UnauthorizedOperation") as caught:
-        driver.avail_locations()
+    with pytest.raises(ApiError, match="reading the tags of i-1 failed: DescribeTags: UnauthorizedOperation") as caught:
+        driver.get_tags(kwargs={"resource_id": "i-1"}, call="function")
     assert caught.value.code == "UnauthorizedOperation"
     assert len(tries) == 1
 

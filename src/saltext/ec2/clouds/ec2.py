@@ -43,31 +43,49 @@ def __virtual__() -> str:
 
 
 def _truthful(function: Callable[..., Returned]) -> Callable[..., Returned]:
-    """Keep the core from swallowing a mistake of ours: it takes a KeyError for a missing setting, and goes on."""
+    """Raise whatever goes wrong as an Ec2Error.
+
+    The core takes a KeyError for a missing setting, and goes on; others end a map, and with `-P` cost its whole result.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Returned:
         try:
             return function(*args, **kwargs)
-        except KeyError as error:
-            raise Ec2Error(f"{function.__name__} stopped at an unexpected answer: no {error} in it") from error
-
-    return wrapped
-
-
-def _query(function: Callable[..., Returned]) -> Callable[..., Returned]:
-    """Raise a query's failure as what the core does not mistake for "there are no machines"."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Returned:
-        try:
-            return function(*args, **kwargs)
+        except Ec2Error:
+            raise
         except Exception as error:
-            log.debug("The machines of %s cannot be listed", _provider_name(), exc_info=True)
-            # Without the cause: the core prints the whole traceback.
-            raise QueryFailed(f"the machines of {_provider_name()} cannot be listed: {error}") from None
+            log.debug("%s stopped", function.__name__, exc_info=True)
+            raise Ec2Error(f"{function.__name__} stopped: {_words(error)}") from error
 
     return wrapped
+
+
+def _words(error: Exception) -> str:
+    """Return what an error says; one that is not ours may say as little as `'x'`."""
+    return str(error) if isinstance(error, Ec2Error) else f"{type(error).__name__}: {error}"
+
+
+def _query(listed: str) -> Callable[[Callable[..., Returned]], Callable[..., Returned]]:
+    """Raise a query's failure as what the core does not mistake for an empty answer.
+
+    Args:
+        listed: what the query lists: "machines".
+    """
+
+    def decorate(function: Callable[..., Returned]) -> Callable[..., Returned]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Returned:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                log.debug("The %s of %s cannot be listed", listed, _provider_name(), exc_info=True)
+                # Without the cause: the core prints the whole traceback.
+                raise QueryFailed(f"the {listed} of {_provider_name()} cannot be listed: {_words(error)}") from None
+
+        return wrapped
+
+    return decorate
 
 
 # -- the provider ---------------------------------------------------------------------------------------------------
@@ -147,7 +165,7 @@ def _launching() -> bool:
     return applies and not other
 
 
-@_query
+@_query("machines")
 def list_nodes(call: str | None = None) -> dict[str, dict[str, Any]]:
     """Return the machines: id, image, size, state and addresses of each.
 
@@ -169,7 +187,7 @@ def list_nodes(call: str | None = None) -> dict[str, dict[str, Any]]:
     }
 
 
-@_query
+@_query("machines")
 def list_nodes_min(call: str | None = None) -> dict[str, dict[str, Any]]:
     """Return the machines with their state; see `list_nodes` for those left out.
 
@@ -180,7 +198,7 @@ def list_nodes_min(call: str | None = None) -> dict[str, dict[str, Any]]:
     return {name: {"id": node["id"], "state": node["state"]} for name, node in list_nodes().items()}
 
 
-@_query
+@_query("machines")
 def list_nodes_full(call: str | None = None) -> dict[str, dict[str, Any]]:
     """Return the machines with everything that EC2 says of them.
 
@@ -196,7 +214,7 @@ def list_nodes_full(call: str | None = None) -> dict[str, dict[str, Any]]:
     return nodes
 
 
-@_query
+@_query("machines")
 def list_nodes_select(call: str | None = None) -> dict[str, dict[str, Any]]:
     """Return the machines with the fields that `query.selection` of the cloud configuration names.
 
@@ -220,10 +238,14 @@ def show_instance(name: str, call: str | None = None) -> dict[str, Any]:
     return _describe(_acted_on("show_instance", name, call)[1])
 
 
+@_query("regions")
 def avail_locations(call: str | None = None) -> dict[str, dict[str, Any]]:
     """Return the regions that the account may use and the provider allows.
 
     CLI Example: ``salt-cloud --list-locations PROVIDER``
+
+    Raises:
+        QueryFailed: the account could not be asked.
     """
     _not_an_action("avail_locations", call)
     provider = _provider()
@@ -237,10 +259,14 @@ def avail_locations(call: str | None = None) -> dict[str, dict[str, Any]]:
     }
 
 
+@_query("instance types")
 def avail_sizes(call: str | None = None) -> dict[str, dict[str, Any]]:
     """Return the instance types that the region offers, as EC2 describes them today.
 
     CLI Example: ``salt-cloud --list-sizes PROVIDER``
+
+    Raises:
+        QueryFailed: the account could not be asked.
     """
     _not_an_action("avail_sizes", call)
     with _errors.api_errors("listing the instance types"):
@@ -259,10 +285,14 @@ def avail_sizes(call: str | None = None) -> dict[str, dict[str, Any]]:
     }
 
 
+@_query("images")
 def avail_images(call: str | None = None, kwargs: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """Return the images of the account, or of the `owner` that is given.
 
     CLI Example: ``salt-cloud -f avail_images PROVIDER owner=136693071363``
+
+    Raises:
+        QueryFailed: the account could not be asked.
     """
     _not_an_action("avail_images", call)
     owner = str((kwargs or {}).get("owner") or _provider().get("owner") or "self")
@@ -325,7 +355,8 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         if deploy:
             _install(connection, options, vm_, instance, payload)
         instance = _instance.ready(connection, options, name, instance)
-    except (ApiError, DeployError, LaunchError) as error:
+    except Exception as error:
+        log.debug("%s is launched, but not ready", name, exc_info=True)
         raise _failure(connection, options, name, instance, error, deploy=deploy, new=new) from error
     result = _describe(instance)
     if deploy:
@@ -349,9 +380,12 @@ def _before_launch(name: str, *, deploy: bool) -> Iterator[None]:
     """When no machine comes of the block, say what to do, and accept its key no longer: nobody holds the other half."""
     try:
         yield
-    except Ec2Error as error:
+    except Exception as error:
         if deploy:
             _forget_key(name)
+        if not isinstance(error, Ec2Error):
+            log.debug("%s is not launched", name, exc_info=True)
+            raise Ec2Error(f"{name} is not launched: {_words(error)}") from error
         if not isinstance(error, ApiError):
             raise
         again = "run the same command again: it finds what EC2 may have launched, and launches nothing twice"
@@ -414,7 +448,7 @@ def _failure(
     options: Mapping[str, Any],
     name: str,
     instance: InstanceTypeDef,
-    error: Ec2Error,
+    error: Exception,
     *,
     deploy: bool,
     new: bool,
@@ -441,7 +475,7 @@ def _failure(
         )
     verb = "deploying" if deploy else "launching"
     kind = LaunchError if isinstance(error, LaunchError) else DeployError
-    return kind(f"{verb} {name} ({instance['InstanceId']}{state}) failed: {error}; {after}")
+    return kind(f"{verb} {name} ({instance['InstanceId']}{state}) failed: {_words(error)}; {after}")
 
 
 def _drop_pending_key(name: str) -> None:
@@ -521,6 +555,7 @@ def _userdata(options: Mapping[str, Any], vm_: Mapping[str, Any]) -> str:
     return str(salt.utils.cloud.userdata_template(__opts__, vm_, text) or "") if text else ""
 
 
+@_truthful
 def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """Terminate one machine. Its key leaves the master with it: the core sees to that.
 
