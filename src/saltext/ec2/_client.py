@@ -21,6 +21,7 @@ from botocore.credentials import (
     DeferredRefreshableCredentials,
 )
 
+from saltext.ec2 import _options
 from saltext.ec2._cache import Cache
 from saltext.ec2._errors import ConfigurationError, RegionRefused, api_errors
 
@@ -86,15 +87,15 @@ def connect(options: Mapping[str, Any], cache_folder: str) -> Connection:
         cache_folder: Salt's cache directory.
 
     Raises:
-        ConfigurationError: see `region_of`; or only one of `id` and `key` is given.
+        ConfigurationError: see `region_of`; or only one of `id` and `key` is given; or what is a number is none.
         ApiError: the role cannot be assumed.
     """
     wanted = {
         "region": region_of(options),
         **{name: options.get(name) for name in ("id", "key", "token", "role_arn", "profile_name")},
         "endpoint_url": _endpoint(options),
-        "max_attempts": int(options.get("max_attempts") or 8),
-        "timeout": int(options.get("api_timeout") or 30),
+        "max_attempts": int(_options.value("max_attempts", options.get("max_attempts"), "the connection")),
+        "timeout": int(_options.value("api_timeout", options.get("api_timeout"), "the connection")),
     }
     return _connect(json.dumps(wanted, sort_keys=True), cache_folder)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import ApiError, ConfigurationError, DeployError, api_errors
+from saltext.ec2._errors import ApiError, DeployError, api_errors
 
 CONSOLE_SECONDS = 15  # between two looks at most: EC2 shows a console minutes late, and each has to be asked for
 
@@ -66,14 +66,11 @@ def ssh_options(
         alive: is called while the console is silent, and raises when there is no more hope.
 
     Raises:
-        ConfigurationError: `host_keys` is neither `console` nor `none`.
         DeployError: the console has not shown the keys by then.
         ApiError: the console cannot be read.
     """
     if options["host_keys"] == "none":
         return {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
-    if options["host_keys"] != "console":
-        raise ConfigurationError(f"host_keys is console or none, not {options['host_keys']!r}")
     strict = {"StrictHostKeyChecking": "yes", "UpdateHostKeys": "no"}
     if options["known_hosts_file"] not in (None, "/dev/null"):
         return {**strict, "UserKnownHostsFile": str(options["known_hosts_file"])}

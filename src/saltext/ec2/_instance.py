@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from saltext.ec2 import _launch, _lookup
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import ApiError, ConfigurationError, LaunchError, api_errors
+from saltext.ec2._errors import ApiError, LaunchError, api_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import AddressTypeDef, FilterTypeDef, InstanceTypeDef
@@ -167,13 +167,7 @@ def ready(connection: Connection, options: Mapping[str, Any], name: str, instanc
 
 
 def address(options: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
-    """Return where salt-cloud reaches the instance; empty: it has no such address.
-
-    Raises:
-        ConfigurationError: `ssh_interface` is none of the two.
-    """
-    if options["ssh_interface"] not in ADDRESSES:
-        raise ConfigurationError(f"ssh_interface is private_ips or public_ips, not {options['ssh_interface']!r}")
+    """Return where salt-cloud reaches the instance; empty: it has no such address."""
     return str(instance.get(ADDRESSES[options["ssh_interface"]]) or "")
 
 

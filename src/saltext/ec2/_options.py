@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,7 @@ class Option:
         default: what holds when it is absent; None: nothing is sent, EC2 decides.
         globally: it may also stand in the main cloud configuration file.
         key: what the driver's own code calls it; empty: the same.
+        takes: what its value must be: one of `NUMBERS`, or words joined by `or`; empty: see `text`.
     """
 
     name: str
@@ -38,8 +40,11 @@ class Option:
     default: Any = None
     globally: bool = False
     key: str = ""
+    takes: str = ""
 
 
+SECONDS, WHOLE = "a number of seconds", "a whole number from 1"
+NUMBERS = {SECONDS: r"\d+(\.\d+)?", WHOLE: r"[1-9]\d*"}
 _NO_PASSWORDS = "Machines on EC2 are entered with a key: private_key, or ssh_agent."
 _NO_WINDOWS = "Windows machines are not supported: install the minion by userdata, with deploy: False."
 _AT_ONCE = "RunInstances says at once whether there is a spot instance."
@@ -59,8 +64,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("endpoint", "same", "The same without a scheme; https is meant."),
     Option("service_url", "refused", "Set endpoint_url."),
     Option("ec2_api_version", "refused", "boto3 knows the API's version: leave it out."),
-    Option("max_attempts", "new", "How often a call is tried; botocore's adaptive mode waits between. Each retry is logged.", 8),
-    Option("api_timeout", "new", "Seconds that one try of a call may take.", 30),
+    Option("max_attempts", "new", "How often a call is tried; botocore's adaptive mode waits between. Each retry is logged.", 8, takes=WHOLE),
+    Option("api_timeout", "new", "Seconds that one try of a call may take.", 30, takes=WHOLE),
     Option("owner", "changed", "Whose images `--list-images` shows; the old default was `amazon`, which is endless.", "self"),
     # -- the machine
     Option("image", "changed", "`ami-…` as before; or `ssm:/a/parameter`; or `{owner: …, name: pattern, architecture: …}`: the newest. A name without an owner is refused, as anybody can take it."),
@@ -106,28 +111,28 @@ OPTIONS: tuple[Option, ...] = (
     Option("private_ip", "new", "The machine's private address."),
     Option("network_interfaces", "same", "EC2's list of interfaces, with `SubnetId` or `subnetname`, `SecurityGroupId` or `securitygroupname`, `PrivateIpAddress`, `PrivateIpAddresses`, `SecondaryPrivateIpAddressCount`, `AssociatePublicIpAddress`, `SourceDestCheck`, `DeleteOnTermination`; `associate_eip` (an allocation id), `allocate_new_eip`, `allocate_new_eips` (one for each private address). Allocated addresses are released when the machine is destroyed."),
     # -- the deployment
-    Option("ssh_interface", "same", "`public_ips` or `private_ips`: where salt-cloud reaches the machine.", "public_ips", globally=True),
+    Option("ssh_interface", "same", "`public_ips` or `private_ips`: where salt-cloud reaches the machine.", "public_ips", globally=True, takes="public_ips or private_ips"),
     Option("salt_interface", "refused", "Minions reach a new master where ssh_interface says; otherwise set master in their own minion configuration."),
     Option("ssh_username", "changed", "Who logs in; a list: each is tried in turn. The old driver went on to the users of the default after those that it was given.", ["ec2-user", "ubuntu", "admin", "bitnami", "root"], globally=True),
-    Option("ssh_port", "same", "Where sshd listens.", 22, globally=True),
+    Option("ssh_port", "same", "Where sshd listens.", 22, globally=True, takes=WHOLE),
     Option("private_key", "same", "The file with the key pair's private half.", None, globally=True),
     Option("key_filename", "same", "The same as `private_key`."),
     Option("ssh_keyfile", "same", "The same as `private_key`."),
     Option("ssh_agent", "same", "An SSH agent holds the key.", False, globally=True),
-    Option("host_keys", "new", "`console`: trust the SSH host keys that the machine's console printed; `none`: trust any, which the old driver always did.", "console", globally=True),
+    Option("host_keys", "new", "`console`: trust the SSH host keys that the machine's console printed; `none`: trust any, which the old driver always did.", "console", globally=True, takes="console or none"),
     Option("known_hosts_file", "same", "Trust the host keys of this file instead of the console's.", None, globally=True),
     Option("ssh_gateway", "same", "A host, or host:port, through which the machine is reached; its own host key must be in the operator's known_hosts.", None, globally=True),
-    Option("ssh_gateway_port", "same", "The gateway's port.", 22, globally=True),
+    Option("ssh_gateway_port", "same", "The gateway's port.", 22, globally=True, takes=WHOLE),
     Option("ssh_gateway_username", "same", "Who logs in to the gateway.", "root", globally=True, key="ssh_gateway_user"),
     Option("ssh_gateway_private_key", "same", "The key for the gateway; absent: `private_key`.", None, globally=True, key="ssh_gateway_key"),
     Option("ssh_gateway_command", "changed", "What the gateway runs to reach the machine (`nc %h %p`); absent: its sshd forwards.", None, globally=True),
     Option("ssh_gateway_password", "refused", _NO_PASSWORDS),
-    Option("ssh_connect_timeout", "same", "Seconds until a login must have worked.", 900, globally=True),
-    Option("deploy_timeout", "new", "Seconds that the deploy script may take.", 1800, globally=True),
-    Option("wait_for_ip_timeout", "same", "Seconds for the machine to run and have its address.", 600, globally=True),
-    Option("wait_for_ip_interval", "changed", "Seconds from one question to the next whether machines run; one question is about all that are awaited. The old default was 10, for each machine.", 1, globally=True),
+    Option("ssh_connect_timeout", "same", "Seconds until a login must have worked.", 900, globally=True, takes=SECONDS),
+    Option("deploy_timeout", "new", "Seconds that the deploy script may take.", 1800, globally=True, takes=SECONDS),
+    Option("wait_for_ip_timeout", "same", "Seconds for the machine to run and have its address.", 600, globally=True, takes=SECONDS),
+    Option("wait_for_ip_interval", "changed", "Seconds from one question to the next whether machines run; one question is about all that are awaited. The old default was 10, for each machine.", 1, globally=True, takes=SECONDS),
     Option("wait_for_ip_interval_multiplier", "needless", "Throttled calls are spaced out by botocore.", globally=True),
-    Option("on_failure", "new", "What becomes of a machine whose deployment failed: `keep` (the next run repairs it) or `destroy` (with its key).", "keep", globally=True),
+    Option("on_failure", "new", "What becomes of a machine whose deployment failed: `keep` (the next run repairs it) or `destroy` (with its key).", "keep", globally=True, takes="keep or destroy"),
     Option("tmp_dir", "same", "The beginning of the remote folder's name.", "/tmp/.saltcloud", globally=True),
     Option("keep_tmp", "same", "Leave that folder on the machine.", False, globally=True),
     Option("sudo", "same", "Whether root's rights need sudo; absent: unless `ssh_username` is root.", None, globally=True),
@@ -226,11 +231,41 @@ def resolve(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> dict[str, An
     Args:
         machine: what salt-cloud's core merged from provider, profile and map.
         opts: Salt's configuration; the options that may stand there are looked for there too.
+
+    Raises:
+        ConfigurationError: a value is not what its option takes.
     """
+    source = str(machine.get("name"))
     return {
-        option.key or option.name: salt.config.get_cloud_config_value(
-            option.name, machine, opts, default=copy.deepcopy(option.default), search_global=option.globally
+        option.key or option.name: value(
+            option.name,
+            salt.config.get_cloud_config_value(
+                option.name, machine, opts, default=copy.deepcopy(option.default), search_global=option.globally
+            ),
+            source,
         )
         for option in OPTIONS
         if option.status in ("same", "changed", "new")
     }
+
+
+def value(name: str, given: Any, source: str) -> Any:
+    """Return what an option is set to; for None, when it takes numbers or certain words alone, its default.
+
+    Args:
+        name: the option.
+        given: what it is set to.
+        source: where, for the message: "web-1".
+
+    Raises:
+        ConfigurationError: it takes something else.
+    """
+    option = TABLE[name]
+    if not option.takes:
+        return given
+    if given is None:
+        return option.default
+    number = NUMBERS.get(option.takes)
+    if not (re.fullmatch(number, str(given)) if number else given in option.takes.split(" or ")):
+        raise ConfigurationError(f"{source}: {name} is {option.takes}, not {given!r}")
+    return given

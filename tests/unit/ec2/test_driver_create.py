@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import tarfile
 import time
@@ -222,7 +223,7 @@ class Deployment:
         port: where sshd was waited for.
     """
 
-    error: str | None = None
+    error: Exception | None = None
     login: _deploy.Login | None = None
     files: dict[str, str] = field(default_factory=dict)
     asked: dict[str, Any] = field(default_factory=dict)
@@ -249,7 +250,7 @@ def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
             contents = {member.name: tar.extractfile(member) for member in tar.getmembers()}
             deployment.files = {each: file.read().decode() for each, file in contents.items() if file}
         if deployment.error:
-            raise DeployError(deployment.error)
+            raise deployment.error
 
     def wait_for_port(address: str, port: int, *_: Any) -> None:
         deployment.port = (address, port)
@@ -286,10 +287,32 @@ def test_the_address_at_which_a_machine_is_entered(
     assert deploying.port == (instance[key], 22)
 
 
-@pytest.mark.covers("ssh_interface")
-def test_an_address_of_another_kind_is_refused(entered: Entered) -> None:
-    with pytest.raises(ConfigurationError, match="ssh_interface is private_ips or public_ips, not 'ipv6'"):
-        entered(ssh_interface="ipv6")
+@pytest.mark.covers("ssh_interface", "host_keys", "on_failure", "ssh_port", "ssh_gateway_port", "max_attempts")
+@pytest.mark.covers("deploy_timeout", "api_timeout", "ssh_connect_timeout")
+@pytest.mark.covers("wait_for_ip_timeout", "wait_for_ip_interval")
+@pytest.mark.parametrize(
+    ("option", "value", "right"),
+    [
+        ("ssh_interface", "ipv6", "public_ips or private_ips"),
+        ("host_keys", "no", "console or none"),
+        ("on_failure", "Destroy", "keep or destroy"),
+        *((option, "0x16", "a whole number from 1") for option in ("ssh_port", "ssh_gateway_port")),
+        *((option, 0, "a whole number from 1") for option in ("max_attempts", "api_timeout")),
+        *((option, "30m", "a number of seconds") for option in ("deploy_timeout", "ssh_connect_timeout")),
+        *((option, True, "a number of seconds") for option in ("wait_for_ip_timeout", "wait_for_ip_interval")),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_refused_before_the_launch(
+    ec2: Any, entered: Entered, option: str, value: object, right: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"web-1: {option} is {right}, not {value!r}")):
+        entered(**{option: value})
+    assert instances(ec2) == []
+
+
+def test_an_option_without_a_value_has_its_default(entered: Entered, deploying: Deployment) -> None:
+    assert entered(ssh_port=None, deploy_timeout=None).port == 22
+    assert deploying.asked["run_timeout"] == 1800
 
 
 @pytest.mark.covers("ssh_username", "ssh_port", "sudo")
@@ -382,7 +405,7 @@ def test_an_address_is_not_waited_for_for_ever(ec2: Any, entered: Entered) -> No
 
 @pytest.mark.covers("wait_for_ip_interval")
 def test_a_machine_is_looked_at_in_intervals(entered: Entered, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Paused(Exception):
+    class Paused(BaseException):
         pass
 
     def sleep(seconds: float) -> None:
@@ -441,7 +464,7 @@ def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(
     ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
     opts["map"] = "small.map"
-    deploying.error = "no route"
+    deploying.error = DeployError("no route")
     with pytest.raises(DeployError, match=r"web-1 .*no route.*run the same command again"):
         driver.create(machine("web-1"))
     (instance,) = instances(ec2)
@@ -456,7 +479,7 @@ def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(
 def test_a_machine_that_waits_for_its_deployment_can_be_queried_and_destroyed(
     ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
-    deploying.error = "no route"
+    deploying.error = DeployError("no route")
     with pytest.raises(DeployError):
         driver.create(machine("web-1"))
     assert list(driver.list_nodes()) == ["web-1"]
@@ -466,12 +489,16 @@ def test_a_machine_that_waits_for_its_deployment_can_be_queried_and_destroyed(
 
 
 @pytest.mark.covers("on_failure")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(DeployError("no route"), "no route"), (PermissionError(13, "no"), r"PermissionError: \[Errno 13\] no")],
+)
 def test_on_failure_destroy_leaves_nothing(
-    ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
+    ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment, error: Exception, said: str
 ) -> None:
-    deploying.error = "no route"
+    deploying.error = error
     kept = {"termination_protection": True, "del_root_vol_on_destroy": False}
-    with pytest.raises(DeployError, match="it was destroyed"):
+    with pytest.raises(DeployError, match=f"web-1 .*running.* failed: {said}; it was destroyed"):
         driver.create(machine("web-1", on_failure="destroy", **kept))
     assert instances(ec2) == []
     assert ec2.describe_volumes()["Volumes"] == []
@@ -479,7 +506,7 @@ def test_on_failure_destroy_leaves_nothing(
 
 def test_a_machine_that_was_there_before_is_never_destroyed(ec2: Any, machine: Machine, deploying: Deployment) -> None:
     driver.create(machine("web-1"))
-    deploying.error = "no route"
+    deploying.error = DeployError("no route")
     with pytest.raises(DeployError, match=r"it was left as it is, .* run the same command again to repair it"):
         driver.create(machine("web-1", on_failure="destroy"))
     assert len(instances(ec2)) == 1
@@ -491,7 +518,7 @@ def test_a_machine_that_cannot_be_destroyed_is_said_to_run(
     def refuse(*_: Any) -> None:
         raise ApiError("destroying web-1 failed: TerminateInstances: ExpiredToken", "ExpiredToken")
 
-    deploying.error = "no route"
+    deploying.error = DeployError("no route")
     monkeypatch.setattr(_instance, "terminate", refuse)
     with pytest.raises(DeployError, match=r"no route; .*still runs: destroying web-1 failed: .*ExpiredToken"):
         driver.create(machine("web-1", on_failure="destroy"))

@@ -168,17 +168,17 @@ def test_an_option_of_salt_is_known_in_the_main_configuration_alone() -> None:
 def test_map_outranks_profile_outranks_provider_outranks_the_main_configuration() -> None:
     opts: dict[str, Any] = {
         **salt.config.DEFAULT_CLOUD_OPTS,
-        "ssh_interface": "main",
-        "providers": {"cloud": {"ec2": {"ssh_interface": "provider", "size": "provider"}}},
+        "ssh_username": "main",
+        "providers": {"cloud": {"ec2": {"ssh_username": "provider", "size": "provider"}}},
         "profiles": {"web": {"size": "profile"}},
     }
     machine: dict[str, Any] = {"driver": "cloud:ec2", "profile": "web", "name": "web-1"}
     resolved = _options.resolve(machine, opts)
-    assert resolved["ssh_interface"] == "provider"
+    assert resolved["ssh_username"] == "provider"
     assert resolved["on_failure"] == "keep"
     opts["providers"]["cloud"]["ec2"].clear()
     resolved = _options.resolve(machine, opts)
-    assert (resolved["ssh_interface"], resolved["size"]) == ("main", "profile")
+    assert (resolved["ssh_username"], resolved["size"]) == ("main", "profile")
     assert _options.resolve({**machine, "size": "map"}, opts)["size"] == "map"
 
 
