@@ -284,7 +284,7 @@ def _machine_options(minion_id: str, client: docker.DockerClient) -> dict[str, A
         "network": NETWORK,
         "networking_config": {NETWORK: endpoint},
         "cap_add": ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],
-        "security_opt": ["seccomp=unconfined"],
+        "security_opt": ["seccomp=unconfined", "apparmor=unconfined"],
         "cgroupns": "private",
         "tmpfs": {"/run": "", "/run/lock": ""},
         "environment": {"container": "docker"},
