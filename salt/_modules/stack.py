@@ -6,6 +6,8 @@ A minion's id is ``<role>-<n>`` and is proved by its key. Nothing here reads a g
 from __future__ import annotations
 
 import ipaddress
+import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ __salt__: dict[str, Any] = {}
 MINE_FUNCTION = "private_address"
 EVERYBODY = "*"
 WORLD = "world"
+# What these listen on is their programs' own default: no state sets it, so a firewall must not say otherwise.
+FIXED_PORTS = {"ssh": 22, "salt-publish": 4505, "salt-request": 4506}
 _CURE = "Run on the master: salt '{}' mine.update"
 
 
@@ -98,11 +102,16 @@ def inbound(
         operator_cidrs: networks from which the Salt master is reached by SSH.
 
     Raises:
-        CommandExecutionError: a role that may connect has no machine.
+        CommandExecutionError: a role that may connect has no machine, or a port would shut everybody out.
     """
     own_role = role()
     rules: list[dict[str, Any]] = []
     for name, endpoint in endpoints.items():
+        if endpoint["port"] != FIXED_PORTS.get(name, endpoint["port"]):
+            raise CommandExecutionError(
+                f"endpoint {name} has port {endpoint['port']}, but its program listens on {FIXED_PORTS[name]}:"
+                " put that back; only who may connect can be changed"
+            )
         if not {own_role, EVERYBODY} & set(endpoint["on"]):
             continue
         peers = set(endpoint["from"])
@@ -113,3 +122,22 @@ def inbound(
             sources |= set(operator_cidrs)
         rules.append({"name": name, "port": endpoint["port"], "sources": None if WORLD in peers else sorted(sources)})
     return rules
+
+
+def changed_since_start(unit: str, files: Sequence[str], *, reload: bool = False) -> list[str]:
+    """Return which of the files have changed since a unit has read them; none when it does not run.
+
+    Args:
+        unit: the systemd unit.
+        files: paths; of a link it counts when it was set, a path that is not there has not changed.
+        reload: a reload makes the unit read them again, not only a start.
+    """
+    since = "StateChangeTimestampMonotonic" if reload else "ActiveEnterTimestampMonotonic"
+    shown = __salt__["cmd.run_stdout"](
+        ["systemctl", "show", f"--property=ActiveState,{since}", unit], python_shell=False
+    )
+    properties = dict(line.split("=", 1) for line in shown.splitlines())
+    if properties["ActiveState"] != "active":
+        return []
+    began = time.time() - time.monotonic() + int(properties[since]) / 1e6
+    return [path for path in files if os.path.lexists(path) and os.lstat(path).st_mtime > began]

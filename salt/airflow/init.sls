@@ -25,6 +25,19 @@ airflow-unit:
         memory_high: {{ airflow.memory_high | json }}
         memory_max: {{ airflow.memory_max | json }}
 
+airflow-fresh:
+  stack.fresh:
+    - name: airflow
+    - files:
+      - /opt/airflow/current
+      - /etc/airflow/ca.pem
+      - /etc/airflow/airflow.cfg
+      - /etc/airflow/environment
+      - /etc/airflow/secrets.env
+      - /etc/airflow/webserver_config.py
+      - /etc/airflow/airflow_local_settings.py
+      - /etc/systemd/system/airflow.service
+
 airflow-service:
   service.running:
     - name: airflow
@@ -35,6 +48,7 @@ airflow-service:
       - file: airflow-dags-folder
       - file: airflow-logs
     - watch:
+      - stack: airflow-fresh
       - airflow: airflow-release
       - file: airflow-ca
       - file: airflow-config

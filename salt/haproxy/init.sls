@@ -8,6 +8,7 @@ haproxy-package:
   pkg.installed:
     - name: haproxy
 
+# A key that is not the certificate's is never put in place, as little as a configuration that HAProxy refuses.
 haproxy-certificate:
   file.managed:
     - name: /etc/haproxy/tls.pem
@@ -15,6 +16,8 @@ haproxy-certificate:
     - group: haproxy
     - mode: '0640'
     - show_changes: False
+    - check_cmd: >-
+        /opt/salt/bin/python -c 'import ssl, sys; ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(sys.argv[1])'
     - require:
       - pkg: haproxy-package
 
@@ -26,7 +29,6 @@ haproxy-unavailable-page:
     - require:
       - pkg: haproxy-package
 
-# A configuration that HAProxy refuses is never put in place.
 haproxy-config:
   file.managed:
     - name: /etc/haproxy/haproxy.cfg
@@ -47,12 +49,22 @@ haproxy-config:
       - file: haproxy-certificate
       - file: haproxy-unavailable-page
 
+haproxy-fresh:
+  stack.fresh:
+    - name: haproxy
+    - reload: True
+    - files:
+      - /etc/haproxy/haproxy.cfg
+      - /etc/haproxy/tls.pem
+      - /etc/haproxy/errors/unavailable.http
+
 haproxy-service:
   service.running:
     - name: haproxy
     - enable: True
     - reload: True
     - watch:
+      - stack: haproxy-fresh
       - file: haproxy-config
       - file: haproxy-certificate
       - file: haproxy-unavailable-page

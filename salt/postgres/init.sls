@@ -82,14 +82,31 @@ postgres-unit:
     - makedirs: True
     - mode: '0644'
 
+postgres-fresh:
+  stack.fresh:
+    - name: {{ service }}
+    - files:
+      - {{ etc }}/tls/certificate.pem
+      - {{ etc }}/tls/key.pem
+      - {{ etc }}/conf.d/stack.conf
+      - /etc/systemd/system/postgresql@.service.d/stack.conf
+
 postgres-service:
   service.running:
     - name: {{ service }}
     - watch:
+      - stack: postgres-fresh
       - file: postgres-certificate
       - file: postgres-key
       - file: postgres-config
       - file: postgres-unit
+
+postgres-clients-fresh:
+  stack.fresh:
+    - name: {{ service }}
+    - reload: True
+    - files:
+      - {{ etc }}/pg_hba.conf
 
 postgres-clients-reload:
   service.running:
@@ -98,6 +115,7 @@ postgres-clients-reload:
     - require:
       - service: postgres-service
     - watch:
+      - stack: postgres-clients-fresh
       - file: postgres-clients
 
 # Salt hashes the password itself, so psql is given the SCRAM verifier only.

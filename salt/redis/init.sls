@@ -94,11 +94,23 @@ redis-kernel-load:
     - onchanges:
       - file: redis-kernel
 
+redis-fresh:
+  stack.fresh:
+    - name: redis-server
+    - files:
+      - /etc/redis/tls/ca.pem
+      - /etc/redis/tls/certificate.pem
+      - /etc/redis/tls/key.pem
+      - /etc/redis/users.acl
+      - /etc/redis/redis.conf
+      - /etc/systemd/system/redis-server.service.d/stack.conf
+
 redis-service:
   service.running:
     - name: redis-server
     - enable: True
     - watch:
+      - stack: redis-fresh
       - file: redis-ca
       - file: redis-certificate
       - file: redis-key

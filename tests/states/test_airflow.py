@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Fleet, Machine, failed
-from waiting import until
+from harness import Fleet, Machine, changed, failed
 
 MEMORY_LIMIT = 1 << 30
 
@@ -152,19 +151,27 @@ def test_a_machine_without_a_migrated_database_says_so(web: Machine) -> None:
     manifest = Path("/opt/airflow/current/release.json")
     release = json.loads(web.run("cat", str(manifest)).stdout)
     web.put(str(manifest), json.dumps(release | {"heads": {"alembic_version": "newer"}}))
+    web.run("sh", "-c", "echo >> /etc/airflow/environment")  # what the service has to restart for
+    before = main_pid(web)
     try:
         states = web.apply("airflow")
     finally:
         web.put(str(manifest), json.dumps(release))
-    said = [state["comment"] for state in states.values() if state["result"] is False]
-    assert any("apply the state airflow.migrate on one web machine first" in comment for comment in said)
-    until(lambda: web.run("systemctl", "is-active", "airflow").returncode == 0, "airflow runs on")
+    assert any("apply the state airflow.migrate on one web machine first" in comment for comment in failed(states))
+    assert web.run("systemctl", "is-active", "airflow").returncode == 0
+    assert main_pid(web) == before
+
+    # Nothing changes in the next run, but the restart is still owed.
+    assert [tag.split("_|-")[1] for tag in changed(web.apply("airflow", test=True))] == [
+        "airflow-fresh",
+        "airflow-service",
+    ]
+    assert failed(web.apply("airflow")) == []
+    assert main_pid(web) != before
+    assert changed(web.apply("airflow")) == []
 
 
 def test_no_release_comes_under_a_service_that_goes_on(web: Machine) -> None:
-    def main_pid() -> str:
-        return str(web.run("systemctl", "show", "-P", "MainPID", "airflow").stdout).strip()
-
     def current() -> str:
         return Path(web.run("readlink", "/opt/airflow/current").stdout.strip()).name
 
@@ -172,14 +179,19 @@ def test_no_release_comes_under_a_service_that_goes_on(web: Machine) -> None:
     web.run("cp", "-al", f"/opt/airflow/releases/{locked}", "/opt/airflow/releases/before")
     web.run("ln", "-sfn", "releases/before", "/opt/airflow/current")
     web.run("systemctl", "restart", "airflow")
-    before = main_pid()
+    before = main_pid(web)
 
     assert failed(web.apply("airflow.release")) == []
-    assert (current(), main_pid()) == ("before", before)
+    assert (current(), main_pid(web)) == ("before", before)
 
     assert failed(web.apply("airflow")) == []
     assert current() == locked
-    assert main_pid() != before
+    assert main_pid(web) != before
+
+
+def main_pid(machine: Machine) -> str:
+    """Return the first process of the web app: another after every restart."""
+    return str(machine.run("systemctl", "show", "-P", "MainPID", "airflow").stdout).strip()
 
 
 def service_pids(machine: Machine) -> set[str]:

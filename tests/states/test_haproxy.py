@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import Fleet, Machine
+from harness import Fleet, Machine, changed, failed
 from plainpillar import BASE_URL
 from waiting import until
 
@@ -118,6 +118,20 @@ def test_without_a_web_machine_it_says_so_and_comes_back(ask: Callable[[str], ob
     until(lambda: "not available right now" in str(ask("ask()['body']")), "the page that says so")
     web.run("systemd-run", "--unit=stub", "/opt/salt/bin/python", "/opt/stub.py")
     until(lambda: ask("ask()['status']") == 200, "the site is back")
+
+
+def test_a_key_that_is_not_the_certificates_is_never_put_in_place(fleet: Fleet, edge: Machine) -> None:
+    before = edge.run("sha256sum", "/etc/haproxy/tls.pem").stdout
+    wrong = {"secrets": {"edge_tls": {"private_key": fleet.pillar.secrets["redis_tls"]["private_key"]}}}
+    states = edge.salt("state.apply", "haproxy", pillar=wrong)
+    assert any("KEY_VALUES_MISMATCH" in comment for comment in failed(states))
+    assert edge.run("sha256sum", "/etc/haproxy/tls.pem").stdout == before
+
+
+def test_a_change_that_haproxy_has_not_read_is_made_up_for(fleet: Fleet, edge: Machine) -> None:
+    edge.run("touch", "/etc/haproxy/haproxy.cfg")
+    assert any("haproxy-service" in tag for tag in changed(edge.apply("haproxy")))
+    fleet.assert_idempotent(edge)
 
 
 def test_the_key_is_not_for_everybody(edge: Machine) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import time
 from collections.abc import Callable
 from fnmatch import fnmatch
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -121,3 +124,41 @@ def test_the_operator_reaches_the_master_by_ssh_and_nothing_else(stack: Callable
 def test_a_client_role_without_machines_stops_the_run(stack: Callable[..., ModuleType]) -> None:
     with pytest.raises(CommandExecutionError, match="'web'"):
         stack("cache-1", {"cache-1": ["10.20.1.9"], "salt-1": ["10.20.1.1"]}).inbound(ENDPOINTS, NETWORK)
+
+
+@pytest.mark.parametrize("name", ["ssh", "salt-publish", "salt-request"])
+def test_a_port_on_which_nothing_would_listen_is_refused(stack: Callable[..., ModuleType], name: str) -> None:
+    endpoints = {name: {"port": 2222, "on": ["*"], "from": ["*"]}}
+    with pytest.raises(CommandExecutionError, match=f"endpoint {name} has port 2222, .* put that back"):
+        stack("web-1").inbound(endpoints, NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("state", "reload", "unread"),
+    [("active", False, ["after", "link"]), ("active", True, []), ("inactive", False, []), ("failed", False, [])],
+)
+def test_files_that_changed_since_a_unit_started(
+    stack: Callable[..., ModuleType], tmp_path: Path, state: str, *, reload: bool, unread: list[str]
+) -> None:
+    """The unit started a minute ago and was reloaded just now; in between, one file changed and one link was set."""
+    asked: list[list[str]] = []
+
+    def systemctl(command: list[str], *, python_shell: bool) -> str:
+        assert not python_shell
+        asked.append(command)
+        stamp = command[2].rpartition(",")[2]
+        ago = {"ActiveEnterTimestampMonotonic": 60, "StateChangeTimestampMonotonic": 0}[stamp]
+        return f"ActiveState={state}\n{stamp}={int((time.monotonic() - ago) * 1e6)}\n"
+
+    module = stack("web-1")
+    module.__dict__["__salt__"]["cmd.run_stdout"] = systemctl
+    (tmp_path / "link").symlink_to("before")
+    for name, ago in {"before": 120, "after": 30, "link": 30}.items():
+        path, moment = tmp_path / name, time.time() - ago
+        if name != "link":
+            path.touch()
+        os.utime(path, (moment, moment), follow_symlinks=False)
+    files = [str(tmp_path / name) for name in ("before", "after", "link", "absent")]
+    found = module.changed_since_start("app", files, reload=reload)
+    assert [Path(path).name for path in found] == unread
+    assert asked[0][-1] == "app"
