@@ -74,6 +74,18 @@ base-ssh-service:
     - watch:
       - file: base-ssh
 
+base-host-keys-unit:
+  file.managed:
+    - name: /etc/systemd/system/console-host-keys.service
+    - source: salt://base/files/console-host-keys.service
+    - mode: '0644'
+
+base-host-keys:
+  service.enabled:
+    - name: console-host-keys
+    - require:
+      - file: base-host-keys-unit
+
 # Debian's unit flushes every table when it stops, other programs' (Docker's DNS) among them.
 base-firewall-unit:
   file.managed:

@@ -10,6 +10,7 @@ import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -172,9 +173,11 @@ class DockerHost:
             raise MachineError(_reason(error)) from error
 
     def console(self, instance_id: str) -> str:
-        """Return the container's log."""
+        """Return the container's log since it was last started: EC2 keeps no promise of what came before."""
         try:
-            return self._container(instance_id).logs(tail=2000).decode(errors="replace")
+            container = self._container(instance_id)
+            started = datetime.fromisoformat(container.attrs["State"]["StartedAt"])
+            return container.logs(tail=2000, since=started.timestamp()).decode(errors="replace")
         except (DockerException, MachineGone):
             return ""
 

@@ -174,9 +174,7 @@ class Machine:
     def ready(self, patience: float = 60) -> None:
         """Wait until somebody can log in, without trusting any host key but those of the console."""
         self.is_in("running")
-        until(
-            lambda: self.host_keys() and self.ssh("true", check=False).returncode == 0, "somebody can log in", patience
-        )
+        until(lambda: self.ssh("true", check=False).returncode == 0, "somebody can log in", patience)
 
     def console(self) -> str:
         """Return the console's output."""
@@ -192,7 +190,8 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as admin."""
         known = self.cloud.key.with_name(f"known-{self.instance_id}")
-        known.write_text("".join(f"machine {key}\n" for key in self.host_keys()))
+        if keys := self.host_keys():  # which only the first boot tells
+            known.write_text("".join(f"machine {key}\n" for key in keys))
         options = {
             "IdentityFile": str(self.cloud.key),
             "IdentitiesOnly": "yes",
