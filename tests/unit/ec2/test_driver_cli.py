@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -70,6 +71,23 @@ def test_a_mistake_in_one_machines_script_costs_that_machine_alone(place: Site, 
     assert "web-1 is not launched: TemplateSyntaxError: " in applied.errors["web-1"]
     assert applied.said["web-2"]["deployed"] is True
     assert list(place.instances()) == list(place.accepted()) == ["web-2"]
+
+
+@pytest.mark.parametrize("how", [(), ("--parallel",)])
+def test_a_name_that_exists_twice_is_left_alone_and_told(place: Site, how: tuple[str, ...]) -> None:
+    twins = [place.apply({"web-1": {}}).said["web-1"]["id"], place.apply({"twin": {}}).said["twin"]["id"]]
+    place.cloud.ec2.create_tags(Resources=twins[1:], Tags=[{"Key": "Name", "Value": "web-1"}])
+    key = place.accepted()["web-1"]
+    applied = place.apply({"web-1": {}, "web-2": {}}, *how)
+    assert "already exists" in applied.said["web-1"]["Message"]
+    assert applied.said["web-2"]["deployed"] is True
+    told = f"2 machines are called web-1: {', '.join(sorted(twins))}; none is launched or deployed by that name"
+    assert told in applied.done.stderr
+    assert place.accepted()["web-1"] == key
+    assert told in place.salt_cloud("--profile=web", "web-1").stderr
+    assert place.accepted()["web-1"] == key
+    listed = json.loads(place.salt_cloud("--query").stdout)["cloud"]["ec2"]
+    assert set(listed) == {*twins, "web-2"}
 
 
 def test_queries_actions_and_destroy_tell_the_truth(place: Site) -> None:

@@ -169,8 +169,7 @@ def _launching() -> bool:
 def list_nodes(call: str | None = None) -> dict[str, dict[str, Any]]:
     """Return the machines: id, image, size, state and addresses of each.
 
-    While a map or profile is being applied, machines whose deployment never finished are left out: the core then
-    calls `create` for them, which finds them and repairs them.
+    While a map or profile is being applied, these are the machines that the core need not create: see `_settled`.
 
     CLI Example: ``salt-cloud -Q``
 
@@ -179,17 +178,35 @@ def list_nodes(call: str | None = None) -> dict[str, dict[str, Any]]:
     """
     _not_an_action("list_nodes", call)
     fields = ("id", "image", "size", "state", "private_ips", "public_ips")
-    unfinished = _launching()
+    nodes = _settled(_nodes()) if _launching() else _nodes()
+    return {name: {field: node[field] for field in fields} for name, node in nodes.items()}
+
+
+def _settled(nodes: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the machines that the core need not create.
+
+    Those whose deployment never finished are left out: the core then calls `create`, which finds and repairs them.
+    Those of one name are one, by that name: the core would take it for free, and replace the key of a working minion.
+    """
+    namesakes: dict[str, list[dict[str, Any]]] = {}
+    for key, node in nodes.items():
+        namesakes.setdefault(node["name"] or key, []).append(node)
+    for name, found in namesakes.items():
+        if len(found) > 1:
+            ids = ", ".join(sorted(node["id"] for node in found))
+            log.warning(
+                "%d machines are called %s: %s; none is launched or deployed by that name", len(found), name, ids
+            )
     return {
-        name: {field: node[field] for field in fields}
-        for name, node in _nodes().items()
-        if not (unfinished and node["tags"].get(_launch.DEPLOY_TAG) == "pending")
+        name: found[0]
+        for name, found in namesakes.items()
+        if len(found) > 1 or found[0]["tags"].get(_launch.DEPLOY_TAG) != "pending"
     }
 
 
 @_query("machines")
 def list_nodes_min(call: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return the machines with their state; see `list_nodes` for those left out.
+    """Return the machines of `list_nodes` with their state.
 
     Raises:
         QueryFailed: the account could not be asked.
