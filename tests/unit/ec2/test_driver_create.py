@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import salt.cloud
 import salt.config
 import salt.loader
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
@@ -458,6 +459,31 @@ def test_a_key_that_waits_to_be_accepted_does_not_outrank_the_new_one(entered: E
     master = {**salt.config.DEFAULT_MASTER_OPTS, "pki_dir": opts["pki_dir"], "optimization_order": [0]}
     fetch = salt.loader.cache(master)["localfs_key.fetch"]  # how the master reads them
     assert fetch("keys", "web-1", cachedir=opts["pki_dir"]) == {"state": "accepted", "pub": "new"}
+
+
+@pytest.mark.parametrize(
+    ("given", "minion_id"),
+    [
+        ({}, "web-1"),
+        ({"minion": {"master": "10.0.0.1", "id": "front"}}, "front"),
+        ({"domain": "example.com"}, "web-1"),
+        ({"domain": "example.com", "use_fqdn": True}, "web-1.example.com"),
+        ({"minion": {"master": "10.0.0.1", "id": "front", "append_domain": "example.com"}}, "front.example.com"),
+    ],
+)
+def test_keys_go_by_the_id_under_which_the_core_accepts_them(
+    machine: Machine, deploying: Deployment, opts: dict[str, Any], given: dict[str, Any], minion_id: str
+) -> None:
+    (Path(opts["pki_dir"]) / "minions_pre").mkdir(parents=True)
+    (Path(opts["pki_dir"]) / "minions_pre" / minion_id).write_text("old")
+    (Path(opts["pki_dir"]) / "minions_pre" / "another").write_text("another")
+    deploying.error = DeployError("no route")
+    cloud = salt.cloud.Cloud({**opts, "parallel": False})
+    cloud.clouds = {"ec2.create": driver.create}
+    vm_ = {**machine("web-1", on_failure="destroy", **given), "pub_key": "new", "priv_key": "new"}
+    with pytest.raises(DeployError, match="it was destroyed, and its key removed"):
+        cloud.create(vm_)
+    assert [path.name for path in Path(opts["pki_dir"]).glob("*/*")] == ["another"]
 
 
 def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(

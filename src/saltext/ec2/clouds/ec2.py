@@ -357,7 +357,7 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
     """
     name: str = vm_["name"]
     deploy = bool(salt.config.get_cloud_config_value("deploy", vm_, __opts__))
-    with _before_launch(name, deploy=deploy):
+    with _before_launch(vm_, deploy=deploy):
         _options.check(vm_, f"{name} (profile {vm_.get('profile')})", __opts__)
         options = _options.resolve(vm_, __opts__)
         _event(name, "creating", "starting create", {"profile": vm_.get("profile"), "provider": vm_["driver"]})
@@ -365,7 +365,7 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         if deploy:
             _private_key(options)
             payload = _deploy.archive(vm_, __opts__)  # what it lacks, it lacks before money is spent
-            _drop_pending_key(name)
+            _drop_pending_key(vm_)
         connection = _connection(options)
         instance, new = _launched(connection, options, vm_, deploy=deploy)
     try:
@@ -374,7 +374,7 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         instance = _instance.ready(connection, options, name, instance)
     except Exception as error:
         log.debug("%s is launched, but not ready", name, exc_info=True)
-        raise _failure(connection, options, name, instance, error, deploy=deploy, new=new) from error
+        raise _failure(connection, options, vm_, instance, error, deploy=deploy, new=new) from error
     result = _describe(instance)
     if deploy:
         try:
@@ -393,16 +393,16 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _before_launch(name: str, *, deploy: bool) -> Iterator[None]:
+def _before_launch(vm_: Mapping[str, Any], *, deploy: bool) -> Iterator[None]:
     """When no machine comes of the block, say what to do, and accept its key no longer: nobody holds the other half."""
     try:
         yield
     except Exception as error:
         if deploy:
-            _forget_key(name)
+            _forget_key(vm_)
         if not isinstance(error, Ec2Error):
-            log.debug("%s is not launched", name, exc_info=True)
-            raise Ec2Error(f"{name} is not launched: {_words(error)}") from error
+            log.debug("%s is not launched", vm_["name"], exc_info=True)
+            raise Ec2Error(f"{vm_['name']} is not launched: {_words(error)}") from error
         if not isinstance(error, ApiError):
             raise
         again = "run the same command again: it finds what EC2 may have launched, and launches nothing twice"
@@ -463,7 +463,7 @@ def _install(
 def _failure(
     connection: Connection,
     options: Mapping[str, Any],
-    name: str,
+    vm_: Mapping[str, Any],
     instance: InstanceTypeDef,
     error: Exception,
     *,
@@ -471,20 +471,20 @@ def _failure(
     new: bool,
 ) -> Ec2Error:
     """Return the error for a machine that was launched and is not ready: how it is, and what becomes of it."""
-    state = ""
+    name, state = vm_["name"], ""
     try:
         instance = _instance.look_again(connection, options, name, instance)
         state = f", {instance['State']['Name']}"
     except LaunchError as terminated:
         if deploy:
-            _forget_key(name)
+            _forget_key(vm_)
         return terminated
     except ApiError as silence:
         log.debug("how %s is cannot be told: %s", name, silence)
     if not deploy:
         after = "it was left as it is"
     elif options["on_failure"] == "destroy" and new:
-        after = _give_up(connection, options, name, instance)
+        after = _give_up(connection, options, vm_, instance)
     else:
         after = (
             "it was left as it is, with its key accepted: run the same command again to repair it,"
@@ -495,21 +495,33 @@ def _failure(
     return kind(f"{verb} {name} ({instance['InstanceId']}{state}) failed: {_words(error)}; {after}")
 
 
-def _drop_pending_key(name: str) -> None:
-    """Remove the key with which a machine of this name asked to be accepted.
+def _minion_id(vm_: Mapping[str, Any]) -> str:
+    """Return the id by which the core accepts a machine's key (`salt.cloud.Cloud.create`)."""
+    minion = salt.config.get_cloud_config_value("minion", vm_, __opts__, default={})
+    if vm_.get("use_fqdn") and vm_.get("domain"):
+        minion["append_domain"] = vm_["domain"]
+    minion_id = str(minion.get("id", vm_["name"]))
+    return f"{minion_id}.{minion['append_domain']}" if "append_domain" in minion else minion_id
+
+
+def _drop_pending_key(vm_: Mapping[str, Any]) -> None:
+    """Remove the key with which a minion of this id asked to be accepted.
 
     The core has accepted the new key beside it, and a master for which both are there believes the pending one.
     """
-    Path(__opts__["pki_dir"], "minions_pre", name).unlink(missing_ok=True)
+    Path(__opts__["pki_dir"], "minions_pre", _minion_id(vm_)).unlink(missing_ok=True)
 
 
-def _forget_key(name: str) -> None:
+def _forget_key(vm_: Mapping[str, Any]) -> None:
     """Remove the key that the core has just accepted for a machine."""
-    salt.utils.cloud.remove_key(__opts__["pki_dir"], name)
+    salt.utils.cloud.remove_key(__opts__["pki_dir"], _minion_id(vm_))
 
 
-def _give_up(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> str:
+def _give_up(
+    connection: Connection, options: Mapping[str, Any], vm_: Mapping[str, Any], instance: InstanceTypeDef
+) -> str:
     """Destroy a new machine whose deployment failed, and return what became of it."""
+    name = vm_["name"]
     try:
         _instance.release(connection, options, name, instance)
         _destroy(connection, name, instance)
@@ -518,7 +530,7 @@ def _give_up(connection: Connection, options: Mapping[str, Any], name: str, inst
             f"it should be destroyed, as on_failure says, but still runs: {error};"
             " run the same command again to repair it"
         )
-    _forget_key(name)
+    _forget_key(vm_)
     return "it was destroyed, and its key removed, as on_failure says"
 
 
