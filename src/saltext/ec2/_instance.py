@@ -174,6 +174,13 @@ def address(options: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
 # -- what a launch cannot give --------------------------------------------------------------------------------------
 
 
+def needs_equipment(options: Mapping[str, Any]) -> bool:
+    """Tell whether there is anything for `equip` to give."""
+    return any(volume.get("volume_id") or volume.get("tags") for volume in options.get("volumes") or []) or any(
+        set(_launch.INTERFACE_LATER) & set(interface) for interface in options.get("network_interfaces") or []
+    )
+
+
 def equip(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> bool:
     """Give a running instance existing volumes, tags of single volumes, and elastic addresses; do nothing twice.
 

@@ -129,7 +129,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("ssh_gateway_password", "refused", _NO_PASSWORDS),
     Option("ssh_connect_timeout", "same", "Seconds until a login must have worked.", 900, globally=True, takes=SECONDS),
     Option("deploy_timeout", "new", "Seconds that the deploy script may take.", 1800, globally=True, takes=SECONDS),
-    Option("wait_for_ip_timeout", "same", "Seconds for the machine to run and have its address.", 600, globally=True, takes=SECONDS),
+    Option("wait_for_ip_timeout", "same", "Seconds for the machine to run and have its address. Where the address is known from the launch (`private_ips`) and nothing is attached after it, `ssh_connect_timeout` bounds this wait, too.", 600, globally=True, takes=SECONDS),
     Option("wait_for_ip_interval", "changed", "Seconds from one question to the next whether machines run; one question is about all that are awaited. The old default was 10, for each machine.", 1, globally=True, takes=SECONDS),
     Option("wait_for_ip_interval_multiplier", "needless", "Throttled calls are spaced out by botocore.", globally=True),
     Option("on_failure", "new", "What becomes of a machine whose deployment failed: `keep` (the next run repairs it) or `destroy` (with its key).", "keep", globally=True, takes="keep or destroy"),

@@ -316,6 +316,37 @@ def test_an_option_without_a_value_has_its_default(entered: Entered, deploying: 
     assert deploying.asked["run_timeout"] == 1800
 
 
+def test_a_machine_is_equipped_before_it_is_deployed(
+    ec2: Any, entered: Entered, deploying: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An elastic address may be its only way to a mirror, and an existing volume what the script mounts."""
+    zone = ec2.describe_subnets()["Subnets"][0]["AvailabilityZone"]
+    volume = ec2.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
+    interface = {"DeviceIndex": 0, "SubnetName": "a", "allocate_new_eip": True, "SourceDestCheck": False}
+    given = {
+        "volumes": [{"device": "/dev/sdf", "volume_id": volume}],
+        "network_interfaces": [interface],
+        "ssh_interface": "private_ips",
+        "subnetname": None,
+        "securitygroup": None,
+    }
+    met: list[tuple[bool, bool, str]] = []
+
+    def wait_for_port(*_: Any) -> None:
+        (instance,) = instances(ec2)
+        checked = instance["NetworkInterfaces"][0]["SourceDestCheck"]
+        met.append((bool(instance.get("PublicIpAddress")), checked, instance["BlockDeviceMappings"][-1]["DeviceName"]))
+
+    monkeypatch.setattr(_deploy, "wait_for_port", wait_for_port)
+    deploying.error = DeployError("no mirror")
+    with pytest.raises(DeployError, match="no mirror"):
+        entered(**given)
+    deploying.error = None
+    entered(**given)
+    assert met == [(True, False, "/dev/sdf")] * 2
+    assert len(ec2.describe_addresses()["Addresses"]) == 1
+
+
 @pytest.mark.covers("ssh_username", "ssh_port", "sudo")
 def test_who_logs_in_at_which_port(entered: Entered, deploying: Deployment) -> None:
     login = entered(ssh_username="admin", ssh_port=2222, sudo=False)

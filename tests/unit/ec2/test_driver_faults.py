@@ -113,6 +113,12 @@ CASES = (
         "pending-destroyed", (Fault("never-runs"),), ("pending) failed: ", *GONE), "terminated", DESTROY, patience=0.5
     ),
     # -- what runs, and is not deployed
+    Case(
+        "address-refused",
+        (faults.denied("AssociateAddress"),),
+        ("running", "an elastic address", refused("AssociateAddress"), *REPAIR),
+        options={"subnetname": None, "securitygroup": None, "network_interfaces": ADDRESS},
+    ),
     Case("expired-before-login", (faults.expired("GetConsoleOutput"),), ("running", "RequestExpired", *REPAIR)),
     Case("no-sshd", (Fault("no-sshd"),), ("no login to", "as admin", "Connection refused", *REPAIR), patience=0.5),
     Case("no-sshd-destroyed", (Fault("no-sshd"),), ("no login to", *GONE), "terminated", DESTROY, patience=0.5),
@@ -128,12 +134,6 @@ CASES = (
         options=DESTROY,
     ),
     # -- what is deployed, and lacks something
-    Case(
-        "address-refused",
-        (faults.denied("AssociateAddress"),),
-        ("running", "an elastic address", refused("AssociateAddress"), *REPAIR),
-        options={"subnetname": None, "securitygroup": None, "network_interfaces": ADDRESS},
-    ),
     Case(
         "mark-refused",
         (faults.denied("CreateTags"),),

@@ -369,9 +369,14 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         connection = _connection(options)
         instance, new = _launched(connection, options, vm_, deploy=deploy)
     try:
+        # Where neither holds, the wait for the machine to run and the wait for its sshd are one.
+        awaited = _instance.needs_equipment(options) or not _instance.address(options, instance)
+        if awaited:
+            instance = _instance.ready(connection, options, name, instance)
         if deploy:
             _install(connection, options, vm_, instance, payload)
-        instance = _instance.ready(connection, options, name, instance)
+        if not awaited:
+            instance = _instance.ready(connection, options, name, instance)
     except Exception as error:
         log.debug("%s is launched, but not ready", name, exc_info=True)
         raise _failure(connection, options, vm_, instance, error, deploy=deploy, new=new) from error
@@ -432,16 +437,14 @@ def _install(
     instance: InstanceTypeDef,
     payload: bytes,
 ) -> None:
-    """Install the minion; the wait for the machine to run and the wait for its sshd are one.
+    """Install the minion.
 
     Raises:
-        LaunchError: the machine does not come to run.
+        LaunchError: the machine is terminated meanwhile.
         ApiError: EC2 does not tell what is needed to log in.
         DeployError: what kept the minion from being installed.
     """
     name, instance_id = vm_["name"], instance["InstanceId"]
-    if not _instance.address(options, instance):
-        instance = _instance.ready(connection, options, name, instance)
     deadline = time.monotonic() + float(options["ssh_connect_timeout"])
     vm_["ssh_host"] = vm_["salt_host"] = _instance.address(options, instance)
     alive = _instance.watch(connection, options, name, instance)
