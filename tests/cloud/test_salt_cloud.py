@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from realcloud import PUBLISHED, ROOT, RealCloud, free_port
+from saltext.ec2._launch import DEPLOY_TAG
 from waiting import until
 
 MAP = ROOT / "cloud.maps.d/small.map"
@@ -165,6 +166,18 @@ def test_the_database_is_not_destroyed_in_passing(launched: Master) -> None:
     assert "termination" in done.stderr.lower()
     assert "postgres-1" in launched.query()
     assert "postgres-1" in launched.accepted()
+
+
+def test_a_machine_whose_image_has_no_salt_gets_it_from_the_lock(master: Master) -> None:
+    """The local cloud's image has Salt, Debian's AMI has not. This machine's deployment ended before it began."""
+    tags = [{"Key": "Name", "Value": "web-9"}, {"Key": DEPLOY_TAG, "Value": "pending"}]
+    machine = master.cloud.launch("web-9", TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])
+    machine.run("rm -rf /opt/salt /var/lib/apt/lists/* && apt-get purge --yes --quiet --autoremove python3-venv gnupg")
+    done = master.run("salt-cloud", "--assume-yes", "--profile=web", "web-9", seconds=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    until(lambda: "web-9" in master.answering(), "its minion answers")
+    assert machine.run("cat /opt/salt/requirements.txt") == (ROOT / "requirements/salt.txt").read_text().strip()
+    assert master.run("salt-cloud", "--assume-yes", "--destroy", "web-9").returncode == 0
 
 
 def test_destroy_leaves_the_databases_disk_and_nothing_else(launched: Master, docker_client: Any) -> None:
