@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import localcloud.errors
-from stackctl import launch, local, secrets, status
+from stackctl import launch, local, secrets, site, status
 from stackctl.deployment import LOCAL, Deployment, repository_root
 from stackctl.errors import StackError
 from stackctl.machines import Shell, ec2_client, find_machines, list_machines, require_master
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     one = verb("down", "Remove the local stack: machines, networks, image, processes, keys.")
     one.add_argument("--keep-image", action="store_true", help="leave the machine image: the next start is quicker")
     one.add_argument("--dry-run", action="store_true", help="say what would be removed; touch nothing")
-    one = verb("status", "Show every machine: instance, minion, service, certificate; exit with 1 unless all is well.")
+    one = verb("status", "Show every machine and the site; exit with 1 unless all is well.")
     one.add_argument("--json", action="store_true", help="for programs")
     one = verb("exec", "Run a command as root on a machine: stackctl exec web-1 -- uptime")
     one.add_argument("machine")
@@ -227,8 +227,10 @@ def _down(deployment: Deployment, options: argparse.Namespace) -> int:
 def _status(deployment: Deployment, options: argparse.Namespace) -> int:
     with account(deployment):
         rows = status.collect(deployment, _log(deployment, "status"))
+    told = site.problem(deployment) or "healthy"
     if options.json:
-        OUT.print_json(json.dumps([row.as_dict() for row in rows]))
+        # A list of machines, and the site is none: each says it, so that nobody's filter meets something else.
+        OUT.print_json(json.dumps([row.as_dict() | {"site": told} for row in rows]))
     else:
         table = Table("machine", "role", "address", "state", "salt", "service", "memory", box=None)
         for row in rows:
@@ -240,7 +242,8 @@ def _status(deployment: Deployment, options: argparse.Namespace) -> int:
         for row in rows:
             if row.expires:
                 OUT.print(f"{row.machine}: end of its certificate: {row.certificate}. Renew it: docs/runbooks.md.")
-    return 0 if rows and all(row.healthy for row in rows) else 1
+        OUT.print(f"site {site.address(deployment)}: {told}", markup=False, soft_wrap=True)
+    return 0 if told == "healthy" and rows and all(row.healthy for row in rows) else 1
 
 
 def _remote(deployment: Deployment, verb: str, name: str, command: str, *, tty: bool = False) -> int:

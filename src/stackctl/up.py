@@ -5,10 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-import ssl
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +16,12 @@ import localcloud.image
 import localcloud.packages
 import localcloud.service
 from localcloud.config import REGION, CloudConfig
-from stackctl import launch, local, preflight, salt, secrets, sshkey, tree
+from stackctl import launch, local, preflight, salt, secrets, site, sshkey, tree
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, NotUpError, StackError
 from stackctl.machines import Machine, Shell, aws_environment, ec2_client, is_active, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.run import Log
-
-HEALTH_PATH = "/api/v2/monitor/health"
 
 
 @dataclass(frozen=True)
@@ -169,9 +163,9 @@ def up(
             master, pushed = _start_master(deployment, shell, machine, progress, log, variables, anew=anew)
             others = launched("machines", master, list(deployment.machines()), launch.map_words(deployment))
             _converge(master, progress, pushed=pushed, predict=not others.changed)
-        url = str(deployment.settings()["base_url"])
+        url = site.address(deployment)
         with progress.step("site") as step:
-            check_site(deployment, url)
+            site.require_healthy(deployment)
             step.detail = url
     return Result(url, progress.changes > 0)
 
@@ -259,28 +253,6 @@ def _converge(master: salt.Master, progress: Progress, *, pushed: bool, predict:
         runs = master.orchestrate("orch.deploy", step.report)
         changes = sum(len(one.changed) for one in runs)
         step.changed, step.detail = changes > 0, _count(changes)
-
-
-def check_site(deployment: Deployment, url: str, timeout: float = 60) -> None:
-    """Ask the site for its health from here, as a user's browser would come, until it is healthy.
-
-    Raises:
-        ConvergeError: it is not, after `timeout` seconds.
-    """
-    trust = ssl.create_default_context()
-    trust.load_verify_locations(cadata=str(deployment.settings()["ca_certificate"]))  # or a public certificate
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            with urllib.request.urlopen(url + HEALTH_PATH, timeout=10, context=trust) as answer:
-                if answer.status == 200:
-                    return
-                reason = f"status {answer.status}"
-        except (urllib.error.URLError, OSError) as error:
-            reason = str(getattr(error, "reason", error))
-        if time.monotonic() > deadline:
-            raise ConvergeError(f"{url} does not answer: {reason}.", "See: stackctl status")
-        time.sleep(1)
 
 
 def plan(deployment: Deployment) -> list[str]:

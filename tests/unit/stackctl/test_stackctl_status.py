@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pytest
 
-from stackctl import cli, status
+from stackctl import cli, site, status
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError
 from stackctl.machines import Machine
@@ -139,36 +139,46 @@ def test_a_master_that_cannot_be_asked_is_told_in_the_log(rows: Any, log: Log) -
     assert "Connection refused" in log.path.read_text()
 
 
+@pytest.fixture
+def say(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the verb on a stack with these rows and this problem of its site; return the exit code."""
+
+    def run(found: list[status.Row], *words: str, problem: str = "") -> int:
+        deployment.pillar_dir.mkdir(exist_ok=True)
+        deployment.settings_path.write_text("settings: {base_url: 'https://airflow.example.org'}\n")
+        monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
+        monkeypatch.setattr(cli, "account", lambda _: nullcontext())
+        monkeypatch.setattr(status, "collect", lambda *_: found)
+        monkeypatch.setattr(site, "problem", lambda _: problem)
+        return cli.main(["status", *words])
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("found", "code"), [([HEALTHY], 0), ([HEALTHY, replace(HEALTHY, state="stopped")], 1), ([], 1)]
 )
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_the_exit_code_says_whether_all_is_well(
-    deployment: Deployment,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    found: list[status.Row],
-    code: int,
-    form: list[str],
+    say: Any, capsys: pytest.CaptureFixture[str], found: list[status.Row], code: int, form: list[str]
 ) -> None:
-    monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
-    monkeypatch.setattr(cli, "account", lambda _: nullcontext())
-    monkeypatch.setattr(status, "collect", lambda *_: found)
-    assert cli.main(["status", *form]) == code
+    assert say(found, *form) == code
     told = capsys.readouterr().out
     if form:
-        assert json.loads(told) == [row.as_dict() for row in found]
+        assert json.loads(told) == [row.as_dict() | {"site": "healthy"} for row in found]
     else:
         assert told.count("airflow active") == len(found)
+        assert told.endswith("site https://airflow.example.org: healthy\n")
 
 
-def test_who_has_to_renew_a_certificate_is_told_which(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = [HEALTHY, replace(HEALTHY, machine="lb-1", certificate="2026-01-31")]
-    monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
-    monkeypatch.setattr(cli, "account", lambda _: nullcontext())
-    monkeypatch.setattr(status, "collect", lambda *_: found)
-    assert cli.main(["status"]) == 1
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "lb-1: end of its certificate: 2026-01-31. Renew it: docs/runbooks.md."
+def test_a_site_that_is_ill_is_told_though_every_machine_is_well(say: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert say([HEALTHY], problem="status 503") == 1
+    assert capsys.readouterr().out.endswith("site https://airflow.example.org: status 503\n")
+    assert say([HEALTHY], "--json", problem="status 503") == 1
+    assert [(row["healthy"], row["site"]) for row in json.loads(capsys.readouterr().out)] == [(True, "status 503")]
+
+
+def test_who_has_to_renew_a_certificate_is_told_which(say: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert say([HEALTHY, replace(HEALTHY, machine="lb-1", certificate="2026-01-31")]) == 1
+    told = capsys.readouterr().out.splitlines()[-2]
+    assert told == "lb-1: end of its certificate: 2026-01-31. Renew it: docs/runbooks.md."

@@ -1,0 +1,45 @@
+"""The site, asked from here as a user's browser would come."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+import urllib.error
+import urllib.request
+
+from stackctl.deployment import Deployment
+from stackctl.errors import ConvergeError
+
+HEALTH_PATH = "/api/v2/monitor/health"
+
+
+def address(deployment: Deployment) -> str:
+    """Return what users type."""
+    return str(deployment.settings()["base_url"])
+
+
+def problem(deployment: Deployment, timeout: float = 10) -> str:
+    """Ask the site once, waiting `timeout` seconds for it, and return why it is not healthy; empty: it is."""
+    trust = ssl.create_default_context()
+    trust.load_verify_locations(cadata=str(deployment.settings()["ca_certificate"]))  # or a public certificate
+    try:
+        with urllib.request.urlopen(address(deployment) + HEALTH_PATH, timeout=timeout, context=trust) as answer:
+            return "" if answer.status == 200 else f"status {answer.status}"
+    except urllib.error.HTTPError as error:
+        return f"status {error.code}"
+    except (OSError, http.client.HTTPException) as error:  # a URLError is an OSError
+        return str(getattr(error, "reason", error)) or type(error).__name__
+
+
+def require_healthy(deployment: Deployment, seconds: float = 60) -> None:
+    """Ask the site until it is healthy.
+
+    Raises:
+        ConvergeError: it is not, after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while reason := problem(deployment):
+        if time.monotonic() > deadline:
+            raise ConvergeError(f"{address(deployment)} is not healthy: {reason}.", "See: stackctl status")
+        time.sleep(1)

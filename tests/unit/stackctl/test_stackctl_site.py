@@ -1,0 +1,124 @@
+"""The site is healthy only if it says so itself, under its own certificate."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.client import BadStatusLine
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stackctl import site
+from stackctl.deployment import Deployment
+from stackctl.errors import ConvergeError
+from stackctl.secrets import Authority
+
+AUTHORITY = Authority.new("test")
+Serve = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the proxy of whoever runs the tests."""
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def settle(deployment: Deployment, port: int, authority: Authority = AUTHORITY) -> None:
+    """Say where the site is, and whom to trust."""
+    deployment.pillar_dir.mkdir(exist_ok=True)
+    settings = {"base_url": f"https://127.0.0.1:{port}", "ca_certificate": authority.certificate_pem}
+    deployment.settings_path.write_text(yaml.safe_dump({"settings": settings}))
+
+
+@pytest.fixture
+def serve(deployment: Deployment, tmp_path: Path) -> Iterator[Serve]:
+    """Let the deployment's site answer with these codes, one after another, the last for good."""
+    servers: list[HTTPServer] = []
+
+    def start(*codes: int, name: str = "127.0.0.1") -> None:
+        left = list(codes)
+
+        class Page(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                code = left.pop(0) if len(left) > 1 else left[0]
+                self.send_response(code if self.path == "/api/v2/monitor/health" else 404)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        leaves = AUTHORITY.server(name, [name])
+        pem = tmp_path / "server.pem"
+        pem.write_text(leaves["certificate"] + leaves["private_key"])
+        server = HTTPServer(("127.0.0.1", 0), Page)
+        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trust.load_cert_chain(pem)
+        server.socket = trust.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        settle(deployment, server.server_port)
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_site_that_is_well(deployment: Deployment, serve: Serve) -> None:
+    serve(200)
+    assert site.problem(deployment) == ""
+    site.require_healthy(deployment, seconds=0)
+
+
+@pytest.mark.parametrize("code", [503, 404])
+def test_a_site_that_answers_otherwise(deployment: Deployment, serve: Serve, code: int) -> None:
+    serve(code)
+    assert site.problem(deployment) == f"status {code}"
+
+
+def test_another_names_certificate(deployment: Deployment, serve: Serve) -> None:
+    serve(200, name="10.0.0.1")
+    assert "certificate verify failed" in site.problem(deployment)
+
+
+def test_a_certificate_that_nobody_vouches_for(deployment: Deployment, serve: Serve) -> None:
+    serve(200)
+    settle(deployment, int(site.address(deployment).rpartition(":")[2]), Authority.new("other"))
+    assert "certificate verify failed" in site.problem(deployment)
+
+
+def test_a_site_that_nobody_serves(deployment: Deployment) -> None:
+    with socket.socket() as bound:  # on a port on which nobody else will listen
+        bound.bind(("127.0.0.1", 0))
+        settle(deployment, bound.getsockname()[1])
+        assert "Connection refused" in site.problem(deployment)
+
+
+def test_a_server_that_is_no_web_server(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(deployment, 443)
+
+    def answer(*_: object, **__: object) -> None:
+        raise BadStatusLine("220 mail.example.org ESMTP")
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    assert site.problem(deployment) == "220 mail.example.org ESMTP"
+
+
+def test_a_site_that_is_not_well_yet_is_waited_for(
+    deployment: Deployment, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackctl.site.time.sleep", lambda _: None)
+    serve(503, 503, 200)
+    site.require_healthy(deployment)
+
+
+def test_a_site_that_stays_ill_is_an_error(deployment: Deployment, serve: Serve) -> None:
+    serve(503)
+    with pytest.raises(ConvergeError, match=r"^https://127\.0\.0\.1:\d+ is not healthy: status 503\. See: stackctl"):
+        site.require_healthy(deployment, seconds=-1)
