@@ -121,7 +121,7 @@ class Result:
 
     def require(self, log: Log) -> None:
         """Raise LaunchError when a name falls short, or salt-cloud was stopped."""
-        told = [f"{self.problem.rstrip('.')}."] if self.problem else []
+        told = [f"{self.problem}."] if self.problem else []
         if names := [one.machine for one in self.short]:
             told.append(f"Of {len(self.verdicts)} machines {len(names)} fall short: {', '.join(names)}.")
         if told:
@@ -131,10 +131,17 @@ class Result:
 
 @dataclass(frozen=True)
 class _Sight:
-    """What there is at one moment: instances by name, of which a name may have several, and the minions that answer."""
+    """What there is at one moment.
+
+    Attributes:
+        machines: the instances by name, of which a name may have several.
+        answering: the names whose minion answers.
+        deaf: why nobody can hear them; then silence is held against no machine.
+    """
 
     machines: Mapping[str, Sequence[Machine]]
     answering: frozenset[str] = frozenset()
+    deaf: str = ""
 
     @classmethod
     def take(cls, client: EC2Client) -> _Sight:
@@ -164,7 +171,7 @@ class _Sight:
             return f"it is {machine.state}"
         if not machine.deployed:
             return "its deployment was not finished"
-        return "" if name in self.answering else "its minion does not answer"
+        return "" if name in self.answering or self.deaf else "its minion does not answer"
 
 
 # -- salt-cloud -----------------------------------------------------------------------------------------------------
@@ -281,17 +288,18 @@ def apply(
     before = after = _listen(side, _Sight.take(client), names)
     barred = _unreachable(side, before.running(names))
     said: dict[str, Any] = {}
-    problem = ""
+    problems: list[str] = []
     if to_do := _to_do(before, names, barred):
         _mark_for_repair(client, before, to_do)
         report(f"salt-cloud sees to {', '.join(to_do)}")
         try:
             said = read_answer(side.salt_cloud(words))
         except StackError as error:
-            problem = error.what
+            problems.append(error.what)
         report("waiting for the minions")
         installed = {name for name in to_do if isinstance(said.get(name), Mapping) and said[name].get("deployed")}
         after = _listen(side, _Sight.take(client), names, installed)
+        problems += [after.deaf] if after.deaf else []
         barred = _unreachable(side, after.running(names))
     verdicts = [_judge(name, before, after, barred, _error(said.get(name))) for name in names]
     known = before.ids()
@@ -303,7 +311,7 @@ def apply(
     ]
     if on_failure == "destroy":
         verdicts = _destroy(side, client, verdicts, known, report)
-    return Result(tuple(verdicts), problem)
+    return Result(tuple(verdicts), "; ".join(problem.rstrip(".") for problem in problems))
 
 
 def _listen(side: Side, sight: _Sight, names: Sequence[str], installed: Iterable[str] | None = None) -> _Sight:
@@ -313,8 +321,14 @@ def _listen(side: Side, sight: _Sight, names: Sequence[str], installed: Iterable
         return replace(sight, answering=frozenset(side.answering(running, time.monotonic() + KNOWN_SECONDS)))
     new = {name: machine for name, machine in running.items() if name in installed}
     old = {name: machine for name, machine in running.items() if name not in installed}
-    found = side.answering(new, time.monotonic() + NEW_SECONDS) | side.answering(old, time.monotonic())
-    return replace(sight, answering=frozenset(found))
+    found: set[str] = set()
+    deaf = ""
+    try:
+        for machines, seconds in ((new, NEW_SECONDS), (old, KNOWN_SECONDS)):
+            found |= side.answering(machines, time.monotonic() + seconds)
+    except LaunchError as error:  # by now salt-cloud has had its say: a table without the minions says more than none
+        deaf = error.what
+    return replace(sight, answering=frozenset(found), deaf=deaf)
 
 
 def _unreachable(side: Side, machines: Mapping[str, Machine]) -> dict[str, str]:
@@ -358,6 +372,7 @@ def _judge(name: str, before: _Sight, after: _Sight, barred: Mapping[str, str], 
     """Return the verdict on one name; the first reason that is given counts: salt-cloud's own is the most exact."""
     old, new = before.one(name), after.one(name)
     reason = error or after.wanting(name) or barred.get(name, "")
+    answers = name in after.answering
     outcome: Outcome
     if new is None:
         outcome = "twice" if name in after.machines else "absent"
@@ -366,9 +381,9 @@ def _judge(name: str, before: _Sight, after: _Sight, barred: Mapping[str, str], 
     elif old.instance_id != new.instance_id:
         outcome = "replaced"
     else:
-        outcome = "repaired" if before.wanting(name) and not reason else "kept"
+        outcome = "repaired" if before.wanting(name) and answers and not reason else "kept"
     reachable = name not in barred and name in after.running([name])
-    return Verdict(name, outcome, old, new, reachable, name in after.answering, reason)
+    return Verdict(name, outcome, old, new, reachable, answers, reason)
 
 
 def _release(client: EC2Client, instance_ids: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -36,6 +37,8 @@ class Cloud:
         self.ran: list[list[str]] = []
         self.meanwhile: Callable[[], object] = lambda: None
         self.output: str | Exception = ""
+        self.deaf = False
+        self.deadlines: dict[str, float] = {}
 
     def start(self, name: str, deploy: str = "done") -> str:
         tags: list[Any] = [{"Key": "project", "Value": "airflow-stack"}, {"Key": "Name", "Value": name}]
@@ -85,7 +88,9 @@ class Cloud:
         return self.output or json.dumps(said, indent=4)
 
     def answering(self, machines: Mapping[str, Machine], deadline: float) -> set[str]:
-        assert deadline > 0
+        self.deadlines |= dict.fromkeys(machines, deadline)
+        if self.deaf and self.ran and "salt-1" in machines:
+            raise LaunchError("salt-1 does not hear its own minion.")
         return {name for name, one in machines.items() if one.deployed} - self.silent
 
     def reach(self, machine: Machine) -> None:
@@ -247,6 +252,48 @@ def test_a_machine_that_the_map_does_not_name_falls_short_only_if_the_run_made_i
     result = cloud.apply("destroy")
     assert [(one.machine, one.outcome) for one in result.short] == [("web-9", "unexpected")]
     assert "web-9" in cloud.living()
+
+
+# -- a slow minion, a slow master -----------------------------------------------------------------------------------
+
+
+def test_every_minion_has_time_to_answer_after_the_run_too(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=lambda: 0.5))
+    cloud.end(cloud.living()["web-2"])
+    assert not cloud.apply().short
+    known, new = 0.5 + launch.KNOWN_SECONDS, 0.5 + launch.NEW_SECONDS
+    assert cloud.deadlines == {"salt-1": known, "web-1": known, "web-2": new}
+
+
+def test_a_master_that_hears_nobody_fails_the_run_and_no_machine(cloud: Cloud, log: Log) -> None:
+    cloud.end(cloud.living()["web-2"])
+    cloud.deaf = True
+    result = cloud.apply("destroy")
+    assert not result.short
+    assert outcomes(result) == {"salt-1": "kept", "web-1": "kept", "web-2": "launched"}
+    assert {one.machine for one in result.verdicts if one.answers} == {"web-2"}, "it was heard before"
+    with pytest.raises(LaunchError, match=r"^salt-1 does not hear its own minion\. Run the same command again"):
+        result.require(log)
+    assert "web-2" in cloud.living()
+
+
+def test_a_machine_that_failed_is_told_and_destroyed_though_the_master_hears_nobody(cloud: Cloud, log: Log) -> None:
+    cloud.end(cloud.living()["web-2"])
+    cloud.failing["web-2"] = DIED
+    cloud.deaf = True
+    result = cloud.apply("destroy")
+    assert verdict(result, "web-2").outcome == "destroyed"
+    assert verdict(result, "web-2").reason.startswith(DIED)
+    told = r"^salt-1 does not hear its own minion\. Of 3 machines 1 fall short: web-2\."
+    with pytest.raises(LaunchError, match=told):
+        result.require(log)
+
+
+def test_what_nobody_hears_is_not_called_repaired(cloud: Cloud) -> None:
+    cloud.silent.add("web-1")
+    cloud.deaf = True
+    cloud.meanwhile = lambda: cloud.silent.add("web-1")
+    assert outcomes(cloud.apply())["web-1"] == "kept"
 
 
 # -- what salt-cloud says -------------------------------------------------------------------------------------------
