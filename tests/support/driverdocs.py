@@ -62,7 +62,12 @@ def document(tests: Mapping[str, Sequence[str]]) -> str:
     for option in _options.OPTIONS:
         default = option.default
         shown = "" if default in (None, {}) else f"`{', '.join(default) if isinstance(default, list) else default}`"
-        text = option.text.replace("|", "\\|")
+        only = (
+            f" In the provider{' or the main configuration' if option.globally else ''} only."
+            if option.provider
+            else ""
+        )
+        text = option.text.replace("|", "\\|") + only
         cells = [f"`{option.name}`", OLD_DRIVER[option.status], shown.lower(), text]
         rows.append(" | ".join([*cells, "<br>".join(f"`{test}`" for test in dict.fromkeys(tests[option.name]))]))
     table = "\n".join(f"| {row} |" for row in rows)
@@ -71,9 +76,9 @@ def document(tests: Mapping[str, Sequence[str]]) -> str:
 <!-- Written by `python tests/support/driverdocs.py` from the table in src/saltext/ec2/_options.py and the marks of the
 tests; a test keeps it equal to both. -->
 
-A provider, a profile and a map may set each of these; a map outranks its profile, a profile its provider. What the
-table does not hold stops the run with an error that names it. "Old driver" compares with Salt 3007's `ec2`. The test
-`create::test_x` is `pytest tests/unit/ec2/test_driver_create.py::test_x`.
+A provider, a profile and a map may set each of these, unless it says "in the provider only"; a map outranks its
+profile, a profile its provider. What the table does not hold stops the run with an error that names it. "Old driver"
+compares with Salt 3007's `ec2`. The test `create::test_x` is `pytest tests/unit/ec2/test_driver_create.py::test_x`.
 
 | option | old driver | default | what it does | test |
 | --- | --- | --- | --- | --- |

@@ -32,6 +32,7 @@ class Option:
         globally: it may also stand in the main cloud configuration file.
         key: what the driver's own code calls it; empty: the same.
         takes: what its value must be: one of `NUMBERS`, or words joined by `or`; empty: see `text`.
+        provider: it may not stand in a profile or a map.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Option:
     globally: bool = False
     key: str = ""
     takes: str = ""
+    provider: bool = False
 
 
 SECONDS, WHOLE = "a number of seconds", "a whole number from 1"
@@ -52,21 +54,21 @@ _ONE_SESSION = "The deployment is one SSH session, see deploy_timeout and ssh_co
 
 OPTIONS: tuple[Option, ...] = (
     # -- the account
-    Option("location", "changed", "The region. Without it: boto3's own default, where the old driver had one of its own."),
-    Option("region", "new", "Another word for `location`."),
-    Option("allowed_regions", "new", "A list: any other region is refused before a call is made."),
-    Option("id", "same", "Access key. Without `id` and `key`: what boto3 finds (environment, profile, SSO, web identity, the role of the instance); `use-instance-role-credentials` says the same."),
-    Option("key", "same", "Secret key, see `id`."),
-    Option("token", "same", "Session token that belongs to `id` and `key`."),
-    Option("role_arn", "same", "A role to assume on top of the credentials."),
-    Option("profile_name", "new", "A profile of the AWS configuration files."),
-    Option("endpoint_url", "new", "Another endpoint of EC2 than Amazon's, with its scheme. Without it, and for SSM and STS: what boto3 finds (`AWS_ENDPOINT_URL`)."),
-    Option("endpoint", "same", "The same without a scheme; https is meant."),
+    Option("location", "changed", "The region. Without it: boto3's own default, where the old driver had one of its own.", provider=True),
+    Option("region", "new", "Another word for `location`.", provider=True),
+    Option("allowed_regions", "new", "A list: any other region is refused before a call is made.", provider=True),
+    Option("id", "same", "Access key. Without `id` and `key`: what boto3 finds (environment, profile, SSO, web identity, the role of the instance); `use-instance-role-credentials` says the same.", provider=True),
+    Option("key", "same", "Secret key, see `id`.", provider=True),
+    Option("token", "same", "Session token that belongs to `id` and `key`.", provider=True),
+    Option("role_arn", "same", "A role to assume on top of the credentials.", provider=True),
+    Option("profile_name", "new", "A profile of the AWS configuration files.", provider=True),
+    Option("endpoint_url", "new", "Another endpoint of EC2 than Amazon's, with its scheme. Without it, and for SSM and STS: what boto3 finds (`AWS_ENDPOINT_URL`).", provider=True),
+    Option("endpoint", "same", "The same without a scheme; https is meant.", provider=True),
     Option("service_url", "refused", "Set endpoint_url."),
     Option("ec2_api_version", "refused", "boto3 knows the API's version: leave it out."),
     Option("max_attempts", "new", "How often a call is tried; botocore's adaptive mode waits between. Each retry is logged.", 8, takes=WHOLE),
     Option("api_timeout", "new", "Seconds that one try of a call may take.", 30, takes=WHOLE),
-    Option("owner", "changed", "Whose images `--list-images` shows; the old default was `amazon`, which is endless.", "self"),
+    Option("owner", "changed", "Whose images `--list-images` shows; the old default was `amazon`, which is endless.", "self", provider=True),
     # -- the machine
     Option("image", "changed", "`ami-…` as before; or `ssm:/a/parameter`; or `{owner: …, name: pattern, architecture: …}`: the newest. A name without an owner is refused, as anybody can take it."),
     Option("size", "same", "The instance type."),
@@ -99,7 +101,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("volumes", "changed", "Further volumes: `device` with `size`, or `snapshot`, or `volume_id` (an existing one); `type`, `iops`, `throughput`, `encrypted`, `kmskeyid`, `tags`. New ones are part of the launch, gp3 and encrypted unless this says otherwise.", globally=True),
     Option("del_root_vol_on_destroy", "changed", "Whether the root volume goes with the machine; the old default was the image's.", True),
     Option("del_all_vols_on_destroy", "changed", "The same of all other volumes that are made at launch; the old default left them behind.", True),
-    Option("rename_on_destroy", "changed", "Give a terminated machine another Name; the old driver did so unless told not to. Not needed: terminated ones are never mistaken for living ones.", False, globally=True),
+    Option("rename_on_destroy", "changed", "Give a terminated machine another Name; the old driver did so unless told not to. Not needed: terminated ones are never mistaken for living ones.", False, globally=True, provider=True),
     # -- the network
     Option("subnetname", "changed", "The subnet, by its Name tag; of a list, the first with room. Along with `subnetid`, which used to outrank it, it is an error."),
     Option("subnetid", "changed", "The subnet, by id; of a list, the first with room."),
@@ -216,6 +218,29 @@ def check(given: Mapping[str, Any], source: str, opts: Mapping[str, Any] | None 
     for option in OPTIONS:
         if option.globally and option.name in opts:
             _judge(option, "the main cloud configuration")
+
+
+def check_provider(
+    machine: Mapping[str, Any], provider: Mapping[str, Any], source: str, opts: Mapping[str, Any]
+) -> None:
+    """Stop at a machine that would be made where nothing finds it: all but `create` knows the provider's options only.
+
+    Args:
+        machine: what salt-cloud's core merged from provider, profile and map.
+        provider: its provider's options.
+        source: where the machine's stand, for the message.
+        opts: Salt's configuration.
+
+    Raises:
+        ConfigurationError: an option that is the provider's is another one for the machine.
+    """
+    for option in OPTIONS:
+        own = provider.get(option.name, opts.get(option.name) if option.globally else None)
+        if option.provider and machine.get(option.name, own) != own:  # which is not shown: it may be a secret
+            raise ConfigurationError(
+                f"{source}: {option.name} is not its provider's, whose options alone queries, actions and --destroy"
+                f" know: make a provider with this {option.name}, and name it in the profile"
+            )
 
 
 def _judge(option: Option, source: str) -> None:

@@ -36,11 +36,6 @@ def test_the_region_of_the_environment_is_guarded_too(monkeypatch: pytest.Monkey
         _client.region_of({})
 
 
-def test_a_profile_cannot_leave_the_allowed_regions(ec2: Any, machine: Any, opts: dict[str, Any]) -> None:
-    with pytest.raises(RegionRefused, match=REFUSED):
-        driver.create(machine("web-1", location="eu-west-2"))
-
-
 def test_a_provider_in_a_refused_region_stops_salt_cloud(opts: dict[str, Any]) -> None:
     opts["providers"]["cloud"]["ec2"]["location"] = "eu-west-2"
     with pytest.raises(RegionRefused):

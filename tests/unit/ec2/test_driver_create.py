@@ -87,10 +87,11 @@ def test_an_unknown_option_is_an_error_that_suggests_the_right_one(ec2: Any, mac
 
 @pytest.fixture
 def first_call(ec2: Any, machine: Machine, opts: dict[str, Any]) -> Callable[..., AWSPreparedRequest]:
-    """Return the first call to EC2 that creating web-1 makes with some options; it is refused."""
+    """Return the first call to EC2 that creating web-1 makes with some options of the provider; it is refused."""
 
     def make(**options: Any) -> AWSPreparedRequest:
-        given = machine("web-1", **options)
+        opts["providers"]["cloud"]["ec2"] |= options
+        given = machine("web-1")
         calls: list[AWSPreparedRequest] = []
 
         def refuse(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
@@ -132,9 +133,30 @@ def test_a_machine_is_launched_in_the_region_and_at_the_endpoint_that_are_chosen
 
 
 @pytest.mark.covers("allowed_regions")
-def test_no_machine_is_launched_in_a_region_that_is_not_allowed(ec2: Any, machine: Machine) -> None:
+def test_no_machine_is_launched_in_a_region_that_is_not_allowed(
+    ec2: Any, machine: Machine, opts: dict[str, Any]
+) -> None:
+    opts["providers"]["cloud"]["ec2"]["location"] = "eu-west-2"
     with pytest.raises(RegionRefused, match="region eu-west-2 is refused: allowed_regions names eu-west-1"):
-        driver.create(machine("web-1", location="eu-west-2"))
+        driver.create(machine("web-1"))
+
+
+@pytest.mark.parametrize("option", [option.name for option in _options.OPTIONS if option.provider])
+def test_what_the_provider_alone_says_is_refused_elsewhere(
+    ec2: Any, machine: Machine, opts: dict[str, Any], option: str
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"^web-1 \(profile small\): {option} is not its provider's"
+    ) as caught:
+        driver.create(machine("web-1", **{option: "other"}))
+    assert "other" not in str(caught.value), "it may be a secret"
+    assert instances(ec2) == []
+
+
+def test_what_the_main_configuration_may_say_is_the_providers(machine: Machine, opts: dict[str, Any]) -> None:
+    opts["rename_on_destroy"] = True  # salt-cloud merges it into what a profile makes, and not into what a map does
+    driver.create(machine("web-1", rename_on_destroy=True))
+    driver.create(machine("web-2"))
 
 
 @pytest.mark.covers("id", "key", "token", "role_arn", "profile_name")
@@ -167,10 +189,11 @@ def test_a_machine_is_launched_as_whom_the_provider_says(
 
 
 @pytest.mark.covers("id", "key")
-def test_half_a_key_is_refused(machine: Machine) -> None:
-    for half in ("id", "key"):
-        with pytest.raises(ConfigurationError, match="id and key belong together"):
-            driver.create(machine("web-1", **{half: "AKIAONE"}))
+@pytest.mark.parametrize("half", ["id", "key"])
+def test_half_a_key_is_refused(machine: Machine, opts: dict[str, Any], half: str) -> None:
+    opts["providers"]["cloud"]["ec2"][half] = "AKIAONE"
+    with pytest.raises(ConfigurationError, match="id and key belong together"):
+        driver.create(machine("web-1"))
 
 
 @pytest.mark.covers("max_attempts", "api_timeout")

@@ -358,7 +358,9 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
     name: str = vm_["name"]
     deploy = bool(salt.config.get_cloud_config_value("deploy", vm_, __opts__))
     with _before_launch(vm_, deploy=deploy):
-        _options.check(vm_, f"{name} (profile {vm_.get('profile')})", __opts__)
+        source = f"{name} (profile {vm_.get('profile')})"
+        _options.check(vm_, source, __opts__)
+        _options.check_provider(vm_, _provider(), source, __opts__)
         options = _options.resolve(vm_, __opts__)
         _event(name, "creating", "starting create", {"profile": vm_.get("profile"), "provider": vm_["driver"]})
         payload = b""
