@@ -11,8 +11,9 @@ They live in the memory of the API process: a restart clears them.
 from __future__ import annotations
 
 import json
+import select
+import socket
 import threading
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -36,9 +37,10 @@ class Fault:
     """One way to fail.
 
     Args:
-        kind: of a call: `error` (refused before it has any effect), `slow` (`seconds` before it is done), `lost` (done,
-            but the connection is closed without an answer). Of a machine: `never-runs` (pending for ever), `cannot-run`
-            (pending, then terminated), `no-sshd`, `no-key` (no public key is installed).
+        kind: of a call: `error` (refused before it has any effect), `slow` (done `seconds` later, or when its caller
+            has hung up), `lost` (done, but the connection is closed without an answer). Of a machine: `never-runs`
+            (pending for ever), `cannot-run` (pending, then terminated), `no-sshd`, `no-key` (no public key is
+            installed).
         action: of a call: glob over the names of API actions.
         machine: glob over Name tags: of the machine, or of those that the call makes or names by their ids.
         code: EC2's error code, of `error`.
@@ -208,11 +210,11 @@ class FaultClient:
     def _ask(self, method: str, body: bytes) -> bytes:
         request = urllib.request.Request(self._url, body or None, {KEY_HEADER: self._key}, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=10) as answer:
+        with opener.open(request, timeout=60) as answer:
             content: bytes = answer.read()
         return content
 
 
-def wait(fault: Fault) -> None:
-    """Let a slow call take its time."""
-    time.sleep(fault.seconds)
+def wait(fault: Fault, caller: socket.socket) -> None:
+    """Let a slow call take its time, while somebody waits for the answer."""
+    select.select([caller], [], [], fault.seconds)  # the request has been read: what is left to come is its end

@@ -77,7 +77,7 @@ class Api:
             log.info("%s %s -> injected %s", signature.service, action, fault.code)
             return error_response(signature.service, fault.code, fault.message, fault.status)
         if fault and fault.kind == "slow":
-            faults.wait(fault)
+            faults.wait(fault, request.environ["werkzeug.socket"])
         request.environ["wsgi.input"] = BytesIO(body)
         request.environ["CONTENT_LENGTH"] = str(len(body))
         with self._cloud.lock:

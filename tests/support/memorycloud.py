@@ -64,7 +64,7 @@ class MemoryHost:
 
     def remove(self, instance_id: str) -> None:
         self.log.append(f"remove {instance_id}")
-        self.gate.wait(10)
+        self.gate.wait(60)
         self.machines.pop(instance_id, None)
         self.observed.pop(instance_id, None)
 
@@ -94,7 +94,7 @@ class MemoryHost:
 
     def _act(self, verb: str, instance_id: str) -> None:
         self.log.append(f"{verb} {instance_id}")
-        self.gate.wait(10)
+        self.gate.wait(60)
         if self.broken:
             raise MachineError(self.broken)
 
@@ -110,9 +110,15 @@ class Running:
     _clients: dict[str, Any] = field(default_factory=dict)
 
     def client(
-        self, service: str, key: str = "", secret: str = "", region: str = "eu-west-1", token: str | None = None
+        self,
+        service: str,
+        key: str = "",
+        secret: str = "",
+        region: str = "eu-west-1",
+        token: str | None = None,
+        patience: float = 60,
     ) -> Any:
-        """Return a boto3 client that neither retries nor looks at the environment."""
+        """Return a boto3 client that neither retries nor looks at the environment, and hangs up after `patience` s."""
         return _SESSION.client(
             service,
             endpoint_url=self.url,
@@ -124,8 +130,8 @@ class Running:
                 signature_version="s3v4" if service == "s3" else "v4",
                 retries={"total_max_attempts": 1},
                 proxies={},
-                connect_timeout=5,
-                read_timeout=20,
+                connect_timeout=60,
+                read_timeout=patience,
             ),
         )
 
@@ -140,7 +146,7 @@ class Running:
         return self._clients.setdefault("ec2", self.client("ec2"))
 
     def settle(self) -> None:
-        assert self.cloud.idle(10), "an instance stayed on its way"
+        assert self.cloud.idle(60), "an instance stayed on its way"
 
     def state(self, instance_id: str) -> str:
         reservations = self.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
