@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from salt._logging import shutdown_temp_handler
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep salt-factories' log server, which starts with the session, off every interface but loopback."""
+    """Let nothing in of the caller's terminal, proxies and account, and nothing out of the tests.
+
+    Salt-factories' log server, which starts with the session, stays off every interface but loopback.
+    """
+    for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        os.environ.pop(name, None)
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "localhost"
+    if direct != "*":
+        direct += ",127.0.0.1,localhost"
+    os.environ.update(no_proxy=direct, NO_PROXY=direct, AWS_EC2_METADATA_DISABLED="true")
     server = config.pluginmanager.get_plugin("saltfactories-log-server")
     if server is not None:
         server.log_host = "127.0.0.1"
