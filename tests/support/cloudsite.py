@@ -26,9 +26,13 @@ HOST_KEY = """-----BEGIN SSH HOST KEY KEYS-----
 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOne root@machine
 -----END SSH HOST KEY KEYS-----
 """
-# The driver names the machine that it means by its instance id: that of the host key.
+# The driver names the machine that it means by its instance id: that of the host key. What becomes of a login is asked
+# once it is known what became of the machine, however short the time in which the driver wants one.
 _SSH = """#!/bin/sh
-cd "{disks}/$(echo "$*" | sed -n 's/.*HostKeyAlias=\\([^ ]*\\).*/\\1/p')" 2>/dev/null && [ -e sshd ] || {{
+instance=$(echo "$*" | sed -n 's/.*HostKeyAlias=\\([^ ]*\\).*/\\1/p')
+tries=600
+until [ -e "{settled}/$instance" ] || [ $((tries -= 1)) = 0 ]; do sleep 0.1; done
+cd "{disks}/$instance" 2>/dev/null && [ -e sshd ] || {{
   echo 'ssh: connect to host: Connection refused' >&2
   exit 255
 }}
@@ -144,7 +148,16 @@ def site(folder: Path, script: str = "true\n", **options: Any) -> Iterator[Site]
         options: of the main cloud configuration file.
     """
     host = DiskHost(folder / "disks")
+    settled = folder / "settled"
+    settled.mkdir()
     with running(folder / "cloud", host) as cloud:
+        settle = cloud.cloud._settle
+
+        def tell(instance_id: str) -> None:
+            settle(instance_id)
+            (settled / instance_id).touch()
+
+        cloud.cloud._settle = tell  # type: ignore[method-assign]
         made = Site(cloud, host, folder / "salt")
         vpc = cloud.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
         for number, name in enumerate("ab"):
@@ -152,11 +165,11 @@ def site(folder: Path, script: str = "true\n", **options: Any) -> Iterator[Site]
             cloud.ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.40.{number}.0/24", TagSpecifications=tags)
         cloud.ec2.create_security_group(VpcId=vpc, GroupName="web", Description="web")
         cloud.ec2.create_key_pair(KeyName="deploy", KeyType="ed25519")
-        _configure(made.folder, folder / "disks", script, options)
+        _configure(made.folder, _SSH.format(disks=host.disks, settled=settled), script, options)
         yield made
 
 
-def _configure(folder: Path, disks: Path, script: str, options: Mapping[str, Any]) -> None:
+def _configure(folder: Path, ssh: str, script: str, options: Mapping[str, Any]) -> None:
     files: dict[str, Any] = {
         "cloud": {
             **{key: str(folder / key) for key in ("pki_dir", "cachedir", "sock_dir", "log_file")},
@@ -193,5 +206,5 @@ def _configure(folder: Path, disks: Path, script: str, options: Mapping[str, Any
         (folder / name).mkdir()
     (folder / "key").touch()
     (folder / "deploy.sh").write_text(script)
-    (folder / "bin/ssh").write_text(_SSH.format(disks=disks))
+    (folder / "bin/ssh").write_text(ssh)
     (folder / "bin/ssh").chmod(0o755)

@@ -15,7 +15,7 @@ _CONTEXT.set_forkserver_preload(["salt.scripts", "salt.cloud.cli", "salt.minion"
 
 
 def salt_cloud(
-    arguments: Sequence[str], environment: Mapping[str, str], seconds: float = 120
+    arguments: Sequence[str], environment: Mapping[str, str], seconds: float = 500
 ) -> subprocess.CompletedProcess[str]:
     """Run salt-cloud, and return what it said and its exit code.
 

@@ -51,7 +51,7 @@ def test_the_right_key_with_another_secret_is_refused(local: Running, service: s
 @pytest.mark.parametrize("path", ["/", "/moto-api/reset", "/backup/base", "/?Action=DescribeInstances"])
 def test_unsigned_requests_are_refused(local: Running, path: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(urllib.request.Request(f"{local.url}{path}", method="POST"), timeout=5)
+        urllib.request.urlopen(urllib.request.Request(f"{local.url}{path}", method="POST"), timeout=60)
     assert error.value.code == 403
 
 
@@ -100,10 +100,10 @@ def test_objects_of_any_name_are_signed_right(local: Running, key: str) -> None:
     assert s3.get_object(Bucket="backup", Key=key)["Body"].read() == b"body"
     assert [found["Key"] for found in s3.list_objects_v2(Bucket="backup", Prefix=key[:2])["Contents"]] == [key]
     link = s3.generate_presigned_url("get_object", Params={"Bucket": "backup", "Key": key})
-    with urllib.request.urlopen(link, timeout=5) as answer:
+    with urllib.request.urlopen(link, timeout=60) as answer:
         assert answer.read() == b"body"
     with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(link.replace("X-Amz-Expires=3600", "X-Amz-Expires=7200"), timeout=5)
+        urllib.request.urlopen(link.replace("X-Amz-Expires=3600", "X-Amz-Expires=7200"), timeout=60)
 
 
 def test_a_changed_body_is_refused(local: Running) -> None:

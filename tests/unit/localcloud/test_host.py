@@ -51,7 +51,6 @@ def bare_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(engine, "_connect", lambda: CLIENT if up.exists() else None)
     monkeypatch.setattr(engine, "SYSTEMD", tmp_path / "absent")
     monkeypatch.setattr(engine, "STALE", ())
-    monkeypatch.setattr(engine, "START_SECONDS", 5)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("UP", str(up))
     return up
@@ -87,7 +86,7 @@ def test_a_running_engine_is_used_and_never_ended(tmp_path: Path, bare_host: Pat
 
 
 def test_a_pid_that_became_another_programs_is_left_alone(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "30"]) as other:
+    with subprocess.Popen(["sleep", "600"]) as other:
         (tmp_path / "dockerd.pid").write_text(f"{other.pid}\n")
         assert not engine.stop_if_ours(tmp_path)
         assert other.poll() is None
