@@ -82,7 +82,7 @@ def apply(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
     def call(*arguments: str) -> States:
         command = [str(Path(sys.executable).parent / "salt-call"), "--local", "--config-dir", str(folder),
                    "--out=json", "--log-level=critical", "state.apply", "aws", *arguments]  # fmt: skip
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
         states = json.loads(done.stdout)["local"]
         assert isinstance(states, dict), f"{states}\n{done.stderr}"
         return states
