@@ -30,7 +30,16 @@ class PreflightError(StackError):
 
 
 class CommandError(StackError):
-    """A command ended with another exit code than 0."""
+    """A command ended with another exit code than 0.
+
+    Args:
+        what: as for every StackError, like `cure` and `log`.
+        code: the exit code; None where it did not come to one.
+    """
+
+    def __init__(self, what: str, cure: str = "", log: Path | None = None, code: int | None = None) -> None:
+        super().__init__(what, cure, log)
+        self.code = code
 
 
 class SecretsError(StackError):

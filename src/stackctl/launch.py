@@ -36,8 +36,8 @@ Outcome = Literal[
 class Side(Protocol):
     """Where salt-cloud runs: `salt.Master`, or for the master itself `salt.Operator`."""
 
-    def salt_cloud(self, words: Sequence[str]) -> str:
-        """Run salt-cloud and return its JSON; raise CommandError."""
+    def salt_cloud(self, words: Sequence[str], machines: int) -> str:
+        """Run salt-cloud, which has so many machines to see to, and return its JSON; raise StackError."""
 
     def answering(self, machines: Mapping[str, Machine], deadline: float) -> set[str]:
         """Return the names whose minion answers before `time.monotonic()` is `deadline`."""
@@ -293,7 +293,7 @@ def apply(
         _mark_for_repair(client, before, to_do)
         report(f"salt-cloud sees to {', '.join(to_do)}")
         try:
-            said = read_answer(side.salt_cloud(words))
+            said = read_answer(side.salt_cloud(words, len(to_do)))
         except StackError as error:
             problems.append(error.what)
         report("waiting for the minions")
@@ -414,7 +414,7 @@ def _destroy(
     failure = "it still runs"
     _release(client, victims.values())
     try:
-        side.salt_cloud(["--destroy", *victims])
+        side.salt_cloud(["--destroy", *victims], len(victims))
     except StackError as error:
         failure = error.what
     living = _Sight.take(client).ids()

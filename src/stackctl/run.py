@@ -90,7 +90,7 @@ def run(
     if done.returncode not in accept:
         told = errors or ("" if quiet else output)
         last = next((line for line in reversed(told.splitlines()) if line.strip()), "no output")
-        raise CommandError(f"{what} failed: {last.strip()}", log=log.path)
+        raise CommandError(f"{what} failed: {last.strip()}", log=log.path, code=done.returncode)
     return output
 
 

@@ -17,13 +17,18 @@ from typing import Any
 import yaml
 
 from localcloud.config import private_directory, write_private
+from saltext.ec2._options import TABLE
 from stackctl.deployment import Deployment
-from stackctl.errors import ConvergeError, LaunchError, StackError
+from stackctl.errors import CommandError, ConvergeError, LaunchError, StackError
 from stackctl.machines import Machine, Shell, is_active
 from stackctl.run import Log, run
 
 SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
-SALT_CLOUD_SECONDS = 3600  # a machine that lets nobody in is given up after a quarter of an hour, in serial one by one
+# For each machine, in serial one after another: EC2, then what the driver waits for sshd and the deploy script.
+MACHINE_SECONDS = 600 + sum(float(TABLE[name].default) for name in ("ssh_connect_timeout", "deploy_timeout"))
+LOCK = "/run/salt-cloud.lock"
+LOCK_SECONDS = 300  # that a salt-cloud on the master waits for another one there
+LOCKED = 75  # EX_TEMPFAIL of sysexits.h, which salt-cloud has no use for
 COMMENT_LENGTH = 300  # of a failed state, in an error; the log has the rest
 MIGRATES = "web-1"  # to which salt/orch/deploy.sls applies airflow.migrate
 LOCK_ON_MACHINE = "/opt/salt-deploy/requirements.txt"  # read there by cloud.deploy.d/salt-minion.sh
@@ -175,11 +180,11 @@ class Operator:
         self._shell = shell
         self._log = log
 
-    def salt_cloud(self, words: Sequence[str]) -> str:
-        """Run salt-cloud here and return its JSON; its exit code says little."""
+    def salt_cloud(self, words: Sequence[str], machines: int) -> str:
+        """Run salt-cloud here, for so many machines, and return its JSON; its exit code says little."""
         folder = operator_configuration(self._deployment)
         command = [program("salt-cloud"), "--config-dir", str(folder), *words, *SALT_CLOUD_OPTIONS]
-        return run(command, log=self._log, what="salt-cloud", timeout=SALT_CLOUD_SECONDS)
+        return run(command, log=self._log, what="salt-cloud", timeout=machines * MACHINE_SECONDS)
 
     def answering(self, machines: Mapping[str, Machine], deadline: float) -> set[str]:
         """Return the names of the machines whose minion runs: before there is a master, it can answer nobody."""
@@ -216,9 +221,27 @@ class Master:
         """Run a command on the master and return its output; see `stackctl.run.run`."""
         return self._shell.run(self.machine, shlex.join(words), what=what, accept=accept, timeout=timeout)
 
-    def salt_cloud(self, words: Sequence[str]) -> str:
-        """Run salt-cloud on the master and return its JSON; its exit code says little."""
-        return self.command(["salt-cloud", *words, *SALT_CLOUD_OPTIONS], what="salt-cloud", timeout=SALT_CLOUD_SECONDS)
+    def salt_cloud(self, words: Sequence[str], machines: int) -> str:
+        """Run salt-cloud on the master, for so many machines, and return its JSON; its exit code says little.
+
+        Only one at a time: that of a run which was interrupted here goes on there.
+
+        Raises:
+            LaunchError: another one still runs.
+        """
+        lock = ["flock", f"--timeout={LOCK_SECONDS}", f"--conflict-exit-code={LOCKED}", LOCK]
+        timeout = LOCK_SECONDS + machines * MACHINE_SECONDS
+        try:
+            return self.command([*lock, "salt-cloud", *words, *SALT_CLOUD_OPTIONS], what="salt-cloud", timeout=timeout)
+        except CommandError as error:
+            if error.code != LOCKED:
+                raise
+        name = self.machine.name
+        raise LaunchError(
+            f"Another salt-cloud still runs on {name}, perhaps of a run that was interrupted: wait until it has ended"
+            f" (stackctl exec {name} -- pgrep -a salt-cloud).",
+            log=self._log.path,
+        )
 
     def reach(self, machine: Machine) -> None:
         """Log in to a machine by way of the master; raise StackError."""

@@ -35,6 +35,7 @@ class Cloud:
         self.barred: set[str] = set()
         self.failing: dict[str, str] = {}
         self.ran: list[list[str]] = []
+        self.counted: list[int] = []
         self.meanwhile: Callable[[], object] = lambda: None
         self.output: str | Exception = ""
         self.deaf = False
@@ -56,8 +57,9 @@ class Cloud:
 
     # -- what a Side does: the driver's rules, in short
 
-    def salt_cloud(self, words: Sequence[str]) -> str:
+    def salt_cloud(self, words: Sequence[str], machines: int) -> str:
         self.ran.append(list(words))
+        self.counted.append(machines)
         if words[0] == "--destroy":
             for name in words[1:]:
                 self.end(self.living()[name])
@@ -353,6 +355,7 @@ def test_what_the_run_launched_and_falls_short_is_destroyed(cloud: Cloud) -> Non
     assert (one.outcome, one.after, one.deployed) == ("destroyed", None, False)
     assert one.reason == f"{DIED}; then it was destroyed, and its key with it"
     assert cloud.ran == [["--map", "small"], ["--destroy", "web-2"]]
+    assert cloud.counted == [1, 1]
     assert sorted(cloud.living()) == ["salt-1", "web-1"]
     assert len(cloud.client.describe_volumes()["Volumes"]) == 2, "its disk went with it"
 
@@ -386,9 +389,9 @@ def test_a_machine_that_could_not_be_destroyed_is_still_there_in_the_table(
     cloud.failing["web-2"] = DIED
     run = cloud.salt_cloud
 
-    def refused(words: Sequence[str]) -> str:
+    def refused(words: Sequence[str], machines: int) -> str:
         if words[0] != "--destroy":
-            return run(words)
+            return run(words, machines)
         if error:
             raise error
         return "{}"

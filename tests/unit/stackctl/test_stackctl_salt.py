@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shlex
 import time
@@ -12,10 +14,11 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from stackctl import salt
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, ConvergeError, LaunchError
 from stackctl.machines import Machine, Shell
-from stackctl.run import Log
+from stackctl.run import Log, run
 from stackctl.salt import (
     MIGRATES,
     Master,
@@ -222,10 +225,57 @@ def test_a_master_that_does_not_hear_itself_is_no_judge_of_others(log: Log) -> N
         one.answering(["web-1", "salt-1"], time.monotonic() - 1)
 
 
-def test_salt_cloud_on_the_master_answers_in_json(log: Log) -> None:
-    one, shell = master(log, "{}")
-    assert one.salt_cloud(["--destroy", "web-1"]) == "{}"
-    assert shell.commands == [["salt-cloud", "--destroy", "web-1", "--assume-yes", "--out=json", "--log-level=warning"]]
+class HostShell:
+    """The master's shell, with this host in the master's place."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.timeout = 0.0
+
+    def run(self, machine: Machine, remote: str, *, what: str, accept: tuple[int, ...], timeout: float) -> str:
+        assert machine == MASTER
+        self.timeout = timeout
+        return run(["sh", "-c", remote], log=self.log, what=what, accept=accept)
+
+
+@pytest.fixture
+def cloud(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Master, HostShell]:
+    """A master whose salt-cloud says with what it was called."""
+    program = tmp_path / "bin" / "salt-cloud"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$1" != --fail ] || { echo no quota >&2; exit 1; }\necho "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(salt, "LOCK", str(tmp_path / "lock"))
+    shell = HostShell(log)
+    return Master(cast(Shell, shell), MASTER, log), shell
+
+
+def test_salt_cloud_on_the_master_answers_in_json(cloud: tuple[Master, HostShell]) -> None:
+    one, _ = cloud
+    assert one.salt_cloud(["--destroy", "web 1"], 1) == "--destroy web 1 --assume-yes --out=json --log-level=warning\n"
+    with pytest.raises(CommandError, match=r"^salt-cloud failed: no quota"):
+        one.salt_cloud(["--fail"], 1)
+
+
+def test_a_second_salt_cloud_on_the_master_waits_and_then_says_why_it_cannot(
+    cloud: tuple[Master, HostShell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = cloud
+    monkeypatch.setattr(salt, "LOCK_SECONDS", 0)
+    with Path(salt.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a salt-cloud holds it whose operator went away
+        with pytest.raises(LaunchError, match=r"^Another salt-cloud still runs on salt-1, .*: wait until it has ended"):
+            one.salt_cloud(["--map", "small"], 6)
+    assert one.salt_cloud(["--map", "small"], 6).startswith("--map small ")
+
+
+def test_every_machine_that_salt_cloud_sees_to_has_its_time(cloud: tuple[Master, HostShell]) -> None:
+    one, shell = cloud
+    for machines in (1, 6):
+        one.salt_cloud(["--map", "small"], machines)
+        assert shell.timeout == salt.LOCK_SECONDS + machines * salt.MACHINE_SECONDS
+    assert salt.MACHINE_SECONDS > 900 + 1800, "the driver's waits"
 
 
 class PredictingShell(ToldShell):
