@@ -308,7 +308,7 @@ def initialise(
     first = {
         "deployment": deployment.name,
         "base_url": base_url,
-        "load_examples": True,
+        "load_examples": deployment.is_local,
         "operator_cidrs": _operator_cidrs(deployment),
     }
     settings = (

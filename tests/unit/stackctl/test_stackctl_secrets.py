@@ -131,6 +131,7 @@ def test_settings(made: Deployment) -> None:
     assert settings["base_url"] == URL
     # The subnet's first address: Docker's bridge, behind which this host is.
     assert settings["operator_cidrs"] == ["10.20.1.1/32"]
+    assert settings["load_examples"] is True
     assert settings["ssh_public_key"].startswith("ssh-ed25519 ")
 
 
@@ -139,6 +140,7 @@ def test_a_real_deployment_names_its_operators_itself(tmp_path: Path, made: Depl
     prod = Deployment("prod", tmp_path)
     initialise(prod, "https://airflow.example.org")
     assert prod.settings()["operator_cidrs"] == []
+    assert prod.settings()["load_examples"] is False
     assert "aws_account" not in prod.settings()
     number = "012345670123"  # unquoted, YAML would read it as an octal number
     assert initialise(prod, "https://airflow.example.org", aws_account=number) == ["settings"]
