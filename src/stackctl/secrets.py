@@ -122,6 +122,10 @@ class Authority:
         """The private half, as a secret that no machine reads."""
         return {"private_key": _pem(self._key)}
 
+    def claims(self, certificate_pem: str) -> bool:
+        """Return whether a certificate names as its issuer this authority, or one before it of the same deployment."""
+        return x509.load_pem_x509_certificate(certificate_pem.encode()).issuer == self._certificate.subject
+
     def server(self, subject: str, names: list[str]) -> Leaves:
         """Return key and certificate of a server that answers to `names` (host names or addresses)."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -296,7 +300,9 @@ def initialise(
     authority = _authority(vault, current) if "deployment-ca" in existing else None
     if authority is None:
         authority = Authority.new(deployment.name)
-        existing -= {"deployment-ca", "postgres-tls", "redis-tls", "edge-tls"}
+        existing -= {"deployment-ca", "postgres-tls", "redis-tls"}
+        if "edge-tls" in existing and authority.claims(vault.read("edge-tls")["certificate"]):
+            existing.remove("edge-tls")  # any other was brought, from a public CA
     recipes = catalogue(deployment, authority, base_url)
     if unknown := rotate - recipes.keys():
         raise SecretsError(f"There is no secret '{min(unknown)}'.", f"There are: {', '.join(sorted(recipes))}.")

@@ -270,6 +270,16 @@ def test_a_new_authority_signs_every_certificate_anew(mine: Deployment) -> None:
         verify(Vault(mine).read(lock), after, name)
 
 
+def test_a_certificate_that_was_brought_outlives_the_authority(mine: Deployment) -> None:
+    brought = Authority.new("public").server("edge", ["airflow.example.org"])
+    brought["certificate"] += Authority.new("public").certificate_pem  # a chain, as public CAs give it
+    Vault(mine).write("edge-tls", brought)
+    made = initialise(mine, URL, frozenset({"deployment-ca"}))
+    assert set(made) == {"deployment-ca", "postgres-tls", "redis-tls", "settings"}
+    assert Vault(mine).read("edge-tls") == brought
+    assert "edge-tls" in initialise(mine, URL, frozenset({"edge-tls"})), "asked for by name it is made anew"
+
+
 @pytest.mark.parametrize("last", ["deployment-ca", "postgres-tls", "edge-tls"])
 def test_a_rotation_that_was_cut_short_is_made_whole(
     mine: Deployment, monkeypatch: pytest.MonkeyPatch, last: str
