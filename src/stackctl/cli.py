@@ -153,8 +153,9 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
     result = up(deployment, progress, log, on_failure=options.on_failure, show=show)
     told = f"{progress.changes} steps changed something" if result.changed else "Nothing changed"
     OUT.print(f"{told}, in {progress.elapsed:.0f} s.")
+    user = deployment.base_pillar("airflow")["admin"]["username"]
     how = f".venv/bin/stackctl -d {deployment.name} secrets show airflow-admin"
-    OUT.print(f"Airflow is up: {result.url} · user admin · password: {how.replace(' -d local', '')}", soft_wrap=True)
+    OUT.print(f"Airflow is up: {result.url} · user {user} · password: {how.replace(' -d local', '')}", soft_wrap=True)
     return 0
 
 

@@ -70,6 +70,11 @@ class Deployment:
         """The salt-cloud map."""
         return self.root / "cloud.maps.d" / f"{self.map_name}.map"
 
+    def base_pillar(self, component: str) -> dict[str, Any]:
+        """Return what a file of `pillar/base` says of the component that it is named for."""
+        text = (self.root / "pillar" / "base" / f"{component}.sls").read_text()
+        return cast(dict[str, Any], yaml.safe_load(text)[component])
+
     @property
     def salt_lock(self) -> Path:
         """The list, pinned by hash, of what a machine's Salt is installed from."""

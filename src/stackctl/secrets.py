@@ -276,7 +276,7 @@ def _operator_cidrs(deployment: Deployment) -> list[str]:
     """Return from where the Salt master may be reached by SSH: for `local` this host, as the subnet's router."""
     if not deployment.is_local:
         return []  # the operator's to say, in settings.sls
-    subnet = yaml.safe_load((deployment.root / "pillar" / "base" / "aws.sls").read_text())["aws"]["subnet"]["cidr"]
+    subnet = deployment.base_pillar("aws")["subnet"]["cidr"]
     return [f"{next(ipaddress.ip_network(subnet).hosts())}/32"]
 
 

@@ -276,6 +276,19 @@ def test_a_real_account_that_nobody_could_reach_is_not_begun(
         assert "launch salt-1" in told.out
 
 
+def test_who_brought_the_site_up_is_told_how_to_log_in(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "up", lambda *_, **__: up.Result("https://127.0.0.1:8443", changed=False))
+    path = here / "pillar" / "base" / "airflow.sls"
+    path.write_text(path.read_text().replace("username: admin", "username: root"))
+    assert cli.main(["up"]) == 0
+    told = capsys.readouterr().out
+    assert "Nothing changed" in told
+    how = ".venv/bin/stackctl secrets show airflow-admin"
+    assert f"Airflow is up: https://127.0.0.1:8443 · user root · password: {how}\n" in told
+
+
 @pytest.mark.parametrize(
     "words",
     [["up"], ["up", "--dry-run"], ["launch"], ["launch", "--dry-run"], ["status"], ["exec", "web-1", "true"],
