@@ -69,15 +69,32 @@ def test_a_machine_that_is_not_there_is_named(ec2: Any, opts: dict[str, Any]) ->
 
 
 def test_two_machines_of_one_name_are_not_guessed_between(
-    ec2: Any, web: dict[str, Any], machine: Callable[..., dict[str, Any]]
+    ec2: Any, web: dict[str, Any], machine: Callable[..., dict[str, Any]], opts: dict[str, Any]
 ) -> None:
     other = driver.create(machine("web-2"))
     ec2.create_tags(Resources=[other["id"]], Tags=[{"Key": "Name", "Value": "web-1"}])
     with pytest.raises(NotFound, match="2 machines are called web-1"):
         driver.destroy("web-1")
     assert set(driver.list_nodes()) == {web["id"], other["id"]}
+    opts["map"] = "small.map"
+    assert set(driver.list_nodes_min()) == {"web-1"}, "a map with --hard destroys what it does not know"
+    del opts["map"]
     driver.destroy(other["id"])
     assert set(driver.list_nodes()) == {"web-1"}
+
+
+def test_a_mistake_of_ours_is_an_error_that_the_core_passes_on(
+    web: dict[str, Any], machine: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("State")
+
+    monkeypatch.setattr(_instance, "terminate", fail)
+    with pytest.raises(Ec2Error, match="destroy stopped: KeyError: 'State'"):
+        driver.destroy("web-1")
+    monkeypatch.setattr(driver, "_describe", fail)
+    with pytest.raises(Ec2Error, match="create stopped: KeyError: 'State'"):
+        driver.create(machine("web-1"))
 
 
 def test_stop_start_reboot(web: dict[str, Any]) -> None:
