@@ -28,6 +28,7 @@ def test_every_machine_is_healthy(stack: Stack) -> None:
     rows = stack.rows()
     assert set(rows) == set(stack.deployment.machines())
     assert [name for name, row in rows.items() if not row["healthy"]] == []
+    assert {row["site"] for row in rows.values()} == {"healthy"}
     assert {name for name, row in rows.items() if row["certificate"]} == {"lb-1", "postgres-1", "redis-1"}
 
 
