@@ -79,22 +79,28 @@ class Hooks:
         def run_instances(
             backend: Any, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
         ) -> Reservation:
-            """Launch all or none, up to MaxCount; the same ClientToken gives the same instances."""
+            """Launch all or none, up to MaxCount; a ClientToken gives the same instances again, until they are gone.
+
+            EC2 remembers it for longer than it lists what it stands for. Here nothing forgets it.
+            """
             extra = _request.get({})
             asked = json.dumps(
                 [image_id, count, str(user_data), security_group_names, kwargs], sort_keys=True, default=str
             )
             digest = hashlib.sha256(asked.encode()).hexdigest()
             token = kwargs.get("client_token") or NO_CLIENT_TOKEN
-            if token != NO_CLIENT_TOKEN:
-                for known in backend.reservations.values():
-                    if getattr(known, "client_token", None) == token:
-                        if known.request_digest != digest:
-                            raise EC2ClientError(
-                                "IdempotentParameterMismatch",
-                                f"The client token '{token}' was used with other parameters.",
-                            )
-                        return known
+            launches: dict[str, Reservation] = vars(backend).setdefault("launches", {})  # by ClientToken
+            if known := launches.get(token):
+                if known.request_digest != digest:
+                    raise EC2ClientError(
+                        "IdempotentParameterMismatch", f"The client token '{token}' was used with other parameters."
+                    )
+                if all(instance.state == "terminated" for instance in known.instances):
+                    raise EC2ClientError(
+                        "IdempotentInstanceTerminated",
+                        "The client token you have provided is associated with a terminated instance.",
+                    )
+                return known
             before = set(backend.reservations)
             kwargs["disable_api_termination"] = extra.get("disable_api_termination", False)
             specs = copy.deepcopy(kwargs.get("nics") or [])
@@ -109,7 +115,9 @@ class Hooks:
                         original_terminate(instance)
                     del backend.reservations[name]
                 raise
-            reservation.client_token, reservation.request_digest = token, digest
+            reservation.request_digest = digest
+            if token != NO_CLIENT_TOKEN:
+                launches[token] = reservation
             for instance in reservation.instances:
                 _complete(instance, specs)
                 instance.cpu_credits = extra.get("cpu_credits") or "standard"
@@ -164,6 +172,9 @@ class Hooks:
             )
 
         original_respond = self._replace(InstanceResponse, "run_instances", respond)
+        told = InstanceResponse.RESPONSE_KEY_PATH_TO_TRANSFORMER  # moto says "pending", whatever a token stands for
+        told = {key: value for key, value in told.items() if not key.startswith("RunInstances.")}
+        self._replace(InstanceResponse, "RESPONSE_KEY_PATH_TO_TRANSFORMER", told)
         self._replace(InstanceResponse, "describe_instance_credit_specifications", credit_specifications)
 
     def _ends(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from localcloud import catalog
+from localcloud import catalog, cloud
 from memorycloud import Running
 from waiting import until
 
@@ -126,12 +127,31 @@ def test_a_machine_that_cannot_be_made_ends_terminated_with_a_reason(local: Runn
 
 
 def test_a_client_token_launches_once(local: Running, launch: Launch) -> None:
-    first, second = launch(ClientToken="once"), launch(ClientToken="once")
+    first = launch(ClientToken="once")
+    local.settle()
+    second = launch(ClientToken="once")
     assert first["InstanceId"] == second["InstanceId"]
+    assert (first["State"]["Name"], second["State"]["Name"]) == ("pending", "running"), "the answer is of today"
     with pytest.raises(ClientError) as error:
         launch(ClientToken="once", InstanceType="t2.small")
     assert code(error) == "IdempotentParameterMismatch"
     assert launch(ClientToken="twice")["InstanceId"] != first["InstanceId"]
+
+
+def test_a_client_token_is_remembered_for_longer_than_its_instance_is_listed(
+    local: Running, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance_id = launch(ClientToken="once")["InstanceId"]
+    local.settle()
+    local.ec2.terminate_instances(InstanceIds=[instance_id])
+    local.settle()
+    for remembered in (cloud.REMEMBER, timedelta(0)):
+        monkeypatch.setattr(cloud, "REMEMBER", remembered)
+        local.cloud.reconcile()
+        assert bool(local.ec2.describe_instances()["Reservations"]) is bool(remembered)
+        with pytest.raises(ClientError) as error:
+            launch(ClientToken="once")
+        assert code(error) == "IdempotentInstanceTerminated"
 
 
 def test_the_root_volume_is_the_images_and_ends_with_the_instance(local: Running, launch: Launch) -> None:
