@@ -22,6 +22,7 @@ ADDRESSES = {"private_ips": "PrivateIpAddress", "public_ips": "PublicIpAddress"}
 WATCH_SECONDS = 15  # between two looks at an instance whose sshd is awaited
 PROFILE_SECONDS = 60  # for which EC2 may not know an instance profile yet
 PROFILE_INTERVAL = 3
+TOKENS = 50  # that a launch tries: EC2 remembers each for a day after its instance has ended, or longer
 
 
 def launch(
@@ -47,6 +48,7 @@ def launch(
         ConfigurationError: see `_launch.request`.
         NotFound: see `_launch.request`.
         ApiError: EC2 refuses the launch, in every place.
+        LaunchError: EC2 remembers too many machines of that name.
     """
     places = _launch.variants(options)
     for place in places[:-1]:
@@ -69,16 +71,38 @@ def _launch_in(
     deploy: bool,
 ) -> InstanceTypeDef:
     wanted = _launch.request(connection, options, name, userdata=userdata, deploy=deploy)
-    for _ in range(10):
+    for _ in range(TOKENS):
+        # EC2 remembers a token for longer than it shows the instance that it stood for, or shows it by that name.
         token = _launch.client_token(connection.region, name, wanted, predecessors)
-        instance = _run_instance(connection, name, {**wanted, "ClientToken": token})
+        try:
+            instance = _run_instance(connection, name, {**wanted, "ClientToken": token})
+        except ApiError as error:
+            if error.code not in _launch.SPENT:
+                raise
+            predecessors = [*predecessors, token]
+            continue
         _lookup.changed(connection, name)
-        if instance["State"]["Name"] in _lookup.LIVING:
+        if instance["State"]["Name"] in _lookup.LIVING and _is_called(connection, name, instance):
             log.info("%s is launched as %s", name, instance["InstanceId"])
             return instance
-        # EC2 remembers a token for longer than it shows the terminated instance that it stood for.
         predecessors = [*predecessors, instance["InstanceId"]]
-    raise LaunchError(f"{name}: EC2 answers with terminated instances only: {', '.join(predecessors)}")
+    raise LaunchError(
+        f"{name}: EC2 remembers the last {TOKENS} machines that were launched just like it, and launches no other;"
+        " run the same command again tomorrow, or with another tag"
+    )
+
+
+def _is_called(connection: Connection, name: str, launched: InstanceTypeDef) -> bool:
+    """Tell whether what RunInstances answered with has this name: an instance of an earlier launch may be renamed.
+
+    To a token that it knows, EC2 repeats its first answer, in which only the state is sure to be of today.
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Run_Instance_Idempotency.html
+    """
+    if launched["State"]["Name"] == "pending" and _lookup.tags(launched).get("Name") == name:
+        return True
+    instance_id = launched["InstanceId"]
+    found = _lookup.instances_by_id(connection, [instance_id]).get(instance_id)
+    return found is None or _lookup.tags(found).get("Name") == name
 
 
 def _run_instance(connection: Connection, name: str, wanted: dict[str, Any]) -> InstanceTypeDef:

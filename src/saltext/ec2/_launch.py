@@ -22,6 +22,9 @@ NO_ROOM = frozenset((
     "InsufficientFreeAddressesInSubnet", "SpotMaxPriceTooLow", "Unsupported",
 ))  # fmt: skip
 
+# What EC2 says of a ClientToken that stands for an earlier launch, and will not do for another one.
+SPENT = frozenset(("IdempotentInstanceTerminated", "IdempotentParameterMismatch"))
+
 
 def variants(options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the options once for each place that a launch may try, in order.

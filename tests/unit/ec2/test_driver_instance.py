@@ -1,0 +1,131 @@
+"""A name that had a machine before, on an EC2 that remembers: the local cloud honours ClientTokens, moto does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localcloud import catalog, cloud
+from localcloud.faults import Fault
+from memorycloud import MemoryHost, Running, running
+from saltext.ec2 import _instance, _options
+from saltext.ec2._errors import LaunchError
+from saltext.ec2.clouds import ec2 as driver
+
+MISMATCH = Fault("error", "RunInstances", code="IdempotentParameterMismatch", status=400)
+
+
+@pytest.fixture
+def local(tmp_path: Path, opts: dict[str, Any]) -> Iterator[Running]:
+    """Return a local cloud with a network, which is the provider's."""
+    with running(tmp_path / "cloud", MemoryHost()) as made:
+        keys = made.credentials
+        provider = {"endpoint_url": made.url, "id": keys.access_key_id, "key": keys.secret_access_key}
+        opts["providers"]["cloud"]["ec2"] |= provider
+        vpc = made.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
+        name = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "a"}]}]
+        made.ec2.create_subnet(VpcId=vpc, CidrBlock="10.40.1.0/24", TagSpecifications=name)
+        yield made
+
+
+@pytest.fixture
+def web(local: Running, opts: dict[str, Any]) -> dict[str, Any]:
+    """Return what the core hands to `create` for web-1."""
+    profile = {"provider": "cloud:ec2", "image": catalog.IMAGE_ID, "size": "t2.micro", "subnetname": "a"}
+    opts["profiles"]["small"] = profile
+    return {**opts["providers"]["cloud"]["ec2"], **profile, "profile": "small", "name": "web-1"}
+
+
+@pytest.fixture(params=["told", "blank"])
+def answers(request: pytest.FixtureRequest, web: dict[str, Any], opts: dict[str, Any]) -> None:
+    """Have RunInstances name what it launches, or leave out the tags of what there was already, as EC2 may do."""
+
+    def forget(parsed: dict[str, Any], **_: Any) -> None:
+        for instance in parsed.get("Instances", []):
+            if instance["State"]["Name"] != "pending":
+                del instance["Tags"]
+
+    events: Any = driver._connection(_options.resolve(web, opts)).ec2.meta.events
+    if request.param == "blank":
+        events.register("after-call.ec2.RunInstances", forget)
+
+
+def hide_by_name(local: Running, opts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    opts["rename_on_destroy"] = True
+
+
+def hide_by_age(local: Running, opts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud, "REMEMBER", timedelta(0))
+
+
+@pytest.mark.parametrize("hide", [hide_by_name, hide_by_age])
+def test_a_machine_is_made_anew_whose_predecessors_are_not_shown(
+    local: Running,
+    opts: dict[str, Any],
+    web: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    hide: Callable[..., None],
+) -> None:
+    hide(local, opts, monkeypatch)
+    made = set()
+    for _ in range(3):
+        made.add(driver.create(dict(web))["id"])
+        driver.destroy("web-1")
+        local.settle()
+        local.cloud.reconcile()
+    assert len(made) == 3
+
+
+def test_a_machine_is_made_anew_while_its_predecessor_ends(
+    local: Running, opts: dict[str, Any], web: dict[str, Any]
+) -> None:
+    opts["rename_on_destroy"] = True
+    first = driver.create(dict(web))
+    local.host.gate.clear()
+    driver.destroy("web-1")
+    options = _options.resolve(web, opts)
+    launched = _instance.launch(driver._connection(options), options, "web-1", [], deploy=False)
+    assert local.state(first["id"]) == "shutting-down"
+    assert launched["InstanceId"] != first["id"]
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_renamed_machine_is_left_alone_when_its_old_name_is_launched(local: Running, web: dict[str, Any]) -> None:
+    kept = driver.create(dict(web))
+    driver.rename("web-1", {"newname": "web-3"}, call="action")
+    made = driver.create(dict(web))
+    assert {name: node["id"] for name, node in driver.list_nodes().items()} == {
+        "web-3": kept["id"],
+        "web-1": made["id"],
+    }
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_launch_whose_answer_was_lost_is_found_again(
+    local: Running, opts: dict[str, Any], web: dict[str, Any]
+) -> None:
+    options = _options.resolve(web, opts)
+    ids = set()
+    for _ in range(2):  # nobody has seen the first
+        launched = _instance.launch(driver._connection(options), options, "web-1", [], deploy=False)
+        local.settle()
+        ids.add(launched["InstanceId"])
+    assert len(ids) == 1
+
+
+def test_a_token_that_stood_for_another_request_is_passed_over(
+    local: Running, opts: dict[str, Any], web: dict[str, Any]
+) -> None:
+    """The same launch template may hold something else today."""
+    with local.faults.inject(replace(MISMATCH, times=2)):
+        assert driver.create(dict(web))["state"] == "running"
+    options = _options.resolve(web, opts)
+    with local.faults.inject(MISMATCH) as client:
+        with pytest.raises(LaunchError, match=f"web-2: EC2 remembers the last {_instance.TOKENS}"):
+            _instance.launch(driver._connection(options), options, "web-2", [], deploy=False)
+        assert client.seen().calls["RunInstances"] == _instance.TOKENS
