@@ -339,18 +339,29 @@ def release(connection: Connection, options: Mapping[str, Any], name: str, insta
 def terminate(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
     """Terminate an instance, and release the elastic addresses that were allocated for it.
 
+    Returns:
+        Its states; and in `left`, where there is something, what could not be released, and why. That is no error:
+        the machine is gone, and nobody would find it again to destroy it.
+
     Raises:
-        ApiError: EC2 refuses, as it does for a machine with termination protection.
+        ApiError: EC2 refuses, as it does for a machine with termination protection; it lives on.
     """
+    with api_errors(f"looking up the elastic addresses of {name}"):
+        addresses = _own_addresses(connection, instance["InstanceId"])
     with api_errors(f"destroying {name}"):
         answer = connection.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
     _lookup.changed(connection, name)
-    with api_errors(f"releasing the elastic addresses of {name}"):
-        for each in _own_addresses(connection, instance["InstanceId"]):
-            if each.get("AssociationId"):
-                _disassociate(connection, each["AssociationId"])
-            connection.ec2.release_address(AllocationId=each["AllocationId"])
-    return _change(answer["TerminatingInstances"][0])
+    change = _change(answer["TerminatingInstances"][0])
+    for each in addresses:
+        try:
+            with api_errors(f"releasing {each['AllocationId']} ({each['PublicIp']}) of {name}"):
+                if each.get("AssociationId"):
+                    _disassociate(connection, each["AssociationId"])
+                connection.ec2.release_address(AllocationId=each["AllocationId"])
+        except ApiError as error:
+            log.error("%s is destroyed, but its elastic address is left, and paid for: %s", name, error)
+            change.setdefault("left", []).append(str(error))
+    return change
 
 
 def _disassociate(connection: Connection, association_id: str) -> None:

@@ -119,3 +119,29 @@ def test_queries_actions_and_destroy_tell_the_truth(place: Site) -> None:
     assert place.salt_cloud("--destroy", *NAMES).returncode == 0
     place.cloud.settle()
     assert place.instances("pending", "running", "stopping", "stopped") == {}
+
+
+def test_what_is_left_of_a_destroyed_machine_is_told_and_its_key_removed(place: Site) -> None:
+    interface = {"SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}
+    options = {"subnetname": None, "securitygroup": None, "network_interfaces": [interface]}
+    assert place.apply({"web-1": options}).errors == {}
+    assert sorted(place.accepted()) == ["web-1"]
+    (address,) = place.cloud.ec2.describe_addresses()["Addresses"]
+    with place.cloud.faults.inject(faults.throttled("DescribeAddresses")):
+        done = place.salt_cloud("--destroy", "web-1")
+    assert done.returncode != 0
+    assert "looking up the elastic addresses of web-1 failed: DescribeAddresses: RequestLimitExceeded" in done.stderr
+    assert sorted(place.accepted()) == sorted(place.instances("running")) == ["web-1"], "it can be destroyed again"
+
+    config = place.folder / "cloud"
+    config.write_text(config.read_text() + "rename_on_destroy: true\n")
+    with place.cloud.faults.inject(faults.denied("ReleaseAddress"), faults.throttled("CreateTags")):
+        done = place.salt_cloud("--destroy", "web-1")
+    place.cloud.settle()
+    assert done.returncode == 0
+    assert place.instances() == {"web-1": place.instances("terminated")["web-1"]}
+    assert place.accepted() == {}
+    said = f"releasing {address['AllocationId']} ({address['PublicIp']}) of web-1 failed: ReleaseAddress: Unauthorized"
+    assert said in done.stdout
+    assert said in done.stderr
+    assert "web-1 is destroyed, but keeps its name: tagging" in done.stderr

@@ -584,6 +584,26 @@ def test_on_failure_destroy_leaves_nothing(
     assert ec2.describe_volumes()["Volumes"] == []
 
 
+@pytest.mark.covers("on_failure")
+def test_on_failure_destroy_tells_what_it_leaves(ec2: Any, machine: Machine, deploying: Deployment) -> None:
+    given = machine(
+        "web-1",
+        subnetname=None,
+        securitygroup=None,
+        network_interfaces=[{"SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}],
+        ssh_interface="public_ips",
+        on_failure="destroy",
+    )
+    deploying.error = DeployError("no route")
+    refused = {"Error": {"Code": "UnauthorizedOperation", "Message": "no"}}
+    events: Any = _client.connect(given, driver.__opts__["cachedir"]).ec2.meta.events
+    events.register("before-call.ec2.ReleaseAddress", lambda **_: (AWSResponse("", 403, HTTPHeaders(), None), refused))
+    with pytest.raises(DeployError, match=r"it was destroyed, .*; releasing eipalloc-.* of web-1 failed: ReleaseAddr"):
+        driver.create(given)
+    assert instances(ec2) == []
+    assert len(ec2.describe_addresses()["Addresses"]) == 1
+
+
 def test_a_machine_that_was_there_before_is_never_destroyed(ec2: Any, machine: Machine, deploying: Deployment) -> None:
     driver.create(machine("web-1"))
     deploying.error = DeployError("no route")

@@ -529,14 +529,14 @@ def _give_up(
     name = vm_["name"]
     try:
         _instance.release(connection, options, name, instance)
-        _destroy(connection, name, instance)
+        left = _destroy(connection, name, instance).get("left", [])
     except ApiError as error:
         return (
             f"it should be destroyed, as on_failure says, but still runs: {error};"
             " run the same command again to repair it"
         )
     _forget_key(vm_)
-    return "it was destroyed, and its key removed, as on_failure says"
+    return "; ".join(["it was destroyed, and its key removed, as on_failure says", *left])
 
 
 def _login(
@@ -593,6 +593,8 @@ def _userdata(options: Mapping[str, Any], vm_: Mapping[str, Any]) -> str:
 def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """Terminate one machine. Its key leaves the master with it: the core sees to that.
 
+    What is left of it, as an elastic address that EC2 would not release, is in the answer under `left`.
+
     CLI Example: ``salt-cloud --destroy web-1``
 
     Raises:
@@ -608,10 +610,15 @@ def destroy(name: str, call: str | None = None) -> dict[str, Any]:
 def _destroy(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
     data = {"instance_id": instance["InstanceId"]}
     _event(name, "destroying", "destroying instance", data)
+    rename = _provider().get("rename_on_destroy", __opts__.get("rename_on_destroy"))
     change = _instance.terminate(connection, name, instance)
-    if _provider().get("rename_on_destroy", __opts__.get("rename_on_destroy")):
-        change["newname"] = f"{name}-DEL{uuid.uuid4().hex}"
-        _set_tags(connection, [instance["InstanceId"]], {"Name": change["newname"]})
+    if rename:
+        newname = f"{name}-DEL{uuid.uuid4().hex}"
+        try:
+            _set_tags(connection, [instance["InstanceId"]], {"Name": newname})
+            change["newname"] = newname
+        except ApiError as error:
+            log.error("%s is destroyed, but keeps its name: %s", name, error)
     _event(name, "destroyed", "destroyed instance", data)
     if __opts__.get("update_cachedir"):
         salt.utils.cloud.delete_minion_cachedir(name, _provider_name().split(":")[0], __opts__)
