@@ -348,6 +348,7 @@ def terminate(connection: Connection, name: str, instance: InstanceTypeDef) -> d
     """
     with api_errors(f"looking up the elastic addresses of {name}"):
         addresses = _own_addresses(connection, instance["InstanceId"])
+    _cancel_spot_request(connection, name, instance)
     with api_errors(f"destroying {name}"):
         answer = connection.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
     _lookup.changed(connection, name)
@@ -362,6 +363,18 @@ def terminate(connection: Connection, name: str, instance: InstanceTypeDef) -> d
             log.error("%s is destroyed, but its elastic address is left, and paid for: %s", name, error)
             change.setdefault("left", []).append(str(error))
     return change
+
+
+def _cancel_spot_request(connection: Connection, name: str, instance: InstanceTypeDef) -> None:
+    """Keep EC2 from launching a successor, as it does for a persistent request that is open."""
+    if not (request := instance.get("SpotInstanceRequestId")):
+        return
+    try:
+        with api_errors(f"cancelling the spot request of {name}"):
+            connection.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=[request])
+    except ApiError as error:
+        if error.code != "InvalidSpotInstanceRequestID.NotFound":
+            raise
 
 
 def _disassociate(connection: Connection, association_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import salt.config
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moto import mock_aws
+from moto.ec2.models.instances import Instance
+from moto.ec2.models.spot_requests import SpotRequestBackend
 
 from saltext.ec2 import _client
 from saltext.ec2.clouds import ec2 as driver
@@ -81,6 +84,33 @@ def opts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(driver, "__active_provider_name__", "cloud:ec2", raising=False)
     monkeypatch.setattr(driver, "__utils__", {"cloud.fire_event": lambda *_, **__: None}, raising=False)
     return opts
+
+
+@pytest.fixture
+def spot_requests(ec2: Any, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Have every spot instance tell of a persistent request, as moto does not; return those that are cancelled.
+
+    While its request is not, an instance that ends has a successor.
+    """
+    cancelled: set[str] = set()
+    terminate = Instance.terminate
+
+    def request_id(instance: Instance) -> str | None:
+        return instance.id.replace("i-", "sir-") if instance.lifecycle == "spot" else None
+
+    def cancel(_: SpotRequestBackend, ids: list[str]) -> list[Any]:
+        cancelled.update(ids)
+        return [SimpleNamespace(id=each) for each in ids]
+
+    def end(instance: Instance) -> Any:
+        if instance.lifecycle == "spot" and request_id(instance) not in cancelled:
+            instance.ec2_backend.run_instances(instance.image_id, 1, "", [], is_instance_type_default=True)
+        return terminate(instance)
+
+    monkeypatch.setattr(Instance, "spot_instance_request_id", property(request_id), raising=False)
+    monkeypatch.setattr(Instance, "terminate", end)
+    monkeypatch.setattr(SpotRequestBackend, "cancel_spot_instance_requests", cancel)
+    return cancelled
 
 
 Machine = Callable[..., dict[str, Any]]

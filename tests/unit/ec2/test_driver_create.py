@@ -604,6 +604,43 @@ def test_on_failure_destroy_tells_what_it_leaves(ec2: Any, machine: Machine, dep
     assert len(ec2.describe_addresses()["Addresses"]) == 1
 
 
+SPOT = {"spot_config": {"type": "persistent"}}
+
+
+@pytest.mark.covers("spot_config", "on_failure")
+def test_a_persistent_spot_machine_is_not_launched_again_by_ec2_when_it_is_destroyed(
+    ec2: Any, machine: Machine, spot_requests: set[str], deploying: Deployment
+) -> None:
+    made = driver.create(machine("web-1", **SPOT))
+    driver.destroy("web-1")
+    assert spot_requests == {made["SpotInstanceRequestId"]}
+    deploying.error = DeployError("no route")
+    with pytest.raises(DeployError, match="it was destroyed"):
+        driver.create(machine("web-2", on_failure="destroy", **SPOT))
+    assert len(spot_requests) == 2
+    assert instances(ec2) == []
+
+
+@pytest.mark.usefixtures("spot_requests")
+@pytest.mark.parametrize(
+    ("code", "lives"), [("InvalidSpotInstanceRequestID.NotFound", False), ("UnauthorizedOperation", True)]
+)
+def test_a_spot_request_that_cannot_be_cancelled_saves_its_machine_unless_it_is_gone(
+    ec2: Any, machine: Machine, code: str, *, lives: bool
+) -> None:
+    given = machine("web-1", **SPOT)
+    made = driver.create(given)
+    answer = AWSResponse("", 400, HTTPHeaders(), None), {"Error": {"Code": code, "Message": "no"}}
+    events: Any = _client.connect(given, driver.__opts__["cachedir"]).ec2.meta.events
+    events.register("before-call.ec2.CancelSpotInstanceRequests", lambda **_: answer)
+    if lives:
+        with pytest.raises(ApiError, match=f"cancelling the spot request of web-1 failed: .*{code}"):
+            driver.destroy("web-1")
+    else:
+        driver.destroy("web-1")
+    assert (made["id"] in [one["InstanceId"] for one in instances(ec2)]) is lives
+
+
 def test_a_machine_that_was_there_before_is_never_destroyed(ec2: Any, machine: Machine, deploying: Deployment) -> None:
     driver.create(machine("web-1"))
     deploying.error = DeployError("no route")

@@ -29,6 +29,7 @@ UNSEEN = {"iam:PassRole"}  # moto asks for it nowhere
 @pytest.fixture
 def life(
     ec2: Any,
+    spot_requests: set[str],
     machine: Callable[..., dict[str, Any]],
     opts: dict[str, Any],
     tmp_path: Path,
@@ -44,7 +45,7 @@ def life(
     monkeypatch.setattr(_host_keys, "from_console", lambda _: ["ssh-ed25519 AAAA"])
     (tmp_path / "key").touch()
     opts |= {"deploy": True, "private_key": str(tmp_path / "key")}
-    given = machine("web-1", securitygroup="web", subnetname="a")
+    given = machine("web-1", securitygroup="web", subnetname="a", spot_config={"type": "persistent"})
 
     def live(actions: list[str]) -> None:
         statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}
