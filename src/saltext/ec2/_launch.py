@@ -64,6 +64,7 @@ def request(
         if not options.get(needed) and not template:
             raise ConfigurationError(f"{name}: {needed} is not set")
     image = _lookup.image(connection, options["image"]) if options.get("image") else _lookup.Image("")
+    network = _network(connection, options, name)
     wanted: dict[str, Any] = {
         "MinCount": 1,
         "MaxCount": 1,
@@ -75,9 +76,13 @@ def request(
             delete_others=options.get("del_all_vols_on_destroy"),
         ),
         "TagSpecifications": tag_specifications(
-            name, options.get("tag") or {}, deploy=deploy, spot=options.get("spot_config")
+            name,
+            options.get("tag") or {},
+            deploy=deploy,
+            spot=options.get("spot_config"),
+            interfaces=network.get("NetworkInterfaces", ()),
         ),
-        **_network(connection, options, name),
+        **network,
         **_machine(options),
     }
     if image.id:
@@ -256,7 +261,12 @@ def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tag_specifications(
-    name: str, tag: Mapping[str, Any], *, deploy: bool, spot: Mapping[str, Any] | None = None
+    name: str,
+    tag: Mapping[str, Any],
+    *,
+    deploy: bool,
+    spot: Mapping[str, Any] | None = None,
+    interfaces: Collection[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Return TagSpecifications that tag the machine, its volumes and its interfaces from the first moment.
 
@@ -265,6 +275,7 @@ def tag_specifications(
         tag: the profile's tags.
         deploy: whether the instance starts with its deployment pending.
         spot: `spot_config`, whose `tag` is for the spot request alone; None: there is none.
+        interfaces: the request's; EC2 refuses tags for interfaces when it makes none.
 
     Raises:
         ConfigurationError: the tags are no mapping, or name the machine differently.
@@ -274,6 +285,8 @@ def tag_specifications(
     if tag.get("Name", name) != name:
         raise ConfigurationError(f"{name}: the tag Name is the machine's name and cannot be {tag['Name']!r}")
     own: dict[str, dict[str, Any]] = {resource: {} for resource in TAGGED}
+    if interfaces and all("NetworkInterfaceId" in each for each in interfaces):
+        del own["network-interface"]
     if deploy:
         own["instance"] = {DEPLOY_TAG: "pending"}
     if spot is not None:

@@ -513,6 +513,19 @@ def test_an_interface_that_is_written_wrong_stops_the_launch(launch: Launcher) -
 
 
 @pytest.mark.covers("network_interfaces")
+def test_a_machine_is_launched_with_an_interface_that_exists(ec2: Any, launch: Launcher, subnet: str) -> None:
+    ready = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
+    launched = launch(**ELSEWHERE, network_interfaces=[{"NetworkInterfaceId": ready}])
+    assert [each["NetworkInterfaceId"] for each in launched.instance["NetworkInterfaces"]] == [ready]
+    assert "network-interface" not in launched.sent.values(), "EC2 tags no interface when it makes none"
+    driver.destroy("web-1")
+    ready = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
+    new = {"DeviceIndex": 1, "SubnetName": "a"}
+    launched = launch(**ELSEWHERE, network_interfaces=[{"NetworkInterfaceId": ready}, new])
+    assert specified_tags(launched.sent, "network-interface") == {"Name": "web-1"}
+
+
+@pytest.mark.covers("network_interfaces")
 def test_elastic_addresses_are_given_once_and_released_when_they_were_made_for_the_machine(
     ec2: Any, launch: Launcher, connection: _client.Connection
 ) -> None:
