@@ -63,6 +63,10 @@ def request(
     for needed in ("image", "size"):
         if not options.get(needed) and not template:
             raise ConfigurationError(f"{name}: {needed} is not set")
+    if not options.get("image") and options.get("del_root_vol_on_destroy") is False:
+        raise ConfigurationError(
+            f"{name}: del_root_vol_on_destroy needs image: what launch_template says of the root volume stays as it is"
+        )
     image = _lookup.image(connection, options["image"]) if options.get("image") else _lookup.Image("")
     network = _network(connection, options, name)
     wanted: dict[str, Any] = {
@@ -303,15 +307,14 @@ def tag_list(tags: Mapping[str, Any]) -> Any:
 
 def _network(connection: Connection, options: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the part of the request that says which networks the machine is in."""
-    subnet = _subnet(connection, options.get("subnetid"), options.get("subnetname"), name)
-    names = _names(options, ("securitygroup", "securitygroupname", "securitygroupid"))
     if options.get("network_interfaces"):
-        if subnet or names:
-            raise ConfigurationError(
-                f"{name}: with network_interfaces, subnets and security groups are set on each interface"
-            )
+        for option, key in ON_INTERFACE.items():
+            if options.get(option) not in (None, "", []):
+                raise ConfigurationError(f"{name}: with network_interfaces, {option} is set on each interface: {key}")
         return {"NetworkInterfaces": [_interface(connection, each, name) for each in options["network_interfaces"]]}
 
+    subnet = _subnet(connection, options.get("subnetid"), options.get("subnetname"), name)
+    names = _names(options, ("securitygroup", "securitygroupname", "securitygroupid"))
     groups = _lookup.security_groups(connection, names, subnet.vpc_id if subnet else "")
     network: dict[str, Any] = {}
     if subnet:
@@ -346,6 +349,12 @@ INTERFACE = (
     "SecondaryPrivateIpAddressCount", "AssociatePublicIpAddress", "DeleteOnTermination", "Description", "InterfaceType",
     "Ipv6AddressCount",
 )  # fmt: skip
+# What an interface says in place of an option of the machine.
+ON_INTERFACE = {
+    "subnetid": "SubnetId", "subnetname": "SubnetName", "private_ip": "PrivateIpAddress",
+    "securitygroup": "SecurityGroupId", "securitygroupname": "SecurityGroupId", "securitygroupid": "SecurityGroupId",
+    "associate_public_ip": "AssociatePublicIpAddress",
+}  # fmt: skip
 # What is looked up, by name or id.
 INTERFACE_NAMES = ("SubnetName", "subnetname", "SecurityGroupId", "securitygroupname", "Groups")
 # What is done with an interface once the machine runs: see `_instance.equip`.

@@ -74,7 +74,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("size", "same", "The instance type."),
     Option("min_instance", "refused", "A name is one machine: list the names in a map."),
     Option("max_instance", "refused", "A name is one machine: list the names in a map."),
-    Option("launch_template", "new", "`{id: …}` or `{name: …}`, and perhaps `version`. Then `image` and `size` may be absent."),
+    Option("launch_template", "new", "`{id: …}` or `{name: …}`, and perhaps `version`. Then `image` and `size` may be absent. Without `image`, the root volume is as the template or its image says, whether gp3, encrypted, and gone with the machine or not."),
     Option("keyname", "same", "The EC2 key pair for the first login."),
     Option("iam_profile", "same", "Name or ARN of an instance profile."),
     Option("tag", "changed", "Tags as a mapping; set at launch, on the instance, its volumes and its interfaces."),

@@ -232,6 +232,18 @@ def test_a_launch_template_stands_for_what_a_profile_leaves_out(ec2: Any, launch
     assert launch(launch_template=by_id, size="t3.nano").instance["InstanceType"] == "t3.nano"
 
 
+@pytest.mark.covers("launch_template", "del_root_vol_on_destroy")
+def test_a_root_volume_that_only_a_launch_template_knows_cannot_be_kept(ec2: Any, launch: Launcher, image: str) -> None:
+    data = {"ImageId": image, "InstanceType": "t3.small"}
+    ec2.create_launch_template(LaunchTemplateName="web", LaunchTemplateData=data)
+    kept = {"launch_template": {"name": "web"}, "del_root_vol_on_destroy": False}
+    with pytest.raises(ConfigurationError, match="web-1: del_root_vol_on_destroy needs image"):
+        launch(image=None, **kept)
+    launch(image=image, **kept)
+    driver.destroy("web-1")
+    assert [volume["Size"] for volume in ec2.describe_volumes()["Volumes"]] == [ROOT]
+
+
 def test_without_a_launch_template_image_and_size_are_needed(ec2: Any, launch: Launcher) -> None:
     for option in ("image", "size"):
         with pytest.raises(ConfigurationError, match=f"web-1: {option} is not set"):
@@ -508,8 +520,31 @@ def test_an_interface_that_is_written_wrong_stops_the_launch(launch: Launcher) -
         ConfigurationError, match=r"network_interfaces: unknown: Subnet; it knows DeviceIndex, .*SubnetId"
     ):
         launch(**ELSEWHERE, network_interfaces=[{"Subnet": "a"}])
-    with pytest.raises(ConfigurationError, match="subnets and security groups are set on each interface"):
-        launch(network_interfaces=[FIRST])
+
+
+@pytest.mark.covers("network_interfaces", "subnetname", "subnetid", "securitygroup", "private_ip")
+@pytest.mark.covers("associate_public_ip", "securitygroupname", "securitygroupid")
+@pytest.mark.parametrize(
+    ("option", "value", "key"),
+    [
+        ("subnetname", "a", "SubnetName"),
+        ("subnetid", "subnet-1", "SubnetId"),
+        ("securitygroup", ["web"], "SecurityGroupId"),
+        ("securitygroupname", "web", "SecurityGroupId"),
+        ("securitygroupid", "sg-1", "SecurityGroupId"),
+        ("private_ip", "10.40.1.9", "PrivateIpAddress"),
+        ("associate_public_ip", True, "AssociatePublicIpAddress"),
+        ("associate_public_ip", False, "AssociatePublicIpAddress"),
+    ],
+)
+def test_what_an_interface_says_is_not_said_of_the_machine(
+    ec2: Any, launch: Launcher, option: str, value: Any, key: str
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"web-1: with network_interfaces, {option} is set on each interface: {key}"
+    ):
+        launch(**{**ELSEWHERE, option: value}, network_interfaces=[FIRST])
+    assert ec2.describe_instances()["Reservations"] == []
 
 
 @pytest.mark.covers("network_interfaces")
