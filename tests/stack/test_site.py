@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,6 +14,7 @@ from http.cookiejar import CookieJar
 from pathlib import Path
 
 import pytest
+import yaml
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -21,7 +23,6 @@ from waiting import until
 from wholestack import Stack
 
 EXAMPLE_DAG = "example_bash_operator"
-TRIES = 8  # more than pillar allows in a minute
 
 
 class Visitor:
@@ -39,7 +40,7 @@ class Visitor:
         body = urllib.parse.urlencode(data).encode() if data else None
         request = urllib.request.Request(self.url + path, body, {"Referer": self.url + path})
         try:
-            with self.opener.open(request, timeout=30) as answer:
+            with self.opener.open(request, timeout=120) as answer:
                 return answer.status, answer.url, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.url, error.read().decode()
@@ -111,7 +112,7 @@ def test_one_web_machine_less_goes_unnoticed(stack: Stack) -> None:
         assert [visitor.get("/api/v2/monitor/health")[0] for _ in range(20)] == [200] * 20
     finally:
         stack.sh("salt-1", "salt-cloud --assume-yes --action start web-1")
-    until(lambda: bool(stack.rows()["web-1"]["healthy"]), "web-1 serves again", 120, every=1)
+    until(lambda: bool(stack.rows()["web-1"]["healthy"]), "web-1 serves again", 600, every=1)
 
 
 def test_an_update_goes_unnoticed(stack: Stack) -> None:
@@ -132,28 +133,49 @@ def test_an_update_goes_unnoticed(stack: Stack) -> None:
     visits = threading.Thread(target=visit)
     visits.start()
     try:
+        until(lambda: answers, "somebody visits")
         assert "Nothing changed" not in stack.up()
+        visited = len(answers)
+        until(lambda: len(answers) > visited, "somebody visits after the restarts")
     finally:
         done.set()
         visits.join()
     after = [stack.sh(name, started) for name in ("web-1", "web-2")]
     assert all(old != new for old, new in zip(before, after, strict=True)), "both have been restarted"
-    assert len(answers) > 50
+    assert visited > 10
     assert set(answers) == {200}, f"{sum(one != 200 for one in answers)} of {len(answers)} visits failed"
 
 
 def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack) -> None:
-    limited = [Visitor(stack).log_in(f"wrong-{number}")[0] for number in range(TRIES)]
-    assert 429 in limited, limited
-    for name in ("web-1", "web-2"):
-        other = {"web-1": "web-2", "web-2": "web-1"}[name]
-        stack.sh("lb-1", _haproxy(f"set server web/{other} state maint"))
-        try:
-            assert Visitor(stack).log_in("wrong")[0] == 429, f"{name} does not know of the tries on the other"
-        finally:
-            stack.sh("lb-1", _haproxy(f"set server web/{other} state ready"))
+    allowed, seconds = _login_limit(stack)
     password = stack.secret("airflow-admin", "password")
-    until(lambda: Visitor(stack).log_in(password)[0] == 200, "logins work again", 150, every=1)
+    for _ in range(5):
+        began = time.monotonic()
+        tries = [Visitor(stack).log_in(f"wrong-{number}")[0] for number in range(allowed + 3)]
+        alone = {name: _log_in_without(stack, other) for name, other in (("web-1", "web-2"), ("web-2", "web-1"))}
+        took = time.monotonic() - began
+        until(lambda: Visitor(stack).log_in(password)[0] == 200, "logins work again", 300, every=1)
+        if took < seconds:  # what was counted is forgotten in a longer one, which proves nothing
+            break
+    assert 429 in tries, tries
+    assert alone == {"web-1": 429, "web-2": 429}, "each knows of the tries on the other"
+
+
+def _login_limit(stack: Stack) -> tuple[int, int]:
+    """Return how many logins an address may try, and in how many seconds."""
+    pillar = yaml.safe_load((stack.deployment.root / "pillar/base/airflow.sls").read_text())
+    allowed, _, seconds, unit = pillar["airflow"]["login_rate_limit"].split()
+    assert unit == "seconds"
+    return int(allowed), int(seconds)
+
+
+def _log_in_without(stack: Stack, machine: str) -> int:
+    """Return how a wrong password is answered while a web machine gets no requests."""
+    stack.sh("lb-1", _haproxy(f"set server web/{machine} state maint"))
+    try:
+        return Visitor(stack).log_in("wrong")[0]
+    finally:
+        stack.sh("lb-1", _haproxy(f"set server web/{machine} state ready"))
 
 
 def _haproxy(command: str) -> str:

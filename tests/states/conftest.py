@@ -22,6 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.docker)
+            item.add_marker(pytest.mark.timeout(2400))  # the first of them pays for what all use
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +57,8 @@ def machine_image(docker_client: docker.DockerClient) -> str:
 
 @pytest.fixture(scope="session")
 def plain_pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
-    """The test deployment's settings and secrets."""
-    return PlainPillar(tmp_path_factory.mktemp("pillar"), cidr=str(SUBNET))
+    """The test deployment's settings and secrets; a slow machine's six logins all fall into one window of the limit."""
+    return PlainPillar(tmp_path_factory.mktemp("pillar"), cidr=str(SUBNET), login_rate_limit="5 per 10 minutes")
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ opener = urllib.request.build_opener(Stay)
 def ask(path, data=None, **headers):
     request = urllib.request.Request(f"http://{address}:8080{path}", data, headers)
     try:
-        return opener.open(request, timeout=30)
+        return opener.open(request, timeout=120)
     except urllib.error.HTTPError as error:
         return error
 

@@ -29,12 +29,15 @@ class PlainPillar:
         ca_certificate: the deployment's CA, PEM.
     """
 
-    def __init__(self, path: Path, cidr: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, path: Path, cidr: str | None = None, login_rate_limit: str | None = None, **settings: Any
+    ) -> None:
         """Write the files below `path`.
 
         Args:
             path: the folder to fill; it must exist.
             cidr: the machines' network, where it is not the one of `pillar/base/aws.sls`.
+            login_rate_limit: of the web app, where it is not the one of `pillar/base/airflow.sls`.
             settings: what else the deployment decides.
         """
         self.path = path
@@ -53,9 +56,11 @@ class PlainPillar:
         }
         self._write("settings", {"settings": decided | settings})
         if cidr is not None:
-            account = yaml.safe_load((ROOT / "pillar/base/aws.sls").read_text())
+            account = _base("aws")
             account["aws"]["vpc"]["cidr"] = cidr
             self._write("aws", account)
+        if login_rate_limit is not None:
+            self._write("airflow", {"airflow": _base("airflow")["airflow"] | {"login_rate_limit": login_rate_limit}})
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
         (self.path / f"{name}.sls").write_text(yaml.safe_dump(data, sort_keys=False))
@@ -63,3 +68,9 @@ class PlainPillar:
     def values(self) -> dict[str, str]:
         """Return `lock:leaf` -> the secret, for looking for leaks."""
         return {f"{lock}:{leaf}": value for lock, leaves in self.secrets.items() for leaf, value in leaves.items()}
+
+
+def _base(name: str) -> dict[str, Any]:
+    """Return the data of a file of `pillar/base`."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / "pillar/base" / f"{name}.sls").read_text())
+    return data

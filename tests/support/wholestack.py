@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackctl.deployment import Deployment
+from waiting import until
 
 UP_SECONDS = 1500
 
@@ -55,3 +56,12 @@ class Stack:
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return the table of `status`."""
         return {row["machine"]: row for row in json.loads(self.ctl("status", "--json", accept=(0, 1)))}
+
+    def healthy(self) -> dict[str, dict[str, Any]]:
+        """Return that table once all machines and the site are healthy; a minion that is busy counts as silent."""
+
+        def rows() -> dict[str, dict[str, Any]]:
+            found = self.rows()
+            return found if all(row["healthy"] and row["site"] == "healthy" for row in found.values()) else {}
+
+        return until(rows, "all machines and the site are healthy", 600, every=1)
