@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Master:
     cloud: RealCloud
     folder: Path
 
-    def run(self, program: str, *arguments: str, seconds: int = 150) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, *arguments: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
         """Run one of Salt's programs."""
         return subprocess.run(
             [str(Path(sys.executable).with_name(program)), f"--config-dir={self.folder}", "--out=json", *arguments],
@@ -117,7 +118,9 @@ def master(cloud: RealCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield Master(cloud, folder)
     finally:
         process.terminate()
-        process.wait(30)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        process.kill()
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,9 @@ PLACES = {
 }
 FAULTS = {"deaf": Fault("no-sshd", machine="deaf"), "key-refused": Fault("no-key", machine="key-refused")}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "deaf": {"ssh_connect_timeout": 10, "on_failure": "destroy"},
-    "key-refused": {"ssh_connect_timeout": 30},
+    # Both wait it out, side by side; by its end they run and refuse, though six machines are made at once.
+    "deaf": {"ssh_connect_timeout": 60, "on_failure": "destroy"},
+    "key-refused": {"ssh_connect_timeout": 60},
 }
 SAID = {
     **dict.fromkeys(
@@ -78,7 +79,7 @@ def runs(cloud: RealCloud, docker_client: docker.DockerClient, tmp_path_factory:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
         )
 
     def apply() -> None:

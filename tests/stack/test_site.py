@@ -70,7 +70,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 def test_a_person_logs_in_and_sees_the_example_dags(stack: Stack, browser: webdriver.Chrome) -> None:
     browser.get(stack.url)
-    wait = WebDriverWait(browser, 60)
+    wait = WebDriverWait(browser, 300)
     wait.until(lambda page: page.find_elements(By.NAME, "username"))
     browser.find_element(By.NAME, "username").send_keys("admin")
     browser.find_element(By.NAME, "password").send_keys(stack.secret("airflow-admin", "password"))

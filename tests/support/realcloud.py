@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import random
 import re
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 PUBLISHED = "edge-1"
 """The machine that the tests of test_machines.py share; its sshd is published on the host."""
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
+_PORTS = iter(random.sample(range(20000, 32768), 1000))
 _HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
 
 
@@ -52,10 +54,12 @@ class Place:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on, another at every call; Linux gives it to no outgoing connection."""
+    for port in _PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((address, port))
+            return port
+    raise AssertionError(f"no port of {address} is free")
 
 
 @dataclass
@@ -200,7 +204,7 @@ class Machine:
             "GlobalKnownHostsFile": "/dev/null",
             "StrictHostKeyChecking": "yes",
             "HostKeyAlias": "machine",
-            "ConnectTimeout": "5",
+            "ConnectTimeout": "30",
             "LogLevel": "ERROR",
         }
         given = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]

@@ -97,9 +97,10 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_port_that_is_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as once:
+    address = "127.0.0.77"  # where nobody else takes a port at this moment
+    with socket.create_server((address, 0)) as once:
         port = once.getsockname()[1]
-    preflight.check_port("127.0.0.1", port, "STACK_HTTPS_PORT")
+    preflight.check_port(address, port, "STACK_HTTPS_PORT")
 
 
 @pytest.mark.parametrize("variable", ["STACK_HTTPS_PORT", "STACK_API_PORT"])
