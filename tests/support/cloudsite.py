@@ -202,8 +202,8 @@ def _configure(folder: Path, ssh: str, script: str, options: Mapping[str, Any]) 
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(yaml.safe_dump(content))
-    for name in ("sock_dir", "bin"):
-        (folder / name).mkdir()
+    for name in ("sock_dir", "bin", "pki_dir/minions"):  # the last is the master's, where the core's processes race
+        (folder / name).mkdir(parents=True)
     (folder / "key").touch()
     (folder / "deploy.sh").write_text(script)
     (folder / "bin/ssh").write_text(ssh)
