@@ -53,7 +53,7 @@ def deploy(tmp_path: Path) -> Deploy:
         return subprocess.run(
             ["sh", str(staged / "deploy.sh")],
             env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
-            capture_output=True, text=True, check=False, timeout=30,
+            capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
 
     return run

@@ -50,7 +50,7 @@ class Case:
         says: what the user reads, in this order; nothing: the fault is passed over, and the machine deployed.
         leaves: what there is of it after the first run. The second goes on with one that is alive.
         options: of the machine, in the map.
-        patience: seconds for which the first run awaits a login that never works; the later ones have all they need.
+        at_first: options of the first run only, which waits for what never comes; the others have all they need.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Case:
     says: tuple[str, ...] = ()
     leaves: Literal["alive", "terminated", "nothing"] = "alive"
     options: Mapping[str, Any] = field(default_factory=dict)
-    patience: float = 60
+    at_first: Mapping[str, Any] = field(default_factory=dict)
 
 
 LAUNCH = "RunInstances"
@@ -68,6 +68,7 @@ REPAIR = (KEPT, f"{AGAIN} to repair it, or destroy it before that to replace it"
 GONE = ("it was destroyed, and its key removed",)
 DIED = ("running) failed: the deploy script ended with 3: the mirror is down",)
 SLOW = {"api_timeout": 5}
+HASTY = {"ssh_connect_timeout": 0.5}
 DESTROY = {"on_failure": "destroy"}
 ADDRESS = [{"SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}]
 
@@ -93,7 +94,7 @@ CASES = (
     Case("throttled-twice", (faults.throttled("GetConsoleOutput", times=2),), options={"max_attempts": 3}),
     Case("error-500-once", (unavailable(LAUNCH, 500, times=1),)),
     Case("error-503-once", (unavailable("CreateTags", 503, times=1),)),
-    Case("slow-once", (hangs(times=1),), options={**SLOW, "max_attempts": 4}),
+    Case("slow-once", (hangs(times=1),), at_first={**SLOW, "max_attempts": 4}),
     Case("answer-lost-once", (Fault("lost", LAUNCH, times=1),)),
     Case("full-in-one-zone", (faults.no_capacity(times=2),), options={"subnetname": ["a", "b"]}),
     # -- what is not launched
@@ -108,13 +109,15 @@ CASES = (
     Case("tags-refused", (faults.denied(LAUNCH),), (refused(LAUNCH), AGAIN), "nothing"),
     Case("expired-before-launch", (faults.expired(LAUNCH),), ("RequestExpired", AGAIN), "nothing"),
     # -- what is launched, though EC2 never says so
-    Case("slow-for-ever", (hangs(),), ("Read timeout", AGAIN, "finds what EC2 may have launched"), options=SLOW),
+    Case("slow-for-ever", (hangs(),), ("Read timeout", AGAIN, "finds what EC2 may have launched"), at_first=SLOW),
     Case("answer-lost-for-ever", (Fault("lost", LAUNCH),), ("Connection was closed", AGAIN, "finds what EC2 may")),
     # -- what does not come to run
-    Case("cannot-run", (Fault("cannot-run"),), ("terminated instead of", "no room", AGAIN), "terminated", patience=0.5),
-    Case("pending-for-ever", (Fault("never-runs"),), ("pending) failed: ", *REPAIR), patience=0.5),
     Case(
-        "pending-destroyed", (Fault("never-runs"),), ("pending) failed: ", *GONE), "terminated", DESTROY, patience=0.5
+        "cannot-run", (Fault("cannot-run"),), ("terminated instead of", "no room", AGAIN), "terminated", at_first=HASTY
+    ),
+    Case("pending-for-ever", (Fault("never-runs"),), ("pending) failed: ", *REPAIR), at_first=HASTY),
+    Case(
+        "pending-destroyed", (Fault("never-runs"),), ("pending) failed: ", *GONE), "terminated", DESTROY, at_first=HASTY
     ),
     # -- what runs, and is not deployed
     Case(
@@ -124,9 +127,9 @@ CASES = (
         options={"subnetname": None, "securitygroup": None, "network_interfaces": ADDRESS},
     ),
     Case("expired-before-login", (faults.expired("GetConsoleOutput"),), ("the console", "RequestExpired", *REPAIR)),
-    Case("no-sshd", (Fault("no-sshd"),), ("no login to", "as admin", "Connection refused", *REPAIR), patience=0.5),
-    Case("no-sshd-destroyed", (Fault("no-sshd"),), ("no login to", *GONE), "terminated", DESTROY, patience=0.5),
-    Case("key-refused", (Fault("no-key"),), ("as admin", "Permission denied (publickey)", *REPAIR), patience=0.5),
+    Case("no-sshd", (Fault("no-sshd"),), ("no login to", "as admin", "Connection refused", *REPAIR), at_first=HASTY),
+    Case("no-sshd-destroyed", (Fault("no-sshd"),), ("no login to", *GONE), "terminated", DESTROY, at_first=HASTY),
+    Case("key-refused", (Fault("no-key"),), ("as admin", "Permission denied (publickey)", *REPAIR), at_first=HASTY),
     Case("script-dies-at-start", says=(*DIED, *REPAIR)),
     Case("script-dies-at-middle", says=(*DIED, *REPAIR)),
     Case("script-dies-at-end", says=(*DIED, *REPAIR)),
@@ -209,7 +212,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder, how = tmp_path_factory.mktemp("faults"), MODES[request.param]
     mirror = folder / "mirror"
     machines = {case.name: dict(case.options) for case in CASES}
-    hurried = {case.name: {**case.options, "ssh_connect_timeout": case.patience} for case in CASES}
+    hurried = {case.name: {**case.options, **case.at_first} for case in CASES}
     injected = [replace(fault, machine=case.name) for case in CASES for fault in case.faults]
     met: dict[str, list[int]] = {}
     with site(folder, SCRIPT.format(mirror=mirror)) as place:
