@@ -1,6 +1,7 @@
 # Every port of the stack: the roles that listen on it, and the roles that may connect. Anything else is dropped.
 # `*` is every role, `world` is anybody. The machines' firewalls (salt/base) and the security groups (salt/aws) are made
-# from this. The ports of ssh and of Salt are their programs' own and stay as they are. The Salt master's SSH is also open to the deployment's `settings:operator_cidrs`.
+# from this. The Salt master's SSH is also open to the deployment's `settings:operator_cidrs`. The ports of ssh and of
+# Salt are their programs' own, and stay as they are.
 endpoints:
   ssh: {port: 22, 'on': ['*'], from: [salt]}
   salt-publish: {port: 4505, 'on': [salt], from: ['*']}
