@@ -202,7 +202,8 @@ def _configure(folder: Path, ssh: str, script: str, options: Mapping[str, Any]) 
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(yaml.safe_dump(content))
-    for name in ("sock_dir", "bin", "pki_dir/minions"):  # the last is the master's, where the core's processes race
+    # A master has the last three. Where they are missing, the processes of a parallel map race for them in Salt's core.
+    for name in ("sock_dir", "bin", "pki_dir/minions", "pki_dir/minions_pre", "pki_dir/minions_rejected"):
         (folder / name).mkdir(parents=True)
     (folder / "key").touch()
     (folder / "deploy.sh").write_text(script)
