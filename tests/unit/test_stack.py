@@ -140,20 +140,20 @@ def test_a_port_on_which_nothing_would_listen_is_refused(stack: Callable[..., Mo
 def test_files_that_changed_since_a_unit_started(
     stack: Callable[..., ModuleType], tmp_path: Path, state: str, *, reload: bool, unread: list[str]
 ) -> None:
-    """The unit started a minute ago and was reloaded just now; in between, one file changed and one link was set."""
+    """The unit started an hour ago and was reloaded just now; in between, one file changed and one link was set."""
     asked: list[list[str]] = []
 
     def systemctl(command: list[str], *, python_shell: bool) -> str:
         assert not python_shell
         asked.append(command)
         stamp = command[2].rpartition(",")[2]
-        ago = {"ActiveEnterTimestampMonotonic": 60, "StateChangeTimestampMonotonic": 0}[stamp]
+        ago = {"ActiveEnterTimestampMonotonic": 3600, "StateChangeTimestampMonotonic": 0}[stamp]
         return f"ActiveState={state}\n{stamp}={int((time.monotonic() - ago) * 1e6)}\n"
 
     module = stack("web-1")
     module.__dict__["__salt__"]["cmd.run_stdout"] = systemctl
     (tmp_path / "link").symlink_to("before")
-    for name, ago in {"before": 120, "after": 30, "link": 30}.items():
+    for name, ago in {"before": 7200, "after": 1800, "link": 1800}.items():
         path, moment = tmp_path / name, time.time() - ago
         if name != "link":
             path.touch()
