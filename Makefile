@@ -1,6 +1,6 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint unit states cloud stack bench-up bench-driver lock
+.PHONY: help up down status test lint unit states cloud machines stack image bench-up bench-driver lock
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
 
@@ -19,7 +19,7 @@ down: $(BIN)/stackctl ## take it away again, with everything it left
 status: $(BIN)/stackctl ## show machines, minions and services
 	@$(BIN)/stackctl status
 
-test: lint unit states cloud stack ## everything, cheapest first
+test: lint unit machines stack ## everything, cheapest first
 
 lint: $(BIN)/stackctl ## formats, types, SLS, YAML, shell
 	$(BIN)/ruff format --check .
@@ -32,13 +32,17 @@ lint: $(BIN)/stackctl ## formats, types, SLS, YAML, shell
 unit: $(BIN)/stackctl ## Python, templates, targeting, docs: no root, no Docker
 	$(BIN)/pytest --numprocesses=auto --dist=loadfile tests/unit
 
-states: $(BIN)/stackctl ## every role converged twice in a container, then its behaviour
-	@$(BIN)/python -m localcloud engine
+image: $(BIN)/stackctl
+	@$(BIN)/python -m localcloud image requirements/salt.txt
+
+states: image ## every role converged twice in a container, then its behaviour
 	$(BIN)/pytest tests/states
 
-cloud: $(BIN)/stackctl ## salt-cloud against the local EC2, with real machines and faults
-	@$(BIN)/python -m localcloud engine
+cloud: image ## salt-cloud against the local EC2, with real machines and faults
 	$(BIN)/pytest tests/cloud
+
+machines: image ## both of these, side by side
+	$(BIN)/pytest --numprocesses=2 --dist=loadgroup tests/states tests/cloud
 
 stack: $(BIN)/stackctl ## the whole stack, as a user meets it
 	@scripts/install-browser

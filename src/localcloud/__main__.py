@@ -1,4 +1,4 @@
-"""Runs the API in the foreground: `python -m localcloud serve STATE_DIR`; or has Docker's engine run: `… engine`."""
+"""Runs the API in the foreground: `python -m localcloud serve STATE_DIR`; makes the machines' image: `… image LOCK`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from localcloud import engine, service
+from localcloud import engine, image, service
 from localcloud.config import CloudConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and serve, stop, or tell the status."""
+    """Parse the command line and do as the verb says; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m localcloud", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     serve = verbs.add_parser("serve", help="run the API in the foreground, as configured in STATE_DIR/config.json")
@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     stop = verbs.add_parser("stop", help="end the API process of STATE_DIR; machines go on")
     status = verbs.add_parser("status", help="tell whether the API of STATE_DIR answers")
-    verbs.add_parser("engine", help="have Docker's engine run, installing it where there is none")
+    make = verbs.add_parser("image", help="have Docker's engine run and hold the machines' image, whatever is absent")
+    make.add_argument("requirements", type=Path, metavar="LOCK", help="hash-locked requirements of the image's Salt")
     for verb in (serve, stop, status):
         verb.add_argument("state_dir", type=Path, metavar="STATE_DIR")
     options = parser.parse_args(arguments)
@@ -36,8 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
             path.write_text(config.dump())
         return server.main(CloudConfig.load(path.read_text()))
 
-    if options.verb == "engine":
-        engine.ensure(print)
+    if options.verb == "image":
+        image.ensure(engine.ensure(print), print, options.requirements)
         return 0
     if options.verb == "stop":
         service.stop(options.state_dir)

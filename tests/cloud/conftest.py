@@ -19,6 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.docker)
+            item.add_marker(pytest.mark.xdist_group("cloud"))
             item.add_marker(pytest.mark.timeout(2400))  # the first of them pays for what all use
 
 
