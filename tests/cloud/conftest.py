@@ -14,6 +14,7 @@ from localcloud.machines import CLOUD_LABEL
 from realcloud import PUBLISHED, ROOT, Machine, Place, RealCloud, free_port
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the group in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all tests of this folder."""
     for item in items:

@@ -17,6 +17,7 @@ from localcloud import image
 from plainpillar import ROOT, PlainPillar
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the group in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here runs on machines."""
     for item in items:
