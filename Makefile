@@ -42,7 +42,7 @@ cloud: image ## salt-cloud against the local EC2, with real machines and faults
 	$(BIN)/pytest tests/cloud
 
 machines: image ## both of these, side by side
-	$(BIN)/pytest --numprocesses=2 --dist=loadgroup tests/states tests/cloud
+	$(BIN)/pytest --numprocesses=2 --dist=loadscope tests/states tests/cloud
 
 stack: $(BIN)/stackctl ## the whole stack, as a user meets it
 	@scripts/install-browser

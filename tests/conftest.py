@@ -6,6 +6,8 @@ import os
 
 import pytest
 from salt._logging import shutdown_temp_handler
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 
 @pytest.hookimpl(trylast=True)
@@ -28,3 +30,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure() -> None:
     """Drop what Salt would still write at exit, to a stream that pytest has closed by then."""
     shutdown_temp_handler()
+
+
+class ByFolder(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
+    """Keeps the tests of a folder on one worker: they share machines."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.split("/")[1]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    """Have `--dist=loadscope` mean folders."""
+    return ByFolder(config, log) if config.getoption("dist") == "loadscope" else None

@@ -14,13 +14,11 @@ from localcloud.machines import CLOUD_LABEL
 from realcloud import PUBLISHED, ROOT, Machine, Place, RealCloud, free_port
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the group in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all tests of this folder."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.docker)
-            item.add_marker(pytest.mark.xdist_group("cloud"))
             item.add_marker(pytest.mark.timeout(2400))  # the first of them pays for what all use
 
 

@@ -17,13 +17,11 @@ from localcloud import image
 from plainpillar import ROOT, PlainPillar
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the group in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here runs on machines."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.docker)
-            item.add_marker(pytest.mark.xdist_group("states"))
             item.add_marker(pytest.mark.timeout(2400))  # the first of them pays for what all use
 
 
