@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import mmap
-import ssl
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from plainpillar import ROOT
 from stackctl.secrets import Authority
+from tlsserver import Page, serving
 
 NAME = "airflow.example.org"
 URL = f"https://{NAME}/api/v2/monitor/health"
@@ -30,33 +29,18 @@ SPEC.loader.exec_module(airflow)
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Serve a health page with a certificate for a name; return where."""
-    servers: list[HTTPServer] = []
+    with ExitStack() as servers:
 
-    def serve(status: str = "healthy", name: str = NAME) -> str:
-        class Page(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200 if self.headers["Host"] == NAME and self.path in URL else 404)
-                self.end_headers()
-                self.wfile.write(json.dumps({"metadatabase": {"status": status}}).encode())
+        def serve(status: str = "healthy", name: str = NAME) -> str:
+            class Health(Page):
+                def do_GET(self) -> None:
+                    self.send_response(200 if self.headers["Host"] == NAME and self.path in URL else 404)
+                    self.end_headers()
+                    self.wfile.write(json.dumps({"metadatabase": {"status": status}}).encode())
 
-            def log_message(self, *_: object) -> None:
-                pass
+            return f"127.0.0.1:{servers.enter_context(serving(Health, AUTHORITY.server(name, [name]), tmp_path))}"
 
-        leaves = AUTHORITY.server(name, [name])
-        pem = tmp_path / "server.pem"
-        pem.write_text(leaves["certificate"] + leaves["private_key"])
-        server = HTTPServer(("127.0.0.1", 0), Page)
-        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        trust.load_cert_chain(pem)
-        server.socket = trust.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"127.0.0.1:{server.server_port}"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield serve
 
 
 def test_a_well_site_is_healthy_at_the_address_that_was_given(site: Callable[..., str]) -> None:

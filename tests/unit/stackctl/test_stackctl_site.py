@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import socket
-import ssl
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.client import BadStatusLine
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from stackctl import site
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
 from stackctl.secrets import Authority
+from tlsserver import Page, serving
 
 AUTHORITY = Authority.new("test")
 Serve = Callable[..., None]
@@ -39,35 +38,20 @@ def settle(deployment: Deployment, port: int, authority: Authority = AUTHORITY) 
 @pytest.fixture
 def serve(deployment: Deployment, tmp_path: Path) -> Iterator[Serve]:
     """Let the deployment's site answer with these codes, one after another, the last for good."""
-    servers: list[HTTPServer] = []
+    with ExitStack() as servers:
 
-    def start(*codes: int, name: str = "127.0.0.1") -> None:
-        left = list(codes)
+        def start(*codes: int, name: str = "127.0.0.1") -> None:
+            left = list(codes)
 
-        class Page(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                code = left.pop(0) if len(left) > 1 else left[0]
-                self.send_response(code if self.path == "/api/v2/monitor/health" else 404)
-                self.end_headers()
+            class Health(Page):
+                def do_GET(self) -> None:
+                    code = left.pop(0) if len(left) > 1 else left[0]
+                    self.send_response(code if self.path == "/api/v2/monitor/health" else 404)
+                    self.end_headers()
 
-            def log_message(self, *_: object) -> None:
-                pass
+            settle(deployment, servers.enter_context(serving(Health, AUTHORITY.server(name, [name]), tmp_path)))
 
-        leaves = AUTHORITY.server(name, [name])
-        pem = tmp_path / "server.pem"
-        pem.write_text(leaves["certificate"] + leaves["private_key"])
-        server = HTTPServer(("127.0.0.1", 0), Page)
-        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        trust.load_cert_chain(pem)
-        server.socket = trust.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        settle(deployment, server.server_port)
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def test_a_site_that_is_well(deployment: Deployment, serve: Serve) -> None:

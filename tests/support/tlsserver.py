@@ -1,0 +1,43 @@
+"""A web server on loopback, under a certificate of the test's choice."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+
+class Page(BaseHTTPRequestHandler):
+    """What a test's page begins with: nothing is logged."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(page: type[Page], leaves: Mapping[str, str], folder: Path) -> Iterator[int]:
+    """Serve a page over TLS while the block runs.
+
+    Args:
+        page: what answers.
+        leaves: the server's `certificate` and `private_key`, PEM.
+        folder: where to put them.
+
+    Yields:
+        The port, on 127.0.0.1.
+    """
+    pem = folder / "server.pem"
+    pem.write_text(leaves["certificate"] + leaves["private_key"])
+    server = HTTPServer(("127.0.0.1", 0), page)
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trust.load_cert_chain(pem)
+    server.socket = trust.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
