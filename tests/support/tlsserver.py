@@ -11,7 +11,13 @@ from pathlib import Path
 
 
 class Page(BaseHTTPRequestHandler):
-    """What a test's page begins with: nothing is logged."""
+    """What a test's page begins with: it says how to `answer` a GET, and nothing is logged."""
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        raise NotImplementedError
 
     def log_message(self, *_: object) -> None:
         pass

@@ -33,7 +33,7 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
         def serve(status: str = "healthy", name: str = NAME) -> str:
             class Health(Page):
-                def do_GET(self) -> None:
+                def answer(self) -> None:
                     self.send_response(200 if self.headers["Host"] == NAME and self.path in URL else 404)
                     self.end_headers()
                     self.wfile.write(json.dumps({"metadatabase": {"status": status}}).encode())

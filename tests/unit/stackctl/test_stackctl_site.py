@@ -44,7 +44,7 @@ def serve(deployment: Deployment, tmp_path: Path) -> Iterator[Serve]:
             left = list(codes)
 
             class Health(Page):
-                def do_GET(self) -> None:
+                def answer(self) -> None:
                     code = left.pop(0) if len(left) > 1 else left[0]
                     self.send_response(code if self.path == "/api/v2/monitor/health" else 404)
                     self.end_headers()
