@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 import yaml
 
+from plainpillar import DEPLOYMENT
 from realcloud import PUBLISHED, ROOT, RealCloud, free_port
 from saltext.ec2._launch import DEPLOY_TAG
 from waiting import until
 
 MAP = ROOT / "cloud.maps.d/small.map"
 NAMES = sorted(name for names in yaml.safe_load(MAP.read_text()).values() for name in names)
-SALT_ADDRESS = yaml.safe_load((ROOT / "pillar/base/aws.sls").read_text())["aws"]["salt_address"]
+SALT_ADDRESS = DEPLOYMENT.base_pillar("aws")["salt_address"]
 
 
 def salt_address(cloud: RealCloud) -> str:

@@ -14,7 +14,6 @@ from http.cookiejar import CookieJar
 from pathlib import Path
 
 import pytest
-import yaml
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -163,8 +162,7 @@ def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack)
 
 def _login_limit(stack: Stack) -> tuple[int, int]:
     """Return how many logins an address may try, and in how many seconds."""
-    pillar = yaml.safe_load((stack.deployment.root / "pillar/base/airflow.sls").read_text())
-    allowed, _, seconds, unit = pillar["airflow"]["login_rate_limit"].split()
+    allowed, _, seconds, unit = stack.deployment.base_pillar("airflow")["login_rate_limit"].split()
     assert unit == "seconds"
     return int(allowed), int(seconds)
 

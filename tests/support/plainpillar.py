@@ -56,11 +56,13 @@ class PlainPillar:
         }
         self._write("settings", {"settings": decided | settings})
         if cidr is not None:
-            account = _base("aws")
-            account["aws"]["vpc"]["cidr"] = cidr
-            self._write("aws", account)
+            account = DEPLOYMENT.base_pillar("aws")
+            account["vpc"]["cidr"] = cidr
+            self._write("aws", {"aws": account})
         if login_rate_limit is not None:
-            self._write("airflow", {"airflow": _base("airflow")["airflow"] | {"login_rate_limit": login_rate_limit}})
+            self._write(
+                "airflow", {"airflow": DEPLOYMENT.base_pillar("airflow") | {"login_rate_limit": login_rate_limit}}
+            )
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
         (self.path / f"{name}.sls").write_text(yaml.safe_dump(data, sort_keys=False))
@@ -68,9 +70,3 @@ class PlainPillar:
     def values(self) -> dict[str, str]:
         """Return `lock:leaf` -> the secret, for looking for leaks."""
         return {f"{lock}:{leaf}": value for lock, leaves in self.secrets.items() for leaf, value in leaves.items()}
-
-
-def _base(name: str) -> dict[str, Any]:
-    """Return the data of a file of `pillar/base`."""
-    data: dict[str, Any] = yaml.safe_load((ROOT / "pillar/base" / f"{name}.sls").read_text())
-    return data

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
+from plainpillar import DEPLOYMENT
+
 ROOT = Path(__file__).parents[3]
 
 
 def sizes(component: str) -> dict[str, Any]:
     """Return the sizes of a component as its states take them without a pillar that says otherwise."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "salt" / component / "defaults.yaml").read_text())[component]
-    overrides: dict[str, Any] = yaml.safe_load((ROOT / "pillar" / "base" / f"{component}.sls").read_text())[component]
-    return values | overrides
+    return values | DEPLOYMENT.base_pillar(component)
 
 
 def connections(airflow: dict[str, Any], machines: int) -> int:

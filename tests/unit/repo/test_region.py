@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from plainpillar import DEPLOYMENT
+
 ROOT = Path(__file__).parents[3]
 REGION = "eu-west-1"
 # The names of AWS regions: area, direction, number. https://docs.aws.amazon.com/general/latest/gr/rande.html
@@ -64,7 +66,7 @@ def test_every_provider_and_profile_is_tied_to_the_region() -> None:
 
 
 def test_foundation_is_in_the_region() -> None:
-    aws = yaml.safe_load((ROOT / "pillar" / "base" / "aws.sls").read_text())["aws"]
+    aws = DEPLOYMENT.base_pillar("aws")
     assert aws["region"] == REGION
     assert aws["subnet"]["zone"].startswith(REGION)
 
