@@ -56,4 +56,4 @@ bench-driver: $(BIN)/stackctl ## count and time what the EC2 driver asks for, ag
 
 lock: $(BIN)/stackctl ## renew uv.lock and what is exported from it
 	$(BIN)/uv lock --upgrade
-	$(BIN)/uv export --quiet --only-group machine --no-emit-project --format requirements-txt > requirements/salt.txt
+	$(BIN)/uv export --quiet --only-group machine --no-emit-workspace --format requirements-txt > requirements/salt.txt

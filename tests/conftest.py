@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from salt._logging import shutdown_temp_handler
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+# Salt's import hook for PyNaCl predates `find_spec`, which pytest asks of every finder.
+sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
 
 
 @pytest.hookimpl(trylast=True)

@@ -34,8 +34,8 @@ master-own-minion-key:
 master-cloud-driver:
   cmd.run:
     - name: >-
-        /opt/salt/bin/uv pip install --quiet --offline --no-deps --reinstall-package airflow-stack
-        --python /opt/salt/bin/python {{ tree }}
+        /opt/salt/bin/uv pip install --quiet --offline --no-deps --reinstall-package saltext.ec2
+        --python /opt/salt/bin/python {{ tree }}/packages/saltext-ec2
         && cp {{ tree }}/REVISION /opt/salt/driver-revision
     - unless: cmp -s {{ tree }}/REVISION /opt/salt/driver-revision
 

@@ -73,7 +73,7 @@ def document(tests: Mapping[str, Sequence[str]]) -> str:
     table = "\n".join(f"| {row} |" for row in rows)
     return f"""# Options of the EC2 driver
 
-<!-- Written by `python tests/support/driverdocs.py` from the table in src/saltext/ec2/_options.py and the marks of the
+<!-- Written by `python tests/support/driverdocs.py` from the table in packages/saltext-ec2/src/saltext/ec2/_options.py and the marks of the
 tests; a test keeps it equal to both. -->
 
 A provider, a profile and a map may set each of these, unless it says "in the provider only"; a map outranks its

@@ -13,7 +13,7 @@ from plainpillar import DEPLOYMENT, ROOT, PlainPillar
 from rendering import TREE, Chunk, Compiled, Compiler, missing_requisites, unknown_options
 
 IDS = list(DEPLOYMENT.machines())
-# Applied by the operator's own minion, before there is a machine: see src/stackctl.
+# Applied by the operator's own minion, before there is a machine: see packages/stackctl/src/stackctl.
 OPERATOR = "operator"
 BY_OPERATOR = ("aws",)
 

@@ -19,7 +19,7 @@ TICKED = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 # A path as documents write it: `docs/airflow.md`, `salt/<component>/`, `cloud.maps.d/*.map`, `Makefile`.
 PATH = re.compile(r"(?:\.?[\w@<>*-][\w.@<>*-]*/)*\.?[\w.@<>*-]+/?")
-TOP = {path.name for path in ROOT.iterdir()} | {"pillar", "salt", "src", "tests", "docs", "requirements"}
+TOP = {path.name for path in ROOT.iterdir()} | {"pillar", "salt", "packages", "tests", "docs", "requirements"}
 
 
 def documents() -> list[Path]:

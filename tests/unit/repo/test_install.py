@@ -1,4 +1,4 @@
-"""`pip install .` alone gives salt-cloud the driver, without the operator's side.
+"""`pip install packages/saltext-ec2` alone gives salt-cloud the driver, without the operator's side.
 
 This repository's lock decides the versions, so that what is published tomorrow changes nothing here.
 """
@@ -28,9 +28,9 @@ def test_salt_cloud_finds_the_driver_in_an_environment_of_its_own(tmp_path: Path
         return done.stdout
 
     run(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
-    (tmp_path / "lock").write_text(run(uv, "export", "--quiet", "--frozen", "--no-hashes", "--no-emit-project"))
+    (tmp_path / "lock").write_text(run(uv, "export", "--quiet", "--frozen", "--no-hashes", "--no-emit-workspace"))
     constraint = f"--constraint={tmp_path / 'lock'}"
-    run(uv, "pip", "install", "--quiet", constraint, "--python", str(folder / "bin/python"), ".")
+    run(uv, "pip", "install", "--quiet", constraint, "--python", str(folder / "bin/python"), "packages/saltext-ec2")
     (tmp_path / "cloud.providers.d").mkdir()
     (tmp_path / "cloud.providers.d/mine.conf").write_text(
         yaml.safe_dump({"mine": {"driver": "ec2", "location": "eu-west-1"}})

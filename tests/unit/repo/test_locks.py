@@ -31,7 +31,7 @@ def test_salt_on_the_machines_is_what_the_lock_says() -> None:
     if uv is None:
         pytest.skip("uv is not installed: nothing to compare the lock with")
     exported = subprocess.run(
-        [uv, "export", "--frozen", "--offline", "--quiet", "--only-group", "machine", "--no-emit-project",
+        [uv, "export", "--frozen", "--offline", "--quiet", "--only-group", "machine", "--no-emit-workspace",
          "--format", "requirements-txt"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
@@ -46,10 +46,11 @@ def test_every_package_on_a_machine_is_pinned_by_hash(name: str) -> None:
 
 
 def test_uv_and_its_build_backend_are_of_one_range() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (backend,) = project["build-system"]["requires"]
+    workspace = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    members = [tomllib.loads(path.read_text()) for path in ROOT.glob("packages/*/pyproject.toml")]
+    (backend,) = {one for member in members for one in member["build-system"]["requires"]}
     assert backend.startswith("uv_build>")
-    assert backend.replace("uv_build", "uv") in project["dependency-groups"]["machine"]
+    assert backend.replace("uv_build", "uv") in workspace["dependency-groups"]["machine"]
 
 
 def test_the_guard_trips() -> None:
