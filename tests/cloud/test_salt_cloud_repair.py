@@ -1,7 +1,7 @@
 """Deployments that fail on real machines: what salt-cloud says, what stays, and what the same command makes of it.
 
 Each machine of one map has a fault of its own. The faults of the API itself need no real machines: they are in
-tests/unit/ec2/test_driver_faults.py.
+tests/unit/ec2/test_faults.py.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def marks(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
                     names = [ast.literal_eval(argument) for argument in mark.args]
                     statuses = [ast.literal_eval(keyword.value) for keyword in mark.keywords]
                     assert isinstance(test, ast.FunctionDef)
-                    yield f"{path.stem.removeprefix('test_driver_')}::{test.name}", names, statuses
+                    yield f"{path.stem.removeprefix('test_')}::{test.name}", names, statuses
 
 
 def covered(folder: Path = TESTS) -> dict[str, list[str]]:
@@ -78,7 +78,7 @@ tests; a test keeps it equal to both. -->
 
 A provider, a profile and a map may set each of these, unless it says "in the provider only"; a map outranks its
 profile, a profile its provider. What the table does not hold stops the run with an error that names it. "Old driver"
-compares with Salt 3007's `ec2`. The test `create::test_x` is `pytest tests/unit/ec2/test_driver_create.py::test_x`.
+compares with Salt 3007's `ec2`. The test `create::test_x` is `pytest tests/unit/ec2/test_create.py::test_x`.
 
 | option | old driver | default | what it does | test |
 | --- | --- | --- | --- | --- |

@@ -73,7 +73,7 @@ def test_an_option_that_does_something_has_a_test_that_names_it() -> None:
 
 
 def test_marks_are_read_from_the_source(tmp_path: Path) -> None:
-    (tmp_path / "test_driver_some.py").write_text(
+    (tmp_path / "test_some.py").write_text(
         '@pytest.mark.covers("size", "image")\n'
         '@pytest.mark.parametrize("x", [1])\n'
         "def test_one(): ...\n"
@@ -88,7 +88,7 @@ def test_marks_are_read_from_the_source(tmp_path: Path) -> None:
     assert covered["sizes"] == ["some::test_two"]
     assert covered["script"] == covered["grains"] == ["some::test_three"]
     assert covered["keyname"] == []
-    (tmp_path / "test_driver_some.py").write_text("@pytest.mark.covers(*names)\ndef test_one(): ...\n")
+    (tmp_path / "test_some.py").write_text("@pytest.mark.covers(*names)\ndef test_one(): ...\n")
     with pytest.raises(ValueError, match="malformed"):
         driverdocs.covered(tmp_path)
 
