@@ -102,7 +102,10 @@ class Bench:
         self._maps = 0
         files: dict[str, Any] = {
             "cloud": {
-                **{key: str(folder / key) for key in ("pki_dir", "cachedir", "sock_dir", "log_file")},
+                **{
+                    key: str(folder / key)
+                    for key in ("pki_dir", "cachedir", "sock_dir", "log_file")
+                },
                 "extension_modules": str(folder / "extensions"),
                 "ssh_interface": "private_ips",
                 "wait_for_ip_interval": 1,
@@ -116,7 +119,9 @@ class Bench:
                 "new": {"driver": "ec2", "location": "eu-west-1"},
                 "old": {"driver": "old_pattern", "location": "eu-west-1"},
             },
-            "cloud.profiles.d/cloud.conf": {name: {"provider": name, **profile} for name in ("new", "old")},
+            "cloud.profiles.d/cloud.conf": {
+                name: {"provider": name, **profile} for name in ("new", "old")
+            },
         }
         for path, content in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +131,9 @@ class Bench:
         (folder / "extensions/clouds").mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("old_pattern.py"), folder / "extensions/clouds")
 
-    def run(self, profile: str, machines: int, *, parallel: bool = True, deploy: bool = False) -> Figures:
+    def run(
+        self, profile: str, machines: int, *, parallel: bool = True, deploy: bool = False
+    ) -> Figures:
         """Apply a map of new machines with salt-cloud.
 
         Args:
@@ -142,18 +149,35 @@ class Bench:
         self._maps += 1
         names = [f"map-{self._maps}-{number}" for number in range(1, machines + 1)]
         path.write_text(yaml.safe_dump({profile: [{name: {"deploy": deploy}} for name in names]}))
-        command = [str(Path(sys.executable).with_name("salt-cloud")), f"--config-dir={self._folder}", "--assume-yes"]
+        command = [
+            str(Path(sys.executable).with_name("salt-cloud")),
+            f"--config-dir={self._folder}",
+            "--assume-yes",
+        ]
         command += ["--out=json", f"--map={path}", *(["--parallel"] if parallel else [])]
-        shutil.rmtree(self._folder / "cachedir", ignore_errors=True)  # what the run before has learnt
+        shutil.rmtree(
+            self._folder / "cachedir", ignore_errors=True
+        )  # what the run before has learnt
         with self._faults.inject(self._line) as client:
             begin = time.monotonic()
             done = subprocess.run(
-                command, env=self._environment, capture_output=True, text=True, check=False, timeout=MAP_SECONDS
+                command,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=MAP_SECONDS,
             )
             seconds, calls = time.monotonic() - begin, sum(client.seen().calls.values())
         said = yaml.safe_load(done.stdout) or {}
-        if done.returncode or sorted(said) != sorted(names) or any("Error" in each for each in said.values()):
-            raise RuntimeError(f"the map of {machines} machines failed: {done.stderr or done.stdout}")
+        if (
+            done.returncode
+            or sorted(said) != sorted(names)
+            or any("Error" in each for each in said.values())
+        ):
+            raise RuntimeError(
+                f"the map of {machines} machines failed: {done.stderr or done.stdout}"
+            )
         self._clear()
         return Figures(machines, seconds, calls)
 
@@ -200,7 +224,12 @@ def in_memory(folder: Path, latency: float) -> Iterator[tuple[Bench, Host]]:
         keys = cloud.credentials
         endpoint = Endpoint(cloud.url, cloud.url, keys.access_key_id, keys.secret_access_key)
         environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-        profile = {"image": _image(cloud.client("ssm")), "size": "t2.micro", "subnetname": "a", "securitygroup": "web"}
+        profile = {
+            "image": _image(cloud.client("ssm")),
+            "size": "t2.micro",
+            "subnetname": "a",
+            "securitygroup": "web",
+        }
         reached = {
             "private_key": str(folder / "key"),
             "ssh_gateway": "gate",  # so the machines need no address that answers
@@ -232,7 +261,10 @@ def measure_calls(
         "-P, twice as many, deployed": bench.run("new", 2 * few, deploy=True),
     }
     host.boot = 0  # the old driver does not wait for its machines to run
-    figures |= {"-P, running at once": bench.run("new", machines), "old pattern, -P": bench.run("old", machines)}
+    figures |= {
+        "-P, running at once": bench.run("new", machines),
+        "old pattern, -P": bench.run("old", machines),
+    }
     ours, old = figures["-P, running at once"], figures["old pattern, -P"]
 
     def slope(name: str) -> float:
@@ -240,10 +272,20 @@ def measure_calls(
 
     bare, deployed = slope(""), slope(", deployed")
     return figures, [
-        Target(f"{machines} machines: -P / serial (time)", figures["-P"].seconds / figures["serial"].seconds, 1 / 4),
-        Target(f"{machines} machines, -P: ours / old pattern (time)", ours.seconds / old.seconds, 1),
-        Target(f"{machines} machines, -P: ours / old pattern (calls)", ours.calls / old.calls, 4 / 10),
-        Target(f"calls for each of {machines} machines, all told", figures["-P"].calls / machines, 4),
+        Target(
+            f"{machines} machines: -P / serial (time)",
+            figures["-P"].seconds / figures["serial"].seconds,
+            1 / 4,
+        ),
+        Target(
+            f"{machines} machines, -P: ours / old pattern (time)", ours.seconds / old.seconds, 1
+        ),
+        Target(
+            f"{machines} machines, -P: ours / old pattern (calls)", ours.calls / old.calls, 4 / 10
+        ),
+        Target(
+            f"calls for each of {machines} machines, all told", figures["-P"].calls / machines, 4
+        ),
         Target("calls for each further machine", bare, 4),
         Target("the same, deployed", deployed, 4),
     ]
@@ -289,7 +331,11 @@ def measure_deployments(bench: Bench, few: int) -> tuple[dict[str, Figures], lis
     ours, old = figures.values()
     return figures, [
         Target(f"{few} real machines deployed, besides the script (s)", ours.seconds, 12),
-        Target(f"{few} real machines deployed: ours / old pattern (time)", ours.seconds / old.seconds, 1),
+        Target(
+            f"{few} real machines deployed: ours / old pattern (time)",
+            ours.seconds / old.seconds,
+            1,
+        ),
     ]
 
 
@@ -318,20 +364,39 @@ def report(figures: Mapping[str, Figures], targets: list[Target], console: Conso
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--machines", type=int, default=50, help="in the large maps (default: %(default)s)")
-    parser.add_argument("--few", type=int, default=4, help="in the small maps (default: %(default)s)")
     parser.add_argument(
-        "--boot", type=float, default=1.0, help="seconds until a machine in memory runs (default: %(default)s)"
+        "--machines", type=int, default=50, help="in the large maps (default: %(default)s)"
     )
-    parser.add_argument("--latency", type=float, default=0.1, help="seconds that a call takes (default: %(default)s)")
-    parser.add_argument("--only", choices=("calls", "deployments"), help="measure one part (default: both)")
+    parser.add_argument(
+        "--few", type=int, default=4, help="in the small maps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--boot",
+        type=float,
+        default=1.0,
+        help="seconds until a machine in memory runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--latency",
+        type=float,
+        default=0.1,
+        help="seconds that a call takes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only", choices=("calls", "deployments"), help="measure one part (default: both)"
+    )
     given = parser.parse_args(arguments)
     figures: dict[str, Figures] = {}
     targets: list[Target] = []
     try:
         if given.only != "deployments":
-            with tempfile.TemporaryDirectory() as name, in_memory(Path(name), given.latency) as (bench, host):
-                measured, weighed = measure_calls(bench, host, given.boot, given.machines, given.few)
+            with (
+                tempfile.TemporaryDirectory() as name,
+                in_memory(Path(name), given.latency) as (bench, host),
+            ):
+                measured, weighed = measure_calls(
+                    bench, host, given.boot, given.machines, given.few
+                )
                 figures |= measured
                 targets += weighed
         if given.only != "calls":

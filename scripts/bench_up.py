@@ -17,13 +17,17 @@ TARGET_SECONDS = {"from nothing": 600.0, "image at hand": 180.0, "nothing to do"
 def stackctl(*arguments: str) -> float:
     """Run one stackctl command and return its seconds; raise CalledProcessError when it fails."""
     begin = time.monotonic()
-    subprocess.run([sys.executable, "-m", "stackctl", *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "stackctl", *arguments], check=True, stdout=subprocess.DEVNULL
+    )
     return time.monotonic() - begin
 
 
 def main() -> int:
     """Measure, print a line each, and return the exit code."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     stackctl("down")
     seconds = {"from nothing": stackctl("up")}
     stackctl("down", "--keep-image")

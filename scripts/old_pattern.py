@@ -25,7 +25,9 @@ def __virtual__() -> str:  # noqa: N807
 
 def get_configured_provider() -> Any:
     """Return the provider's options."""
-    return salt.config.is_provider_configured(__opts__, __virtualname__, ("driver",), log_message=False)
+    return salt.config.is_provider_configured(
+        __opts__, __virtualname__, ("driver",), log_message=False
+    )
 
 
 def list_nodes(call: str | None = None) -> dict[str, dict[str, Any]]:  # noqa: ARG001
@@ -33,7 +35,10 @@ def list_nodes(call: str | None = None) -> dict[str, dict[str, Any]]:  # noqa: A
     groups = boto3.client("ec2", region_name="eu-west-1").describe_instances()["Reservations"]
     nodes = [instance for group in groups for instance in group["Instances"]]
     return {
-        next((tag["Value"] for tag in node.get("Tags", []) if tag["Key"] == "Name"), node["InstanceId"]): {
+        next(
+            (tag["Value"] for tag in node.get("Tags", []) if tag["Key"] == "Name"),
+            node["InstanceId"],
+        ): {
             "id": node["InstanceId"],
             "state": node["State"]["Name"],
         }
@@ -46,8 +51,12 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
     """Launch a machine with ten calls."""
     ec2: Any = boto3.client("ec2", region_name="eu-west-1")
     ec2.describe_availability_zones()
-    subnet = ec2.describe_subnets(Filters=[{"Name": "tag:Name", "Values": [vm_["subnetname"]]}])["Subnets"][0]
-    groups = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [vm_["securitygroup"]]}])
+    subnet = ec2.describe_subnets(Filters=[{"Name": "tag:Name", "Values": [vm_["subnetname"]]}])[
+        "Subnets"
+    ][0]
+    groups = ec2.describe_security_groups(
+        Filters=[{"Name": "group-name", "Values": [vm_["securitygroup"]]}]
+    )
     ec2.describe_images(ImageIds=[vm_["image"]])
     launched = ec2.run_instances(
         ImageId=vm_["image"],
@@ -63,7 +72,9 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
     ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [launched]}])  # are they set?
     found = ec2.describe_instances(InstanceIds=[launched])  # has it an address?
     if salt.config.get_cloud_config_value("deploy", vm_, __opts__):
-        vm_["ssh_host"] = vm_["salt_host"] = found["Reservations"][0]["Instances"][0]["PrivateIpAddress"]
+        vm_["ssh_host"] = vm_["salt_host"] = found["Reservations"][0]["Instances"][0][
+            "PrivateIpAddress"
+        ]
         vm_["key_filename"] = salt.config.get_cloud_config_value("private_key", vm_, __opts__)
         __utils__["cloud.bootstrap"](vm_, __opts__)
     ec2.describe_instances(InstanceIds=[launched])  # the result

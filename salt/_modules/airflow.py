@@ -59,7 +59,9 @@ def release_name(lock: str) -> str:
         content = Path(lock).read_bytes()
     except OSError as error:
         raise CommandExecutionError(f"cannot read the lock {lock}: {error.strerror}") from error
-    version = re.search(rb"^apache-airflow-core(?:\[[^\]]*\])?==([0-9][\w.]*)", content, re.MULTILINE)
+    version = re.search(
+        rb"^apache-airflow-core(?:\[[^\]]*\])?==([0-9][\w.]*)", content, re.MULTILINE
+    )
     if version is None:
         raise CommandExecutionError(f"{lock} does not pin apache-airflow-core")
     return f"{version.group(1).decode()}-{hashlib.sha256(content).hexdigest()[:12]}"
@@ -106,13 +108,19 @@ def install(lock: str, root: str = ROOT) -> str:
     }
     venv = target / "venv"
     python = str(venv / "bin" / "python")
-    _run([UV, "venv", "--quiet", "--no-cache", "--python", PYTHON, str(venv)], environment, _INSTALL_TIMEOUT)
+    _run(
+        [UV, "venv", "--quiet", "--no-cache", "--python", PYTHON, str(venv)],
+        environment,
+        _INSTALL_TIMEOUT,
+    )
     strict = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
     install_lock = [UV, "pip", "install", "--quiet", "--no-cache", "--compile-bytecode", *strict]
     _run([*install_lock, "--python", python, "--requirements", lock], environment, _INSTALL_TIMEOUT)
     packages = next(venv.glob("lib/python*/site-packages"))
     folders = {table: str(packages / folder) for table, folder in MIGRATIONS.items()}
-    heads = json.loads(_run([python, "-c", _HEADS, json.dumps(folders)], environment, _INSTALL_TIMEOUT))
+    heads = json.loads(
+        _run([python, "-c", _HEADS, json.dumps(folders)], environment, _INSTALL_TIMEOUT)
+    )
     shutil.rmtree(scratch)
     manifest = target / f"{MANIFEST}.new"
     manifest.write_text(json.dumps({"name": name, "heads": heads}, indent=2) + "\n")
@@ -157,8 +165,12 @@ def heads(root: str = ROOT) -> dict[str, str]:
     """Return the database revisions that the current release wants, by the table that holds each."""
     name = current(root)
     if name is None or not installed(name, root):
-        raise CommandExecutionError(f"no release of Airflow is installed in {root}: apply the state airflow.release")
-    manifest: dict[str, dict[str, str]] = json.loads(_release(root, name).joinpath(MANIFEST).read_text())
+        raise CommandExecutionError(
+            f"no release of Airflow is installed in {root}: apply the state airflow.release"
+        )
+    manifest: dict[str, dict[str, str]] = json.loads(
+        _release(root, name).joinpath(MANIFEST).read_text()
+    )
     return manifest["heads"]
 
 
@@ -184,10 +196,15 @@ def migrate() -> None:
     _airflow(["sync-perm"])
 
 
-def create_user(username: str, password: str, firstname: str, lastname: str, email: str, role: str) -> None:
+def create_user(
+    username: str, password: str, firstname: str, lastname: str, email: str, role: str
+) -> None:
     """Create a user of the web app; the password travels through a pipe."""
     names = ["--firstname", firstname, "--lastname", lastname, "--email", email]
-    _airflow(["users", "create", "--username", username, "--role", role, *names], f"{password}\n{password}\n")
+    _airflow(
+        ["users", "create", "--username", username, "--role", role, *names],
+        f"{password}\n{password}\n",
+    )
 
 
 def reset_password(username: str, password: str) -> None:
@@ -219,7 +236,9 @@ def healthy(url: str, via: str | None = None, ca: str | None = None) -> bool:
             connection.sock = trust.wrap_socket(connection.sock, server_hostname=page.hostname)
         connection.request("GET", page.path, headers={"Host": page.netloc})
         answer = connection.getresponse()
-        return bool(answer.status == 200 and json.load(answer)["metadatabase"]["status"] == "healthy")
+        return bool(
+            answer.status == 200 and json.load(answer)["metadatabase"]["status"] == "healthy"
+        )
     except (OSError, http.client.HTTPException, ValueError, KeyError):
         return False
     finally:
@@ -232,12 +251,20 @@ def _release(root: str, name: str) -> Path:
 
 def _ask(question: dict[str, Any]) -> Any:
     python = str(Path(ROOT, "current/venv/bin/python"))
-    answer = _run([python, "-I", DATABASE_TOOL], _settings(), _PROBE_TIMEOUT, json.dumps(question), "airflow")
+    answer = _run(
+        [python, "-I", DATABASE_TOOL], _settings(), _PROBE_TIMEOUT, json.dumps(question), "airflow"
+    )
     return json.loads(answer)
 
 
 def _airflow(arguments: list[str], stdin: str = "") -> None:
-    _run([str(Path(ROOT, "current/venv/bin/airflow")), *arguments], _settings(), _CLI_TIMEOUT, stdin, "airflow")
+    _run(
+        [str(Path(ROOT, "current/venv/bin/airflow")), *arguments],
+        _settings(),
+        _CLI_TIMEOUT,
+        stdin,
+        "airflow",
+    )
 
 
 def _settings() -> dict[str, str]:
@@ -256,7 +283,11 @@ def _settings() -> dict[str, str]:
 
 
 def _run(
-    command: list[str], environment: dict[str, str], timeout: int, stdin: str = "", user: str | None = None
+    command: list[str],
+    environment: dict[str, str],
+    timeout: int,
+    stdin: str = "",
+    user: str | None = None,
 ) -> str:
     """Run a command away from any terminal and return its output.
 
@@ -278,14 +309,18 @@ def _run(
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise CommandExecutionError(f"{Path(command[0]).name} took longer than {timeout} s") from error
+        raise CommandExecutionError(
+            f"{Path(command[0]).name} took longer than {timeout} s"
+        ) from error
     except OSError as error:
         raise CommandExecutionError(f"cannot run {command[0]}: {error.strerror}") from error
     if done.returncode != 0:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
         for secret in _secrets():
             said = said.replace(secret, "***")
-        raise CommandExecutionError(f"{shlex.join(command[:4])} failed with {done.returncode}: {said}")
+        raise CommandExecutionError(
+            f"{shlex.join(command[:4])} failed with {done.returncode}: {said}"
+        )
     return done.stdout
 
 

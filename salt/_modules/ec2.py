@@ -15,7 +15,9 @@ def call(operation: str, region: str, **arguments: Any) -> dict[str, Any]:
     Raises CommandExecutionError when EC2 refuses or does not answer.
     """
     try:
-        answer: dict[str, Any] = getattr(boto3.client("ec2", region_name=region), operation)(**arguments)
+        answer: dict[str, Any] = getattr(boto3.client("ec2", region_name=region), operation)(
+            **arguments
+        )
     except (BotoCoreError, ClientError) as error:
         raise CommandExecutionError(f"{operation}: {error}") from error
     return answer

@@ -14,7 +14,9 @@ def public_key(name: str, region: str) -> str | None:
     Raises CommandExecutionError when EC2 does not answer as expected.
     """
     filters = [{"Name": "key-name", "Values": [name]}]
-    pairs = __salt__["ec2.call"]("describe_key_pairs", region, Filters=filters, IncludePublicKey=True)["KeyPairs"]
+    pairs = __salt__["ec2.call"](
+        "describe_key_pairs", region, Filters=filters, IncludePublicKey=True
+    )["KeyPairs"]
     return material(pairs[0].get("PublicKey", "")) if pairs else None
 
 
@@ -25,7 +27,9 @@ def material(openssh: str) -> str:
 
 def upload(name: str, openssh: str, region: str) -> None:
     """Make a key pair out of a public key. Raises CommandExecutionError when the name is taken or EC2 refuses."""
-    __salt__["ec2.call"]("import_key_pair", region, KeyName=name, PublicKeyMaterial=openssh.encode())
+    __salt__["ec2.call"](
+        "import_key_pair", region, KeyName=name, PublicKeyMaterial=openssh.encode()
+    )
 
 
 def delete(name: str, region: str) -> None:

@@ -58,9 +58,13 @@ def alien_ingress(group_id: str, region: str) -> dict[str, str]:
     Raises CommandExecutionError when EC2 does not answer as expected.
     """
     filters = [{"Name": "group-id", "Values": [group_id]}]
-    rules = __salt__["ec2.call"]("describe_security_group_rules", region, Filters=filters)["SecurityGroupRules"]
+    rules = __salt__["ec2.call"]("describe_security_group_rules", region, Filters=filters)[
+        "SecurityGroupRules"
+    ]
     return {
-        rule["SecurityGroupRuleId"]: f"{rule['IpProtocol']} {rule['FromPort']}-{rule['ToPort']} from {source}"
+        rule[
+            "SecurityGroupRuleId"
+        ]: f"{rule['IpProtocol']} {rule['FromPort']}-{rule['ToPort']} from {source}"
         for rule in rules
         if not rule["IsEgress"] and (source := rule.get("CidrIpv6") or rule.get("PrefixListId"))
     }
@@ -68,4 +72,9 @@ def alien_ingress(group_id: str, region: str) -> dict[str, str]:
 
 def revoke_ingress(group_id: str, rule_ids: Sequence[str], region: str) -> None:
     """Take rules out of a group. Raises CommandExecutionError when EC2 refuses."""
-    __salt__["ec2.call"]("revoke_security_group_ingress", region, GroupId=group_id, SecurityGroupRuleIds=list(rule_ids))
+    __salt__["ec2.call"](
+        "revoke_security_group_ingress",
+        region,
+        GroupId=group_id,
+        SecurityGroupRuleIds=list(rule_ids),
+    )

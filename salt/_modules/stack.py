@@ -48,9 +48,13 @@ def addresses(role: str = EVERYBODY) -> dict[str, str]:
     for minion_id in sorted(found):
         address = _address(minion_id, found[minion_id], network)
         if address in owners:
-            raise CommandExecutionError(f"{owners[address]} and {minion_id} both say that {address} is their address")
+            raise CommandExecutionError(
+                f"{owners[address]} and {minion_id} both say that {address} is their address"
+            )
         owners[address] = minion_id
-    of_role = {name: address for address, name in owners.items() if role in (EVERYBODY, _role_of(name))}
+    of_role = {
+        name: address for address, name in owners.items() if role in (EVERYBODY, _role_of(name))
+    }
     if not of_role:
         raise CommandExecutionError(
             f"the mine holds no address of any '{role}' machine: has it been launched? {_CURE.format('*')}"
@@ -64,13 +68,19 @@ def _role_of(minion_id: str) -> str:
 
 def _address(minion_id: str, candidates: Any, network: ipaddress.IPv4Network) -> str:
     if not candidates:
-        raise CommandExecutionError(f"the mine holds no address of {minion_id}. {_CURE.format(minion_id)}")
+        raise CommandExecutionError(
+            f"the mine holds no address of {minion_id}. {_CURE.format(minion_id)}"
+        )
     try:
         address = ipaddress.IPv4Address(candidates[0])
     except (ValueError, LookupError, TypeError):
-        raise CommandExecutionError(f"{minion_id} says that {candidates!r} is its address") from None
+        raise CommandExecutionError(
+            f"{minion_id} says that {candidates!r} is its address"
+        ) from None
     if address not in network:
-        raise CommandExecutionError(f"{minion_id} says that {address} is its address, which is not in {network}")
+        raise CommandExecutionError(
+            f"{minion_id} says that {address} is its address, which is not in {network}"
+        )
     return str(address)
 
 
@@ -83,7 +93,9 @@ def own_address() -> str:
     own_id = str(__opts__["id"])
     known = addresses(role())
     if own_id not in known:
-        raise CommandExecutionError(f"the mine holds no address of {own_id}. {_CURE.format(own_id)}")
+        raise CommandExecutionError(
+            f"the mine holds no address of {own_id}. {_CURE.format(own_id)}"
+        )
     return known[own_id]
 
 
@@ -120,7 +132,13 @@ def inbound(
             sources |= set(addresses(peer).values())
         if name == "ssh" and own_role == "salt":
             sources |= set(operator_cidrs)
-        rules.append({"name": name, "port": endpoint["port"], "sources": None if WORLD in peers else sorted(sources)})
+        rules.append(
+            {
+                "name": name,
+                "port": endpoint["port"],
+                "sources": None if WORLD in peers else sorted(sources),
+            }
+        )
     return rules
 
 

@@ -112,9 +112,14 @@ def user_present(
             ret["comment"] = f"user {name} is there and has this password"
             return ret
         if __opts__["test"]:
-            return _planned(ret, f"user {name} would be {'created' if found == 'absent' else 'given this password'}")
+            return _planned(
+                ret,
+                f"user {name} would be {'created' if found == 'absent' else 'given this password'}",
+            )
         if found == "absent":
-            _alone(__salt__["airflow.create_user"], name, password, firstname, lastname, email, role)
+            _alone(
+                __salt__["airflow.create_user"], name, password, firstname, lastname, email, role
+            )
         else:
             _alone(__salt__["airflow.reset_password"], name, password)
         after = __salt__["airflow.database"](name, password)["user"]
@@ -157,7 +162,9 @@ def dags_serialized(name: str, examples: bool) -> dict[str, Any]:
     return ret
 
 
-def healthy(name: str, timeout: int = 60, via: str | None = None, ca: str | None = None) -> dict[str, Any]:
+def healthy(
+    name: str, timeout: int = 60, via: str | None = None, ca: str | None = None
+) -> dict[str, Any]:
     """The health page ``name`` finds its database well, within ``timeout`` seconds; never changes anything.
 
     ``via`` and ``ca`` as in the execution module.

@@ -20,13 +20,24 @@ def present(name: str, public_key: str, region: str) -> dict[str, Any]:
     Returns:
         The state's result. A pair of that name with another key is replaced; running machines keep the old one.
     """
-    result: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": f"{name} holds the key"}
-    old, new = __salt__["key_pair.public_key"](name, region), __salt__["key_pair.material"](public_key)
+    result: dict[str, Any] = {
+        "name": name,
+        "result": True,
+        "changes": {},
+        "comment": f"{name} holds the key",
+    }
+    old, new = (
+        __salt__["key_pair.public_key"](name, region),
+        __salt__["key_pair.material"](public_key),
+    )
     if old == new:
         return result
     result["changes"] = {"old": old, "new": new}
     if __opts__["test"]:
-        result |= {"result": None, "comment": f"{name} would be {'made' if old is None else 'replaced'}"}
+        result |= {
+            "result": None,
+            "comment": f"{name} would be {'made' if old is None else 'replaced'}",
+        }
         return result
     if old is not None:
         __salt__["key_pair.delete"](name, region)

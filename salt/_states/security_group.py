@@ -20,7 +20,12 @@ def no_alien_ingress(name: str, vpc_name: str, region: str) -> dict[str, Any]:
     Returns:
         The state's result; `changes` name the rules that were taken out.
     """
-    result: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": f"{name} holds no such rule"}
+    result: dict[str, Any] = {
+        "name": name,
+        "result": True,
+        "changes": {},
+        "comment": f"{name} holds no such rule",
+    }
     group_id = __salt__["boto3_secgroup.get_group_id"](name, vpc_name=vpc_name, region=region)
     if not group_id:
         absent = None if __opts__["test"] else False
@@ -30,6 +35,9 @@ def no_alien_ingress(name: str, vpc_name: str, region: str) -> dict[str, Any]:
         return result
     result["changes"] = {"old": sorted(rules.values()), "new": []}
     if __opts__["test"]:
-        return result | {"result": None, "comment": f"{len(rules)} rules would be taken out of {name}"}
+        return result | {
+            "result": None,
+            "comment": f"{len(rules)} rules would be taken out of {name}",
+        }
     __salt__["security_group.revoke_ingress"](group_id, list(rules), region)
     return result | {"comment": f"{len(rules)} rules were taken out of {name}"}

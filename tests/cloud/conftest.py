@@ -45,7 +45,10 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture(scope="session")
 def cloud(
-    docker_client: docker.DockerClient, machine_image: str, place: Place, tmp_path_factory: pytest.TempPathFactory
+    docker_client: docker.DockerClient,
+    machine_image: str,
+    place: Place,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RealCloud]:
     """A running cloud, of which nothing is left afterwards."""
     folder = tmp_path_factory.mktemp("cloud")
@@ -68,4 +71,6 @@ def cloud(
 @pytest.fixture(scope="session")
 def machine(cloud: RealCloud) -> Machine:
     """A machine with user data, a published port and room for a mark on its disk."""
-    return cloud.launch(PUBLISHED, UserData="#!/bin/sh\necho first-boot\necho once >> /root/user-data\n")
+    return cloud.launch(
+        PUBLISHED, UserData="#!/bin/sh\necho first-boot\necho once >> /root/user-data\n"
+    )

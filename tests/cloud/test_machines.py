@@ -27,7 +27,9 @@ def test_a_machine_is_a_debian_as_the_ami_boots_it(machine: Machine) -> None:
     assert machine.run("ps -p 1 -o comm=") == "systemd"
     assert machine.run("systemctl is-system-running --wait") == "running"
     assert machine.run("hostname -f") == machine.describe()["PrivateDnsName"]
-    assert machine.run("ls /etc/salt 2>/dev/null; /opt/salt/bin/salt-call --version").startswith("salt-call 3008")
+    assert machine.run("ls /etc/salt 2>/dev/null; /opt/salt/bin/salt-call --version").startswith(
+        "salt-call 3008"
+    )
 
 
 def test_it_has_the_address_and_the_size_that_the_api_says(
@@ -41,14 +43,20 @@ def test_it_has_the_address_and_the_size_that_the_api_says(
 
 
 def test_the_console_tells_the_host_keys(machine: Machine) -> None:
-    actual = {line.split()[1] for line in machine.run("cat /etc/ssh/ssh_host_*_key.pub").splitlines()}
+    actual = {
+        line.split()[1] for line in machine.run("cat /etc/ssh/ssh_host_*_key.pub").splitlines()
+    }
     assert {line.split()[1] for line in machine.host_keys()} == actual
 
 
 def test_only_the_key_pairs_key_lets_in(machine: Machine, tmp_path: Path) -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True
+    )
     stranger = Machine(
-        RealCloud(machine.cloud.place, machine.cloud.config, machine.cloud.endpoint, tmp_path / "other"),
+        RealCloud(
+            machine.cloud.place, machine.cloud.config, machine.cloud.endpoint, tmp_path / "other"
+        ),
         machine.instance_id,
         machine.address,
     )
@@ -68,30 +76,44 @@ def test_cloud_config_is_followed_and_what_is_not_is_named(cloud: RealCloud) -> 
         "write_files: [{path: /etc/motd, content: hello, permissions: '0600'}]\npackages: [cowsay]\n"
     )
     machine = cloud.launch("configured", UserData=config)
-    until(lambda: machine.run("cat /root/ran || true; ls /root").split() == ["ran", "a", "b", "ran"], "runcmd has run")
-    assert machine.run("hostname; cat /etc/motd; stat -c %a /etc/motd").split() == ["chosen", "hello600"]
+    until(
+        lambda: machine.run("cat /root/ran || true; ls /root").split() == ["ran", "a", "b", "ran"],
+        "runcmd has run",
+    )
+    assert machine.run("hostname; cat /etc/motd; stat -c %a /etc/motd").split() == [
+        "chosen",
+        "hello600",
+    ]
     assert "'packages' is not supported" in machine.console()
     machine.terminate()
 
 
 def test_a_published_port_leads_to_the_machine(cloud: RealCloud, machine: Machine) -> None:
     address, port = cloud.config.publish[PUBLISHED][22]
-    assert machine.ssh("hostname", address=address, port=port).stdout.strip() == machine.run("hostname")
+    assert machine.ssh("hostname", address=address, port=port).stdout.strip() == machine.run(
+        "hostname"
+    )
 
 
-def test_machines_reach_each_other_the_mirrors_and_the_api(cloud: RealCloud, machine: Machine) -> None:
+def test_machines_reach_each_other_the_mirrors_and_the_api(
+    cloud: RealCloud, machine: Machine
+) -> None:
     other = cloud.launch("neighbour")
     other.run(f"ping -c 1 -W 60 {machine.address}")
     release = "curl -sf --max-time 20 http://deb.debian.org/debian/dists/trixie/Release || true"
     until(lambda: "Codename" in other.run(release), "the mirror answers", every=1)
-    assert f'"name": "{cloud.place.name}"' in other.run(f"curl -sf {cloud.endpoint.url}/_localcloud/health")
+    assert f'"name": "{cloud.place.name}"' in other.run(
+        f"curl -sf {cloud.endpoint.url}/_localcloud/health"
+    )
     other.terminate()
 
 
 def test_a_firewall_on_the_machine_leaves_names_resolvable(cloud: RealCloud) -> None:
     machine = cloud.launch("firewalled")
     machine.run("nft flush ruleset")
-    until(lambda: machine.run("getent hosts deb.debian.org || true"), "the name is resolved", every=1)
+    until(
+        lambda: machine.run("getent hosts deb.debian.org || true"), "the name is resolved", every=1
+    )
     machine.terminate()
 
 
@@ -108,7 +130,9 @@ def test_the_disk_survives_stop_and_start(machine: Machine) -> None:
         "10.40.1.99",
         "friend",
     ]
-    assert machine.host_keys() == [], "cloud-init prints them at the first boot only; that login knew them from then"
+    assert machine.host_keys() == [], (
+        "cloud-init prints them at the first boot only; that login knew them from then"
+    )
     assert machine.run("hostname -f") == machine.describe()["PrivateDnsName"]
 
 
@@ -187,19 +211,26 @@ def test_machines_that_ended_with_the_host_run_again(
     assert machine.run("cat /root/mark") == "kept"
 
 
-def test_start_leaves_a_cloud_that_runs_alone_and_replaces_one_that_is_configured_otherwise(cloud: RealCloud) -> None:
+def test_start_leaves_a_cloud_that_runs_alone_and_replaces_one_that_is_configured_otherwise(
+    cloud: RealCloud,
+) -> None:
     before = service.status(cloud.config.state_dir)
     assert before.healthy
     assert service.start(cloud.config, print) == cloud.endpoint
     assert service.status(cloud.config.state_dir).pid == before.pid
-    other = CloudConfig(cloud.config.name, cloud.config.state_dir, cloud.config.port, cloud.config.image, {})
+    other = CloudConfig(
+        cloud.config.name, cloud.config.state_dir, cloud.config.port, cloud.config.image, {}
+    )
     assert service.start(other, print) == cloud.endpoint
     assert service.status(cloud.config.state_dir).pid != before.pid
     cloud.restart()
 
 
 def test_strangers_are_refused(cloud: RealCloud) -> None:
-    for credentials in ({"aws_access_key_id": "AKIAAAAAAAAAAAAAAAAA"}, {"aws_secret_access_key": "wrong"}):
+    for credentials in (
+        {"aws_access_key_id": "AKIAAAAAAAAAAAAAAAAA"},
+        {"aws_secret_access_key": "wrong"},
+    ):
         with pytest.raises(ClientError, match="AuthFailure"):
             cloud.client("ec2", **credentials).describe_instances()
 
@@ -235,7 +266,9 @@ def test_a_taken_port_is_said_so(cloud: RealCloud, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        config = CloudConfig(f"{cloud.place.name}-other", tmp_path, taken.getsockname()[1], cloud.config.image)
+        config = CloudConfig(
+            f"{cloud.place.name}-other", tmp_path, taken.getsockname()[1], cloud.config.image
+        )
         with pytest.raises(PortTaken, match=str(config.port)):
             service.start(config, print)
     assert not service.status(tmp_path).running
@@ -246,14 +279,21 @@ def test_the_subnets_network_has_its_cidr_and_goes_with_it(
 ) -> None:
     ec2 = cloud.client("ec2")
     cidr = cloud.place.subnet.replace(".1.0/24", ".2.0/24")
-    vpc = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["airflow"]}])["Vpcs"][0]["VpcId"]
+    vpc = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["airflow"]}])["Vpcs"][0][
+        "VpcId"
+    ]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr)["Subnet"]["SubnetId"]
     machine = cloud.launch("elsewhere", SubnetId=subnet)
     (network,) = docker_client.networks.list(names=[f"{cloud.place.name}-{subnet}"])
-    assert network.attrs["IPAM"]["Config"] == [{"Subnet": cidr, "Gateway": cidr.replace(".0/24", ".1")}]
+    assert network.attrs["IPAM"]["Config"] == [
+        {"Subnet": cidr, "Gateway": cidr.replace(".0/24", ".1")}
+    ]
     machine.terminate()
     ec2.delete_subnet(SubnetId=subnet)
-    until(lambda: not docker_client.networks.list(names=[f"{cloud.place.name}-{subnet}"]), "the network is gone")
+    until(
+        lambda: not docker_client.networks.list(names=[f"{cloud.place.name}-{subnet}"]),
+        "the network is gone",
+    )
 
 
 def machine_answers(machine: Machine) -> bool:

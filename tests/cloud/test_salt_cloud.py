@@ -41,10 +41,17 @@ class Master:
     cloud: RealCloud
     folder: Path
 
-    def run(self, program: str, *arguments: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, program: str, *arguments: str, seconds: int = 600
+    ) -> subprocess.CompletedProcess[str]:
         """Run one of Salt's programs."""
         return subprocess.run(
-            [str(Path(sys.executable).with_name(program)), f"--config-dir={self.folder}", "--out=json", *arguments],
+            [
+                str(Path(sys.executable).with_name(program)),
+                f"--config-dir={self.folder}",
+                "--out=json",
+                *arguments,
+            ],
             env={**os.environ, **self.cloud.endpoint.environment},
             capture_output=True,
             text=True,
@@ -60,7 +67,9 @@ class Master:
         """Return what `salt-cloud --query` says, by name."""
         done = self.run("salt-cloud", "--query")
         assert done.returncode == 0, done.stderr
-        machines: dict[str, dict[str, Any]] = json.loads(done.stdout).get("eu-west-1", {}).get("ec2", {})
+        machines: dict[str, dict[str, Any]] = (
+            json.loads(done.stdout).get("eu-west-1", {}).get("ec2", {})
+        )
         return machines
 
     def answering(self) -> list[str]:
@@ -96,7 +105,9 @@ def master(cloud: RealCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             | {
                 "private_key": str(cloud.key),
                 "ssh_interface": "private_ips",
-                "file_map": {str(ROOT / "requirements/salt.txt"): "/opt/salt-deploy/requirements.txt"},
+                "file_map": {
+                    str(ROOT / "requirements/salt.txt"): "/opt/salt-deploy/requirements.txt"
+                },
                 "enable_cloud_grains": False,
                 "minion": {"master": address, "master_port": port},
             }
@@ -106,13 +117,20 @@ def master(cloud: RealCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         (folder / name).symlink_to(ROOT / name)
     profiles = (ROOT / "cloud.profiles.d/machines.conf").read_text()
     (folder / "cloud.profiles.d").mkdir()
-    (folder / "cloud.profiles.d/machines.conf").write_text(profiles.replace(SALT_ADDRESS, salt_address(cloud)))
+    (folder / "cloud.profiles.d/machines.conf").write_text(
+        profiles.replace(SALT_ADDRESS, salt_address(cloud))
+    )
     program = Path(sys.executable).with_name("salt-master")
     with (folder / "output").open("w") as output:
-        process = subprocess.Popen([program, f"--config-dir={folder}"], stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [program, f"--config-dir={folder}"], stdout=output, stderr=output
+        )
     try:
         until(
-            lambda: (folder / "pki/master.pem").exists() and (folder / "run/master_event_pub.ipc").exists(),
+            lambda: (
+                (folder / "pki/master.pem").exists()
+                and (folder / "run/master_event_pub.ipc").exists()
+            ),
             "the master runs",
             60,
         )
@@ -175,17 +193,28 @@ def test_the_database_is_not_destroyed_in_passing(launched: Master) -> None:
 def test_a_machine_whose_image_has_no_salt_gets_it_from_the_lock(master: Master) -> None:
     """The local cloud's image has Salt, Debian's AMI has not. This machine's deployment ended before it began."""
     tags = [{"Key": "Name", "Value": "web-9"}, {"Key": DEPLOY_TAG, "Value": "pending"}]
-    machine = master.cloud.launch("web-9", TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])
-    machine.run("rm -rf /opt/salt /var/lib/apt/lists/* && apt-get purge --yes --quiet --autoremove python3-venv gnupg")
+    machine = master.cloud.launch(
+        "web-9", TagSpecifications=[{"ResourceType": "instance", "Tags": tags}]
+    )
+    machine.run(
+        "rm -rf /opt/salt /var/lib/apt/lists/* && apt-get purge --yes --quiet --autoremove python3-venv gnupg"
+    )
     done = master.run("salt-cloud", "--assume-yes", "--profile=web", "web-9", seconds=900)
     assert done.returncode == 0, done.stdout + done.stderr
     until(lambda: "web-9" in master.answering(), "its minion answers")
-    assert machine.run("cat /opt/salt/requirements.txt") == (ROOT / "requirements/salt.txt").read_text().strip()
+    assert (
+        machine.run("cat /opt/salt/requirements.txt")
+        == (ROOT / "requirements/salt.txt").read_text().strip()
+    )
     assert master.run("salt-cloud", "--assume-yes", "--destroy", "web-9").returncode == 0
 
 
-def test_destroy_leaves_the_databases_disk_and_nothing_else(launched: Master, docker_client: Any) -> None:
-    lifted = launched.run("salt-cloud", "--assume-yes", "--action", "disable_term_protect", "postgres-1")
+def test_destroy_leaves_the_databases_disk_and_nothing_else(
+    launched: Master, docker_client: Any
+) -> None:
+    lifted = launched.run(
+        "salt-cloud", "--assume-yes", "--action", "disable_term_protect", "postgres-1"
+    )
     assert lifted.returncode == 0, lifted.stdout + lifted.stderr
     done = launched.map("--destroy")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -202,6 +231,11 @@ def test_destroy_leaves_the_databases_disk_and_nothing_else(launched: Master, do
     names = {f"localcloud.name={name}" for name in NAMES}
     cloud = f"localcloud.cloud={launched.cloud.config.name}"
     until(
-        lambda: not any(docker_client.containers.list(all=True, filters={"label": [cloud, name]}) for name in names),
+        lambda: (
+            not any(
+                docker_client.containers.list(all=True, filters={"label": [cloud, name]})
+                for name in names
+            )
+        ),
         "no container is left",
     )

@@ -26,11 +26,16 @@ SCRIPT = (ROOT / "cloud.deploy.d/salt-minion.sh").read_text()
 LINES = SCRIPT.splitlines(keepends=True)
 PLACES = {
     "script-dies-at-start": 2,
-    "script-dies-at-middle": next(n for n, line in enumerate(LINES) if line.startswith("install -d -m 0755 /etc/salt")),
+    "script-dies-at-middle": next(
+        n for n, line in enumerate(LINES) if line.startswith("install -d -m 0755 /etc/salt")
+    ),
     "script-dies-at-end": len(LINES),
     "impostor": 2,
 }
-FAULTS = {"deaf": Fault("no-sshd", machine="deaf"), "key-refused": Fault("no-key", machine="key-refused")}
+FAULTS = {
+    "deaf": Fault("no-sshd", machine="deaf"),
+    "key-refused": Fault("no-key", machine="key-refused"),
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     # Both wait it out, side by side; by its end they run and refuse, though six machines are made at once.
     "deaf": {"ssh_connect_timeout": 60, "on_failure": "destroy"},
@@ -38,10 +43,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 SAID = {
     **dict.fromkeys(
-        PLACES, ("running", "the deploy script ended with 3", "the mirror is down", "run the same command")
+        PLACES,
+        ("running", "the deploy script ended with 3", "the mirror is down", "run the same command"),
     ),
-    "deaf": ("running", "nothing listens at", "Connection refused", "it was destroyed, and its key removed"),
-    "key-refused": ("running", "no login to", "as admin", "Permission denied (publickey)", "run the same command"),
+    "deaf": (
+        "running",
+        "nothing listens at",
+        "Connection refused",
+        "it was destroyed, and its key removed",
+    ),
+    "key-refused": (
+        "running",
+        "no login to",
+        "as admin",
+        "Permission denied (publickey)",
+        "run the same command",
+    ),
 }
 NAMES = sorted(SAID)
 FOREIGN = "AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43  # a host key that no machine has
@@ -67,14 +84,22 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(cloud: RealCloud, docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(
+    cloud: RealCloud, docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
+) -> Runs:
     folder = _configure(cloud, tmp_path_factory.mktemp("repair"))
     script, known = folder / "cloud.deploy.d/salt-minion.sh", folder / "cache/ec2/known_hosts"
     made = Runs()
 
     def salt_cloud(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [Path(sys.executable).with_name("salt-cloud"), f"--config-dir={folder}", "--out=json", "-y", *arguments],
+            [
+                Path(sys.executable).with_name("salt-cloud"),
+                f"--config-dir={folder}",
+                "--out=json",
+                "-y",
+                *arguments,
+            ],
             env={**os.environ, **cloud.endpoint.environment},
             capture_output=True,
             text=True,
@@ -86,7 +111,12 @@ def runs(cloud: RealCloud, docker_client: docker.DockerClient, tmp_path_factory:
         done = salt_cloud(f"--map={folder}/faults.map", "--parallel")
         assert done.returncode == 0, done.stderr
         made.said.append(json.loads(done.stdout))
-        made.living.append({name: [one.instance_id for one in machines] for name, machines in living(cloud).items()})
+        made.living.append(
+            {
+                name: [one.instance_id for one in machines]
+                for name, machines in living(cloud).items()
+            }
+        )
 
     script.write_text("".join(_spoilt()))
     with FaultClient(cloud.endpoint).inject(*FAULTS.values()) as client:
@@ -98,10 +128,17 @@ def runs(cloud: RealCloud, docker_client: docker.DockerClient, tmp_path_factory:
     (impostor,) = living(cloud)["impostor"]
     learnt = known.read_text()
     known.write_text(
-        re.sub(rf"^({impostor.instance_id} ssh-ed25519) .*$", rf"\1 {FOREIGN}", learnt, flags=re.MULTILINE)
+        re.sub(
+            rf"^({impostor.instance_id} ssh-ed25519) .*$",
+            rf"\1 {FOREIGN}",
+            learnt,
+            flags=re.MULTILINE,
+        )
     )
     (locked,) = living(cloud)["key-refused"]
-    public = subprocess.run(["ssh-keygen", "-y", "-f", cloud.key], capture_output=True, text=True, check=True).stdout
+    public = subprocess.run(
+        ["ssh-keygen", "-y", "-f", cloud.key], capture_output=True, text=True, check=True
+    ).stdout
     docker_client.containers.get(locked.container).exec_run(
         ["sh", "-c", f"echo '{public.strip()}' > /home/admin/.ssh/authorized_keys"], user="admin"
     )
@@ -112,10 +149,14 @@ def runs(cloud: RealCloud, docker_client: docker.DockerClient, tmp_path_factory:
     for name, (machine,) in living(cloud).items():
         on_disk = machine.run("cat /etc/salt/pki/minion/minion.pub")
         made.keys[name] = (on_disk, (folder / "pki/minions" / name).read_text().strip())
-        made.litter[name] = machine.run("ls -d /tmp/.saltcloud* /opt/salt-deploy 2>/dev/null || true")
+        made.litter[name] = machine.run(
+            "ls -d /tmp/.saltcloud* /opt/salt-deploy 2>/dev/null || true"
+        )
     done = salt_cloud(f"--map={folder}/faults.map", "--destroy")
     assert done.returncode == 0, done.stderr
-    made.living.append({name: [one.instance_id for one in machines] for name, machines in living(cloud).items()})
+    made.living.append(
+        {name: [one.instance_id for one in machines] for name, machines in living(cloud).items()}
+    )
     made.accepted.append(_accepted(folder))
     return made
 
@@ -137,7 +178,9 @@ def _configure(cloud: RealCloud, folder: Path) -> Path:
         "minion": {"master": "127.0.0.1"},
     }
     (folder / "cloud").write_text(yaml.safe_dump(configuration))
-    (folder / "faults.map").write_text(yaml.safe_dump({"web": [{name: OPTIONS.get(name, {})} for name in NAMES]}))
+    (folder / "faults.map").write_text(
+        yaml.safe_dump({"web": [{name: OPTIONS.get(name, {})} for name in NAMES]})
+    )
     return folder
 
 
@@ -145,7 +188,10 @@ def _spoilt() -> list[str]:
     """Return the deploy script with a line in which it dies on the machines that are named for it."""
     lines = list(LINES)
     for name, place in sorted(PLACES.items(), key=lambda item: -item[1]):
-        lines.insert(place, f"{{% if vm['name'] == '{name}' %}}echo the mirror is down; exit 3{{% endif %}}\n")
+        lines.insert(
+            place,
+            f"{{% if vm['name'] == '{name}' %}}echo the mirror is down; exit 3{{% endif %}}\n",
+        )
     return lines
 
 

@@ -27,7 +27,11 @@ def test_a_second_up_changes_nothing(stack: Stack) -> None:
 def test_every_machine_is_healthy(stack: Stack) -> None:
     rows = stack.healthy()
     assert set(rows) == set(stack.deployment.machines())
-    assert {name for name, row in rows.items() if row["certificate"]} == {"lb-1", "postgres-1", "redis-1"}
+    assert {name for name, row in rows.items() if row["certificate"]} == {
+        "lb-1",
+        "postgres-1",
+        "redis-1",
+    }
 
 
 def test_plain_salt_predicts_no_change(stack: Stack) -> None:
@@ -88,7 +92,10 @@ def test_a_lost_master_a_lost_machine_and_a_dead_api_are_repaired(stack: Stack) 
     for container in client.containers.list(
         filters={"label": f"localcloud.cloud={local.cloud_name(stack.deployment)}"}
     ):
-        if lost & {network["IPAddress"] for network in container.attrs["NetworkSettings"]["Networks"].values()}:
+        if lost & {
+            network["IPAddress"]
+            for network in container.attrs["NetworkSettings"]["Networks"].values()
+        }:
             container.remove(force=True)
     pid = service.status(local.cloud_folder(stack.deployment)).pid
     assert pid is not None
@@ -100,6 +107,10 @@ def test_a_lost_master_a_lost_machine_and_a_dead_api_are_repaired(stack: Stack) 
     assert all(f"repaired {name}" in told for name in kept), printed
     assert all(f"launched {name}" in told for name in ("salt-1", "web-2")), printed
     after = stack.healthy()
-    assert {name: after[name]["address"] for name in kept} == {name: before[name]["address"] for name in kept}
-    assert after["salt-1"]["address"] == before["salt-1"]["address"], "nobody would let it in from another"
+    assert {name: after[name]["address"] for name in kept} == {
+        name: before[name]["address"] for name in kept
+    }
+    assert after["salt-1"]["address"] == before["salt-1"]["address"], (
+        "nobody would let it in from another"
+    )
     assert "Nothing changed" in stack.up()

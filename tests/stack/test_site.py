@@ -29,9 +29,12 @@ class Visitor:
 
     def __init__(self, stack: Stack) -> None:
         self.url = stack.url
-        context = ssl.create_default_context(cadata=str(stack.deployment.settings()["ca_certificate"]))
+        context = ssl.create_default_context(
+            cadata=str(stack.deployment.settings()["ca_certificate"])
+        )
         self.opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=context), urllib.request.HTTPCookieProcessor(CookieJar())
+            urllib.request.HTTPSHandler(context=context),
+            urllib.request.HTTPCookieProcessor(CookieJar()),
         )
 
     def get(self, path: str, data: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -50,7 +53,9 @@ class Visitor:
         token = re.search(r'name="csrf_token"[^>]*value="([^"]+)', page)
         if token is None:
             return status, where, page
-        return self.get("/auth/login/", {"csrf_token": token[1], "username": "admin", "password": password})
+        return self.get(
+            "/auth/login/", {"csrf_token": token[1], "username": "admin", "password": password}
+        )
 
 
 @pytest.fixture
@@ -67,7 +72,9 @@ def browser() -> Iterator[webdriver.Chrome]:
     driver.quit()
 
 
-def test_a_person_logs_in_and_sees_the_example_dags(stack: Stack, browser: webdriver.Chrome) -> None:
+def test_a_person_logs_in_and_sees_the_example_dags(
+    stack: Stack, browser: webdriver.Chrome
+) -> None:
     browser.get(stack.url)
     wait = WebDriverWait(browser, 300)
     wait.until(lambda page: page.find_elements(By.NAME, "username"))
@@ -92,13 +99,18 @@ def test_a_wrong_password_does_not_let_in(stack: Stack) -> None:
 
 def test_http_leads_to_https(stack: Stack) -> None:
     address = stack.rows()["lb-1"]["address"]
-    answer = stack.sh("salt-1", f"curl -s -o /dev/null -w '%{{http_code}} %{{redirect_url}}' http://{address}/home")
+    answer = stack.sh(
+        "salt-1",
+        f"curl -s -o /dev/null -w '%{{http_code}} %{{redirect_url}}' http://{address}/home",
+    )
     assert answer.split()[0] == "301"
     assert answer.split()[1].startswith("https://")
 
 
 def test_only_the_deployments_ca_vouches_for_the_site(stack: Stack) -> None:
-    stranger = urllib.request.build_opener(urllib.request.HTTPSHandler(context=ssl.create_default_context()))
+    stranger = urllib.request.build_opener(
+        urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    )
     with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
         stranger.open(stack.url, timeout=10)
 
@@ -117,7 +129,9 @@ def test_one_web_machine_less_goes_unnoticed(stack: Stack) -> None:
 def test_an_update_goes_unnoticed(stack: Stack) -> None:
     started = "systemctl show --property=ActiveEnterTimestamp airflow"
     before = [stack.sh(name, started) for name in ("web-1", "web-2")]
-    stack.sh("salt-1", "salt 'web-*' cmd.run 'echo >> /etc/airflow/environment'")  # what the service has to restart for
+    stack.sh(
+        "salt-1", "salt 'web-*' cmd.run 'echo >> /etc/airflow/environment'"
+    )  # what the service has to restart for
     answers: list[int] = []
     done = threading.Event()
 
@@ -140,9 +154,13 @@ def test_an_update_goes_unnoticed(stack: Stack) -> None:
         done.set()
         visits.join()
     after = [stack.sh(name, started) for name in ("web-1", "web-2")]
-    assert all(old != new for old, new in zip(before, after, strict=True)), "both have been restarted"
+    assert all(old != new for old, new in zip(before, after, strict=True)), (
+        "both have been restarted"
+    )
     assert visited > 10
-    assert set(answers) == {200}, f"{sum(one != 200 for one in answers)} of {len(answers)} visits failed"
+    assert set(answers) == {200}, (
+        f"{sum(one != 200 for one in answers)} of {len(answers)} visits failed"
+    )
 
 
 def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack) -> None:
@@ -151,7 +169,10 @@ def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack)
     for _ in range(5):
         began = time.monotonic()
         tries = [Visitor(stack).log_in(f"wrong-{number}")[0] for number in range(allowed + 3)]
-        alone = {name: _log_in_without(stack, other) for name, other in (("web-1", "web-2"), ("web-2", "web-1"))}
+        alone = {
+            name: _log_in_without(stack, other)
+            for name, other in (("web-1", "web-2"), ("web-2", "web-1"))
+        }
         took = time.monotonic() - began
         until(lambda: Visitor(stack).log_in(password)[0] == 200, "logins work again", 300, every=1)
         if took < seconds:  # what was counted is forgotten in a longer one, which proves nothing

@@ -58,12 +58,17 @@ def machine_image(docker_client: docker.DockerClient) -> str:
 @pytest.fixture(scope="session")
 def plain_pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
     """The test deployment's settings and secrets; a slow machine's six logins all fall into one window of the limit."""
-    return PlainPillar(tmp_path_factory.mktemp("pillar"), cidr=str(SUBNET), login_rate_limit="5 per 10 minutes")
+    return PlainPillar(
+        tmp_path_factory.mktemp("pillar"), cidr=str(SUBNET), login_rate_limit="5 per 10 minutes"
+    )
 
 
 @pytest.fixture(scope="session")
 def fleet(
-    salt_factories: FactoriesManager, docker_client: docker.DockerClient, machine_image: str, plain_pillar: PlainPillar
+    salt_factories: FactoriesManager,
+    docker_client: docker.DockerClient,
+    machine_image: str,
+    plain_pillar: PlainPillar,
 ) -> Iterator[Fleet]:
     """The running master; machines boot on demand."""
     network = open_network(docker_client)

@@ -54,9 +54,13 @@ def web(converged: Callable[[str], Machine], fleet: Fleet) -> Machine:
     converged("redis-1")
     machine = fleet.machine("web-1")
     migrated = machine.apply("airflow.migrate")
-    failures = {tag: state["comment"] for tag, state in migrated.items() if state["result"] is False}
+    failures = {
+        tag: state["comment"] for tag, state in migrated.items() if state["result"] is False
+    }
     assert not failures
-    leaked = [name for name, value in fleet.pillar.values().items() if value in json.dumps(migrated)]
+    leaked = [
+        name for name, value in fleet.pillar.values().items() if value in json.dumps(migrated)
+    ]
     assert not leaked
     return converged("web-1")
 
@@ -94,13 +98,17 @@ def test_only_the_right_password_opens_it(edge: Machine, web: Machine, password:
     assert found == ["in", "refused"]
 
 
-def test_too_many_passwords_are_refused_whatever_worker_answers(edge: Machine, web: Machine, password: str) -> None:
+def test_too_many_passwords_are_refused_whatever_worker_answers(
+    edge: Machine, web: Machine, password: str
+) -> None:
     tries = LOGIN + "result = [login('wrong') for _ in range(5)] + [login(password)]"
     found = edge.python(tries, address=web.address, client="192.0.2.3", password=password)
     assert found == ["refused"] * 5 + ["limited"]
 
 
-def test_only_the_edge_may_say_who_the_client_is(edge: Machine, web: Machine, password: str) -> None:
+def test_only_the_edge_may_say_who_the_client_is(
+    edge: Machine, web: Machine, password: str
+) -> None:
     tries = (
         LOGIN
         + """
@@ -157,7 +165,10 @@ def test_a_machine_without_a_migrated_database_says_so(web: Machine) -> None:
         states = web.apply("airflow")
     finally:
         web.put(str(manifest), json.dumps(release))
-    assert any("apply the state airflow.migrate on one web machine first" in comment for comment in failed(states))
+    assert any(
+        "apply the state airflow.migrate on one web machine first" in comment
+        for comment in failed(states)
+    )
     assert web.run("systemctl", "is-active", "airflow").returncode == 0
     assert main_pid(web) == before
 

@@ -34,7 +34,9 @@ def listener(machine: Machine) -> Callable[[int], None]:
     def listen(port: int) -> None:
         unit = f"test-listener-{port}"
         machine.run("systemctl", "stop", unit)
-        done = machine.run("systemd-run", "--collect", f"--unit={unit}", "python3", "-m", "http.server", str(port))
+        done = machine.run(
+            "systemd-run", "--collect", f"--unit={unit}", "python3", "-m", "http.server", str(port)
+        )
         assert done.returncode == 0, done.stderr
         until(lambda: machine.can_reach("127.0.0.1", port), f"{unit} listens")
 
@@ -43,7 +45,10 @@ def listener(machine: Machine) -> Callable[[int], None]:
 
 def test_machines_know_each_other_by_name(machine: Machine) -> None:
     for minion_id, address in address_plan().items():
-        assert machine.run("getent", "ahostsv4", f"{minion_id}.stack.internal").stdout.split()[0] == address
+        assert (
+            machine.run("getent", "ahostsv4", f"{minion_id}.stack.internal").stdout.split()[0]
+            == address
+        )
 
 
 def test_services_have_the_names_on_their_certificates(machine: Machine) -> None:
@@ -65,7 +70,9 @@ def test_firewall_drops_a_port_that_no_endpoint_names(
     assert not web.can_reach(machine.address, UNNAMED_PORT)
 
 
-def test_firewall_opens_a_port_to_its_own_clients_only(machine: Machine, web: Machine, fleet: Fleet) -> None:
+def test_firewall_opens_a_port_to_its_own_clients_only(
+    machine: Machine, web: Machine, fleet: Fleet
+) -> None:
     stranger = fleet.machine("postgres-1")
     assert web.can_reach(machine.address, REDIS)
     assert not stranger.can_reach(machine.address, REDIS)
@@ -78,8 +85,19 @@ def test_ssh_is_open_to_the_master_only(machine: Machine, web: Machine) -> None:
 
 def _ssh_methods(machine: Machine) -> str:
     """Return the ways to log in that sshd offers this host, which is the master."""
-    options = ["PreferredAuthentications=none", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"]
-    command = ["ssh", "-F", "none", *(f"-o{option}" for option in options), f"root@{machine.address}", "true"]
+    options = [
+        "PreferredAuthentications=none",
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+    ]
+    command = [
+        "ssh",
+        "-F",
+        "none",
+        *(f"-o{option}" for option in options),
+        f"root@{machine.address}",
+        "true",
+    ]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert refused.returncode != 0
     return refused.stderr.rpartition("(")[2].partition(")")[0]
@@ -111,7 +129,11 @@ def test_a_broken_rule_leaves_the_old_firewall_in_place(machine: Machine, web: M
 
 def test_updates_come_from_debian_security_only(machine: Machine) -> None:
     report = machine.run("unattended-upgrade", "--dry-run", "--debug")
-    origins = [line for line in (report.stdout + (report.stderr or "")).splitlines() if "Allowed origins are:" in line]
+    origins = [
+        line
+        for line in (report.stdout + (report.stderr or "")).splitlines()
+        if "Allowed origins are:" in line
+    ]
     assert len(origins) == 1
     assert origins[0].count("origin=") == 1
     assert "label=Debian-Security" in origins[0]

@@ -101,9 +101,17 @@ def test_passwords_cannot_be_tried_at_the_token_endpoint(ask: Callable[[str], ob
     tried = ask("[ask('POST', '/auth/token')['status'] for _ in range(7)]")
     assert isinstance(tried, list)
     assert tried[-1] == 429
-    spelt = ["/auth/%74oken", "/%61uth/%74%6F%6b%65n", "/auth%2ftoken", "/auth%2Ftoken/cli", "/auth/token?x=%"]
+    spelt = [
+        "/auth/%74oken",
+        "/%61uth/%74%6F%6b%65n",
+        "/auth%2ftoken",
+        "/auth%2Ftoken/cli",
+        "/auth/token?x=%",
+    ]
     assert ask(f"[ask('POST', path)['status'] for path in {spelt}]") == [429] * len(spelt)
-    assert ask("[ask('POST', path)['status'] for path in ('/auth/login/', '/x?next=/auth/token')]") == [200, 200]
+    assert ask(
+        "[ask('POST', path)['status'] for path in ('/auth/login/', '/x?next=/auth/token')]"
+    ) == [200, 200]
 
 
 def test_nobody_outside_executes_tasks(ask: Callable[[str], object]) -> None:
@@ -113,16 +121,22 @@ def test_nobody_outside_executes_tasks(ask: Callable[[str], object]) -> None:
     assert ask("ask(path='/dags/100%25?x=%')['status']") == 200
 
 
-def test_without_a_web_machine_it_says_so_and_comes_back(ask: Callable[[str], object], web: Machine) -> None:
+def test_without_a_web_machine_it_says_so_and_comes_back(
+    ask: Callable[[str], object], web: Machine
+) -> None:
     web.run("systemctl", "stop", "stub")
     until(lambda: "not available right now" in str(ask("ask()['body']")), "the page that says so")
     web.run("systemd-run", "--unit=stub", "/opt/salt/bin/python", "/opt/stub.py")
     until(lambda: ask("ask()['status']") == 200, "the site is back")
 
 
-def test_a_key_that_is_not_the_certificates_is_never_put_in_place(fleet: Fleet, edge: Machine) -> None:
+def test_a_key_that_is_not_the_certificates_is_never_put_in_place(
+    fleet: Fleet, edge: Machine
+) -> None:
     before = edge.run("sha256sum", "/etc/haproxy/tls.pem").stdout
-    wrong = {"secrets": {"edge_tls": {"private_key": fleet.pillar.secrets["redis_tls"]["private_key"]}}}
+    wrong = {
+        "secrets": {"edge_tls": {"private_key": fleet.pillar.secrets["redis_tls"]["private_key"]}}
+    }
     states = edge.salt("state.apply", "haproxy", pillar=wrong)
     assert any("KEY_VALUES_MISMATCH" in comment for comment in failed(states))
     assert edge.run("sha256sum", "/etc/haproxy/tls.pem").stdout == before

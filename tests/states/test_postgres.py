@@ -28,7 +28,9 @@ def web(fleet: Fleet, postgres: Machine) -> Machine:
     machine = fleet.machine("web-1")
     if machine.run("which", "psql").returncode:
         machine.run("apt-get", "update", "-qq")
-        done = machine.run("apt-get", "install", "-qq", "--no-install-recommends", "postgresql-client")
+        done = machine.run(
+            "apt-get", "install", "-qq", "--no-install-recommends", "postgresql-client"
+        )
         assert done.returncode == 0, done.stderr
     machine.put(CA, fleet.pillar.ca_certificate)
     return machine
@@ -75,13 +77,22 @@ def test_a_wrong_password_is_refused(query: Query) -> None:
     assert "password authentication failed" in query("SELECT 1", password="wrong").stderr
 
 
-def test_the_journal_tells_who_was_refused_and_no_file_grows(postgres: Machine, query: Query) -> None:
+def test_the_journal_tells_who_was_refused_and_no_file_grows(
+    postgres: Machine, query: Query
+) -> None:
     def sizes() -> str:
         return str(postgres.run("sh", "-c", "wc -c /var/log/postgresql/*").stdout)
 
     before = sizes()
     query("SELECT 1", dbname="nosuchdatabase")
-    said = ("journalctl", "-u", "postgresql@17-main", "--no-pager", "--output=cat", "--grep=nosuchdatabase")
+    said = (
+        "journalctl",
+        "-u",
+        "postgresql@17-main",
+        "--no-pager",
+        "--output=cat",
+        "--grep=nosuchdatabase",
+    )
     until(lambda: postgres.run(*said).returncode == 0, "the journal tells of the refusal")
     assert sizes() == before
 
@@ -105,7 +116,9 @@ def test_another_role_is_refused(query: Query) -> None:
     assert "no pg_hba.conf entry" in query("SELECT 1", user="postgres").stderr
 
 
-def test_a_machine_of_another_role_is_refused_by_the_firewall(fleet: Fleet, postgres: Machine, web: Machine) -> None:
+def test_a_machine_of_another_role_is_refused_by_the_firewall(
+    fleet: Fleet, postgres: Machine, web: Machine
+) -> None:
     assert web.can_reach(postgres.address, 5432)
     assert not fleet.machine("redis-1").can_reach(postgres.address, 5432)
 
@@ -113,7 +126,9 @@ def test_a_machine_of_another_role_is_refused_by_the_firewall(fleet: Fleet, post
 def test_its_own_address_is_refused_by_pg_hba(fleet: Fleet, postgres: Machine) -> None:
     target = f"host={postgres.address} dbname=airflow user=airflow sslmode=require"
     password = fleet.pillar.secrets["postgres_airflow"]["password"]
-    refused = postgres.run("psql", "-XAtqc", "SELECT 1", target, environment={"PGPASSWORD": password})
+    refused = postgres.run(
+        "psql", "-XAtqc", "SELECT 1", target, environment={"PGPASSWORD": password}
+    )
     assert "no pg_hba.conf entry" in refused.stderr
 
 
@@ -137,13 +152,21 @@ def test_the_role_has_no_power_beyond_its_database(query: Query, sql: str) -> No
 
 def test_the_role_may_migrate_its_own_database(query: Query) -> None:
     assert (
-        query("CREATE TABLE t (x int); INSERT INTO t VALUES (1); SELECT * FROM t; DROP TABLE t").stdout.strip() == "1"
+        query(
+            "CREATE TABLE t (x int); INSERT INTO t VALUES (1); SELECT * FROM t; DROP TABLE t"
+        ).stdout.strip()
+        == "1"
     )
 
 
 def test_a_role_without_a_grant_can_do_nothing_there(postgres: Machine) -> None:
-    assert superuser(postgres, "SELECT has_database_privilege('public', 'airflow', 'CONNECT')") == "f"
-    assert superuser(postgres, "SELECT has_schema_privilege('public', 'public', 'CREATE')", "airflow") == "f"
+    assert (
+        superuser(postgres, "SELECT has_database_privilege('public', 'airflow', 'CONNECT')") == "f"
+    )
+    assert (
+        superuser(postgres, "SELECT has_schema_privilege('public', 'public', 'CREATE')", "airflow")
+        == "f"
+    )
 
 
 def test_the_role_leaves_connections_for_repair(postgres: Machine) -> None:
@@ -152,7 +175,10 @@ def test_the_role_leaves_connections_for_repair(postgres: Machine) -> None:
 
 
 def test_drift_is_seen_and_repaired(fleet: Fleet, postgres: Machine, query: Query) -> None:
-    superuser(postgres, "GRANT CONNECT ON DATABASE airflow TO PUBLIC; ALTER ROLE airflow CREATEDB PASSWORD 'other'")
+    superuser(
+        postgres,
+        "GRANT CONNECT ON DATABASE airflow TO PUBLIC; ALTER ROLE airflow CREATEDB PASSWORD 'other'",
+    )
     predicted = postgres.apply("postgres", test=True)
     assert {tag.split("_|-")[1] for tag, state in predicted.items() if state["result"] is None} == {
         "postgres-role",
@@ -161,7 +187,9 @@ def test_drift_is_seen_and_repaired(fleet: Fleet, postgres: Machine, query: Quer
     fleet.converge(postgres)
     assert query("SELECT 1").returncode == 0
     assert "permission denied" in query("CREATE DATABASE mine").stderr
-    assert superuser(postgres, "SELECT has_database_privilege('public', 'airflow', 'CONNECT')") == "f"
+    assert (
+        superuser(postgres, "SELECT has_database_privilege('public', 'airflow', 'CONNECT')") == "f"
+    )
 
 
 def test_checksums_watch_the_disk(postgres: Machine) -> None:
@@ -170,7 +198,9 @@ def test_checksums_watch_the_disk(postgres: Machine) -> None:
 
 def test_it_comes_back_after_a_crash(postgres: Machine, query: Query) -> None:
     before = superuser(postgres, "SELECT pg_postmaster_start_time()")
-    assert postgres.run("systemctl", "kill", "--signal=SIGKILL", "postgresql@17-main").returncode == 0
+    assert (
+        postgres.run("systemctl", "kill", "--signal=SIGKILL", "postgresql@17-main").returncode == 0
+    )
     until(lambda: query("SELECT 1").returncode == 0, "PostgreSQL answers again")
     assert superuser(postgres, "SELECT pg_postmaster_start_time()") != before
 
@@ -178,7 +208,9 @@ def test_it_comes_back_after_a_crash(postgres: Machine, query: Query) -> None:
 def test_memory_fits_the_machine(postgres: Machine) -> None:
     """Every connection the role may open at once, each of them sorting, stays below 80 % of 1 GiB."""
     shared = _bytes(postgres, "shared_buffers") + _bytes(postgres, "maintenance_work_mem")
-    connections = int(superuser(postgres, "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'airflow'"))
+    connections = int(
+        superuser(postgres, "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'airflow'")
+    )
     assert SYSTEM + shared + connections * _bytes(postgres, "work_mem") < 0.8 * MEMORY
 
 

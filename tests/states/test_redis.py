@@ -62,7 +62,10 @@ def session(fleet: Fleet, redis: Machine, web: Machine) -> Session:
     trusted = fleet.pillar.ca_certificate
 
     def talk(
-        *commands: Sequence[str], password: str = password, ca: str | None = trusted, name: str = NAME
+        *commands: Sequence[str],
+        password: str = password,
+        ca: str | None = trusted,
+        name: str = NAME,
     ) -> list[object]:
         everything = [["AUTH", USER, password], *commands]
         answers = web.python(CLIENT, address=redis.address, ca=ca, name=name, commands=everything)
@@ -93,8 +96,15 @@ def test_its_certificate_is_for_its_own_name_only(session: Session) -> None:
 
 def test_nobody_gets_in_without_a_user(fleet: Fleet, redis: Machine, web: Machine) -> None:
     anonymous = [["PING"], ["GET", "LIMITS:x"], ["AUTH", "default", ""], ["AUTH", ""]]
-    answers = web.python(CLIENT, address=redis.address, ca=fleet.pillar.ca_certificate, name=NAME, commands=anonymous)
-    assert [str(answer).split()[0] for answer in answers] == ["-NOAUTH", "-NOAUTH", "-WRONGPASS", "-WRONGPASS"]
+    answers = web.python(
+        CLIENT, address=redis.address, ca=fleet.pillar.ca_certificate, name=NAME, commands=anonymous
+    )
+    assert [str(answer).split()[0] for answer in answers] == [
+        "-NOAUTH",
+        "-NOAUTH",
+        "-WRONGPASS",
+        "-WRONGPASS",
+    ]
 
 
 def test_a_broker_finds_what_it_needs(session: Session) -> None:
@@ -163,7 +173,11 @@ def test_the_user_may_do_nothing_else(session: Session, command: list[str]) -> N
 
 def test_what_it_was_told_outlives_a_crash(redis: Machine, session: Session) -> None:
     # It writes at once and syncs every second; while it syncs, a write may be late.
-    assert session(["SET", "LIMITS:kept", "yes"], ["WAITAOF", "1", "0", "50000"]) == ["OK", "OK", [1, 0]]
+    assert session(["SET", "LIMITS:kept", "yes"], ["WAITAOF", "1", "0", "50000"]) == [
+        "OK",
+        "OK",
+        [1, 0],
+    ]
     assert redis.run("systemctl", "kill", "--signal=SIGKILL", "redis-server").returncode == 0
     until(lambda: session(["GET", "LIMITS:kept"]) == ["OK", "yes"], "Redis is back with its data")
     session(["DEL", "LIMITS:kept"])

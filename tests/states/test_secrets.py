@@ -28,8 +28,15 @@ def locks(machine: Machine) -> set[str]:
 
 def private_values(fleet: Fleet) -> dict[str, str]:
     """Return every secret's value in a form that survives JSON and line breaks; certificates are public."""
-    values = {name: value for name, value in fleet.pillar.values().items() if not name.endswith(":certificate")}
-    return {name: value.splitlines()[1] if "PRIVATE KEY" in value else value for name, value in values.items()}
+    values = {
+        name: value
+        for name, value in fleet.pillar.values().items()
+        if not name.endswith(":certificate")
+    }
+    return {
+        name: value.splitlines()[1] if "PRIVATE KEY" in value else value
+        for name, value in values.items()
+    }
 
 
 def leaks(fleet: Fleet, text: str) -> list[str]:
@@ -63,7 +70,10 @@ def liar(fleet: Fleet) -> Iterator[Machine]:
     lies = dict.fromkeys(("id", "host", "fqdn", "nodename"), "postgres-1") | {"role": "postgres"}
     machine.put("/etc/salt/grains", json.dumps(lies))
     machine.salt("saltutil.refresh_grains")
-    until(lambda: bool(machine.salt("grains.get", "role") == "postgres"), "the minion has taken its lies up")
+    until(
+        lambda: bool(machine.salt("grains.get", "role") == "postgres"),
+        "the minion has taken its lies up",
+    )
     yield machine
     machine.run("rm", "/etc/salt/grains")
     machine.salt("saltutil.refresh_grains")
@@ -75,16 +85,28 @@ def test_a_machine_that_lies_in_its_grains_gains_nothing(liar: Machine) -> None:
 
 def test_a_machine_that_takes_anothers_name_is_refused(fleet: Fleet) -> None:
     machine = fleet.machine("web-1")
-    answer = machine.run("timeout", "30", "/opt/salt/bin/salt-call", "--id=postgres-1", "pillar.items", "unmask=True")
+    answer = machine.run(
+        "timeout", "30", "/opt/salt/bin/salt-call", "--id=postgres-1", "pillar.items", "unmask=True"
+    )
     assert answer.returncode != 0
     assert leaks(fleet, f"{answer.stdout}{answer.stderr}") == []
 
 
 def test_a_stranger_is_not_accepted(fleet: Fleet) -> None:
     machine = fleet.machine("web-1")
-    config = {"id": "postgres-9", "master": fleet.master.config["interface"], "pki_dir": "/root/stranger/pki"}
+    config = {
+        "id": "postgres-9",
+        "master": fleet.master.config["interface"],
+        "pki_dir": "/root/stranger/pki",
+    }
     machine.put("/root/stranger/minion", json.dumps(config))
-    command = ("timeout", "30", "/opt/salt/bin/salt-call", "--config-dir=/root/stranger", "pillar.items")
+    command = (
+        "timeout",
+        "30",
+        "/opt/salt/bin/salt-call",
+        "--config-dir=/root/stranger",
+        "pillar.items",
+    )
 
     def keys() -> dict[str, list[str]]:
         assert machine.run(*command).returncode != 0
@@ -92,7 +114,9 @@ def test_a_stranger_is_not_accepted(fleet: Fleet) -> None:
         assert "postgres-9" not in listed["minions"]
         return listed
 
-    until(lambda: "postgres-9" in keys()["minions_pre"], "the stranger has asked to be accepted", 180)
+    until(
+        lambda: "postgres-9" in keys()["minions_pre"], "the stranger has asked to be accepted", 180
+    )
 
 
 @pytest.mark.parametrize("store", STORES, indirect=True)
@@ -105,27 +129,51 @@ def test_no_secret_is_in_a_states_return(fleet: Fleet, store: Machine) -> None:
 
 
 @pytest.mark.parametrize("minion_id", ROLES)
-def test_no_secret_is_in_the_journal(fleet: Fleet, roles: dict[str, Machine], minion_id: str) -> None:
+def test_no_secret_is_in_the_journal(
+    fleet: Fleet, roles: dict[str, Machine], minion_id: str
+) -> None:
     journal = roles[minion_id].run("journalctl", "--no-pager", "--output=cat").stdout
     assert "salt-minion" in journal
     assert leaks(fleet, journal) == []
 
 
 @pytest.mark.parametrize("minion_id", ROLES)
-def test_other_users_find_no_secret_on_the_disk(fleet: Fleet, roles: dict[str, Machine], minion_id: str) -> None:
-    values = [value for name, value in private_values(fleet).items() if name.partition(":")[0] in SECRETS[minion_id]]
+def test_other_users_find_no_secret_on_the_disk(
+    fleet: Fleet, roles: dict[str, Machine], minion_id: str
+) -> None:
+    values = [
+        value
+        for name, value in private_values(fleet).items()
+        if name.partition(":")[0] in SECRETS[minion_id]
+    ]
     patterns = [f"--regexp={value}" for value in values]
     assert patterns
-    search = ("grep", "-rlFs", *patterns, "/etc", "/var/cache", "/var/lib", "/var/log", "/run", "/srv", "/tmp")
+    search = (
+        "grep",
+        "-rlFs",
+        *patterns,
+        "/etc",
+        "/var/cache",
+        "/var/lib",
+        "/var/log",
+        "/run",
+        "/srv",
+        "/tmp",
+    )
     assert roles[minion_id].run(*search).stdout, "root finds them"
     assert not roles[minion_id].run(*search, user="nobody").stdout
 
 
-def test_no_secret_is_in_the_masters_job_cache(fleet: Fleet, converged: Callable[[str], Machine]) -> None:
+def test_no_secret_is_in_the_masters_job_cache(
+    fleet: Fleet, converged: Callable[[str], Machine]
+) -> None:
     for minion_id in STORES:
         converged(minion_id)
     assert locks(fleet.machine("redis-1"))  # its answer does hold secrets
-    jobs = {path: path.read_bytes() for path in Path(fleet.master.config["cachedir"], "jobs").rglob("return.p")}
+    jobs = {
+        path: path.read_bytes()
+        for path in Path(fleet.master.config["cachedir"], "jobs").rglob("return.p")
+    }
     leaky = {path for path, answer in jobs.items() if leaks(fleet, answer.decode(errors="replace"))}
     asked = {path for path in jobs if b"unmask" in (path.parents[1] / ".load.p").read_bytes()}
     assert leaky
@@ -159,7 +207,10 @@ def test_no_secret_is_on_a_command_line(fleet: Fleet, converged: Callable[[str],
         states = machine.apply("postgres")
         machine.run("touch", "/run/sampled")
         assert any("postgres-role" in tag and state["changes"] for tag, state in states.items())
-        until(lambda: machine.run("test", "-e", "/run/command-lines").returncode == 0, "the sampler has written")
+        until(
+            lambda: machine.run("test", "-e", "/run/command-lines").returncode == 0,
+            "the sampler has written",
+        )
         return str(machine.run("cat", "/run/command-lines").stdout)
 
     seen = ""

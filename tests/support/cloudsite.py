@@ -96,11 +96,15 @@ class Site:
             "AWS_ACCESS_KEY_ID": keys.access_key_id,
             "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
         }
-        return salt_cloud([f"--config-dir={self.folder}", "--out=json", "--assume-yes", *arguments], environment)
+        return salt_cloud(
+            [f"--config-dir={self.folder}", "--out=json", "--assume-yes", *arguments], environment
+        )
 
     def apply(self, machines: Mapping[str, Mapping[str, Any]], *arguments: str) -> Applied:
         """Apply a map of machines and their options, in this order."""
-        self.map.write_text(yaml.safe_dump({"web": [{name: dict(options)} for name, options in machines.items()]}))
+        self.map.write_text(
+            yaml.safe_dump({"web": [{name: dict(options)} for name, options in machines.items()]})
+        )
         return Applied(self.salt_cloud(f"--map={self.map}", *arguments))
 
     def instances(self, *states: str) -> dict[str, list[str]]:
@@ -162,7 +166,9 @@ def site(folder: Path, script: str = "true\n", **options: Any) -> Iterator[Site]
         vpc = cloud.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
         for number, name in enumerate("ab"):
             tags = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": name}]}]
-            cloud.ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.40.{number}.0/24", TagSpecifications=tags)
+            cloud.ec2.create_subnet(
+                VpcId=vpc, CidrBlock=f"10.40.{number}.0/24", TagSpecifications=tags
+            )
         cloud.ec2.create_security_group(VpcId=vpc, GroupName="web", Description="web")
         cloud.ec2.create_key_pair(KeyName="deploy", KeyType="ed25519")
         _configure(made.folder, _SSH.format(disks=host.disks, settled=settled), script, options)
@@ -187,7 +193,9 @@ def _configure(folder: Path, ssh: str, script: str, options: Mapping[str, Any]) 
             "minion": {"master": "127.0.0.1"},
             **options,
         },
-        "cloud.providers.d/cloud.conf": {"cloud": {"driver": "ec2", "location": "eu-west-1", "max_attempts": 2}},
+        "cloud.providers.d/cloud.conf": {
+            "cloud": {"driver": "ec2", "location": "eu-west-1", "max_attempts": 2}
+        },
         "cloud.profiles.d/web.conf": {
             "web": {
                 "provider": "cloud",
@@ -203,7 +211,13 @@ def _configure(folder: Path, ssh: str, script: str, options: Mapping[str, Any]) 
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(yaml.safe_dump(content))
     # A master has the last three. Where they are missing, the processes of a parallel map race for them in Salt's core.
-    for name in ("sock_dir", "bin", "pki_dir/minions", "pki_dir/minions_pre", "pki_dir/minions_rejected"):
+    for name in (
+        "sock_dir",
+        "bin",
+        "pki_dir/minions",
+        "pki_dir/minions_pre",
+        "pki_dir/minions_rejected",
+    ):
         (folder / name).mkdir(parents=True)
     (folder / "key").touch()
     (folder / "deploy.sh").write_text(script)

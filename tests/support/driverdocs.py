@@ -35,8 +35,14 @@ def marks(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """
     for path in sorted(folder.glob("test_*.py")):
         for test in ast.parse(path.read_text()).body:
-            for mark in (node for one in getattr(test, "decorator_list", ()) for node in ast.walk(one)):
-                if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Attribute) and mark.func.attr == "covers":
+            for mark in (
+                node for one in getattr(test, "decorator_list", ()) for node in ast.walk(one)
+            ):
+                if (
+                    isinstance(mark, ast.Call)
+                    and isinstance(mark.func, ast.Attribute)
+                    and mark.func.attr == "covers"
+                ):
                     names = [ast.literal_eval(argument) for argument in mark.args]
                     statuses = [ast.literal_eval(keyword.value) for keyword in mark.keywords]
                     assert isinstance(test, ast.FunctionDef)
@@ -47,7 +53,9 @@ def covered(folder: Path = TESTS) -> dict[str, list[str]]:
     """Return the tests of each option; a name that the table does not know is among them."""
     tests: dict[str, list[str]] = {option.name: [] for option in _options.OPTIONS}
     for test, names, statuses in marks(folder):
-        for name in names + [option.name for option in _options.OPTIONS if option.status in statuses]:
+        for name in names + [
+            option.name for option in _options.OPTIONS if option.status in statuses
+        ]:
             tests.setdefault(name, []).append(test)
     return tests
 
@@ -61,7 +69,11 @@ def document(tests: Mapping[str, Sequence[str]]) -> str:
     rows = []
     for option in _options.OPTIONS:
         default = option.default
-        shown = "" if default in (None, {}) else f"`{', '.join(default) if isinstance(default, list) else default}`"
+        shown = (
+            ""
+            if default in (None, {})
+            else f"`{', '.join(default) if isinstance(default, list) else default}`"
+        )
         only = (
             f" In the provider{' or the main configuration' if option.globally else ''} only."
             if option.provider
@@ -69,7 +81,11 @@ def document(tests: Mapping[str, Sequence[str]]) -> str:
         )
         text = option.text.replace("|", "\\|") + only
         cells = [f"`{option.name}`", OLD_DRIVER[option.status], shown.lower(), text]
-        rows.append(" | ".join([*cells, "<br>".join(f"`{test}`" for test in dict.fromkeys(tests[option.name]))]))
+        rows.append(
+            " | ".join(
+                [*cells, "<br>".join(f"`{test}`" for test in dict.fromkeys(tests[option.name]))]
+            )
+        )
     table = "\n".join(f"| {row} |" for row in rows)
     return f"""# Options of the EC2 driver
 

@@ -82,10 +82,14 @@ class Machine:
             _timeout=seconds + 30,
             **keywords,
         )
-        assert done.data is not None, f"{self.id} did not answer to {function}:\n{done.stdout}\n{done.stderr}"
+        assert done.data is not None, (
+            f"{self.id} did not answer to {function}:\n{done.stdout}\n{done.stderr}"
+        )
         return done.data
 
-    def run(self, *command: str, user: str = "root", environment: Mapping[str, str] | None = None) -> ProcessResult:
+    def run(
+        self, *command: str, user: str = "root", environment: Mapping[str, str] | None = None
+    ) -> ProcessResult:
         """Run a command on this machine, beside Salt."""
         return self._container.run(list(command), user=user, environment=dict(environment or {}))
 
@@ -130,7 +134,9 @@ class Machine:
     def apply(self, *sls: str, test: bool = False) -> States:
         """Apply states (the highstate when none is named) and return the single returns, by state tag."""
         function = "state.apply" if sls else "state.highstate"
-        answer = self.salt(function, *sls, seconds=HIGHSTATE_SECONDS, **({"test": True} if test else {}))
+        answer = self.salt(
+            function, *sls, seconds=HIGHSTATE_SECONDS, **({"test": True} if test else {})
+        )
         assert isinstance(answer, dict), f"{self.id}: {function} failed: {answer}"
         return answer
 
@@ -142,14 +148,20 @@ def changed(states: States) -> list[str]:
 
 def failed(states: States) -> list[str]:
     """Return what each failed state says."""
-    return [f"{tag}: {state['comment']}" for tag, state in states.items() if state["result"] is False]
+    return [
+        f"{tag}: {state['comment']}" for tag, state in states.items() if state["result"] is False
+    ]
 
 
 class Fleet:
     """The master and the machines, which boot when a test first asks for them."""
 
     def __init__(
-        self, factories: FactoriesManager, client: docker.DockerClient, image: str, pillar: PlainPillar
+        self,
+        factories: FactoriesManager,
+        client: docker.DockerClient,
+        image: str,
+        pillar: PlainPillar,
     ) -> None:
         self.pillar = pillar
         self._factories = factories
@@ -180,7 +192,9 @@ class Fleet:
         }
         # Unless told otherwise, salt-factories accepts any key that asks.
         master = self._factories.salt_master_daemon(
-            DEPLOYMENT.master(), overrides=overrides, on_auth_event_callback=lambda _master, _payload: None
+            DEPLOYMENT.master(),
+            overrides=overrides,
+            on_auth_event_callback=lambda _master, _payload: None,
         )
         assert isinstance(master, SaltMaster)
         accepted = Path(master.config["pki_dir"]) / "minions"
@@ -254,9 +268,13 @@ class Fleet:
         done = machine.run("systemctl", "enable", "--now", "salt-minion")
         assert done.returncode == 0, done.stderr
         events = self._factories.event_listener.wait_for_events(
-            [(self.master.id, f"salt/minion/{minion_id}/start")], after_time=started, timeout=MINION_START_SECONDS
+            [(self.master.id, f"salt/minion/{minion_id}/start")],
+            after_time=started,
+            timeout=MINION_START_SECONDS,
         )
-        assert events.found_all_events, machine.run("journalctl", "-u", "salt-minion", "-n", "50").stdout
+        assert events.found_all_events, machine.run(
+            "journalctl", "-u", "salt-minion", "-n", "50"
+        ).stdout
         machine.salt("saltutil.sync_all")  # as the orchestration begins
         return machine
 
@@ -264,9 +282,13 @@ class Fleet:
 def _key_pair() -> tuple[str, str]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
     )
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
     return private.decode(), public.decode().rstrip("\n")
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import salt.config
 
-FAILED: dict[tuple[str, str], list[bool]] = defaultdict(list)  # by test and option, once for each set of parameters
+FAILED: dict[tuple[str, str], list[bool]] = defaultdict(
+    list
+)  # by test and option, once for each set of parameters
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -24,7 +26,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests that name none."""
-    marked = [item for item in items if item.get_closest_marker("covers") and not item.get_closest_marker("skip")]
+    marked = [
+        item
+        for item in items
+        if item.get_closest_marker("covers") and not item.get_closest_marker("skip")
+    ]
     config.hook.pytest_deselected(items=[item for item in items if item not in marked])
     items[:] = marked
 
@@ -36,10 +42,16 @@ def _ignored_option(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     value, provider = salt.config.get_cloud_config_value, salt.config.is_provider_configured
 
     def get_cloud_config_value(
-        name: str, vm_: Mapping[str, Any], opts: Mapping[str, Any], default: Any = None, search_global: bool = True
+        name: str,
+        vm_: Mapping[str, Any],
+        opts: Mapping[str, Any],
+        default: Any = None,
+        search_global: bool = True,
     ) -> Any:
         given = default if name == ignored else value(name, vm_, opts, default, search_global)
-        return min(given, 1) if name == "wait_for_ip_timeout" else given  # for some, an address never comes
+        return (
+            min(given, 1) if name == "wait_for_ip_timeout" else given
+        )  # for some, an address never comes
 
     def is_provider_configured(*args: Any, **kwargs: Any) -> Any:
         found = provider(*args, **kwargs)
@@ -76,4 +88,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if not any(failed):
             terminalreporter.write_line(f"{test} passes though {option} is ignored", red=True)
     options = {option for _, option in FAILED}
-    terminalreporter.write_line(f"{len(options)} options were ignored, one at a time, in {len(FAILED)} runs of a test")
+    terminalreporter.write_line(
+        f"{len(options)} options were ignored, one at a time, in {len(FAILED)} runs of a test"
+    )

@@ -15,5 +15,8 @@ def oom_kills(container_id: str) -> int:
     """
     ours = f"*{container_id}*"
     groups = Path("/sys/fs/cgroup")
-    (counters,) = [*groups.rglob(f"{ours}/memory.oom_control"), *groups.rglob(f"{ours}/memory.events")]
+    (counters,) = [
+        *groups.rglob(f"{ours}/memory.oom_control"),
+        *groups.rglob(f"{ours}/memory.events"),
+    ]
     return int(dict(line.split() for line in counters.read_text().splitlines())["oom_kill"])

@@ -138,7 +138,12 @@ class Running:
     @property
     def faults(self) -> FaultClient:
         return FaultClient(
-            Endpoint(self.url, self.url, self.credentials.access_key_id, self.credentials.secret_access_key)
+            Endpoint(
+                self.url,
+                self.url,
+                self.credentials.access_key_id,
+                self.credentials.secret_access_key,
+            )
         )
 
     @property

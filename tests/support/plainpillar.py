@@ -30,7 +30,11 @@ class PlainPillar:
     """
 
     def __init__(
-        self, path: Path, cidr: str | None = None, login_rate_limit: str | None = None, **settings: Any
+        self,
+        path: Path,
+        cidr: str | None = None,
+        login_rate_limit: str | None = None,
+        **settings: Any,
     ) -> None:
         """Write the files below `path`.
 
@@ -61,7 +65,11 @@ class PlainPillar:
             self._write("aws", {"aws": account})
         if login_rate_limit is not None:
             self._write(
-                "airflow", {"airflow": DEPLOYMENT.base_pillar("airflow") | {"login_rate_limit": login_rate_limit}}
+                "airflow",
+                {
+                    "airflow": DEPLOYMENT.base_pillar("airflow")
+                    | {"login_rate_limit": login_rate_limit}
+                },
             )
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
@@ -69,4 +77,8 @@ class PlainPillar:
 
     def values(self) -> dict[str, str]:
         """Return `lock:leaf` -> the secret, for looking for leaks."""
-        return {f"{lock}:{leaf}": value for lock, leaves in self.secrets.items() for leaf, value in leaves.items()}
+        return {
+            f"{lock}:{leaf}": value
+            for lock, leaves in self.secrets.items()
+            for leaf, value in leaves.items()
+        }

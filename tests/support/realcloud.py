@@ -26,7 +26,9 @@ PUBLISHED = "edge-1"
 """The machine that the tests of test_machines.py share; its sshd is published on the host."""
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 _PORTS = iter(random.sample(range(20000, 32768), 1000))
-_HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
+_HOST_KEYS = re.compile(
+    r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class RealCloud:
     def make_network(self) -> None:
         """Make what cloud.profiles.d names: network, groups, key pair, instance profile."""
         ec2, iam = self.client("ec2"), self.client("iam")
-        vpc = ec2.create_vpc(CidrBlock=self.place.vpc, TagSpecifications=_named("vpc", "airflow"))["Vpc"]["VpcId"]
+        vpc = ec2.create_vpc(CidrBlock=self.place.vpc, TagSpecifications=_named("vpc", "airflow"))[
+            "Vpc"
+        ]["VpcId"]
         made = ec2.create_subnet(
             VpcId=vpc,
             CidrBlock=self.place.subnet,
@@ -107,16 +111,25 @@ class RealCloud:
         pair = ec2.create_key_pair(KeyName="airflow-deploy", KeyType="ed25519")
         self.key.touch(mode=0o600)
         self.key.write_text(pair["KeyMaterial"])
-        iam.create_role(RoleName="airflow-salt", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')
+        iam.create_role(
+            RoleName="airflow-salt",
+            AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}',
+        )
         iam.create_instance_profile(InstanceProfileName="airflow-salt")
-        iam.add_role_to_instance_profile(InstanceProfileName="airflow-salt", RoleName="airflow-salt")
+        iam.add_role_to_instance_profile(
+            InstanceProfileName="airflow-salt", RoleName="airflow-salt"
+        )
 
     def machines(self) -> list[Machine]:
         """Return the machines that are not terminated."""
-        running = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
+        running = [
+            {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}
+        ]
         return [
             Machine(self, instance["InstanceId"], instance["PrivateIpAddress"])
-            for reservation in self.client("ec2").describe_instances(Filters=running)["Reservations"]
+            for reservation in self.client("ec2").describe_instances(Filters=running)[
+                "Reservations"
+            ]
             for instance in reservation["Instances"]
         ]
 
@@ -166,7 +179,9 @@ class Machine:
         def reached() -> bool:
             found = self.describe()
             name = found["State"]["Name"]
-            assert name in (state, "pending") or state != "running", f"{name}: {found.get('StateReason')}"
+            assert name in (state, "pending") or state != "running", (
+                f"{name}: {found.get('StateReason')}"
+            )
             return bool(name == state)
 
         until(reached, f"{self.instance_id} is {state}")
@@ -178,11 +193,17 @@ class Machine:
     def ready(self, patience: float = 60) -> None:
         """Wait until somebody can log in, without trusting any host key but those of the console."""
         self.is_in("running")
-        until(lambda: self.ssh("true", check=False).returncode == 0, "somebody can log in", patience)
+        until(
+            lambda: self.ssh("true", check=False).returncode == 0, "somebody can log in", patience
+        )
 
     def console(self) -> str:
         """Return the console's output."""
-        return str(self.cloud.client("ec2").get_console_output(InstanceId=self.instance_id).get("Output", ""))
+        return str(
+            self.cloud.client("ec2")
+            .get_console_output(InstanceId=self.instance_id)
+            .get("Output", "")
+        )
 
     def host_keys(self) -> list[str]:
         """Return the host keys that the console tells."""
@@ -210,7 +231,10 @@ class Machine:
         given = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
         target = ["-p", str(port), f"admin@{address or self.address}"]
         done = subprocess.run(
-            ["ssh", "-F", "none", *given, *target, command], capture_output=True, text=True, check=False
+            ["ssh", "-F", "none", *given, *target, command],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done

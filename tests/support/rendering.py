@@ -55,7 +55,10 @@ def _shipped_modules() -> set[str]:
 
 def addresses() -> dict[str, str]:
     """Return minion id -> address of the whole map."""
-    return {minion_id: f"10.20.1.{number}" for number, minion_id in enumerate(DEPLOYMENT.machines(), start=10)}
+    return {
+        minion_id: f"10.20.1.{number}"
+        for number, minion_id in enumerate(DEPLOYMENT.machines(), start=10)
+    }
 
 
 @dataclass
@@ -77,7 +80,11 @@ class Compiler:
     """Pillar and states as one minion would get them."""
 
     def __init__(
-        self, minion_id: str, folder: Path, pillar: PlainPillar, grains: Mapping[str, Any] | None = None
+        self,
+        minion_id: str,
+        folder: Path,
+        pillar: PlainPillar,
+        grains: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare a minion.
 
@@ -145,7 +152,11 @@ class Compiler:
         compiler = self._salt
         compiler.building_highstate.clear()  # what an earlier compilation left
         high, errors = compiler.render_highstate(matches)
-        sls = {body["__sls__"] for body in high.values() if isinstance(body, dict) and "__sls__" in body}
+        sls = {
+            body["__sls__"]
+            for body in high.values()
+            if isinstance(body, dict) and "__sls__" in body
+        }
         sls |= {name for names in matches.values() for name in names}
         if errors:
             return Compiled(sls, [], errors)
@@ -178,9 +189,22 @@ def missing_requisites(chunks: list[Chunk]) -> Iterator[str]:
     known |= {("sls", chunk["__sls__"]) for chunk in chunks}
     known |= {("id", chunk["__id__"]) for chunk in chunks}
     for chunk in chunks:
-        for kind in ("require", "require_any", "watch", "watch_any", "onchanges", "onchanges_any", "onfail", "prereq"):
+        for kind in (
+            "require",
+            "require_any",
+            "watch",
+            "watch_any",
+            "onchanges",
+            "onchanges_any",
+            "onfail",
+            "prereq",
+        ):
             for requisite in chunk.get(kind, []):
-                pair = next(iter(requisite.items())) if isinstance(requisite, dict) else ("id", requisite)
+                pair = (
+                    next(iter(requisite.items()))
+                    if isinstance(requisite, dict)
+                    else ("id", requisite)
+                )
                 if pair not in known:
                     yield f"{chunk['__sls__']}: {chunk['__id__']}: {kind}: {pair[0]}: {pair[1]} does not exist"
 
@@ -202,14 +226,22 @@ def unknown_options(chunk: Chunk) -> Iterator[str]:
 
 
 # https://docs.saltproject.io/en/latest/ref/states/requisites.html and global_state_arguments.html
-OF_EVERY_STATE = frozenset(salt.state.STATE_INTERNAL_KEYWORDS) | {"name", "state", "fun", "order", "names"}
+OF_EVERY_STATE = frozenset(salt.state.STATE_INTERNAL_KEYWORDS) | {
+    "name",
+    "state",
+    "fun",
+    "order",
+    "names",
+}
 # Plausible, wrong, and swallowed by **kwargs.
 SILENTLY_IGNORED = frozenset({"show_diff", "diff", "perms", "chmod", "owner"})
 
 
 def _state_function(module: str, name: str) -> Any:
     if (TREE / "_states" / f"{module}.py").is_file():
-        spec = importlib.util.spec_from_file_location(f"stack_states_{module}", TREE / "_states" / f"{module}.py")
+        spec = importlib.util.spec_from_file_location(
+            f"stack_states_{module}", TREE / "_states" / f"{module}.py"
+        )
         assert spec is not None
         assert spec.loader is not None
         loaded = importlib.util.module_from_spec(spec)

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["salt.scripts", "salt.cloud.cli", "salt.minion", "saltext.ec2.clouds.ec2"])
+_CONTEXT.set_forkserver_preload(
+    ["salt.scripts", "salt.cloud.cli", "salt.minion", "saltext.ec2.clouds.ec2"]
+)
 
 
 def salt_cloud(
@@ -42,7 +44,9 @@ def _main(arguments: list[str], environment: dict[str, str], folder: str) -> Non
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["salt-cloud", *arguments]
-    multiprocessing.set_start_method("fork", force=True)  # as in a salt-cloud that no server of forks has made
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # as in a salt-cloud that no server of forks has made
     from salt.scripts import salt_cloud as program
 
     program()

@@ -26,7 +26,11 @@ class Stack:
         return str(self.deployment.settings()["base_url"])
 
     def ctl(
-        self, *arguments: str, accept: tuple[int, ...] = (0,), timeout: float = 300, stdin: str | None = None
+        self,
+        *arguments: str,
+        accept: tuple[int, ...] = (0,),
+        timeout: float = 300,
+        stdin: str | None = None,
     ) -> str:
         """Run stackctl and return what it prints; any other exit code than `accept`'s fails the test."""
         done = subprocess.run(
@@ -38,14 +42,23 @@ class Stack:
             input=stdin,
             cwd=self.deployment.root,
         )
-        assert done.returncode in accept, f"stackctl {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
+        assert done.returncode in accept, (
+            f"stackctl {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
+        )
         return done.stdout
 
     def up(self) -> str:
         """Bring up what is missing."""
         return self.ctl("up", timeout=UP_SECONDS)
 
-    def sh(self, machine: str, command: str, *, accept: tuple[int, ...] = (0,), stdin: str | None = None) -> str:
+    def sh(
+        self,
+        machine: str,
+        command: str,
+        *,
+        accept: tuple[int, ...] = (0,),
+        stdin: str | None = None,
+    ) -> str:
         """Run a shell command as root on a machine."""
         return self.ctl("exec", machine, "--", command, accept=accept, stdin=stdin)
 
@@ -55,13 +68,19 @@ class Stack:
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return the table of `status`."""
-        return {row["machine"]: row for row in json.loads(self.ctl("status", "--json", accept=(0, 1)))}
+        return {
+            row["machine"]: row for row in json.loads(self.ctl("status", "--json", accept=(0, 1)))
+        }
 
     def healthy(self) -> dict[str, dict[str, Any]]:
         """Return that table once all machines and the site are healthy; a minion that is busy counts as silent."""
 
         def rows() -> dict[str, dict[str, Any]]:
             found = self.rows()
-            return found if all(row["healthy"] and row["site"] == "healthy" for row in found.values()) else {}
+            return (
+                found
+                if all(row["healthy"] and row["site"] == "healthy" for row in found.values())
+                else {}
+            )
 
         return until(rows, "all machines and the site are healthy", 600, every=1)

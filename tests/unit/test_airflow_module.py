@@ -19,7 +19,9 @@ NAME = "airflow.example.org"
 URL = f"https://{NAME}/api/v2/monitor/health"
 AUTHORITY = Authority.new("test")
 
-SPEC = importlib.util.spec_from_file_location("airflow_module", ROOT / "salt" / "_modules" / "airflow.py")
+SPEC = importlib.util.spec_from_file_location(
+    "airflow_module", ROOT / "salt" / "_modules" / "airflow.py"
+)
 assert SPEC is not None
 assert SPEC.loader is not None
 airflow = importlib.util.module_from_spec(SPEC)
@@ -34,7 +36,9 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
         def serve(status: str = "healthy", name: str = NAME) -> str:
             class Health(Page):
                 def answer(self) -> None:
-                    self.send_response(200 if self.headers["Host"] == NAME and self.path in URL else 404)
+                    self.send_response(
+                        200 if self.headers["Host"] == NAME and self.path in URL else 404
+                    )
                     self.end_headers()
                     self.wfile.write(json.dumps({"metadatabase": {"status": status}}).encode())
 

@@ -35,6 +35,8 @@ def test_python3_venv_is_installed_as_root(tmp_path: Path, user: int, words: str
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     path = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
-    done = subprocess.run([tmp_path / "scripts/bootstrap"], env=path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tmp_path / "scripts/bootstrap"], env=path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "calls").read_text().splitlines() == [f"{words} update", f"{words} install"]

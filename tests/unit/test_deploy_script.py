@@ -32,7 +32,10 @@ def program(tmp_path: Path) -> Program:
     make("systemctl")
     make("apt-get")
     make("sleep")
-    make("python3", f'mkdir -p "{tmp_path}/opt/salt/bin"; ln -sf /bin/true "{tmp_path}/opt/salt/bin/pip"')
+    make(
+        "python3",
+        f'mkdir -p "{tmp_path}/opt/salt/bin"; ln -sf /bin/true "{tmp_path}/opt/salt/bin/pip"',
+    )
     return make
 
 
@@ -43,7 +46,12 @@ def deploy(tmp_path: Path) -> Deploy:
     def run(**beside: str) -> subprocess.CompletedProcess[str]:
         staged = tmp_path / "staged"
         staged.mkdir(exist_ok=True)
-        for name, text in {"minion": "id: web-1\n", "minion.pem": "-", "minion.pub": "-", **beside}.items():
+        for name, text in {
+            "minion": "id: web-1\n",
+            "minion.pem": "-",
+            "minion.pub": "-",
+            **beside,
+        }.items():
             (staged / name).write_text(text)
         for folder in ("opt/salt-deploy", "etc/systemd/system", "usr/local/bin"):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -60,10 +68,16 @@ def deploy(tmp_path: Path) -> Deploy:
 
 
 def calls(tmp_path: Path, name: str) -> list[str]:
-    return [line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith(f"{name} ")]
+    return [
+        line
+        for line in (tmp_path / "calls").read_text().splitlines()
+        if line.startswith(f"{name} ")
+    ]
 
 
-def test_it_takes_turns_with_apts_daily_jobs(tmp_path: Path, program: Program, deploy: Deploy) -> None:
+def test_it_takes_turns_with_apts_daily_jobs(
+    tmp_path: Path, program: Program, deploy: Deploy
+) -> None:
     count = tmp_path / "updates"
     program("apt-get", f'''
         [ "$1" = update ] || exit 0
@@ -90,7 +104,9 @@ def test_a_lock_that_is_never_given_up_ends_it_with_apts_words(
 
 
 @pytest.mark.parametrize("ending", [0, 1])
-def test_it_comes_after_cloud_init(tmp_path: Path, program: Program, deploy: Deploy, ending: int) -> None:
+def test_it_comes_after_cloud_init(
+    tmp_path: Path, program: Program, deploy: Deploy, ending: int
+) -> None:
     program("cloud-init", f"exit {ending}")
     done = deploy()
     assert done.returncode == 0, done.stderr
@@ -99,12 +115,16 @@ def test_it_comes_after_cloud_init(tmp_path: Path, program: Program, deploy: Dep
     assert first == "cloud-init status --wait"
 
 
-def test_the_profiles_grains_reach_the_minion(tmp_path: Path, program: Program, deploy: Deploy) -> None:
+def test_the_profiles_grains_reach_the_minion(
+    tmp_path: Path, program: Program, deploy: Deploy
+) -> None:
     assert deploy(grains="rack: 7\n").returncode == 0
     assert (tmp_path / "etc/salt/grains").read_text() == "rack: 7\n"
 
 
-def test_grains_that_somebody_set_on_the_machine_stay(tmp_path: Path, program: Program, deploy: Deploy) -> None:
+def test_grains_that_somebody_set_on_the_machine_stay(
+    tmp_path: Path, program: Program, deploy: Deploy
+) -> None:
     (tmp_path / "etc/salt").mkdir(parents=True)
     (tmp_path / "etc/salt/grains").write_text("rack: 8\n")
     assert deploy().returncode == 0

@@ -22,7 +22,9 @@ Compile = Callable[[str], Compiler]
 
 @pytest.fixture(scope="module")
 def pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
-    return PlainPillar(tmp_path_factory.mktemp("pillar"), ssh_public_key="ssh-ed25519 AAAA", operator_cidrs=[])
+    return PlainPillar(
+        tmp_path_factory.mktemp("pillar"), ssh_public_key="ssh-ed25519 AAAA", operator_cidrs=[]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def everything(compiler: Compile) -> list[tuple[str, Compiled]]:
         for step in plan.chunks:
             if sls := step.get("sls"):
                 target = _first_match(step["tgt"])
-                applied.append((target, compiler(target).states(*([sls] if isinstance(sls, str) else sls))))
+                applied.append(
+                    (target, compiler(target).states(*([sls] if isinstance(sls, str) else sls)))
+                )
     applied += [(OPERATOR, compiler(OPERATOR).states(sls)) for sls in BY_OPERATOR]
     return applied
 
@@ -61,12 +65,16 @@ def test_pillar_compiles(compiler: Compile, minion_id: str) -> None:
 
 
 def test_states_compile(everything: list[tuple[str, Compiled]]) -> None:
-    assert [f"{minion_id}: {error}" for minion_id, compiled in everything for error in compiled.errors] == []
+    assert [
+        f"{minion_id}: {error}" for minion_id, compiled in everything for error in compiled.errors
+    ] == []
     assert all(compiled.chunks for _, compiled in everything)
 
 
 def test_requisites_exist(everything: list[tuple[str, Compiled]]) -> None:
-    assert [missing for _, compiled in everything for missing in missing_requisites(compiled.chunks)] == []
+    assert [
+        missing for _, compiled in everything for missing in missing_requisites(compiled.chunks)
+    ] == []
 
 
 def test_options_are_ones_that_salt_knows(chunks: list[tuple[str, Chunk]]) -> None:
@@ -85,23 +93,35 @@ def test_no_sls_is_dead(everything: list[tuple[str, Compiled]]) -> None:
 
 def test_no_file_is_dead(chunks: list[tuple[str, Chunk]]) -> None:
     text = "\n".join(
-        path.read_text() for path in TREE.rglob("*") if path.suffix in {".sls", ".yaml", ".j2", ".py", ".txt"}
+        path.read_text()
+        for path in TREE.rglob("*")
+        if path.suffix in {".sls", ".yaml", ".j2", ".py", ".txt"}
     )
     unused = [
         str(path.relative_to(ROOT))
         for path in TREE.rglob("files/*")
-        if path.is_file() and path.name not in text and f"salt://{path.relative_to(TREE).parent}\n" not in text
+        if path.is_file()
+        and path.name not in text
+        and f"salt://{path.relative_to(TREE).parent}\n" not in text
     ]
     assert unused == []
 
 
 def test_sources_exist(chunks: list[tuple[str, Chunk]]) -> None:
-    sources = {str(chunk["source"]) for _, chunk in chunks if str(chunk.get("source", "")).startswith("salt://")}
+    sources = {
+        str(chunk["source"])
+        for _, chunk in chunks
+        if str(chunk.get("source", "")).startswith("salt://")
+    }
     assert sources
-    assert [source for source in sources if not (TREE / source.removeprefix("salt://")).exists()] == []
+    assert [
+        source for source in sources if not (TREE / source.removeprefix("salt://")).exists()
+    ] == []
 
 
-def test_templates_render_from_their_context_alone(compiler: Compile, chunks: list[tuple[str, Chunk]]) -> None:
+def test_templates_render_from_their_context_alone(
+    compiler: Compile, chunks: list[tuple[str, Chunk]]
+) -> None:
     failures = []
     for minion_id, chunk in chunks:
         if chunk.get("template") and chunk["fun"] == "managed":
@@ -125,10 +145,14 @@ def test_files_with_secrets_are_private(
         if chunk.get("template"):
             content += str(compiler(minion_id).render(chunk)["data"])
         if any(value in content for value in secrets) or (
-            "secrets:" in str(chunk.get("contents_pillar", "")) and "certificate" not in str(chunk["contents_pillar"])
+            "secrets:" in str(chunk.get("contents_pillar", ""))
+            and "certificate" not in str(chunk["contents_pillar"])
         ):
             checked.add(chunk["__id__"])
-            if not str(chunk.get("mode", "0644")).endswith("0") or chunk.get("show_changes") is not False:
+            if (
+                not str(chunk.get("mode", "0644")).endswith("0")
+                or chunk.get("show_changes") is not False
+            ):
                 open_files.append(f"{minion_id}: {chunk['__id__']}")
     assert open_files == []
     assert checked == {
@@ -145,12 +169,16 @@ def test_a_mistake_is_found(pillar: PlainPillar, tmp_path: Path) -> None:
     """The checks above can fail."""
     minion = Compiler("web-1", tmp_path / "minion", pillar)
     minion.opts["file_roots"] = {"base": [str(tmp_path)]}
-    (tmp_path / "undefined.sls").write_text("x:\n  file.managed:\n    - name: {{ pillar['absent'] }}\n")
+    (tmp_path / "undefined.sls").write_text(
+        "x:\n  file.managed:\n    - name: {{ pillar['absent'] }}\n"
+    )
     assert any("absent" in error for error in minion.states("undefined").errors)
-    (tmp_path / "wrong.sls").write_text("x:\n  service.running:\n    - nmae: y\n    - require:\n      - file: z\n")
+    (tmp_path / "wrong.sls").write_text(
+        "x:\n  service.running:\n    - nmae: y\n    - require:\n      - file: z\n"
+    )
     wrong = minion.states("wrong").chunks
     assert list(missing_requisites(wrong)) == ["wrong: x: require: file: z does not exist"]
     (tmp_path / "option.sls").write_text("x:\n  file.managed:\n    - show_diff: False\n")
-    assert [text for chunk in minion.states("option").chunks for text in unknown_options(chunk)] == [
-        "x: file.managed does not take 'show_diff'"
-    ]
+    assert [
+        text for chunk in minion.states("option").chunks for text in unknown_options(chunk)
+    ] == ["x: file.managed does not take 'show_diff'"]

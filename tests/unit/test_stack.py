@@ -16,7 +16,12 @@ from salt.exceptions import CommandExecutionError
 
 from plainpillar import ROOT
 
-MINE = {"web-2": ["10.20.1.3"], "web-1": ["10.20.1.2"], "lb-1": ["10.20.1.4"], "salt-1": ["10.20.1.1"]}
+MINE = {
+    "web-2": ["10.20.1.3"],
+    "web-1": ["10.20.1.2"],
+    "lb-1": ["10.20.1.4"],
+    "salt-1": ["10.20.1.1"],
+}
 NETWORK = "10.20.0.0/16"
 ENDPOINTS: dict[str, Any] = {
     "ssh": {"port": 22, "on": ["*"], "from": ["salt"]},
@@ -43,19 +48,26 @@ def stack() -> Callable[..., ModuleType]:
             return {name: found for name, found in mine.items() if fnmatch(name, target)}
 
         pillar = {"aws": {"vpc": {"cidr": NETWORK}}}
-        module.__dict__.update(__opts__={"id": minion_id}, __pillar__=pillar, __salt__={"mine.get": get})
+        module.__dict__.update(
+            __opts__={"id": minion_id}, __pillar__=pillar, __salt__={"mine.get": get}
+        )
         return module
 
     return load
 
 
 @pytest.mark.parametrize(("minion_id", "role"), [("web-2", "web"), ("big-web-10", "big-web")])
-def test_role_is_the_id_without_its_number(stack: Callable[..., ModuleType], minion_id: str, role: str) -> None:
+def test_role_is_the_id_without_its_number(
+    stack: Callable[..., ModuleType], minion_id: str, role: str
+) -> None:
     assert stack(minion_id).role() == role
 
 
 def test_addresses_are_sorted_and_of_one_role(stack: Callable[..., ModuleType]) -> None:
-    assert list(stack("lb-1").addresses("web").items()) == [("web-1", "10.20.1.2"), ("web-2", "10.20.1.3")]
+    assert list(stack("lb-1").addresses("web").items()) == [
+        ("web-1", "10.20.1.2"),
+        ("web-2", "10.20.1.3"),
+    ]
     assert list(stack("lb-1").addresses()) == ["lb-1", "salt-1", "web-1", "web-2"]
 
 
@@ -70,9 +82,19 @@ def test_a_machine_without_an_address_is_named(stack: Callable[..., ModuleType])
 
 
 @pytest.mark.parametrize(
-    "lie", ["10.20.1.2 } accept; tcp dport { 22", "0.0.0.0/0", "198.51.100.7", "10.21.0.1", "::ffff:10.20.1.2", 7.5]
+    "lie",
+    [
+        "10.20.1.2 } accept; tcp dport { 22",
+        "0.0.0.0/0",
+        "198.51.100.7",
+        "10.21.0.1",
+        "::ffff:10.20.1.2",
+        7.5,
+    ],
 )
-def test_what_is_no_address_of_the_vpc_reaches_no_firewall(stack: Callable[..., ModuleType], lie: Any) -> None:
+def test_what_is_no_address_of_the_vpc_reaches_no_firewall(
+    stack: Callable[..., ModuleType], lie: Any
+) -> None:
     with pytest.raises(CommandExecutionError, match="web-1 says"):
         stack("lb-1", {"web-1": [lie]}).addresses("web")
 
@@ -85,7 +107,9 @@ def test_what_is_no_list_of_addresses_is_named(stack: Callable[..., ModuleType])
 
 def test_nobody_passes_for_another_machine(stack: Callable[..., ModuleType]) -> None:
     """A web machine that takes the master's address would be let in where the master is."""
-    with pytest.raises(CommandExecutionError, match=r"salt-1 and web-2 both say that 10\.20\.1\.1 "):
+    with pytest.raises(
+        CommandExecutionError, match=r"salt-1 and web-2 both say that 10\.20\.1\.1 "
+    ):
         stack("lb-1", MINE | {"web-2": ["10.20.1.1"]}).addresses("web")
 
 
@@ -103,39 +127,57 @@ def test_a_machine_lets_in_its_own_endpoints_only(stack: Callable[..., ModuleTyp
 
 
 def test_the_world_is_everybody(stack: Callable[..., ModuleType]) -> None:
-    assert {"name": "https", "port": 443, "sources": None} in stack("lb-1").inbound(ENDPOINTS, NETWORK)
+    assert {"name": "https", "port": 443, "sources": None} in stack("lb-1").inbound(
+        ENDPOINTS, NETWORK
+    )
 
 
-def test_a_machine_that_nobody_knows_yet_reaches_the_master(stack: Callable[..., ModuleType]) -> None:
+def test_a_machine_that_nobody_knows_yet_reaches_the_master(
+    stack: Callable[..., ModuleType],
+) -> None:
     """Every role is the machines' network: neither today's addresses nor the world."""
     assert stack("salt-1").inbound(ENDPOINTS, NETWORK)[1]["sources"] == [NETWORK]
 
 
-def test_the_operator_reaches_the_master_by_ssh_and_nothing_else(stack: Callable[..., ModuleType]) -> None:
+def test_the_operator_reaches_the_master_by_ssh_and_nothing_else(
+    stack: Callable[..., ModuleType],
+) -> None:
     operator = "198.51.100.0/24"
     ssh, bus = stack("salt-1").inbound(ENDPOINTS, NETWORK, [operator])
     assert operator in ssh["sources"]
     assert operator not in bus["sources"]
     assert all(
-        operator not in (rule["sources"] or []) for rule in stack("web-1").inbound(ENDPOINTS, NETWORK, [operator])
+        operator not in (rule["sources"] or [])
+        for rule in stack("web-1").inbound(ENDPOINTS, NETWORK, [operator])
     )
 
 
 def test_a_client_role_without_machines_stops_the_run(stack: Callable[..., ModuleType]) -> None:
     with pytest.raises(CommandExecutionError, match="'web'"):
-        stack("cache-1", {"cache-1": ["10.20.1.9"], "salt-1": ["10.20.1.1"]}).inbound(ENDPOINTS, NETWORK)
+        stack("cache-1", {"cache-1": ["10.20.1.9"], "salt-1": ["10.20.1.1"]}).inbound(
+            ENDPOINTS, NETWORK
+        )
 
 
 @pytest.mark.parametrize("name", ["ssh", "salt-publish", "salt-request"])
-def test_a_port_on_which_nothing_would_listen_is_refused(stack: Callable[..., ModuleType], name: str) -> None:
+def test_a_port_on_which_nothing_would_listen_is_refused(
+    stack: Callable[..., ModuleType], name: str
+) -> None:
     endpoints = {name: {"port": 2222, "on": ["*"], "from": ["*"]}}
-    with pytest.raises(CommandExecutionError, match=f"endpoint {name} has port 2222, .* put that back"):
+    with pytest.raises(
+        CommandExecutionError, match=f"endpoint {name} has port 2222, .* put that back"
+    ):
         stack("web-1").inbound(endpoints, NETWORK)
 
 
 @pytest.mark.parametrize(
     ("state", "reload", "unread"),
-    [("active", False, ["after", "link"]), ("active", True, []), ("inactive", False, []), ("failed", False, [])],
+    [
+        ("active", False, ["after", "link"]),
+        ("active", True, []),
+        ("inactive", False, []),
+        ("failed", False, []),
+    ],
 )
 def test_files_that_changed_since_a_unit_started(
     stack: Callable[..., ModuleType], tmp_path: Path, state: str, *, reload: bool, unread: list[str]

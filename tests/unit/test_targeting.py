@@ -36,7 +36,9 @@ def pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
 
 @pytest.fixture(scope="module")
 def compiler(tmp_path_factory: pytest.TempPathFactory, pillar: PlainPillar) -> Compile:
-    return lambda minion_id, **grains: Compiler(minion_id, tmp_path_factory.mktemp("minion"), pillar, grains)
+    return lambda minion_id, **grains: Compiler(
+        minion_id, tmp_path_factory.mktemp("minion"), pillar, grains
+    )
 
 
 @pytest.mark.parametrize(("minion_id", "role"), MACHINES.items())
@@ -61,7 +63,9 @@ def test_a_machine_that_lies_about_itself_learns_nothing(compiler: Compile, role
     assert liar.top() == STATES["web"]
 
 
-@pytest.mark.parametrize("minion_id", ["intruder-1", "postgres", "xpostgres-1", "web_1", "operator"])
+@pytest.mark.parametrize(
+    "minion_id", ["intruder-1", "postgres", "xpostgres-1", "web_1", "operator"]
+)
 def test_a_stranger_learns_nothing(compiler: Compile, minion_id: str) -> None:
     stranger = compiler(minion_id)
     assert "secrets" not in stranger.pillar()

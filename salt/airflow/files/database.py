@@ -36,18 +36,31 @@ def one(db: connection, query: str, *arguments: str) -> Any:
 
 def report(db: connection, username: str | None, password: str | None) -> dict[str, Any]:
     """Return the revisions, the number of serialized DAGs and their mark, and how a user stands."""
-    revisions = {table: found for table, query in REVISIONS.items() if exists(db, table) and (found := one(db, query))}
-    answer: dict[str, Any] = {"revisions": revisions, "dags": 0, "serialized_by": None, "user": None}
+    revisions = {
+        table: found
+        for table, query in REVISIONS.items()
+        if exists(db, table) and (found := one(db, query))
+    }
+    answer: dict[str, Any] = {
+        "revisions": revisions,
+        "dags": 0,
+        "serialized_by": None,
+        "user": None,
+    }
     if exists(db, "serialized_dag"):
         answer["dags"] = one(db, "SELECT count(DISTINCT dag_id) FROM serialized_dag")
         answer["serialized_by"] = one(db, "SELECT obj_description('serialized_dag'::regclass)")
     if username:
         known = exists(db, "ab_user")
-        hashed = one(db, "SELECT password FROM ab_user WHERE username = %s", username) if known else None
+        hashed = (
+            one(db, "SELECT password FROM ab_user WHERE username = %s", username) if known else None
+        )
         if hashed is None:
             answer["user"] = "absent"
         else:
-            answer["user"] = "present" if check_password_hash(hashed, password or "") else "other password"
+            answer["user"] = (
+                "present" if check_password_hash(hashed, password or "") else "other password"
+            )
     return answer
 
 

@@ -61,7 +61,9 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def apply(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Callable[..., States]:
+def apply(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> Callable[..., States]:
     """A function that applies `aws` as minion `operator` with the repository's own states and pillar."""
     folder = tmp_path_factory.mktemp("operator")
     deployment = folder / "pillar"
@@ -82,7 +84,9 @@ def apply(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
     def call(*arguments: str) -> States:
         command = [str(Path(sys.executable).parent / "salt-call"), "--local", "--config-dir", str(folder),
                    "--out=json", "--log-level=critical", "state.apply", "aws", *arguments]  # fmt: skip
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=500
+        )
         states = json.loads(done.stdout)["local"]
         assert isinstance(states, dict), f"{states}\n{done.stderr}"
         return states
@@ -115,14 +119,18 @@ def requests(
     folder = tmp_path_factory.mktemp("cloud")
     for name in ("cloud.providers.d", "cloud.profiles.d"):
         (folder / name).symlink_to(ROOT / name)
-    (folder / "cloud").write_text(yaml.safe_dump({"cachedir": str(folder), "log_file": str(folder / "log")}))
+    (folder / "cloud").write_text(
+        yaml.safe_dump({"cachedir": str(folder), "log_file": str(folder / "log")})
+    )
     opts = salt.config.cloud_config(str(folder / "cloud"))
     provider = opts["providers"]["eu-west-1"]["ec2"]
     account = {"endpoint_url": environment["AWS_ENDPOINT_URL"], "id": "test", "key": "test"}
     connection = _client.connect(provider | account, str(folder))
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_lookup, "image", lambda *_: _lookup.Image("ami-0d13a6d641d0cb0c4", "/dev/xvda", 8))
+        patch.setattr(
+            _lookup, "image", lambda *_: _lookup.Image("ami-0d13a6d641d0cb0c4", "/dev/xvda", 8)
+        )
         for role, profile in opts["profiles"].items():
             machine = {**provider, **profile, "name": f"{role}-1", "driver": "eu-west-1:ec2"}
             made[role] = _launch.request(connection, _options.resolve(machine, opts), f"{role}-1")

@@ -13,7 +13,9 @@ Opening = tuple[str, int, str]  # group, port, and the group or network that may
 def openings(client: Client) -> set[Opening]:
     """Return what the security groups of the foundation really let in."""
     groups = [
-        one for one in client("ec2").describe_security_groups()["SecurityGroups"] if one["GroupName"] != "default"
+        one
+        for one in client("ec2").describe_security_groups()["SecurityGroups"]
+        if one["GroupName"] != "default"
     ]
     names = {group["GroupId"]: group["GroupName"] for group in groups}
     found: set[Opening] = set()
@@ -31,38 +33,52 @@ def openings(client: Client) -> set[Opening]:
 
 def group_id(client: Client, name: str) -> str:
     """Return the id of a security group."""
-    answer = client("ec2").describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])
+    answer = client("ec2").describe_security_groups(
+        Filters=[{"Name": "group-name", "Values": [name]}]
+    )
     return str(answer["SecurityGroups"][0]["GroupId"])
 
 
 def assert_clean(states: States) -> None:
     """Fail unless every state succeeded, changed nothing and predicts nothing."""
-    assert {name: state["comment"] for name, state in states.items() if state["result"] is not True} == {}
+    assert {
+        name: state["comment"] for name, state in states.items() if state["result"] is not True
+    } == {}
     assert {name: state["changes"] for name, state in states.items() if state["changes"]} == {}
 
 
-def test_prediction_on_an_empty_account_touches_nothing(apply: Callable[..., States], client: Client) -> None:
+def test_prediction_on_an_empty_account_touches_nothing(
+    apply: Callable[..., States], client: Client
+) -> None:
     predicted = apply("test=True")
     assert {state["result"] for state in predicted.values()} == {None}
     assert openings(client) == set()
     assert client("iam").list_roles()["Roles"] == []
 
 
-def test_first_run_makes_everything(applied: States, client: Client, pillar: dict[str, Any]) -> None:
+def test_first_run_makes_everything(
+    applied: States, client: Client, pillar: dict[str, Any]
+) -> None:
     assert {name: state["comment"] for name, state in applied.items() if not state["result"]} == {}
     aws, ec2 = pillar["aws"], client("ec2")
     vpc = next(one for one in ec2.describe_vpcs()["Vpcs"] if one["CidrBlock"] == aws["vpc"]["cidr"])
     hostnames = ec2.describe_vpc_attribute(VpcId=vpc["VpcId"], Attribute="enableDnsHostnames")
     assert hostnames["EnableDnsHostnames"]["Value"]
     subnet = next(one for one in ec2.describe_subnets()["Subnets"] if one["VpcId"] == vpc["VpcId"])
-    assert (subnet["CidrBlock"], subnet["AvailabilityZone"]) == (aws["subnet"]["cidr"], aws["subnet"]["zone"])
+    assert (subnet["CidrBlock"], subnet["AvailabilityZone"]) == (
+        aws["subnet"]["cidr"],
+        aws["subnet"]["zone"],
+    )
     table = next(
         one
         for one in ec2.describe_route_tables()["RouteTables"]
-        if subnet["SubnetId"] in {association.get("SubnetId") for association in one["Associations"]}
+        if subnet["SubnetId"]
+        in {association.get("SubnetId") for association in one["Associations"]}
     )
     assert {"0.0.0.0/0"} == {
-        route["DestinationCidrBlock"] for route in table["Routes"] if route.get("GatewayId", "").startswith("igw-")
+        route["DestinationCidrBlock"]
+        for route in table["Routes"]
+        if route.get("GatewayId", "").startswith("igw-")
     }
     assert [key["KeyName"] for key in ec2.describe_key_pairs()["KeyPairs"]] == [aws["key_pair"]]
 
@@ -98,7 +114,9 @@ def test_groups_are_what_the_endpoints_say(
     assert {one for one in found if one[1] == 5432} == {(groups["postgres"], 5432, groups["web"])}
     assert {one[2] for one in found if one[:2] == (groups["salt"], 4505)} == set(groups.values())
     assert {one[0] for one in found if one[1:] == (22, groups["salt"])} == set(groups.values())
-    assert {port for _, port, _ in found} == {endpoint["port"] for endpoint in pillar["endpoints"].values()}
+    assert {port for _, port, _ in found} == {
+        endpoint["port"] for endpoint in pillar["endpoints"].values()
+    }
 
 
 def test_a_rule_that_was_removed_is_put_back_and_a_foreign_one_taken_out(
@@ -109,14 +127,17 @@ def test_a_rule_that_was_removed_is_put_back_and_a_foreign_one_taken_out(
     postgres = group_id(client, groups["postgres"])
     rule = {"IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432}
     ec2.revoke_security_group_ingress(
-        GroupId=postgres, IpPermissions=[rule | {"UserIdGroupPairs": [{"GroupId": group_id(client, groups["web"])}]}]
+        GroupId=postgres,
+        IpPermissions=[rule | {"UserIdGroupPairs": [{"GroupId": group_id(client, groups["web"])}]}],
     )
     ec2.authorize_security_group_ingress(
         GroupId=postgres, IpPermissions=[rule | {"IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
     )
     assert openings(client) != before
     predicted = apply("test=True")
-    assert [state["__id__"] for state in predicted.values() if state["result"] is None] == ["aws-rules-postgres"]
+    assert [state["__id__"] for state in predicted.values() if state["result"] is None] == [
+        "aws-rules-postgres"
+    ]
     assert all(state["result"] for state in apply().values())
     assert openings(client) == before
 
@@ -126,13 +147,22 @@ def test_foreign_rules_of_kinds_that_the_stack_has_not_are_taken_out(
 ) -> None:
     groups = pillar["aws"]["security_groups"]
     before, ec2 = openings(client), client("ec2")
-    prefixes = ec2.create_managed_prefix_list(PrefixListName="office", MaxEntries=1, AddressFamily="IPv4")
+    prefixes = ec2.create_managed_prefix_list(
+        PrefixListName="office", MaxEntries=1, AddressFamily="IPv4"
+    )
     prefix_list = prefixes["PrefixList"]["PrefixListId"]
     rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
-    foreign = rule | {"Ipv6Ranges": [{"CidrIpv6": "::/0"}], "PrefixListIds": [{"PrefixListId": prefix_list}]}
+    foreign = rule | {
+        "Ipv6Ranges": [{"CidrIpv6": "::/0"}],
+        "PrefixListIds": [{"PrefixListId": prefix_list}],
+    }
     for role in ("redis", "salt"):
-        ec2.authorize_security_group_ingress(GroupId=group_id(client, groups[role]), IpPermissions=[foreign])
-    added = {(groups[role], 22, peer) for role in ("redis", "salt") for peer in ("::/0", prefix_list)}
+        ec2.authorize_security_group_ingress(
+            GroupId=group_id(client, groups[role]), IpPermissions=[foreign]
+        )
+    added = {
+        (groups[role], 22, peer) for role in ("redis", "salt") for peer in ("::/0", prefix_list)
+    }
     assert openings(client) == before | added
     predicted = {state["__id__"]: state for state in apply("test=True").values()}
     assert predicted["aws-alien-rules-redis"]["result"] is None

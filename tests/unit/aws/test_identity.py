@@ -47,7 +47,9 @@ def allows(policy: list[Statement], action: str, resource: Resource) -> bool:
     return any(
         any(fnmatchcase(action, one) for one in _list(statement["Action"]))
         and any(fnmatchcase(resource.arn, one) for one in _list(statement["Resource"]))
-        and all(resource.keys.get(key) in _list(wanted) for key, wanted in _equals(statement).items())
+        and all(
+            resource.keys.get(key) in _list(wanted) for key, wanted in _equals(statement).items()
+        )
         for statement in policy
     )
 
@@ -64,27 +66,42 @@ def _list(value: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def policy(applied: dict[str, Any], client: Callable[[str], Any], pillar: dict[str, Any]) -> list[Statement]:
+def policy(
+    applied: dict[str, Any], client: Callable[[str], Any], pillar: dict[str, Any]
+) -> list[Statement]:
     """What the master's role may do, as the foundation made it."""
-    found = client("iam").get_role_policy(RoleName=pillar["aws"]["salt_role"], PolicyName="salt-cloud")
+    found = client("iam").get_role_policy(
+        RoleName=pillar["aws"]["salt_role"], PolicyName="salt-cloud"
+    )
     return list(found["PolicyDocument"]["Statement"])
 
 
-def resources(request: Mapping[str, Any], client: Callable[[str], Any], region: str) -> Iterator[Resource]:
+def resources(
+    request: Mapping[str, Any], client: Callable[[str], Any], region: str
+) -> Iterator[Resource]:
     """Yield what RunInstances makes and uses.
 
     Which type has which keys: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
     """
     ec2 = client("ec2")
-    made = {spec["ResourceType"]: _tags(spec["Tags"], "aws:RequestTag") for spec in request["TagSpecifications"]}
-    own = {"instance": {"ec2:InstanceType": request["InstanceType"]}, "volume": {}, "network-interface": {}}
+    made = {
+        spec["ResourceType"]: _tags(spec["Tags"], "aws:RequestTag")
+        for spec in request["TagSpecifications"]
+    }
+    own = {
+        "instance": {"ec2:InstanceType": request["InstanceType"]},
+        "volume": {},
+        "network-interface": {},
+    }
     for kind, keys in own.items():
         yield Resource(arn(kind, "*", region), made[kind] | keys)
     yield Resource(arn("image", request["ImageId"], region, account=""), {"ec2:Owner": DEBIAN})
     yield Resource(arn("key-pair", request["KeyName"], region))
     (interface,) = request["NetworkInterfaces"]
     (subnet,) = ec2.describe_subnets(SubnetIds=[interface["SubnetId"]])["Subnets"]
-    yield Resource(arn("subnet", subnet["SubnetId"], region), _tags(subnet["Tags"], "aws:ResourceTag"))
+    yield Resource(
+        arn("subnet", subnet["SubnetId"], region), _tags(subnet["Tags"], "aws:ResourceTag")
+    )
     for group in ec2.describe_security_groups(GroupIds=interface["Groups"])["SecurityGroups"]:
         tags = _tags(group.get("Tags", []), "aws:ResourceTag")
         yield Resource(arn("security-group", group["GroupId"], region), tags)
@@ -95,24 +112,35 @@ def _tags(tags: list[dict[str, str]], key: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def launch(requests: Requests, client: Callable[[str], Any], pillar: dict[str, Any]) -> list[Resource]:
+def launch(
+    requests: Requests, client: Callable[[str], Any], pillar: dict[str, Any]
+) -> list[Resource]:
     """What the launch of a web machine makes and uses."""
     return list(resources(requests["web"], client, pillar["aws"]["region"]))
 
 
 def test_every_profile_that_the_master_launches_is_allowed(
-    policy: list[Statement], requests: Requests, client: Callable[[str], Any], pillar: dict[str, Any]
+    policy: list[Statement],
+    requests: Requests,
+    client: Callable[[str], Any],
+    pillar: dict[str, Any],
 ) -> None:
     for role, request in requests.items():
         for one in resources(request, client, pillar["aws"]["region"]):
             assert allows(policy, "ec2:RunInstances", one), f"{role}: {one}"
 
 
-def test_tags_are_set_by_a_launch_and_by_nothing_else(policy: list[Statement], launch: list[Resource]) -> None:
+def test_tags_are_set_by_a_launch_and_by_nothing_else(
+    policy: list[Statement], launch: list[Resource]
+) -> None:
     region = {"aws:RequestedRegion": "eu-west-1"}
     for one in launch[:3]:
         fresh = replace(one, keys=region | one.keys)
-        assert allows(policy, "ec2:CreateTags", replace(fresh, keys=fresh.keys | {"ec2:CreateAction": "RunInstances"}))
+        assert allows(
+            policy,
+            "ec2:CreateTags",
+            replace(fresh, keys=fresh.keys | {"ec2:CreateAction": "RunInstances"}),
+        )
         assert not allows(policy, "ec2:CreateTags", fresh)
 
 
@@ -140,7 +168,8 @@ def test_no_other_machine_is_launched(
     [
         Resource("arn:aws:ec2:eu-west-1:123456789012:key-pair/somebody-elses"),
         Resource(
-            "arn:aws:ec2:eu-west-1:123456789012:launch-template/lt-1", {"aws:ResourceTag/project": "airflow-stack"}
+            "arn:aws:ec2:eu-west-1:123456789012:launch-template/lt-1",
+            {"aws:ResourceTag/project": "airflow-stack"},
         ),
         Resource("arn:aws:ec2:us-east-1::image/ami-1", {"ec2:Owner": DEBIAN}),
     ],
@@ -149,15 +178,21 @@ def test_nothing_else_is_used_for_it(policy: list[Statement], resource: Resource
     assert not allows(policy, "ec2:RunInstances", resource)
 
 
-@pytest.mark.parametrize("action", ["TerminateInstances", "StopInstances", "ModifyInstanceAttribute", "DeleteTags"])
-def test_only_own_machines_are_handled(policy: list[Statement], pillar: dict[str, Any], action: str) -> None:
+@pytest.mark.parametrize(
+    "action", ["TerminateInstances", "StopInstances", "ModifyInstanceAttribute", "DeleteTags"]
+)
+def test_only_own_machines_are_handled(
+    policy: list[Statement], pillar: dict[str, Any], action: str
+) -> None:
     aws = pillar["aws"]
     own = Resource(
         arn("instance", "i-1", aws["region"]),
         {"aws:RequestedRegion": aws["region"], "aws:ResourceTag/project": aws["project"]},
     )
     assert allows(policy, f"ec2:{action}", own)
-    assert not allows(policy, f"ec2:{action}", replace(own, keys={"aws:RequestedRegion": aws["region"]}))
+    assert not allows(
+        policy, f"ec2:{action}", replace(own, keys={"aws:RequestedRegion": aws["region"]})
+    )
 
 
 def test_the_master_has_its_role_and_acts_in_one_region_only(
@@ -170,4 +205,8 @@ def test_the_master_has_its_role_and_acts_in_one_region_only(
         here = _equals(statement).get("aws:RequestedRegion") == region
         assert here or all(f":{region}:" in one for one in _list(statement["Resource"])), statement
         actions = _list(statement["Action"])
-        assert not {action for action in actions if action.split(":")[0] not in {"ec2", "ssm"} or action == "ec2:*"}
+        assert not {
+            action
+            for action in actions
+            if action.split(":")[0] not in {"ec2", "ssm"} or action == "ec2:*"
+        }

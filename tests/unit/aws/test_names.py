@@ -16,10 +16,16 @@ PROFILES = Path(__file__).parents[3] / "cloud.profiles.d"
 
 @pytest.fixture(scope="module")
 def profiles() -> dict[str, dict[str, Any]]:
-    return {name: one for path in PROFILES.glob("*.conf") for name, one in yaml.safe_load(path.read_text()).items()}
+    return {
+        name: one
+        for path in PROFILES.glob("*.conf")
+        for name, one in yaml.safe_load(path.read_text()).items()
+    }
 
 
-def test_profiles_name_what_the_foundation_makes(profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]) -> None:
+def test_profiles_name_what_the_foundation_makes(
+    profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
+) -> None:
     named = {option: {one[option] for one in profiles.values() if option in one} for option in
              ("keyname", "subnetname", "securitygroupname", "iam_profile")}  # fmt: skip
     aws = pillar["aws"]
@@ -29,16 +35,22 @@ def test_profiles_name_what_the_foundation_makes(profiles: dict[str, dict[str, A
         "securitygroupname": set(aws["security_groups"].values()),
         "iam_profile": {aws["salt_role"]},
     }
-    assert set(aws["security_groups"]) == {role for role, one in profiles.items() if "securitygroupname" in one}
+    assert set(aws["security_groups"]) == {
+        role for role, one in profiles.items() if "securitygroupname" in one
+    }
 
 
-def test_a_new_master_is_where_the_old_one_was(profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]) -> None:
+def test_a_new_master_is_where_the_old_one_was(
+    profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
+) -> None:
     aws = pillar["aws"]
     assert {role: one["private_ip"] for role, one in profiles.items() if "private_ip" in one} == {
         "salt": aws["salt_address"]
     }
     subnet = ipaddress.IPv4Network(aws["subnet"]["cidr"])
-    assert ipaddress.IPv4Address(aws["salt_address"]) in list(subnet)[4:-1]  # AWS keeps the others for itself
+    assert (
+        ipaddress.IPv4Address(aws["salt_address"]) in list(subnet)[4:-1]
+    )  # AWS keeps the others for itself
     assert subnet.subnet_of(ipaddress.IPv4Network(aws["vpc"]["cidr"]))
 
 

@@ -8,7 +8,9 @@ Requests = dict[str, dict[str, Any]]
 
 
 def test_the_only_copy_of_the_data_is_not_destroyed_in_passing(requests: Requests) -> None:
-    assert {role for role, request in requests.items() if request.get("DisableApiTermination")} == {"postgres"}
+    assert {role for role, request in requests.items() if request.get("DisableApiTermination")} == {
+        "postgres"
+    }
     kept = {
         role
         for role, request in requests.items()
@@ -18,7 +20,9 @@ def test_the_only_copy_of_the_data_is_not_destroyed_in_passing(requests: Request
     assert kept == {"postgres"}
 
 
-def test_a_new_master_asks_for_the_old_ones_address(requests: Requests, pillar: dict[str, Any]) -> None:
+def test_a_new_master_asks_for_the_old_ones_address(
+    requests: Requests, pillar: dict[str, Any]
+) -> None:
     asked = {
         role: interface["PrivateIpAddress"]
         for role, request in requests.items()

@@ -37,11 +37,18 @@ def test_everybody_means_every_group_and_not_the_world(security_group: ModuleTyp
 
 
 def test_operators_reach_ssh_of_the_master_only(security_group: ModuleType) -> None:
-    endpoints = {"ssh": {"port": 22, "on": ["*"], "from": ["salt"]}, "x": {"port": 1, "on": ["salt"], "from": []}}
+    endpoints = {
+        "ssh": {"port": 22, "on": ["*"], "from": ["salt"]},
+        "x": {"port": 1, "on": ["salt"], "from": []},
+    }
     of_salt = security_group.ingress("salt", endpoints, GROUPS, ["192.0.2.0/24"])
-    assert [(rule["from_port"], rule["cidr_ip"]) for rule in of_salt if "cidr_ip" in rule] == [(22, "192.0.2.0/24")]
+    assert [(rule["from_port"], rule["cidr_ip"]) for rule in of_salt if "cidr_ip" in rule] == [
+        (22, "192.0.2.0/24")
+    ]
     assert not [
-        rule for rule in security_group.ingress("web", endpoints, GROUPS, ["192.0.2.0/24"]) if "cidr_ip" in rule
+        rule
+        for rule in security_group.ingress("web", endpoints, GROUPS, ["192.0.2.0/24"])
+        if "cidr_ip" in rule
     ]
 
 

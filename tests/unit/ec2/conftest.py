@@ -49,7 +49,11 @@ def ec2(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         client.create_subnet(VpcId=vpc, CidrBlock="10.40.1.0/24", TagSpecifications=tags)
         for name in ("web", "db"):
             client.create_security_group(GroupName=name, Description=name, VpcId=vpc)
-        public = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        public = (
+            Ed25519PrivateKey.generate()
+            .public_key()
+            .public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        )
         client.import_key_pair(KeyName="deploy", PublicKeyMaterial=public)
         yield client
         _client._connect.cache_clear()
@@ -82,7 +86,9 @@ def opts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
     monkeypatch.setattr(driver, "__opts__", opts, raising=False)
     monkeypatch.setattr(driver, "__active_provider_name__", "cloud:ec2", raising=False)
-    monkeypatch.setattr(driver, "__utils__", {"cloud.fire_event": lambda *_, **__: None}, raising=False)
+    monkeypatch.setattr(
+        driver, "__utils__", {"cloud.fire_event": lambda *_, **__: None}, raising=False
+    )
     return opts
 
 
@@ -104,7 +110,9 @@ def spot_requests(ec2: Any, monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     def end(instance: Instance) -> Any:
         if instance.lifecycle == "spot" and request_id(instance) not in cancelled:
-            instance.ec2_backend.run_instances(instance.image_id, 1, "", [], is_instance_type_default=True)
+            instance.ec2_backend.run_instances(
+                instance.image_id, 1, "", [], is_instance_type_default=True
+            )
         return terminate(instance)
 
     monkeypatch.setattr(Instance, "spot_instance_request_id", property(request_id), raising=False)
@@ -119,10 +127,22 @@ Machine = Callable[..., dict[str, Any]]
 @pytest.fixture
 def machine(opts: dict[str, Any], image: str) -> Machine:
     """Return a maker of what the core hands to `create`."""
-    profile = {"provider": "cloud:ec2", "image": image, "size": "t2.micro", "subnetname": "a", "securitygroup": "web"}
+    profile = {
+        "provider": "cloud:ec2",
+        "image": image,
+        "size": "t2.micro",
+        "subnetname": "a",
+        "securitygroup": "web",
+    }
 
     def make(name: str, **options: Any) -> dict[str, Any]:
         opts["profiles"]["small"] = profile
-        return {**opts["providers"]["cloud"]["ec2"], **profile, **options, "profile": "small", "name": name}
+        return {
+            **opts["providers"]["cloud"]["ec2"],
+            **profile,
+            **options,
+            "profile": "small",
+            "name": name,
+        }
 
     return make

@@ -18,7 +18,16 @@ QUERIES = {
     "get_configured_provider", "list_nodes", "list_nodes_full", "list_nodes_min", "list_nodes_select",
     "avail_images", "avail_locations", "avail_sizes", "show_image", "list_availability_zones",
 }  # fmt: skip
-LIFE = {"create", "destroy", "start", "stop", "reboot", "rename", "show_instance", "get_console_output"}
+LIFE = {
+    "create",
+    "destroy",
+    "start",
+    "stop",
+    "reboot",
+    "rename",
+    "show_instance",
+    "get_console_output",
+}
 TAGS = {"get_tags", "set_tags", "del_tags"}
 ATTRIBUTES = {
     "show_term_protect", "enable_term_protect", "disable_term_protect",
@@ -40,8 +49,17 @@ def web(machine: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_salt_finds_the_driver_with_these_functions_and_no_others(opts: dict[str, Any]) -> None:
-    loader_opts = {**salt.config.DEFAULT_MASTER_OPTS, **opts, "extension_modules": "", "optimization_order": [0]}
-    found = {name.removeprefix("ec2.") for name in salt.loader.clouds(loader_opts) if name.startswith("ec2.")}
+    loader_opts = {
+        **salt.config.DEFAULT_MASTER_OPTS,
+        **opts,
+        "extension_modules": "",
+        "optimization_order": [0],
+    }
+    found = {
+        name.removeprefix("ec2.")
+        for name in salt.loader.clouds(loader_opts)
+        if name.startswith("ec2.")
+    }
     assert found == QUERIES | LIFE | TAGS | ATTRIBUTES | VOLUMES | KEY_PAIRS
 
 
@@ -50,7 +68,9 @@ def test_every_function_tells_what_it_does() -> None:
         assert getattr(driver, name).__doc__, name
 
 
-@pytest.mark.parametrize("name", sorted(ATTRIBUTES | {"start", "stop", "reboot", "show_instance", "show_volumes"}))
+@pytest.mark.parametrize(
+    "name", sorted(ATTRIBUTES | {"start", "stop", "reboot", "show_instance", "show_volumes"})
+)
 def test_an_action_needs_a_machine(opts: dict[str, Any], name: str) -> None:
     with pytest.raises(Ec2Error, match=f"salt-cloud -a {name} NAME"):
         getattr(driver, name)("cloud", call="function")
@@ -77,7 +97,9 @@ def test_two_machines_of_one_name_are_not_guessed_between(
         driver.destroy("web-1")
     assert set(driver.list_nodes()) == {web["id"], other["id"]}
     opts["map"] = "small.map"
-    assert set(driver.list_nodes_min()) == {"web-1"}, "a map with --hard destroys what it does not know"
+    assert set(driver.list_nodes_min()) == {"web-1"}, (
+        "a map with --hard destroys what it does not know"
+    )
     del opts["map"]
     driver.destroy(other["id"])
     assert set(driver.list_nodes()) == {"web-1"}
@@ -134,7 +156,9 @@ def test_tags(web: dict[str, Any]) -> None:
 def test_termination_protection_keeps_a_machine(ec2: Any, web: dict[str, Any]) -> None:
     assert driver.show_term_protect("web-1", call="action") is False
     assert driver.enable_term_protect("web-1", call="action") is True
-    with pytest.raises(Ec2Error, match="destroying web-1 failed: TerminateInstances: OperationNotPermitted"):
+    with pytest.raises(
+        Ec2Error, match="destroying web-1 failed: TerminateInstances: OperationNotPermitted"
+    ):
         driver.destroy("web-1")
     assert driver.disable_term_protect("web-1", call="action") is False
     assert driver.destroy("web-1")["currentState"] == "shutting-down"
@@ -142,7 +166,10 @@ def test_termination_protection_keeps_a_machine(ec2: Any, web: dict[str, Any]) -
 
 def test_volumes_that_go_and_volumes_that_stay(web: dict[str, Any]) -> None:
     (device,) = driver.show_delvol_on_destroy("web-1", call="action")
-    assert driver.keepvol_on_destroy("web-1", {"device": device}, call="action")[device]["deleted"] is False
+    assert (
+        driver.keepvol_on_destroy("web-1", {"device": device}, call="action")[device]["deleted"]
+        is False
+    )
     assert driver.delvol_on_destroy("web-1", call="action")[device]["deleted"] is True
     with pytest.raises(NotFound, match="no such volume"):
         driver.delvol_on_destroy("web-1", {"device": "/dev/nowhere"}, call="action")
@@ -153,7 +180,10 @@ def test_the_life_of_a_volume(web: dict[str, Any]) -> None:
     volume = driver.create_volume({"zone": zone, "size": "3"}, call="function")
     assert (volume["VolumeType"], volume["Encrypted"], volume["Size"]) == ("gp3", True, 3)
     name = {"volume_id": volume["VolumeId"]}
-    assert driver.attach_volume("web-1", {**name, "device": "/dev/sdf"}, call="action")["device"] == "/dev/sdf"
+    assert (
+        driver.attach_volume("web-1", {**name, "device": "/dev/sdf"}, call="action")["device"]
+        == "/dev/sdf"
+    )
     assert volume["VolumeId"] in driver.show_volumes("web-1", call="action")
     assert driver.show_volume("web-1", name, call="action")["State"] == "in-use"
     driver.detach_volume("web-1", name, call="action")
@@ -167,11 +197,17 @@ def test_the_life_of_a_volume(web: dict[str, Any]) -> None:
 
 def test_the_life_of_a_snapshot(web: dict[str, Any]) -> None:
     volume = web["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
-    made = driver.create_snapshot({"volume_id": volume, "description": "d"}, call="function")["snapshot_id"]
-    copy = driver.copy_snapshot({"source_region": "eu-west-1", "source_snapshot_id": made}, call="function")
+    made = driver.create_snapshot({"volume_id": volume, "description": "d"}, call="function")[
+        "snapshot_id"
+    ]
+    copy = driver.copy_snapshot(
+        {"source_region": "eu-west-1", "source_snapshot_id": made}, call="function"
+    )
     assert {made, copy["snapshot_id"]} <= set(driver.describe_snapshots(call="function"))
     with pytest.raises(Ec2Error, match="eu-west-2 is refused"):
-        driver.copy_snapshot({"source_region": "eu-west-2", "source_snapshot_id": made}, call="function")
+        driver.copy_snapshot(
+            {"source_region": "eu-west-2", "source_snapshot_id": made}, call="function"
+        )
     driver.delete_snapshot({"snapshot_id": made}, call="function")
     assert made not in driver.describe_snapshots(call="function")
 
@@ -182,7 +218,9 @@ def test_an_image_is_made_of_a_snapshot(web: dict[str, Any]) -> None:
     wanted = {"ami_name": "mine", "root_device_name": "/dev/xvda", "snapshot_id": snapshot}
     asked: list[dict[str, Any]] = []
     events = driver._connection().ec2.meta.events
-    events.register("provide-client-params.ec2.RegisterImage", lambda params, **_: asked.append(params))
+    events.register(
+        "provide-client-params.ec2.RegisterImage", lambda params, **_: asked.append(params)
+    )
     made = driver.register_image(wanted, call="function")["image_id"]
     assert driver.show_image({"image": made}, call="function")["Name"] == "mine"
     # moto does not keep what is on the volume: the request has to do.
@@ -190,18 +228,27 @@ def test_an_image_is_made_of_a_snapshot(web: dict[str, Any]) -> None:
     assert asked[0]["BlockDeviceMappings"] == [{"DeviceName": "/dev/xvda", "Ebs": ebs}]
     assert asked[0]["RootDeviceName"] == "/dev/xvda"
     with pytest.raises(ConfigurationError, match="register_image needs snapshot_id=…"):
-        driver.register_image({"ami_name": "mine", "root_device_name": "/dev/xvda"}, call="function")
+        driver.register_image(
+            {"ami_name": "mine", "root_device_name": "/dev/xvda"}, call="function"
+        )
 
 
 def test_the_life_of_a_key_pair(ec2: Any, opts: dict[str, Any], tmp_path: Path) -> None:
     made = driver.create_keypair({"keyname": "k"}, call="function")
     assert made["KeyMaterial"].startswith("-----BEGIN")
-    assert driver.show_keypair({"keyname": "k"}, call="function")["KeyFingerprint"] == made["KeyFingerprint"]
+    assert (
+        driver.show_keypair({"keyname": "k"}, call="function")["KeyFingerprint"]
+        == made["KeyFingerprint"]
+    )
     driver.delete_keypair({"keyname": "k"}, call="function")
     with pytest.raises(Ec2Error, match=r"InvalidKeyPair.NotFound"):
         driver.show_keypair({"keyname": "k"}, call="function")
-    (tmp_path / "key.pub").write_text(ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"])
-    imported = driver.import_keypair({"keyname": "i", "file": str(tmp_path / "key.pub")}, call="function")
+    (tmp_path / "key.pub").write_text(
+        ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"]
+    )
+    imported = driver.import_keypair(
+        {"keyname": "i", "file": str(tmp_path / "key.pub")}, call="function"
+    )
     assert imported["KeyName"] == "i"
 
 
@@ -218,16 +265,27 @@ def elastic(machine: Callable[..., dict[str, Any]]) -> Callable[[str], dict[str,
     """Return a maker of machines that have no public address but an elastic one, and are reached by it."""
 
     def make(name: str) -> dict[str, Any]:
-        interface = {"DeviceIndex": 0, "SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}
-        given = machine(name, network_interfaces=[interface], ssh_interface="public_ips", wait_for_ip_timeout=5)
+        interface = {
+            "DeviceIndex": 0,
+            "SubnetName": "a",
+            "SecurityGroupId": "web",
+            "allocate_new_eip": True,
+        }
+        given = machine(
+            name, network_interfaces=[interface], ssh_interface="public_ips", wait_for_ip_timeout=5
+        )
         del given["subnetname"], given["securitygroup"]
-        driver.__opts__["profiles"]["small"] = {key: given[key] for key in ("provider", "image", "size")}
+        driver.__opts__["profiles"]["small"] = {
+            key: given[key] for key in ("provider", "image", "size")
+        }
         return driver.create(given)
 
     return make
 
 
-def test_an_elastic_address_goes_with_its_machine(ec2: Any, elastic: Callable[[str], dict[str, Any]]) -> None:
+def test_an_elastic_address_goes_with_its_machine(
+    ec2: Any, elastic: Callable[[str], dict[str, Any]]
+) -> None:
     made = elastic("web-1")
     (address,) = ec2.describe_addresses()["Addresses"]
     assert made["public_ips"] == [address["PublicIp"]]

@@ -25,23 +25,35 @@ def place(tmp_path: Path) -> Iterator[Site]:
         yield made
 
 
-def test_a_map_asks_twice_of_each_machine_once_of_all_and_looks_now_and_then(tmp_path: Path) -> None:
+def test_a_map_asks_twice_of_each_machine_once_of_all_and_looks_now_and_then(
+    tmp_path: Path,
+) -> None:
     machines: dict[str, dict[str, Any]] = {name: {} for name in NAMES}
-    interval, shared = 2, ("GetParameters", "DescribeImages", "DescribeSubnets", "DescribeSecurityGroups")
+    interval, shared = (
+        2,
+        ("GetParameters", "DescribeImages", "DescribeSubnets", "DescribeSecurityGroups"),
+    )
     with site(tmp_path, wait_for_ip_interval=interval) as place:
         begin = time.monotonic()
         with place.cloud.faults.inject() as client:
             assert place.apply(machines, "--parallel").errors == {}
             calls = client.seen().calls
-        looks = {"consoles": calls.pop("GetConsoleOutput"), "instances": calls.pop("DescribeInstances")}
+        looks = {
+            "consoles": calls.pop("GetConsoleOutput"),
+            "instances": calls.pop("DescribeInstances"),
+        }
         took = time.monotonic() - begin
         assert all(1 <= calls.pop(action) <= 1 + took / _cache.SECONDS for action in shared)
         assert calls == dict.fromkeys(("RunInstances", "CreateTags"), len(NAMES))
         passed = took / interval
         assert looks["consoles"] <= len(NAMES) * (1 + passed)
-        assert looks["instances"] <= 1 + 1 + passed, "the map's first question, and then one for all machines"
+        assert looks["instances"] <= 1 + 1 + passed, (
+            "the map's first question, and then one for all machines"
+        )
         with place.cloud.faults.inject() as client:
-            assert all("already exists" in said["Message"] for said in place.apply(machines).said.values())
+            assert all(
+                "already exists" in said["Message"] for said in place.apply(machines).said.values()
+            )
             assert client.seen().calls == {"DescribeInstances": 1}
 
 
@@ -50,7 +62,10 @@ def test_what_is_misconfigured_costs_nothing(place: Site) -> None:
     good = profile.read_text()
     with place.cloud.faults.inject() as client:
         for bad, said in (
-            ("  sizes: t2.micro\n", "web-1 (profile web): unknown option sizes; did you mean size?"),
+            (
+                "  sizes: t2.micro\n",
+                "web-1 (profile web): unknown option sizes; did you mean size?",
+            ),
             ("  win_installer: x\n", "win_installer is not supported"),
         ):
             profile.write_text(good + bad)
@@ -68,7 +83,9 @@ def test_what_is_misconfigured_costs_nothing(place: Site) -> None:
 
 
 @pytest.mark.parametrize("how", [(), ("--parallel",)])
-def test_a_mistake_in_one_machines_script_costs_that_machine_alone(place: Site, how: tuple[str, ...]) -> None:
+def test_a_mistake_in_one_machines_script_costs_that_machine_alone(
+    place: Site, how: tuple[str, ...]
+) -> None:
     (place.folder / "broken.sh").write_text("{% if %}\n")
     applied = place.apply({"web-1": {"script": "broken"}, "web-2": {}}, *how)
     assert "web-1 is not launched: TemplateSyntaxError: " in applied.errors["web-1"]
@@ -78,7 +95,10 @@ def test_a_mistake_in_one_machines_script_costs_that_machine_alone(place: Site, 
 
 @pytest.mark.parametrize("how", [(), ("--parallel",)])
 def test_a_name_that_exists_twice_is_left_alone_and_told(place: Site, how: tuple[str, ...]) -> None:
-    twins = [place.apply({"web-1": {}}).said["web-1"]["id"], place.apply({"twin": {}}).said["twin"]["id"]]
+    twins = [
+        place.apply({"web-1": {}}).said["web-1"]["id"],
+        place.apply({"twin": {}}).said["twin"]["id"],
+    ]
     place.cloud.ec2.create_tags(Resources=twins[1:], Tags=[{"Key": "Name", "Value": "web-1"}])
     key = place.accepted()["web-1"]
     applied = place.apply({"web-1": {}, "web-2": {}}, *how)
@@ -133,8 +153,13 @@ def test_what_is_left_of_a_destroyed_machine_is_told_and_its_key_removed(place: 
     with place.cloud.faults.inject(faults.throttled("DescribeAddresses")):
         done = place.salt_cloud("--destroy", "web-1")
     assert done.returncode != 0
-    assert "looking up the elastic addresses of web-1 failed: DescribeAddresses: RequestLimitExceeded" in done.stderr
-    assert sorted(place.accepted()) == sorted(place.instances("running")) == ["web-1"], "it can be destroyed again"
+    assert (
+        "looking up the elastic addresses of web-1 failed: DescribeAddresses: RequestLimitExceeded"
+        in done.stderr
+    )
+    assert sorted(place.accepted()) == sorted(place.instances("running")) == ["web-1"], (
+        "it can be destroyed again"
+    )
 
     config = place.folder / "cloud"
     config.write_text(config.read_text() + "rename_on_destroy: true\n")

@@ -82,7 +82,10 @@ def test_half_a_key_is_an_error(tmp_path: Path) -> None:
     ("given", "url"),
     [
         ({"endpoint_url": "http://127.0.0.1:1"}, "http://127.0.0.1:1"),
-        ({"endpoint": "cloud.example.com:8773/services"}, "https://cloud.example.com:8773/services"),
+        (
+            {"endpoint": "cloud.example.com:8773/services"},
+            "https://cloud.example.com:8773/services",
+        ),
         ({}, "http://127.0.0.1:2"),
     ],
 )
@@ -92,7 +95,9 @@ def test_the_endpoint(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
     connection = _client.connect({"location": "eu-west-1", **given}, str(tmp_path))
     assert connection.ec2.meta.endpoint_url == url
-    assert connection.ssm.meta.endpoint_url == "http://127.0.0.1:2", "an endpoint of EC2 knows no parameters"
+    assert connection.ssm.meta.endpoint_url == "http://127.0.0.1:2", (
+        "an endpoint of EC2 knows no parameters"
+    )
 
 
 def failing(status: int, code: str) -> Any:
@@ -117,16 +122,22 @@ def patient(opts: dict[str, Any], ec2: Any, monkeypatch: pytest.MonkeyPatch) -> 
     return driver._connection().ec2
 
 
-def test_a_throttled_call_is_tried_again_and_reported(patient: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_throttled_call_is_tried_again_and_reported(
+    patient: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     answers = [failing(503, "RequestLimitExceeded"), failing(500, "InternalError")]
-    patient.meta.events.register_first("before-send.ec2", lambda **_: answers.pop(0) if answers else None)
+    patient.meta.events.register_first(
+        "before-send.ec2", lambda **_: answers.pop(0) if answers else None
+    )
     with caplog.at_level(logging.WARNING):
         assert driver.list_nodes() == {}
     assert "DescribeInstances failed at try 1: RequestLimitExceeded" in caplog.text
     assert "DescribeInstances failed at try 2: InternalError" in caplog.text
 
 
-def test_tries_are_bounded_and_a_query_that_fails_cannot_pass_for_an_empty_account(patient: Any) -> None:
+def test_tries_are_bounded_and_a_query_that_fails_cannot_pass_for_an_empty_account(
+    patient: Any,
+) -> None:
     tries = []
 
     def refuse(**_: Any) -> Any:
@@ -137,7 +148,9 @@ def test_tries_are_bounded_and_a_query_that_fails_cannot_pass_for_an_empty_accou
     with pytest.raises(QueryFailed, match=r"RequestLimitExceeded: no \(after 2 retries\)"):
         driver.list_nodes_min()
     assert len(tries) == 3
-    assert not issubclass(QueryFailed, Exception), "salt.cloud takes any Exception for 'no machines'"
+    assert not issubclass(QueryFailed, Exception), (
+        "salt.cloud takes any Exception for 'no machines'"
+    )
 
 
 def test_a_refused_call_is_not_repeated(patient: Any) -> None:
@@ -148,7 +161,9 @@ def test_a_refused_call_is_not_repeated(patient: Any) -> None:
         return failing(403, "UnauthorizedOperation")
 
     patient.meta.events.register_first("before-send.ec2", refuse)
-    with pytest.raises(ApiError, match="reading the tags of i-1 failed: DescribeTags: UnauthorizedOperation") as caught:
+    with pytest.raises(
+        ApiError, match="reading the tags of i-1 failed: DescribeTags: UnauthorizedOperation"
+    ) as caught:
         driver.get_tags(kwargs={"resource_id": "i-1"}, call="function")
     assert caught.value.code == "UnauthorizedOperation"
     assert len(tries) == 1
@@ -197,7 +212,9 @@ def _wait_for(folder: str, key: str, asked: Any, failing: bool) -> None:
         answer = cache.poll(key, answers, since, 0.5)
         assert answer is None if key == "unknown" else answer.startswith(f"{key} ")
     later = cache.poll(key, answers, begin, 0.5)  # by now, another who waits may have asked again
-    assert (answer, later) == (None, None) or int(later.split()[1]) >= int(answer.split()[1]), "it is no older"
+    assert (answer, later) == (None, None) or int(later.split()[1]) >= int(answer.split()[1]), (
+        "it is no older"
+    )
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -206,7 +223,9 @@ def test_whoever_waits_asks_for_all_who_wait(tmp_path: Path, *, failing: bool) -
     asked = fork.Value("i", 0)
     keys = ["a", "b", "c", "d", "e", "unknown"]
     begin = time.monotonic()
-    processes = [fork.Process(target=_wait_for, args=(str(tmp_path), key, asked, failing)) for key in keys]
+    processes = [
+        fork.Process(target=_wait_for, args=(str(tmp_path), key, asked, failing)) for key in keys
+    ]
     for process in processes:
         process.start()
     for process in processes:

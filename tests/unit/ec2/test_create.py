@@ -40,7 +40,11 @@ def _no_pause(opts: dict[str, Any]) -> None:
 
 def instances(ec2: Any) -> list[dict[str, Any]]:
     states = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopped"]}]
-    return [one for group in ec2.describe_instances(Filters=states)["Reservations"] for one in group["Instances"]]
+    return [
+        one
+        for group in ec2.describe_instances(Filters=states)["Reservations"]
+        for one in group["Instances"]
+    ]
 
 
 def tags(resource: dict[str, Any]) -> dict[str, str]:
@@ -76,8 +80,12 @@ def test_what_does_not_exist_is_named(ec2: Any, machine: Machine) -> None:
     assert instances(ec2) == []
 
 
-def test_an_unknown_option_is_an_error_that_suggests_the_right_one(ec2: Any, machine: Machine) -> None:
-    with pytest.raises(ConfigurationError, match="unknown option subnet_name; did you mean subnetname"):
+def test_an_unknown_option_is_an_error_that_suggests_the_right_one(
+    ec2: Any, machine: Machine
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match="unknown option subnet_name; did you mean subnetname"
+    ):
         driver.create(machine("web-1", subnet_name="a"))
     assert instances(ec2) == []
 
@@ -86,7 +94,9 @@ def test_an_unknown_option_is_an_error_that_suggests_the_right_one(ec2: Any, mac
 
 
 @pytest.fixture
-def first_call(ec2: Any, machine: Machine, opts: dict[str, Any]) -> Callable[..., AWSPreparedRequest]:
+def first_call(
+    ec2: Any, machine: Machine, opts: dict[str, Any]
+) -> Callable[..., AWSPreparedRequest]:
     """Return the first call to EC2 that creating web-1 makes with some options of the provider; it is refused."""
 
     def make(**options: Any) -> AWSPreparedRequest:
@@ -120,10 +130,19 @@ class Refusal:
     ("given", "host"),
     [
         ({}, "https://ec2.eu-west-1.amazonaws.com"),
-        ({"location": "eu-central-1", "allowed_regions": ["eu-central-1"]}, "https://ec2.eu-central-1.amazonaws.com"),
-        ({"location": None, "region": "eu-north-1", "allowed_regions": None}, "https://ec2.eu-north-1.amazonaws.com"),
+        (
+            {"location": "eu-central-1", "allowed_regions": ["eu-central-1"]},
+            "https://ec2.eu-central-1.amazonaws.com",
+        ),
+        (
+            {"location": None, "region": "eu-north-1", "allowed_regions": None},
+            "https://ec2.eu-north-1.amazonaws.com",
+        ),
         ({"endpoint_url": "http://127.0.0.1:1"}, "http://127.0.0.1:1"),
-        ({"endpoint": "cloud.example.com:1138/services/Cloud"}, "https://cloud.example.com:1138/services/Cloud"),
+        (
+            {"endpoint": "cloud.example.com:1138/services/Cloud"},
+            "https://cloud.example.com:1138/services/Cloud",
+        ),
     ],
 )
 def test_a_machine_is_launched_in_the_region_and_at_the_endpoint_that_are_chosen(
@@ -137,7 +156,9 @@ def test_no_machine_is_launched_in_a_region_that_is_not_allowed(
     ec2: Any, machine: Machine, opts: dict[str, Any]
 ) -> None:
     opts["providers"]["cloud"]["ec2"]["location"] = "eu-west-2"
-    with pytest.raises(RegionRefused, match="region eu-west-2 is refused: allowed_regions names eu-west-1"):
+    with pytest.raises(
+        RegionRefused, match="region eu-west-2 is refused: allowed_regions names eu-west-1"
+    ):
         driver.create(machine("web-1"))
 
 
@@ -153,8 +174,12 @@ def test_what_the_provider_alone_says_is_refused_elsewhere(
     assert instances(ec2) == []
 
 
-def test_what_the_main_configuration_may_say_is_the_providers(machine: Machine, opts: dict[str, Any]) -> None:
-    opts["rename_on_destroy"] = True  # salt-cloud merges it into what a profile makes, and not into what a map does
+def test_what_the_main_configuration_may_say_is_the_providers(
+    machine: Machine, opts: dict[str, Any]
+) -> None:
+    opts["rename_on_destroy"] = (
+        True  # salt-cloud merges it into what a profile makes, and not into what a map does
+    )
     driver.create(machine("web-1", rename_on_destroy=True))
     driver.create(machine("web-2"))
 
@@ -164,7 +189,11 @@ def test_what_the_main_configuration_may_say_is_the_providers(machine: Machine, 
     ("given", "access_key", "token"),
     [
         ({}, "test", None),
-        ({"id": "use-instance-role-credentials", "key": "use-instance-role-credentials"}, "test", None),
+        (
+            {"id": "use-instance-role-credentials", "key": "use-instance-role-credentials"},
+            "test",
+            None,
+        ),
         ({"id": "AKIAONE", "key": "secret"}, "AKIAONE", None),
         ({"id": "AKIAONE", "key": "secret", "token": "session"}, "AKIAONE", "session"),
         ({"role_arn": "arn:aws:iam::123456789012:role/salt"}, "ASIA", "moto"),
@@ -179,7 +208,9 @@ def test_a_machine_is_launched_as_whom_the_provider_says(
     access_key: str,
     token: str | None,
 ) -> None:
-    (tmp_path / "config").write_text("[profile work]\naws_access_key_id = AKIAWORK\naws_secret_access_key = secret\n")
+    (tmp_path / "config").write_text(
+        "[profile work]\naws_access_key_id = AKIAWORK\naws_secret_access_key = secret\n"
+    )
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     headers = first_call(**given).headers
     authorization = headers["Authorization"]
@@ -272,7 +303,9 @@ def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         deployment.login, deployment.asked = login, asked
         with tarfile.open(fileobj=io.BytesIO(payload)) as tar:
             contents = {member.name: tar.extractfile(member) for member in tar.getmembers()}
-            deployment.files = {each: file.read().decode() for each, file in contents.items() if file}
+            deployment.files = {
+                each: file.read().decode() for each, file in contents.items() if file
+            }
         if deployment.error:
             raise deployment.error
 
@@ -301,7 +334,9 @@ Entered = Callable[..., _deploy.Login]
 
 
 @pytest.mark.covers("ssh_interface")
-@pytest.mark.parametrize(("chosen", "key"), [("public_ips", "PublicIpAddress"), ("private_ips", "PrivateIpAddress")])
+@pytest.mark.parametrize(
+    ("chosen", "key"), [("public_ips", "PublicIpAddress"), ("private_ips", "PrivateIpAddress")]
+)
 def test_the_address_at_which_a_machine_is_entered(
     ec2: Any, entered: Entered, deploying: Deployment, chosen: str, key: str
 ) -> None:
@@ -311,7 +346,9 @@ def test_the_address_at_which_a_machine_is_entered(
     assert deploying.port == (instance[key], 22)
 
 
-@pytest.mark.covers("ssh_interface", "host_keys", "on_failure", "ssh_port", "ssh_gateway_port", "max_attempts")
+@pytest.mark.covers(
+    "ssh_interface", "host_keys", "on_failure", "ssh_port", "ssh_gateway_port", "max_attempts"
+)
 @pytest.mark.covers("deploy_timeout", "api_timeout", "ssh_connect_timeout")
 @pytest.mark.covers("wait_for_ip_timeout", "wait_for_ip_interval")
 @pytest.mark.parametrize(
@@ -322,14 +359,22 @@ def test_the_address_at_which_a_machine_is_entered(
         ("on_failure", "Destroy", "keep or destroy"),
         *((option, "0x16", "a whole number from 1") for option in ("ssh_port", "ssh_gateway_port")),
         *((option, 0, "a whole number from 1") for option in ("max_attempts", "api_timeout")),
-        *((option, "30m", "a number of seconds") for option in ("deploy_timeout", "ssh_connect_timeout")),
-        *((option, True, "a number of seconds") for option in ("wait_for_ip_timeout", "wait_for_ip_interval")),
+        *(
+            (option, "30m", "a number of seconds")
+            for option in ("deploy_timeout", "ssh_connect_timeout")
+        ),
+        *(
+            (option, True, "a number of seconds")
+            for option in ("wait_for_ip_timeout", "wait_for_ip_interval")
+        ),
     ],
 )
 def test_a_value_that_an_option_does_not_take_is_refused_before_the_launch(
     ec2: Any, entered: Entered, option: str, value: object, right: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(f"web-1: {option} is {right}, not {value!r}")):
+    with pytest.raises(
+        ConfigurationError, match=re.escape(f"web-1: {option} is {right}, not {value!r}")
+    ):
         entered(**{option: value})
     assert instances(ec2) == []
 
@@ -345,7 +390,12 @@ def test_a_machine_is_equipped_before_it_is_deployed(
     """An elastic address may be its only way to a mirror, and an existing volume what the script mounts."""
     zone = ec2.describe_subnets()["Subnets"][0]["AvailabilityZone"]
     volume = ec2.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
-    interface = {"DeviceIndex": 0, "SubnetName": "a", "allocate_new_eip": True, "SourceDestCheck": False}
+    interface = {
+        "DeviceIndex": 0,
+        "SubnetName": "a",
+        "allocate_new_eip": True,
+        "SourceDestCheck": False,
+    }
     given = {
         "volumes": [{"device": "/dev/sdf", "volume_id": volume}],
         "network_interfaces": [interface],
@@ -358,7 +408,13 @@ def test_a_machine_is_equipped_before_it_is_deployed(
     def wait_for_port(*_: Any) -> None:
         (instance,) = instances(ec2)
         checked = instance["NetworkInterfaces"][0]["SourceDestCheck"]
-        met.append((bool(instance.get("PublicIpAddress")), checked, instance["BlockDeviceMappings"][-1]["DeviceName"]))
+        met.append(
+            (
+                bool(instance.get("PublicIpAddress")),
+                checked,
+                instance["BlockDeviceMappings"][-1]["DeviceName"],
+            )
+        )
 
     monkeypatch.setattr(_deploy, "wait_for_port", wait_for_port)
     deploying.error = DeployError("no mirror")
@@ -382,7 +438,9 @@ def test_who_logs_in_at_which_port(entered: Entered, deploying: Deployment) -> N
 
 @pytest.mark.covers("private_key", "key_filename", "ssh_keyfile")
 @pytest.mark.parametrize("option", ["private_key", "key_filename", "ssh_keyfile"])
-def test_the_key_that_lets_in(entered: Entered, opts: dict[str, Any], tmp_path: Path, option: str) -> None:
+def test_the_key_that_lets_in(
+    entered: Entered, opts: dict[str, Any], tmp_path: Path, option: str
+) -> None:
     del opts["private_key"]
     (tmp_path / "other").touch()
     assert entered(**{option: str(tmp_path / "other")}).private_key == str(tmp_path / "other")
@@ -403,13 +461,21 @@ def test_an_agent_may_hold_the_key(ec2: Any, entered: Entered, opts: dict[str, A
 def test_which_host_key_is_trusted(entered: Entered) -> None:
     trusted = entered().host_key_options
     assert trusted["StrictHostKeyChecking"] == "yes"
-    assert Path(trusted["UserKnownHostsFile"]).read_text() == f"{trusted['HostKeyAlias']} ssh-ed25519 AAAA\n"
+    assert (
+        Path(trusted["UserKnownHostsFile"]).read_text()
+        == f"{trusted['HostKeyAlias']} ssh-ed25519 AAAA\n"
+    )
     trusted = entered(known_hosts_file="/etc/ssh/known").host_key_options
-    assert (trusted["StrictHostKeyChecking"], trusted["UserKnownHostsFile"]) == ("yes", "/etc/ssh/known")
+    assert (trusted["StrictHostKeyChecking"], trusted["UserKnownHostsFile"]) == (
+        "yes",
+        "/etc/ssh/known",
+    )
     assert entered(host_keys="none").host_key_options["StrictHostKeyChecking"] == "no"
 
 
-@pytest.mark.covers("ssh_gateway", "ssh_gateway_port", "ssh_gateway_username", "ssh_gateway_private_key")
+@pytest.mark.covers(
+    "ssh_gateway", "ssh_gateway_port", "ssh_gateway_username", "ssh_gateway_private_key"
+)
 @pytest.mark.covers("ssh_gateway_command")
 def test_the_way_through_a_gateway(entered: Entered, deploying: Deployment, tmp_path: Path) -> None:
     words = shlex.split(entered(ssh_gateway="gate.example.com").proxy)
@@ -459,7 +525,9 @@ def test_an_address_is_not_waited_for_for_ever(ec2: Any, entered: Entered) -> No
 
 
 @pytest.mark.covers("wait_for_ip_interval")
-def test_a_machine_is_looked_at_in_intervals(entered: Entered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_is_looked_at_in_intervals(
+    entered: Entered, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Paused(BaseException):
         pass
 
@@ -474,7 +542,9 @@ def test_a_machine_is_looked_at_in_intervals(entered: Entered, monkeypatch: pyte
 
 
 @pytest.mark.covers("deploy")
-def test_without_a_deployment_nothing_is_entered_or_sent(ec2: Any, machine: Machine, deploying: Deployment) -> None:
+def test_without_a_deployment_nothing_is_entered_or_sent(
+    ec2: Any, machine: Machine, deploying: Deployment
+) -> None:
     driver.create(machine("web-1", deploy=False))
     assert deploying.login is None
     assert tags(instances(ec2)[0]) == {"Name": "web-1"}
@@ -483,7 +553,9 @@ def test_without_a_deployment_nothing_is_entered_or_sent(ec2: Any, machine: Mach
 
 
 @pytest.mark.covers("make_master", "make_minion", "make_syndic", "master", "master_sign_pub_file")
-def test_a_new_master_gets_its_keys_and_configuration(entered: Entered, deploying: Deployment, tmp_path: Path) -> None:
+def test_a_new_master_gets_its_keys_and_configuration(
+    entered: Entered, deploying: Deployment, tmp_path: Path
+) -> None:
     (tmp_path / "probe.sh").write_text("# bootstrap-salt\n")
     (tmp_path / "sign.pub").write_text("SIGN")
     entered()
@@ -504,13 +576,22 @@ def test_a_new_master_gets_its_keys_and_configuration(entered: Entered, deployin
     assert {"-M", "-N", "-S"} <= set(deploying.files["run"].split())
 
 
-def test_a_key_that_waits_to_be_accepted_does_not_outrank_the_new_one(entered: Entered, opts: dict[str, Any]) -> None:
-    keys = {state: Path(opts["pki_dir"], folder) for state, folder in (("new", "minions"), ("old", "minions_pre"))}
+def test_a_key_that_waits_to_be_accepted_does_not_outrank_the_new_one(
+    entered: Entered, opts: dict[str, Any]
+) -> None:
+    keys = {
+        state: Path(opts["pki_dir"], folder)
+        for state, folder in (("new", "minions"), ("old", "minions_pre"))
+    }
     for state, folder in keys.items():
         folder.mkdir(parents=True)
         (folder / "web-1").write_text(state)
     entered()
-    master = {**salt.config.DEFAULT_MASTER_OPTS, "pki_dir": opts["pki_dir"], "optimization_order": [0]}
+    master = {
+        **salt.config.DEFAULT_MASTER_OPTS,
+        "pki_dir": opts["pki_dir"],
+        "optimization_order": [0],
+    }
     fetch = salt.loader.cache(master)["localfs_key.fetch"]  # how the master reads them
     assert fetch("keys", "web-1", cachedir=opts["pki_dir"]) == {"state": "accepted", "pub": "new"}
 
@@ -522,11 +603,18 @@ def test_a_key_that_waits_to_be_accepted_does_not_outrank_the_new_one(entered: E
         ({"minion": {"master": "10.0.0.1", "id": "front"}}, "front"),
         ({"domain": "example.com"}, "web-1"),
         ({"domain": "example.com", "use_fqdn": True}, "web-1.example.com"),
-        ({"minion": {"master": "10.0.0.1", "id": "front", "append_domain": "example.com"}}, "front.example.com"),
+        (
+            {"minion": {"master": "10.0.0.1", "id": "front", "append_domain": "example.com"}},
+            "front.example.com",
+        ),
     ],
 )
 def test_keys_go_by_the_id_under_which_the_core_accepts_them(
-    machine: Machine, deploying: Deployment, opts: dict[str, Any], given: dict[str, Any], minion_id: str
+    machine: Machine,
+    deploying: Deployment,
+    opts: dict[str, Any],
+    given: dict[str, Any],
+    minion_id: str,
 ) -> None:
     (Path(opts["pki_dir"]) / "minions_pre").mkdir(parents=True)
     (Path(opts["pki_dir"]) / "minions_pre" / minion_id).write_text("old")
@@ -571,10 +659,18 @@ def test_a_machine_that_waits_for_its_deployment_can_be_queried_and_destroyed(
 @pytest.mark.covers("on_failure")
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(DeployError("no route"), "no route"), (PermissionError(13, "no"), r"PermissionError: \[Errno 13\] no")],
+    [
+        (DeployError("no route"), "no route"),
+        (PermissionError(13, "no"), r"PermissionError: \[Errno 13\] no"),
+    ],
 )
 def test_on_failure_destroy_leaves_nothing(
-    ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment, error: Exception, said: str
+    ec2: Any,
+    machine: Machine,
+    opts: dict[str, Any],
+    deploying: Deployment,
+    error: Exception,
+    said: str,
 ) -> None:
     deploying.error = error
     kept = {"termination_protection": True, "del_root_vol_on_destroy": False}
@@ -585,20 +681,30 @@ def test_on_failure_destroy_leaves_nothing(
 
 
 @pytest.mark.covers("on_failure")
-def test_on_failure_destroy_tells_what_it_leaves(ec2: Any, machine: Machine, deploying: Deployment) -> None:
+def test_on_failure_destroy_tells_what_it_leaves(
+    ec2: Any, machine: Machine, deploying: Deployment
+) -> None:
     given = machine(
         "web-1",
         subnetname=None,
         securitygroup=None,
-        network_interfaces=[{"SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}],
+        network_interfaces=[
+            {"SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}
+        ],
         ssh_interface="public_ips",
         on_failure="destroy",
     )
     deploying.error = DeployError("no route")
     refused = {"Error": {"Code": "UnauthorizedOperation", "Message": "no"}}
     events: Any = _client.connect(given, driver.__opts__["cachedir"]).ec2.meta.events
-    events.register("before-call.ec2.ReleaseAddress", lambda **_: (AWSResponse("", 403, HTTPHeaders(), None), refused))
-    with pytest.raises(DeployError, match=r"it was destroyed, .*; releasing eipalloc-.* of web-1 failed: ReleaseAddr"):
+    events.register(
+        "before-call.ec2.ReleaseAddress",
+        lambda **_: (AWSResponse("", 403, HTTPHeaders(), None), refused),
+    )
+    with pytest.raises(
+        DeployError,
+        match=r"it was destroyed, .*; releasing eipalloc-.* of web-1 failed: ReleaseAddr",
+    ):
         driver.create(given)
     assert instances(ec2) == []
     assert len(ec2.describe_addresses()["Addresses"]) == 1
@@ -623,7 +729,8 @@ def test_a_persistent_spot_machine_is_not_launched_again_by_ec2_when_it_is_destr
 
 @pytest.mark.usefixtures("spot_requests")
 @pytest.mark.parametrize(
-    ("code", "lives"), [("InvalidSpotInstanceRequestID.NotFound", False), ("UnauthorizedOperation", True)]
+    ("code", "lives"),
+    [("InvalidSpotInstanceRequestID.NotFound", False), ("UnauthorizedOperation", True)],
 )
 def test_a_spot_request_that_cannot_be_cancelled_saves_its_machine_unless_it_is_gone(
     ec2: Any, machine: Machine, code: str, *, lives: bool
@@ -634,17 +741,23 @@ def test_a_spot_request_that_cannot_be_cancelled_saves_its_machine_unless_it_is_
     events: Any = _client.connect(given, driver.__opts__["cachedir"]).ec2.meta.events
     events.register("before-call.ec2.CancelSpotInstanceRequests", lambda **_: answer)
     if lives:
-        with pytest.raises(ApiError, match=f"cancelling the spot request of web-1 failed: .*{code}"):
+        with pytest.raises(
+            ApiError, match=f"cancelling the spot request of web-1 failed: .*{code}"
+        ):
             driver.destroy("web-1")
     else:
         driver.destroy("web-1")
     assert (made["id"] in [one["InstanceId"] for one in instances(ec2)]) is lives
 
 
-def test_a_machine_that_was_there_before_is_never_destroyed(ec2: Any, machine: Machine, deploying: Deployment) -> None:
+def test_a_machine_that_was_there_before_is_never_destroyed(
+    ec2: Any, machine: Machine, deploying: Deployment
+) -> None:
     driver.create(machine("web-1"))
     deploying.error = DeployError("no route")
-    with pytest.raises(DeployError, match=r"it was left as it is, .* run the same command again to repair it"):
+    with pytest.raises(
+        DeployError, match=r"it was left as it is, .* run the same command again to repair it"
+    ):
         driver.create(machine("web-1", on_failure="destroy"))
     assert len(instances(ec2)) == 1
 
@@ -657,6 +770,8 @@ def test_a_machine_that_cannot_be_destroyed_is_said_to_run(
 
     deploying.error = DeployError("no route")
     monkeypatch.setattr(_instance, "terminate", refuse)
-    with pytest.raises(DeployError, match=r"no route; .*still runs: destroying web-1 failed: .*ExpiredToken"):
+    with pytest.raises(
+        DeployError, match=r"no route; .*still runs: destroying web-1 failed: .*ExpiredToken"
+    ):
         driver.create(machine("web-1", on_failure="destroy"))
     assert len(instances(ec2)) == 1

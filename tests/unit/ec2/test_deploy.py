@@ -72,7 +72,10 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
     def make(before: str = "") -> Path:
         log = tmp_path / "ssh.log"
-        for name, text in (("ssh", SSH.format(log=shlex.quote(str(log)), before=before)), ("sudo", SUDO)):
+        for name, text in (
+            ("ssh", SSH.format(log=shlex.quote(str(log)), before=before)),
+            ("sudo", SUDO),
+        ):
             (tmp_path / "bin" / name).write_text(text)
             (tmp_path / "bin" / name).chmod(0o755)
         return log
@@ -129,10 +132,10 @@ def test_the_script_finds_what_salts_own_bootstrap_would_put_beside_it(
     settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
-    script = (
-        'cd "$(dirname "$0")"; ls -l minion.pem; cat minion.pem minion.pub minion grains; pwd; echo "for {{ vm.name }}"'
+    script = 'cd "$(dirname "$0")"; ls -l minion.pem; cat minion.pem minion.pub minion grains; pwd; echo "for {{ vm.name }}"'
+    shown = install(
+        _deploy.archive(machine | {"grains": {"role": "web"}}, settings(script)), tmp_path
     )
-    shown = install(_deploy.archive(machine | {"grains": {"role": "web"}}, settings(script)), tmp_path)
     text = "\n".join(shown)
     assert shown[0].startswith("-rw-------")
     assert "PRIVATEPUBLIC" in text
@@ -167,17 +170,26 @@ def test_files_environment_arguments_and_commands_around_the_script(
     target = tmp_path / "there is" / "room"
     opts = settings(
         'cat "$1/lock" "$1/tree/deep/leaf"; echo " $WORD $2"',
-        file_map={str(tmp_path / "lock"): f"{target}/lock", str(tmp_path / "tree"): f"{target}/tree"},
+        file_map={
+            str(tmp_path / "lock"): f"{target}/lock",
+            str(tmp_path / "tree"): f"{target}/tree",
+        },
         script_env={"WORD": "it's"},
         script_args=f"'{target}' twice",
         preflight_cmds=["echo before"],
         inline_script=["echo after"],
     )
-    assert install(_deploy.archive(machine, opts), tmp_path) == ["before", "pinnedgreen it's twice", "after"]
+    assert install(_deploy.archive(machine, opts), tmp_path) == [
+        "before",
+        "pinnedgreen it's twice",
+        "after",
+    ]
 
 
 @pytest.mark.covers("script", "force_minion_config")
-def test_salts_bootstrap_script_is_told_where_its_files_are(settings: Settings, machine: Machine) -> None:
+def test_salts_bootstrap_script_is_told_where_its_files_are(
+    settings: Settings, machine: Machine
+) -> None:
     opts = settings("# bootstrap-salt\n", force_minion_config=True)
     with tarfile.open(fileobj=io.BytesIO(_deploy.archive(machine, opts))) as tar:
         run = tar.extractfile("run")
@@ -186,7 +198,9 @@ def test_salts_bootstrap_script_is_told_where_its_files_are(settings: Settings, 
 
 
 @pytest.mark.covers("script", "file_map")
-def test_a_script_or_file_that_is_absent_is_found_before_the_launch(settings: Settings, machine: Machine) -> None:
+def test_a_script_or_file_that_is_absent_is_found_before_the_launch(
+    settings: Settings, machine: Machine
+) -> None:
     with pytest.raises(ConfigurationError, match="no deploy script nowhere"):
         _deploy.archive(machine, settings("true") | {"script": "nowhere"})
     with pytest.raises(ConfigurationError, match="file_map: /nowhere does not exist"):
@@ -197,12 +211,20 @@ def test_a_script_or_file_that_is_absent_is_found_before_the_launch(settings: Se
     ("script", "said"),
     [
         ("exit 7", "ended with 7: no output"),
-        ("echo working; echo the disk is full >&2; exit 1", r"ended with 1: working \| the disk is full"),
+        (
+            "echo working; echo the disk is full >&2; exit 1",
+            r"ended with 1: working \| the disk is full",
+        ),
         ("kill -9 $$", "ended with 137"),
     ],
 )
 def test_a_script_that_fails_says_how(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path, script: str, said: str
+    settings: Settings,
+    machine: Machine,
+    ssh: Callable[..., Path],
+    tmp_path: Path,
+    script: str,
+    said: str,
 ) -> None:
     ssh()
     with pytest.raises(DeployError, match=said):
@@ -230,7 +252,9 @@ def test_two_deployments_of_a_machine_do_not_run_side_by_side(
 ) -> None:
     ssh()
     log = tmp_path / "log"
-    payload = _deploy.archive(machine, settings(f"echo begin >> {log}; sleep 0.3; echo end >> {log}"))
+    payload = _deploy.archive(
+        machine, settings(f"echo begin >> {log}; sleep 0.3; echo end >> {log}")
+    )
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda _: install(payload, tmp_path), range(2)))
     assert log.read_text().split() == ["begin", "end", "begin", "end"]
@@ -251,7 +275,9 @@ def test_a_login_is_tried_until_sshd_lets_in_and_the_script_runs_once(
     settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     count = tmp_path / "count"
-    ssh(f'echo >> {count}; [ $(wc -l < {count}) -ge 3 ] || {{ echo "Permission denied" >&2; exit 255; }}')
+    ssh(
+        f'echo >> {count}; [ $(wc -l < {count}) -ge 3 ] || {{ echo "Permission denied" >&2; exit 255; }}'
+    )
     install(_deploy.archive(machine, settings(f"echo >> {tmp_path}/ran; exit 0")), tmp_path)
     assert (tmp_path / "ran").read_text() == "\n"
 
@@ -278,7 +304,9 @@ def test_no_login_in_time_is_an_error_that_quotes_ssh(
     settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh('echo "admin@10.0.0.2: Permission denied (publickey)." >&2; exit 255')
-    with pytest.raises(DeployError, match=r"no login to 10.0.0.2 as admin: .*Permission denied \(publickey\)"):
+    with pytest.raises(
+        DeployError, match=r"no login to 10.0.0.2 as admin: .*Permission denied \(publickey\)"
+    ):
         install(b"", tmp_path)
 
 
@@ -291,7 +319,9 @@ def test_an_sshd_that_refuses_is_asked_less_often_and_its_reason_is_not_forgotte
     log = ssh(
         f'echo >> {count}; [ $(wc -l < {count}) -le 2 ] || {{ {silent}; }}; echo "Permission denied" >&2; exit 255'
     )
-    with pytest.raises(DeployError, match=r"as admin: .*Permission denied.*, then .*Connection closed"):
+    with pytest.raises(
+        DeployError, match=r"as admin: .*Permission denied.*, then .*Connection closed"
+    ):
         install(b"", tmp_path, seconds=2.5)
     assert log.read_text().count("-F none") == 3
     assert clock.now == 1 + 2
@@ -322,7 +352,9 @@ def test_host_keys_are_read_from_the_console() -> None:
         "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY=",
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew",
     ]
-    assert _host_keys.from_console(CONSOLE.rpartition("-----END")[0]) == ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOld"]
+    assert _host_keys.from_console(CONSOLE.rpartition("-----END")[0]) == [
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOld"
+    ]
     assert _host_keys.from_console("") == []
 
 
@@ -342,7 +374,9 @@ def test_a_machine_that_ec2_does_not_know_yet_has_no_console_yet() -> None:
         _host_keys.read(failing("UnauthorizedOperation"), "web-1", "i-1")
 
 
-def test_keys_are_waited_for_and_remembered_by_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_waited_for_and_remembered_by_instance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = [[], ["ssh-ed25519 AAAA"]]
     monkeypatch.setattr(_host_keys, "read", lambda *_: shown.pop(0))
     arguments = (options(), "web-1", "i-1", str(tmp_path), time.monotonic() + 60, lambda: None)
@@ -356,12 +390,16 @@ def test_keys_are_waited_for_and_remembered_by_instance(tmp_path: Path, monkeypa
 def test_a_silent_console_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_host_keys, "read", lambda *_: [])
     with pytest.raises(DeployError, match="console does not show its SSH host keys"):
-        _host_keys.ssh_options(None, options(), "web-1", "i-1", str(tmp_path), time.monotonic() - 1, lambda: None)  # type: ignore[arg-type]
+        _host_keys.ssh_options(
+            None, options(), "web-1", "i-1", str(tmp_path), time.monotonic() - 1, lambda: None
+        )  # type: ignore[arg-type]
 
 
 def test_host_keys_are_waived_by_name_only(tmp_path: Path) -> None:
     def given(**more: Any) -> dict[str, str]:
-        return _host_keys.ssh_options(None, options(**more), "web-1", "i-1", str(tmp_path), 0, lambda: None)  # type: ignore[arg-type]
+        return _host_keys.ssh_options(
+            None, options(**more), "web-1", "i-1", str(tmp_path), 0, lambda: None
+        )  # type: ignore[arg-type]
 
     assert given(host_keys="none")["StrictHostKeyChecking"] == "no"
     own = given(known_hosts_file="/etc/ssh/known")

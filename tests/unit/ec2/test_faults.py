@@ -91,7 +91,11 @@ def refused(action: str) -> str:
 
 CASES = (
     # -- what comes right by itself: a call is tried twice, unless the options say otherwise
-    Case("throttled-twice", (faults.throttled("GetConsoleOutput", times=2),), options={"max_attempts": 3}),
+    Case(
+        "throttled-twice",
+        (faults.throttled("GetConsoleOutput", times=2),),
+        options={"max_attempts": 3},
+    ),
     Case("error-500-once", (unavailable(LAUNCH, 500, times=1),)),
     Case("error-503-once", (unavailable("CreateTags", 503, times=1),)),
     Case("slow-once", (hangs(times=1),), at_first={**SLOW, "max_attempts": 4}),
@@ -99,25 +103,68 @@ CASES = (
     Case("full-in-one-zone", (faults.no_capacity(times=2),), options={"subnetname": ["a", "b"]}),
     # -- what is not launched
     Case(
-        "throttled-for-ever", (faults.throttled(LAUNCH),), ("RequestLimitExceeded", "after 1 retries", AGAIN), "nothing"
+        "throttled-for-ever",
+        (faults.throttled(LAUNCH),),
+        ("RequestLimitExceeded", "after 1 retries", AGAIN),
+        "nothing",
     ),
-    Case("error-500-for-ever", (unavailable(LAUNCH, 500),), ("InternalError", "after 1 retries", AGAIN), "nothing"),
-    Case("error-503-for-ever", (unavailable(LAUNCH, 503),), ("Unavailable", "after 1 retries", AGAIN), "nothing"),
-    Case("full", (faults.no_capacity(),), ("InsufficientInstanceCapacity", "sufficient t2.micro", AGAIN), "nothing"),
-    Case("over-the-limit", (faults.limit_exceeded(),), ("InstanceLimitExceeded", "instance limit", AGAIN), "nothing"),
+    Case(
+        "error-500-for-ever",
+        (unavailable(LAUNCH, 500),),
+        ("InternalError", "after 1 retries", AGAIN),
+        "nothing",
+    ),
+    Case(
+        "error-503-for-ever",
+        (unavailable(LAUNCH, 503),),
+        ("Unavailable", "after 1 retries", AGAIN),
+        "nothing",
+    ),
+    Case(
+        "full",
+        (faults.no_capacity(),),
+        ("InsufficientInstanceCapacity", "sufficient t2.micro", AGAIN),
+        "nothing",
+    ),
+    Case(
+        "over-the-limit",
+        (faults.limit_exceeded(),),
+        ("InstanceLimitExceeded", "instance limit", AGAIN),
+        "nothing",
+    ),
     # EC2 weighs ec2:CreateTags for the tags of a launch, too, and refuses the launch as a whole.
     Case("tags-refused", (faults.denied(LAUNCH),), (refused(LAUNCH), AGAIN), "nothing"),
     Case("expired-before-launch", (faults.expired(LAUNCH),), ("RequestExpired", AGAIN), "nothing"),
     # -- what is launched, though EC2 never says so
-    Case("slow-for-ever", (hangs(),), ("Read timeout", AGAIN, "finds what EC2 may have launched"), at_first=SLOW),
-    Case("answer-lost-for-ever", (Fault("lost", LAUNCH),), ("Connection was closed", AGAIN, "finds what EC2 may")),
+    Case(
+        "slow-for-ever",
+        (hangs(),),
+        ("Read timeout", AGAIN, "finds what EC2 may have launched"),
+        at_first=SLOW,
+    ),
+    Case(
+        "answer-lost-for-ever",
+        (Fault("lost", LAUNCH),),
+        ("Connection was closed", AGAIN, "finds what EC2 may"),
+    ),
     # -- what does not come to run
     Case(
-        "cannot-run", (Fault("cannot-run"),), ("terminated instead of", "no room", AGAIN), "terminated", at_first=HASTY
+        "cannot-run",
+        (Fault("cannot-run"),),
+        ("terminated instead of", "no room", AGAIN),
+        "terminated",
+        at_first=HASTY,
     ),
-    Case("pending-for-ever", (Fault("never-runs"),), ("pending) failed: ", *REPAIR), at_first=HASTY),
     Case(
-        "pending-destroyed", (Fault("never-runs"),), ("pending) failed: ", *GONE), "terminated", DESTROY, at_first=HASTY
+        "pending-for-ever", (Fault("never-runs"),), ("pending) failed: ", *REPAIR), at_first=HASTY
+    ),
+    Case(
+        "pending-destroyed",
+        (Fault("never-runs"),),
+        ("pending) failed: ", *GONE),
+        "terminated",
+        DESTROY,
+        at_first=HASTY,
     ),
     # -- what runs, and is not deployed
     Case(
@@ -126,10 +173,31 @@ CASES = (
         ("running", "an elastic address", refused("AssociateAddress"), *REPAIR),
         options={"subnetname": None, "securitygroup": None, "network_interfaces": ADDRESS},
     ),
-    Case("expired-before-login", (faults.expired("GetConsoleOutput"),), ("the console", "RequestExpired", *REPAIR)),
-    Case("no-sshd", (Fault("no-sshd"),), ("no login to", "as admin", "Connection refused", *REPAIR), at_first=HASTY),
-    Case("no-sshd-destroyed", (Fault("no-sshd"),), ("no login to", *GONE), "terminated", DESTROY, at_first=HASTY),
-    Case("key-refused", (Fault("no-key"),), ("as admin", "Permission denied (publickey)", *REPAIR), at_first=HASTY),
+    Case(
+        "expired-before-login",
+        (faults.expired("GetConsoleOutput"),),
+        ("the console", "RequestExpired", *REPAIR),
+    ),
+    Case(
+        "no-sshd",
+        (Fault("no-sshd"),),
+        ("no login to", "as admin", "Connection refused", *REPAIR),
+        at_first=HASTY,
+    ),
+    Case(
+        "no-sshd-destroyed",
+        (Fault("no-sshd"),),
+        ("no login to", *GONE),
+        "terminated",
+        DESTROY,
+        at_first=HASTY,
+    ),
+    Case(
+        "key-refused",
+        (Fault("no-key"),),
+        ("as admin", "Permission denied (publickey)", *REPAIR),
+        at_first=HASTY,
+    ),
     Case("script-dies-at-start", says=(*DIED, *REPAIR)),
     Case("script-dies-at-middle", says=(*DIED, *REPAIR)),
     Case("script-dies-at-end", says=(*DIED, *REPAIR)),
@@ -178,7 +246,9 @@ class Snapshot:
             place.instances(),
             place.accepted(),
             {
-                disk.name: {path.name: path.read_text() if path.is_file() else "" for path in disk.iterdir()}
+                disk.name: {
+                    path.name: path.read_text() if path.is_file() else "" for path in disk.iterdir()
+                }
                 for disk in place.host.disks.iterdir()
             },
             len(place.cloud.ec2.describe_addresses()["Addresses"]),
@@ -218,7 +288,10 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with site(folder, SCRIPT.format(mirror=mirror)) as place:
         with place.cloud.faults.inject(*injected) as client:
             runs = [place.apply(hurried, *how)]
-            until(lambda: "slow-for-ever" in place.instances(), "the launch that nobody awaits has taken place")
+            until(
+                lambda: "slow-for-ever" in place.instances(),
+                "the launch that nobody awaits has taken place",
+            )
             after = [Snapshot.of(place)]
             for fault, times in zip(injected, client.seen().met, strict=True):
                 met.setdefault(fault.machine, []).append(times)
@@ -263,9 +336,14 @@ def test_no_machine_is_there_twice_and_no_key_without_one(story: Story, case: Ca
     after, said = story.after[0], story.runs[0].said[case.name]
     assert len(after.living.get(case.name, [])) == (case.leaves == "alive")
     assert len(after.launched.get(case.name, [])) == (case.leaves != "nothing")
-    unheard = case.name in ("slow-for-ever", "answer-lost-for-ever")  # it was launched, but its key was never sent
+    unheard = case.name in (
+        "slow-for-ever",
+        "answer-lost-for-ever",
+    )  # it was launched, but its key was never sent
     assert (case.name in after.accepted) == (case.leaves == "alive" and not unheard), said
-    (disk,) = [after.disks[one] for one in after.living.get(case.name, []) if one in after.disks] or [{}]
+    (disk,) = [
+        after.disks[one] for one in after.living.get(case.name, []) if one in after.disks
+    ] or [{}]
     assert not [name for name in disk if name.startswith("tmp")], "what was sent lies about"
 
 
@@ -334,13 +412,19 @@ def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
     monkeypatch.setattr(faults, "wait", lambda *_: late.wait(600))
     try:
         with place.cloud.faults.inject(Fault("slow", LAUNCH)) as client:
-            assert "Read timeout" in place.apply({"web-1": {"deploy": False, "api_timeout": 3}}).errors["web-1"]
+            assert (
+                "Read timeout"
+                in place.apply({"web-1": {"deploy": False, "api_timeout": 3}}).errors["web-1"]
+            )
             until(lambda: client.seen().met == [2], "both tries have come")
         assert place.instances() == {}
         made = place.apply({"web-1": {"deploy": False}}).said["web-1"]["id"]
     finally:
         late.set()
-    until(lambda: caplog.messages.count("ec2 RunInstances -> 200") == 3, "the slow calls have had their effect")
+    until(
+        lambda: caplog.messages.count("ec2 RunInstances -> 200") == 3,
+        "the slow calls have had their effect",
+    )
     assert place.instances() == {"web-1": [made]}
 
 
@@ -348,19 +432,26 @@ def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
 
 
 @pytest.mark.parametrize("how", MODES.values(), ids=MODES)
-def test_what_fails_for_all_machines_is_made_good_for_all(place: Site, how: tuple[str, ...]) -> None:
+def test_what_fails_for_all_machines_is_made_good_for_all(
+    place: Site, how: tuple[str, ...]
+) -> None:
     machines: dict[str, dict[str, Any]] = {f"web-{number}": {} for number in range(1, 5)}
     with place.cloud.faults.inject(unavailable("DescribeSubnets", 503)):
         errors = place.apply(machines, *how).errors
     assert sorted(errors) == sorted(machines)
-    assert all("looking up the subnet a failed: DescribeSubnets: Unavailable" in text for text in errors.values())
+    assert all(
+        "looking up the subnet a failed: DescribeSubnets: Unavailable" in text
+        for text in errors.values()
+    )
     assert (place.instances(), place.accepted()) == ({}, {})
 
     with place.cloud.faults.inject(faults.expired(skip=10)):  # wherever that may be
         applied = place.apply(machines, *how)
     assert applied.errors
     assert all("RequestExpired" in text and AGAIN in text for text in applied.errors.values())
-    assert {name for name in machines if "deployed" not in applied.said[name]} == set(applied.errors)
+    assert {name for name in machines if "deployed" not in applied.said[name]} == set(
+        applied.errors
+    )
     place.cloud.settle()
 
     assert place.apply(machines, *how).errors == {}

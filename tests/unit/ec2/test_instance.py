@@ -25,7 +25,11 @@ def local(tmp_path: Path, opts: dict[str, Any]) -> Iterator[Running]:
     """Return a local cloud with a network, which is the provider's."""
     with running(tmp_path / "cloud", MemoryHost()) as made:
         keys = made.credentials
-        provider = {"endpoint_url": made.url, "id": keys.access_key_id, "key": keys.secret_access_key}
+        provider = {
+            "endpoint_url": made.url,
+            "id": keys.access_key_id,
+            "key": keys.secret_access_key,
+        }
         opts["providers"]["cloud"]["ec2"] |= provider
         vpc = made.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
         name = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "a"}]}]
@@ -36,7 +40,12 @@ def local(tmp_path: Path, opts: dict[str, Any]) -> Iterator[Running]:
 @pytest.fixture
 def web(local: Running, opts: dict[str, Any]) -> dict[str, Any]:
     """Return what the core hands to `create` for web-1."""
-    profile = {"provider": "cloud:ec2", "image": catalog.IMAGE_ID, "size": "t2.micro", "subnetname": "a"}
+    profile = {
+        "provider": "cloud:ec2",
+        "image": catalog.IMAGE_ID,
+        "size": "t2.micro",
+        "subnetname": "a",
+    }
     opts["profiles"]["small"] = profile
     return {**opts["providers"]["cloud"]["ec2"], **profile, "profile": "small", "name": "web-1"}
 
@@ -95,7 +104,9 @@ def test_a_machine_is_made_anew_while_its_predecessor_ends(
 
 
 @pytest.mark.usefixtures("answers")
-def test_a_renamed_machine_is_left_alone_when_its_old_name_is_launched(local: Running, web: dict[str, Any]) -> None:
+def test_a_renamed_machine_is_left_alone_when_its_old_name_is_launched(
+    local: Running, web: dict[str, Any]
+) -> None:
     kept = driver.create(dict(web))
     driver.rename("web-1", {"newname": "web-3"}, call="action")
     made = driver.create(dict(web))

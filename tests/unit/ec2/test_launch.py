@@ -52,7 +52,10 @@ def connection(opts: dict[str, Any], ec2: Any) -> _client.Connection:
 
 @pytest.fixture
 def launch(
-    ec2: Any, connection: _client.Connection, machine: Callable[..., dict[str, Any]], opts: dict[str, Any]
+    ec2: Any,
+    connection: _client.Connection,
+    machine: Callable[..., dict[str, Any]],
+    opts: dict[str, Any],
 ) -> Launcher:
     """Return how to launch web-1 with some options more than an image, a size, a subnet and a group."""
     opts["wait_for_ip_interval"] = 0
@@ -62,7 +65,9 @@ def launch(
     def make(**options: Any) -> Launch:
         created = driver.create(machine("web-1", **options))
         answer = ec2.describe_instances(InstanceIds=[created["id"]])
-        return Launch(created["id"], answer["Reservations"][0]["Instances"][0], sent[-1] if sent else {})
+        return Launch(
+            created["id"], answer["Reservations"][0]["Instances"][0], sent[-1] if sent else {}
+        )
 
     return make
 
@@ -70,11 +75,15 @@ def launch(
 @pytest.fixture
 def subnet(ec2: Any) -> str:
     """Return the id of the subnet `a`."""
-    found: str = ec2.describe_subnets(Filters=[{"Name": "tag:Name", "Values": ["a"]}])["Subnets"][0]["SubnetId"]
+    found: str = ec2.describe_subnets(Filters=[{"Name": "tag:Name", "Values": ["a"]}])["Subnets"][
+        0
+    ]["SubnetId"]
     return found
 
 
-def before_call(connection: _client.Connection, action: str, do: Callable[[dict[str, str]], Any]) -> None:
+def before_call(
+    connection: _client.Connection, action: str, do: Callable[[dict[str, str]], Any]
+) -> None:
     """Hand what a call asks for to `do` before it is made; what that returns, if anything, is taken for the answer."""
 
     def handle(params: Mapping[str, Any], **_: Any) -> Any:
@@ -91,14 +100,18 @@ def tags(resource: Mapping[str, Any], key: str = "Tags") -> dict[str, str]:
 def volumes(ec2: Any, launched: Launch) -> dict[str, dict[str, Any]]:
     """Return a machine's volumes by device."""
     found = {each["DeviceName"]: each["Ebs"] for each in launched.instance["BlockDeviceMappings"]}
-    answer = ec2.describe_volumes(VolumeIds=[each["VolumeId"] for each in found.values()])["Volumes"]
+    answer = ec2.describe_volumes(VolumeIds=[each["VolumeId"] for each in found.values()])[
+        "Volumes"
+    ]
     by_id = {volume["VolumeId"]: volume for volume in answer}
     return {device: {**each, **by_id[each["VolumeId"]]} for device, each in found.items()}
 
 
 def specified_tags(sent: Mapping[str, str], resource: str) -> dict[str, str]:
     """Return the tags that a launch asked for on one kind of resource."""
-    (number,) = [key.split(".")[1] for key, value in sent.items() if value == resource and "TagSpec" in key]
+    (number,) = [
+        key.split(".")[1] for key, value in sent.items() if value == resource and "TagSpec" in key
+    ]
     prefix = f"TagSpecification.{number}.Tag."
     keys = {key.removeprefix(prefix).split(".")[0] for key in sent if key.startswith(prefix)}
     return {sent[f"{prefix}{key}.Key"]: sent[f"{prefix}{key}.Value"] for key in keys}
@@ -107,10 +120,14 @@ def specified_tags(sent: Mapping[str, str], resource: str) -> dict[str, str]:
 # -- the machine ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.covers("image", "size", "keyname", "iam_profile", "monitoring", "hibernation", "ebs_optimized")
+@pytest.mark.covers(
+    "image", "size", "keyname", "iam_profile", "monitoring", "hibernation", "ebs_optimized"
+)
 @pytest.mark.covers("shutdown_behavior")
 @pytest.mark.parametrize("iam_profile", ["web", PROFILE_ARN])
-def test_a_machine_is_what_its_profile_says(ec2: Any, launch: Launcher, image: str, iam_profile: str) -> None:
+def test_a_machine_is_what_its_profile_says(
+    ec2: Any, launch: Launcher, image: str, iam_profile: str
+) -> None:
     iam = _client._new_session(region_name="eu-west-1").client("iam")
     iam.create_instance_profile(InstanceProfileName="web")
     launched = launch(
@@ -137,7 +154,9 @@ def test_a_machine_is_what_its_profile_says(ec2: Any, launch: Launcher, image: s
     assert behaviour["InstanceInitiatedShutdownBehavior"] == {"Value": "terminate"}
 
 
-@pytest.mark.covers("tenancy", "placementgroup", "cpu_options", "credit_specification", "termination_protection")
+@pytest.mark.covers(
+    "tenancy", "placementgroup", "cpu_options", "credit_specification", "termination_protection"
+)
 def test_a_machine_is_asked_for_as_its_profile_says(launch: Launcher) -> None:
     """What moto forgets."""
     sent = launch(
@@ -160,8 +179,15 @@ def test_a_machine_is_asked_for_as_its_profile_says(launch: Launcher) -> None:
 
 def test_what_a_profile_denies_is_denied(launch: Launcher) -> None:
     """A launch template or the account may say otherwise."""
-    sent = launch(monitoring=False, hibernation=False, ebs_optimized=False, termination_protection=False).sent
-    for key in ("Monitoring.Enabled", "HibernationOptions.Configured", "EbsOptimized", "DisableApiTermination"):
+    sent = launch(
+        monitoring=False, hibernation=False, ebs_optimized=False, termination_protection=False
+    ).sent
+    for key in (
+        "Monitoring.Enabled",
+        "HibernationOptions.Configured",
+        "EbsOptimized",
+        "DisableApiTermination",
+    ):
         assert sent[key] == "false"
 
 
@@ -196,9 +222,17 @@ def test_a_spot_instance(launch: Launcher) -> None:
     assert launched.instance["InstanceLifecycle"] == "spot"
     # moto knows no more of it than that.
     options = "InstanceMarketOptions.SpotOptions"
-    wanted = {"MaxPrice": "0.1", "SpotInstanceType": "persistent", "InstanceInterruptionBehavior": "stop"}
+    wanted = {
+        "MaxPrice": "0.1",
+        "SpotInstanceType": "persistent",
+        "InstanceInterruptionBehavior": "stop",
+    }
     assert {key: launched.sent.get(f"{options}.{key}") for key in wanted} == wanted
-    assert specified_tags(launched.sent, "spot-instances-request") == {"Name": "web-1", "project": "p", "bid": "low"}
+    assert specified_tags(launched.sent, "spot-instances-request") == {
+        "Name": "web-1",
+        "project": "p",
+        "bid": "low",
+    }
     assert tags(launched.instance) == {"Name": "web-1", "project": "p"}
 
 
@@ -207,15 +241,23 @@ def test_a_spot_instance_needs_no_price(launch: Launcher) -> None:
     launched = launch(spot_config={})
     assert launched.instance["InstanceLifecycle"] == "spot"
     assert specified_tags(launched.sent, "spot-instances-request") == {"Name": "web-1"}
-    with pytest.raises(ConfigurationError, match="spot_config: unknown: price; it knows spot_price"):
+    with pytest.raises(
+        ConfigurationError, match="spot_config: unknown: price; it knows spot_price"
+    ):
         _launch.spot_options({"price": 1})
 
 
 @pytest.mark.covers("launch_template")
-def test_a_launch_template_stands_for_what_a_profile_leaves_out(ec2: Any, launch: Launcher, image: str) -> None:
+def test_a_launch_template_stands_for_what_a_profile_leaves_out(
+    ec2: Any, launch: Launcher, image: str
+) -> None:
     data = {"ImageId": image, "InstanceType": "t3.small", "KeyName": "deploy"}
-    template = ec2.create_launch_template(LaunchTemplateName="web", LaunchTemplateData=data)["LaunchTemplate"]
-    ec2.create_launch_template_version(LaunchTemplateName="web", LaunchTemplateData=data | {"InstanceType": "t3.large"})
+    template = ec2.create_launch_template(LaunchTemplateName="web", LaunchTemplateData=data)[
+        "LaunchTemplate"
+    ]
+    ec2.create_launch_template_version(
+        LaunchTemplateName="web", LaunchTemplateData=data | {"InstanceType": "t3.large"}
+    )
     by_id = {"id": template["LaunchTemplateId"]}
     for given, version, size in (
         (by_id, "1", "t3.small"),
@@ -233,7 +275,9 @@ def test_a_launch_template_stands_for_what_a_profile_leaves_out(ec2: Any, launch
 
 
 @pytest.mark.covers("launch_template", "del_root_vol_on_destroy")
-def test_a_root_volume_that_only_a_launch_template_knows_cannot_be_kept(ec2: Any, launch: Launcher, image: str) -> None:
+def test_a_root_volume_that_only_a_launch_template_knows_cannot_be_kept(
+    ec2: Any, launch: Launcher, image: str
+) -> None:
     data = {"ImageId": image, "InstanceType": "t3.small"}
     ec2.create_launch_template(LaunchTemplateName="web", LaunchTemplateData=data)
     kept = {"launch_template": {"name": "web"}, "del_root_vol_on_destroy": False}
@@ -261,7 +305,10 @@ def test_the_newest_image_of_an_owner_is_taken(ec2: Any, launch: Launcher, image
     owner = ec2.describe_images(ImageIds=[image])["Images"][0]["OwnerId"]
     newest = max(
         (ec2.register_image(Name=f"debian-13-{number}")["ImageId"] for number in (2, 3)),
-        key=lambda image_id: (ec2.describe_images(ImageIds=[image_id])["Images"][0]["CreationDate"], image_id),
+        key=lambda image_id: (
+            ec2.describe_images(ImageIds=[image_id])["Images"][0]["CreationDate"],
+            image_id,
+        ),
     )
     ec2.register_image(Name="fedora-50")
     assert launch(image={"owner": owner, "name": "debian-13-?"}).instance["ImageId"] == newest
@@ -272,11 +319,15 @@ def test_the_newest_image_of_an_owner_is_taken(ec2: Any, launch: Launcher, image
         with pytest.raises(NotFound, match=said):
             _launch.request(driver._connection(), {"image": wrong, "size": "t2.micro"}, "web-2")
     with pytest.raises(ConfigurationError, match="needs both owner and name"):
-        _launch.request(driver._connection(), {"image": {"name": "debian-13-*"}, "size": "t2.micro"}, "web-2")
+        _launch.request(
+            driver._connection(), {"image": {"name": "debian-13-*"}, "size": "t2.micro"}, "web-2"
+        )
 
 
 @pytest.mark.covers("image")
-def test_the_image_of_an_ssm_parameter(connection: _client.Connection, launch: Launcher, image: str) -> None:
+def test_the_image_of_an_ssm_parameter(
+    connection: _client.Connection, launch: Launcher, image: str
+) -> None:
     connection.ssm.put_parameter(Name="/images/web", Value=image, Type="String")
     assert launch(image="ssm:/images/web").instance["ImageId"] == image
 
@@ -284,7 +335,8 @@ def test_the_image_of_an_ssm_parameter(connection: _client.Connection, launch: L
 @pytest.mark.covers("image")
 def test_an_image_name_alone_is_refused(ec2: Any, launch: Launcher) -> None:
     with pytest.raises(
-        ConfigurationError, match="image 'debian-13-amd64-1' is not ami-…, ssm:/parameter, or a mapping"
+        ConfigurationError,
+        match="image 'debian-13-amd64-1' is not ami-…, ssm:/parameter, or a mapping",
     ):
         launch(image="debian-13-amd64-1")
     assert ec2.describe_instances()["Reservations"] == []
@@ -299,7 +351,9 @@ def test_a_machine_its_volumes_and_interfaces_are_tagged_at_launch(
 ) -> None:
     later: list[dict[str, str]] = []
     before_call(connection, "CreateTags", later.append)
-    launched = launch(tag={"project": "p", "number": 7}, volumes=[{"device": "/dev/sdf", "size": 1}])
+    launched = launch(
+        tag={"project": "p", "number": 7}, volumes=[{"device": "/dev/sdf", "size": 1}]
+    )
     wanted = {"Name": "web-1", "project": "p", "number": "7"}
     assert tags(launched.instance) == wanted
     assert [tags(volume) for volume in volumes(ec2, launched).values()] == [wanted, wanted]
@@ -319,14 +373,21 @@ def test_the_name_is_not_a_tag_to_play_with(launch: Launcher) -> None:
 
 
 @pytest.mark.covers("block_device_mappings")
-def test_volumes_are_gp3_and_encrypted_unless_a_profile_says_otherwise(ec2: Any, launch: Launcher) -> None:
+def test_volumes_are_gp3_and_encrypted_unless_a_profile_says_otherwise(
+    ec2: Any, launch: Launcher
+) -> None:
     given = [
         {"DeviceName": "/dev/sdf", "Ebs.VolumeSize": 3, "Ebs.VolumeType": "gp2"},
-        {"DeviceName": "/dev/sdg", "Ebs": {"VolumeSize": 4, "Encrypted": False, "DeleteOnTermination": False}},
+        {
+            "DeviceName": "/dev/sdg",
+            "Ebs": {"VolumeSize": 4, "Encrypted": False, "DeleteOnTermination": False},
+        },
     ]
     launched = launch(block_device_mappings=given)
     said = {
-        device: tuple(volume[key] for key in ("VolumeType", "Encrypted", "Size", "DeleteOnTermination"))
+        device: tuple(
+            volume[key] for key in ("VolumeType", "Encrypted", "Size", "DeleteOnTermination")
+        )
         for device, volume in volumes(ec2, launched).items()
     }
     assert said == {
@@ -338,7 +399,12 @@ def test_volumes_are_gp3_and_encrypted_unless_a_profile_says_otherwise(ec2: Any,
 
 @pytest.mark.covers("block_device_mappings")
 def test_the_root_volume_can_be_another(ec2: Any, launch: Launcher) -> None:
-    given = {"DeviceName": "/dev/sda1", "Ebs.VolumeSize": 20, "Ebs.Iops": 4000, "Ebs.Throughput": 200}
+    given = {
+        "DeviceName": "/dev/sda1",
+        "Ebs.VolumeSize": 20,
+        "Ebs.Iops": 4000,
+        "Ebs.Throughput": 200,
+    }
     launched = launch(block_device_mappings=[given])
     (volume,) = volumes(ec2, launched).values()
     assert (volume["Size"], volume["VolumeType"], volume["Encrypted"]) == (20, "gp3", True)
@@ -356,7 +422,8 @@ def test_a_mapping_that_is_no_volume_stays_what_it_is() -> None:
 @pytest.mark.covers("block_device_mappings")
 def test_a_tag_of_one_mapping_is_refused_with_what_to_use(launch: Launcher) -> None:
     with pytest.raises(
-        ConfigurationError, match=r"/dev/sdf cannot have a tag of its own: set tag, .* or list it in vol"
+        ConfigurationError,
+        match=r"/dev/sdf cannot have a tag of its own: set tag, .* or list it in vol",
     ):
         launch(block_device_mappings=[{"DeviceName": "/dev/sdf", "tag": {"tier": "log"}}])
     with pytest.raises(ConfigurationError, match="an entry has no DeviceName"):
@@ -369,14 +436,22 @@ def test_further_volumes_are_part_of_the_launch(ec2: Any, launch: Launcher) -> N
     snapshot = ec2.create_snapshot(VolumeId=made)["SnapshotId"]
     key = "arn:aws:kms:eu-west-1:123456789012:key/1"
     given = [
-        {"device": "/dev/sdf", "size": 10, "tags": {"tier": "log"}, "iops": 3500, "throughput": 150},
+        {
+            "device": "/dev/sdf",
+            "size": 10,
+            "tags": {"tier": "log"},
+            "iops": 3500,
+            "throughput": 150,
+        },
         {"device": "/dev/sdg", "size": 10, "type": "gp2", "encrypted": False},
         {"device": "/dev/sdh", "snapshot": snapshot, "kmskeyid": key},
         {"device": "/dev/sdi", "volume_id": made, "tags": {"tier": "old"}},
     ]
     launched = launch(volumes=given, tag={"project": "p"})
     found = volumes(ec2, launched)
-    said = {device: (one["VolumeType"], one["Encrypted"], one["Size"]) for device, one in found.items()}
+    said = {
+        device: (one["VolumeType"], one["Encrypted"], one["Size"]) for device, one in found.items()
+    }
     assert said == {
         "/dev/sda1": ("gp3", True, ROOT),
         "/dev/sdf": ("gp3", True, 10),
@@ -396,7 +471,10 @@ def test_further_volumes_are_part_of_the_launch(ec2: Any, launch: Launcher) -> N
 @pytest.mark.covers("volumes")
 def test_a_volume_that_is_written_wrong_stops_the_launch(ec2: Any, launch: Launcher) -> None:
     for wrong, said in (
-        ({"device": "/dev/sdf", "Size": 3}, "volumes: unknown: Size; it knows device, volume_id, tags, size"),
+        (
+            {"device": "/dev/sdf", "Size": 3},
+            "volumes: unknown: Size; it knows device, volume_id, tags, size",
+        ),
         ({"size": 3}, "an entry has no device"),
     ):
         with pytest.raises(ConfigurationError, match=said):
@@ -413,7 +491,9 @@ def test_a_volume_that_is_written_wrong_stops_the_launch(ec2: Any, launch: Launc
         ({"del_all_vols_on_destroy": False}, [3]),
     ],
 )
-def test_which_volumes_outlive_a_machine(ec2: Any, launch: Launcher, given: dict[str, Any], left: list[int]) -> None:
+def test_which_volumes_outlive_a_machine(
+    ec2: Any, launch: Launcher, given: dict[str, Any], left: list[int]
+) -> None:
     launch(volumes=[{"device": "/dev/sdf", "size": 3}], **given)
     driver.destroy("web-1")
     assert [volume["Size"] for volume in ec2.describe_volumes()["Volumes"]] == left
@@ -422,15 +502,23 @@ def test_which_volumes_outlive_a_machine(ec2: Any, launch: Launcher, given: dict
 # -- the network ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.covers("subnetname", "subnetid", "securitygroup", "securitygroupname", "securitygroupid", "private_ip")
-def test_subnet_and_groups_are_given_by_name_or_by_id(ec2: Any, launch: Launcher, subnet: str) -> None:
+@pytest.mark.covers(
+    "subnetname", "subnetid", "securitygroup", "securitygroupname", "securitygroupid", "private_ip"
+)
+def test_subnet_and_groups_are_given_by_name_or_by_id(
+    ec2: Any, launch: Launcher, subnet: str
+) -> None:
     by_name = launch(subnetname="a", securitygroup="web", private_ip="10.40.1.9").instance
     assert (by_name["SubnetId"], by_name["PrivateIpAddress"]) == (subnet, "10.40.1.9")
     assert [group["GroupName"] for group in by_name["SecurityGroups"]] == ["web"]
     driver.destroy("web-1")
     ids = {group["GroupName"]: group["GroupId"] for group in by_name["SecurityGroups"]}
     by_id = launch(
-        subnetname=None, subnetid=subnet, securitygroup=None, securitygroupid=[ids["web"]], securitygroupname="db"
+        subnetname=None,
+        subnetid=subnet,
+        securitygroup=None,
+        securitygroupid=[ids["web"]],
+        securitygroupname="db",
     ).instance
     assert by_id["SubnetId"] == subnet
     assert sorted(group["GroupName"] for group in by_id["SecurityGroups"]) == ["db", "web"]
@@ -444,12 +532,19 @@ def test_a_subnet_is_given_once(launch: Launcher, subnet: str) -> None:
 
 @pytest.mark.covers("availability_zone")
 def test_a_zone_is_enough(launch: Launcher) -> None:
-    assert launch(**ELSEWHERE, availability_zone="eu-west-1c").instance["Placement"]["AvailabilityZone"] == "eu-west-1c"
+    assert (
+        launch(**ELSEWHERE, availability_zone="eu-west-1c").instance["Placement"][
+            "AvailabilityZone"
+        ]
+        == "eu-west-1c"
+    )
 
 
 @pytest.mark.covers("associate_public_ip")
 @pytest.mark.parametrize("subnet_says", [True, False])
-def test_a_public_address_is_given_or_kept_back(ec2: Any, launch: Launcher, subnet: str, *, subnet_says: bool) -> None:
+def test_a_public_address_is_given_or_kept_back(
+    ec2: Any, launch: Launcher, subnet: str, *, subnet_says: bool
+) -> None:
     ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": subnet_says})
     launched = launch(associate_public_ip=not subnet_says)
     assert ("PublicIpAddress" in launched.instance) is not subnet_says
@@ -460,7 +555,9 @@ def test_a_public_address_is_given_or_kept_back(ec2: Any, launch: Launcher, subn
 
 
 def test_a_public_address_needs_a_subnet(launch: Launcher) -> None:
-    with pytest.raises(ConfigurationError, match="associate_public_ip needs subnetname or subnetid"):
+    with pytest.raises(
+        ConfigurationError, match="associate_public_ip needs subnetname or subnetid"
+    ):
         launch(**ELSEWHERE, associate_public_ip=True)
 
 
@@ -468,7 +565,12 @@ ADDRESSES = [
     {"PrivateIpAddress": "10.40.1.20", "Primary": True},
     {"PrivateIpAddress": "10.40.1.21", "Primary": False},
 ]
-FIRST = {"DeviceIndex": 0, "SubnetName": "a", "SecurityGroupId": "web", "PrivateIpAddresses": ADDRESSES}
+FIRST = {
+    "DeviceIndex": 0,
+    "SubnetName": "a",
+    "SecurityGroupId": "web",
+    "PrivateIpAddresses": ADDRESSES,
+}
 
 
 @pytest.mark.covers("network_interfaces")
@@ -483,9 +585,19 @@ def test_several_interfaces(launch: Launcher, subnet: str) -> None:
         "DeleteOnTermination": False,
     }
     launched = launch(**ELSEWHERE, network_interfaces=[FIRST, second])
-    front, behind = sorted(launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"])
-    assert (front["PrivateIpAddress"], front["SubnetId"], front["SourceDestCheck"]) == ("10.40.1.20", subnet, True)
-    assert (behind["Description"], behind["SubnetId"], behind["SourceDestCheck"]) == ("behind", subnet, False)
+    front, behind = sorted(
+        launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"]
+    )
+    assert (front["PrivateIpAddress"], front["SubnetId"], front["SourceDestCheck"]) == (
+        "10.40.1.20",
+        subnet,
+        True,
+    )
+    assert (behind["Description"], behind["SubnetId"], behind["SourceDestCheck"]) == (
+        "behind",
+        subnet,
+        False,
+    )
     assert [group["GroupName"] for group in front["Groups"]] == ["web"]
     assert sorted(group["GroupName"] for group in behind["Groups"]) == ["db", "web"]
     # moto forgets these.
@@ -511,13 +623,16 @@ def test_interfaces_are_written_as_in_the_old_documentation(launch: Launcher, su
     launched = launch(**ELSEWHERE, network_interfaces=[given])
     assert launched.instance["PublicIpAddress"]
     assert [each["SubnetId"] for each in launched.instance["NetworkInterfaces"]] == [subnet]
-    assert not [key for key in launched.sent if "PrivateIpAddresses" in key], "an entry without an address says nothing"
+    assert not [key for key in launched.sent if "PrivateIpAddresses" in key], (
+        "an entry without an address says nothing"
+    )
 
 
 @pytest.mark.covers("network_interfaces")
 def test_an_interface_that_is_written_wrong_stops_the_launch(launch: Launcher) -> None:
     with pytest.raises(
-        ConfigurationError, match=r"network_interfaces: unknown: Subnet; it knows DeviceIndex, .*SubnetId"
+        ConfigurationError,
+        match=r"network_interfaces: unknown: Subnet; it knows DeviceIndex, .*SubnetId",
     ):
         launch(**ELSEWHERE, network_interfaces=[{"Subnet": "a"}])
 
@@ -541,18 +656,25 @@ def test_what_an_interface_says_is_not_said_of_the_machine(
     ec2: Any, launch: Launcher, option: str, value: Any, key: str
 ) -> None:
     with pytest.raises(
-        ConfigurationError, match=f"web-1: with network_interfaces, {option} is set on each interface: {key}"
+        ConfigurationError,
+        match=f"web-1: with network_interfaces, {option} is set on each interface: {key}",
     ):
         launch(**{**ELSEWHERE, option: value}, network_interfaces=[FIRST])
     assert ec2.describe_instances()["Reservations"] == []
 
 
 @pytest.mark.covers("network_interfaces")
-def test_a_machine_is_launched_with_an_interface_that_exists(ec2: Any, launch: Launcher, subnet: str) -> None:
+def test_a_machine_is_launched_with_an_interface_that_exists(
+    ec2: Any, launch: Launcher, subnet: str
+) -> None:
     ready = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
     launched = launch(**ELSEWHERE, network_interfaces=[{"NetworkInterfaceId": ready}])
-    assert [each["NetworkInterfaceId"] for each in launched.instance["NetworkInterfaces"]] == [ready]
-    assert "network-interface" not in launched.sent.values(), "EC2 tags no interface when it makes none"
+    assert [each["NetworkInterfaceId"] for each in launched.instance["NetworkInterfaces"]] == [
+        ready
+    ]
+    assert "network-interface" not in launched.sent.values(), (
+        "EC2 tags no interface when it makes none"
+    )
     driver.destroy("web-1")
     ready = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
     new = {"DeviceIndex": 1, "SubnetName": "a"}
@@ -572,21 +694,34 @@ def test_elastic_addresses_are_given_once_and_released_when_they_were_made_for_t
     ]
 
     given: list[str] = []
-    before_call(connection, "AssociateAddress", lambda asked: given.append(asked["PrivateIpAddress"]))
+    before_call(
+        connection, "AssociateAddress", lambda asked: given.append(asked["PrivateIpAddress"])
+    )
 
     launched = launch(**ELSEWHERE, network_interfaces=interfaces)
-    network = sorted(launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"])
-    holders = {each["NetworkInterfaceId"]: each["AllocationId"] for each in ec2.describe_addresses()["Addresses"]}
+    network = sorted(
+        launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"]
+    )
+    holders = {
+        each["NetworkInterfaceId"]: each["AllocationId"]
+        for each in ec2.describe_addresses()["Addresses"]
+    }
     assert set(holders) == {each["NetworkInterfaceId"] for each in network}
     assert holders[network[1]["NetworkInterfaceId"]] == own
     assert given == [each["PrivateIpAddress"] for each in network]
     # moto forgets secondary addresses at launch. Once they are there, the next run serves what has none yet.
     for each in network:
-        ec2.assign_private_ip_addresses(NetworkInterfaceId=each["NetworkInterfaceId"], SecondaryPrivateIpAddressCount=1)
+        ec2.assign_private_ip_addresses(
+            NetworkInterfaceId=each["NetworkInterfaceId"], SecondaryPrivateIpAddressCount=1
+        )
     given.clear()
     again = launch(**ELSEWHERE, network_interfaces=interfaces)
-    (front,) = [one for one in again.instance["NetworkInterfaces"] if one["Attachment"]["DeviceIndex"] == 0]
-    assert given == [one["PrivateIpAddress"] for one in front["PrivateIpAddresses"] if not one["Primary"]]
+    (front,) = [
+        one for one in again.instance["NetworkInterfaces"] if one["Attachment"]["DeviceIndex"] == 0
+    ]
+    assert given == [
+        one["PrivateIpAddress"] for one in front["PrivateIpAddresses"] if not one["Primary"]
+    ]
     driver.destroy("web-1")
     assert [each["AllocationId"] for each in ec2.describe_addresses()["Addresses"]] == [own]
 
@@ -623,7 +758,9 @@ def test_a_full_subnet_is_passed_over(
 ) -> None:
     vpc = ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
     name: Any = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "b"}]}]
-    other = ec2.create_subnet(VpcId=vpc, CidrBlock="10.40.2.0/24", TagSpecifications=name)["Subnet"]["SubnetId"]
+    other = ec2.create_subnet(VpcId=vpc, CidrBlock="10.40.2.0/24", TagSpecifications=name)[
+        "Subnet"
+    ]["SubnetId"]
     full[subnet] = "InsufficientFreeAddressesInSubnet"
     places = {"subnetname": ["a", "b"], "subnetid": [subnet, other]}[option]
     assert launch(**{"subnetname": None, option: places}).instance["SubnetId"] == other
@@ -638,7 +775,9 @@ def test_a_refusal_that_is_not_for_want_of_room_ends_the_search(
     full |= {"eu-west-1a": "InsufficientInstanceCapacity", "eu-west-1b": "InsufficientHostCapacity"}
     with pytest.raises(ApiError, match="InsufficientHostCapacity"):
         launch(**ELSEWHERE, availability_zone=["eu-west-1a", "eu-west-1b"])
-    with pytest.raises(ConfigurationError, match="subnetname and availability_zone are lists: one of them can be"):
+    with pytest.raises(
+        ConfigurationError, match="subnetname and availability_zone are lists: one of them can be"
+    ):
         launch(subnetname=["a"], availability_zone=["eu-west-1a"])
     assert ec2.describe_instances()["Reservations"] == []
 
@@ -669,17 +808,25 @@ def test_user_data_is_text_or_a_file_and_rendered_where_that_is_asked_for(
 ) -> None:
     template = "#!/bin/sh\necho {{ opts.name }}\n"
     (tmp_path / "data").write_text(template)
-    opts |= {key: salt.config.DEFAULT_MASTER_OPTS[key] for key in salt.config.DEFAULT_MASTER_OPTS if "render" in key}
+    opts |= {
+        key: salt.config.DEFAULT_MASTER_OPTS[key]
+        for key in salt.config.DEFAULT_MASTER_OPTS
+        if "render" in key
+    }
     opts["userdata_template"] = main
     given = {"userdata": template, "userdata_file": str(tmp_path / "data")}[source]
     launched = launch(**{source: given}, userdata_template=profile)
-    answer = ec2.describe_instance_attribute(InstanceId=launched.id, Attribute="userData")["UserData"]["Value"]
+    answer = ec2.describe_instance_attribute(InstanceId=launched.id, Attribute="userData")[
+        "UserData"
+    ]["Value"]
     expected = template.replace("{{ opts.name }}", "web-1") if rendered else template
     assert base64.b64decode(answer).decode().strip() == expected.strip()
 
 
 @pytest.mark.covers("userdata_file")
-def test_user_data_that_cannot_be_had_stops_the_launch(ec2: Any, launch: Launcher, tmp_path: Path) -> None:
+def test_user_data_that_cannot_be_had_stops_the_launch(
+    ec2: Any, launch: Launcher, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError, match=r"userdata_file cannot be read: .*/nowhere"):
         launch(userdata_file=f"{tmp_path}/nowhere")
     with pytest.raises(ConfigurationError, match="userdata and userdata_file are both set"):

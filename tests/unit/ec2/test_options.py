@@ -69,7 +69,9 @@ def test_every_option_has_a_test_and_every_mark_names_an_option() -> None:
 
 def test_an_option_that_does_something_has_a_test_that_names_it() -> None:
     named = {name for _, names, _ in driverdocs.marks(driverdocs.TESTS) for name in names}
-    assert [option.name for option in of_status("same", "changed", "new") if option.name not in named] == []
+    assert [
+        option.name for option in of_status("same", "changed", "new") if option.name not in named
+    ] == []
 
 
 def test_marks_are_read_from_the_source(tmp_path: Path) -> None:
@@ -112,7 +114,9 @@ def test_a_refused_option_stops_a_launch_and_says_what_to_use(option: _options.O
 
 @pytest.mark.covers(status="needless")
 @pytest.mark.parametrize("option", of_status("needless"), ids=lambda option: option.name)
-def test_a_needless_option_is_warned_of(option: _options.Option, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_needless_option_is_warned_of(
+    option: _options.Option, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         _options.check({"image": "x", option.name: "x"}, "profile web")
     assert [record.getMessage() for record in caplog.records] == [
@@ -122,7 +126,9 @@ def test_a_needless_option_is_warned_of(option: _options.Option, caplog: pytest.
 
 @pytest.mark.covers(status="core")
 @pytest.mark.parametrize("option", of_status("core"), ids=lambda option: option.name)
-def test_an_option_of_salts_core_is_left_to_it(option: _options.Option, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_option_of_salts_core_is_left_to_it(
+    option: _options.Option, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         _options.check({option.name: "x"}, "profile web")
     assert caplog.records == []
@@ -135,33 +141,53 @@ def test_what_may_stand_in_the_main_configuration_is_refused_or_warned_of_there(
     with caplog.at_level(logging.WARNING):
         _options.check({"image": "x"}, "profile web", {"wait_for_spot_timeout": 30})
     assert "the main cloud configuration: wait_for_spot_timeout has no effect" in caplog.text
-    with pytest.raises(ConfigurationError, match="the main cloud configuration: win_installer is not supported"):
+    with pytest.raises(
+        ConfigurationError, match="the main cloud configuration: win_installer is not supported"
+    ):
         _options.check({"image": "x"}, "profile web", {"win_installer": "/salt.exe"})
     # `reactor` is the master's own there.
-    _options.check({"image": "x"}, "profile web", {**salt.config.DEFAULT_MASTER_OPTS, **salt.config.DEFAULT_CLOUD_OPTS})
+    _options.check(
+        {"image": "x"},
+        "profile web",
+        {**salt.config.DEFAULT_MASTER_OPTS, **salt.config.DEFAULT_CLOUD_OPTS},
+    )
 
 
 @pytest.mark.parametrize("where", ["provider", "machine"])
 def test_the_driver_holds_its_options_against_the_table(
     ec2: Any, machine: Callable[..., dict[str, Any]], opts: dict[str, Any], where: str
 ) -> None:
-    for option, said in (("service_url", "Set endpoint_url"), ("subnet_name", "did you mean subnetname")):
+    for option, said in (
+        ("service_url", "Set endpoint_url"),
+        ("subnet_name", "did you mean subnetname"),
+    ):
         if where == "provider":
-            opts["providers"]["cloud"]["ec2"] = {"driver": "ec2", "location": "eu-west-1", option: "x"}
+            opts["providers"]["cloud"]["ec2"] = {
+                "driver": "ec2",
+                "location": "eu-west-1",
+                option: "x",
+            }
             with pytest.raises(ConfigurationError, match=f"provider cloud:ec2: .*{option}.*{said}"):
                 driver.get_configured_provider()
         else:
-            with pytest.raises(ConfigurationError, match=rf"web-1 \(profile small\): .*{option}.*{said}"):
+            with pytest.raises(
+                ConfigurationError, match=rf"web-1 \(profile small\): .*{option}.*{said}"
+            ):
                 driver.create(machine("web-1", **{option: "x"}))
     assert ec2.describe_instances()["Reservations"] == []
 
 
 def test_an_option_of_salt_is_known_in_the_main_configuration_alone() -> None:
     # salt-cloud merges the main configuration into each machine.
-    opts: dict[str, Any] = {"ssh_user": "root", "profiles": {"web": {}, "db": {"ssh_user": "admin"}}}
+    opts: dict[str, Any] = {
+        "ssh_user": "root",
+        "profiles": {"web": {}, "db": {"ssh_user": "admin"}},
+    }
     _options.check({"ssh_user": "root", "profile": "web"}, "web-1", opts)
     for given in ({"ssh_user": "admin", "profile": "db"}, {"ssh_user": "admin"}):
-        with pytest.raises(ConfigurationError, match="unknown option ssh_user; did you mean ssh_username"):
+        with pytest.raises(
+            ConfigurationError, match="unknown option ssh_user; did you mean ssh_username"
+        ):
             _options.check(given, "db-1", opts)
 
 
@@ -188,5 +214,7 @@ def test_a_default_is_not_changed_by_what_a_profile_says() -> None:
         "profiles": {"web": {"metadata_options": {"HttpTokens": "optional"}}, "db": {}},
     }
     machine = {"driver": "cloud:ec2", "name": "m"}
-    assert _options.resolve({**machine, "profile": "web"}, opts)["metadata_options"] == {"HttpTokens": "optional"}
+    assert _options.resolve({**machine, "profile": "web"}, opts)["metadata_options"] == {
+        "HttpTokens": "optional"
+    }
     assert _options.resolve({**machine, "profile": "db"}, opts)["metadata_options"] == {}

@@ -21,7 +21,9 @@ POLICY = json.loads((Path(__file__).parents[3] / "docs" / "driver-policy.json").
 ACTIONS = sorted(
     action
     for statement in POLICY["Statement"]
-    for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    for action in (
+        [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+    )
 )
 UNSEEN = {"iam:PassRole"}  # moto asks for it nowhere
 
@@ -45,7 +47,9 @@ def life(
     monkeypatch.setattr(_host_keys, "from_console", lambda _: ["ssh-ed25519 AAAA"])
     (tmp_path / "key").touch()
     opts |= {"deploy": True, "private_key": str(tmp_path / "key")}
-    given = machine("web-1", securitygroup="web", subnetname="a", spot_config={"type": "persistent"})
+    given = machine(
+        "web-1", securitygroup="web", subnetname="a", spot_config={"type": "persistent"}
+    )
 
     def live(actions: list[str]) -> None:
         statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}
@@ -72,7 +76,8 @@ def test_the_policy_is_enough(life: Callable[[list[str]], None]) -> None:
 
 
 @pytest.mark.parametrize(
-    "action", [action for action in ACTIONS if action not in UNSEEN and action != "ssm:GetParameters"]
+    "action",
+    [action for action in ACTIONS if action not in UNSEEN and action != "ssm:GetParameters"],
 )
 def test_nothing_in_the_policy_is_needless(life: Callable[[list[str]], None], action: str) -> None:
     with pytest.raises((Ec2Error, QueryFailed), match=action.partition(":")[2]):

@@ -48,10 +48,14 @@ def test_the_right_key_with_another_secret_is_refused(local: Running, service: s
     assert error.value.response["Error"]["Code"] in {"AuthFailure", "SignatureDoesNotMatch"}
 
 
-@pytest.mark.parametrize("path", ["/", "/moto-api/reset", "/backup/base", "/?Action=DescribeInstances"])
+@pytest.mark.parametrize(
+    "path", ["/", "/moto-api/reset", "/backup/base", "/?Action=DescribeInstances"]
+)
 def test_unsigned_requests_are_refused(local: Running, path: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(urllib.request.Request(f"{local.url}{path}", method="POST"), timeout=60)
+        urllib.request.urlopen(
+            urllib.request.Request(f"{local.url}{path}", method="POST"), timeout=60
+        )
     assert error.value.code == 403
 
 
@@ -62,7 +66,9 @@ def test_another_service_is_refused_with_words(local: Running) -> None:
 
 def test_an_old_signature_is_refused(local: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     late = datetime.now(UTC) - timedelta(minutes=20)
-    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_args, **_more: late.replace(tzinfo=None))
+    monkeypatch.setattr(
+        "botocore.auth.get_current_datetime", lambda *_args, **_more: late.replace(tzinfo=None)
+    )
     with pytest.raises(ClientError) as error:
         local.client("sts").get_caller_identity()
     assert error.value.response["Error"]["Code"] == "RequestExpired"
@@ -81,10 +87,12 @@ def test_keys_that_the_cloud_gave_out_work_until_they_are_taken_back(local: Runn
 
 def test_an_assumed_roles_keys_are_good_with_their_token_only(local: Running) -> None:
     iam = local.client("iam")
-    role = iam.create_role(RoleName="salt", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')[
-        "Role"
+    role = iam.create_role(
+        RoleName="salt", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}'
+    )["Role"]
+    session = local.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="test")[
+        "Credentials"
     ]
-    session = local.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="test")["Credentials"]
     keys = {"key": session["AccessKeyId"], "secret": session["SecretAccessKey"]}
     local.client("ec2", **keys, token=session["SessionToken"]).describe_instances()
     for token in (None, f"{session['SessionToken']}x"):
@@ -98,7 +106,9 @@ def test_objects_of_any_name_are_signed_right(local: Running, key: str) -> None:
     s3.create_bucket(Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     s3.put_object(Bucket="backup", Key=key, Body=b"body", Metadata={"a": "b  c"})
     assert s3.get_object(Bucket="backup", Key=key)["Body"].read() == b"body"
-    assert [found["Key"] for found in s3.list_objects_v2(Bucket="backup", Prefix=key[:2])["Contents"]] == [key]
+    assert [
+        found["Key"] for found in s3.list_objects_v2(Bucket="backup", Prefix=key[:2])["Contents"]
+    ] == [key]
     link = s3.generate_presigned_url("get_object", Params={"Bucket": "backup", "Key": key})
     with urllib.request.urlopen(link, timeout=60) as answer:
         assert answer.read() == b"body"

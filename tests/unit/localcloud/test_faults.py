@@ -54,7 +54,9 @@ def test_a_fault_for_ever_ends_with_its_block(local: Running) -> None:
         (Fault("error", "RunInstances", code="Unavailable", status=503), 503),
     ],
 )
-def test_a_refused_launch_has_no_effect(local: Running, launch: Launch, fault: Fault, status: int) -> None:
+def test_a_refused_launch_has_no_effect(
+    local: Running, launch: Launch, fault: Fault, status: int
+) -> None:
     with local.faults.inject(fault), pytest.raises(ClientError) as error:
         launch()
     assert error.value.response["Error"]["Code"] == fault.code
@@ -80,7 +82,10 @@ def test_a_slow_call_takes_its_time(local: Running) -> None:
 
 def test_a_slow_call_is_done_when_its_caller_has_hung_up(local: Running) -> None:
     known = len(local.ec2.describe_vpcs()["Vpcs"])
-    with local.faults.inject(Fault("slow", "CreateVpc", seconds=600)), pytest.raises(ReadTimeoutError):
+    with (
+        local.faults.inject(Fault("slow", "CreateVpc", seconds=600)),
+        pytest.raises(ReadTimeoutError),
+    ):
         local.client("ec2", patience=0.5).create_vpc(CidrBlock="10.50.0.0/16")
     until(lambda: len(local.ec2.describe_vpcs()["Vpcs"]) > known, "the call has had its effect")
 
@@ -99,7 +104,9 @@ def test_a_slow_call_holds_nobody_else_up(local: Running, monkeypatch: pytest.Mo
         assert slow.result()["Vpcs"]
 
 
-def test_a_call_about_one_machine_fails_and_those_about_others_work(local: Running, launch: Launch) -> None:
+def test_a_call_about_one_machine_fails_and_those_about_others_work(
+    local: Running, launch: Launch
+) -> None:
     refused = replace(faults.denied("*"), machine="web-*")
     with local.faults.inject(refused), pytest.raises(ClientError, match="RunInstances"):
         launch(TagSpecifications=NAMED)
@@ -113,14 +120,18 @@ def test_a_call_about_one_machine_fails_and_those_about_others_work(local: Runni
         assert code_of(lambda: local.ec2.get_console_output(InstanceId=other)) == "no error"
         for call in (
             lambda: local.ec2.get_console_output(InstanceId=web),
-            lambda: local.ec2.describe_instances(Filters=[{"Name": "instance-id", "Values": [other, web]}]),
+            lambda: local.ec2.describe_instances(
+                Filters=[{"Name": "instance-id", "Values": [other, web]}]
+            ),
             lambda: local.ec2.create_tags(Resources=[web], Tags=[{"Key": "role", "Value": "web"}]),
             lambda: local.ec2.describe_network_interfaces(NetworkInterfaceIds=[interface]),
         ):
             assert code_of(call) == "UnauthorizedOperation"
 
 
-def test_a_machine_that_never_runs_stays_pending_and_can_be_terminated(local: Running, launch: Launch) -> None:
+def test_a_machine_that_never_runs_stays_pending_and_can_be_terminated(
+    local: Running, launch: Launch
+) -> None:
     with local.faults.inject(Fault("never-runs", machine="web-*")):
         stuck = launch(TagSpecifications=NAMED)["InstanceId"]
         other = launch()["InstanceId"]
@@ -132,7 +143,9 @@ def test_a_machine_that_never_runs_stays_pending_and_can_be_terminated(local: Ru
         assert local.state(stuck) == "terminated"
 
 
-def test_a_machine_that_a_fault_kept_from_running_goes_on_without_it(local: Running, launch: Launch) -> None:
+def test_a_machine_that_a_fault_kept_from_running_goes_on_without_it(
+    local: Running, launch: Launch
+) -> None:
     with local.faults.inject(Fault("never-runs")):
         stuck = launch()["InstanceId"]
         until(lambda: local.faults.seen().met == [1], "the machine has met its fault")
@@ -156,7 +169,10 @@ def test_a_machine_without_sshd_or_key(local: Running, launch: Launch) -> None:
         deaf, strange, sound = (launch(KeyName="deploy")["InstanceId"] for _ in range(3))
         local.settle()
     machines = local.host.machines
-    assert sorted((machines[name].sshd, bool(machines[name].authorized_key)) for name in (deaf, strange, sound)) == [
+    assert sorted(
+        (machines[name].sshd, bool(machines[name].authorized_key))
+        for name in (deaf, strange, sound)
+    ) == [
         (False, True),
         (True, False),
         (True, True),
@@ -165,7 +181,9 @@ def test_a_machine_without_sshd_or_key(local: Running, launch: Launch) -> None:
 
 def test_calls_and_what_meets_a_fault_are_counted(local: Running, launch: Launch) -> None:
     broken = Fault("cannot-run", times=1)
-    with local.faults.inject(faults.throttled("DescribeInstances", skip=1), faults.denied("*Vpcs"), broken) as client:
+    with local.faults.inject(
+        faults.throttled("DescribeInstances", skip=1), faults.denied("*Vpcs"), broken
+    ) as client:
         for _ in range(3):
             code_of(local.ec2.describe_instances)
         launch()
@@ -177,7 +195,8 @@ def test_calls_and_what_meets_a_fault_are_counted(local: Running, launch: Launch
 
 
 @pytest.mark.parametrize(
-    ("key", "body", "status"), [("wrong", b"[]", 404), (None, b"{}", 400), (None, b'[{"a": 1}]', 400)]
+    ("key", "body", "status"),
+    [("wrong", b"[]", 404), (None, b"{}", 400), (None, b'[{"a": 1}]', 400)],
 )
 def test_only_the_owner_sets_faults_and_only_sound_ones(
     local: Running, key: str | None, body: bytes, status: int

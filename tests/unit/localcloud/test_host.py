@@ -113,7 +113,9 @@ def test_a_missing_engine_is_installed_and_said_so(
 
 
 @pytest.mark.usefixtures("bare_host")
-def test_a_failing_apt_is_said_so(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_apt_is_said_so(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine, "_program", lambda _name: None)
     program("apt-get", "echo E: Unable to locate package; exit 100")
     with pytest.raises(PackagesFailed, match="Unable to locate package"):
@@ -130,13 +132,17 @@ def test_neither_root_nor_sudo_is_said_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("bare_host")
-def test_an_engine_elsewhere_is_not_replaced_by_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_elsewhere_is_not_replaced_by_one_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
     with pytest.raises(EngineUnavailable, match=r"192\.0\.2\.1"):
         engine.ensure(print, tmp_path)
 
 
-def test_an_engine_that_this_user_may_not_use_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_this_user_may_not_use_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(**_options: Any) -> None:
         raise DockerException("Error: PermissionError(13, 'Permission denied')")
 
@@ -147,9 +153,14 @@ def test_an_engine_that_this_user_may_not_use_is_said_so(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("bare_host")
-def test_a_cloud_is_destroyed_where_no_engine_ever_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cloud_is_destroyed_where_no_engine_ever_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine, "_program", lambda _name: None)
-    monkeypatch.setattr("localcloud.packages.install", lambda *_: pytest.fail("an engine was installed to be emptied"))
+    monkeypatch.setattr(
+        "localcloud.packages.install",
+        lambda *_: pytest.fail("an engine was installed to be emptied"),
+    )
     config.Credentials.ensure(tmp_path)
     service.destroy(CloudConfig("local", tmp_path, 4566, "image:1"), print)
     assert list(tmp_path.iterdir()) == []
@@ -158,7 +169,9 @@ def test_a_cloud_is_destroyed_where_no_engine_ever_was(tmp_path: Path, monkeypat
 # -- the image
 
 
-def test_the_images_tag_changes_with_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_images_tag_changes_with_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requirements, authorities = tmp_path / "salt.txt", tmp_path / "ca"
     requirements.write_text("salt==3008.5\n")
     authorities.mkdir()
@@ -176,7 +189,10 @@ def test_the_images_tag_changes_with_what_is_in_it(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("output", "cure"),
     [
-        ("W: GPG error: trixie InRelease: NO_PUBKEY 762F67A0B2C39DE4", "Upgrade the package debian-archive-keyring"),
+        (
+            "W: GPG error: trixie InRelease: NO_PUBKEY 762F67A0B2C39DE4",
+            "Upgrade the package debian-archive-keyring",
+        ),
         ("Err:1 Could not resolve 'deb.debian.org'", "Is the network up"),
         ("E: something else", "something else"),
     ],

@@ -21,7 +21,9 @@ def code(error: pytest.ExceptionInfo[ClientError]) -> str:
 
 
 def describe(local: Running, instance_id: str) -> Any:
-    return local.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]
+    return local.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][
+        0
+    ]
 
 
 # -- launch
@@ -42,7 +44,9 @@ def test_the_machine_is_what_the_api_says(local: Running, launch: Launch) -> Non
     instance = launch(
         KeyName="deploy",
         UserData="#!/bin/sh\ntrue\n",
-        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "lb-1"}]}],
+        TagSpecifications=[
+            {"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "lb-1"}]}
+        ],
     )
     local.settle()
     machine = local.host.machines[instance["InstanceId"]]
@@ -56,7 +60,9 @@ def test_the_machine_is_what_the_api_says(local: Running, launch: Launch) -> Non
 
 
 def test_only_the_named_machine_gets_published_ports(local: Running, launch: Launch) -> None:
-    instance = launch(TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "lb-2"}]}])
+    instance = launch(
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "lb-2"}]}]
+    )
     local.settle()
     assert local.host.machines[instance["InstanceId"]].ports == {}
 
@@ -101,7 +107,9 @@ def test_no_other_region_has_images(local: Running) -> None:
     elsewhere = local.client("ec2", region="us-east-1")
     assert elsewhere.describe_images()["Images"] == []
     with pytest.raises(ClientError) as error:
-        elsewhere.run_instances(ImageId=catalog.IMAGE_ID, InstanceType="t2.micro", MinCount=1, MaxCount=1)
+        elsewhere.run_instances(
+            ImageId=catalog.IMAGE_ID, InstanceType="t2.micro", MinCount=1, MaxCount=1
+        )
     assert code(error) == "InvalidAMIID.NotFound"
 
 
@@ -109,12 +117,16 @@ def test_debian_is_found_by_owner_and_by_parameter(local: Running) -> None:
     images = local.ec2.describe_images(
         Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-13-amd64-*"]}]
     )["Images"]
-    parameter = local.client("ssm").get_parameter(Name="/aws/service/debian/release/13/latest/amd64")["Parameter"]
+    parameter = local.client("ssm").get_parameter(
+        Name="/aws/service/debian/release/13/latest/amd64"
+    )["Parameter"]
     assert [image["ImageId"] for image in images] == [parameter["Value"]]
     assert images[0]["RootDeviceName"] == "/dev/xvda"
 
 
-def test_a_machine_that_cannot_be_made_ends_terminated_with_a_reason(local: Running, launch: Launch) -> None:
+def test_a_machine_that_cannot_be_made_ends_terminated_with_a_reason(
+    local: Running, launch: Launch
+) -> None:
     local.host.broken = "no space left on device"
     instance = launch()
     local.settle()
@@ -122,7 +134,10 @@ def test_a_machine_that_cannot_be_made_ends_terminated_with_a_reason(local: Runn
     assert found["State"]["Name"] == "terminated"
     assert "no space left on device" in found["StateReason"]["Message"]
     local.host.broken = None
-    assert launch(PrivateIpAddress=instance["PrivateIpAddress"])["InstanceId"] != instance["InstanceId"]
+    assert (
+        launch(PrivateIpAddress=instance["PrivateIpAddress"])["InstanceId"]
+        != instance["InstanceId"]
+    )
     assert len(local.ec2.describe_volumes()["Volumes"]) == 1
 
 
@@ -131,7 +146,9 @@ def test_a_client_token_launches_once(local: Running, launch: Launch) -> None:
     local.settle()
     second = launch(ClientToken="once")
     assert first["InstanceId"] == second["InstanceId"]
-    assert (first["State"]["Name"], second["State"]["Name"]) == ("pending", "running"), "the answer is of today"
+    assert (first["State"]["Name"], second["State"]["Name"]) == ("pending", "running"), (
+        "the answer is of today"
+    )
     with pytest.raises(ClientError) as error:
         launch(ClientToken="once", InstanceType="t2.small")
     assert code(error) == "IdempotentParameterMismatch"
@@ -154,7 +171,9 @@ def test_a_client_token_is_remembered_for_longer_than_its_instance_is_listed(
         assert code(error) == "IdempotentInstanceTerminated"
 
 
-def test_the_root_volume_is_the_images_and_ends_with_the_instance(local: Running, launch: Launch) -> None:
+def test_the_root_volume_is_the_images_and_ends_with_the_instance(
+    local: Running, launch: Launch
+) -> None:
     instance = launch()
     local.settle()
     (mapping,) = describe(local, instance["InstanceId"])["BlockDeviceMappings"]
@@ -179,14 +198,30 @@ def test_an_instance_has_the_groups_it_was_launched_with(
     local: Running, launch: Launch, subnet: str, by_interface: bool
 ) -> None:
     vpc = local.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
-    group = local.ec2.create_security_group(GroupName="web", Description="web", VpcId=vpc)["GroupId"]
+    group = local.ec2.create_security_group(GroupName="web", Description="web", VpcId=vpc)[
+        "GroupId"
+    ]
     if by_interface:
-        arguments = {"ImageId": catalog.IMAGE_ID, "InstanceType": "t2.micro", "MinCount": 1, "MaxCount": 1}
-        interface = {"DeviceIndex": 0, "SubnetId": subnet, "Groups": [group], "AssociatePublicIpAddress": True}
-        instance = local.ec2.run_instances(**arguments, NetworkInterfaces=[interface])["Instances"][0]
+        arguments = {
+            "ImageId": catalog.IMAGE_ID,
+            "InstanceType": "t2.micro",
+            "MinCount": 1,
+            "MaxCount": 1,
+        }
+        interface = {
+            "DeviceIndex": 0,
+            "SubnetId": subnet,
+            "Groups": [group],
+            "AssociatePublicIpAddress": True,
+        }
+        instance = local.ec2.run_instances(**arguments, NetworkInterfaces=[interface])["Instances"][
+            0
+        ]
     else:
         instance = launch(SecurityGroupIds=[group])
-    assert [found["GroupId"] for found in describe(local, instance["InstanceId"])["SecurityGroups"]] == [group]
+    assert [
+        found["GroupId"] for found in describe(local, instance["InstanceId"])["SecurityGroups"]
+    ] == [group]
 
 
 # -- addresses
@@ -209,10 +244,15 @@ def test_an_address_is_free_only_when_its_machine_is_gone(local: Running, launch
     assert code(error) == "InvalidIPAddress.InUse"
     local.host.gate.set()
     local.settle()
-    assert launch(PrivateIpAddress=first["PrivateIpAddress"])["PrivateIpAddress"] == first["PrivateIpAddress"]
+    assert (
+        launch(PrivateIpAddress=first["PrivateIpAddress"])["PrivateIpAddress"]
+        == first["PrivateIpAddress"]
+    )
 
 
-def test_a_successor_gets_its_predecessors_address_only_when_it_asks(local: Running, launch: Launch) -> None:
+def test_a_successor_gets_its_predecessors_address_only_when_it_asks(
+    local: Running, launch: Launch
+) -> None:
     given = []
     for _ in range(12):  # one more than there are
         instance = launch()
@@ -242,7 +282,10 @@ def test_stop_and_start_keep_the_machine(local: Running, launch: Launch) -> None
     local.settle()
     local.host.gate.clear()
     answer = local.ec2.stop_instances(InstanceIds=[instance_id])["StoppingInstances"][0]
-    assert (answer["PreviousState"]["Name"], answer["CurrentState"]["Name"]) == ("running", "stopping")
+    assert (answer["PreviousState"]["Name"], answer["CurrentState"]["Name"]) == (
+        "running",
+        "stopping",
+    )
     with pytest.raises(ClientError) as error:
         local.ec2.start_instances(InstanceIds=[instance_id])
     assert code(error) == "IncorrectInstanceState"
@@ -259,7 +302,9 @@ def test_a_stopped_machine_can_get_another_type(local: Running, launch: Launch) 
     instance_id = launch()["InstanceId"]
     local.settle()
     with pytest.raises(ClientError) as error:
-        local.ec2.modify_instance_attribute(InstanceId=instance_id, InstanceType={"Value": "t2.small"})
+        local.ec2.modify_instance_attribute(
+            InstanceId=instance_id, InstanceType={"Value": "t2.small"}
+        )
     assert code(error) == "IncorrectInstanceState"
     local.ec2.stop_instances(InstanceIds=[instance_id])
     local.settle()
@@ -269,7 +314,9 @@ def test_a_stopped_machine_can_get_another_type(local: Running, launch: Launch) 
     assert local.host.machines[instance_id].memory == 2048
 
 
-def test_a_machine_that_cannot_be_started_is_stopped_and_keeps_its_disk(local: Running, launch: Launch) -> None:
+def test_a_machine_that_cannot_be_started_is_stopped_and_keeps_its_disk(
+    local: Running, launch: Launch
+) -> None:
     instance_id = launch()["InstanceId"]
     local.settle()
     local.ec2.stop_instances(InstanceIds=[instance_id])
@@ -323,7 +370,9 @@ def test_a_protected_instance_keeps_all_of_the_call_alive(local: Running, launch
         local.ec2.terminate_instances(InstanceIds=[free, protected])
     assert code(error) == "OperationNotPermitted"
     assert set(local.host.machines) == {free, protected}
-    local.ec2.modify_instance_attribute(InstanceId=protected, DisableApiTermination={"Value": False})
+    local.ec2.modify_instance_attribute(
+        InstanceId=protected, DisableApiTermination={"Value": False}
+    )
     local.ec2.terminate_instances(InstanceIds=[free, protected])
     local.settle()
     assert local.host.machines == {}
@@ -331,7 +380,10 @@ def test_a_protected_instance_keeps_all_of_the_call_alive(local: Running, launch
 
 def test_console_output_is_the_machines(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
-    assert local.ec2.get_console_output(InstanceId=instance_id)["Output"] == f"console of {instance_id}\n"
+    assert (
+        local.ec2.get_console_output(InstanceId=instance_id)["Output"]
+        == f"console of {instance_id}\n"
+    )
 
 
 def test_the_credit_mode_is_told(local: Running, launch: Launch) -> None:

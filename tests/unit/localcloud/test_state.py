@@ -17,7 +17,12 @@ ROLE = '{"Version": "2012-10-17", "Statement": []}'
 
 
 def launch(local: Running, **more: Any) -> Any:
-    arguments = {"ImageId": catalog.IMAGE_ID, "InstanceType": "t2.micro", "MinCount": 1, "MaxCount": 1}
+    arguments = {
+        "ImageId": catalog.IMAGE_ID,
+        "InstanceType": "t2.micro",
+        "MinCount": 1,
+        "MaxCount": 1,
+    }
     instance = local.ec2.run_instances(**arguments | more)["Instances"][0]
     local.settle()
     return instance
@@ -27,12 +32,17 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     host = MemoryHost()
     with running(tmp_path, host) as local:
         instance = launch(
-            local, TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "web-1"}]}]
+            local,
+            TagSpecifications=[
+                {"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "web-1"}]}
+            ],
         )
         local.client("iam").create_role(RoleName="salt", AssumeRolePolicyDocument=ROLE)
         local.client("ssm").put_parameter(Name="/a/b", Value="c", Type="String")
         s3 = local.client("s3")
-        s3.create_bucket(Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        s3.create_bucket(
+            Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+        )
         s3.put_object(Bucket="backup", Key="base", Body=b"x" * 10_000, Metadata={"kind": "full"})
         keys = local.credentials
     with running(tmp_path, host) as local:
@@ -55,7 +65,11 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
 
 def test_a_change_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
     with running(tmp_path, MemoryHost()) as local:
-        before = (tmp_path / "moto.pickle").stat().st_mtime_ns if (tmp_path / "moto.pickle").exists() else 0
+        before = (
+            (tmp_path / "moto.pickle").stat().st_mtime_ns
+            if (tmp_path / "moto.pickle").exists()
+            else 0
+        )
         local.ec2.create_vpc(CidrBlock="10.99.0.0/16")
         content = (tmp_path / "moto.pickle").read_bytes()
         assert (tmp_path / "moto.pickle").stat().st_mtime_ns > before
@@ -65,7 +79,9 @@ def test_a_change_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
         assert (tmp_path / "moto.pickle").stat().st_mtime_ns == written
 
 
-def test_machines_that_stopped_meanwhile_run_again_and_lost_ones_are_terminated(tmp_path: Path) -> None:
+def test_machines_that_stopped_meanwhile_run_again_and_lost_ones_are_terminated(
+    tmp_path: Path,
+) -> None:
     host = MemoryHost()
     with running(tmp_path, host) as local:
         stopped, lost, resting = (launch(local)["InstanceId"] for _ in range(3))
@@ -76,12 +92,17 @@ def test_machines_that_stopped_meanwhile_run_again_and_lost_ones_are_terminated(
     with running(tmp_path, host) as local:
         until(lambda: f"start {stopped}" in host.log, "it is started")
         local.settle()
-        assert [local.state(name) for name in (stopped, lost, resting)] == ["running", "terminated", "stopped"]
+        assert [local.state(name) for name in (stopped, lost, resting)] == [
+            "running",
+            "terminated",
+            "stopped",
+        ]
         assert f"start {resting}" not in host.log
 
 
 @pytest.mark.parametrize(
-    ("verb", "expected"), [("launch", "running"), ("stop_instances", "stopped"), ("terminate_instances", "terminated")]
+    ("verb", "expected"),
+    [("launch", "running"), ("stop_instances", "stopped"), ("terminate_instances", "terminated")],
 )
 def test_what_was_begun_is_finished_after_a_restart(
     tmp_path: Path, verb: str, expected: str, monkeypatch: pytest.MonkeyPatch
@@ -90,7 +111,12 @@ def test_what_was_begun_is_finished_after_a_restart(
     with running(tmp_path, host) as local:
         if verb == "launch":
             monkeypatch.setattr(local.cloud, "follow", lambda _instance: None)
-            arguments = {"ImageId": catalog.IMAGE_ID, "InstanceType": "t2.micro", "MinCount": 1, "MaxCount": 1}
+            arguments = {
+                "ImageId": catalog.IMAGE_ID,
+                "InstanceType": "t2.micro",
+                "MinCount": 1,
+                "MaxCount": 1,
+            }
             instance_id = local.ec2.run_instances(**arguments)["Instances"][0]["InstanceId"]
         else:
             instance_id = launch(local)["InstanceId"]
@@ -105,7 +131,9 @@ def test_what_was_begun_is_finished_after_a_restart(
 def test_bodies_of_objects_are_files_and_go_with_their_objects(tmp_path: Path) -> None:
     with running(tmp_path, MemoryHost()) as local:
         s3 = local.client("s3")
-        s3.create_bucket(Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        s3.create_bucket(
+            Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+        )
         s3.put_object(Bucket="backup", Key="one", Body=b"first" * 1000)
         s3.put_object(Bucket="backup", Key="two", Body=b"first" * 1000)
         assert len(list((tmp_path / "objects").iterdir())) == 1
@@ -114,11 +142,16 @@ def test_bodies_of_objects_are_files_and_go_with_their_objects(tmp_path: Path) -
         s3.delete_object(Bucket="backup", Key="two")
         assert len(list((tmp_path / "objects").iterdir())) == 1
     with running(tmp_path, MemoryHost()) as local:
-        assert local.client("s3").get_object(Bucket="backup", Key="one")["Body"].read() == b"second" * 1000
+        assert (
+            local.client("s3").get_object(Bucket="backup", Key="one")["Body"].read()
+            == b"second" * 1000
+        )
 
 
 @pytest.mark.parametrize("damage", ["version", "bytes"])
-def test_a_state_that_cannot_be_used_is_said_so(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_cannot_be_used_is_said_so(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running(tmp_path, MemoryHost()) as local:
         local.ec2.create_vpc(CidrBlock="10.99.0.0/16")
     if damage == "bytes":

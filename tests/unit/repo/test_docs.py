@@ -19,7 +19,14 @@ TICKED = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 # A path as documents write it: `docs/airflow.md`, `salt/<component>/`, `cloud.maps.d/*.map`, `Makefile`.
 PATH = re.compile(r"(?:\.?[\w@<>*-][\w.@<>*-]*/)*\.?[\w.@<>*-]+/?")
-TOP = {path.name for path in ROOT.iterdir()} | {"pillar", "salt", "packages", "tests", "docs", "requirements"}
+TOP = {path.name for path in ROOT.iterdir()} | {
+    "pillar",
+    "salt",
+    "packages",
+    "tests",
+    "docs",
+    "requirements",
+}
 
 
 def documents() -> list[Path]:
@@ -28,7 +35,9 @@ def documents() -> list[Path]:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "*.md"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return [ROOT / name for name in filter(None, listed.stdout.split("\0")) if (ROOT / name).is_file()]
+    return [
+        ROOT / name for name in filter(None, listed.stdout.split("\0")) if (ROOT / name).is_file()
+    ]
 
 
 def exists(pattern: str) -> bool:
@@ -64,7 +73,12 @@ def calls(text: str) -> set[tuple[str, ...]]:
     for line in re.findall(r"(?:^|`)stackctl ([^`\n#]+)", text, re.MULTILINE):
         words = re.split(r"\s--(?:\s|$)|[|><&]", line.strip())[0].split()
         depth = 2 if words[0] == "secrets" else 1
-        found.add((*words[:depth], *(word.split("=")[0] for word in words[depth:] if word.startswith("-"))))
+        found.add(
+            (
+                *words[:depth],
+                *(word.split("=")[0] for word in words[depth:] if word.startswith("-")),
+            )
+        )
     return found
 
 
@@ -104,18 +118,28 @@ def test_comments_point_at_documents_that_are_there() -> None:
 
 def test_the_guard_trips() -> None:
     assert list(
-        missing_paths("See `salt/no-such-thing/init.sls`, [here](docs/none.md#x) and `salt/<component>/`.")
+        missing_paths(
+            "See `salt/no-such-thing/init.sls`, [here](docs/none.md#x) and `salt/<component>/`."
+        )
     ) == [
         "salt/no-such-thing/init.sls",
         "docs/none.md",
     ]
     assert (
-        list(missing_paths("`pillar/local/settings.sls` is made; `salt '*' test.ping` and `/etc/salt` are no paths."))
+        list(
+            missing_paths(
+                "`pillar/local/settings.sls` is made; `salt '*' test.ping` and `/etc/salt` are no paths."
+            )
+        )
         == []
     )
     assert missing_targets("Run `make up` or `make fly`.\n", "up: venv\n\tstackctl up\n") == ["fly"]
-    assert missing_targets("```\nmake fly\n```\nmake sure of it is prose: to make haste.", "up:\n") == ["fly", "sure"]
-    assert calls("Run `stackctl secrets rotate redis-airflow`, or `stackctl exec -t web-1 -- ls -l`.") == {
+    assert missing_targets(
+        "```\nmake fly\n```\nmake sure of it is prose: to make haste.", "up:\n"
+    ) == ["fly", "sure"]
+    assert calls(
+        "Run `stackctl secrets rotate redis-airflow`, or `stackctl exec -t web-1 -- ls -l`."
+    ) == {
         ("secrets", "rotate"),
         ("exec", "-t"),
     }

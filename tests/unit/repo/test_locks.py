@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[3]
 
 def requirements(text: str) -> list[str]:
     """Return a requirements file's lines without its comments, which name the command that wrote it."""
-    return [line.rstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return [
+        line.rstrip()
+        for line in text.splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
 
 
 def without_hash(text: str) -> list[str]:
@@ -27,7 +31,9 @@ def without_hash(text: str) -> list[str]:
 
 
 def test_salt_on_the_machines_is_what_the_lock_says() -> None:
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    uv = shutil.which(
+        "uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    )
     if uv is None:
         pytest.skip("uv is not installed: nothing to compare the lock with")
     exported = subprocess.run(
@@ -35,7 +41,9 @@ def test_salt_on_the_machines_is_what_the_lock_says() -> None:
          "--format", "requirements-txt"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert requirements(exported.stdout) == requirements((ROOT / "requirements" / "salt.txt").read_text())
+    assert requirements(exported.stdout) == requirements(
+        (ROOT / "requirements" / "salt.txt").read_text()
+    )
 
 
 @pytest.mark.parametrize("name", ["requirements/salt.txt", "salt/airflow/files/requirements.txt"])

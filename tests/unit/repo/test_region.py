@@ -43,9 +43,13 @@ def problems(kind: str, entries: dict[str, Any]) -> list[str]:
     """Return what is wrong with the region of providers or profiles."""
     found = []
     for name, entry in entries.items():
-        if kind == "provider" and (entry.get("location") != REGION or entry.get("allowed_regions") != [REGION]):
+        if kind == "provider" and (
+            entry.get("location") != REGION or entry.get("allowed_regions") != [REGION]
+        ):
             found.append(f"provider {name} is not tied to {REGION}")
-        if kind == "profile" and {entry.get("location", REGION), entry.get("region", REGION)} != {REGION}:
+        if kind == "profile" and {entry.get("location", REGION), entry.get("region", REGION)} != {
+            REGION
+        }:
             found.append(f"profile {name} goes elsewhere")
     return found
 
@@ -72,7 +76,10 @@ def test_foundation_is_in_the_region() -> None:
 
 
 def test_the_guard_trips() -> None:
-    assert foreign_regions("zone: us-east-1a, eu-west-1b and eu-west-2") == {"us-east-1", "eu-west-2"}
+    assert foreign_regions("zone: us-east-1a, eu-west-1b and eu-west-2") == {
+        "us-east-1",
+        "eu-west-2",
+    }
     assert problems("provider", {"p": {"location": REGION}}) != []
     assert problems("provider", {"p": {"location": "eu-west-2", "allowed_regions": [REGION]}}) != []
     assert problems("profile", {"p": {"location": "us-east-1"}}) != []

@@ -73,6 +73,13 @@ def account() -> Iterator[EC2Client]:
 def client(account: EC2Client) -> Iterator[EC2Client]:
     """The account without machines."""
     yield account
-    pages = account.get_paginator("describe_instances").paginate()  # what is terminated stays, and fills a page
-    if ids := [one["InstanceId"] for page in pages for group in page["Reservations"] for one in group["Instances"]]:
+    pages = account.get_paginator(
+        "describe_instances"
+    ).paginate()  # what is terminated stays, and fills a page
+    if ids := [
+        one["InstanceId"]
+        for page in pages
+        for group in page["Reservations"]
+        for one in group["Instances"]
+    ]:
         account.terminate_instances(InstanceIds=ids)

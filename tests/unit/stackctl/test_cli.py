@@ -29,7 +29,9 @@ def here(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     for name in ("STACK_HTTPS_PORT", "STACK_API_PORT"):
         monkeypatch.delenv(name, raising=False)
     (checkout / "pillar" / "prod").mkdir()
-    (checkout / "pillar" / "prod" / "settings.sls").write_text("settings: {base_url: 'https://airflow.example.org'}\n")
+    (checkout / "pillar" / "prod" / "settings.sls").write_text(
+        "settings: {base_url: 'https://airflow.example.org'}\n"
+    )
     return checkout
 
 
@@ -47,7 +49,9 @@ def raising(error: Exception) -> Any:
 # -- usage ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS), *(["secrets", action] for action in ACTIONS)])
+@pytest.mark.parametrize(
+    "words", [[], *([verb] for verb in VERBS), *(["secrets", action] for action in ACTIONS)]
+)
 def test_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([*words, "--help"])
@@ -92,14 +96,17 @@ def test_a_commands_own_options_are_left_to_it() -> None:
     assert (options.machine, options.command) == ("web-1", ["journalctl", "-n", "5"])
     assert cli.parser().parse_args(["salt", "--", "*", "test.ping"]).words == ["*", "test.ping"]
     dump = ["runuser", "-u", "postgres", "--", "pg_dump", "airflow"]
-    assert cli.parser().parse_args(["exec", "postgres-1", "--", *dump]).command == dump, "the second -- is runuser's"
+    assert cli.parser().parse_args(["exec", "postgres-1", "--", *dump]).command == dump, (
+        "the second -- is runuser's"
+    )
 
 
 # -- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "words", [["up", "--dry-run"], ["status"], ["logs"], ["secrets", "list"], ["secrets", "rotate", "x"]]
+    "words",
+    [["up", "--dry-run"], ["status"], ["logs"], ["secrets", "list"], ["secrets", "rotate", "x"]],
 )
 def test_an_unknown_deployment_is_one_sentence(
     capsys: pytest.CaptureFixture[str], here: Path, words: list[str]
@@ -108,7 +115,10 @@ def test_an_unknown_deployment_is_one_sentence(
     assert cli.main(["-d", "nope", *words]) == 1
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err == "error: pillar/nope/settings.sls does not exist. Run: stackctl secrets init -d nope\n"
+    assert (
+        told.err
+        == "error: pillar/nope/settings.sls does not exist. Run: stackctl secrets init -d nope\n"
+    )
     assert files(here) == before
 
 
@@ -129,7 +139,9 @@ def test_errors_are_told_word_for_word(
     assert capsys.readouterr().err == told
 
 
-def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
@@ -148,7 +160,9 @@ def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], m
     (["logs", "mail-1"], "'mail-1' is of no known role. Roles: salt, lb, web, postgres, redis."),
     (["secrets", "show", "airflow-admin"], "There is no secret 'airflow-admin'. There are: none."),
 ])  # fmt: skip
-def test_what_cannot_be_done_is_told(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+def test_what_cannot_be_done_is_told(
+    capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
     assert cli.main(words) == 1
     assert f"error: {told}" in capsys.readouterr().err
 
@@ -161,7 +175,9 @@ def initialised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses with which secrets were made, and the account if any, in place of making them."""
     urls: list[str] = []
 
-    def initialise(_deployment: object, url: str, _rotate: frozenset[str], account: str | None) -> list[str]:
+    def initialise(
+        _deployment: object, url: str, _rotate: frozenset[str], account: str | None
+    ) -> list[str]:
         urls.append(f"{url} in {account}" if account else url)
         return []
 
@@ -172,9 +188,14 @@ def initialised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_an_address_that_the_settings_contradict_is_not_passed_over(
     capsys: pytest.CaptureFixture[str], initialised: list[str]
 ) -> None:
-    assert cli.main(["secrets", "init", "-d", "prod", "--base-url", "https://other.example.org"]) == 1
+    assert (
+        cli.main(["secrets", "init", "-d", "prod", "--base-url", "https://other.example.org"]) == 1
+    )
     told = capsys.readouterr().err
-    assert "has the address https://airflow.example.org already. Change base_url in pillar/prod/settings.sls" in told
+    assert (
+        "has the address https://airflow.example.org already. Change base_url in pillar/prod/settings.sls"
+        in told
+    )
     assert "stackctl secrets rotate edge-tls -d prod" in told
     assert initialised == []
 
@@ -183,25 +204,41 @@ def test_an_address_that_the_settings_contradict_is_not_passed_over(
     ("words", "url"),
     [
         (["init", "-d", "prod"], "https://airflow.example.org"),
-        (["init", "-d", "prod", "--base-url", "https://airflow.example.org"], "https://airflow.example.org"),
+        (
+            ["init", "-d", "prod", "--base-url", "https://airflow.example.org"],
+            "https://airflow.example.org",
+        ),
         (["rotate", "-d", "prod", "edge-tls"], "https://airflow.example.org"),
         (["init", "-d", "new", "--base-url", "https://new.example.org"], "https://new.example.org"),
         (["init"], "https://127.0.0.1:8443"),
     ],
 )
-def test_secrets_are_made_for_the_address_of_the_settings(initialised: list[str], words: list[str], url: str) -> None:
+def test_secrets_are_made_for_the_address_of_the_settings(
+    initialised: list[str], words: list[str], url: str
+) -> None:
     assert cli.main(["secrets", *words]) == 0
     assert initialised == [url]
 
 
-def test_a_new_deployment_needs_its_address(capsys: pytest.CaptureFixture[str], initialised: list[str]) -> None:
+def test_a_new_deployment_needs_its_address(
+    capsys: pytest.CaptureFixture[str], initialised: list[str]
+) -> None:
     assert cli.main(["secrets", "init", "-d", "new"]) == 1
     assert "A new deployment needs its address. Add: --base-url" in capsys.readouterr().err
     assert initialised == []
 
 
 def test_a_new_deployment_is_bound_to_its_account(initialised: list[str]) -> None:
-    words = ["secrets", "init", "-d", "new", "--base-url", "https://new.example.org", "--account", "012345678901"]
+    words = [
+        "secrets",
+        "init",
+        "-d",
+        "new",
+        "--base-url",
+        "https://new.example.org",
+        "--account",
+        "012345678901",
+    ]
     assert cli.main(words) == 0
     assert initialised == ["https://new.example.org in 012345678901"]
 
@@ -229,7 +266,10 @@ def test_a_dry_run_says_what_up_would_do_and_touches_nothing(
     before = files(here)
     assert cli.main(["up", "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "deployment local: salt-1, lb-1, postgres-1, redis-1, web-1, web-2 in eu-west-1" in told.replace("\n", " ")
+    assert (
+        "deployment local: salt-1, lb-1, postgres-1, redis-1, web-1, web-2 in eu-west-1"
+        in told.replace("\n", " ")
+    )
     assert "start the Docker engine" in told
     assert "start the local EC2 API on port 5566" in told
     assert files(here) == before
@@ -248,7 +288,14 @@ def test_a_dry_run_checks_the_host(
 
 
 def test_every_check_of_the_host_can_stop_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = ("check_programs", "check_docker", "check_memory", "check_disk", "check_network", "check_port")
+    checks = (
+        "check_programs",
+        "check_docker",
+        "check_memory",
+        "check_disk",
+        "check_network",
+        "check_port",
+    )
     for name in checks:
         monkeypatch.setattr(preflight, name, lambda *_: None)
     assert cli.main(["up", "--dry-run"]) == 0
@@ -259,10 +306,15 @@ def test_every_check_of_the_host_can_stop_up(here: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("settings", "code"), [("{}", 1), ("{operator_cidrs: []}", 1), ("{operator_cidrs: [198.51.100.7/32]}", 0)]
+    ("settings", "code"),
+    [("{}", 1), ("{operator_cidrs: []}", 1), ("{operator_cidrs: [198.51.100.7/32]}", 0)],
 )
 def test_a_real_account_that_nobody_could_reach_is_not_begun(
-    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch, settings: str, code: int
+    capsys: pytest.CaptureFixture[str],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: str,
+    code: int,
 ) -> None:
     monkeypatch.setattr(up, "list_machines", lambda _: {})
     monkeypatch.setattr(preflight, "check_account", lambda _: None)
@@ -270,7 +322,10 @@ def test_a_real_account_that_nobody_could_reach_is_not_begun(
     assert cli.main(["up", "--dry-run", "-d", "prod"]) == code
     told = capsys.readouterr()
     if code:
-        assert "pillar/prod/settings.sls names no operator_cidrs: nobody could reach salt-1." in told.err
+        assert (
+            "pillar/prod/settings.sls names no operator_cidrs: nobody could reach salt-1."
+            in told.err
+        )
         assert told.out == ""
     else:
         assert "launch salt-1" in told.out
@@ -279,7 +334,9 @@ def test_a_real_account_that_nobody_could_reach_is_not_begun(
 def test_who_brought_the_site_up_is_told_how_to_log_in(
     capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "up", lambda *_, **__: up.Result("https://127.0.0.1:8443", changed=False))
+    monkeypatch.setattr(
+        cli, "up", lambda *_, **__: up.Result("https://127.0.0.1:8443", changed=False)
+    )
     path = here / "pillar" / "base" / "airflow.sls"
     path.write_text(path.read_text().replace("username: admin", "username: root"))
     assert cli.main(["up"]) == 0
@@ -297,10 +354,18 @@ def test_who_brought_the_site_up_is_told_how_to_log_in(
 )  # fmt: skip
 @pytest.mark.usefixtures("client")
 def test_another_account_is_not_touched(
-    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    capsys: pytest.CaptureFixture[str],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
 ) -> None:
     touched = raising(AssertionError("it was touched"))
-    for module, name in ((up, "ec2_client"), (salt, "apply_locally"), (cli, "ec2_client"), (status, "ec2_client")):
+    for module, name in (
+        (up, "ec2_client"),
+        (salt, "apply_locally"),
+        (cli, "ec2_client"),
+        (status, "ec2_client"),
+    ):
         monkeypatch.setattr(module, name, touched)
     monkeypatch.setattr(preflight, "check_programs", lambda: None)
     settings = "settings: {operator_cidrs: [198.51.100.7/32], aws_account: '210987654321'}\n"
@@ -314,7 +379,10 @@ def test_another_account_is_not_touched(
 
 @pytest.mark.parametrize("words", [["down"], ["down", "--dry-run"], ["down", "--keep-image"]])
 def test_only_the_local_deployment_is_taken_down(
-    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    capsys: pytest.CaptureFixture[str],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
 ) -> None:
     monkeypatch.setattr(localcloud.service, "stop", raising(AssertionError("it went on")))
     before = files(here)
@@ -330,8 +398,14 @@ def test_down_removes_the_keys_and_nothing_of_others(
 ) -> None:
     destroyed: list[str] = []
     monkeypatch.setattr(localcloud.engine, "stop_if_ours", lambda: False)
-    monkeypatch.setattr(localcloud.service, "destroy", lambda config, _: destroyed.append(config.name))
-    for folder in (here / ".stack" / "local" / "ssh", here / ".stack" / "prod", here / "pillar" / "local"):
+    monkeypatch.setattr(
+        localcloud.service, "destroy", lambda config, _: destroyed.append(config.name)
+    )
+    for folder in (
+        here / ".stack" / "local" / "ssh",
+        here / ".stack" / "prod",
+        here / "pillar" / "local",
+    ):
         folder.mkdir(parents=True)
     assert cli.main(["down", "--dry-run"]) == 0
     assert "Would remove" in capsys.readouterr().out
@@ -347,8 +421,12 @@ def test_down_removes_the_keys_and_nothing_of_others(
 # -- logs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("lines", "told"), [(0, ""), (2, "[two] ✓\n[/three]\n"), (9, "one\n[two] ✓\n[/three]\n")])
-def test_the_last_lines_of_the_log(capsys: pytest.CaptureFixture[str], here: Path, lines: int, told: str) -> None:
+@pytest.mark.parametrize(
+    ("lines", "told"), [(0, ""), (2, "[two] ✓\n[/three]\n"), (9, "one\n[two] ✓\n[/three]\n")]
+)
+def test_the_last_lines_of_the_log(
+    capsys: pytest.CaptureFixture[str], here: Path, lines: int, told: str
+) -> None:
     folder = here / ".stack" / "local" / "log"
     folder.mkdir(parents=True)
     (folder / "up.log").write_text("one\n[two] ✓\n[/three]\n")

@@ -29,9 +29,14 @@ def test_names(checkout: Path, name: str) -> None:
     assert one.state_dir == checkout / ".stack" / name
 
 
-@pytest.mark.parametrize("name", ["", "base", "Prod", "2nd", "-d", "..", "a/b", "a b", "prod\n", "x" * 32])
+@pytest.mark.parametrize(
+    "name", ["", "base", "Prod", "2nd", "-d", "..", "a/b", "a b", "prod\n", "x" * 32]
+)
 def test_names_refused(checkout: Path, name: str) -> None:
-    with pytest.raises(StackError, match=r"is no name for a deployment\. Use lower-case letters, digits and dashes\."):
+    with pytest.raises(
+        StackError,
+        match=r"is no name for a deployment\. Use lower-case letters, digits and dashes\.",
+    ):
         Deployment(name, checkout)
 
 
@@ -48,19 +53,24 @@ def test_the_production_map() -> None:
 
 
 def test_machines_may_have_overrides(checkout: Path) -> None:
-    one = with_map(checkout, {"web": ["web-2", {"web-1": {"size": "t3.large"}}], "salt": [{"salt-1": None}]})
+    one = with_map(
+        checkout, {"web": ["web-2", {"web-1": {"size": "t3.large"}}], "salt": [{"salt-1": None}]}
+    )
     assert list(one.machines().items()) == [("salt-1", "salt"), ("web-1", "web"), ("web-2", "web")]
 
 
 @pytest.mark.parametrize(("names", "count"), [([], 0), (["salt-1", "salt-2"], 2)])
 def test_there_is_just_one_master(checkout: Path, names: list[str], count: int) -> None:
-    with pytest.raises(StackError, match=rf"other\.map names {count} machines of profile 'salt'\. Name just one\."):
+    with pytest.raises(
+        StackError, match=rf"other\.map names {count} machines of profile 'salt'\. Name just one\."
+    ):
         with_map(checkout, {"salt": names, "web": ["web-1"]}).master()
 
 
 def test_settings_that_do_not_exist_yet(checkout: Path) -> None:
     with pytest.raises(
-        StackError, match=r"^pillar/prod/settings\.sls does not exist\. Run: stackctl secrets init -d prod"
+        StackError,
+        match=r"^pillar/prod/settings\.sls does not exist\. Run: stackctl secrets init -d prod",
     ):
         Deployment("prod", checkout).settings()
 
@@ -69,7 +79,9 @@ def test_the_checkout_is_found_from_the_package_and_from_inside_one(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert repository_root() == ROOT
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "site-packages" / "stackctl" / "deployment.py"))
+    monkeypatch.setattr(
+        module, "__file__", str(tmp_path / "site-packages" / "stackctl" / "deployment.py")
+    )
     (checkout / "salt" / "base").mkdir(parents=True)
     monkeypatch.chdir(checkout / "salt" / "base")
     assert repository_root() == checkout
@@ -80,7 +92,10 @@ def test_the_checkout_is_found_from_the_package_and_from_inside_one(
 
 @pytest.mark.parametrize("text", ["0", "65536", "http", "-1", "", "²"])
 def test_ports_that_are_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    for variable, port in {"STACK_HTTPS_PORT": local.https_port, "STACK_API_PORT": local.api_port}.items():
+    for variable, port in {
+        "STACK_HTTPS_PORT": local.https_port,
+        "STACK_API_PORT": local.api_port,
+    }.items():
         monkeypatch.setenv(variable, text)
         with pytest.raises(PreflightError, match=f"{variable} is '{text}', which is no port"):
             port()

@@ -42,10 +42,16 @@ class Cloud:
         self.deadlines: dict[str, float] = {}
 
     def start(self, name: str, deploy: str = "done") -> str:
-        tags: list[Any] = [{"Key": "project", "Value": "airflow-stack"}, {"Key": "Name", "Value": name}]
+        tags: list[Any] = [
+            {"Key": "project", "Value": "airflow-stack"},
+            {"Key": "Name", "Value": name},
+        ]
         tags.append({"Key": DEPLOY_TAG, "Value": deploy})
         answer = self.client.run_instances(
-            ImageId=IMAGE, MinCount=1, MaxCount=1, TagSpecifications=[{"ResourceType": "instance", "Tags": tags}]
+            ImageId=IMAGE,
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
         )
         return answer["Instances"][0]["InstanceId"]
 
@@ -100,7 +106,9 @@ class Cloud:
             raise CommandError(f"SSH to {machine.name} failed: Connection refused.")
 
     def apply(self, on_failure: launch.OnFailure = "keep") -> Result:
-        return launch.apply(self, self.client, NAMES, ["--map", "small"], lambda _: None, on_failure)
+        return launch.apply(
+            self, self.client, NAMES, ["--map", "small"], lambda _: None, on_failure
+        )
 
 
 @pytest.fixture
@@ -163,7 +171,9 @@ def test_a_failed_deploy_falls_short_in_salt_clouds_words_and_is_repaired_by_the
 
 
 @pytest.mark.parametrize("how", ["silent", "stopped"])
-def test_a_deployed_machine_that_is_not_well_is_given_to_the_driver_again(cloud: Cloud, how: str) -> None:
+def test_a_deployed_machine_that_is_not_well_is_given_to_the_driver_again(
+    cloud: Cloud, how: str
+) -> None:
     instance = cloud.living()["web-1"]
     if how == "silent":
         cloud.silent.add("web-1")
@@ -172,7 +182,10 @@ def test_a_deployed_machine_that_is_not_well_is_given_to_the_driver_again(cloud:
     result = cloud.apply()
     one = verdict(result, "web-1")
     assert (one.outcome, one.good) == ("repaired", True)
-    assert [machine and machine.instance_id for machine in (one.before, one.after)] == [instance, instance]
+    assert [machine and machine.instance_id for machine in (one.before, one.after)] == [
+        instance,
+        instance,
+    ]
 
 
 def test_a_machine_that_lets_nobody_in_is_told_and_not_waited_for(cloud: Cloud) -> None:
@@ -186,7 +199,9 @@ def test_a_machine_that_lets_nobody_in_is_told_and_not_waited_for(cloud: Cloud) 
     assert all(machine.deployed for machine in find_machines(cloud.client))
 
 
-def test_a_machine_whose_first_deploy_never_ended_is_tried_though_nobody_gets_in_yet(cloud: Cloud) -> None:
+def test_a_machine_whose_first_deploy_never_ended_is_tried_though_nobody_gets_in_yet(
+    cloud: Cloud,
+) -> None:
     cloud.end(cloud.living()["web-1"])
     cloud.start("web-1", "pending")
     cloud.barred.add("web-1")
@@ -234,7 +249,11 @@ def test_one_name_twice_falls_short(cloud: Cloud) -> None:
 def test_a_twin_that_the_run_made_falls_short_and_neither_is_destroyed(cloud: Cloud) -> None:
     cloud.end(cloud.living()["web-2"])
     cloud.meanwhile = lambda: cloud.start("web-1")
-    assert outcomes(cloud.apply("destroy")) == {"salt-1": "kept", "web-1": "twice", "web-2": "launched"}
+    assert outcomes(cloud.apply("destroy")) == {
+        "salt-1": "kept",
+        "web-1": "twice",
+        "web-2": "launched",
+    }
     assert len(find_machines(cloud.client)) == 4
 
 
@@ -246,7 +265,9 @@ def test_of_twins_the_one_that_is_left_is_no_new_machine(cloud: Cloud) -> None:
     assert outcomes(cloud.apply()) == {"salt-1": "kept", "web-1": "kept", "web-2": "launched"}
 
 
-def test_a_machine_that_the_map_does_not_name_falls_short_only_if_the_run_made_it(cloud: Cloud) -> None:
+def test_a_machine_that_the_map_does_not_name_falls_short_only_if_the_run_made_it(
+    cloud: Cloud,
+) -> None:
     cloud.start("web-8")
     assert not cloud.apply().short
     cloud.end(cloud.living()["web-2"])
@@ -259,7 +280,9 @@ def test_a_machine_that_the_map_does_not_name_falls_short_only_if_the_run_made_i
 # -- a slow minion, a slow master -----------------------------------------------------------------------------------
 
 
-def test_every_minion_has_time_to_answer_after_the_run_too(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_minion_has_time_to_answer_after_the_run_too(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=lambda: 0.5))
     cloud.end(cloud.living()["web-2"])
     assert not cloud.apply().short
@@ -273,13 +296,19 @@ def test_a_master_that_hears_nobody_fails_the_run_and_no_machine(cloud: Cloud, l
     result = cloud.apply("destroy")
     assert not result.short
     assert outcomes(result) == {"salt-1": "kept", "web-1": "kept", "web-2": "launched"}
-    assert {one.machine for one in result.verdicts if one.answers} == {"web-2"}, "it was heard before"
-    with pytest.raises(LaunchError, match=r"^salt-1 does not hear its own minion\. Run the same command again"):
+    assert {one.machine for one in result.verdicts if one.answers} == {"web-2"}, (
+        "it was heard before"
+    )
+    with pytest.raises(
+        LaunchError, match=r"^salt-1 does not hear its own minion\. Run the same command again"
+    ):
         result.require(log)
     assert "web-2" in cloud.living()
 
 
-def test_a_machine_that_failed_is_told_and_destroyed_though_the_master_hears_nobody(cloud: Cloud, log: Log) -> None:
+def test_a_machine_that_failed_is_told_and_destroyed_though_the_master_hears_nobody(
+    cloud: Cloud, log: Log
+) -> None:
     cloud.end(cloud.living()["web-2"])
     cloud.failing["web-2"] = DIED
     cloud.deaf = True
@@ -301,7 +330,9 @@ def test_what_nobody_hears_is_not_called_repaired(cloud: Cloud) -> None:
 # -- what salt-cloud says -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [CommandError("salt-cloud failed: Unable to locate credentials."), None])
+@pytest.mark.parametrize(
+    "error", [CommandError("salt-cloud failed: Unable to locate credentials."), None]
+)
 def test_what_stops_salt_cloud_fails_the_run_though_every_machine_is_well(
     cloud: Cloud, log: Log, error: Exception | None
 ) -> None:
@@ -309,7 +340,11 @@ def test_what_stops_salt_cloud_fails_the_run_though_every_machine_is_well(
     cloud.output = error or "Traceback (most recent call last): out of [memory]"
     result = cloud.apply()
     assert not result.short
-    told = r"Unable to locate credentials\. Run" if error else r"and said 'Traceback .*: out of \[memory\]'\. Run"
+    told = (
+        r"Unable to locate credentials\. Run"
+        if error
+        else r"and said 'Traceback .*: out of \[memory\]'\. Run"
+    )
     with pytest.raises(LaunchError, match=told):
         result.require(log)
 
@@ -366,7 +401,10 @@ def test_what_was_there_before_is_never_destroyed(cloud: Cloud) -> None:
     cloud.failing["web-2"] = DIED
     cloud.barred.add("web-1")
     result = cloud.apply("destroy")
-    assert [(one.machine, one.outcome) for one in result.short] == [("web-1", "kept"), ("web-2", "kept")]
+    assert [(one.machine, one.outcome) for one in result.short] == [
+        ("web-1", "kept"),
+        ("web-2", "kept"),
+    ]
     assert cloud.living()["web-2"] == pending
     assert cloud.ran == [["--map", "small"]]
 
@@ -377,7 +415,9 @@ def test_what_had_another_name_before_is_not_destroyed_either(cloud: Cloud) -> N
     old = cloud.start("web-9", "pending")
     tags: list[Any] = [{"Key": "Name", "Value": "web-2"}]
     cloud.meanwhile = lambda: cloud.client.create_tags(Resources=[old], Tags=tags)
-    assert [(one.machine, one.outcome) for one in cloud.apply("destroy").short] == [("web-2", "launched")]
+    assert [(one.machine, one.outcome) for one in cloud.apply("destroy").short] == [
+        ("web-2", "launched")
+    ]
     assert cloud.living()["web-2"] == old
 
 
@@ -412,7 +452,11 @@ def test_a_plan_says_what_would_be_done_and_changes_nothing(cloud: Cloud) -> Non
     before = find_machines(cloud.client)
     result = launch.plan(cloud, cloud.client, NAMES)
     assert outcomes(result) == {"salt-1": "kept", "web-1": "to repair", "web-2": "to launch"}
-    assert [one.reason for one in result.verdicts] == ["", "its minion does not answer", "there is none"]
+    assert [one.reason for one in result.verdicts] == [
+        "",
+        "its minion does not answer",
+        "there is none",
+    ]
     assert find_machines(cloud.client) == before
     assert cloud.ran == []
 
@@ -498,7 +542,9 @@ def test_the_verb_exits_with_1_where_one_falls_short(
     assert master.ran[0] == ["--map", "/etc/salt/cloud.maps.d/small.map", "--parallel"]
 
 
-def test_programs_read_json_and_nothing_else(master: Master, capsys: pytest.CaptureFixture[str]) -> None:
+def test_programs_read_json_and_nothing_else(
+    master: Master, capsys: pytest.CaptureFixture[str]
+) -> None:
     instance = master.living()["web-2"]
     master.end(instance)
     master.failing["web-2"] = DIED
@@ -515,7 +561,11 @@ def test_programs_read_json_and_nothing_else(master: Master, capsys: pytest.Capt
         "good": False,
         "reason": DIED,
     }
-    assert found["web-1"]["before"] == found["web-1"]["after"] == {"id": master.living()["web-1"], "state": "running"}
+    assert (
+        found["web-1"]["before"]
+        == found["web-1"]["after"]
+        == {"id": master.living()["web-1"], "state": "running"}
+    )
     assert found["web-1"]["good"] is True
 
 
@@ -529,10 +579,15 @@ def test_a_dry_run_of_the_verb_exits_with_0(
     assert master.ran == []
 
 
-def test_a_master_with_another_map_is_not_asked_to_apply_it(master: Master, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_master_with_another_map_is_not_asked_to_apply_it(
+    master: Master, capsys: pytest.CaptureFixture[str]
+) -> None:
     master.map_text += "redis: [redis-1]\n"
     assert cli.main(["launch"]) == 1
-    assert "small.map is another one on salt-1 than here. Bring it there: stackctl up" in capsys.readouterr().err
+    assert (
+        "small.map is another one on salt-1 than here. Bring it there: stackctl up"
+        in capsys.readouterr().err
+    )
     assert master.ran == []
 
 

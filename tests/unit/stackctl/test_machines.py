@@ -42,12 +42,17 @@ def launch(client: EC2Client, name: str | None, project: str = "airflow-stack") 
     tags: list[Any] = [{"Key": "project", "Value": project}]
     tags += [{"Key": "Name", "Value": name}] if name else []
     answer = client.run_instances(
-        ImageId=IMAGE, MinCount=1, MaxCount=1, TagSpecifications=[{"ResourceType": "instance", "Tags": tags}]
+        ImageId=IMAGE,
+        MinCount=1,
+        MaxCount=1,
+        TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
     )
     return answer["Instances"][0]["InstanceId"]
 
 
-def machine(name: str, instance_id: str = "i-1", state: str = "running", public: str = "") -> Machine:
+def machine(
+    name: str, instance_id: str = "i-1", state: str = "running", public: str = ""
+) -> Machine:
     return Machine(name, instance_id, state, "10.20.1.9", public)
 
 
@@ -88,7 +93,9 @@ def test_a_machine_without_a_name_goes_by_its_id(client: EC2Client) -> None:
 
 def test_two_machines_of_one_name_are_an_error_that_names_both(client: EC2Client) -> None:
     ids = {launch(client, "web-1"), launch(client, "web-1")}
-    with pytest.raises(LaunchError, match=r"Two machines are called web-1: .*\. Terminate the one") as caught:
+    with pytest.raises(
+        LaunchError, match=r"Two machines are called web-1: .*\. Terminate the one"
+    ) as caught:
         list_machines(client)
     assert all(one in str(caught.value) for one in ids)
 
@@ -102,7 +109,9 @@ def test_a_namesake_that_is_gone_does_not_count(client: EC2Client) -> None:
 # -- host keys ------------------------------------------------------------------------------------------------------
 
 
-def test_host_keys_are_read_from_the_console(client: EC2Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_keys_are_read_from_the_console(
+    client: EC2Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", CONSOLE)
     launch(client, "web-1")
     assert host_keys(client, list_machines(client)["web-1"], time.monotonic()) == [ED25519, RSA]
@@ -112,7 +121,9 @@ def test_host_keys_are_read_from_the_console(client: EC2Client, monkeypatch: pyt
     "console", ["Linux version 6.12\n", f"{BEGIN}\n{ED25519} root@web-1\n", f"{BEGIN}\n{END}\n"],
     ids=["none", "half-written", "empty"],
 )  # fmt: skip
-def test_a_console_without_keys_is_an_error(client: EC2Client, monkeypatch: pytest.MonkeyPatch, console: str) -> None:
+def test_a_console_without_keys_is_an_error(
+    client: EC2Client, monkeypatch: pytest.MonkeyPatch, console: str
+) -> None:
     monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", console)
     launch(client, "web-1")
     with pytest.raises(LaunchError, match="The console of web-1 does not show its SSH host keys"):
@@ -129,7 +140,10 @@ def test_it_waits_for_the_console(client: EC2Client, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", CONSOLE)
 
     monkeypatch.setattr("stackctl.machines.time.sleep", boot)
-    assert host_keys(client, list_machines(client)["web-1"], time.monotonic() + 60) == [ED25519, RSA]
+    assert host_keys(client, list_machines(client)["web-1"], time.monotonic() + 60) == [
+        ED25519,
+        RSA,
+    ]
     assert len(waited) == 1
 
 
@@ -164,10 +178,17 @@ def shell(deployment: Deployment, client: EC2Client, log: Log) -> Iterator[Shell
         yield made
 
 
-def test_ssh_checks_host_keys_and_reads_no_configuration(shell: Shell, deployment: Deployment) -> None:
+def test_ssh_checks_host_keys_and_reads_no_configuration(
+    shell: Shell, deployment: Deployment
+) -> None:
     command = shell.command(machine("salt-1"), "id -u; echo 'a b'")
     assert command[:3] == ["ssh", "-F", "none"]
-    assert {"StrictHostKeyChecking=yes", "HostKeyAlias=salt-1", "BatchMode=yes", "User=admin"} <= set(command)
+    assert {
+        "StrictHostKeyChecking=yes",
+        "HostKeyAlias=salt-1",
+        "BatchMode=yes",
+        "User=admin",
+    } <= set(command)
     assert f"UserKnownHostsFile={deployment.state_dir / 'ssh' / 'known_hosts'}" in command
     assert command[-2:] == ["10.20.1.9", """sudo -n sh -c 'id -u; echo '"'"'a b'"'"''"""]
 
@@ -177,12 +198,21 @@ def test_other_machines_are_reached_through_the_master(shell: Shell) -> None:
     proxy = next(one for one in command if one.startswith("ProxyCommand="))
     assert "HostKeyAlias=salt-1" in proxy
     # What is open to the master already serves: many machines may be asked at once.
-    assert next(one for one in shell.command(machine("salt-1"), "true") if one.startswith("ControlPath=")) in proxy
+    assert (
+        next(
+            one
+            for one in shell.command(machine("salt-1"), "true")
+            if one.startswith("ControlPath=")
+        )
+        in proxy
+    )
     assert proxy.endswith("-W %h:%p 10.20.1.9")
     assert "HostKeyAlias=web-1" in command
 
 
-def test_a_real_machine_is_reached_at_its_public_address(checkout: Path, client: EC2Client, log: Log) -> None:
+def test_a_real_machine_is_reached_at_its_public_address(
+    checkout: Path, client: EC2Client, log: Log
+) -> None:
     one = machine("salt-1", public="198.51.100.7")
     with Shell(Deployment("local", checkout), client, log) as local:
         assert local.address(one) == "10.20.1.9"

@@ -67,7 +67,8 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) ->
 def test_memory() -> None:
     preflight.check_memory(preflight.NEEDED_MEMORY_GIB * GIB)
     with pytest.raises(
-        PreflightError, match=r"^5\.5 GiB of memory are free; the machines need 6 GiB\. Close something"
+        PreflightError,
+        match=r"^5\.5 GiB of memory are free; the machines need 6 GiB\. Close something",
     ):
         preflight.check_memory(5 * GIB + GIB // 2)
 
@@ -89,7 +90,10 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preflight.check_disk(tmp_path / "not" / "there" / "yet")
     assert asked == [tmp_path]
     free = GIB
-    with pytest.raises(PreflightError, match=rf"^1\.0 GiB are free on the disk of {re.escape(str(tmp_path))}; 6 GiB"):
+    with pytest.raises(
+        PreflightError,
+        match=rf"^1\.0 GiB are free on the disk of {re.escape(str(tmp_path))}; 6 GiB",
+    ):
         preflight.check_disk(tmp_path)
 
 
@@ -107,13 +111,17 @@ def test_a_port_that_is_free() -> None:
 def test_a_port_that_is_taken(listener: socket.socket, variable: str) -> None:
     port = listener.getsockname()[1]
     with pytest.raises(
-        PreflightError, match=rf"^Port {port} of 127\.0\.0\.1 is taken .* {variable}={port + 1} make up"
+        PreflightError,
+        match=rf"^Port {port} of 127\.0\.0\.1 is taken .* {variable}={port + 1} make up",
     ):
         preflight.check_port("127.0.0.1", port, variable)
 
 
 def test_a_port_that_somebody_has_on_every_address() -> None:
-    with socket.create_server(("0.0.0.0", 0)) as everywhere, pytest.raises(PreflightError, match="is taken"):
+    with (
+        socket.create_server(("0.0.0.0", 0)) as everywhere,
+        pytest.raises(PreflightError, match="is taken"),
+    ):
         preflight.check_port("127.0.0.1", everywhere.getsockname()[1], "STACK_HTTPS_PORT")
 
 
@@ -127,14 +135,18 @@ def test_an_address_that_is_not_this_hosts() -> None:
 
 
 @pytest.mark.parametrize(("reachable", "uid"), [(True, 1000), (True, 0), (False, 0)])
-def test_docker_that_is_there_or_can_be_installed(monkeypatch: pytest.MonkeyPatch, reachable: bool, uid: int) -> None:
+def test_docker_that_is_there_or_can_be_installed(
+    monkeypatch: pytest.MonkeyPatch, reachable: bool, uid: int
+) -> None:
     as_user(monkeypatch, uid)
     preflight.check_docker(lambda: reachable)
 
 
 def test_no_docker_and_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
     as_user(monkeypatch, 1000)
-    with pytest.raises(PreflightError, match=r"installing one needs root\. Run as root \(sudo make up\)"):
+    with pytest.raises(
+        PreflightError, match=r"installing one needs root\. Run as root \(sudo make up\)"
+    ):
         preflight.check_docker(lambda: False)
 
 
@@ -145,20 +157,28 @@ def test_programs_that_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     preflight.check_programs()
 
 
-def test_missing_programs_are_named_by_their_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_programs_are_named_by_their_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     as_user(monkeypatch, 1000)
     with_programs(monkeypatch, tmp_path / "bin", "git", "tar", "apt-get")
     assert preflight.missing_packages() == ["gnupg", "openssh-client"]
-    with pytest.raises(PreflightError, match=r"^These packages are missing: gnupg, openssh-client\. Install them"):
+    with pytest.raises(
+        PreflightError, match=r"^These packages are missing: gnupg, openssh-client\. Install them"
+    ):
         preflight.check_programs()
 
 
-def test_root_of_a_debian_host_may_lack_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_root_of_a_debian_host_may_lack_programs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     as_user(monkeypatch, 0)
     with_programs(monkeypatch, tmp_path / "bin", "git", "apt-get")
     preflight.check_programs()
     (tmp_path / "bin" / "apt-get").unlink()
-    with pytest.raises(PreflightError, match="These packages are missing: gnupg, openssh-client, tar"):
+    with pytest.raises(
+        PreflightError, match="These packages are missing: gnupg, openssh-client, tar"
+    ):
         preflight.check_programs()
 
 
@@ -166,14 +186,18 @@ def test_root_of_a_debian_host_may_lack_programs(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY"])
-def test_a_network_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, listener: socket.socket, variable: str) -> None:
+def test_a_network_behind_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, listener: socket.socket, variable: str
+) -> None:
     monkeypatch.setenv(variable, f"http://127.0.0.1:{listener.getsockname()[1]}")
     preflight.check_network(("mirror.invalid",))  # only the proxy has to know that name
 
 
 def test_a_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port}")
-    with pytest.raises(PreflightError, match=r"^127\.0\.0\.1 cannot be reached: .*refused.* check the network, DNS"):
+    with pytest.raises(
+        PreflightError, match=r"^127\.0\.0\.1 cannot be reached: .*refused.* check the network, DNS"
+    ):
         preflight.check_network()
 
 
@@ -199,10 +223,14 @@ def test_the_deployments_own_account_is_accepted(prod: Deployment) -> None:
     preflight.check_account(prod)
 
 
-@pytest.mark.parametrize("settings", ["{}", f"{{aws_account: {ACCOUNT}}}"], ids=["none", "a number"])
+@pytest.mark.parametrize(
+    "settings", ["{}", f"{{aws_account: {ACCOUNT}}}"], ids=["none", "a number"]
+)
 def test_without_an_account_it_tells_the_line_to_add(prod: Deployment, settings: str) -> None:
     prod.settings_path.write_text(f"settings: {settings}\n")
-    with pytest.raises(PreflightError, match=rf"names no aws_account in quotes; .* belong to {ACCOUNT}") as caught:
+    with pytest.raises(
+        PreflightError, match=rf"names no aws_account in quotes; .* belong to {ACCOUNT}"
+    ) as caught:
         preflight.check_account(prod)
     assert caught.value.cure.endswith(f"aws_account: '{ACCOUNT}'")
 

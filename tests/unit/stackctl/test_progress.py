@@ -45,7 +45,9 @@ def test_a_warning_stands_below_its_step(progress: Progress, screen: io.StringIO
     assert progress.changes == 0
 
 
-def test_a_step_that_fails_is_marked_and_the_error_goes_on(progress: Progress, screen: io.StringIO, log: Log) -> None:
+def test_a_step_that_fails_is_marked_and_the_error_goes_on(
+    progress: Progress, screen: io.StringIO, log: Log
+) -> None:
     def fail() -> None:
         with progress.step("states"):
             raise ValueError

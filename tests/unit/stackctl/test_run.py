@@ -21,7 +21,11 @@ def test_output_is_returned_and_logged_with_command_and_exit_code(log: Log) -> N
 
 def test_a_failure_names_the_step_the_last_error_and_the_log(log: Log) -> None:
     with pytest.raises(CommandError) as caught:
-        run(["sh", "-c", "echo first >&2; echo last >&2; echo out; exit 3"], log=log, what="installing")
+        run(
+            ["sh", "-c", "echo first >&2; echo last >&2; echo out; exit 3"],
+            log=log,
+            what="installing",
+        )
     assert str(caught.value) == f"installing failed: last Log: {log.path}"
     assert "exit code 3" in log.path.read_text()
 
@@ -60,11 +64,20 @@ def test_without_input_a_command_leaves_the_operators_alone(log: Log) -> None:
         os.close(reading)
 
 
-@pytest.mark.parametrize("script", ["echo hunter2", "echo hunter2; exit 1", "echo hunter2; sleep 60"])
+@pytest.mark.parametrize(
+    "script", ["echo hunter2", "echo hunter2; exit 1", "echo hunter2; sleep 60"]
+)
 def test_quiet_output_is_neither_logged_nor_told(log: Log, script: str) -> None:
     told = ""
     try:
-        run(["sh", "-c", f"cat >/dev/null; {script}"], log=log, what="opening", stdin="", quiet=True, timeout=0.5)
+        run(
+            ["sh", "-c", f"cat >/dev/null; {script}"],
+            log=log,
+            what="opening",
+            stdin="",
+            quiet=True,
+            timeout=0.5,
+        )
     except CommandError as error:
         told = str(error)
     # The command itself is logged once, and names it in this test.
@@ -76,7 +89,10 @@ def test_a_command_that_is_too_slow_is_killed_and_its_output_kept(log: Log, tmp_
     pid = tmp_path / "pid"
     script = f"echo $$ > {pid}; echo begun; exec sleep 600"
     for seconds in (1, 10, 60):  # the shortest in which the command gets to hang
-        with pytest.raises(CommandError, match=rf"waiting took longer than {seconds} s\. Run the same command again\."):
+        with pytest.raises(
+            CommandError,
+            match=rf"waiting took longer than {seconds} s\. Run the same command again\.",
+        ):
             run(["sh", "-c", script], log=log, what="waiting", timeout=seconds)
         if "begun\n" in (said := log.path.read_text()):
             break
@@ -85,13 +101,18 @@ def test_a_command_that_is_too_slow_is_killed_and_its_output_kept(log: Log, tmp_
 
 
 def test_a_program_that_is_not_there(log: Log) -> None:
-    with pytest.raises(CommandError, match=r"looking: there is no program 'nonesuch' here\. Install it\."):
+    with pytest.raises(
+        CommandError, match=r"looking: there is no program 'nonesuch' here\. Install it\."
+    ):
         run(["nonesuch"], log=log, what="looking")
 
 
 def test_the_environment_is_added_to(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEPT", "kept")
-    assert run(["sh", "-c", "echo $KEPT $ADDED"], log=log, what="", environment={"ADDED": "added"}) == "kept added\n"
+    assert (
+        run(["sh", "-c", "echo $KEPT $ADDED"], log=log, what="", environment={"ADDED": "added"})
+        == "kept added\n"
+    )
 
 
 def test_output_that_is_no_text_does_not_stop_anything(log: Log) -> None:

@@ -33,9 +33,24 @@ from stackctl.salt import (
 
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
 GOOD = {"result": True, "changes": {}, "comment": "as it should be", "__id__": "redis-package"}
-CHANGED = {"result": True, "changes": {"diff": "+port 0"}, "comment": "updated", "__id__": "redis-config"}
-PREDICTED: dict[str, Any] = {"result": None, "changes": {}, "comment": "would be updated", "__id__": "redis-config"}
-FAILED = {"result": False, "changes": {}, "comment": "no such\n  package", "__id__": "redis-package"}
+CHANGED = {
+    "result": True,
+    "changes": {"diff": "+port 0"},
+    "comment": "updated",
+    "__id__": "redis-config",
+}
+PREDICTED: dict[str, Any] = {
+    "result": None,
+    "changes": {},
+    "comment": "would be updated",
+    "__id__": "redis-config",
+}
+FAILED = {
+    "result": False,
+    "changes": {},
+    "comment": "no such\n  package",
+    "__id__": "redis-package",
+}
 
 
 class ToldShell:
@@ -56,10 +71,24 @@ def master(log: Log, *answers: Any) -> tuple[Master, ToldShell]:
     return Master(cast(Shell, shell), MASTER, log), shell
 
 
-def step(number: int, name: str, ret: Any, *, result: bool = True, comment: str = "", out: str = "highstate") -> Any:
+def step(
+    number: int,
+    name: str,
+    ret: Any,
+    *,
+    result: bool = True,
+    comment: str = "",
+    out: str = "highstate",
+) -> Any:
     """Return a step of an orchestration as salt.state gives it, or as salt.function without `out`."""
     changes = ({"out": out} if out else {}) | {"ret": ret} if ret else {}
-    return {"__run_num__": number, "__id__": name, "result": result, "comment": comment, "changes": changes}
+    return {
+        "__run_num__": number,
+        "__id__": name,
+        "result": result,
+        "comment": comment,
+        "changes": changes,
+    }
 
 
 # -- read_states ----------------------------------------------------------------------------------------------------
@@ -80,7 +109,9 @@ def test_a_failure_is_told_in_one_line() -> None:
 
 
 def test_a_comment_of_pages_is_cut() -> None:
-    (told,) = read_states("redis-1", {"a": FAILED | {"comment": "Traceback:\n" + "  in file\n" * 900}}).failed
+    (told,) = read_states(
+        "redis-1", {"a": FAILED | {"comment": "Traceback:\n" + "  in file\n" * 900}}
+    ).failed
     assert told.startswith("redis-package: Traceback: in file")
     assert told.endswith(" …")
     assert len(told) < 400
@@ -94,7 +125,10 @@ def test_a_failed_state_that_changed_something_is_a_failure() -> None:
 @pytest.mark.parametrize(
     ("answer", "failed"),
     [
-        (["Rendering SLS 'base:redis' failed", "and more"], ("Rendering SLS 'base:redis' failed", "and more")),
+        (
+            ["Rendering SLS 'base:redis' failed", "and more"],
+            ("Rendering SLS 'base:redis' failed", "and more"),
+        ),
         ("Minion did not return. [No response]", ("Minion did not return. [No response]",)),
         (False, ("no answer",)),
         (None, ("no answer",)),
@@ -104,14 +138,18 @@ def test_a_failed_state_that_changed_something_is_a_failure() -> None:
     ],
 )
 def test_an_answer_that_is_no_state_run_is_a_failure(answer: Any, failed: tuple[str, ...]) -> None:
-    assert read_states("redis-1", answer) == StateRun("redis-1", 1 if answer == {"retcode": 1} else 0, (), failed)
+    assert read_states("redis-1", answer) == StateRun(
+        "redis-1", 1 if answer == {"retcode": 1} else 0, (), failed
+    )
 
 
 # -- parse_documents ------------------------------------------------------------------------------------------------
 
 
 def test_documents_one_after_another_are_merged() -> None:
-    output = json.dumps({"web-1": True}, indent=4) + "\n" + json.dumps({"web-2": {"a": [1]}}, indent=4)
+    output = (
+        json.dumps({"web-1": True}, indent=4) + "\n" + json.dumps({"web-2": {"a": [1]}}, indent=4)
+    )
     assert parse_documents(output) == {"web-1": True, "web-2": {"a": [1]}}
 
 
@@ -134,7 +172,11 @@ def test_an_orchestrations_state_runs_are_in_order() -> None:
         "a": step(1, "deploy-web", {"web-1": {"a": GOOD}}),
     }
     runs = read_orchestration(steps)
-    assert [(one.minion, len(one.changed)) for one in runs] == [("redis-1", 1), ("postgres-1", 0), ("web-1", 0)]
+    assert [(one.minion, len(one.changed)) for one in runs] == [
+        ("redis-1", 1),
+        ("postgres-1", 0),
+        ("web-1", 0),
+    ]
 
 
 def test_what_a_function_returns_is_no_state() -> None:
@@ -146,14 +188,35 @@ def test_what_a_function_returns_is_no_state() -> None:
 
 
 def test_a_function_that_failed_is_a_failure() -> None:
-    steps = {"a": step(0, "deploy-addresses", {"web-1": False}, out="", result=False, comment="failed on\n web-1")}
+    steps = {
+        "a": step(
+            0,
+            "deploy-addresses",
+            {"web-1": False},
+            out="",
+            result=False,
+            comment="failed on\n web-1",
+        )
+    }
     assert read_orchestration(steps) == [StateRun("deploy-addresses", 0, (), ("failed on web-1",))]
 
 
 def test_a_failed_state_is_told_once_and_its_followers_after_it() -> None:
     steps = {
-        "b": step(1, "deploy-web", None, result=False, comment="One or more requisite failed: deploy-stores"),
-        "a": step(0, "deploy-stores", {"redis-1": {"a": FAILED}}, result=False, comment="Run failed on: redis-1"),
+        "b": step(
+            1,
+            "deploy-web",
+            None,
+            result=False,
+            comment="One or more requisite failed: deploy-stores",
+        ),
+        "a": step(
+            0,
+            "deploy-stores",
+            {"redis-1": {"a": FAILED}},
+            result=False,
+            comment="Run failed on: redis-1",
+        ),
     }
     assert [(one.minion, one.failed) for one in read_orchestration(steps)] == [
         ("redis-1", ("redis-package: no such package",)),
@@ -163,7 +226,9 @@ def test_a_failed_state_is_told_once_and_its_followers_after_it() -> None:
 
 def test_a_minion_whose_states_do_not_render_is_a_failure() -> None:
     answers = {"web-1": ["Rendering SLS failed: no key 'secrets'"], "web-2": {"a": GOOD}}
-    runs = read_orchestration({"a": step(0, "deploy-web", answers, result=False, comment="Run failed on: web-1")})
+    runs = read_orchestration(
+        {"a": step(0, "deploy-web", answers, result=False, comment="Run failed on: web-1")}
+    )
     assert [(one.minion, one.failed) for one in runs] == [
         ("web-1", ("Rendering SLS failed: no key 'secrets'",)),
         ("web-2", ()),
@@ -172,7 +237,9 @@ def test_a_minion_whose_states_do_not_render_is_a_failure() -> None:
 
 def test_a_minion_that_gave_no_answer_is_told_in_the_steps_words() -> None:
     comment = "Run failed on minions: web-1 (no return)"
-    runs = read_orchestration({"a": step(0, "deploy-web", {"web-1": False}, result=False, comment=comment)})
+    runs = read_orchestration(
+        {"a": step(0, "deploy-web", {"web-1": False}, result=False, comment=comment)}
+    )
     assert runs == [StateRun("deploy-web", 0, (), (comment,))]
 
 
@@ -208,7 +275,9 @@ def test_the_first_failure_is_told_with_how_many_there_are(log: Log) -> None:
 
 def test_it_asks_again_only_those_that_were_silent(log: Log) -> None:
     no_response = "Minion did not return. [No response]"
-    one, shell = master(log, {"web-1": True, "web-2": no_response, "rogue-1": True}, {"web-2": True})
+    one, shell = master(
+        log, {"web-1": True, "web-2": no_response, "rogue-1": True}, {"web-2": True}
+    )
     assert one.answering(["web-1", "web-2"], time.monotonic() + 60) == {"web-1", "web-2"}
     assert [command[2] for command in shell.commands] == ["web-1,web-2", "web-2"]
 
@@ -232,7 +301,9 @@ class HostShell:
         self.log = log
         self.timeout = 0.0
 
-    def run(self, machine: Machine, remote: str, *, what: str, accept: tuple[int, ...], timeout: float) -> str:
+    def run(
+        self, machine: Machine, remote: str, *, what: str, accept: tuple[int, ...], timeout: float
+    ) -> str:
         assert machine == MASTER
         self.timeout = timeout
         return run(["sh", "-c", remote], log=self.log, what=what, accept=accept)
@@ -243,7 +314,9 @@ def cloud(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ma
     """A master whose salt-cloud says with what it was called."""
     program = tmp_path / "bin" / "salt-cloud"
     program.parent.mkdir()
-    program.write_text('#!/bin/sh\n[ "$1" != --fail ] || { echo no quota >&2; exit 1; }\necho "$@"\n')
+    program.write_text(
+        '#!/bin/sh\n[ "$1" != --fail ] || { echo no quota >&2; exit 1; }\necho "$@"\n'
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(salt, "LOCK", str(tmp_path / "lock"))
@@ -253,7 +326,10 @@ def cloud(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ma
 
 def test_salt_cloud_on_the_master_answers_in_json(cloud: tuple[Master, HostShell]) -> None:
     one, _ = cloud
-    assert one.salt_cloud(["--destroy", "web 1"], 1) == "--destroy web 1 --assume-yes --out=json --log-level=warning\n"
+    assert (
+        one.salt_cloud(["--destroy", "web 1"], 1)
+        == "--destroy web 1 --assume-yes --out=json --log-level=warning\n"
+    )
     with pytest.raises(CommandError, match=r"^salt-cloud failed: no quota"):
         one.salt_cloud(["--fail"], 1)
 
@@ -265,12 +341,17 @@ def test_a_second_salt_cloud_on_the_master_waits_and_then_says_why_it_cannot(
     monkeypatch.setattr(salt, "LOCK_SECONDS", 0)
     with Path(salt.LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as a salt-cloud holds it whose operator went away
-        with pytest.raises(LaunchError, match=r"^Another salt-cloud still runs on salt-1, .*: wait until it has ended"):
+        with pytest.raises(
+            LaunchError,
+            match=r"^Another salt-cloud still runs on salt-1, .*: wait until it has ended",
+        ):
             one.salt_cloud(["--map", "small"], 6)
     assert one.salt_cloud(["--map", "small"], 6).startswith("--map small ")
 
 
-def test_every_machine_that_salt_cloud_sees_to_has_its_time(cloud: tuple[Master, HostShell]) -> None:
+def test_every_machine_that_salt_cloud_sees_to_has_its_time(
+    cloud: tuple[Master, HostShell],
+) -> None:
     one, shell = cloud
     for machines in (1, 6):
         one.salt_cloud(["--map", "small"], machines)
@@ -295,8 +376,14 @@ def predicting(log: Log, machines: Any, database: Any) -> tuple[Master, Predicti
 
 
 def test_a_prediction_is_one_run_a_machine(log: Log) -> None:
-    one, _ = predicting(log, {"web-2": {"a": GOOD}, "lb-1": {"a": PREDICTED}}, {"web-1": {"a": GOOD}})
-    assert [(run.minion, len(run.changed)) for run in one.predict()] == [("lb-1", 1), ("web-2", 0), ("web-1", 0)]
+    one, _ = predicting(
+        log, {"web-2": {"a": GOOD}, "lb-1": {"a": PREDICTED}}, {"web-1": {"a": GOOD}}
+    )
+    assert [(run.minion, len(run.changed)) for run in one.predict()] == [
+        ("lb-1", 1),
+        ("web-2", 0),
+        ("web-1", 0),
+    ]
 
 
 def test_a_prediction_sees_what_only_the_database_lacks(log: Log) -> None:
@@ -310,13 +397,17 @@ def test_a_prediction_sees_what_only_the_database_lacks(log: Log) -> None:
     ]
 
 
-def test_the_machine_that_cares_for_the_database_is_the_orchestrations_and_asked_for_all_that_it_runs() -> None:
+def test_the_machine_that_cares_for_the_database_is_the_orchestrations_and_asked_for_all_that_it_runs() -> (
+    None
+):
     tree = Path(__file__).parents[3] / "salt"
     steps = yaml.safe_load((tree / "orch" / "deploy.sls").read_text())
     assert {"tgt": MIGRATES} in steps["deploy-database"]["salt.state"]
     assert {"sls": "airflow.migrate"} in steps["deploy-database"]["salt.state"]
     top = yaml.safe_load((tree / "top.sls").read_text())["base"]
-    included = re.search(r"^include:\n(?:  - .+\n)+", (tree / "airflow" / "migrate.sls").read_text(), re.MULTILINE)
+    included = re.search(
+        r"^include:\n(?:  - .+\n)+", (tree / "airflow" / "migrate.sls").read_text(), re.MULTILINE
+    )
     assert included
     assert set(yaml.safe_load(included[0])["include"]) == {*top["*"], *top["web-*"]}
 
@@ -324,12 +415,18 @@ def test_the_machine_that_cares_for_the_database_is_the_orchestrations_and_asked
 @pytest.mark.parametrize(
     ("machines", "database", "told"),
     [
-        ({"web-2": "Minion did not return. [Not connected]"}, {"web-1": {"a": GOOD}}, "web-2: Minion did not return"),
+        (
+            {"web-2": "Minion did not return. [Not connected]"},
+            {"web-1": {"a": GOOD}},
+            "web-2: Minion did not return",
+        ),
         ({"web-2": {"a": GOOD}}, {"web-1": {"a": FAILED}}, "web-1: redis-package: no such package"),
         ("No return received", {"web-1": {"a": GOOD}}, "No machine predicted its states"),
     ],
 )
-def test_what_cannot_be_predicted_is_an_error(log: Log, machines: Any, database: Any, told: str) -> None:
+def test_what_cannot_be_predicted_is_an_error(
+    log: Log, machines: Any, database: Any, told: str
+) -> None:
     one, _ = predicting(log, machines, database)
     with pytest.raises(ConvergeError, match=f"^{told}"):
         one.predict()
@@ -337,8 +434,12 @@ def test_what_cannot_be_predicted_is_an_error(log: Log, machines: Any, database:
 
 def test_an_orchestration_that_fails_is_an_error(log: Log) -> None:
     steps = {"a": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}})}
-    one, shell = master(log, {"data": {"salt-1_master": steps}, "outputter": "highstate", "retcode": 0})
-    assert [run.changed for run in one.orchestrate("orch.deploy", lambda _: None)] == [("redis-config",)]
+    one, shell = master(
+        log, {"data": {"salt-1_master": steps}, "outputter": "highstate", "retcode": 0}
+    )
+    assert [run.changed for run in one.orchestrate("orch.deploy", lambda _: None)] == [
+        ("redis-config",)
+    ]
     assert shell.commands == [["salt-run", "--out=json", "state.orchestrate", "orch.deploy"]]
     for answer in (
         {"data": {"salt-1_master": ["Rendering SLS 'orch.deploy' failed"]}, "retcode": 1},

@@ -23,7 +23,9 @@ from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
 from stackctl.secrets import CERTIFICATE_DAYS, Authority, Vault, catalogue, initialise
 
-pytestmark = pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed: it makes the ciphertext")
+pytestmark = pytest.mark.skipif(
+    shutil.which("gpg") is None, reason="gpg is not installed: it makes the ciphertext"
+)
 
 ROOT = Path(__file__).parents[3]
 URL = "https://127.0.0.1:8443"
@@ -75,7 +77,11 @@ def mine(made: Deployment, tmp_path: Path) -> Deployment:
 def files(deployment: Deployment) -> dict[str, str]:
     """Return every file of the deployment's pillar with its content."""
     folder = deployment.pillar_dir
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def changed(before: Mapping[str, str], deployment: Deployment) -> set[str]:
@@ -171,10 +177,14 @@ def test_every_leaf_is_ciphertext_that_the_private_key_opens(
 
 def test_secrets_are_what_their_readers_take(opened: dict[str, dict[str, str]]) -> None:
     Fernet(opened["airflow-keys"]["fernet_key"])
-    passwords = [opened[lock]["password"] for lock in ("airflow-admin", "postgres-airflow", "redis-airflow")]
+    passwords = [
+        opened[lock]["password"] for lock in ("airflow-admin", "postgres-airflow", "redis-airflow")
+    ]
     assert len(set(passwords)) == 3
     for one in passwords:
-        assert re.fullmatch(r"[0-9a-f]{48}", one), "a leading dash would be an option to whatever command it is given"
+        assert re.fullmatch(r"[0-9a-f]{48}", one), (
+            "a leading dash would be an option to whatever command it is given"
+        )
     serialization.load_ssh_private_key(opened["cloud-ssh"]["private_key"].encode(), None)
 
 
@@ -210,7 +220,10 @@ def test_only_the_owner_reads_the_private_key(made: Deployment) -> None:
     [
         ("postgres-tls", ["postgres.stack.internal", "postgres-1", "postgres-1.stack.internal"]),
         ("redis-tls", ["redis.stack.internal", "redis-1", "redis-1.stack.internal"]),
-        ("edge-tls", ["lb.stack.internal", "lb-1", "lb-1.stack.internal", "127.0.0.1", "localhost"]),
+        (
+            "edge-tls",
+            ["lb.stack.internal", "lb-1", "lb-1.stack.internal", "127.0.0.1", "localhost"],
+        ),
     ],
 )
 def test_certificates_carry_their_names_and_chain_to_the_authority(
@@ -251,7 +264,9 @@ def test_rotate_changes_just_one_lock(mine: Deployment, opened: dict[str, dict[s
     assert Vault(mine).read("redis-airflow") != opened["redis-airflow"]
 
 
-def test_a_rotated_certificate_has_the_same_authority(mine: Deployment, opened: dict[str, dict[str, str]]) -> None:
+def test_a_rotated_certificate_has_the_same_authority(
+    mine: Deployment, opened: dict[str, dict[str, str]]
+) -> None:
     authority = mine.settings()["ca_certificate"]
     assert initialise(mine, URL, frozenset({"redis-tls"})) == ["redis-tls"]
     leaves = Vault(mine).read("redis-tls")
@@ -266,18 +281,26 @@ def test_a_new_authority_signs_every_certificate_anew(mine: Deployment) -> None:
     assert set(made) == {"deployment-ca", "postgres-tls", "redis-tls", "edge-tls", "settings"}
     after = mine.settings()["ca_certificate"]
     assert after != before
-    for lock, name in {"postgres-tls": "postgres-1", "redis-tls": "redis-1", "edge-tls": "lb-1"}.items():
+    for lock, name in {
+        "postgres-tls": "postgres-1",
+        "redis-tls": "redis-1",
+        "edge-tls": "lb-1",
+    }.items():
         verify(Vault(mine).read(lock), after, name)
 
 
 def test_a_certificate_that_was_brought_outlives_the_authority(mine: Deployment) -> None:
     brought = Authority.new("public").server("edge", ["airflow.example.org"])
-    brought["certificate"] += Authority.new("public").certificate_pem  # a chain, as public CAs give it
+    brought["certificate"] += Authority.new(
+        "public"
+    ).certificate_pem  # a chain, as public CAs give it
     Vault(mine).write("edge-tls", brought)
     made = initialise(mine, URL, frozenset({"deployment-ca"}))
     assert set(made) == {"deployment-ca", "postgres-tls", "redis-tls", "settings"}
     assert Vault(mine).read("edge-tls") == brought
-    assert "edge-tls" in initialise(mine, URL, frozenset({"edge-tls"})), "asked for by name it is made anew"
+    assert "edge-tls" in initialise(mine, URL, frozenset({"edge-tls"})), (
+        "asked for by name it is made anew"
+    )
 
 
 @pytest.mark.parametrize("last", ["deployment-ca", "postgres-tls", "edge-tls"])
@@ -297,7 +320,11 @@ def test_a_rotation_that_was_cut_short_is_made_whole(
             initialise(mine, URL, frozenset({"deployment-ca"}))
     initialise(mine, URL)
     authority = mine.settings()["ca_certificate"]
-    for lock, name in {"postgres-tls": "postgres-1", "redis-tls": "redis-1", "edge-tls": "lb-1"}.items():
+    for lock, name in {
+        "postgres-tls": "postgres-1",
+        "redis-tls": "redis-1",
+        "edge-tls": "lb-1",
+    }.items():
         verify(Vault(mine).read(lock), authority, name)
     assert initialise(mine, URL) == []
 
@@ -312,11 +339,14 @@ def test_the_settings_follow_the_ssh_key(mine: Deployment) -> None:
 
 
 @pytest.mark.parametrize("state", ["initialised", "empty"])
-def test_rotating_what_does_not_exist_touches_nothing(mine: Deployment, deployment: Deployment, state: str) -> None:
+def test_rotating_what_does_not_exist_touches_nothing(
+    mine: Deployment, deployment: Deployment, state: str
+) -> None:
     one = mine if state == "initialised" else deployment
     before = files(one)
     with pytest.raises(
-        SecretsError, match=r"There is no secret 'nonsense'\. There are: airflow-admin, .*, redis-tls\."
+        SecretsError,
+        match=r"There is no secret 'nonsense'\. There are: airflow-admin, .*, redis-tls\.",
     ):
         initialise(one, URL, frozenset({"nonsense", "redis-airflow"}))
     assert changed(before, one) == set()
@@ -326,7 +356,9 @@ def test_rotating_what_does_not_exist_touches_nothing(mine: Deployment, deployme
 
 
 def test_an_unknown_lock_names_the_known_ones(made: Deployment, deployment: Deployment) -> None:
-    with pytest.raises(SecretsError, match=r"There is no secret 'wifi'\. There are: airflow-admin, airflow-keys, "):
+    with pytest.raises(
+        SecretsError, match=r"There is no secret 'wifi'\. There are: airflow-admin, airflow-keys, "
+    ):
         Vault(made).read("wifi")
     with pytest.raises(SecretsError, match=r"There is no secret 'wifi'\. There are: none\."):
         Vault(deployment).read("wifi")
@@ -335,7 +367,9 @@ def test_an_unknown_lock_names_the_known_ones(made: Deployment, deployment: Depl
 def test_without_the_private_key_it_says_where_it_belongs(mine: Deployment) -> None:
     path = Vault(mine).private_key
     path.unlink()
-    with pytest.raises(SecretsError, match=rf"{re.escape(str(path))} is not on this machine\. Copy it here"):
+    with pytest.raises(
+        SecretsError, match=rf"{re.escape(str(path))} is not on this machine\. Copy it here"
+    ):
         Vault(mine).read("airflow-admin")
 
 
@@ -357,7 +391,9 @@ def test_an_authority_of_another_kind_is_refused(mine: Deployment) -> None:
         initialise(mine, URL)
 
 
-def test_a_host_without_gpg_is_told_what_to_install(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_gpg_is_told_what_to_install(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(SecretsError, match=r"gpg is not installed\. Install the package gnupg\."):
         Vault(deployment).create_key()

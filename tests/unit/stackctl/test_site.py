@@ -31,7 +31,10 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def settle(deployment: Deployment, port: int, authority: Authority = AUTHORITY) -> None:
     """Say where the site is, and whom to trust."""
     deployment.pillar_dir.mkdir(exist_ok=True)
-    settings = {"base_url": f"https://127.0.0.1:{port}", "ca_certificate": authority.certificate_pem}
+    settings = {
+        "base_url": f"https://127.0.0.1:{port}",
+        "ca_certificate": authority.certificate_pem,
+    }
     deployment.settings_path.write_text(yaml.safe_dump({"settings": settings}))
 
 
@@ -49,7 +52,10 @@ def serve(deployment: Deployment, tmp_path: Path) -> Iterator[Serve]:
                     self.send_response(code if self.path == "/api/v2/monitor/health" else 404)
                     self.end_headers()
 
-            settle(deployment, servers.enter_context(serving(Health, AUTHORITY.server(name, [name]), tmp_path)))
+            settle(
+                deployment,
+                servers.enter_context(serving(Health, AUTHORITY.server(name, [name]), tmp_path)),
+            )
 
         yield start
 
@@ -84,7 +90,9 @@ def test_a_site_that_nobody_serves(deployment: Deployment) -> None:
         assert "Connection refused" in site.problem(deployment)
 
 
-def test_a_server_that_is_no_web_server(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_no_web_server(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settle(deployment, 443)
 
     def answer(*_: object, **__: object) -> None:
@@ -104,5 +112,7 @@ def test_a_site_that_is_not_well_yet_is_waited_for(
 
 def test_a_site_that_stays_ill_is_an_error(deployment: Deployment, serve: Serve) -> None:
     serve(503)
-    with pytest.raises(ConvergeError, match=r"^https://127\.0\.0\.1:\d+ is not healthy: status 503\. See: stackctl"):
+    with pytest.raises(
+        ConvergeError, match=r"^https://127\.0\.0\.1:\d+ is not healthy: status 503\. See: stackctl"
+    ):
         site.require_healthy(deployment, seconds=-1)

@@ -24,7 +24,9 @@ NAMES = ["lb-1", "salt-1", "web-1"]
 def new_key() -> str:
     key = ed25519.Ed25519PrivateKey.generate()
     return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
     ).decode()
 
 
@@ -43,10 +45,15 @@ class Stack:
             self.authorize(name, self.vault)
 
     def authorize(self, name: str, key: str) -> None:
-        (self.folder / name).write_text(f"ssh-ed25519 AAAAsomebody her-own\n{ssh_public(key)} airflow-deploy\n")
+        (self.folder / name).write_text(
+            f"ssh-ed25519 AAAAsomebody her-own\n{ssh_public(key)} airflow-deploy\n"
+        )
 
     def machines(self) -> dict[str, Machine]:
-        return {name: Machine(name, f"i-{name}", state, "10.20.1.9", "") for name, state in self.states.items()}
+        return {
+            name: Machine(name, f"i-{name}", state, "10.20.1.9", "")
+            for name, state in self.states.items()
+        }
 
     def trust(self, _: Machine) -> None: ...
 
@@ -58,7 +65,10 @@ class Stack:
             ssh_public(key.read_text()) in authorized.read_text() for key in keys if key.is_file()
         ):
             raise CommandError(f"{what} failed: Permission denied (publickey).")
-        subprocess.run(["sh", "-c", remote.replace("/home/admin/.ssh/authorized_keys", str(authorized))], check=True)
+        subprocess.run(
+            ["sh", "-c", remote.replace("/home/admin/.ssh/authorized_keys", str(authorized))],
+            check=True,
+        )
         self.entered.append(machine.name)
 
     def follow(self) -> bool:
@@ -152,7 +162,9 @@ def test_without_a_master_the_rotation_waits(stack: Stack) -> None:
     stack.check()
 
 
-def test_both_keys_are_tried_while_a_rotation_is_under_way(deployment: Deployment, log: Log) -> None:
+def test_both_keys_are_tried_while_a_rotation_is_under_way(
+    deployment: Deployment, log: Log
+) -> None:
     one = Machine("salt-1", "i-1", "running", "10.20.1.9", "")
     write_private(deployment.ssh_key, "new")
 

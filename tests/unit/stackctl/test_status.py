@@ -19,7 +19,8 @@ from stackctl.run import Log
 
 NAMES = ["salt-1", "lb-1", "postgres-1", "redis-1", "web-1", "web-2"]
 MACHINES = {
-    name: Machine(name, f"i-{number}", "running", f"10.20.1.{number}", "") for number, name in enumerate(NAMES, 4)
+    name: Machine(name, f"i-{number}", "running", f"10.20.1.{number}", "")
+    for number, name in enumerate(NAMES, 4)
 }
 ACTIVE = dict.fromkeys(NAMES, "active\n123 MiB") | {"postgres-1": "active\n123 MiB\n9999-12-31"}
 HEALTHY = status.Row("web-1", "web", "10.20.1.8", "running", "answers", "airflow active", "800 MiB")
@@ -50,7 +51,9 @@ class ToldShell:
 def rows(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what collects the rows of a stack with these machines, of which Salt says this."""
 
-    def collect(machines: Mapping[str, Machine], answer: Mapping[str, Any] | Exception) -> dict[str, status.Row]:
+    def collect(
+        machines: Mapping[str, Machine], answer: Mapping[str, Any] | Exception
+    ) -> dict[str, status.Row]:
         told = answer if isinstance(answer, Exception) else json.dumps(answer)
         monkeypatch.setattr(status, "ec2_client", lambda: None)
         monkeypatch.setattr(status, "list_machines", lambda _: machines)
@@ -88,7 +91,9 @@ def test_one_thing_wanting_is_not_healthy(wrong: dict[str, str]) -> None:
     assert not replace(HEALTHY, **wrong).healthy
 
 
-@pytest.mark.parametrize(("days", "well"), [(-1, False), (status.RENEW_DAYS - 1, False), (status.RENEW_DAYS + 1, True)])
+@pytest.mark.parametrize(
+    ("days", "well"), [(-1, False), (status.RENEW_DAYS - 1, False), (status.RENEW_DAYS + 1, True)]
+)
 def test_a_certificate_that_ends_soon_is_not_healthy(days: int, *, well: bool) -> None:
     end = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=days)
     assert replace(HEALTHY, certificate=end.isoformat()).healthy == well
@@ -160,7 +165,11 @@ def say(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_the_exit_code_says_whether_all_is_well(
-    say: Any, capsys: pytest.CaptureFixture[str], found: list[status.Row], code: int, form: list[str]
+    say: Any,
+    capsys: pytest.CaptureFixture[str],
+    found: list[status.Row],
+    code: int,
+    form: list[str],
 ) -> None:
     assert say(found, *form) == code
     told = capsys.readouterr().out
@@ -171,14 +180,20 @@ def test_the_exit_code_says_whether_all_is_well(
         assert told.endswith("site https://airflow.example.org: healthy\n")
 
 
-def test_a_site_that_is_ill_is_told_though_every_machine_is_well(say: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_site_that_is_ill_is_told_though_every_machine_is_well(
+    say: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert say([HEALTHY], problem="status 503") == 1
     assert capsys.readouterr().out.endswith("site https://airflow.example.org: status 503\n")
     assert say([HEALTHY], "--json", problem="status 503") == 1
-    assert [(row["healthy"], row["site"]) for row in json.loads(capsys.readouterr().out)] == [(True, "status 503")]
+    assert [(row["healthy"], row["site"]) for row in json.loads(capsys.readouterr().out)] == [
+        (True, "status 503")
+    ]
 
 
-def test_who_has_to_renew_a_certificate_is_told_which(say: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_has_to_renew_a_certificate_is_told_which(
+    say: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert say([HEALTHY, replace(HEALTHY, machine="lb-1", certificate="2026-01-31")]) == 1
     told = capsys.readouterr().out.splitlines()[-2]
     assert told == "lb-1: end of its certificate: 2026-01-31. Renew it: docs/runbooks.md."

@@ -28,18 +28,31 @@ class HereShell:
         self.ran: list[str] = []
         self.key = ""
 
-    def run(self, machine: Machine, remote: str, *, what: str, stdin: str | bytes | None = None) -> str:
+    def run(
+        self, machine: Machine, remote: str, *, what: str, stdin: str | bytes | None = None
+    ) -> str:
         assert machine == MASTER
         self.ran.append(what)
         if "gpg --homedir" in remote:
             self.key = cast(str, stdin)
             return ""
         data = stdin.encode() if isinstance(stdin, str) else stdin or b""
-        return subprocess.run(["sh", "-c", remote], input=data, capture_output=True, check=True).stdout.decode()
+        return subprocess.run(
+            ["sh", "-c", remote], input=data, capture_output=True, check=True
+        ).stdout.decode()
 
 
 def git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), "-c", "user.name=Tester", "-c", "user.email=tester@example.org", *arguments]
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "-c",
+        "user.name=Tester",
+        "-c",
+        "user.email=tester@example.org",
+        *arguments,
+    ]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -88,7 +101,9 @@ def test_a_clean_checkout_is_its_commit(repository: Path, log: Log) -> None:
 
 
 @pytest.mark.parametrize("how", ["edited", "deleted", "added"])
-def test_a_dirty_checkout_says_so_and_is_named_for_its_content(repository: Path, log: Log, how: str) -> None:
+def test_a_dirty_checkout_says_so_and_is_named_for_its_content(
+    repository: Path, log: Log, how: str
+) -> None:
     commit = git(repository, "rev-parse", "HEAD")
     top = repository / "salt" / "top.sls"
     match how:
@@ -128,26 +143,34 @@ def test_files_that_git_does_not_know_are_named(local: Deployment, log: Log) -> 
     (local.root / "salt" / "a draft.sls").write_text("draft: {}\n")
     (local.root / "pillar" / "prod").mkdir()
     (local.root / "pillar" / "prod" / "settings.sls").write_text("settings: {}\n")
-    assert tree.left_out(local, log).endswith("(git add): pillar/prod/settings.sls, salt/a draft.sls")
+    assert tree.left_out(local, log).endswith(
+        "(git add): pillar/prod/settings.sls, salt/a draft.sls"
+    )
     # What is pushed as the deployment's own pillar is not left out.
     prod = Deployment("prod", local.root)
     assert tree.left_out(prod, log).endswith("(git add): salt/a draft.sls")
     for number in range(3):
         (local.root / "salt" / f"{number}.sls").touch()
-    assert tree.left_out(prod, log).endswith("(git add): salt/0.sls, salt/1.sls, salt/2.sls and 1 more")
+    assert tree.left_out(prod, log).endswith(
+        "(git add): salt/0.sls, salt/1.sls, salt/2.sls and 1 more"
+    )
 
 
 # -- push -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_master_gets_the_tree_the_pillar_and_the_key(local: Deployment, home: Path, log: Log) -> None:
+def test_the_master_gets_the_tree_the_pillar_and_the_key(
+    local: Deployment, home: Path, log: Log
+) -> None:
     shell = HereShell()
     changed, name = push(local, shell, log)
     assert changed
     assert (home / "current").resolve() == home / name
     assert (home / "current" / "REVISION").read_text() == f"{name}\n"
     assert (home / "current" / "salt" / "top.sls").read_text() == "base: {}\n"
-    assert (home / "pillar" / "local" / "secrets" / "redis-airflow.sls").read_text() == "ciphertext\n"
+    assert (
+        home / "pillar" / "local" / "secrets" / "redis-airflow.sls"
+    ).read_text() == "ciphertext\n"
     assert shell.key == "the private key"
     assert "the private key" not in log.path.read_text()
     # Neither what git ignores nor git's own.
@@ -162,7 +185,9 @@ def test_the_same_again_changes_nothing(local: Deployment, home: Path, log: Log)
     assert shell.ran == ["reading the revision on salt-1"]
 
 
-def test_uncommitted_changes_are_deployed_without_untracked_files(local: Deployment, home: Path, log: Log) -> None:
+def test_uncommitted_changes_are_deployed_without_untracked_files(
+    local: Deployment, home: Path, log: Log
+) -> None:
     (local.root / "salt" / "top.sls").write_text("base: {'*': [base]}\n")
     (local.root / "salt" / "draft.sls").write_text("draft: {}\n")
     _, name = push(local, HereShell(), log)
@@ -188,7 +213,9 @@ def test_a_new_secret_is_pushed_without_the_tree(local: Deployment, home: Path, 
     shell = HereShell()
     assert push(local, shell, log)[0]
     assert "pushing the tree to salt-1" not in shell.ran
-    assert (home / "pillar" / "local" / "secrets" / "redis-airflow.sls").read_text() == "other ciphertext\n"
+    assert (
+        home / "pillar" / "local" / "secrets" / "redis-airflow.sls"
+    ).read_text() == "other ciphertext\n"
     assert not (home / "pillar" / "local" / "settings.sls").exists()
 
 
@@ -200,7 +227,12 @@ def test_the_pillars_archive_is_roots_and_the_same_for_the_same_content(local: D
     assert tree._pillar_archive(local) == first
     with tarfile.open(fileobj=io.BytesIO(first)) as archive:
         members = archive.getmembers()
-    assert {one.name for one in members} == {".", "./settings.sls", "./secrets", "./secrets/redis-airflow.sls"}
+    assert {one.name for one in members} == {
+        ".",
+        "./settings.sls",
+        "./secrets",
+        "./secrets/redis-airflow.sls",
+    }
     assert {(one.uid, one.gid, one.uname) for one in members} == {(0, 0, "root")}
     assert {one.mode for one in members if one.isfile()} == {0o600}
     assert {one.mode for one in members if one.isdir()} == {0o700}

@@ -44,7 +44,9 @@ def progress(log: Log) -> Progress:
     return Progress(Console(file=StringIO()), log)
 
 
-def converge(progress: Progress, master: ToldMaster, *, pushed: bool = False, predict: bool = True) -> list[str]:
+def converge(
+    progress: Progress, master: ToldMaster, *, pushed: bool = False, predict: bool = True
+) -> list[str]:
     up._converge(cast(Master, master), progress, pushed=pushed, predict=predict)
     return master.did
 
@@ -58,7 +60,9 @@ def test_where_nothing_would_change_nothing_is_applied(progress: Progress) -> No
     assert progress.changes == 0
 
 
-@pytest.mark.parametrize("predicted", [[WELL, ROTATED], ConvergeError("web-1: airflow-database: it is behind.")])
+@pytest.mark.parametrize(
+    "predicted", [[WELL, ROTATED], ConvergeError("web-1: airflow-database: it is behind.")]
+)
 def test_what_would_change_or_cannot_be_predicted_is_applied(
     progress: Progress, predicted: list[StateRun] | ConvergeError
 ) -> None:

@@ -53,7 +53,9 @@ class Signature:
         found = _AUTHORIZATION.match(text)
         if not found:
             raise Refused(
-                service_of(request), "MissingAuthenticationToken", "Request is missing a valid Signature Version 4"
+                service_of(request),
+                "MissingAuthenticationToken",
+                "Request is missing a valid Signature Version 4",
             )
         self.access_key_id = found["key"]
         self.scope = f"{found['date']}/{found['region']}/{found['service']}/aws4_request"
@@ -77,23 +79,29 @@ class Signature:
                 self._payload(request),
             ]
         )
-        to_sign = "\n".join([ALGORITHM, self.time, self.scope, hashlib.sha256(canonical.encode()).hexdigest()])
+        to_sign = "\n".join(
+            [ALGORITHM, self.time, self.scope, hashlib.sha256(canonical.encode()).hexdigest()]
+        )
         key = f"AWS4{secret}".encode()
         for part in self.scope.split("/"):
             key = hmac.new(key, part.encode(), hashlib.sha256).digest()
         return hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
 
     def _path(self, request: Request) -> str:
-        raw = str(request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI") or quote(request.path)).split(
-            "?", 1
-        )[0]
+        raw = str(
+            request.environ.get("RAW_URI")
+            or request.environ.get("REQUEST_URI")
+            or quote(request.path)
+        ).split("?", 1)[0]
         once = quote(unquote(raw), safe="/~")
         return once if self.service == "s3" else quote(once, safe="/~")
 
     def _query(self, request: Request) -> str:
         pairs = parse_qsl(request.query_string.decode(), keep_blank_values=True)
         coded = sorted(
-            (quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in pairs if name != "X-Amz-Signature"
+            (quote(name, safe="-_.~"), quote(value, safe="-_.~"))
+            for name, value in pairs
+            if name != "X-Amz-Signature"
         )
         return "&".join(f"{name}={value}" for name, value in coded)
 
@@ -109,7 +117,9 @@ class Signature:
 class Gate:
     """Lets through what was signed by the cloud's owner, or with keys that the cloud itself has given out."""
 
-    def __init__(self, owner: Credentials, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, owner: Credentials, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._owner = owner
         self._now = now
 
@@ -127,8 +137,14 @@ class Gate:
         try:
             signed_at = datetime.strptime(signature.time, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         except ValueError as error:
-            raise Refused(service, "IncompleteSignature", "X-Amz-Date is missing or malformed", 400) from error
-        lasts = timedelta(seconds=int(request.args.get("X-Amz-Expires", "0"))) if signature.presigned else CLOCK_SKEW
+            raise Refused(
+                service, "IncompleteSignature", "X-Amz-Date is missing or malformed", 400
+            ) from error
+        lasts = (
+            timedelta(seconds=int(request.args.get("X-Amz-Expires", "0")))
+            if signature.presigned
+            else CLOCK_SKEW
+        )
         if not signed_at - CLOCK_SKEW <= self._now() <= signed_at + lasts:
             raise Refused(service, "RequestExpired", "Request has expired.", 400)
         if not hmac.compare_digest(signature.expected(request, secret), signature.value):
@@ -150,15 +166,22 @@ class Gate:
         iam = get_backend("iam")[DEFAULT_ACCOUNT_ID]["aws"]
         sts = get_backend("sts")[DEFAULT_ACCOUNT_ID]["aws"]
         issued = {
-            key.access_key_id: (key.secret_access_key, "") for key in iam.access_keys.values() if key.status == "Active"
+            key.access_key_id: (key.secret_access_key, "")
+            for key in iam.access_keys.values()
+            if key.status == "Active"
         }
-        sessions = {role.access_key_id: (role.secret_access_key, role.session_token) for role in sts.assumed_roles}
+        sessions = {
+            role.access_key_id: (role.secret_access_key, role.session_token)
+            for role in sts.assumed_roles
+        }
         return issued | sessions | {self._owner.access_key_id: (self._owner.secret_access_key, "")}
 
 
 def service_of(request: Request) -> str:
     """Return the service that a request is for, as far as an unsigned one tells."""
-    scope = re.search(r"/\d{8}/[^/]+/([^/]+)/aws4_request", request.headers.get("Authorization", ""))
+    scope = re.search(
+        r"/\d{8}/[^/]+/([^/]+)/aws4_request", request.headers.get("Authorization", "")
+    )
     return scope[1] if scope else "s3"
 
 
@@ -177,7 +200,9 @@ def error_response(service: str, code: str, message: str, status: int) -> Respon
         )
     elif service in ("ssm", "kms"):
         return Response(
-            json.dumps({"__type": code, "message": message}), status=400, content_type="application/x-amz-json-1.1"
+            json.dumps({"__type": code, "message": message}),
+            status=400,
+            content_type="application/x-amz-json-1.1",
         )
     else:
         fault = "Sender" if status < 500 else "Receiver"
@@ -192,9 +217,17 @@ def _unknown_key(service: str) -> tuple[str, str, int]:
     if service == "ec2":
         return ("AuthFailure", "AWS was not able to validate the provided access credentials", 401)
     if service == "s3":
-        return ("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.", 403)
+        return (
+            "InvalidAccessKeyId",
+            "The AWS Access Key Id you provided does not exist in our records.",
+            403,
+        )
     if service in ("ssm", "kms"):
-        return ("UnrecognizedClientException", "The security token included in the request is invalid.", 400)
+        return (
+            "UnrecognizedClientException",
+            "The security token included in the request is invalid.",
+            400,
+        )
     return ("InvalidClientTokenId", "The security token included in the request is invalid.", 403)
 
 

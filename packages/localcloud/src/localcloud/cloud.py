@@ -33,7 +33,14 @@ from localcloud.machines import HALTED, REBOOTED, Machine, MachineHost
 
 log = logging.getLogger(__name__)
 
-CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+CODES = {
+    "pending": 0,
+    "running": 16,
+    "shutting-down": 32,
+    "terminated": 48,
+    "stopping": 64,
+    "stopped": 80,
+}
 """EC2's instance states. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceState.html"""
 
 WORKERS = 8
@@ -107,7 +114,11 @@ class Cloud:
 
     def named_in(self, form: Mapping[str, str]) -> set[str]:
         """Return the Name tags of the machines that a call of EC2's API makes, or names by ids of theirs."""
-        made = {form.get(key.removesuffix("Key") + "Value", "") for key, value in form.items() if value == "Name"}
+        made = {
+            form.get(key.removesuffix("Key") + "Value", "")
+            for key, value in form.items()
+            if value == "Name"
+        }
         ids = set(form.values())
         with self.lock:
             return made | {
@@ -152,7 +163,9 @@ class Cloud:
                 self.follow(instance)
             self._save()
         for instance_id in observed:
-            log.warning("container of %s belongs to no instance known here; left alone", instance_id)
+            log.warning(
+                "container of %s belongs to no instance known here; left alone", instance_id
+            )
 
     def close(self) -> None:
         """Finish what the workers have begun, and begin nothing more."""
@@ -164,7 +177,10 @@ class Cloud:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with self.lock:
-                if all(instance.state in ("running", "stopped", "terminated") for instance in self.instances()):
+                if all(
+                    instance.state in ("running", "stopped", "terminated")
+                    for instance in self.instances()
+                ):
                     return True
             time.sleep(0.01)
         return False
@@ -210,11 +226,18 @@ class Cloud:
                             instance.terminate_quietly()
                     if outcome == "terminated":
                         self._release(instance)
-                    self.set_state(instance, outcome, "Server.InternalError" if problem else "", str(problem or ""))
+                    self.set_state(
+                        instance,
+                        outcome,
+                        "Server.InternalError" if problem else "",
+                        str(problem or ""),
+                    )
                     self._save()
                 log.info("%s (%s) is %s", instance_id, machine.name, outcome)
 
-    def _act(self, state: str, machine: Machine, booted: bool) -> tuple[str, LocalCloudError | None]:
+    def _act(
+        self, state: str, machine: Machine, booted: bool
+    ) -> tuple[str, LocalCloudError | None]:
         """Do what a state asks for; return the state that follows, and what went wrong."""
         try:
             if state == "pending":
@@ -272,10 +295,16 @@ class Cloud:
                 return
             elif found.exit_code == REBOOTED:
                 self.set_state(instance, "pending")
-            elif instance.instance_initiated_shutdown_behavior == "terminate" and found.exit_code in HALTED:
+            elif (
+                instance.instance_initiated_shutdown_behavior == "terminate"
+                and found.exit_code in HALTED
+            ):
                 instance.terminate()
                 self.set_state(
-                    instance, "shutting-down", "Client.InstanceInitiatedShutdown", "Instance initiated shutdown"
+                    instance,
+                    "shutting-down",
+                    "Client.InstanceInitiatedShutdown",
+                    "Instance initiated shutdown",
                 )
             else:
                 by_itself = found.exit_code in HALTED
@@ -297,7 +326,9 @@ class Cloud:
         log.warning("%s has no container any more: terminated", instance.id)
         instance.terminate_quietly()
         self._release(instance)
-        self.set_state(instance, "terminated", "Server.InternalError", "The machine's container was removed")
+        self.set_state(
+            instance, "terminated", "Server.InternalError", "The machine's container was removed"
+        )
 
     def _release(self, instance: Instance) -> None:
         """Give the addresses back, now that no machine has them."""
@@ -310,7 +341,9 @@ class Cloud:
         for account in list(ec2_backends.values()):
             for backend in list(dict.values(account)):
                 for reservation in list(backend.reservations.values()):
-                    reservation.instances = [instance for instance in reservation.instances if not _outlived(instance)]
+                    reservation.instances = [
+                        instance for instance in reservation.instances if not _outlived(instance)
+                    ]
                     if not reservation.instances:
                         del backend.reservations[reservation.id]
 
@@ -348,11 +381,17 @@ def _tags(instance: Instance) -> dict[str, str]:
 
 def _outlived(instance: Instance) -> bool:
     ended: datetime | None = getattr(instance, "ended", None)
-    return instance.state == "terminated" and ended is not None and datetime.now(UTC) - ended > REMEMBER
+    return (
+        instance.state == "terminated"
+        and ended is not None
+        and datetime.now(UTC) - ended > REMEMBER
+    )
 
 
 def _host_goes_down() -> bool:
     if not Path("/run/systemd/system").is_dir():
         return False
-    state: Any = run(["systemctl", "is-system-running"], capture_output=True, text=True, check=False).stdout.strip()
+    state: Any = run(
+        ["systemctl", "is-system-running"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return bool(state == "stopping")

@@ -21,7 +21,10 @@ DEFAULT_STATE_DIR = Path("/var/lib/localcloud")
 START_SECONDS = 60.0
 SYSTEMD = Path("/run/systemd/system")
 """Exists where systemd is PID 1, see sd_booted(3)."""
-STALE = ((Path("/var/run/docker.pid"), "dockerd"), (Path("/var/run/docker/containerd/containerd.pid"), "containerd"))
+STALE = (
+    (Path("/var/run/docker.pid"), "dockerd"),
+    (Path("/var/run/docker/containerd/containerd.pid"), "containerd"),
+)
 """Pid files that can outlive a crash, name another program's pid, and keep dockerd from starting."""
 _PID_FILE = "dockerd.pid"
 _LOG_FILE = "dockerd.log"
@@ -47,7 +50,11 @@ def ensure(report: Report, state_dir: Path = DEFAULT_STATE_DIR) -> docker.Docker
         raise EngineUnavailable(
             f"No engine answers at DOCKER_HOST={os.environ['DOCKER_HOST']}. Start it, or unset the variable."
         )
-    missing = [name for name, program in (("docker.io", "dockerd"), ("iptables", "iptables")) if not _program(program)]
+    missing = [
+        name
+        for name, program in (("docker.io", "dockerd"), ("iptables", "iptables"))
+        if not _program(program)
+    ]
     if missing:
         try:
             packages.install(missing, report)
@@ -110,7 +117,9 @@ def stop_if_ours(state_dir: Path = DEFAULT_STATE_DIR) -> bool:
     deadline = time.monotonic() + START_SECONDS
     while _running(pid_file, "dockerd"):
         if time.monotonic() > deadline:
-            raise EngineStartFailed(f"dockerd ({pid}) does not end; its log is {state_dir / _LOG_FILE}.")
+            raise EngineStartFailed(
+                f"dockerd ({pid}) does not end; its log is {state_dir / _LOG_FILE}."
+            )
         time.sleep(0.1)
     with suppress(ChildProcessError):  # another process may have started it
         os.waitpid(pid, os.WNOHANG)
@@ -168,7 +177,9 @@ def _start_by_systemd(report: Report) -> docker.DockerClient:
 
 def _start_by_hand(report: Report, state_dir: Path) -> docker.DockerClient:
     if os.geteuid() != 0:
-        raise EngineUnavailable("Docker's engine does not run, and only root can start it where systemd is not PID 1.")
+        raise EngineUnavailable(
+            "Docker's engine does not run, and only root can start it where systemd is not PID 1."
+        )
     report("starting Docker's engine (dockerd, since systemd is not PID 1)")
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     for pid_file, name in STALE:

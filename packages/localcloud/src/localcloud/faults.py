@@ -83,12 +83,26 @@ def no_capacity(times: int | None = None) -> Fault:
 def limit_exceeded(times: int | None = None) -> Fault:
     """The account may not have more instances."""
     message = "You have requested more instances than your current instance limit allows."
-    return Fault("error", "RunInstances", code="InstanceLimitExceeded", status=400, message=message, times=times)
+    return Fault(
+        "error",
+        "RunInstances",
+        code="InstanceLimitExceeded",
+        status=400,
+        message=message,
+        times=times,
+    )
 
 
 def expired(action: str = "*", skip: int = 0) -> Fault:
     """Temporary credentials that run out, after `skip` calls."""
-    return Fault("error", action, code="RequestExpired", status=400, message="Request has expired.", skip=skip)
+    return Fault(
+        "error",
+        action,
+        code="RequestExpired",
+        status=400,
+        message="Request has expired.",
+        skip=skip,
+    )
 
 
 def denied(action: str) -> Fault:
@@ -154,11 +168,19 @@ class Faults:
             return None
         if fault.kind == "cannot-run":
             return replace(machine, broken="an injected fault: the host has no room")
-        return replace(machine, sshd=False) if fault.kind == "no-sshd" else replace(machine, authorized_key="")
+        return (
+            replace(machine, sshd=False)
+            if fault.kind == "no-sshd"
+            else replace(machine, authorized_key="")
+        )
 
     def _meet(self, action: str, names: Collection[str], *, of_machine: bool) -> Fault | None:
         for index, fault in enumerate(self._faults):
-            if fault.of_machine != of_machine or fault.times == 0 or not fnmatchcase(action, fault.action):
+            if (
+                fault.of_machine != of_machine
+                or fault.times == 0
+                or not fnmatchcase(action, fault.action)
+            ):
                 continue
             if fault.machine != "*" and not any(fnmatchcase(name, fault.machine) for name in names):
                 continue
@@ -208,7 +230,9 @@ class FaultClient:
         self._ask("PUT", json.dumps([asdict(fault) for fault in faults]).encode())
 
     def _ask(self, method: str, body: bytes) -> bytes:
-        request = urllib.request.Request(self._url, body or None, {KEY_HEADER: self._key}, method=method)
+        request = urllib.request.Request(
+            self._url, body or None, {KEY_HEADER: self._key}, method=method
+        )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=60) as answer:
             content: bytes = answer.read()
@@ -217,4 +241,6 @@ class FaultClient:
 
 def wait(fault: Fault, caller: socket.socket) -> None:
     """Let a slow call take its time, while somebody waits for the answer."""
-    select.select([caller], [], [], fault.seconds)  # the request has been read: what is left to come is its end
+    select.select(
+        [caller], [], [], fault.seconds
+    )  # the request has been read: what is left to come is its end

@@ -38,7 +38,9 @@ CONSOLE_BYTES = 64 * 1024
 NO_CLIENT_TOKEN = "ABCDE"  # noqa: S105
 """What moto takes for the ClientToken of a request that has none."""
 
-_request: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("localcloud_run_instances")
+_request: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar(
+    "localcloud_run_instances"
+)
 
 
 class Hooks:
@@ -77,7 +79,12 @@ class Hooks:
         cloud = self._cloud
 
         def run_instances(
-            backend: Any, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
+            backend: Any,
+            image_id: str,
+            count: int,
+            user_data: Any,
+            security_group_names: list[str],
+            **kwargs: Any,
         ) -> Reservation:
             """Launch all or none, up to MaxCount; a ClientToken gives the same instances again, until they are gone.
 
@@ -85,15 +92,20 @@ class Hooks:
             """
             extra = _request.get({})
             asked = json.dumps(
-                [image_id, count, str(user_data), security_group_names, kwargs], sort_keys=True, default=str
+                [image_id, count, str(user_data), security_group_names, kwargs],
+                sort_keys=True,
+                default=str,
             )
             digest = hashlib.sha256(asked.encode()).hexdigest()
             token = kwargs.get("client_token") or NO_CLIENT_TOKEN
-            launches: dict[str, Reservation] = vars(backend).setdefault("launches", {})  # by ClientToken
+            launches: dict[str, Reservation] = vars(backend).setdefault(
+                "launches", {}
+            )  # by ClientToken
             if known := launches.get(token):
                 if known.request_digest != digest:
                     raise EC2ClientError(
-                        "IdempotentParameterMismatch", f"The client token '{token}' was used with other parameters."
+                        "IdempotentParameterMismatch",
+                        f"The client token '{token}' was used with other parameters.",
                     )
                 if all(instance.state == "terminated" for instance in known.instances):
                     raise EC2ClientError(
@@ -106,7 +118,12 @@ class Hooks:
             specs = copy.deepcopy(kwargs.get("nics") or [])
             try:
                 reservation = original_run(
-                    backend, image_id, max(count, extra.get("max_count", 1)), user_data, security_group_names, **kwargs
+                    backend,
+                    image_id,
+                    max(count, extra.get("max_count", 1)),
+                    user_data,
+                    security_group_names,
+                    **kwargs,
                 )
             except Exception:
                 for name in set(backend.reservations) - before:
@@ -130,7 +147,9 @@ class Hooks:
             volume = instance.ec2_backend.create_volume(
                 size=ROOT_GIB, zone_name=instance.availability_zone, volume_type="gp3"
             )
-            instance.ec2_backend.attach_volume(volume.id, instance.id, instance.root_device_name, True)
+            instance.ec2_backend.attach_volume(
+                volume.id, instance.id, instance.root_device_name, True
+            )
 
         original_terminate = Instance.terminate
         original_run = self._replace(InstanceBackend, "run_instances", run_instances)
@@ -138,7 +157,11 @@ class Hooks:
 
     def _settings(self) -> None:
         """Refuse unknown images, keys and types as EC2 does. moto's own AMIs would fill the state and cannot boot."""
-        for name in ("ENABLE_AMI_VALIDATION", "ENABLE_KEYPAIR_VALIDATION", "EC2_ENABLE_INSTANCE_TYPE_VALIDATION"):
+        for name in (
+            "ENABLE_AMI_VALIDATION",
+            "ENABLE_KEYPAIR_VALIDATION",
+            "EC2_ENABLE_INSTANCE_TYPE_VALIDATION",
+        ):
             self._replace(settings, name, True)
         before = os.environ.get("MOTO_EC2_LOAD_DEFAULT_AMIS", "true")
         os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
@@ -161,21 +184,30 @@ class Hooks:
 
         def credit_specifications(response: InstanceResponse) -> ActionResult:
             """Tell the credit mode that was asked for."""
-            found = response.ec2_backend.describe_instance_credit_specifications(response._get_param("InstanceIds", []))
+            found = response.ec2_backend.describe_instance_credit_specifications(
+                response._get_param("InstanceIds", [])
+            )
             return ActionResult(
                 {
                     "InstanceCreditSpecifications": [
-                        {"InstanceId": instance.id, "CpuCredits": getattr(instance, "cpu_credits", "standard")}
+                        {
+                            "InstanceId": instance.id,
+                            "CpuCredits": getattr(instance, "cpu_credits", "standard"),
+                        }
                         for instance in found
                     ]
                 }
             )
 
         original_respond = self._replace(InstanceResponse, "run_instances", respond)
-        told = InstanceResponse.RESPONSE_KEY_PATH_TO_TRANSFORMER  # moto says "pending", whatever a token stands for
+        told = (
+            InstanceResponse.RESPONSE_KEY_PATH_TO_TRANSFORMER
+        )  # moto says "pending", whatever a token stands for
         told = {key: value for key, value in told.items() if not key.startswith("RunInstances.")}
         self._replace(InstanceResponse, "RESPONSE_KEY_PATH_TO_TRANSFORMER", told)
-        self._replace(InstanceResponse, "describe_instance_credit_specifications", credit_specifications)
+        self._replace(
+            InstanceResponse, "describe_instance_credit_specifications", credit_specifications
+        )
 
     def _ends(self) -> None:
         cloud = self._cloud
@@ -192,7 +224,9 @@ class Hooks:
         def terminate_quietly(instance: Instance) -> InstanceState:
             instance.ended = datetime.now(UTC)
             previous: InstanceState = original_terminate(instance)
-            for nic in instance.nics.values():  # moto frees the address at once; it is free when the machine is gone
+            for nic in (
+                instance.nics.values()
+            ):  # moto frees the address at once; it is free when the machine is gone
                 nic.subnet._subnet_ips.setdefault(nic.private_ip_address, instance)
                 nic.subnet._unused_ips.discard(nic.private_ip_address)
             return previous
@@ -206,7 +240,9 @@ class Hooks:
 
         original_terminate = self._replace(Instance, "terminate", terminate)
         self._replace(Instance, "terminate_quietly", terminate_quietly)
-        original_terminate_instances = self._replace(InstanceBackend, "terminate_instances", terminate_instances)
+        original_terminate_instances = self._replace(
+            InstanceBackend, "terminate_instances", terminate_instances
+        )
 
     def _lives(self) -> None:
         cloud = self._cloud
@@ -236,12 +272,15 @@ class Hooks:
             _require(instance, {"running"}, "rebooted")
             cloud.reboot(instance)
 
-        def modify_instance_attribute(backend: Any, instance_id: str, key: str, value: Any) -> Instance:
+        def modify_instance_attribute(
+            backend: Any, instance_id: str, key: str, value: Any
+        ) -> Instance:
             """Type and user data can only be changed while stopped."""
             instance = backend.get_instance(instance_id)
             if key in ("instance_type", "user_data") and instance.state != "stopped":
                 raise EC2ClientError(
-                    "IncorrectInstanceState", f"The instance '{instance_id}' is not in the 'stopped' state."
+                    "IncorrectInstanceState",
+                    f"The instance '{instance_id}' is not in the 'stopped' state.",
                 )
             return original_modify(backend, instance_id, key, value)
 
@@ -249,7 +288,9 @@ class Hooks:
         original_start = self._replace(Instance, "start", start)
         self._replace(Instance, "reboot", reboot)
         self._replace(Instance, "stop_quietly", original_stop)
-        original_modify = self._replace(InstanceBackend, "modify_instance_attribute", modify_instance_attribute)
+        original_modify = self._replace(
+            InstanceBackend, "modify_instance_attribute", modify_instance_attribute
+        )
 
     def _addresses(self) -> None:
         cloud = self._cloud
@@ -264,7 +305,8 @@ class Hooks:
                     subnet.handed_out = address
                     return address
             raise EC2ClientError(
-                "InsufficientFreeAddressesInSubnet", f"There are not enough free addresses in subnet '{subnet.id}'."
+                "InsufficientFreeAddressesInSubnet",
+                f"There are not enough free addresses in subnet '{subnet.id}'.",
             )
 
         def request_ip(subnet: Subnet, ip: str, instance: Instance) -> None:
@@ -273,17 +315,24 @@ class Hooks:
                 raise EC2ClientError("InvalidIPAddress.InUse", f"Address {ip} is in use.")
             if ipaddress.ip_address(ip) not in subnet.cidr:
                 raise EC2ClientError(
-                    "InvalidParameterValue", f"Address {ip} does not fall within the subnet's address range"
+                    "InvalidParameterValue",
+                    f"Address {ip} does not fall within the subnet's address range",
                 )
             if ip not in _usable(subnet):
-                raise EC2ClientError("InvalidParameterValue", f"Address {ip} is in subnet's reserved address range")
+                raise EC2ClientError(
+                    "InvalidParameterValue", f"Address {ip} is in subnet's reserved address range"
+                )
             subnet._subnet_ips[ip] = instance
 
         def delete_subnet(backend: Any, subnet_id: str) -> Subnet:
             """A subnet with machines stays."""
             for instance in backend.all_instances():
-                if instance.state != "terminated" and any(nic.subnet.id == subnet_id for nic in instance.nics.values()):
-                    raise DependencyViolationError(f"The subnet '{subnet_id}' has dependencies and cannot be deleted.")
+                if instance.state != "terminated" and any(
+                    nic.subnet.id == subnet_id for nic in instance.nics.values()
+                ):
+                    raise DependencyViolationError(
+                        f"The subnet '{subnet_id}' has dependencies and cannot be deleted."
+                    )
             subnet: Subnet = original_delete(backend, subnet_id)
             cloud.forget_subnet(subnet_id)
             return subnet
@@ -308,9 +357,15 @@ class Hooks:
         def get_console_output(response: General) -> ActionResult:
             """Return what the machine wrote to its console."""
             instance = response.ec2_backend.get_instance(response._get_param("InstanceId"))
-            text = cloud.host.console(instance.id).encode()[-CONSOLE_BYTES:].decode(errors="replace")
+            text = (
+                cloud.host.console(instance.id).encode()[-CONSOLE_BYTES:].decode(errors="replace")
+            )
             return ActionResult(
-                {"InstanceId": instance.id, "Timestamp": utcnow(), "Output": Base64EncodedString.from_raw_string(text)}
+                {
+                    "InstanceId": instance.id,
+                    "Timestamp": utcnow(),
+                    "Output": Base64EncodedString.from_raw_string(text),
+                }
             )
 
         def set_value(key: Any, value: bytes) -> None:
@@ -338,7 +393,8 @@ def _complete(instance: Instance, specs: list[dict[str, Any]]) -> None:
 def _require(instance: Instance, states: set[str], verb: str) -> None:
     if instance.state not in states:
         raise EC2ClientError(
-            "IncorrectInstanceState", f"The instance '{instance.id}' is not in a state from which it can be {verb}."
+            "IncorrectInstanceState",
+            f"The instance '{instance.id}' is not in a state from which it can be {verb}.",
         )
 
 

@@ -136,7 +136,9 @@ class DockerHost:
                 mem_limit=f"{machine.memory}m",
                 memswap_limit=f"{machine.memory}m",
             )
-            container.put_archive("/", _tar({"var/lib/cloud/seed/resolv.conf": (0o644, 0, resolver().encode())}))
+            container.put_archive(
+                "/", _tar({"var/lib/cloud/seed/resolv.conf": (0o644, 0, resolver().encode())})
+            )
             container.start()
         except DockerException as error:
             raise MachineError(_reason(error)) from error
@@ -165,7 +167,9 @@ class DockerHost:
     def drop_network(self, subnet_id: str) -> None:
         """Remove the subnet's network."""
         try:
-            for network in self._client.networks.list(filters={"label": self._labels(SUBNET_LABEL, subnet_id)}):
+            for network in self._client.networks.list(
+                filters={"label": self._labels(SUBNET_LABEL, subnet_id)}
+            ):
                 network.remove()
         except NotFound:
             return
@@ -184,7 +188,9 @@ class DockerHost:
     def observe(self) -> dict[str, Observed]:
         """Return how every container of this cloud is."""
         try:
-            found = self._client.containers.list(all=True, filters={"label": self._labels()}, ignore_removed=True)
+            found = self._client.containers.list(
+                all=True, filters={"label": self._labels()}, ignore_removed=True
+            )
         except DockerException as error:
             raise MachineError(_reason(error)) from error
         return {
@@ -234,13 +240,17 @@ class DockerHost:
         """Return the name of the subnet's network, which the first launch makes. Two at once would collide."""
         name = f"{self._cloud}-{subnet_id}"
         with self._making_network:
-            if not self._client.networks.list(filters={"label": self._labels(SUBNET_LABEL, subnet_id)}):
+            if not self._client.networks.list(
+                filters={"label": self._labels(SUBNET_LABEL, subnet_id)}
+            ):
                 gateway = str(next(ipaddress.ip_network(cidr).hosts()))
                 self._client.networks.create(
                     name,
                     driver="bridge",
                     check_duplicate=True,
-                    ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=cidr, gateway=gateway)]),
+                    ipam=docker.types.IPAMConfig(
+                        pool_configs=[docker.types.IPAMPool(subnet=cidr, gateway=gateway)]
+                    ),
                     labels={CLOUD_LABEL: self._cloud, SUBNET_LABEL: subnet_id},
                 )
         return name
@@ -259,12 +269,19 @@ class DockerHost:
             domainname=machine.domain,
             tty=True,  # gives systemd a console to write to
             environment={"container": "docker", "TERM": "dumb", "SYSTEMD_COLORS": "0"},
-            labels={CLOUD_LABEL: self._cloud, INSTANCE_LABEL: machine.instance_id, NAME_LABEL: machine.name},
+            labels={
+                CLOUD_LABEL: self._cloud,
+                INSTANCE_LABEL: machine.instance_id,
+                NAME_LABEL: machine.name,
+            },
             ports=[(port, "tcp") for port in machine.ports],
             networking_config=api.create_networking_config(address),
             host_config=api.create_host_config(
                 cap_add=["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],
-                security_opt=["seccomp=unconfined", "apparmor=unconfined"],  # Docker's profile forbids systemd's mounts
+                security_opt=[
+                    "seccomp=unconfined",
+                    "apparmor=unconfined",
+                ],  # Docker's profile forbids systemd's mounts
                 cgroupns="private",
                 tmpfs={"/run": "", "/run/lock": ""},
                 cpu_period=CPU_PERIOD,
@@ -272,7 +289,9 @@ class DockerHost:
                 mem_limit=f"{machine.memory}m",
                 memswap_limit=f"{machine.memory}m",
                 port_bindings=bindings,
-                log_config=docker.types.LogConfig(type="json-file", config={"max-size": "1m", "max-file": "2"}),
+                log_config=docker.types.LogConfig(
+                    type="json-file", config={"max-size": "1m", "max-file": "2"}
+                ),
             ),
         )
         return self._client.containers.get(made["Id"])
@@ -280,7 +299,9 @@ class DockerHost:
 
 def container_names(client: docker.DockerClient, cloud: str) -> list[str]:
     """Return the names of a cloud's containers, whether they run or not."""
-    found = client.containers.list(all=True, filters={"label": f"{CLOUD_LABEL}={cloud}"}, ignore_removed=True)
+    found = client.containers.list(
+        all=True, filters={"label": f"{CLOUD_LABEL}={cloud}"}, ignore_removed=True
+    )
     return sorted(str(container.name) for container in found)
 
 
@@ -321,7 +342,9 @@ def resolver() -> str:
             continue
         lines = [line.split() for line in path.read_text().splitlines()]
         servers = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
-        servers = [server for server in servers if not server.startswith("127.") and ":" not in server]
+        servers = [
+            server for server in servers if not server.startswith("127.") and ":" not in server
+        ]
         if servers:
             return "".join(f"nameserver {server}\n" for server in servers)
     return "nameserver 127.0.0.11\n"
@@ -337,9 +360,17 @@ def _seed(machine: Machine) -> bytes:
         "var/lib/cloud/seed/user-data": (0o600, 0, machine.user_data),
     }
     if not machine.sshd:
-        content["etc/systemd/system/ssh.service.d/fault.conf"] = (0o644, 0, b"[Unit]\nConditionPathExists=/nowhere\n")
+        content["etc/systemd/system/ssh.service.d/fault.conf"] = (
+            0o644,
+            0,
+            b"[Unit]\nConditionPathExists=/nowhere\n",
+        )
     if machine.authorized_key:
-        content["home/admin/.ssh/authorized_keys"] = (0o600, ADMIN_UID, machine.authorized_key.strip().encode() + b"\n")
+        content["home/admin/.ssh/authorized_keys"] = (
+            0o600,
+            ADMIN_UID,
+            machine.authorized_key.strip().encode() + b"\n",
+        )
     return _tar(content)
 
 

@@ -20,7 +20,9 @@ def privileged(*command: str) -> list[str]:
         return list(command)
     if shutil.which("sudo"):
         return ["sudo", *command]
-    raise EngineUnavailable(f"`{' '.join(command)}` wants root, and there is no sudo. Run this as root.")
+    raise EngineUnavailable(
+        f"`{' '.join(command)}` wants root, and there is no sudo. Run this as root."
+    )
 
 
 def install(packages: list[str], report: Report) -> None:
@@ -49,10 +51,16 @@ def install(packages: list[str], report: Report) -> None:
         ],
     ):
         done = subprocess.run(
-            privileged(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            privileged(*command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
         if done.returncode:
-            raise PackagesFailed(f"`{' '.join(command)}` failed. The end of its output:\n{tail(done.stdout)}")
+            raise PackagesFailed(
+                f"`{' '.join(command)}` failed. The end of its output:\n{tail(done.stdout)}"
+            )
 
 
 def tail(text: str, lines: int = 15) -> str:

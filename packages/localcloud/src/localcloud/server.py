@@ -18,7 +18,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
@@ -59,7 +63,9 @@ class Api:
             response = refusal.response
         except Exception as error:
             log.exception("%s %s failed", request.method, request.path)
-            response = error_response("ec2", "InternalError", f"The local cloud failed: {error}. See its log.", 500)
+            response = error_response(
+                "ec2", "InternalError", f"The local cloud failed: {error}. See its log.", 500
+            )
         return response(environ, start_response)
 
     def _respond(self, request: Request) -> Response:
@@ -70,7 +76,12 @@ class Api:
         body = request.get_data(cache=True)
         signature = self._gate.check(request)
         if signature.service not in SERVICES or request.path.startswith("/moto-api"):
-            raise Refused(signature.service, "InvalidAction", f"The local cloud has no {signature.service}.", 400)
+            raise Refused(
+                signature.service,
+                "InvalidAction",
+                f"The local cloud has no {signature.service}.",
+                400,
+            )
         action = action_of(request, signature)
         fault = self._cloud.faults.of_call(action, lambda: self._cloud.named_in(request.form))
         if fault and fault.kind == "error":
@@ -86,24 +97,36 @@ class Api:
                 self._state.save()
         if fault and fault.kind == "lost":
             request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        level = logging.INFO if response.status_code >= 400 or not _READS.match(action) else logging.DEBUG
+        level = (
+            logging.INFO
+            if response.status_code >= 400 or not _READS.match(action)
+            else logging.DEBUG
+        )
         log.log(level, "%s %s -> %s", signature.service, action, response.status_code)
         return response
 
     def _administer(self, request: Request) -> Response:
         """Set faults, or tell what happened since: for the owner, from this host."""
         key = request.headers.get(faults.KEY_HEADER, "")
-        if request.environ["werkzeug.socket"].getsockname()[0] != LOOPBACK or not self._gate.is_owner(key):
+        if request.environ["werkzeug.socket"].getsockname()[
+            0
+        ] != LOOPBACK or not self._gate.is_owner(key):
             return Response(status=404)
         if request.method == "PUT":
             try:
                 self._cloud.inject(faults.parse(request.get_data()))
             except (ValueError, TypeError) as error:
                 return Response(f"{error}\n", status=400)
-        return Response(json.dumps(asdict(self._cloud.faults.seen())), content_type="application/json")
+        return Response(
+            json.dumps(asdict(self._cloud.faults.seen())), content_type="application/json"
+        )
 
     def _health(self) -> dict[str, Any]:
-        return {"name": self._config.name, "pid": os.getpid(), "fingerprint": fingerprint(self._config)}
+        return {
+            "name": self._config.name,
+            "pid": os.getpid(),
+            "fingerprint": fingerprint(self._config),
+        }
 
 
 def action_of(request: Request, signature: Signature) -> str:
@@ -136,7 +159,9 @@ def serve(config: CloudConfig) -> None:
     catalog.publish()
     api = Api(cloud, state, Gate(Credentials.ensure(config.state_dir)), config)
 
-    servers = [_listen(address, config.port, api) for address in (LOOPBACK, engine.bridge_gateway(client))]
+    servers = [
+        _listen(address, config.port, api) for address in (LOOPBACK, engine.bridge_gateway(client))
+    ]
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -144,7 +169,9 @@ def serve(config: CloudConfig) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     threading.Thread(target=cloud.watch, daemon=True).start()
     log.info(
-        "local cloud %s serves at %s", config.name, ", ".join(f"{server.host}:{server.port}" for server in servers)
+        "local cloud %s serves at %s",
+        config.name,
+        ", ".join(f"{server.host}:{server.port}" for server in servers),
     )
     stop.wait()
     log.info("stopping")
@@ -166,7 +193,9 @@ def hold(path: Path) -> IO[str]:
             break
         except OSError as error:
             if time.monotonic() > deadline:
-                raise ServiceStartFailed(f"Another process serves the local cloud in {path.parent}.") from error
+                raise ServiceStartFailed(
+                    f"Another process serves the local cloud in {path.parent}."
+                ) from error
             time.sleep(0.02)
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
@@ -192,7 +221,9 @@ class Handler(MotoRequestHandler):  # type: ignore[misc]
 
 def main(config: CloudConfig) -> int:
     """Serve, and say in the log why not."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
     try:
         serve(config)
     except LocalCloudError as error:

@@ -92,7 +92,9 @@ def start(config: CloudConfig, report: Report) -> Endpoint:
             with now.log.open("rb") as file:
                 file.seek(begin)
                 end = packages.tail(file.read().decode(errors="replace"))
-            raise ServiceStartFailed(f"The local cloud's API did not start; its log is {now.log}:\n{end}")
+            raise ServiceStartFailed(
+                f"The local cloud's API did not start; its log is {now.log}:\n{end}"
+            )
         time.sleep(0.05)
     return endpoint
 
@@ -150,7 +152,13 @@ def status(state_dir: Path) -> Status:
             health = json.load(answer)
     except (OSError, ValueError, KeyError):
         return Status(running=True, healthy=False, pid=pid, log=log)
-    return Status(running=True, healthy=health["pid"] == pid, pid=pid, log=log, fingerprint=health["fingerprint"])
+    return Status(
+        running=True,
+        healthy=health["pid"] == pid,
+        pid=pid,
+        log=log,
+        fingerprint=health["fingerprint"],
+    )
 
 
 def destroy(config: CloudConfig, report: Report) -> None:

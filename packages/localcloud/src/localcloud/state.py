@@ -24,7 +24,12 @@ from typing import Any
 
 import moto
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
 from moto.backends import get_backend
 from moto.core.base_backend import BackendDict
 from moto.s3.models import FakeKey
@@ -63,7 +68,9 @@ class StateFile:
                     for backends, account, region, backend in _backends()
                 ],
                 "extras": {
-                    backends.service_name: _extras(backends) for backends in BackendDict._instances if _extras(backends)
+                    backends.service_name: _extras(backends)
+                    for backends in BackendDict._instances
+                    if _extras(backends)
                 },
             }
         )
@@ -88,10 +95,14 @@ class StateFile:
         cure = "Destroy the local cloud (`make down`) and start it anew."
         try:
             data = _Unpickler(self._written, self._objects).load()
-        except Exception as error:  # unpickling raises whatever the classes of another version raise
+        except (
+            Exception
+        ) as error:  # unpickling raises whatever the classes of another version raise
             raise StateUnreadable(f"{self._path} cannot be read ({error}). {cure}") from error
         if data["versions"] != _versions():
-            raise StateUnreadable(f"{self._path} was written by {data['versions']}, this is {_versions()}. {cure}")
+            raise StateUnreadable(
+                f"{self._path} was written by {data['versions']}, this is {_versions()}. {cure}"
+            )
         for service, account, region, backend in data["backends"]:
             dict.__setitem__(get_backend(service)[account], region, backend)
         for service, extras in data["extras"].items():
@@ -111,7 +122,11 @@ def _backends() -> Iterator[tuple[Any, str, str, Any]]:
 
 def _extras(backends: Any) -> dict[str, Any]:
     """Return what a service keeps beside its backends: S3's table of bucket owners."""
-    return {"bucket_accounts": backends.bucket_accounts} if hasattr(backends, "bucket_accounts") else {}
+    return (
+        {"bucket_accounts": backends.bucket_accounts}
+        if hasattr(backends, "bucket_accounts")
+        else {}
+    )
 
 
 class _Body:
@@ -136,8 +151,15 @@ class _Pickler(pickle.Pickler):
         return obj.digest if isinstance(obj, _Body) else None
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, types.FunctionType) and obj.__name__ == "<lambda>" and obj.__closure__ is None:
-            return _function, (marshal.dumps(obj.__code__), obj.__module__)  # factories of nested defaultdicts
+        if (
+            isinstance(obj, types.FunctionType)
+            and obj.__name__ == "<lambda>"
+            and obj.__closure__ is None
+        ):
+            return _function, (
+                marshal.dumps(obj.__code__),
+                obj.__module__,
+            )  # factories of nested defaultdicts
         if isinstance(obj, defaultdict):  # subclasses have constructors of their own
             return (
                 _defaultdict,
@@ -146,10 +168,16 @@ class _Pickler(pickle.Pickler):
                 None,
                 iter(obj.items()),
             )
-        if isinstance(obj, rsa.RSAPrivateKey):  # of KMS: the first encrypted volume makes the key aws/ebs
+        if isinstance(
+            obj, rsa.RSAPrivateKey
+        ):  # of KMS: the first encrypted volume makes the key aws/ebs
             return _rsa_key, (obj.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),)
         if isinstance(obj, FakeKey):
-            state = {name: value for name, value in vars(obj).items() if name not in ("_value_buffer", "lock")}
+            state = {
+                name: value
+                for name, value in vars(obj).items()
+                if name not in ("_value_buffer", "lock")
+            }
             return _new, (type(obj),), state | {"value": _Body(self._store(obj))}
         return NotImplemented
 

@@ -37,7 +37,9 @@ ERR = Console(stderr=True, highlight=False)
 class _Rest(argparse.Action):
     """The rest of the line as it stands: only a first `--` is not part of it, and it may not be empty."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
         words = values[1:] if values[:1] == ["--"] else values
         if not words:
             parser.error(f"what is to be run? {parser.prog} … -- {(self.metavar or self.dest)}")
@@ -52,28 +54,54 @@ def parser() -> argparse.ArgumentParser:
         epilog="Plain Salt works without this: log in to salt-1 and use salt, salt-run and salt-cloud.",
     )
     top.add_argument(
-        "-d", "--deployment", default=LOCAL, help="'local' (this machine, the default) or a folder of pillar/"
+        "-d",
+        "--deployment",
+        default=LOCAL,
+        help="'local' (this machine, the default) or a folder of pillar/",
     )
-    top.add_argument("--map", default="small", help="the map of cloud.maps.d that says which machines exist")
+    top.add_argument(
+        "--map", default="small", help="the map of cloud.maps.d that says which machines exist"
+    )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=text, description=text)
         # Before the verb or behind it: both read naturally.
-        made.add_argument("-d", "--deployment", default=argparse.SUPPRESS, help="see stackctl --help")
+        made.add_argument(
+            "-d", "--deployment", default=argparse.SUPPRESS, help="see stackctl --help"
+        )
         return made
 
-    one = verb("up", "Bring up whatever is missing or not as the tree says; a second run changes nothing.")
-    one.add_argument("--dry-run", action="store_true", help="check this host and say what would be done; touch nothing")
+    one = verb(
+        "up", "Bring up whatever is missing or not as the tree says; a second run changes nothing."
+    )
+    one.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check this host and say what would be done; touch nothing",
+    )
     one.add_argument("--on-failure", choices=launch.ON_FAILURE, default="keep", help=ON_FAILURE)
-    one = verb("launch", "Launch and repair the map's machines, and judge each; exit with 1 if one falls short.")
+    one = verb(
+        "launch",
+        "Launch and repair the map's machines, and judge each; exit with 1 if one falls short.",
+    )
     one.add_argument("--on-failure", choices=launch.ON_FAILURE, default="keep", help=ON_FAILURE)
     one.add_argument("--serial", action="store_true", help="one after another, not all at once")
-    one.add_argument("--dry-run", action="store_true", help="say what would be launched or repaired; change nothing")
+    one.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be launched or repaired; change nothing",
+    )
     one.add_argument("--json", action="store_true", help="for programs")
     one = verb("down", "Remove the local stack: machines, networks, image, processes, keys.")
-    one.add_argument("--keep-image", action="store_true", help="leave the machine image: the next start is quicker")
-    one.add_argument("--dry-run", action="store_true", help="say what would be removed; touch nothing")
+    one.add_argument(
+        "--keep-image",
+        action="store_true",
+        help="leave the machine image: the next start is quicker",
+    )
+    one.add_argument(
+        "--dry-run", action="store_true", help="say what would be removed; touch nothing"
+    )
     one = verb("status", "Show every machine and the site; exit with 1 unless all is well.")
     one.add_argument("--json", action="store_true", help="for programs")
     one = verb("exec", "Run a command as root on a machine: stackctl exec web-1 -- uptime")
@@ -87,18 +115,28 @@ def parser() -> argparse.ArgumentParser:
     one = verb("secrets", "Make, show or renew the deployment's secrets.")
     actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
     init = actions.add_parser("init", help="make whatever is missing; existing secrets stay")
-    init.add_argument("--base-url", help="the address users type (needed the first time, except for 'local')")
     init.add_argument(
-        "--account", type=_account_number, help="the AWS account that the deployment lives in, and no other"
+        "--base-url", help="the address users type (needed the first time, except for 'local')"
+    )
+    init.add_argument(
+        "--account",
+        type=_account_number,
+        help="the AWS account that the deployment lives in, and no other",
     )
     names = actions.add_parser("list", help="name every secret")
-    show = actions.add_parser("show", help="print one value: stackctl secrets show airflow-admin password")
+    show = actions.add_parser(
+        "show", help="print one value: stackctl secrets show airflow-admin password"
+    )
     show.add_argument("lock")
     show.add_argument("leaf", nargs="?", help="may be left out when there is just one")
-    rotate = actions.add_parser("rotate", help="make secrets anew; `up` then brings them to the machines")
+    rotate = actions.add_parser(
+        "rotate", help="make secrets anew; `up` then brings them to the machines"
+    )
     rotate.add_argument("lock", nargs="+")
     for action in (init, names, show, rotate):
-        action.add_argument("-d", "--deployment", default=argparse.SUPPRESS, help="see stackctl --help")
+        action.add_argument(
+            "-d", "--deployment", default=argparse.SUPPRESS, help="see stackctl --help"
+        )
     return top
 
 
@@ -155,7 +193,10 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
     OUT.print(f"{told}, in {progress.elapsed:.0f} s.")
     user = deployment.base_pillar("airflow")["admin"]["username"]
     how = f".venv/bin/stackctl -d {deployment.name} secrets show airflow-admin"
-    OUT.print(f"Airflow is up: {result.url} · user {user} · password: {how.replace(' -d local', '')}", soft_wrap=True)
+    OUT.print(
+        f"Airflow is up: {result.url} · user {user} · password: {how.replace(' -d local', '')}",
+        soft_wrap=True,
+    )
     return 0
 
 
@@ -176,7 +217,9 @@ def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
                 return 0
             progress = Progress(ERR if options.json else OUT, log)
             words = launch.map_words(deployment, serial=options.serial)
-            result = launch.step(progress, "machines", master, client, names, words, log, options.on_failure, show)
+            result = launch.step(
+                progress, "machines", master, client, names, words, log, options.on_failure, show
+            )
     if result.changed and not options.json:
         OUT.print("What was launched has no role yet: stackctl up applies it.")
     return 0
@@ -194,7 +237,9 @@ def _show_machines(result: launch.Result) -> None:
     )  # fmt: skip
     for one in result.verdicts:
         ids = dict.fromkeys(machine.instance_id for machine in (one.before, one.after) if machine)
-        states = dict.fromkeys(machine.state if machine else "none" for machine in (one.before, one.after))
+        states = dict.fromkeys(
+            machine.state if machine else "none" for machine in (one.before, one.after)
+        )
         table.add_row(
             f"[{'green' if one.good else 'red'}]{one.machine}[/]",
             one.outcome,
@@ -212,7 +257,9 @@ def _down(deployment: Deployment, options: argparse.Namespace) -> int:
     require_local(deployment)
     if options.dry_run:
         cloud = local.cloud_name(deployment)
-        OUT.print(f"Would remove the containers, networks and volumes labelled {cloud}, the EC2 API's process,")
+        OUT.print(
+            f"Would remove the containers, networks and volumes labelled {cloud}, the EC2 API's process,"
+        )
         OUT.print(
             f"{'' if options.keep_image else 'the machine image, '}{deployment.state_dir} and {deployment.pillar_dir}."
         )
@@ -237,17 +284,27 @@ def _status(deployment: Deployment, options: argparse.Namespace) -> int:
         for row in rows:
             colour = "green" if row.healthy else "red"
             table.add_row(
-                f"[{colour}]{row.machine}[/]", row.role, row.address, row.state, row.salt, row.service, row.memory
+                f"[{colour}]{row.machine}[/]",
+                row.role,
+                row.address,
+                row.state,
+                row.salt,
+                row.service,
+                row.memory,
             )
         OUT.print(table)
         for row in rows:
             if row.expires:
-                OUT.print(f"{row.machine}: end of its certificate: {row.certificate}. Renew it: docs/runbooks.md.")
+                OUT.print(
+                    f"{row.machine}: end of its certificate: {row.certificate}. Renew it: docs/runbooks.md."
+                )
         OUT.print(f"site {site.address(deployment)}: {told}", markup=False, soft_wrap=True)
     return 0 if told == "healthy" and rows and all(row.healthy for row in rows) else 1
 
 
-def _remote(deployment: Deployment, verb: str, name: str, command: str, *, tty: bool = False) -> int:
+def _remote(
+    deployment: Deployment, verb: str, name: str, command: str, *, tty: bool = False
+) -> int:
     """Run a command on a machine with this terminal's input and output, and return its exit code."""
     with account(deployment):
         client = ec2_client()
@@ -286,8 +343,12 @@ def _logs(deployment: Deployment, options: argparse.Namespace) -> int:
         return 0
     unit = status.SERVICES.get(options.machine.rpartition("-")[0])
     if unit is None:
-        raise StackError(f"'{options.machine}' is of no known role.", f"Roles: {', '.join(status.SERVICES)}.")
-    return _remote(deployment, "logs", options.machine, f"journalctl --no-pager -n {options.lines} -u {unit}")
+        raise StackError(
+            f"'{options.machine}' is of no known role.", f"Roles: {', '.join(status.SERVICES)}."
+        )
+    return _remote(
+        deployment, "logs", options.machine, f"journalctl --no-pager -n {options.lines} -u {unit}"
+    )
 
 
 def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
@@ -299,7 +360,9 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
             leaves = vault.read(options.lock)
             leaf = options.leaf or (next(iter(leaves)) if len(leaves) == 1 else None)
             if leaf not in leaves:
-                raise StackError(f"Which leaf of {options.lock}?", f"There are: {', '.join(leaves)}.")
+                raise StackError(
+                    f"Which leaf of {options.lock}?", f"There are: {', '.join(leaves)}."
+                )
             sys.stdout.write(leaves[leaf].rstrip("\n") + "\n")
         case "init" | "rotate":
             url = _base_url(deployment, getattr(options, "base_url", None))
@@ -319,7 +382,9 @@ def _base_url(deployment: Deployment, given: str | None) -> str:
     if not deployment.has_settings:
         if given or deployment.is_local:
             return given or local.base_url()
-        raise StackError("A new deployment needs its address.", "Add: --base-url https://airflow.example.com")
+        raise StackError(
+            "A new deployment needs its address.", "Add: --base-url https://airflow.example.com"
+        )
     current = str(deployment.settings()["base_url"])
     if given and given != current:
         raise StackError(

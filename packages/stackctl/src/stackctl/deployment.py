@@ -45,7 +45,8 @@ class Deployment:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", self.name) or self.name == "base":
             raise StackError(
-                f"'{self.name}' is no name for a deployment.", "Use lower-case letters, digits and dashes."
+                f"'{self.name}' is no name for a deployment.",
+                "Use lower-case letters, digits and dashes.",
             )
         if not self.map_path.is_file():
             raise StackError(f"There is no map '{self.map_name}'.", "See cloud.maps.d.")
@@ -82,7 +83,9 @@ class Deployment:
 
     def machines(self) -> dict[str, str]:
         """Return minion id -> profile, as the map has them, the Salt master first."""
-        profiles = cast(dict[str, list[str | dict[str, Any]]], yaml.safe_load(self.map_path.read_text()))
+        profiles = cast(
+            dict[str, list[str | dict[str, Any]]], yaml.safe_load(self.map_path.read_text())
+        )
         found: dict[str, str] = {}
         for profile, entries in profiles.items():
             for entry in entries:
@@ -94,7 +97,10 @@ class Deployment:
         """Return the minion id of the Salt master."""
         masters = [name for name, profile in self.machines().items() if profile == "salt"]
         if len(masters) != 1:
-            raise StackError(f"{self.map_path.name} names {len(masters)} machines of profile 'salt'.", "Name just one.")
+            raise StackError(
+                f"{self.map_path.name} names {len(masters)} machines of profile 'salt'.",
+                "Name just one.",
+            )
         return masters[0]
 
     @property

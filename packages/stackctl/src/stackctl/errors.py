@@ -37,7 +37,9 @@ class CommandError(StackError):
         code: the exit code; None where it did not come to one.
     """
 
-    def __init__(self, what: str, cure: str = "", log: Path | None = None, code: int | None = None) -> None:
+    def __init__(
+        self, what: str, cure: str = "", log: Path | None = None, code: int | None = None
+    ) -> None:
         super().__init__(what, cure, log)
         self.code = code
 

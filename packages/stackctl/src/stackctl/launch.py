@@ -29,7 +29,16 @@ KNOWN_SECONDS = 20  # that a minion has to answer before it is taken for silent
 NEW_SECONDS = 90  # the same of a minion that salt-cloud has just installed
 
 Outcome = Literal[
-    "kept", "launched", "repaired", "replaced", "absent", "twice", "unexpected", "destroyed", "to launch", "to repair"
+    "kept",
+    "launched",
+    "repaired",
+    "replaced",
+    "absent",
+    "twice",
+    "unexpected",
+    "destroyed",
+    "to launch",
+    "to repair",
 ]
 
 
@@ -123,7 +132,9 @@ class Result:
         """Raise LaunchError when a name falls short, or salt-cloud was stopped."""
         told = [f"{self.problem}."] if self.problem else []
         if names := [one.machine for one in self.short]:
-            told.append(f"Of {len(self.verdicts)} machines {len(names)} fall short: {', '.join(names)}.")
+            told.append(
+                f"Of {len(self.verdicts)} machines {len(names)} fall short: {', '.join(names)}."
+            )
         if told:
             cure = "Run the same command again: it repairs what it can. A machine that stays so is to be replaced."
             raise LaunchError(" ".join(told), cure, log.path)
@@ -156,7 +167,11 @@ class _Sight:
 
     def running(self, names: Iterable[str]) -> dict[str, Machine]:
         found = {name: self.one(name) for name in names}
-        return {name: machine for name, machine in found.items() if machine and machine.state == "running"}
+        return {
+            name: machine
+            for name, machine in found.items()
+            if machine and machine.state == "running"
+        }
 
     def ids(self) -> set[str]:
         return {machine.instance_id for found in self.machines.values() for machine in found}
@@ -166,7 +181,11 @@ class _Sight:
         found, machine = self.machines.get(name, ()), self.one(name)
         if machine is None:
             ids = ", ".join(one.instance_id for one in found)
-            return f"it exists {len(found)} times: {ids}; terminate all but one" if found else "there is none"
+            return (
+                f"it exists {len(found)} times: {ids}; terminate all but one"
+                if found
+                else "there is none"
+            )
         if machine.state != "running":
             return f"it is {machine.state}"
         if not machine.deployed:
@@ -189,7 +208,10 @@ def profile_words(deployment: Deployment, name: str) -> list[str]:
 
 def require_same_map(deployment: Deployment, master: Master) -> None:
     """Raise StackError unless the map on the master is the one that names the machines here."""
-    if master.command(["cat", _on_master(deployment)], what="reading the map") != deployment.map_path.read_text():
+    if (
+        master.command(["cat", _on_master(deployment)], what="reading the map")
+        != deployment.map_path.read_text()
+    ):
         raise StackError(
             f"{deployment.map_path.name} is another one on {master.machine.name} than here.",
             "Bring it there: stackctl up",
@@ -211,7 +233,10 @@ def read_answer(output: str) -> dict[str, Any]:
     """
     lines = output.splitlines()
     # The outputter indents: only the whole answer begins with its line.
-    start = next((number for number in reversed(range(len(lines))) if lines[number] in ("{", "{}")), len(lines))
+    start = next(
+        (number for number in reversed(range(len(lines))) if lines[number] in ("{", "{}")),
+        len(lines),
+    )
     try:
         answer = json.loads("\n".join(lines[start:]))
     except json.JSONDecodeError:
@@ -260,10 +285,13 @@ def plan(side: Side, client: EC2Client, names: Sequence[str]) -> Result:
     before = _listen(side, _Sight.take(client), names)
     barred = _unreachable(side, before.running(names))
     to_do: dict[str, Outcome] = {
-        name: "to repair" if name in before.machines else "to launch" for name in _to_do(before, names, barred)
+        name: "to repair" if name in before.machines else "to launch"
+        for name in _to_do(before, names, barred)
     }
     verdicts = [_judge(name, before, before, barred) for name in names]
-    return Result(tuple(replace(one, outcome=to_do.get(one.machine, one.outcome)) for one in verdicts))
+    return Result(
+        tuple(replace(one, outcome=to_do.get(one.machine, one.outcome)) for one in verdicts)
+    )
 
 
 def apply(
@@ -297,14 +325,24 @@ def apply(
         except StackError as error:
             problems.append(error.what)
         report("waiting for the minions")
-        installed = {name for name in to_do if isinstance(said.get(name), Mapping) and said[name].get("deployed")}
+        installed = {
+            name
+            for name in to_do
+            if isinstance(said.get(name), Mapping) and said[name].get("deployed")
+        }
         after = _listen(side, _Sight.take(client), names, installed)
         problems += [after.deaf] if after.deaf else []
         barred = _unreachable(side, after.running(names))
     verdicts = [_judge(name, before, after, barred, _error(said.get(name))) for name in names]
     known = before.ids()
     verdicts += [
-        Verdict(name, "unexpected", None, machine, reason="it appeared meanwhile, and the map does not name it")
+        Verdict(
+            name,
+            "unexpected",
+            None,
+            machine,
+            reason="it appeared meanwhile, and the map does not name it",
+        )
         for name, found in after.machines.items()
         for machine in found
         if name not in names and machine.instance_id not in known
@@ -314,11 +352,15 @@ def apply(
     return Result(tuple(verdicts), "; ".join(problem.rstrip(".") for problem in problems))
 
 
-def _listen(side: Side, sight: _Sight, names: Sequence[str], installed: Iterable[str] | None = None) -> _Sight:
+def _listen(
+    side: Side, sight: _Sight, names: Sequence[str], installed: Iterable[str] | None = None
+) -> _Sight:
     """Return the sight with the minions that answer; those `installed` just now have longer to begin."""
     running = sight.running(names)
     if installed is None:
-        return replace(sight, answering=frozenset(side.answering(running, time.monotonic() + KNOWN_SECONDS)))
+        return replace(
+            sight, answering=frozenset(side.answering(running, time.monotonic() + KNOWN_SECONDS))
+        )
     new = {name: machine for name, machine in running.items() if name in installed}
     old = {name: machine for name, machine in running.items() if name not in installed}
     found: set[str] = set()
@@ -362,13 +404,17 @@ def _to_do(before: _Sight, names: Iterable[str], barred: Mapping[str, str]) -> l
 
 def _mark_for_repair(client: EC2Client, before: _Sight, names: Iterable[str]) -> None:
     """Tell the driver which machines are not well after all: it leaves alone what is marked as deployed."""
-    found = [machine for name in names if (machine := before.one(name)) and machine.deploy != "pending"]
+    found = [
+        machine for name in names if (machine := before.one(name)) and machine.deploy != "pending"
+    ]
     if found:
         ids = [machine.instance_id for machine in found]
         client.create_tags(Resources=ids, Tags=[{"Key": DEPLOY_TAG, "Value": "pending"}])
 
 
-def _judge(name: str, before: _Sight, after: _Sight, barred: Mapping[str, str], error: str = "") -> Verdict:
+def _judge(
+    name: str, before: _Sight, after: _Sight, barred: Mapping[str, str], error: str = ""
+) -> Verdict:
     """Return the verdict on one name; the first reason that is given counts: salt-cloud's own is the most exact."""
     old, new = before.one(name), after.one(name)
     reason = error or after.wanting(name) or barred.get(name, "")
@@ -391,22 +437,33 @@ def _release(client: EC2Client, instance_ids: Iterable[str]) -> None:
     for page in client.get_paginator("describe_instances").paginate(InstanceIds=list(instance_ids)):
         for instance in (one for group in page["Reservations"] for one in group["Instances"]):
             instance_id, root = instance["InstanceId"], instance.get("RootDeviceName")
-            client.modify_instance_attribute(InstanceId=instance_id, DisableApiTermination={"Value": False})
+            client.modify_instance_attribute(
+                InstanceId=instance_id, DisableApiTermination={"Value": False}
+            )
             if any(each["DeviceName"] == root for each in instance.get("BlockDeviceMappings", [])):
                 client.modify_instance_attribute(
                     InstanceId=instance_id,
-                    BlockDeviceMappings=[{"DeviceName": str(root), "Ebs": {"DeleteOnTermination": True}}],
+                    BlockDeviceMappings=[
+                        {"DeviceName": str(root), "Ebs": {"DeleteOnTermination": True}}
+                    ],
                 )
 
 
 def _destroy(
-    side: Side, client: EC2Client, verdicts: list[Verdict], known: set[str], report: Callable[[str], None]
+    side: Side,
+    client: EC2Client,
+    verdicts: list[Verdict],
+    known: set[str],
+    report: Callable[[str], None],
 ) -> list[Verdict]:
     """Destroy what this run launched and what falls short, its key included, and return the verdicts after that."""
     victims = {
         one.machine: one.after.instance_id
         for one in verdicts
-        if one.outcome in ("launched", "replaced") and not one.good and one.after and one.after.instance_id not in known
+        if one.outcome in ("launched", "replaced")
+        and not one.good
+        and one.after
+        and one.after.instance_id not in known
     }
     if not victims:
         return verdicts
@@ -426,5 +483,14 @@ def _destroy(
             after.append(replace(one, reason=f"{one.reason}; destroying it failed: {failure}"))
         else:
             reason = f"{one.reason}; then it was destroyed, and its key with it"
-            after.append(replace(one, outcome="destroyed", after=None, reachable=False, answers=False, reason=reason))
+            after.append(
+                replace(
+                    one,
+                    outcome="destroyed",
+                    after=None,
+                    reachable=False,
+                    answers=False,
+                    reason=reason,
+                )
+            )
     return after

@@ -34,7 +34,9 @@ def api_port() -> int:
 def _port(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
-        raise PreflightError(f"{variable} is '{text}', which is no port.", "Use a number from 1 to 65535.")
+        raise PreflightError(
+            f"{variable} is '{text}', which is no port.", "Use a number from 1 to 65535."
+        )
     return int(text)
 
 

@@ -66,7 +66,10 @@ def find_machines(client: EC2Client) -> list[Machine]:
     pages = client.get_paginator("describe_instances").paginate(
         Filters=[
             {"Name": "tag:project", "Values": ["airflow-stack"]},
-            {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
+            {
+                "Name": "instance-state-name",
+                "Values": ["pending", "running", "stopping", "stopped"],
+            },
         ]
     )
     found: list[Machine] = []
@@ -145,7 +148,11 @@ class Shell:
     def __exit__(self, *_: object) -> None:
         for socket in self._sockets.iterdir():
             with contextlib.suppress(Exception):
-                run(["ssh", "-S", str(socket), "-O", "exit", socket.name], log=self._log, what="closing SSH")
+                run(
+                    ["ssh", "-S", str(socket), "-O", "exit", socket.name],
+                    log=self._log,
+                    what="closing SSH",
+                )
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def trust(self, machine: Machine, timeout: float = 300) -> None:
@@ -156,7 +163,9 @@ class Shell:
             timeout: seconds to wait for its console.
         """
         with self._learning:
-            known = self._known_hosts.read_text().splitlines() if self._known_hosts.is_file() else []
+            known = (
+                self._known_hosts.read_text().splitlines() if self._known_hosts.is_file() else []
+            )
             if any(line.endswith(f" {machine.instance_id}") for line in known):
                 return
             keys = host_keys(self._client, machine, time.monotonic() + timeout)
@@ -191,7 +200,9 @@ class Shell:
             *(part for key, value in options.items() for part in ("-o", f"{key}={value}")),
         ]  # fmt: skip
 
-    def command(self, machine: Machine, remote: str, *, master: Machine | None = None, tty: bool = False) -> list[str]:
+    def command(
+        self, machine: Machine, remote: str, *, master: Machine | None = None, tty: bool = False
+    ) -> list[str]:
         """Return the local command that runs `remote` as root on the machine.
 
         Args:
@@ -208,8 +219,21 @@ class Shell:
             options += ["-o", f"ProxyCommand={shlex.join(jump)}"]
         else:
             address = self.address(machine)
-            options += ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._sockets}/%n", "-o", "ControlPersist=60"]
-        return ["ssh", *options, *(["-t"] if tty else []), address, f"sudo -n sh -c {shlex.quote(remote)}"]
+            options += [
+                "-o",
+                "ControlMaster=auto",
+                "-o",
+                f"ControlPath={self._sockets}/%n",
+                "-o",
+                "ControlPersist=60",
+            ]
+        return [
+            "ssh",
+            *options,
+            *(["-t"] if tty else []),
+            address,
+            f"sudo -n sh -c {shlex.quote(remote)}",
+        ]
 
     def address(self, machine: Machine) -> str:
         """Return where this host reaches the machine."""
@@ -231,12 +255,22 @@ class Shell:
     ) -> str:
         """Run a shell command as root on a machine and return its output; see `command` and `stackctl.run.run`."""
         command = self.command(machine, remote, master=master)
-        return run(command, log=self._log, what=what, stdin=stdin, accept=accept, timeout=timeout, quiet=quiet)
+        return run(
+            command,
+            log=self._log,
+            what=what,
+            stdin=stdin,
+            accept=accept,
+            timeout=timeout,
+            quiet=quiet,
+        )
 
 
 def is_active(shell: Shell, machine: Machine, unit: str) -> bool:
     """Return whether systemd runs a unit on the machine."""
-    answer = shell.run(machine, f"systemctl is-active {unit} || true", what=f"looking at {machine.name}")
+    answer = shell.run(
+        machine, f"systemctl is-active {unit} || true", what=f"looking at {machine.name}"
+    )
     return answer.strip() == "active"
 
 

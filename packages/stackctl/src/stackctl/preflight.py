@@ -64,7 +64,9 @@ def check_port(host: str, port: int, variable: str) -> None:
                     f"Port {port} of {host} is taken by another program.",
                     f"See which with `ss -ltnp 'sport = :{port}'`, or choose another: {variable}={port + 1} make up",
                 ) from None
-            raise PreflightError(f"Port {port} of {host} cannot be used: {error.strerror}.") from None
+            raise PreflightError(
+                f"Port {port} of {host} cannot be used: {error.strerror}."
+            ) from None
 
 
 def check_docker(reachable: Callable[[], bool]) -> None:
@@ -85,7 +87,10 @@ def check_programs() -> None:
     """Raise PreflightError when a program is missing that cannot be installed here."""
     missing = missing_packages()
     if missing and (os.geteuid() != 0 or not shutil.which("apt-get")):
-        raise PreflightError(f"These packages are missing: {', '.join(missing)}.", f"Install them: {' '.join(missing)}")
+        raise PreflightError(
+            f"These packages are missing: {', '.join(missing)}.",
+            f"Install them: {' '.join(missing)}",
+        )
 
 
 def check_operators(deployment: Deployment) -> None:
@@ -122,12 +127,17 @@ def check_account(deployment: Deployment) -> None:
 def check_network(hosts: tuple[str, ...] = MIRRORS) -> None:
     """Raise PreflightError when the package mirrors cannot be reached, directly or through the configured proxy."""
     proxy = urlsplit(os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY") or "")
-    targets = [(proxy.hostname, proxy.port or 3128)] if proxy.hostname else [(host, 443) for host in hosts]
+    targets = (
+        [(proxy.hostname, proxy.port or 3128)]
+        if proxy.hostname
+        else [(host, 443) for host in hosts]
+    )
     for host, port in targets:
         try:
             with socket.create_connection((host, port), timeout=10):
                 pass
         except OSError as error:
             raise PreflightError(
-                f"{host} cannot be reached: {error}.", "Packages come from there: check the network, DNS and proxy."
+                f"{host} cannot be reached: {error}.",
+                "Packages come from there: check the network, DNS and proxy.",
             ) from None

@@ -64,14 +64,21 @@ class Progress:
         self.changes += step.changed
         mark, colour = ("●", "yellow") if step.changed else ("✓", "green")
         self._line(
-            mark, title, step.detail or ("done" if step.changed else "unchanged"), time.monotonic() - begin, colour
+            mark,
+            title,
+            step.detail or ("done" if step.changed else "unchanged"),
+            time.monotonic() - begin,
+            colour,
         )
         if step.warning:
             self._log.write(f"warning: {step.warning}")
-            self._console.print(f"[yellow]! {title}: {escape(step.warning)}[/]", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"[yellow]! {title}: {escape(step.warning)}[/]", highlight=False, soft_wrap=True
+            )
 
     def _line(self, mark: str, title: str, detail: str, seconds: float, colour: str) -> None:
         self._log.write(f"== {title}: {detail or 'failed'} ({seconds:.1f} s)")
         self._console.print(
-            f"[{colour}]{mark}[/] {title:<18} {escape(detail)} [dim]{seconds:.1f} s[/]", highlight=False
+            f"[{colour}]{mark}[/] {title:<18} {escape(detail)} [dim]{seconds:.1f} s[/]",
+            highlight=False,
         )

@@ -75,7 +75,9 @@ def run(
             env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError:
-        raise CommandError(f"{what}: there is no program '{command[0]}' here.", "Install it.", log.path) from None
+        raise CommandError(
+            f"{what}: there is no program '{command[0]}' here.", "Install it.", log.path
+        ) from None
     except subprocess.TimeoutExpired as expired:
         log.write(("" if quiet else _text(expired.stdout)) + _text(expired.stderr))
         raise CommandError(

@@ -25,7 +25,9 @@ from stackctl.run import Log, run
 
 SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
 # For each machine, in serial one after another: EC2, then what the driver waits for sshd and the deploy script.
-MACHINE_SECONDS = 600 + sum(float(TABLE[name].default) for name in ("ssh_connect_timeout", "deploy_timeout"))
+MACHINE_SECONDS = 600 + sum(
+    float(TABLE[name].default) for name in ("ssh_connect_timeout", "deploy_timeout")
+)
 LOCK = "/run/salt-cloud.lock"
 LOCK_SECONDS = 300  # that a salt-cloud on the master waits for another one there
 LOCKED = 75  # EX_TEMPFAIL of sysexits.h, which salt-cloud has no use for
@@ -51,8 +53,12 @@ def operator_configuration(deployment: Deployment) -> Path:
         "id": "operator",
         "file_client": "local",
         "file_roots": {"base": [str(deployment.root / "salt")]},
-        "pillar_roots": {"base": [str(deployment.pillar_dir), str(deployment.root / "pillar" / "base")]},
-        "module_dirs": [str(deployment.root / "salt")],  # `state.apply NAME` syncs no modules by itself
+        "pillar_roots": {
+            "base": [str(deployment.pillar_dir), str(deployment.root / "pillar" / "base")]
+        },
+        "module_dirs": [
+            str(deployment.root / "salt")
+        ],  # `state.apply NAME` syncs no modules by itself
         "hash_type": "sha256",
     }
     cloud = {
@@ -63,7 +69,11 @@ def operator_configuration(deployment: Deployment) -> Path:
         # Only salt-1 is launched from here, and it is its own master.
         "minion": {"master": "127.0.0.1"},
     }
-    for name, content in {"master": common, "minion": common | minion, "cloud": common | cloud}.items():
+    for name, content in {
+        "master": common,
+        "minion": common | minion,
+        "cloud": common | cloud,
+    }.items():
         write_private(folder / name, yaml.safe_dump(content, sort_keys=False))
     for name in ("cloud.providers.d", "cloud.profiles.d", "cloud.maps.d", "cloud.deploy.d"):
         link = folder / name
@@ -146,7 +156,9 @@ def raise_on_failure(runs: Iterable[StateRun], log: Log) -> None:
         minion, text = failures[0]
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise ConvergeError(
-            f"{minion}: {text}{more}.", "Mend the cause and run the same command again: it goes on from here.", log.path
+            f"{minion}: {text}{more}.",
+            "Mend the cause and run the same command again: it goes on from here.",
+            log.path,
         )
 
 
@@ -217,9 +229,18 @@ class Master:
         self._log = log
         self.machine = machine
 
-    def command(self, words: Sequence[str], *, what: str, accept: Sequence[int] = (0,), timeout: float = 1800) -> str:
+    def command(
+        self,
+        words: Sequence[str],
+        *,
+        what: str,
+        accept: Sequence[int] = (0,),
+        timeout: float = 1800,
+    ) -> str:
         """Run a command on the master and return its output; see `stackctl.run.run`."""
-        return self._shell.run(self.machine, shlex.join(words), what=what, accept=accept, timeout=timeout)
+        return self._shell.run(
+            self.machine, shlex.join(words), what=what, accept=accept, timeout=timeout
+        )
 
     def salt_cloud(self, words: Sequence[str], machines: int) -> str:
         """Run salt-cloud on the master, for so many machines, and return its JSON; its exit code says little.
@@ -232,7 +253,11 @@ class Master:
         lock = ["flock", f"--timeout={LOCK_SECONDS}", f"--conflict-exit-code={LOCKED}", LOCK]
         timeout = LOCK_SECONDS + machines * MACHINE_SECONDS
         try:
-            return self.command([*lock, "salt-cloud", *words, *SALT_CLOUD_OPTIONS], what="salt-cloud", timeout=timeout)
+            return self.command(
+                [*lock, "salt-cloud", *words, *SALT_CLOUD_OPTIONS],
+                what="salt-cloud",
+                timeout=timeout,
+            )
         except CommandError as error:
             if error.code != LOCKED:
                 raise
@@ -270,7 +295,11 @@ class Master:
                 what="asking the minions",
                 accept=(0, 1, 2),
             )
-            found |= {name for name, answer in parse_documents(output).items() if answer is True and name in wanted}
+            found |= {
+                name
+                for name, answer in parse_documents(output).items()
+                if answer is True and name in wanted
+            }
             if time.monotonic() > deadline:
                 break
         if self.machine.name in wanted - found:
@@ -284,7 +313,10 @@ class Master:
     def sync(self) -> None:
         """Bring the tree's own modules and states to every machine, as the orchestration does first."""
         for kind in ("modules", "states"):
-            self.command(["salt", "*", "--out=json", "--static", f"saltutil.sync_{kind}"], what=f"syncing {kind}")
+            self.command(
+                ["salt", "*", "--out=json", "--static", f"saltutil.sync_{kind}"],
+                what=f"syncing {kind}",
+            )
 
     def predict(self) -> list[StateRun]:
         """Return what the orchestration would change on each machine; changes nothing.
@@ -295,7 +327,10 @@ class Master:
         Raises:
             ConvergeError: a state failed or a machine gave no answer.
         """
-        questions = (["-C", f"not {MIGRATES}", "state.highstate"], [MIGRATES, "state.apply", "airflow.migrate"])
+        questions = (
+            ["-C", f"not {MIGRATES}", "state.highstate"],
+            [MIGRATES, "state.apply", "airflow.migrate"],
+        )
         with ThreadPoolExecutor() as pool:
             return [one for runs in pool.map(self._predict, questions) for one in runs]
 
@@ -305,9 +340,13 @@ class Master:
             what="predicting the states",
             accept=(0, 1, 2),
         )
-        runs = [read_states(name, result) for name, result in sorted(parse_documents(output).items())]
+        runs = [
+            read_states(name, result) for name, result in sorted(parse_documents(output).items())
+        ]
         if not runs:
-            raise ConvergeError("No machine predicted its states.", "See: stackctl status", self._log.path)
+            raise ConvergeError(
+                "No machine predicted its states.", "See: stackctl status", self._log.path
+            )
         raise_on_failure(runs, self._log)
         return runs
 
@@ -319,10 +358,14 @@ class Master:
         """
         report(name)
         output = self.command(
-            ["salt-run", "--out=json", "state.orchestrate", name], what=f"orchestration {name}", accept=(0, 1, 2)
+            ["salt-run", "--out=json", "state.orchestrate", name],
+            what=f"orchestration {name}",
+            accept=(0, 1, 2),
         )
         data = parse_documents(output).get("data")
-        runs = read_orchestration(next(iter(data.values()), None) if isinstance(data, Mapping) else data)
+        runs = read_orchestration(
+            next(iter(data.values()), None) if isinstance(data, Mapping) else data
+        )
         raise_on_failure(runs, self._log)
         return runs
 
@@ -339,5 +382,9 @@ def read_orchestration(steps: Any) -> list[StateRun]:
         inner = [read_states(minion, result) for minion, result in per_minion.items() if result]
         runs += inner
         if step.get("result") is False and not any(one.failed for one in inner):
-            runs.append(StateRun(str(step.get("__id__")), 0, (), (" ".join(str(step.get("comment")).split()),)))
+            runs.append(
+                StateRun(
+                    str(step.get("__id__")), 0, (), (" ".join(str(step.get("comment")).split()),)
+                )
+            )
     return runs

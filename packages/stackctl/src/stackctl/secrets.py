@@ -67,9 +67,14 @@ def _certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None if issuer else 0), critical=True)
+        .add_extension(
+            x509.BasicConstraints(ca=issuer is None, path_length=None if issuer else 0),
+            critical=True,
+        )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
         .add_extension(
             x509.KeyUsage(
                 digital_signature=True,
@@ -88,7 +93,9 @@ def _certificate(
     if issuer:
         alternatives = [_general_name(name) for name in names]
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+        )
     return builder.sign(signer, hashes.SHA256())
 
 
@@ -124,12 +131,17 @@ class Authority:
 
     def claims(self, certificate_pem: str) -> bool:
         """Return whether a certificate names as its issuer this authority, or one before it of the same deployment."""
-        return x509.load_pem_x509_certificate(certificate_pem.encode()).issuer == self._certificate.subject
+        return (
+            x509.load_pem_x509_certificate(certificate_pem.encode()).issuer
+            == self._certificate.subject
+        )
 
     def server(self, subject: str, names: list[str]) -> Leaves:
         """Return key and certificate of a server that answers to `names` (host names or addresses)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(subject, key, CERTIFICATE_DAYS, (self._certificate, self._key), names)
+        certificate = _certificate(
+            subject, key, CERTIFICATE_DAYS, (self._certificate, self._key), names
+        )
         pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
         return {"private_key": _pem(key), "certificate": pem}
 
@@ -142,13 +154,21 @@ def _service_names(deployment: Deployment, role: str) -> list[str]:
 # -- the catalogue --------------------------------------------------------------------------------------------------
 
 
-def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> dict[str, Callable[[], Leaves]]:
+def catalogue(
+    deployment: Deployment, authority: Authority, base_url: str
+) -> dict[str, Callable[[], Leaves]]:
     """Return lock -> how to make its leaves. Which minion reads which lock is pillar/base/top.sls's to say."""
-    edge_names = [*_service_names(deployment, "lb"), urlsplit(base_url).hostname or "localhost", "localhost"]
+    edge_names = [
+        *_service_names(deployment, "lb"),
+        urlsplit(base_url).hostname or "localhost",
+        "localhost",
+    ]
     return {
         "deployment-ca": lambda: authority.leaves,
         "postgres-airflow": lambda: {"password": password()},
-        "postgres-tls": lambda: authority.server("postgres", _service_names(deployment, "postgres")),
+        "postgres-tls": lambda: authority.server(
+            "postgres", _service_names(deployment, "postgres")
+        ),
         "redis-airflow": lambda: {"password": password()},
         "redis-tls": lambda: authority.server("redis", _service_names(deployment, "redis")),
         "edge-tls": lambda: authority.server("edge", list(dict.fromkeys(edge_names))),
@@ -165,7 +185,11 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> di
 def _new_ssh_key() -> str:
     return (
         ed25519.Ed25519PrivateKey.generate()
-        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+        .private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
         .decode()
     )
 
@@ -173,7 +197,9 @@ def _new_ssh_key() -> str:
 def ssh_public(private_key: str) -> str:
     """Return the public half of an SSH key, in OpenSSH's format."""
     key = serialization.load_ssh_private_key(private_key.encode(), None)
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
     return public.decode()
 
 
@@ -188,7 +214,11 @@ def _gpg_home() -> Iterator[Path]:
         yield home
     finally:
         with suppress(FileNotFoundError):  # without gpg there is no agent either
-            subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True)
+            subprocess.run(
+                ["gpgconf", "--homedir", str(home), "--kill", "all"],
+                check=False,
+                capture_output=True,
+            )
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -228,7 +258,16 @@ class Vault:
         user = f"{self._deployment.name} stack"
         with _gpg_home() as home:
             # --quick-generate-key with `default` makes ed25519 with a cv25519 subkey that encrypts.
-            _gpg(home, "--passphrase", "", "--quick-generate-key", user, "future-default", "default", "never")
+            _gpg(
+                home,
+                "--passphrase",
+                "",
+                "--quick-generate-key",
+                user,
+                "future-default",
+                "default",
+                "never",
+            )
             write_private(self.private_key, _gpg(home, "--armor", "--export-secret-keys"))
             public = _gpg(home, "--armor", "--export")
         private_directory(self.public_key.parent)
@@ -243,12 +282,22 @@ class Vault:
         """Encrypt the leaves of one lock into its file."""
         with _gpg_home() as home:
             encrypted = {
-                leaf: _gpg(home, "--armor", "--encrypt", "--recipient-file", str(self.public_key), stdin=value)
+                leaf: _gpg(
+                    home,
+                    "--armor",
+                    "--encrypt",
+                    "--recipient-file",
+                    str(self.public_key),
+                    stdin=value,
+                )
                 for leaf, value in leaves.items()
             }
         lines = ["#!yaml|gpg", "secrets:", f"  {lock.replace('-', '_')}:"]
         for leaf, ciphertext in encrypted.items():
-            lines += [f"    {leaf}: |", *(f"      {line}".rstrip() for line in ciphertext.splitlines())]
+            lines += [
+                f"    {leaf}: |",
+                *(f"      {line}".rstrip() for line in ciphertext.splitlines()),
+            ]
         private_directory(self.folder)
         (self.folder / f"{lock}.sls").write_text("\n".join(lines) + "\n")
 
@@ -260,7 +309,9 @@ class Vault:
         """
         path = self.folder / f"{lock}.sls"
         if not path.is_file():
-            raise SecretsError(f"There is no secret '{lock}'.", f"There are: {', '.join(self.locks()) or 'none'}.")
+            raise SecretsError(
+                f"There is no secret '{lock}'.", f"There are: {', '.join(self.locks()) or 'none'}."
+            )
         if not self.private_key.is_file():
             raise SecretsError(
                 f"The private key {self.private_key} is not on this machine.",
@@ -281,7 +332,10 @@ def _operator_cidrs(deployment: Deployment) -> list[str]:
 
 
 def initialise(
-    deployment: Deployment, base_url: str, rotate: frozenset[str] = frozenset(), aws_account: str | None = None
+    deployment: Deployment,
+    base_url: str,
+    rotate: frozenset[str] = frozenset(),
+    aws_account: str | None = None,
 ) -> list[str]:
     """Make the key, the settings and every secret that is missing; return what was made.
 
@@ -305,7 +359,9 @@ def initialise(
             existing.remove("edge-tls")  # any other was brought, from a public CA
     recipes = catalogue(deployment, authority, base_url)
     if unknown := rotate - recipes.keys():
-        raise SecretsError(f"There is no secret '{min(unknown)}'.", f"There are: {', '.join(sorted(recipes))}.")
+        raise SecretsError(
+            f"There is no secret '{min(unknown)}'.", f"There are: {', '.join(sorted(recipes))}."
+        )
     made = ["the GPG key"] if vault.create_key() else []
     for lock, recipe in recipes.items():
         if lock not in existing:
@@ -327,7 +383,9 @@ def initialise(
     )
     if settings != current:
         text = "# What is particular to this deployment and not secret; made by `stackctl secrets init`, then yours.\n"
-        deployment.settings_path.write_text(text + yaml.safe_dump({"settings": settings}, sort_keys=False))
+        deployment.settings_path.write_text(
+            text + yaml.safe_dump({"settings": settings}, sort_keys=False)
+        )
         made.append("settings")
     return made
 
@@ -337,7 +395,9 @@ def _authority(vault: Vault, settings: Mapping[str, Any]) -> Authority | None:
 
     A rotation that was cut short leaves a new key beside the old certificate.
     """
-    key = serialization.load_pem_private_key(vault.read("deployment-ca")["private_key"].encode(), None)
+    key = serialization.load_pem_private_key(
+        vault.read("deployment-ca")["private_key"].encode(), None
+    )
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SecretsError("The secret 'deployment-ca' is no elliptic-curve key.")
     if "ca_certificate" not in settings:

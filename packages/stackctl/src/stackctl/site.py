@@ -22,9 +22,13 @@ def address(deployment: Deployment) -> str:
 def problem(deployment: Deployment, timeout: float = 10) -> str:
     """Ask the site once, waiting `timeout` seconds for it, and return why it is not healthy; empty: it is."""
     trust = ssl.create_default_context()
-    trust.load_verify_locations(cadata=str(deployment.settings()["ca_certificate"]))  # or a public certificate
+    trust.load_verify_locations(
+        cadata=str(deployment.settings()["ca_certificate"])
+    )  # or a public certificate
     try:
-        with urllib.request.urlopen(address(deployment) + HEALTH_PATH, timeout=timeout, context=trust) as answer:
+        with urllib.request.urlopen(
+            address(deployment) + HEALTH_PATH, timeout=timeout, context=trust
+        ) as answer:
             return "" if answer.status == 200 else f"status {answer.status}"
     except urllib.error.HTTPError as error:
         return f"status {error.code}"
@@ -41,5 +45,7 @@ def require_healthy(deployment: Deployment, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while reason := problem(deployment):
         if time.monotonic() > deadline:
-            raise ConvergeError(f"{address(deployment)} is not healthy: {reason}.", "See: stackctl status")
+            raise ConvergeError(
+                f"{address(deployment)} is not healthy: {reason}.", "See: stackctl status"
+            )
         time.sleep(1)

@@ -31,7 +31,9 @@ def follow_vault(deployment: Deployment, client: EC2Client, shell: Shell) -> boo
     """
     wanted = Vault(deployment).read("cloud-ssh")["private_key"]
     key, before = deployment.ssh_key, deployment.ssh_key_before
-    if before.is_file() and not _hand_over(deployment, client, shell):  # a rotation that was cut short
+    if before.is_file() and not _hand_over(
+        deployment, client, shell
+    ):  # a rotation that was cut short
         return False
     if not key.is_file() or key.read_text() == wanted:
         return write_private(key, wanted)
@@ -53,10 +55,15 @@ def _hand_over(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
         if deployment.master() not in machines:
             return False
         master = require_master(deployment, machines)
-        script = _script(ssh_public(deployment.ssh_key_before.read_text()), ssh_public(deployment.ssh_key.read_text()))
+        script = _script(
+            ssh_public(deployment.ssh_key_before.read_text()),
+            ssh_public(deployment.ssh_key.read_text()),
+        )
         for machine in (master, *(one for one in machines.values() if one != master)):
             shell.trust(machine)
-            shell.run(machine, script, master=master, what=f"replacing the SSH key on {machine.name}")
+            shell.run(
+                machine, script, master=master, what=f"replacing the SSH key on {machine.name}"
+            )
     deployment.ssh_key_before.unlink()
     return True
 

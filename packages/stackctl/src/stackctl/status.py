@@ -65,7 +65,9 @@ class Row:
     @property
     def healthy(self) -> bool:
         """Whether nothing is wanting."""
-        runs = (self.state, self.salt) == ("running", "answers") and self.service.endswith(" active")
+        runs = (self.state, self.salt) == ("running", "answers") and self.service.endswith(
+            " active"
+        )
         return runs and not self.expires
 
     def as_dict(self) -> dict[str, str | bool]:
@@ -88,7 +90,10 @@ def collect(deployment: Deployment, log: Log) -> list[Row]:
             except StackError as error:
                 log.write(str(error))
     names = [*wanted, *(name for name in found if name not in wanted)]
-    return [_row(name, wanted.get(name, name.rpartition("-")[0]), found.get(name), answers.get(name)) for name in names]
+    return [
+        _row(name, wanted.get(name, name.rpartition("-")[0]), found.get(name), answers.get(name))
+        for name in names
+    ]
 
 
 def _row(name: str, role: str, machine: Machine | None, answer: str | None) -> Row:
@@ -108,7 +113,9 @@ def _row(name: str, role: str, machine: Machine | None, answer: str | None) -> R
 
 def _services(master: Master, names: list[str]) -> dict[str, str]:
     """Return minion -> lines: its service's state, its memory, its certificate's end; asked of all at once."""
-    units = " ".join(f"{role}) unit={unit} tls={CERTIFICATES.get(role, '')};;" for role, unit in SERVICES.items())
+    units = " ".join(
+        f"{role}) unit={unit} tls={CERTIFICATES.get(role, '')};;" for role, unit in SERVICES.items()
+    )
     # What programs hold, shared pages counted once; the page cache gives way and is no need.
     memory = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/{kib += $2} END {printf \"%d MiB\\n\", kib/1024}'"
     script = (
@@ -117,10 +124,23 @@ def _services(master: Master, names: list[str]) -> dict[str, str]:
         ' { end=$(openssl x509 -noout -enddate -in "$tls") && date --utc --date="${end#*=}" +%F || echo unknown; }'
     )
     output = master.command(
-        ["salt", "--list", ",".join(names), "--out=json", "--static", "--timeout=10", "cmd.run", f"cmd={script}"],
+        [
+            "salt",
+            "--list",
+            ",".join(names),
+            "--out=json",
+            "--static",
+            "--timeout=10",
+            "cmd.run",
+            f"cmd={script}",
+        ],
         what="asking the minions",
         accept=(0, 1, 2),
         timeout=120,
     )
     answers = parse_documents(output)
-    return {name: text for name, text in answers.items() if isinstance(text, str) and not text.startswith(NO_ANSWER)}
+    return {
+        name: text
+        for name, text in answers.items()
+        if isinstance(text, str) and not text.startswith(NO_ANSWER)
+    }

@@ -30,7 +30,8 @@ def revision(root: Path, log: Log) -> tuple[str, str]:
     """
     if not (root / ".git").exists():
         raise StackError(
-            f"{root} is no git checkout.", "Clone the repository: the master is told which commit it runs."
+            f"{root} is no git checkout.",
+            "Clone the repository: the master is told which commit it runs.",
         )
     commit = _git(root, log, "rev-parse", "HEAD")
     stash = _git(root, log, "stash", "create")
@@ -45,7 +46,9 @@ def left_out(deployment: Deployment, log: Log) -> str:
 
     Those that git ignores are meant so. The deployment's own pillar is no such file: it is deployed as it lies there.
     """
-    files = _git(deployment.root, log, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+    files = _git(deployment.root, log, "ls-files", "--others", "--exclude-standard", "-z").split(
+        "\0"
+    )
     own = f"{deployment.pillar_dir.relative_to(deployment.root)}/"
     names = [name for name in files if name and not name.startswith(own)]
     if not names:
@@ -89,7 +92,9 @@ def push(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> tup
     where = shlex.quote(f"{HOME}/{name}")
     if there[:1] != [name]:
         archive = subprocess.run(
-            ["git", "-C", str(deployment.root), "archive", "--format=tar", treeish], capture_output=True, check=True
+            ["git", "-C", str(deployment.root), "archive", "--format=tar", treeish],
+            capture_output=True,
+            check=True,
         ).stdout
         shell.run(
             master,

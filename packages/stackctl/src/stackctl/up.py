@@ -19,7 +19,15 @@ from localcloud.config import REGION, CloudConfig
 from stackctl import launch, local, preflight, salt, secrets, site, sshkey, tree
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, NotUpError, StackError
-from stackctl.machines import Machine, Shell, aws_environment, ec2_client, is_active, list_machines, require_master
+from stackctl.machines import (
+    Machine,
+    Shell,
+    aws_environment,
+    ec2_client,
+    is_active,
+    list_machines,
+    require_master,
+)
 from stackctl.progress import Progress
 from stackctl.run import Log
 
@@ -152,16 +160,24 @@ def up(
             with progress.step("SSH key") as step:
                 step.changed = sshkey.follow_vault(deployment, client, shell)
 
-            def launched(title: str, side: launch.Side, names: list[str], words: list[str]) -> launch.Result:
-                return launch.step(progress, title, side, client, names, words, log, on_failure, show)
+            def launched(
+                title: str, side: launch.Side, names: list[str], words: list[str]
+            ) -> launch.Result:
+                return launch.step(
+                    progress, title, side, client, names, words, log, on_failure, show
+                )
 
             name = deployment.master()
             operator = salt.Operator(deployment, shell, log)
             first = launched(name, operator, [name], launch.profile_words(deployment, name))
             machine = require_master(deployment, first.machines)
             anew = bool(first.changed)
-            master, pushed = _start_master(deployment, shell, machine, progress, log, variables, anew=anew)
-            others = launched("machines", master, list(deployment.machines()), launch.map_words(deployment))
+            master, pushed = _start_master(
+                deployment, shell, machine, progress, log, variables, anew=anew
+            )
+            others = launched(
+                "machines", master, list(deployment.machines()), launch.map_words(deployment)
+            )
             _converge(master, progress, pushed=pushed, predict=not others.changed)
         url = site.address(deployment)
         with progress.step("site") as step:
@@ -200,7 +216,10 @@ def _start_master(
         pushed, revision = tree.push(deployment, shell, machine, log)
         if variables:
             files = local.credentials_files(variables)
-            script = "".join(f"printf %s {shlex.quote(text)} > /root/.aws/{file}; " for file, text in files.items())
+            script = "".join(
+                f"printf %s {shlex.quote(text)} > /root/.aws/{file}; "
+                for file, text in files.items()
+            )
             shell.run(machine, "cat | sh", stdin=f"set -e; umask 077; mkdir -p /root/.aws; {script}",
                       what=f"pointing {machine.name} at the local cloud")  # fmt: skip
         changed = 0
@@ -219,9 +238,13 @@ def _bootstrap_master(deployment: Deployment, shell: Shell, machine: Machine, lo
         "id": machine.name,
         "file_client": "local",
         "file_roots": {"base": [f"{tree.HOME}/current/salt"]},
-        "pillar_roots": {"base": [f"{tree.HOME}/pillar/{deployment.name}", f"{tree.HOME}/current/pillar/base"]},
+        "pillar_roots": {
+            "base": [f"{tree.HOME}/pillar/{deployment.name}", f"{tree.HOME}/current/pillar/base"]
+        },
         "gpg_keydir": "/etc/salt/gpgkeys",
-        "module_dirs": [f"{tree.HOME}/current/salt"],  # `state.apply NAME` syncs no modules by itself
+        "module_dirs": [
+            f"{tree.HOME}/current/salt"
+        ],  # `state.apply NAME` syncs no modules by itself
         "hash_type": "sha256",
     }
     text = yaml.safe_dump(config)
@@ -266,7 +289,9 @@ def plan(deployment: Deployment) -> list[str]:
     if deployment.is_local:
         if not localcloud.engine.reachable():
             steps.append("install docker.io if it is absent, and start the Docker engine")
-        elif not localcloud.image.exists(localcloud.engine.connect(), localcloud.image.tag(deployment.salt_lock)):
+        elif not localcloud.image.exists(
+            localcloud.engine.connect(), localcloud.image.tag(deployment.salt_lock)
+        ):
             steps.append("build the machine image with mmdebstrap, installing that if it is absent")
         if not localcloud.service.status(local.cloud_folder(deployment)).running:
             steps.append(f"start the local EC2 API on port {local.api_port()}")

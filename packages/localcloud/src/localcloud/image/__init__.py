@@ -170,39 +170,66 @@ def _make_base(client: docker.DockerClient, report: Report, tag: str) -> None:
         report(f"importing {tag}")
         repository, _, version = tag.partition(":")
         client.api.import_image_from_file(
-            str(archive), repository=repository, tag=version, changes=["LABEL localcloud.image=base"]
+            str(archive),
+            repository=repository,
+            tag=version,
+            changes=["LABEL localcloud.image=base"],
         )
 
 
 def _explain(output: str) -> str:
     end = packages.tail(output)
-    if any(sign in output for sign in ("NO_PUBKEY", "not signed", "Missing key", "no valid OpenPGP")):
+    if any(
+        sign in output for sign in ("NO_PUBKEY", "not signed", "Missing key", "no valid OpenPGP")
+    ):
         return (
             f"mmdebstrap does not trust Debian 13's archive: {KEYRING} lacks trixie's keys. Upgrade the package "
             f"debian-archive-keyring (2023.3+deb12u2, 2025.1 or newer).\n{end}"
         )
-    if "Could not resolve" in output or "Failed to fetch" in output or "Could not connect" in output:
-        return (
-            f"mmdebstrap could not download from {MIRROR}. Is the network up, or a proxy wanted in http_proxy?\n{end}"
-        )
+    if (
+        "Could not resolve" in output
+        or "Failed to fetch" in output
+        or "Could not connect" in output
+    ):
+        return f"mmdebstrap could not download from {MIRROR}. Is the network up, or a proxy wanted in http_proxy?\n{end}"
     return f"mmdebstrap failed. The end of its output:\n{end}"
 
 
 def _build(
-    client: docker.DockerClient, report: Report, tag: str, base: str, context: dict[str, tuple[int, bytes]]
+    client: docker.DockerClient,
+    report: Report,
+    tag: str,
+    base: str,
+    context: dict[str, tuple[int, bytes]],
 ) -> None:
     arguments = {"BASE": base}
-    for name in ("PIP_INDEX_URL", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+    for name in (
+        "PIP_INDEX_URL",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+    ):
         if os.environ.get(name):
             arguments[name] = os.environ[name]
     log: list[str] = []
     try:
         for event in client.api.build(
-            fileobj=_tar(context), custom_context=True, tag=tag, buildargs=arguments, rm=True, forcerm=True, decode=True
+            fileobj=_tar(context),
+            custom_context=True,
+            tag=tag,
+            buildargs=arguments,
+            rm=True,
+            forcerm=True,
+            decode=True,
         ):
             _follow(event, log, report)
     except APIError as error:
-        raise ImageBuildFailed(f"docker build failed: {error.explanation}\n{packages.tail(''.join(log))}") from error
+        raise ImageBuildFailed(
+            f"docker build failed: {error.explanation}\n{packages.tail(''.join(log))}"
+        ) from error
 
 
 def _follow(event: dict[str, Any], log: list[str], report: Report) -> None:
@@ -218,7 +245,9 @@ def _tar(context: dict[str, tuple[int, bytes]]) -> io.BytesIO:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name, (mode, content) in sorted(context.items()):
-            entry = tarfile.TarInfo(name)  # owner root and the epoch's first second, so that Docker's cache holds
+            entry = tarfile.TarInfo(
+                name
+            )  # owner root and the epoch's first second, so that Docker's cache holds
             entry.mode, entry.size = mode, len(content)
             tar.addfile(entry, io.BytesIO(content))
     archive.seek(0)

@@ -14,7 +14,9 @@ from typing import Any
 
 from saltext.ec2._errors import ApiError
 
-SECONDS = 30  # how long an answer holds: what one map run asks over and over, the next run asks anew
+SECONDS = (
+    30  # how long an answer holds: what one map run asks over and over, the next run asks anew
+)
 WAITED_FOR = 60  # seconds for which a thing is asked about along with others, after somebody last waited for it
 
 
@@ -51,7 +53,9 @@ class Cache:
         with self._answers() as answers:
             answers[question] = {"until": time.time() + seconds, "answer": answer}
 
-    def poll(self, key: str, ask: Callable[[list[str]], dict[str, Any]], since: float, every: float) -> Any:
+    def poll(
+        self, key: str, ask: Callable[[list[str]], dict[str, Any]], since: float, every: float
+    ) -> Any:
         """Return what is known of one thing since a moment, asking together with all who wait for another.
 
         However many processes wait, for however many things, there is one question in `every` seconds. It is about
@@ -72,7 +76,11 @@ class Cache:
         while True:
             with self._file("polls") as polls:
                 now = time.time()
-                waited = {one: until for one, until in polls.get("waited", {}).items() if now < until < now + 3600}
+                waited = {
+                    one: until
+                    for one, until in polls.get("waited", {}).items()
+                    if now < until < now + 3600
+                }
                 polls["waited"] = waited | {key: now + WAITED_FOR}
                 asked = min(polls.get("asked", 0), now)
                 if since <= asked and key in polls["about"]:
@@ -92,7 +100,9 @@ class Cache:
     def _answers(self) -> Iterator[dict[str, Any]]:
         with self._file("answers") as answers:
             now = time.time()
-            for question in [one for one, kept in answers.items() if not now < kept["until"] < now + 3600]:
+            for question in [
+                one for one, kept in answers.items() if not now < kept["until"] < now + 3600
+            ]:
                 del answers[question]
             yield answers
 

@@ -64,15 +64,21 @@ def region_of(options: Mapping[str, Any]) -> str:
     location, region = options.get("location"), options.get("region")
     if location and region and location != region:
         raise ConfigurationError(f"location is {location} but region is {region}: set one of them")
-    chosen = location or region or boto3.Session(profile_name=options.get("profile_name")).region_name
+    chosen = (
+        location or region or boto3.Session(profile_name=options.get("profile_name")).region_name
+    )
     if not chosen:
-        raise ConfigurationError("no region: set location in the provider, or AWS_REGION in the environment")
+        raise ConfigurationError(
+            "no region: set location in the provider, or AWS_REGION in the environment"
+        )
     allowed = options.get("allowed_regions")
     if allowed is not None:
         if isinstance(allowed, str):
             allowed = [allowed]
         if chosen not in allowed:
-            raise RegionRefused(f"region {chosen} is refused: allowed_regions names {', '.join(allowed) or 'none'}")
+            raise RegionRefused(
+                f"region {chosen} is refused: allowed_regions names {', '.join(allowed) or 'none'}"
+            )
     return str(chosen)
 
 
@@ -94,7 +100,9 @@ def connect(options: Mapping[str, Any], cache_folder: str) -> Connection:
         "region": region_of(options),
         **{name: options.get(name) for name in ("id", "key", "token", "role_arn", "profile_name")},
         "endpoint_url": _endpoint(options),
-        "max_attempts": int(_options.value("max_attempts", options.get("max_attempts"), "the connection")),
+        "max_attempts": int(
+            _options.value("max_attempts", options.get("max_attempts"), "the connection")
+        ),
         "timeout": int(_options.value("api_timeout", options.get("api_timeout"), "the connection")),
     }
     return _connect(json.dumps(wanted, sort_keys=True), cache_folder)
@@ -120,7 +128,9 @@ def _connect(wanted_json: str, cache_folder: str) -> Connection:
     )
     session = _session(wanted, config)
     ec2 = session.client("ec2", config=config, endpoint_url=wanted["endpoint_url"])
-    ssm = session.client("ssm", config=config)  # wherever boto3 finds it: the endpoint of the options is EC2's
+    ssm = session.client(
+        "ssm", config=config
+    )  # wherever boto3 finds it: the endpoint of the options is EC2's
     for client in (ec2, ssm):
         client.meta.events.register("needs-retry", _report_retry)
     with api_errors("finding the credentials"):
@@ -130,7 +140,11 @@ def _connect(wanted_json: str, cache_folder: str) -> Connection:
 
 
 def _report_retry(
-    attempts: int, operation: Any, response: Any = None, caught_exception: Exception | None = None, **_: Any
+    attempts: int,
+    operation: Any,
+    response: Any = None,
+    caught_exception: Exception | None = None,
+    **_: Any,
 ) -> None:
     """Log a try that failed; botocore decides whether there is another."""
     problem: object = caught_exception
@@ -169,7 +183,9 @@ def _session(wanted: Mapping[str, Any], config: Config) -> boto3.Session:
     if INSTANCE_ROLE in (access_key, secret_key):
         access_key = secret_key = None
     if bool(access_key) != bool(secret_key):
-        raise ConfigurationError("id and key belong together: set both, or neither to use what boto3 finds")
+        raise ConfigurationError(
+            "id and key belong together: set both, or neither to use what boto3 finds"
+        )
     with api_errors("reading the AWS configuration"):
         session = _new_session(
             aws_access_key_id=access_key,
@@ -185,7 +201,9 @@ def _in_role(session: boto3.Session, wanted: Mapping[str, Any], config: Config) 
     """Return a session in a role, whose credentials are renewed before they expire: a map may take hours."""
     source = session.get_credentials()
     if source is None:
-        raise ConfigurationError(f"there are no credentials with which to assume the role {wanted['role_arn']}")
+        raise ConfigurationError(
+            f"there are no credentials with which to assume the role {wanted['role_arn']}"
+        )
     fetcher = AssumeRoleCredentialFetcher(
         functools.partial(session.client, config=config),
         source,

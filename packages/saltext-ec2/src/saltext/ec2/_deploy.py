@@ -49,7 +49,9 @@ tar -xmf - -C "$folder"
 timeout --kill-after=30 "$3" sh "$folder/run" </dev/null 9<&-
 """
 TIMED_OUT = (124, 137)  # what `timeout` ends with
-GRACE = 120  # seconds after which a session is given up whose other side should have ended by itself
+GRACE = (
+    120  # seconds after which a session is given up whose other side should have ended by itself
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ def archive(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> bytes:
     script_name = setting("script") or "bootstrap-salt"
     script = salt.utils.cloud.os_script(script_name, machine, opts, minion)
     if not script:
-        raise ConfigurationError(f"there is no deploy script {script_name} in deploy_scripts_search_path")
+        raise ConfigurationError(
+            f"there is no deploy script {script_name} in deploy_scripts_search_path"
+        )
 
     files: dict[str, tuple[str, int]] = {
         "deploy.sh": (script, 0o700),
@@ -146,10 +150,15 @@ def archive(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> bytes:
     if grains := minion.pop("grains", None):
         files["grains"] = (salt.utils.cloud.salt_config_to_yaml(grains), 0o600)
     if opts.get("enable_cloud_grains", True):
-        minion["grains"] = {"salt-cloud": {key: machine.get(key) for key in ("driver", "provider", "profile")}}
+        minion["grains"] = {
+            "salt-cloud": {key: machine.get(key) for key in ("driver", "provider", "profile")}
+        }
     files["minion"] = (salt.utils.cloud.salt_config_to_yaml(minion), 0o600)
     if setting("make_master") is True:
-        files["master"] = (salt.utils.cloud.salt_config_to_yaml(salt.utils.cloud.master_config(opts, machine)), 0o600)
+        files["master"] = (
+            salt.utils.cloud.salt_config_to_yaml(salt.utils.cloud.master_config(opts, machine)),
+            0o600,
+        )
         files["master.pem"] = (machine["master_pem"], 0o600)
         files["master.pub"] = (machine["master_pub"], 0o644)
     for minion_id, key in (machine.get("preseed_minion_keys") or {}).items():
@@ -184,7 +193,9 @@ def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def _runner(setting: Callable[..., Any], script: str, destinations: Sequence[str], opts: Mapping[str, Any]) -> str:
+def _runner(
+    setting: Callable[..., Any], script: str, destinations: Sequence[str], opts: Mapping[str, Any]
+) -> str:
     """Return the script that puts files in place, then runs the deploy script with all that surrounds it."""
     lines = ["#!/bin/sh", "set -eu", 'here=$(cd "$(dirname "$0")" && pwd)']
     for number, destination in enumerate(destinations):
@@ -211,8 +222,12 @@ def _runner(setting: Callable[..., Any], script: str, destinations: Sequence[str
             command += ' -k "$here/preseed-minion-keys"'
     lines.append(f"{command} {setting('script_args') or ''}".rstrip())
     inline = setting("inline_script") or []
-    lines += [f"sh -c {shlex.quote(one)}" for one in ([inline] if isinstance(inline, str) else inline)]
-    if opts.get("start_action") and not opts.get("parallel"):  # in parallel runs the core does it, from the master
+    lines += [
+        f"sh -c {shlex.quote(one)}" for one in ([inline] if isinstance(inline, str) else inline)
+    ]
+    if opts.get("start_action") and not opts.get(
+        "parallel"
+    ):  # in parallel runs the core does it, from the master
         lines.append(f"salt-call {opts['start_action']}")
     return "\n".join(lines) + "\n"
 
@@ -252,7 +267,9 @@ def wait_for_port(address: str, port: int, deadline: float, alive: Callable[[], 
             socket.create_connection((address, port), timeout=5).close()
         except OSError as error:
             if time.monotonic() > deadline:
-                raise DeployError(f"nothing listens at {address}:{port} after ssh_connect_timeout: {error}") from error
+                raise DeployError(
+                    f"nothing listens at {address}:{port} after ssh_connect_timeout: {error}"
+                ) from error
         else:
             return
         alive()
@@ -290,12 +307,16 @@ def install(
     pause, refusal = LOGIN_SECONDS, ""
     for number in itertools.count():
         user = login.users[number % len(login.users)]
-        attempt = _session(name, login, user, payload, run_timeout, folder=folder, keep=keep, show=show)
+        attempt = _session(
+            name, login, user, payload, run_timeout, folder=folder, keep=keep, show=show
+        )
         if attempt.started:
             break
         words = attempt.last_words()
         if "Host key verification failed" in words or "IDENTIFICATION HAS CHANGED" in words:
-            raise DeployError(f"{login.address} shows another host key than the console of {name}: it is not trusted")
+            raise DeployError(
+                f"{login.address} shows another host key than the console of {name}: it is not trusted"
+            )
         log.debug("%s: SSH as %s: %s", name, user, words)
         if "Permission denied" in words:
             refusal, pause = words, min(2 * pause, LOGIN_SECONDS_MAX)
@@ -305,7 +326,9 @@ def install(
         alive()
         time.sleep(pause)
     if attempt.returncode:
-        raise DeployError(f"the deploy script ended with {attempt.returncode}: {attempt.last_words()}")
+        raise DeployError(
+            f"the deploy script ended with {attempt.returncode}: {attempt.last_words()}"
+        )
 
 
 def _session(

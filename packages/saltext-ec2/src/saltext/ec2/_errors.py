@@ -81,6 +81,8 @@ def api_errors(doing: str) -> Iterator[None]:
         retries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
         tried = f" (after {retries} retries)" if retries else ""
         message = answer.get("Message", "no message").rstrip(".")  # more follows
-        raise ApiError(f"{doing} failed: {error.operation_name}: {code}: {message}{tried}", code) from error
+        raise ApiError(
+            f"{doing} failed: {error.operation_name}: {code}: {message}{tried}", code
+        ) from error
     except BotoCoreError as error:
         raise ApiError(f"{doing} failed: {str(error).rstrip('.')}", type(error).__name__) from error

@@ -12,10 +12,14 @@ from typing import Any
 from saltext.ec2._client import Connection
 from saltext.ec2._errors import ApiError, DeployError, api_errors
 
-CONSOLE_SECONDS = 15  # between two looks at most: EC2 shows a console minutes late, and each has to be asked for
+CONSOLE_SECONDS = (
+    15  # between two looks at most: EC2 shows a console minutes late, and each has to be asked for
+)
 
 # cloud-init's module keys_to_console prints this block; a line may begin with a time stamp of the kernel's log.
-BLOCK = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
+BLOCK = re.compile(
+    r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL
+)
 KEY = re.compile(r"\b((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) (AAAA[0-9A-Za-z+/]+=*)")
 
 
@@ -105,7 +109,9 @@ class KnownHosts:
         """Tell whether a machine's keys were learnt."""
         if not self.path.is_file():
             return False
-        return any(line.split(" ", 1)[0] == instance_id for line in self.path.read_text().splitlines())
+        return any(
+            line.split(" ", 1)[0] == instance_id for line in self.path.read_text().splitlines()
+        )
 
     def learn(self, instance_id: str, keys: list[str]) -> None:
         """Add a machine's keys, in one write: others may do the same at this moment."""

@@ -22,7 +22,9 @@ ADDRESSES = {"private_ips": "PrivateIpAddress", "public_ips": "PublicIpAddress"}
 WATCH_SECONDS = 15  # between two looks at an instance whose sshd is awaited
 PROFILE_SECONDS = 60  # for which EC2 may not know an instance profile yet
 PROFILE_INTERVAL = 3
-TOKENS = 50  # that a launch tries: EC2 remembers each for a day after its instance has ended, or longer
+TOKENS = (
+    50  # that a launch tries: EC2 remembers each for a day after its instance has ended, or longer
+)
 
 
 def launch(
@@ -53,7 +55,9 @@ def launch(
     places = _launch.variants(options)
     for place in places[:-1]:
         try:
-            return _launch_in(connection, place, name, predecessors, userdata=userdata, deploy=deploy)
+            return _launch_in(
+                connection, place, name, predecessors, userdata=userdata, deploy=deploy
+            )
         except ApiError as error:
             if error.code not in _launch.NO_ROOM:
                 raise
@@ -113,15 +117,24 @@ def _run_instance(connection: Connection, name: str, wanted: dict[str, Any]) -> 
             with api_errors(f"launching {name}"):
                 return connection.ec2.run_instances(**wanted)["Instances"][0]
         except ApiError as error:
-            unheard = error.code == "InvalidParameterValue" and "iam instance profile" in str(error).lower()
+            unheard = (
+                error.code == "InvalidParameterValue"
+                and "iam instance profile" in str(error).lower()
+            )
             if not unheard or time.monotonic() > deadline:
                 raise
-            log.warning("%s; it is tried again: what IAM has just made, EC2 learns a little later", error)
+            log.warning(
+                "%s; it is tried again: what IAM has just made, EC2 learns a little later", error
+            )
         time.sleep(PROFILE_INTERVAL)
 
 
 def look_again(
-    connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef, age: float = 0
+    connection: Connection,
+    options: Mapping[str, Any],
+    name: str,
+    instance: InstanceTypeDef,
+    age: float = 0,
 ) -> InstanceTypeDef:
     """Return the instance as it is now; right after a launch EC2 may not know it yet.
 
@@ -138,7 +151,9 @@ def look_again(
     """
     instance_id = instance["InstanceId"]
     since, every = time.time() - age, float(options["wait_for_ip_interval"])
-    found = connection.cache.poll(instance_id, lambda ids: _lookup.instances_by_id(connection, ids), since, every)
+    found = connection.cache.poll(
+        instance_id, lambda ids: _lookup.instances_by_id(connection, ids), since, every
+    )
     instance = found or instance
     if instance["State"]["Name"] not in _lookup.LIVING:
         reason = instance.get("StateReason", {}).get("Message") or "EC2 gives no reason"
@@ -164,7 +179,9 @@ def watch(
     return alive
 
 
-def ready(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> InstanceTypeDef:
+def ready(
+    connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef
+) -> InstanceTypeDef:
     """Return the instance once it runs, is equipped, and has the address that `ssh_interface` asks for.
 
     Raises:
@@ -200,12 +217,17 @@ def address(options: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
 
 def needs_equipment(options: Mapping[str, Any]) -> bool:
     """Tell whether there is anything for `equip` to give."""
-    return any(volume.get("volume_id") or volume.get("tags") for volume in options.get("volumes") or []) or any(
-        set(_launch.INTERFACE_LATER) & set(interface) for interface in options.get("network_interfaces") or []
+    return any(
+        volume.get("volume_id") or volume.get("tags") for volume in options.get("volumes") or []
+    ) or any(
+        set(_launch.INTERFACE_LATER) & set(interface)
+        for interface in options.get("network_interfaces") or []
     )
 
 
-def equip(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> bool:
+def equip(
+    connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef
+) -> bool:
     """Give a running instance existing volumes, tags of single volumes, and elastic addresses; do nothing twice.
 
     Returns:
@@ -216,25 +238,36 @@ def equip(connection: Connection, options: Mapping[str, Any], name: str, instanc
     """
     given = False
     _volumes(connection, options.get("volumes") or [], name, instance)
-    interfaces = {each["Attachment"]["DeviceIndex"]: each for each in instance.get("NetworkInterfaces", [])}
+    interfaces = {
+        each["Attachment"]["DeviceIndex"]: each for each in instance.get("NetworkInterfaces", [])
+    }
     for wanted in options.get("network_interfaces") or []:
         interface = interfaces[wanted.get("DeviceIndex", 0)]
-        if "SourceDestCheck" in wanted and interface.get("SourceDestCheck") != wanted["SourceDestCheck"]:
+        if (
+            "SourceDestCheck" in wanted
+            and interface.get("SourceDestCheck") != wanted["SourceDestCheck"]
+        ):
             with api_errors(f"setting SourceDestCheck of {name}"):
                 connection.ec2.modify_network_interface_attribute(
                     NetworkInterfaceId=interface["NetworkInterfaceId"],
                     SourceDestCheck={"Value": wanted["SourceDestCheck"]},
                 )
-        if any(wanted.get(key) for key in ("associate_eip", "allocate_new_eip", "allocate_new_eips")):
+        if any(
+            wanted.get(key) for key in ("associate_eip", "allocate_new_eip", "allocate_new_eips")
+        ):
             given |= _elastic_addresses(connection, name, instance["InstanceId"], wanted, interface)
     return given
 
 
 def _volumes(
-    connection: Connection, volumes: Sequence[Mapping[str, Any]], name: str, instance: InstanceTypeDef
+    connection: Connection,
+    volumes: Sequence[Mapping[str, Any]],
+    name: str,
+    instance: InstanceTypeDef,
 ) -> None:
     devices = {
-        each.get("DeviceName"): each.get("Ebs", {}).get("VolumeId") for each in instance.get("BlockDeviceMappings", [])
+        each.get("DeviceName"): each.get("Ebs", {}).get("VolumeId")
+        for each in instance.get("BlockDeviceMappings", [])
     }
     for volume in volumes:
         volume_id = volume.get("volume_id") or devices.get(volume["device"])
@@ -247,21 +280,29 @@ def _volumes(
                 )
         if volume.get("tags"):
             with api_errors(f"tagging {volume_id} of {name}"):
-                connection.ec2.create_tags(Resources=[volume_id], Tags=_launch.tag_list(volume["tags"]))
+                connection.ec2.create_tags(
+                    Resources=[volume_id], Tags=_launch.tag_list(volume["tags"])
+                )
 
 
 def _elastic_addresses(
-    connection: Connection, name: str, instance_id: str, wanted: Mapping[str, Any], interface: Mapping[str, Any]
+    connection: Connection,
+    name: str,
+    instance_id: str,
+    wanted: Mapping[str, Any],
+    interface: Mapping[str, Any],
 ) -> bool:
     given = False
     interface_id = interface["NetworkInterfaceId"]
     with api_errors(f"looking up the elastic addresses of {name}"):
-        held = connection.ec2.describe_addresses(Filters=[{"Name": "network-interface-id", "Values": [interface_id]}])[
-            "Addresses"
-        ]
+        held = connection.ec2.describe_addresses(
+            Filters=[{"Name": "network-interface-id", "Values": [interface_id]}]
+        )["Addresses"]
     served = {each.get("PrivateIpAddress") or interface["PrivateIpAddress"] for each in held}
     for private in interface["PrivateIpAddresses"]:
-        if private["PrivateIpAddress"] in served or not (private.get("Primary") or wanted.get("allocate_new_eips")):
+        if private["PrivateIpAddress"] in served or not (
+            private.get("Primary") or wanted.get("allocate_new_eips")
+        ):
             continue
         with api_errors(f"giving {name} an elastic address"):
             allocation = wanted.get("associate_eip") or _spare_address(connection, instance_id)
@@ -271,7 +312,9 @@ def _elastic_addresses(
                     TagSpecifications=[
                         {
                             "ResourceType": "elastic-ip",
-                            "Tags": _launch.tag_list({"Name": name, _launch.RELEASE_TAG: instance_id}),
+                            "Tags": _launch.tag_list(
+                                {"Name": name, _launch.RELEASE_TAG: instance_id}
+                            ),
                         }
                     ],
                 )["AllocationId"]
@@ -287,13 +330,19 @@ def _elastic_addresses(
 
 def _spare_address(connection: Connection, instance_id: str) -> str | None:
     """Return an address that a run allocated for this machine before it failed."""
-    spare = (each["AllocationId"] for each in _own_addresses(connection, instance_id) if not each.get("AssociationId"))
+    spare = (
+        each["AllocationId"]
+        for each in _own_addresses(connection, instance_id)
+        if not each.get("AssociationId")
+    )
     return next(spare, None)
 
 
 def _own_addresses(connection: Connection, instance_id: str) -> list[AddressTypeDef]:
     """Return the elastic addresses that were allocated for a machine."""
-    mine: Sequence[FilterTypeDef] = [{"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [instance_id]}]
+    mine: Sequence[FilterTypeDef] = [
+        {"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [instance_id]}
+    ]
     return connection.ec2.describe_addresses(Filters=mine)["Addresses"]
 
 
@@ -306,7 +355,9 @@ def start(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[
     with api_errors(f"starting {name}"):
         if instance["State"]["Name"] == "stopping":
             connection.ec2.get_waiter("instance_stopped").wait(InstanceIds=[instance_id])
-        return _change(connection.ec2.start_instances(InstanceIds=[instance_id])["StartingInstances"][0])
+        return _change(
+            connection.ec2.start_instances(InstanceIds=[instance_id])["StartingInstances"][0]
+        )
 
 
 def stop(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
@@ -316,7 +367,9 @@ def stop(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[s
     return _change(answer["StoppingInstances"][0])
 
 
-def release(connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef) -> None:
+def release(
+    connection: Connection, options: Mapping[str, Any], name: str, instance: InstanceTypeDef
+) -> None:
     """Let a machine be terminated with the volumes of its launch, whatever protects it: nothing is on them yet.
 
     Raises:
@@ -360,7 +413,9 @@ def terminate(connection: Connection, name: str, instance: InstanceTypeDef) -> d
                     _disassociate(connection, each["AssociationId"])
                 connection.ec2.release_address(AllocationId=each["AllocationId"])
         except ApiError as error:
-            log.error("%s is destroyed, but its elastic address is left, and paid for: %s", name, error)
+            log.error(
+                "%s is destroyed, but its elastic address is left, and paid for: %s", name, error
+            )
             change.setdefault("left", []).append(str(error))
     return change
 

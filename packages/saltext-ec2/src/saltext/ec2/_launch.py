@@ -12,7 +12,9 @@ from saltext.ec2._client import Connection
 from saltext.ec2._errors import ConfigurationError
 
 DEPLOY_TAG = "salt-cloud:deploy"  # `pending` from launch until the minion is installed, then `done`
-RELEASE_TAG = "salt-cloud:release-with"  # on an elastic address: the id of the instance with which it goes
+RELEASE_TAG = (
+    "salt-cloud:release-with"  # on an elastic address: the id of the instance with which it goes
+)
 TAGGED = ("instance", "volume", "network-interface")
 
 
@@ -35,7 +37,9 @@ def variants(options: Mapping[str, Any]) -> list[dict[str, Any]]:
         ConfigurationError: two of them are lists.
     """
     lists = [
-        key for key in ("subnetname", "subnetid", "availability_zone") if isinstance(options.get(key), (list, tuple))
+        key
+        for key in ("subnetname", "subnetid", "availability_zone")
+        if isinstance(options.get(key), (list, tuple))
     ]
     if len(lists) > 1:
         raise ConfigurationError(f"{' and '.join(lists)} are lists: one of them can be")
@@ -44,7 +48,12 @@ def variants(options: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def request(
-    connection: Connection, options: Mapping[str, Any], name: str, *, userdata: str = "", deploy: bool = True
+    connection: Connection,
+    options: Mapping[str, Any],
+    name: str,
+    *,
+    userdata: str = "",
+    deploy: bool = True,
 ) -> dict[str, Any]:
     """Return the arguments of RunInstances for one machine, all but its ClientToken.
 
@@ -67,14 +76,19 @@ def request(
         raise ConfigurationError(
             f"{name}: del_root_vol_on_destroy needs image: what launch_template says of the root volume stays as it is"
         )
-    image = _lookup.image(connection, options["image"]) if options.get("image") else _lookup.Image("")
+    image = (
+        _lookup.image(connection, options["image"]) if options.get("image") else _lookup.Image("")
+    )
     network = _network(connection, options, name)
     wanted: dict[str, Any] = {
         "MinCount": 1,
         "MaxCount": 1,
         "MetadataOptions": metadata_options(options.get("metadata_options") or {}),
         "BlockDeviceMappings": block_devices(
-            [*(options.get("block_device_mappings") or []), *new_volumes(options.get("volumes") or [])],
+            [
+                *(options.get("block_device_mappings") or []),
+                *new_volumes(options.get("volumes") or []),
+            ],
             image,
             delete_root=options.get("del_root_vol_on_destroy"),
             delete_others=options.get("del_all_vols_on_destroy"),
@@ -94,7 +108,9 @@ def request(
     if template:
         known = {"id": "LaunchTemplateId", "name": "LaunchTemplateName", "version": "Version"}
         if not isinstance(template, Mapping) or set(template) - set(known):
-            raise ConfigurationError(f"{name}: launch_template is a mapping with id or name, and perhaps version")
+            raise ConfigurationError(
+                f"{name}: launch_template is a mapping with id or name, and perhaps version"
+            )
         wanted["LaunchTemplate"] = {known[key]: str(value) for key, value in template.items()}
     if userdata:
         wanted["UserData"] = userdata
@@ -115,7 +131,9 @@ def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
         if options.get(option) is not None:
             machine[key] = options[option]
     if profile := options.get("iam_profile"):
-        machine["IamInstanceProfile"] = {"Arn" if str(profile).startswith("arn:") else "Name": profile}
+        machine["IamInstanceProfile"] = {
+            "Arn" if str(profile).startswith("arn:") else "Name": profile
+        }
     if credits := options.get("credit_specification"):
         machine["CreditSpecification"] = (
             {camel(key): value for key, value in credits.items()}
@@ -128,7 +146,11 @@ def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
         machine["Monitoring"] = {"Enabled": bool(options["monitoring"])}
     if options.get("hibernation") is not None:
         machine["HibernationOptions"] = {"Configured": bool(options["hibernation"])}
-    places = {"availability_zone": "AvailabilityZone", "placementgroup": "GroupName", "tenancy": "Tenancy"}
+    places = {
+        "availability_zone": "AvailabilityZone",
+        "placementgroup": "GroupName",
+        "tenancy": "Tenancy",
+    }
     if place := {key: options[option] for option, key in places.items() if options.get(option)}:
         machine["Placement"] = place
     if (spot := options.get("spot_config")) is not None:
@@ -146,17 +168,25 @@ def spot_options(given: Mapping[str, Any]) -> dict[str, Any]:
         ConfigurationError: it says something else.
     """
     _all_known("spot_config", given, ("spot_price", "type", "interruption", "tag"))
-    known = {"type": "SpotInstanceType", "interruption": "InstanceInterruptionBehavior", "spot_price": "MaxPrice"}
+    known = {
+        "type": "SpotInstanceType",
+        "interruption": "InstanceInterruptionBehavior",
+        "spot_price": "MaxPrice",
+    }
     options = {key: str(given[option]) for option, key in known.items() if given.get(option)}
     return {"MarketType": "spot", **({"SpotOptions": options} if options else {})}
 
 
 def _all_known(option: str, given: Iterable[str], known: Collection[str]) -> None:
     if unknown := set(given) - set(known):
-        raise ConfigurationError(f"{option}: unknown: {', '.join(sorted(unknown))}; it knows {', '.join(known)}")
+        raise ConfigurationError(
+            f"{option}: unknown: {', '.join(sorted(unknown))}; it knows {', '.join(known)}"
+        )
 
 
-def client_token(region: str, name: str, wanted: Mapping[str, Any], predecessors: Iterable[str]) -> str:
+def client_token(
+    region: str, name: str, wanted: Mapping[str, Any], predecessors: Iterable[str]
+) -> str:
     """Return the ClientToken under which this machine is launched once and only once.
 
     The same machine asked for again, from this process or another one, has the same token, so EC2 answers with the
@@ -169,7 +199,9 @@ def client_token(region: str, name: str, wanted: Mapping[str, Any], predecessors
         predecessors: ids of terminated instances of the same name.
     """
     text = json.dumps([region, name, wanted, sorted(predecessors)], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()  # 64 characters, the longest token that EC2 takes
+    return hashlib.sha256(
+        text.encode()
+    ).hexdigest()  # 64 characters, the longest token that EC2 takes
 
 
 def metadata_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +210,9 @@ def metadata_options(given: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         given: EC2's keys, as `HttpTokens` or `http_tokens`.
     """
-    return {"HttpTokens": "required", "HttpEndpoint": "enabled"} | {camel(key): value for key, value in given.items()}
+    return {"HttpTokens": "required", "HttpEndpoint": "enabled"} | {
+        camel(key): value for key, value in given.items()
+    }
 
 
 def camel(key: str) -> str:
@@ -208,7 +242,11 @@ def new_volumes(given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if not volume.get("device"):
             raise ConfigurationError(f"volumes: an entry has no device: {dict(volume)}")
         if not volume.get("volume_id"):
-            ebs = {key: volume[option] for option, key in known.items() if volume.get(option) is not None}
+            ebs = {
+                key: volume[option]
+                for option, key in known.items()
+                if volume.get(option) is not None
+            }
             devices.append({"DeviceName": volume["device"], "Ebs": ebs})
     return devices
 
@@ -251,14 +289,18 @@ def block_devices(
 def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
     device = {key: value for key, value in entry.items() if not key.startswith("Ebs")}
     if not device.get("DeviceName"):
-        raise ConfigurationError(f"block_device_mappings: an entry has no DeviceName: {dict(entry)}")
+        raise ConfigurationError(
+            f"block_device_mappings: an entry has no DeviceName: {dict(entry)}"
+        )
     if "tag" in device:
         raise ConfigurationError(
             f"block_device_mappings: {device['DeviceName']} cannot have a tag of its own: set tag, which all volumes of"
             " the machine get, or list it in volumes, with tags"
         )
     ebs = dict(entry.get("Ebs") or {})
-    ebs |= {key.removeprefix("Ebs."): value for key, value in entry.items() if key.startswith("Ebs.")}
+    ebs |= {
+        key.removeprefix("Ebs."): value for key, value in entry.items() if key.startswith("Ebs.")
+    }
     if ebs or not ({"VirtualName", "NoDevice"} & set(device)):
         device["Ebs"] = ebs
     return device
@@ -287,7 +329,9 @@ def tag_specifications(
     if not isinstance(tag, Mapping):
         raise ConfigurationError(f"{name}: tag must be a mapping, not {tag!r}")
     if tag.get("Name", name) != name:
-        raise ConfigurationError(f"{name}: the tag Name is the machine's name and cannot be {tag['Name']!r}")
+        raise ConfigurationError(
+            f"{name}: the tag Name is the machine's name and cannot be {tag['Name']!r}"
+        )
     own: dict[str, dict[str, Any]] = {resource: {} for resource in TAGGED}
     if interfaces and all("NetworkInterfaceId" in each for each in interfaces):
         del own["network-interface"]
@@ -296,7 +340,8 @@ def tag_specifications(
     if spot is not None:
         own["spot-instances-request"] = spot.get("tag") or {}
     return [
-        {"ResourceType": resource, "Tags": tag_list({**tag, "Name": name, **tags})} for resource, tags in own.items()
+        {"ResourceType": resource, "Tags": tag_list({**tag, "Name": name, **tags})}
+        for resource, tags in own.items()
     ]
 
 
@@ -310,8 +355,14 @@ def _network(connection: Connection, options: Mapping[str, Any], name: str) -> d
     if options.get("network_interfaces"):
         for option, key in ON_INTERFACE.items():
             if options.get(option) not in (None, "", []):
-                raise ConfigurationError(f"{name}: with network_interfaces, {option} is set on each interface: {key}")
-        return {"NetworkInterfaces": [_interface(connection, each, name) for each in options["network_interfaces"]]}
+                raise ConfigurationError(
+                    f"{name}: with network_interfaces, {option} is set on each interface: {key}"
+                )
+        return {
+            "NetworkInterfaces": [
+                _interface(connection, each, name) for each in options["network_interfaces"]
+            ]
+        }
 
     subnet = _subnet(connection, options.get("subnetid"), options.get("subnetname"), name)
     names = _names(options, ("securitygroup", "securitygroupname", "securitygroupid"))
@@ -327,7 +378,12 @@ def _network(connection: Connection, options: Mapping[str, Any], name: str) -> d
     # EC2 takes this choice only as part of an interface.
     if not subnet:
         raise ConfigurationError(f"{name}: associate_public_ip needs subnetname or subnetid")
-    interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": bool(public), "DeleteOnTermination": True, **network}
+    interface = {
+        "DeviceIndex": 0,
+        "AssociatePublicIpAddress": bool(public),
+        "DeleteOnTermination": True,
+        **network,
+    }
     return {"NetworkInterfaces": [interface | ({"Groups": groups} if groups else {})]}
 
 
@@ -337,7 +393,9 @@ def _names(given: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     return [name for value in values for name in ([value] if isinstance(value, str) else value)]
 
 
-def _subnet(connection: Connection, subnet_id: str | None, name: str | None, machine: str) -> _lookup.Subnet | None:
+def _subnet(
+    connection: Connection, subnet_id: str | None, name: str | None, machine: str
+) -> _lookup.Subnet | None:
     if subnet_id and name:
         raise ConfigurationError(f"{machine}: a subnet is given by name and by id")
     return _lookup.subnet(connection, subnet_id or name or "") if subnet_id or name else None
@@ -367,12 +425,21 @@ def _interface(connection: Connection, given: Mapping[str, Any], machine: str) -
     interface.setdefault("DeviceIndex", 0)
     if "NetworkInterfaceId" not in interface:
         interface.setdefault("DeleteOnTermination", True)
-    subnet = _subnet(connection, given.get("SubnetId"), given.get("subnetname") or given.get("SubnetName"), machine)
+    subnet = _subnet(
+        connection,
+        given.get("SubnetId"),
+        given.get("subnetname") or given.get("SubnetName"),
+        machine,
+    )
     if subnet:
         interface["SubnetId"] = subnet.id
     names = _names(given, ("SecurityGroupId", "securitygroupname", "Groups"))
     if names:
-        interface["Groups"] = _lookup.security_groups(connection, names, subnet.vpc_id if subnet else "")
+        interface["Groups"] = _lookup.security_groups(
+            connection, names, subnet.vpc_id if subnet else ""
+        )
     # The old documentation shows `PrivateIpAddresses: [{Primary: true}]`, which says nothing without an address.
-    addresses = [each for each in interface.pop("PrivateIpAddresses", []) if each.get("PrivateIpAddress")]
+    addresses = [
+        each for each in interface.pop("PrivateIpAddresses", []) if each.get("PrivateIpAddress")
+    ]
     return interface | ({"PrivateIpAddresses": addresses} if addresses else {})

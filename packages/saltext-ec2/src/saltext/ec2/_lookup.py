@@ -52,7 +52,9 @@ def tags(resource: Mapping[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in resource.get("Tags", [])}
 
 
-def instances(connection: Connection, filters: Sequence[FilterTypeDef] = ()) -> list[InstanceTypeDef]:
+def instances(
+    connection: Connection, filters: Sequence[FilterTypeDef] = ()
+) -> list[InstanceTypeDef]:
     """Return the account's instances in the region, whatever their state.
 
     Raises:
@@ -60,7 +62,12 @@ def instances(connection: Connection, filters: Sequence[FilterTypeDef] = ()) -> 
     """
     with api_errors("listing the instances"):
         pages = connection.ec2.get_paginator("describe_instances").paginate(Filters=list(filters))
-        return [instance for page in pages for group in page["Reservations"] for instance in group["Instances"]]
+        return [
+            instance
+            for page in pages
+            for group in page["Reservations"]
+            for instance in group["Instances"]
+        ]
 
 
 def instances_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
@@ -73,7 +80,8 @@ def instances_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Any
         instance
         for start in range(0, len(ids), FILTER_VALUES)
         for instance in instances(
-            connection, [{"Name": "instance-id", "Values": list(ids[start : start + FILTER_VALUES])}]
+            connection,
+            [{"Name": "instance-id", "Values": list(ids[start : start + FILTER_VALUES])}],
         )
     ]
     return {instance["InstanceId"]: plain(instance) for instance in found}
@@ -86,7 +94,9 @@ def plain(answer: Any) -> Any:
 
 def named(connection: Connection, name: str) -> list[InstanceTypeDef]:
     """Return every instance of this Name that EC2 still shows, terminated ones (for about an hour) included."""
-    return instances(connection, [{"Name": "tag:Name", "Values": [re.sub(r"([\\*?])", r"\\\1", name)]}])
+    return instances(
+        connection, [{"Name": "tag:Name", "Values": [re.sub(r"([\\*?])", r"\\\1", name)]}]
+    )
 
 
 def census(found: Iterable[InstanceTypeDef]) -> dict[str, list[list[str]]]:
@@ -131,7 +141,9 @@ def only(name: str, candidates: Iterable[InstanceTypeDef]) -> InstanceTypeDef | 
     alive = [instance for instance in candidates if instance["State"]["Name"] in LIVING]
     if len(alive) > 1:
         ids = ", ".join(sorted(instance["InstanceId"] for instance in alive))
-        raise NotFound(f"{len(alive)} machines are called {name}: {ids}; name the one you mean by its id")
+        raise NotFound(
+            f"{len(alive)} machines are called {name}: {ids}; name the one you mean by its id"
+        )
     return alive[0] if alive else None
 
 
@@ -151,7 +163,11 @@ def image(connection: Connection, wanted: str | Mapping[str, Any]) -> Image:
         NotFound: there is no such image or parameter.
     """
     key = json.dumps(wanted, sort_keys=True, default=str)
-    return Image(*connection.cache.get(f"image {key}", lambda: dataclasses.astuple(_find_image(connection, wanted))))
+    return Image(
+        *connection.cache.get(
+            f"image {key}", lambda: dataclasses.astuple(_find_image(connection, wanted))
+        )
+    )
 
 
 def _find_image(connection: Connection, wanted: str | Mapping[str, Any]) -> Image:
@@ -171,7 +187,9 @@ def _find_image(connection: Connection, wanted: str | Mapping[str, Any]) -> Imag
             Filters=[{"Name": "image-id", "Values": [image_id]}], IncludeDeprecated=True
         )["Images"]
     if not found:
-        raise NotFound(f"image {image_id} does not exist in {connection.region}, or is not shared with this account")
+        raise NotFound(
+            f"image {image_id} does not exist in {connection.region}, or is not shared with this account"
+        )
     return _as_image(found[0])
 
 
@@ -195,9 +213,13 @@ def _parameter(connection: Connection, name: str) -> str:
 
 def _newest_image(connection: Connection, wanted: Mapping[str, Any]) -> Image:
     if unknown := set(wanted) - {"owner", "name", "architecture"}:
-        raise ConfigurationError(f"image knows owner, name and architecture, not {', '.join(sorted(unknown))}")
+        raise ConfigurationError(
+            f"image knows owner, name and architecture, not {', '.join(sorted(unknown))}"
+        )
     if not (wanted.get("owner") and wanted.get("name")):
-        raise ConfigurationError("image by name needs both owner and name: names alone can be taken by anybody")
+        raise ConfigurationError(
+            "image by name needs both owner and name: names alone can be taken by anybody"
+        )
     filters: list[FilterTypeDef] = [
         {"Name": "name", "Values": [str(wanted["name"])]},
         {"Name": "state", "Values": ["available"]},
@@ -205,9 +227,13 @@ def _newest_image(connection: Connection, wanted: Mapping[str, Any]) -> Image:
     if wanted.get("architecture"):
         filters.append({"Name": "architecture", "Values": [str(wanted["architecture"])]})
     with api_errors(f"looking for the image {wanted['name']}"):
-        found = connection.ec2.describe_images(Owners=[str(wanted["owner"])], Filters=filters)["Images"]
+        found = connection.ec2.describe_images(Owners=[str(wanted["owner"])], Filters=filters)[
+            "Images"
+        ]
     if not found:
-        raise NotFound(f"{wanted['owner']} owns no image called {wanted['name']} in {connection.region}")
+        raise NotFound(
+            f"{wanted['owner']} owns no image called {wanted['name']} in {connection.region}"
+        )
     return _as_image(max(found, key=lambda each: (each.get("CreationDate", ""), each["ImageId"])))
 
 
@@ -221,7 +247,9 @@ def subnet(connection: Connection, wanted: str) -> Subnet:
     def ask() -> list[list[str]]:
         by = "subnet-id" if wanted.startswith("subnet-") else "tag:Name"
         with api_errors(f"looking up the subnet {wanted}"):
-            found = connection.ec2.describe_subnets(Filters=[{"Name": by, "Values": [wanted]}])["Subnets"]
+            found = connection.ec2.describe_subnets(Filters=[{"Name": by, "Values": [wanted]}])[
+                "Subnets"
+            ]
         if len(found) != 1:
             raise NotFound(
                 f"{len(found) or 'no'} subnets are called {wanted} in {connection.region}; exactly one is needed"
@@ -245,12 +273,16 @@ def security_groups(connection: Connection, names: Sequence[str], vpc_id: str = 
     if all(name.startswith("sg-") for name in names):
         return list(names)
     question = f"groups of {vpc_id}"  # all of them: the profiles of a map name different ones
-    ids: dict[str, list[str]] = connection.cache.get(question, lambda: _group_ids(connection, vpc_id))
+    ids: dict[str, list[str]] = connection.cache.get(
+        question, lambda: _group_ids(connection, vpc_id)
+    )
     for name in names:
         if not name.startswith("sg-") and len(ids.get(name, [])) != 1:
             count = len(ids.get(name, [])) or "no"
             where = vpc_id or connection.region
-            raise NotFound(f"{count} security groups are called {name} in {where}; exactly one is needed")
+            raise NotFound(
+                f"{count} security groups are called {name} in {where}; exactly one is needed"
+            )
     return [name if name.startswith("sg-") else ids[name][0] for name in names]
 
 
@@ -258,7 +290,9 @@ def _group_ids(connection: Connection, vpc_id: str) -> dict[str, list[str]]:
     filters: list[FilterTypeDef] = [{"Name": "vpc-id", "Values": [vpc_id]}] if vpc_id else []
     ids: dict[str, list[str]] = {}
     with api_errors("looking up the security groups"):
-        for page in connection.ec2.get_paginator("describe_security_groups").paginate(Filters=filters):
+        for page in connection.ec2.get_paginator("describe_security_groups").paginate(
+            Filters=filters
+        ):
             for group in page["SecurityGroups"]:
                 ids.setdefault(group["GroupName"], []).append(group["GroupId"])
     return ids

@@ -48,7 +48,9 @@ class Option:
 SECONDS, WHOLE = "a number of seconds", "a whole number from 1"
 NUMBERS = {SECONDS: r"\d+(\.\d+)?", WHOLE: r"[1-9]\d*"}
 _NO_PASSWORDS = "Machines on EC2 are entered with a key: private_key, or ssh_agent."
-_NO_WINDOWS = "Windows machines are not supported: install the minion by userdata, with deploy: False."
+_NO_WINDOWS = (
+    "Windows machines are not supported: install the minion by userdata, with deploy: False."
+)
 _AT_ONCE = "RunInstances says at once whether there is a spot instance."
 _ONE_SESSION = "The deployment is one SSH session, see deploy_timeout and ssh_connect_timeout."
 
@@ -213,7 +215,11 @@ def check(given: Mapping[str, Any], source: str, opts: Mapping[str, Any] | None 
             _judge(option, source)
         elif name not in merged:
             near = difflib.get_close_matches(name, TABLE, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; docs/driver-options.md lists what there is"
+            hint = (
+                f"; did you mean {near[0]}?"
+                if near
+                else "; docs/driver-options.md lists what there is"
+            )
             raise ConfigurationError(f"{source}: unknown option {name}{hint}")
     for option in OPTIONS:
         if option.globally and option.name in opts:
@@ -236,7 +242,9 @@ def check_provider(
     """
     for option in OPTIONS:
         own = provider.get(option.name, opts.get(option.name) if option.globally else None)
-        if option.provider and machine.get(option.name, own) != own:  # which is not shown: it may be a secret
+        if (
+            option.provider and machine.get(option.name, own) != own
+        ):  # which is not shown: it may be a secret
             raise ConfigurationError(
                 f"{source}: {option.name} is not its provider's, whose options alone queries, actions and --destroy"
                 f" know: make a provider with this {option.name}, and name it in the profile"
@@ -265,7 +273,11 @@ def resolve(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> dict[str, An
         option.key or option.name: value(
             option.name,
             salt.config.get_cloud_config_value(
-                option.name, machine, opts, default=copy.deepcopy(option.default), search_global=option.globally
+                option.name,
+                machine,
+                opts,
+                default=copy.deepcopy(option.default),
+                search_global=option.globally,
             ),
             source,
         )

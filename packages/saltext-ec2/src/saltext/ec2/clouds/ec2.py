@@ -21,7 +21,15 @@ import salt.utils.files
 
 from saltext.ec2 import _client, _deploy, _errors, _host_keys, _instance, _launch, _lookup, _options
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import ApiError, ConfigurationError, DeployError, Ec2Error, LaunchError, NotFound, QueryFailed
+from saltext.ec2._errors import (
+    ApiError,
+    ConfigurationError,
+    DeployError,
+    Ec2Error,
+    LaunchError,
+    NotFound,
+    QueryFailed,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import InstanceTypeDef
@@ -81,7 +89,9 @@ def _query(listed: str) -> Callable[[Callable[..., Returned]], Callable[..., Ret
             except Exception as error:
                 log.debug("The %s of %s cannot be listed", listed, _provider_name(), exc_info=True)
                 # Without the cause: the core prints the whole traceback.
-                raise QueryFailed(f"the {listed} of {_provider_name()} cannot be listed: {_words(error)}") from None
+                raise QueryFailed(
+                    f"the {listed} of {_provider_name()} cannot be listed: {_words(error)}"
+                ) from None
 
         return wrapped
 
@@ -103,7 +113,9 @@ def get_configured_provider() -> dict[str, Any] | bool:
     Raises:
         ConfigurationError: an option is unknown, or the region is refused.
     """
-    provider = salt.config.is_provider_configured(__opts__, _provider_name(), ("driver",), log_message=False)
+    provider = salt.config.is_provider_configured(
+        __opts__, _provider_name(), ("driver",), log_message=False
+    )
     if not provider:
         return False
     _options.check(provider, f"provider {_provider_name()}", __opts__)
@@ -115,7 +127,9 @@ def get_configured_provider() -> dict[str, Any] | bool:
 def _provider() -> dict[str, Any]:
     provider = get_configured_provider()
     if not isinstance(provider, dict):
-        raise ConfigurationError(f"there is no provider {_provider_name()} with driver: {__virtualname__}")
+        raise ConfigurationError(
+            f"there is no provider {_provider_name()} with driver: {__virtualname__}"
+        )
     return provider
 
 
@@ -195,7 +209,10 @@ def _settled(nodes: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if len(found) > 1:
             ids = ", ".join(sorted(node["id"] for node in found))
             log.warning(
-                "%d machines are called %s: %s; none is launched or deployed by that name", len(found), name, ids
+                "%d machines are called %s: %s; none is launched or deployed by that name",
+                len(found),
+                name,
+                ids,
             )
     return {
         name: found[0]
@@ -240,7 +257,9 @@ def list_nodes_select(call: str | None = None) -> dict[str, dict[str, Any]]:
     Raises:
         QueryFailed: the account could not be asked.
     """
-    selected = salt.utils.cloud.list_nodes_select(list_nodes_full(), __opts__["query.selection"], call)
+    selected = salt.utils.cloud.list_nodes_select(
+        list_nodes_full(), __opts__["query.selection"], call
+    )
     return dict(selected)
 
 
@@ -303,7 +322,9 @@ def avail_sizes(call: str | None = None) -> dict[str, dict[str, Any]]:
 
 
 @_query("images")
-def avail_images(call: str | None = None, kwargs: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+def avail_images(
+    call: str | None = None, kwargs: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the images of the account, or of the `owner` that is given.
 
     CLI Example: ``salt-cloud -f avail_images PROVIDER owner=136693071363``
@@ -362,11 +383,18 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
         _options.check(vm_, source, __opts__)
         _options.check_provider(vm_, _provider(), source, __opts__)
         options = _options.resolve(vm_, __opts__)
-        _event(name, "creating", "starting create", {"profile": vm_.get("profile"), "provider": vm_["driver"]})
+        _event(
+            name,
+            "creating",
+            "starting create",
+            {"profile": vm_.get("profile"), "provider": vm_["driver"]},
+        )
         payload = b""
         if deploy:
             _private_key(options)
-            payload = _deploy.archive(vm_, __opts__)  # what it lacks, it lacks before money is spent
+            payload = _deploy.archive(
+                vm_, __opts__
+            )  # what it lacks, it lacks before money is spent
             _drop_pending_key(vm_)
         connection = _connection(options)
         instance, new = _launched(connection, options, vm_, deploy=deploy)
@@ -393,9 +421,16 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
             ) from error
         result["tags"][_launch.DEPLOY_TAG] = "done"
         result["deployed"] = True
-    if vm_.get("make_master"):  # where the core tells the other machines of the map to find their master
+    if vm_.get(
+        "make_master"
+    ):  # where the core tells the other machines of the map to find their master
         result["deploy_kwargs"] = {"host": vm_.get("ssh_host"), "salt_host": vm_.get("salt_host")}
-    _event(name, "created", "created instance", {"instance_id": instance["InstanceId"], "provider": vm_["driver"]})
+    _event(
+        name,
+        "created",
+        "created instance",
+        {"instance_id": instance["InstanceId"], "provider": vm_["driver"]},
+    )
     return result
 
 
@@ -423,9 +458,16 @@ def _launched(
     name: str = vm_["name"]
     instance, predecessors = _lookup.before_launch(connection, name)
     if instance is None:
-        _event(name, "requesting", "requesting instance", {"size": options["size"], "image": str(options["image"])})
+        _event(
+            name,
+            "requesting",
+            "requesting instance",
+            {"size": options["size"], "image": str(options["image"])},
+        )
         userdata = _userdata(options, vm_)
-        return _instance.launch(connection, options, name, predecessors, userdata=userdata, deploy=deploy), True
+        return _instance.launch(
+            connection, options, name, predecessors, userdata=userdata, deploy=deploy
+        ), True
     log.warning("%s exists already as %s: it is not launched again", name, instance["InstanceId"])
     if instance["State"]["Name"] in ("stopping", "stopped"):
         _instance.start(connection, name, instance)
@@ -450,7 +492,12 @@ def _install(
     deadline = time.monotonic() + float(options["ssh_connect_timeout"])
     vm_["ssh_host"] = vm_["salt_host"] = _instance.address(options, instance)
     alive = _instance.watch(connection, options, name, instance)
-    _event(name, "deploying", "executing deploy script", {"instance_id": instance_id, "host": vm_["ssh_host"]})
+    _event(
+        name,
+        "deploying",
+        "executing deploy script",
+        {"instance_id": instance_id, "host": vm_["ssh_host"]},
+    )
     _deploy.install(
         name,
         _login(connection, options, name, instance, deadline, alive),
@@ -462,7 +509,12 @@ def _install(
         show=print if options["display_ssh_output"] and not __opts__.get("parallel") else log.debug,
         alive=alive,
     )
-    _event(name, "deploy_script", f"{name} has been deployed at {vm_['ssh_host']}", {"host": vm_["ssh_host"]})
+    _event(
+        name,
+        "deploy_script",
+        f"{name} has been deployed at {vm_['ssh_host']}",
+        {"host": vm_["ssh_host"]},
+    )
 
 
 def _failure(
@@ -523,7 +575,10 @@ def _forget_key(vm_: Mapping[str, Any]) -> None:
 
 
 def _give_up(
-    connection: Connection, options: Mapping[str, Any], vm_: Mapping[str, Any], instance: InstanceTypeDef
+    connection: Connection,
+    options: Mapping[str, Any],
+    vm_: Mapping[str, Any],
+    instance: InstanceTypeDef,
 ) -> str:
     """Destroy a new machine whose deployment failed, and return what became of it."""
     name = vm_["name"]
@@ -570,7 +625,9 @@ def _private_key(options: Mapping[str, Any]) -> str:
     if not path:
         if options.get("ssh_agent"):
             return ""
-        raise ConfigurationError("private_key is not set: it names the file with the key pair's private half")
+        raise ConfigurationError(
+            "private_key is not set: it names the file with the key pair's private half"
+        )
     if not Path(path).is_file():
         raise ConfigurationError(f"private_key {path} does not exist")
     return str(path)
@@ -585,7 +642,9 @@ def _userdata(options: Mapping[str, Any], vm_: Mapping[str, Any]) -> str:
             with salt.utils.files.fopen(path, "r") as handle:
                 text = handle.read()
         except OSError as error:
-            raise ConfigurationError(f"{vm_['name']}: userdata_file cannot be read: {error}") from error
+            raise ConfigurationError(
+                f"{vm_['name']}: userdata_file cannot be read: {error}"
+            ) from error
     return str(salt.utils.cloud.userdata_template(__opts__, vm_, text) or "") if text else ""
 
 
@@ -654,7 +713,9 @@ def reboot(name: str, call: str | None = None) -> dict[str, Any]:
     return {"id": instance["InstanceId"], "rebooted": True}
 
 
-def rename(name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def rename(
+    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Give a machine another name, and its key on this master with it.
 
     CLI Example: ``salt-cloud -a rename web-1 newname=web-3``
@@ -696,7 +757,9 @@ def get_tags(
     """
     connection, resource, _ = _tagged("get_tags", name, kwargs, call)
     with _errors.api_errors(f"reading the tags of {name or resource}"):
-        found = connection.ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [resource]}])["Tags"]
+        found = connection.ec2.describe_tags(
+            Filters=[{"Name": "resource-id", "Values": [resource]}]
+        )["Tags"]
     return {tag["Key"]: tag["Value"] for tag in found}
 
 
@@ -866,11 +929,15 @@ def _delvol(
         for device, ebs in _volumes_of(instance, kwargs).items()
     ]
     with _errors.api_errors(f"changing the volumes of {name}"):
-        connection.ec2.modify_instance_attribute(InstanceId=instance["InstanceId"], BlockDeviceMappings=mappings)
+        connection.ec2.modify_instance_attribute(
+            InstanceId=instance["InstanceId"], BlockDeviceMappings=mappings
+        )
     return show_delvol_on_destroy(name, kwargs, call)
 
 
-def _volumes_of(instance: InstanceTypeDef, kwargs: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def _volumes_of(
+    instance: InstanceTypeDef, kwargs: Mapping[str, Any] | None
+) -> dict[str, dict[str, Any]]:
     wanted = kwargs or {}
     found = {
         mapping["DeviceName"]: dict(mapping["Ebs"])
@@ -892,7 +959,9 @@ def show_volumes(name: str, call: str | None = None) -> dict[str, dict[str, Any]
     CLI Example: ``salt-cloud -a show_volumes web-1``
     """
     connection, instance = _acted_on("show_volumes", name, call)
-    return _described_volumes(connection, [{"Name": "attachment.instance-id", "Values": [instance["InstanceId"]]}])
+    return _described_volumes(
+        connection, [{"Name": "attachment.instance-id", "Values": [instance["InstanceId"]]}]
+    )
 
 
 def show_volume(
@@ -913,17 +982,23 @@ def show_volume(
     return found[volume_id]
 
 
-def describe_volumes(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, dict[str, Any]]:
+def describe_volumes(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the region's volumes, or those of the comma-separated ids in `volume_id`.
 
     CLI Example: ``salt-cloud -f describe_volumes PROVIDER``
     """
     _not_an_action("describe_volumes", call)
     ids = (kwargs or {}).get("volume_id")
-    return _described_volumes(_connection(), [{"Name": "volume-id", "Values": ids.split(",")}] if ids else [])
+    return _described_volumes(
+        _connection(), [{"Name": "volume-id", "Values": ids.split(",")}] if ids else []
+    )
 
 
-def volume_list(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, dict[str, Any]]:
+def volume_list(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the same as `describe_volumes`."""
     return describe_volumes(kwargs, call)
 
@@ -931,10 +1006,16 @@ def volume_list(kwargs: Mapping[str, Any] | None = None, call: str | None = None
 def _described_volumes(connection: Connection, filters: Any) -> dict[str, dict[str, Any]]:
     with _errors.api_errors("listing the volumes"):
         pages = connection.ec2.get_paginator("describe_volumes").paginate(Filters=filters)
-        return {volume["VolumeId"]: _lookup.plain(volume) for page in pages for volume in page["Volumes"]}
+        return {
+            volume["VolumeId"]: _lookup.plain(volume)
+            for page in pages
+            for volume in page["Volumes"]
+        }
 
 
-def create_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def create_volume(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Make a volume: gp3, encrypted, 10 GiB, unless said otherwise.
 
     CLI Example: ``salt-cloud -f create_volume PROVIDER zone=eu-west-1a size=20``
@@ -948,7 +1029,9 @@ def create_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = No
     given = dict(kwargs or {})
     (zone,) = _needed("create_volume", given, "zone")
     tags = given.pop("tags", None)
-    numbers = {key: int(value) for key, value in given.items() if key in ("size", "iops", "throughput")}
+    numbers = {
+        key: int(value) for key, value in given.items() if key in ("size", "iops", "throughput")
+    }
     del given["zone"]
     (device,) = _launch.new_volumes([{**given, **numbers, "device": "-"}])
     wanted = {"VolumeType": "gp3", "Encrypted": True} | device["Ebs"]
@@ -960,15 +1043,23 @@ def create_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = No
         wanted["TagSpecifications"] = [{"ResourceType": "volume", "Tags": _launch.tag_list(tags)}]
     with _errors.api_errors("creating a volume"):
         answer = _connection().ec2.create_volume(AvailabilityZone=zone, **wanted)
-    return {key: value for key, value in dict(_lookup.plain(answer)).items() if key != "ResponseMetadata"}
+    return {
+        key: value
+        for key, value in dict(_lookup.plain(answer)).items()
+        if key != "ResponseMetadata"
+    }
 
 
-def volume_create(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def volume_create(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Do the same as `create_volume`."""
     return create_volume(kwargs, call)
 
 
-def delete_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def delete_volume(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Delete a volume that is attached to nothing.
 
     CLI Example: ``salt-cloud -f delete_volume PROVIDER volume_id=vol-1``
@@ -980,7 +1071,9 @@ def delete_volume(kwargs: Mapping[str, Any] | None = None, call: str | None = No
     return {"volume_id": volume_id, "deleted": True}
 
 
-def attach_volume(name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def attach_volume(
+    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Attach a volume to a machine.
 
     CLI Example: ``salt-cloud -a attach_volume web-1 volume_id=vol-1 device=/dev/sdf``
@@ -988,11 +1081,15 @@ def attach_volume(name: str, kwargs: Mapping[str, Any] | None = None, call: str 
     connection, instance = _acted_on("attach_volume", name, call)
     volume_id, device = _needed("attach_volume", kwargs, "volume_id", "device")
     with _errors.api_errors(f"attaching {volume_id} to {name}"):
-        answer = connection.ec2.attach_volume(InstanceId=instance["InstanceId"], VolumeId=volume_id, Device=device)
+        answer = connection.ec2.attach_volume(
+            InstanceId=instance["InstanceId"], VolumeId=volume_id, Device=device
+        )
     return {"volume_id": volume_id, "device": device, "state": answer["State"]}
 
 
-def detach_volume(name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def detach_volume(
+    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Detach a volume from a machine.
 
     CLI Example: ``salt-cloud -a detach_volume web-1 volume_id=vol-1``
@@ -1004,7 +1101,9 @@ def detach_volume(name: str, kwargs: Mapping[str, Any] | None = None, call: str 
     return {"volume_id": volume_id, "state": answer["State"]}
 
 
-def create_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def create_snapshot(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Make a snapshot of a volume.
 
     CLI Example: ``salt-cloud -f create_snapshot PROVIDER volume_id=vol-1 description="before the upgrade"``
@@ -1018,7 +1117,9 @@ def create_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = 
     return {"snapshot_id": answer["SnapshotId"], "state": answer.get("State")}
 
 
-def copy_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def copy_snapshot(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Copy a snapshot into this region, encrypted.
 
     CLI Example: ``salt-cloud -f copy_snapshot PROVIDER source_region=eu-west-1 source_snapshot_id=snap-1``
@@ -1036,7 +1137,9 @@ def copy_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = No
     return {"snapshot_id": answer["SnapshotId"]}
 
 
-def describe_snapshots(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, dict[str, Any]]:
+def describe_snapshots(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, dict[str, Any]]:
     """Return snapshots: the account's, or those of `owner`, or of the comma-separated ids in `snapshot_id`.
 
     CLI Example: ``salt-cloud -f describe_snapshots PROVIDER``
@@ -1048,10 +1151,16 @@ def describe_snapshots(kwargs: Mapping[str, Any] | None = None, call: str | None
         wanted = {"SnapshotIds": given["snapshot_id"].split(",")}
     with _errors.api_errors("listing the snapshots"):
         pages = _connection().ec2.get_paginator("describe_snapshots").paginate(**wanted)
-        return {snapshot["SnapshotId"]: _lookup.plain(snapshot) for page in pages for snapshot in page["Snapshots"]}
+        return {
+            snapshot["SnapshotId"]: _lookup.plain(snapshot)
+            for page in pages
+            for snapshot in page["Snapshots"]
+        }
 
 
-def delete_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def delete_snapshot(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Delete a snapshot.
 
     CLI Example: ``salt-cloud -f delete_snapshot PROVIDER snapshot_id=snap-1``
@@ -1063,7 +1172,9 @@ def delete_snapshot(kwargs: Mapping[str, Any] | None = None, call: str | None = 
     return {"snapshot_id": snapshot_id, "deleted": True}
 
 
-def register_image(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def register_image(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Make an image of a snapshot: x86_64, HVM, with a gp3 root volume that goes with its machine.
 
     CLI Example: ``salt-cloud -f register_image PROVIDER ami_name=web root_device_name=/dev/xvda snapshot_id=snap-1``
@@ -1097,7 +1208,9 @@ def register_image(kwargs: Mapping[str, Any] | None = None, call: str | None = N
 # -- key pairs ------------------------------------------------------------------------------------------------------
 
 
-def create_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def create_keypair(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Make a key pair. Its private half is in the answer, and nowhere else.
 
     CLI Example: ``salt-cloud -f create_keypair PROVIDER keyname=deploy``
@@ -1109,7 +1222,9 @@ def create_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = N
     return {key: answer[key] for key in ("KeyName", "KeyPairId", "KeyFingerprint", "KeyMaterial")}
 
 
-def import_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def import_keypair(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Bring a key of your own: its public half.
 
     CLI Example: ``salt-cloud -f import_keypair PROVIDER keyname=deploy file=/root/key.pub``
@@ -1125,7 +1240,9 @@ def import_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = N
     return {key: answer[key] for key in ("KeyName", "KeyPairId", "KeyFingerprint")}
 
 
-def show_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def show_keypair(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Return a key pair's public half and fingerprint.
 
     CLI Example: ``salt-cloud -f show_keypair PROVIDER keyname=deploy``
@@ -1133,11 +1250,15 @@ def show_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = Non
     _not_an_action("show_keypair", call)
     (keyname,) = _needed("show_keypair", kwargs, "keyname")
     with _errors.api_errors(f"looking up the key pair {keyname}"):
-        found = _connection().ec2.describe_key_pairs(KeyNames=[keyname], IncludePublicKey=True)["KeyPairs"]
+        found = _connection().ec2.describe_key_pairs(KeyNames=[keyname], IncludePublicKey=True)[
+            "KeyPairs"
+        ]
     return dict(_lookup.plain(found[0]))
 
 
-def delete_keypair(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
+def delete_keypair(
+    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+) -> dict[str, Any]:
     """Remove a key pair from EC2.
 
     CLI Example: ``salt-cloud -f delete_keypair PROVIDER keyname=deploy``
@@ -1162,7 +1283,9 @@ def _acted_on(function: str, name: str, call: str | None) -> tuple[Connection, I
 
 def _not_an_action(function: str, call: str | None) -> None:
     if call == "action":
-        raise Ec2Error(f"{function} is not an action on a machine: salt-cloud -f {function} PROVIDER")
+        raise Ec2Error(
+            f"{function} is not an action on a machine: salt-cloud -f {function} PROVIDER"
+        )
 
 
 def _needed(function: str, kwargs: Mapping[str, Any] | None, *names: str) -> list[Any]:
@@ -1191,7 +1314,10 @@ def _machine(connection: Connection, name: str) -> InstanceTypeDef:
 
 def _event(name: str, tag: str, message: str, data: Mapping[str, Any]) -> None:
     """Tell the master's event bus; where no master listens, Salt would wait a second for one, every time."""
-    if __opts__.get("ipc_mode") != "tcp" and not Path(__opts__["sock_dir"], "master_event_pull.ipc").exists():
+    if (
+        __opts__.get("ipc_mode") != "tcp"
+        and not Path(__opts__["sock_dir"], "master_event_pull.ipc").exists()
+    ):
         log.debug("no master listens: %s of %s", tag, name)
         return
     __utils__["cloud.fire_event"](
