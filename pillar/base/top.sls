@@ -4,6 +4,7 @@ base:
     - settings
     - aws
     - endpoints
+    - roles
     - mine
   'salt-*':
     - secrets.cloud-ssh
