@@ -258,3 +258,42 @@ def test_machines_get_name_servers_that_they_can_reach(
     (tmp_path / "resolv.conf").write_text(text)
     monkeypatch.setattr(machines, "RESOLVERS", (tmp_path / "resolv.conf", tmp_path / "absent"))
     assert machines.resolver() == expected
+
+
+# -- containers
+
+
+@pytest.mark.parametrize(("host", "asked", "given"), [(2, 1, 1), (2, 2, 2), (2, 8, 2)])
+def test_container_has_no_more_cpus_than_host(
+    monkeypatch: pytest.MonkeyPatch, host: int, asked: int, given: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: host)
+    options = machines.container_options(cpus=asked, memory=1024)
+    assert options["cpu_quota"] / options["cpu_period"] == given
+    assert options["mem_limit"] == options["memswap_limit"] == "1024m"
+
+
+def test_machine_container_gets_the_shared_options() -> None:
+    made: dict[str, Any] = {}
+    api = SimpleNamespace(create_endpoint_config=lambda **given: given)
+    client: Any = SimpleNamespace(
+        api=api, containers=SimpleNamespace(create=lambda _image, **given: made.update(given))
+    )
+    machine = machines.Machine(
+        instance_id="i-1",
+        name="web-1",
+        subnet_id="subnet-1",
+        cidr="10.0.0.0/24",
+        address="10.0.0.4",
+        hostname="ip-10-0-0-4",
+        domain="ec2.internal",
+        cpus=1,
+        memory=1024,
+        ports={443: ("127.0.0.1", 8443)},
+    )
+    machines.DockerHost(client, "demo", "image:1")._create(machine, "demo-subnet-1")
+    shared = machines.container_options(cpus=1, memory=1024)
+    assert shared.pop("environment").items() <= made["environment"].items()
+    assert shared.items() <= made.items()
+    assert made["networking_config"] == {"demo-subnet-1": {"ipv4_address": "10.0.0.4"}}
+    assert made["ports"] == {"443/tcp": ("127.0.0.1", 8443)}

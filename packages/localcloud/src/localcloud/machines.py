@@ -130,12 +130,7 @@ class DockerHost:
         """Start the container, with the limits of the instance type that it has now."""
         container = self._container(machine.instance_id)
         try:
-            container.update(
-                cpu_period=CPU_PERIOD,
-                cpu_quota=self._quota(machine.cpus),
-                mem_limit=f"{machine.memory}m",
-                memswap_limit=f"{machine.memory}m",
-            )
+            container.update(**size_limits(machine.cpus, machine.memory))
             container.put_archive(
                 "/", _tar({"var/lib/cloud/seed/resolv.conf": (0o644, 0, resolver().encode())})
             )
@@ -255,46 +250,59 @@ class DockerHost:
                 )
         return name
 
-    def _quota(self, cpus: int) -> int:
-        return CPU_PERIOD * min(cpus, os.cpu_count() or cpus)
-
     def _create(self, machine: Machine, network: str) -> Container:
-        api = self._client.api
-        bindings: dict[int | str, Any] = {port: where for port, where in machine.ports.items()}  # noqa: C416 -- for mypy
-        address: Any = {network: api.create_endpoint_config(ipv4_address=machine.address)}
-        made = api.create_container(
+        options = container_options(machine.cpus, machine.memory)
+        endpoint = self._client.api.create_endpoint_config(ipv4_address=machine.address)
+        options["environment"] |= {"TERM": "dumb", "SYSTEMD_COLORS": "0"}
+        return self._client.containers.create(
             self._image,
             name=f"{self._cloud}-{machine.instance_id}",
             hostname=machine.hostname,
             domainname=machine.domain,
             tty=True,  # gives systemd a console to write to
-            environment={"container": "docker", "TERM": "dumb", "SYSTEMD_COLORS": "0"},
             labels={
                 CLOUD_LABEL: self._cloud,
                 INSTANCE_LABEL: machine.instance_id,
                 NAME_LABEL: machine.name,
             },
-            ports=[(port, "tcp") for port in machine.ports],
-            networking_config=api.create_networking_config(address),
-            host_config=api.create_host_config(
-                cap_add=["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],
-                security_opt=[
-                    "seccomp=unconfined",
-                    "apparmor=unconfined",
-                ],  # Docker's profile forbids systemd's mounts
-                cgroupns="private",
-                tmpfs={"/run": "", "/run/lock": ""},
-                cpu_period=CPU_PERIOD,
-                cpu_quota=self._quota(machine.cpus),
-                mem_limit=f"{machine.memory}m",
-                memswap_limit=f"{machine.memory}m",
-                port_bindings=bindings,
-                log_config=docker.types.LogConfig(
-                    type="json-file", config={"max-size": "1m", "max-file": "2"}
-                ),
+            ports={f"{port}/tcp": address for port, address in machine.ports.items()},
+            network=network,
+            networking_config={network: endpoint},
+            log_config=docker.types.LogConfig(
+                type="json-file", config={"max-size": "1m", "max-file": "2"}
             ),
+            **options,
         )
-        return self._client.containers.get(made["Id"])
+
+
+def container_options(cpus: int, memory: int) -> dict[str, Any]:
+    """Return the options of `docker.containers.create` that a machine needs, whatever its network.
+
+    They hold the privileges with which systemd boots as PID 1 of the image's container, and the
+    size of the machine. Docker's own AppArmor and seccomp profiles forbid systemd's mounts.
+
+    Args:
+        cpus: virtual CPUs; a machine gets no more than the host has.
+        memory: MiB; a machine has no swap.
+    """
+    return {
+        "cap_add": ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],
+        "security_opt": ["seccomp=unconfined", "apparmor=unconfined"],
+        "cgroupns": "private",
+        "tmpfs": {"/run": "", "/run/lock": ""},
+        "environment": {"container": "docker"},
+        **size_limits(cpus, memory),
+    }
+
+
+def size_limits(cpus: int, memory: int) -> dict[str, Any]:
+    """Return the options of a container that cut it to a machine's size; they can be updated."""
+    return {
+        "cpu_period": CPU_PERIOD,
+        "cpu_quota": CPU_PERIOD * min(cpus, os.cpu_count() or cpus),
+        "mem_limit": f"{memory}m",
+        "memswap_limit": f"{memory}m",
+    }
 
 
 def container_names(client: docker.DockerClient, cloud: str) -> list[str]:
