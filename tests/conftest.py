@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from salt._logging import shutdown_temp_handler
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+MARKS = {"cloud": pytest.mark.docker, "states": pytest.mark.docker, "stack": pytest.mark.stack}
+"""The folders whose tests need machines, and the mark of each folder's tests."""
+MACHINES_SECONDS = 2400
+"""The timeout of one such test: the first test of a session waits until its machines are made."""
 
 # Salt's import hook for PyNaCl predates `find_spec`, which pytest asks of every finder.
 sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
@@ -29,6 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
     server = config.pluginmanager.get_plugin("saltfactories-log-server")
     if server is not None:
         server.log_host = "127.0.0.1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need machines, by their folder."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in MARKS:
+            item.add_marker(MARKS[folder])
+            item.add_marker(pytest.mark.timeout(MACHINES_SECONDS))
 
 
 def pytest_unconfigure() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import docker
 import pytest
@@ -12,14 +11,6 @@ from localcloud import engine, image, service
 from localcloud.config import CloudConfig
 from localcloud.machines import CLOUD_LABEL
 from realcloud import PUBLISHED, ROOT, Machine, Place, RealCloud, free_port
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests of this folder."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.docker)
-            item.add_marker(pytest.mark.timeout(2400))  # the first of them pays for what all use
 
 
 @pytest.fixture(scope="session")

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from localcloud import service
 from stackctl import local
 from stackctl.deployment import LOCAL, Deployment, repository_root
-from wholestack import UP_SECONDS, Stack
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests of this folder."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.stack)
-            item.add_marker(pytest.mark.timeout(UP_SECONDS + 300))
+from wholestack import Stack
 
 
 @pytest.fixture(scope="session")

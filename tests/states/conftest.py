@@ -17,14 +17,6 @@ from localcloud import image
 from plainpillar import ROOT, PlainPillar
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here runs on machines."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.docker)
-            item.add_marker(pytest.mark.timeout(2400))  # the first of them pays for what all use
-
-
 @pytest.fixture(scope="session")
 def salt_factories_config() -> Iterator[dict[str, Any]]:
     """Where salt-factories works: a short path of its own, since sockets lie below it (107 bytes at most)."""
