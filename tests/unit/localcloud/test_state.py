@@ -158,7 +158,10 @@ def test_a_state_that_cannot_be_used_is_said_so(
         (tmp_path / "moto.pickle").write_bytes(b"\x80\x05rubbish")
     else:
         monkeypatch.setattr("moto.__version__", "0.0.1")
-    with pytest.raises(StateUnreadable, match="make down"), running(tmp_path, MemoryHost()):
+    with (
+        pytest.raises(StateUnreadable, match="localcloud destroy"),
+        running(tmp_path, MemoryHost()),
+    ):
         pass
 
 

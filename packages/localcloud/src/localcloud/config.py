@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from localcloud.errors import NoSuchCloud
+
 Report = Callable[[str], None]
 """Receives one line of progress at a time."""
 
 REGION = "eu-west-1"
 """The only region that holds images, and so the only one where machines can be launched."""
 
+CONFIG_FILE = "config.json"
 LOOPBACK = "127.0.0.1"
 HEALTH = "/_localcloud/health"
 """The path at which the API tells, unsigned, who serves it."""
@@ -44,7 +47,7 @@ class CloudConfig:
     @property
     def path(self) -> Path:
         """The file that hands this configuration to the API process."""
-        return self.state_dir / "config.json"
+        return self.state_dir / CONFIG_FILE
 
     def dump(self) -> str:
         """Return the configuration as JSON, the same text for the same values."""
@@ -61,6 +64,21 @@ class CloudConfig:
             },
             indent=2,
         )
+
+    @classmethod
+    def read(cls, state_dir: Path) -> CloudConfig:
+        """Return the configuration of the cloud in a state directory.
+
+        Raises:
+            NoSuchCloud: the directory holds none.
+        """
+        path = state_dir / CONFIG_FILE
+        if not path.is_file():
+            raise NoSuchCloud(
+                f"There is no cloud in {state_dir}. Configure one: "
+                "localcloud serve --name NAME --image TAG STATE_DIR"
+            )
+        return cls.load(path.read_text())
 
     @classmethod
     def load(cls, text: str) -> CloudConfig:

@@ -7,7 +7,7 @@ Every error says in its text what failed and what to do about it, in one or two 
   * EngineError -- EngineUnavailable, EngineForbidden, EngineStartFailed
   * PackagesFailed
   * ImageError -- BaseImageFailed, ImageBuildFailed
-  * ServiceError -- PortTaken, ServiceStartFailed, ServiceStopFailed
+  * ServiceError -- NoSuchCloud, NotRunning, PortTaken, ServiceStartFailed, ServiceStopFailed
   * StateUnreadable
   * MachineError -- MachineGone
 """
@@ -52,7 +52,15 @@ class ImageBuildFailed(ImageError):
 
 
 class ServiceError(LocalCloudError):
-    """The API process cannot be started or stopped."""
+    """The API process cannot be found, started or stopped."""
+
+
+class NoSuchCloud(ServiceError):
+    """A state directory holds no configuration."""
+
+
+class NotRunning(ServiceError):
+    """The API of the cloud does not answer."""
 
 
 class PortTaken(ServiceError):

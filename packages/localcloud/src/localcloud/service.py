@@ -19,6 +19,7 @@ import docker
 
 from localcloud import engine, machines, packages
 from localcloud.config import (
+    CONFIG_FILE,
     HEALTH,
     LOOPBACK,
     CloudConfig,
@@ -28,7 +29,7 @@ from localcloud.config import (
     fingerprint,
     write_private,
 )
-from localcloud.errors import PortTaken, ServiceStartFailed, ServiceStopFailed
+from localcloud.errors import NoSuchCloud, PortTaken, ServiceStartFailed, ServiceStopFailed
 
 START_SECONDS = 60.0
 STOP_SECONDS = 90.0
@@ -127,7 +128,7 @@ def endpoint(state_dir: Path) -> Endpoint | None:
     """Return how to reach the cloud of a state directory, or nothing if its API does not answer."""
     if not status(state_dir).healthy:
         return None
-    return _endpoint(CloudConfig.load((state_dir / "config.json").read_text()), engine.connect())
+    return _endpoint(CloudConfig.read(state_dir), engine.connect())
 
 
 def machine_names(config: CloudConfig) -> list[str]:
@@ -146,11 +147,11 @@ def status(state_dir: Path) -> Status:
     if pid is None:
         return Status(running=False, healthy=False, pid=None, log=log)
     try:
-        port = CloudConfig.load((state_dir / "config.json").read_text()).port
+        port = CloudConfig.read(state_dir).port
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{LOOPBACK}:{port}{HEALTH}", timeout=5) as answer:
             health = json.load(answer)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, NoSuchCloud):
         return Status(running=True, healthy=False, pid=pid, log=log)
     return Status(
         running=True,
@@ -177,7 +178,7 @@ def destroy(config: CloudConfig, report: Report) -> None:
         client = engine.ensure(report)
         for name in machines.remove_everything(client, config.name):
             report(f"removed {name}")
-    for name in ("moto.pickle", "credentials.json", "config.json", "pid"):
+    for name in ("moto.pickle", "credentials.json", CONFIG_FILE, "pid"):
         (config.state_dir / name).unlink(missing_ok=True)
     shutil.rmtree(config.state_dir / "objects", ignore_errors=True)
 

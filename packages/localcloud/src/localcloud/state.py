@@ -92,16 +92,16 @@ class StateFile:
         if not self._path.exists():
             return False
         self._written = self._path.read_bytes()
-        cure = "Destroy the local cloud (`make down`) and start it anew."
+        hint = f"Destroy the local cloud and start it anew: localcloud destroy {self._path.parent}"
         try:
             data = _Unpickler(self._written, self._objects).load()
         except (
             Exception
         ) as error:  # unpickling raises whatever the classes of another version raise
-            raise StateUnreadable(f"{self._path} cannot be read ({error}). {cure}") from error
+            raise StateUnreadable(f"{self._path} cannot be read ({error}). {hint}") from error
         if data["versions"] != _versions():
             raise StateUnreadable(
-                f"{self._path} was written by {data['versions']}, this is {_versions()}. {cure}"
+                f"{self._path} was written by {data['versions']}, this is {_versions()}. {hint}"
             )
         for service, account, region, backend in data["backends"]:
             dict.__setitem__(get_backend(service)[account], region, backend)

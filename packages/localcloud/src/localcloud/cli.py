@@ -1,0 +1,124 @@
+"""The command `localcloud`: builds the machines' image, serves the API, and destroys a cloud."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from localcloud import __version__, engine, image, service
+from localcloud.config import CloudConfig, write_private
+from localcloud.errors import LocalCloudError, NotRunning
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one verb of the command line and return the exit code."""
+    options = _parser().parse_args(args)
+    try:
+        code: int = options.verb(options)
+    except LocalCloudError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="localcloud", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(verb: Verb, name: str, text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        added.set_defaults(verb=verb, parser=added)
+        return added
+
+    make = add(_image, "image", "build the machines' image if it is missing, and print its tag")
+    make.add_argument(
+        "requirements",
+        type=Path,
+        metavar="REQUIREMENTS",
+        help="hash-locked requirements, which the image gets in a virtual environment at /opt/salt",
+    )
+    serve = add(_serve, "serve", "serve the API of the cloud in STATE_DIR, in the foreground")
+    serve.add_argument("--name", help="configure a cloud of this name first")
+    serve.add_argument(
+        "--port", type=int, default=4566, help="with --name: port of the API (default: %(default)s)"
+    )
+    serve.add_argument("--image", help="with --name: tag that `localcloud image` has printed")
+    others = [
+        serve,
+        add(_status, "status", "show whether the API of the cloud in STATE_DIR answers"),
+        add(_env, "env", "print the shell commands that point AWS clients at the cloud"),
+        add(_stop, "stop", "stop the API of the cloud in STATE_DIR; its machines go on"),
+    ]
+    destroy = add(
+        _destroy, "destroy", "remove the cloud: API, machines, networks, volumes and saved state"
+    )
+    destroy.add_argument(
+        "--keep-image",
+        action="store_true",
+        help="keep the machines' image and the engine that localcloud has started",
+    )
+    destroy.add_argument(
+        "--dry-run", action="store_true", help="only print which machines would be removed"
+    )
+    for parser_of_verb in (*others, destroy):
+        parser_of_verb.add_argument("state_dir", type=Path, metavar="STATE_DIR")
+    return parser
+
+
+def _image(options: argparse.Namespace) -> int:
+    print(image.ensure(engine.ensure(print), print, options.requirements))
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from localcloud import server  # noqa: PLC0415 -- moto takes a second to import
+
+    if options.name:
+        if not options.image:
+            options.parser.error("--name needs --image: the tag that `localcloud image` prints")
+        state_dir = options.state_dir.resolve()
+        config = CloudConfig(options.name, state_dir, options.port, options.image)
+        write_private(config.path, config.dump())
+    return server.main(CloudConfig.read(options.state_dir))
+
+
+def _status(options: argparse.Namespace) -> int:
+    now = service.status(options.state_dir)
+    answer = "answers" if now.healthy else "does not answer"
+    print(f"{answer} (process {now.pid or '-'}, log {now.log})")
+    return 0 if now.healthy else 1
+
+
+def _env(options: argparse.Namespace) -> int:
+    endpoint = service.endpoint(options.state_dir)
+    if endpoint is None:
+        raise NotRunning(
+            f"No cloud answers in {options.state_dir}. Start it: localcloud serve STATE_DIR"
+        )
+    for name, value in endpoint.environment.items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    service.stop(options.state_dir)
+    return 0
+
+
+def _destroy(options: argparse.Namespace) -> int:
+    config = CloudConfig.read(options.state_dir)
+    if options.dry_run:
+        for name in service.machine_names(config):
+            print(f"would remove {name}")
+        return 0
+    service.destroy(config, print)
+    if not options.keep_image and engine.reachable():
+        image.remove(engine.connect())
+        engine.stop_if_ours()
+    return 0
