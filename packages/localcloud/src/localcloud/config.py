@@ -134,7 +134,7 @@ class Endpoint:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that point boto3, and so salt-cloud and the AWS CLI, at this cloud."""
+        """The variables that point boto3 and the AWS CLI at this cloud."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": self.access_key,
