@@ -79,56 +79,28 @@ class Hooks:
         cloud = self._cloud
 
         def run_instances(
-            backend: Any,
-            image_id: str,
-            count: int,
-            user_data: Any,
-            security_group_names: list[str],
-            **kwargs: Any,
+            backend: Any, image_id: str, count: int, user_data: Any, *groups: Any, **options: Any
         ) -> Reservation:
-            """Launch all or none, up to MaxCount; a ClientToken gives the same instances again, until they are gone.
+            """Launch all instances or none, up to MaxCount; return those of a known ClientToken.
 
-            EC2 remembers it for longer than it lists what it stands for. Here nothing forgets it.
+            EC2 remembers a token for longer than it lists the instances. Here no token is forgotten.
             """
-            extra = _request.get({})
-            asked = json.dumps(
-                [image_id, count, str(user_data), security_group_names, kwargs],
-                sort_keys=True,
-                default=str,
-            )
-            digest = hashlib.sha256(asked.encode()).hexdigest()
-            token = kwargs.get("client_token") or NO_CLIENT_TOKEN
-            launches: dict[str, Reservation] = vars(backend).setdefault(
-                "launches", {}
-            )  # by ClientToken
-            if known := launches.get(token):
-                if known.request_digest != digest:
-                    raise EC2ClientError(
-                        "IdempotentParameterMismatch",
-                        f"The client token '{token}' was used with other parameters.",
-                    )
-                if all(instance.state == "terminated" for instance in known.instances):
-                    raise EC2ClientError(
-                        "IdempotentInstanceTerminated",
-                        "The client token you have provided is associated with a terminated instance.",
-                    )
-                return known
+            given = _request.get({})
+            digest = _digest([image_id, count, str(user_data), *groups, options])
+            token = options.get("client_token") or NO_CLIENT_TOKEN
+            launches: dict[str, Reservation] = vars(backend).setdefault("launches", {})  # by token
+            if token in launches:
+                return _same_launch(launches[token], token, digest)
+            options["disable_api_termination"] = given.get("disable_api_termination", False)
+            interfaces = copy.deepcopy(options.get("nics") or [])
+            count = max(count, given.get("max_count", 1))
             before = set(backend.reservations)
-            kwargs["disable_api_termination"] = extra.get("disable_api_termination", False)
-            specs = copy.deepcopy(kwargs.get("nics") or [])
             try:
-                reservation = original_run(
-                    backend,
-                    image_id,
-                    max(count, extra.get("max_count", 1)),
-                    user_data,
-                    security_group_names,
-                    **kwargs,
-                )
+                reservation = original_run(backend, image_id, count, user_data, *groups, **options)
             except Exception:
                 for name in set(backend.reservations) - before:
                     for instance in backend.reservations[name].instances:
-                        _complete(instance, specs)
+                        _complete(instance, interfaces)
                         original_terminate(instance)
                     del backend.reservations[name]
                 raise
@@ -136,20 +108,19 @@ class Hooks:
             if token != NO_CLIENT_TOKEN:
                 launches[token] = reservation
             for instance in reservation.instances:
-                _complete(instance, specs)
-                instance.cpu_credits = extra.get("cpu_credits") or "standard"
+                _complete(instance, interfaces)
+                instance.cpu_credits = given.get("cpu_credits") or "standard"
                 cloud.set_state(instance, "pending")
                 cloud.follow(instance)
             return reservation
 
         def setup_defaults(instance: Instance) -> None:
             """Give an instance without block device mappings the image's root volume."""
-            volume = instance.ec2_backend.create_volume(
+            backend = instance.ec2_backend
+            volume = backend.create_volume(
                 size=ROOT_GIB, zone_name=instance.availability_zone, volume_type="gp3"
             )
-            instance.ec2_backend.attach_volume(
-                volume.id, instance.id, instance.root_device_name, True
-            )
+            backend.attach_volume(volume.id, instance.id, instance.root_device_name, True)
 
         original_terminate = Instance.terminate
         original_run = self._replace(InstanceBackend, "run_instances", run_instances)
@@ -376,6 +347,26 @@ class Hooks:
         self._replace(FakeKey, "value", property(original_value.fget, set_value))
         self._replace(Ami, "block_device_mappings", property(block_device_mappings))
         self._replace(General, "get_console_output", get_console_output)
+
+
+def _digest(request: list[Any]) -> str:
+    text = json.dumps(request, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _same_launch(known: Reservation, token: str, digest: str) -> Reservation:
+    """Return the launch that a ClientToken stands for, if it is the same request and lives."""
+    if known.request_digest != digest:
+        raise EC2ClientError(
+            "IdempotentParameterMismatch",
+            f"The client token '{token}' was used with other parameters.",
+        )
+    if all(instance.state == "terminated" for instance in known.instances):
+        raise EC2ClientError(
+            "IdempotentInstanceTerminated",
+            "The client token you have provided is associated with a terminated instance.",
+        )
+    return known
 
 
 def _complete(instance: Instance, specs: list[dict[str, Any]]) -> None:

@@ -72,31 +72,8 @@ def start(config: CloudConfig, report: Report) -> Endpoint:
         stop(config.state_dir)
     _require_free(config.port, LOOPBACK, engine.bridge_gateway(client))
     report(f"starting the local cloud's API at {endpoint.url}")
-    write_private(config.path, config.dump().encode())
-    with now.log.open("ab") as output:
-        output.seek(0, os.SEEK_END)
-        begin = output.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "localcloud", "serve", str(config.state_dir)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + START_SECONDS
-    while not status(config.state_dir).healthy:
-        if process.poll() is not None or time.monotonic() > deadline:
-            if process.poll() is None:
-                process.terminate()
-            with now.log.open("rb") as file:
-                file.seek(begin)
-                end = packages.tail(file.read().decode(errors="replace"))
-            raise ServiceStartFailed(
-                f"The local cloud's API did not start; its log is {now.log}:\n{end}"
-            )
-        time.sleep(0.05)
+    write_private(config.path, config.dump())
+    _start_process(config.state_dir, now.log)
     return endpoint
 
 
@@ -192,6 +169,34 @@ def _endpoint(config: CloudConfig, client: docker.DockerClient) -> Endpoint:
         access_key=credentials.access_key_id,
         secret_key=credentials.secret_access_key,
     )
+
+
+def _start_process(state_dir: Path, log: Path) -> None:
+    """Start the API process and wait until it answers."""
+    with log.open("ab") as output:
+        output.seek(0, os.SEEK_END)
+        begin = output.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "localcloud", "serve", str(state_dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while not status(state_dir).healthy:
+        if process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is None:
+                process.terminate()
+            with log.open("rb") as file:
+                file.seek(begin)
+                end = packages.tail(file.read().decode(errors="replace"))
+            raise ServiceStartFailed(
+                f"The local cloud's API did not start; its log is {log}:\n{end}"
+            )
+        time.sleep(0.05)
 
 
 def _pid(state_dir: Path) -> int | None:

@@ -71,7 +71,7 @@ def ensure(client: docker.DockerClient, report: Report, requirements: Path) -> s
     if not exists(client, base):
         _make_base(client, report, base)
     report(f"building {wanted}")
-    _build(client, report, wanted, base, _context(requirements))
+    _build(client, report, wanted, requirements)
     _remove_ours(client, keep={wanted, base})
     return wanted
 
@@ -195,32 +195,14 @@ def _explain(output: str) -> str:
     return f"mmdebstrap failed. The end of its output:\n{end}"
 
 
-def _build(
-    client: docker.DockerClient,
-    report: Report,
-    tag: str,
-    base: str,
-    context: dict[str, tuple[int, bytes]],
-) -> None:
-    arguments = {"BASE": base}
-    for name in (
-        "PIP_INDEX_URL",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-    ):
-        if os.environ.get(name):
-            arguments[name] = os.environ[name]
+def _build(client: docker.DockerClient, report: Report, tag: str, requirements: Path) -> None:
     log: list[str] = []
     try:
         for event in client.api.build(
-            fileobj=_tar(context),
+            fileobj=_tar(_context(requirements)),
             custom_context=True,
             tag=tag,
-            buildargs=arguments,
+            buildargs={"BASE": _base_tag(), **_download_variables()},
             rm=True,
             forcerm=True,
             decode=True,
@@ -230,6 +212,14 @@ def _build(
         raise ImageBuildFailed(
             f"docker build failed: {error.explanation}\n{packages.tail(''.join(log))}"
         ) from error
+
+
+def _download_variables() -> dict[str, str]:
+    """Return the host's package index and proxies, as far as they are set."""
+    names = ["PIP_INDEX_URL"]
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        names += [name, name.upper()]
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def _follow(event: dict[str, Any], log: list[str], report: Report) -> None:
