@@ -237,10 +237,10 @@ def test_nothing_runs_where_nothing_was_started(tmp_path: Path) -> None:
 
 
 def test_one_process_serves_a_state_directory(tmp_path: Path) -> None:
-    with server.hold(tmp_path / "pid"):
+    with server.lock_pid_file(tmp_path / "pid"):
         assert service.status(tmp_path).pid == os.getpid()
         with pytest.raises(ServiceStartFailed, match="Another process"):
-            server.hold(tmp_path / "pid")
+            server.lock_pid_file(tmp_path / "pid")
     assert service.status(tmp_path).pid is None
 
 

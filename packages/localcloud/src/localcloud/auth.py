@@ -1,4 +1,4 @@
-"""Checks who signs a request (AWS Signature Version 4), and words refusals as each service does.
+"""Checks the signature of a request (AWS Signature Version 4), and makes each service's errors.
 
 Algorithm: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """
@@ -24,7 +24,8 @@ from localcloud.config import Credentials
 ALGORITHM = "AWS4-HMAC-SHA256"
 CLOCK_SKEW = timedelta(minutes=15)
 _AUTHORIZATION = re.compile(
-    rf"{ALGORITHM}\s+Credential=(?P<key>[^/,\s]+)/(?P<date>\d{{8}})/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request"
+    rf"{ALGORITHM}\s+Credential=(?P<key>[^/,\s]+)/(?P<date>\d{{8}})/(?P<region>[^/]+)"
+    r"/(?P<service>[^/]+)/aws4_request"
     r",\s*SignedHeaders=(?P<headers>[^,\s]+),\s*Signature=(?P<signature>[0-9a-f]{64})"
 )
 
@@ -38,14 +39,14 @@ class Refused(Exception):
 
 
 class Signature:
-    """The signature that came with a request, in its header or its query."""
+    """The signature of a request, from its header or its query."""
 
     def __init__(self, request: Request) -> None:
         self.presigned = "X-Amz-Signature" in request.args
         if self.presigned:
-            scope = f"{request.args.get('X-Amz-Credential', '')}"
             text = (
-                f"{ALGORITHM} Credential={scope},SignedHeaders={request.args.get('X-Amz-SignedHeaders', '')},"
+                f"{ALGORITHM} Credential={request.args.get('X-Amz-Credential', '')},"
+                f"SignedHeaders={request.args.get('X-Amz-SignedHeaders', '')},"
                 f"Signature={request.args['X-Amz-Signature']}"
             )
         else:
@@ -67,7 +68,7 @@ class Signature:
         self.token = given.get("X-Amz-Security-Token", "")
 
     def expected(self, request: Request, secret: str) -> str:
-        """Return the signature that the holder of `secret` would have made."""
+        """Return the signature of the request by the secret key `secret`."""
         canonical = "\n".join(
             [
                 request.method,
@@ -115,7 +116,7 @@ class Signature:
 
 
 class Gate:
-    """Lets through what was signed by the cloud's owner, or with keys that the cloud itself has given out."""
+    """Accepts requests that are signed with the owner's key or a key that the cloud has issued."""
 
     def __init__(
         self, owner: Credentials, now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -127,7 +128,7 @@ class Gate:
         """Return the request's signature.
 
         Raises:
-            Refused: unsigned, an unknown key, another signature than the key's, or too old.
+            Refused: the signature is missing, wrong or too old, or its key is unknown.
         """
         signature = Signature(request)
         service = signature.service
@@ -162,7 +163,7 @@ class Gate:
         return hmac.compare_digest(secret.encode(), self._owner.secret_access_key.encode())
 
     def _secrets(self) -> Mapping[str, tuple[str, str]]:
-        """Return access key -> secret key, and the session token that has to come with it."""
+        """Return the valid keys: access key -> (secret key, session token that must be sent)."""
         iam = get_backend("iam")[DEFAULT_ACCOUNT_ID]["aws"]
         sts = get_backend("sts")[DEFAULT_ACCOUNT_ID]["aws"]
         issued = {
@@ -178,7 +179,7 @@ class Gate:
 
 
 def service_of(request: Request) -> str:
-    """Return the service that a request is for, as far as an unsigned one tells."""
+    """Return the service of a request; S3 if its header names none."""
     scope = re.search(
         r"/\d{8}/[^/]+/([^/]+)/aws4_request", request.headers.get("Authorization", "")
     )
@@ -186,12 +187,13 @@ def service_of(request: Request) -> str:
 
 
 def error_response(service: str, code: str, message: str, status: int) -> Response:
-    """Return an error in the words of a service: each protocol has its own."""
+    """Return an error in the format of a service's protocol."""
     request_id = str(uuid4())
     if service == "ec2":
         body = (
-            f'<?xml version="1.0" encoding="UTF-8"?>\n<Response><Errors><Error><Code>{escape(code)}</Code>'
-            f"<Message>{escape(message)}</Message></Error></Errors><RequestID>{request_id}</RequestID></Response>"
+            f'<?xml version="1.0" encoding="UTF-8"?>\n<Response><Errors><Error><Code>{escape(code)}'
+            f"</Code><Message>{escape(message)}</Message></Error></Errors>"
+            f"<RequestID>{request_id}</RequestID></Response>"
         )
     elif service == "s3":
         body = (
@@ -207,7 +209,8 @@ def error_response(service: str, code: str, message: str, status: int) -> Respon
     else:
         fault = "Sender" if status < 500 else "Receiver"
         body = (
-            f"<ErrorResponse><Error><Type>{fault}</Type><Code>{escape(code)}</Code><Message>{escape(message)}</Message></Error>"
+            f"<ErrorResponse><Error><Type>{fault}</Type><Code>{escape(code)}</Code>"
+            f"<Message>{escape(message)}</Message></Error>"
             f"<RequestId>{request_id}</RequestId></ErrorResponse>"
         )
     return Response(body, status=status, content_type="text/xml")

@@ -1,4 +1,4 @@
-"""What AWS and Debian publish, as far as the stack looks it up: the Debian 13 image and the parameter that names it.
+"""Publishes the Debian 13 image, and the SSM parameter that names it, as Debian does on AWS.
 
 Source of names and numbers: https://wiki.debian.org/Cloud/AmazonEC2Image
 """
@@ -21,7 +21,7 @@ PARAMETER = "/aws/service/debian/release/13/latest/amd64"
 
 
 def publish() -> None:
-    """Put the image and its parameter into the region, unless they are there."""
+    """Add the image and its parameter to the region if they are missing."""
     ec2 = ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
     if IMAGE_ID not in ec2.amis:
         ec2.amis[IMAGE_ID] = Ami(

@@ -1,8 +1,8 @@
-"""The life of instances: what the API says of them, and what their machines do, kept equal.
+"""Keeps the states of instances and the states of their machines equal.
 
-An API call only sets the state that it leads to (`pending`, `stopping`, `shutting-down`) and answers. A worker then
-brings the machine there and sets the state that follows. Since each step starts from the state and from how the machine
-is found, a process that was killed anywhere continues when it is started again.
+An API call sets a transitional state (`pending`, `stopping`, `shutting-down`) and answers. A worker
+then changes the machine and sets the final state. Each step depends only on the saved state and on
+the machine's own, so a process that is killed at any time continues when it is started again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import run
-from typing import Any
 
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.utils import utcnow
@@ -45,18 +44,18 @@ CODES = {
 
 WORKERS = 8
 GRACE_SECONDS = 2.0
-"""A machine that ended by itself is believed after this long, if the engine still answers: when the host shuts down,
-its containers end first, and they are to run again when it is back."""
+"""The delay before an ended machine changes its instance. A host that shuts down ends its
+containers first; their instances keep their state, so that they run again with the host."""
 REMEMBER = timedelta(hours=1)
-"""EC2 lists a terminated instance for about an hour."""
+"""The time for which a terminated instance is listed; on EC2, about an hour."""
 
 
 class Cloud:
-    """Instances and their machines.
+    """The instances of a cloud and their machines.
 
     Args:
         host: where the machines run.
-        save: called, with the lock held, after each change that no API call made.
+        save: saves the state; called, with the lock held, after changes outside API calls.
         publish: instance Name tag -> container port -> (host address, host port).
     """
 
@@ -78,14 +77,14 @@ class Cloud:
     # -- called with the lock held, from API calls
 
     def set_state(self, instance: Instance, state: str, code: str = "", message: str = "") -> None:
-        """Set an instance's state; give the reason if it is not the user's wish."""
+        """Set an instance's state, with a reason if no API call asked for it."""
         instance._state.name, instance._state.code = state, CODES[state]
         if code:
             instance._reason = f"{code} ({utcnow():%Y-%m-%d %H:%M:%S} GMT)"
             instance.state_reason = StateReason(f"{code}: {message}", code)
 
     def follow(self, instance: Instance) -> None:
-        """Have a worker bring the machine to where the instance's state leads."""
+        """Have a worker change the machine as the instance's state demands."""
         self._submit(self._settle, instance.id)
 
     def reboot(self, instance: Instance) -> None:
@@ -93,7 +92,7 @@ class Cloud:
         self._submit(self._reboot, instance.id)
 
     def forget_subnet(self, subnet_id: str) -> None:
-        """Have a worker remove the network of a subnet that was deleted."""
+        """Have a worker remove the network of a deleted subnet."""
         self._submit(self._drop_network, subnet_id)
 
     def instances(self) -> Iterator[Instance]:
@@ -106,46 +105,47 @@ class Cloud:
     # -- faults
 
     def inject(self, faults: list[Fault]) -> None:
-        """Replace all faults; a machine that one of the old ones keeps from running goes on."""
+        """Replace all faults; a machine that an old fault has kept pending now starts."""
         self.faults.set(faults)
         with self.lock:
             for instance in self.instances():
                 self.follow(instance)
 
-    def named_in(self, form: Mapping[str, str]) -> set[str]:
-        """Return the Name tags of the machines that a call of EC2's API makes, or names by ids of theirs."""
-        made = {
+    def machine_names_in(self, form: Mapping[str, str]) -> set[str]:
+        """Return the Name tags of the machines that a call makes, or whose ids it has."""
+        new = {
             form.get(key.removesuffix("Key") + "Value", "")
             for key, value in form.items()
             if value == "Name"
         }
         ids = set(form.values())
         with self.lock:
-            return made | {
+            return new | {
                 _tags(instance).get("Name", "")
                 for instance in self.instances()
                 if ids & {instance.id, *(nic.id for nic in instance.nics.values())}
             }
 
-    # -- the process's own life
+    # -- in threads of the API process
 
     def watch(self) -> None:
-        """Follow what happens to the machines until `close`; meant for a thread of its own."""
+        """Handle the events of machines until `close`; runs in a thread of its own."""
         while not self._stopping.is_set():
             try:
                 self.reconcile()
                 for instance_id in self.host.events():
                     if self._stopping.is_set():
                         return
-                    self._submit(self._notice, instance_id)
+                    self._submit(self._handle_end, instance_id)
             except MachineError as error:
-                log.warning("lost sight of the machines: %s", error)
+                log.warning("machines cannot be watched: %s", error)
             self._stopping.wait(1)
 
     def reconcile(self) -> None:
-        """Make the machines what the instances say, after any time of not looking.
+        """Compare all instances with their machines, after a time without events.
 
-        What should run and does not is started with its disk; what has no machine any more is terminated.
+        A machine that should run is started with its disk. An instance without a machine is
+        terminated.
 
         Raises:
             MachineError: the engine does not answer.
@@ -156,24 +156,24 @@ class Cloud:
             for instance in self.instances():
                 found = observed.pop(instance.id, None)
                 if instance.state in ("running", "stopped") and found is None:
-                    self._lost(instance)
+                    self._container_removed(instance)
                 elif instance.state == "running" and found and not found.running:
-                    log.info("%s should run and does not: starting it", instance.id)
+                    log.info("%s should run but does not: starting it", instance.id)
                     self.set_state(instance, "pending")
                 self.follow(instance)
             self._save()
         for instance_id in observed:
             log.warning(
-                "container of %s belongs to no instance known here; left alone", instance_id
+                "the container of %s belongs to no known instance and is not touched", instance_id
             )
 
     def close(self) -> None:
-        """Finish what the workers have begun, and begin nothing more."""
+        """Wait for the workers' current jobs, and drop the others."""
         self._stopping.set()
         self._workers.shutdown(wait=True, cancel_futures=True)
 
     def idle(self, seconds: float = 30) -> bool:
-        """Wait until every instance is where its state leads; return whether that came about in time."""
+        """Wait until no instance is in a transitional state; return whether that is so in time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with self.lock:
@@ -214,10 +214,10 @@ class Cloud:
                     )
                 outcome, problem = self._act(state, machine, booted)
                 if outcome == state:
-                    return  # it stays there: a fault was injected
+                    return  # an injected fault keeps the instance in its state
                 with self.lock:
                     if instance.state != state:
-                        continue  # an API call came in between; follow that
+                        continue  # an API call has changed the state meanwhile
                     if outcome == "running":
                         instance.booted = True
                     if problem:
@@ -238,7 +238,7 @@ class Cloud:
     def _act(
         self, state: str, machine: Machine, booted: bool
     ) -> tuple[str, LocalCloudError | None]:
-        """Do what a state asks for; return the state that follows, and what went wrong."""
+        """Change the machine as a state demands; return the next state, and the error if any."""
         try:
             if state == "pending":
                 return self._boot(machine, booted)
@@ -257,15 +257,15 @@ class Cloud:
             return "terminated" if state == "shutting-down" else "stopped", error
 
     def _boot(self, machine: Machine, booted: bool) -> tuple[str, None]:
-        wanted = self.faults.of_machine(machine)
-        if wanted is None:
+        made = self.faults.of_machine(machine)
+        if made is None:
             return "pending", None
-        if wanted.broken:
-            raise MachineError(wanted.broken)
+        if made.broken:
+            raise MachineError(made.broken)
         if booted:
-            self.host.start(wanted)
+            self.host.start(made)
         else:
-            self.host.create(wanted)
+            self.host.create(made)
         return "running", None
 
     def _reboot(self, instance_id: str) -> None:
@@ -275,54 +275,47 @@ class Cloud:
     def _drop_network(self, subnet_id: str) -> None:
         self.host.drop_network(subnet_id)
 
-    def _notice(self, instance_id: str) -> None:
-        """A container ended or was removed. Find out whether that was its own doing."""
+    def _handle_end(self, instance_id: str) -> None:
+        """Set the state of an instance whose container has ended or was removed by itself."""
         with self._per_instance[instance_id]:
-            pass  # whatever a worker is doing to it is done
+            pass  # a worker that is changing the machine has finished
         with self.lock:
             instance = self._find(instance_id)
             if instance is None or instance.state not in ("running", "stopped"):
                 return
-        if self._stopping.wait(GRACE_SECONDS) or _host_goes_down():
+        if self._stopping.wait(GRACE_SECONDS) or _host_shuts_down():
             return
         found = self.host.observe().get(instance_id)
         with self.lock:
             if instance.state not in ("running", "stopped") or (found and found.running):
                 return
             if found is None:
-                self._lost(instance)
+                self._container_removed(instance)
             elif instance.state == "stopped":
                 return
-            elif found.exit_code == REBOOTED:
-                self.set_state(instance, "pending")
-            elif (
-                instance.instance_initiated_shutdown_behavior == "terminate"
-                and found.exit_code in HALTED
-            ):
-                instance.terminate()
-                self.set_state(
-                    instance,
-                    "shutting-down",
-                    "Client.InstanceInitiatedShutdown",
-                    "Instance initiated shutdown",
-                )
             else:
-                by_itself = found.exit_code in HALTED
-                instance.stop_quietly()
-                self.set_state(
-                    instance,
-                    "stopped",
-                    "Client.InstanceInitiatedShutdown" if by_itself else "Server.InternalError",
-                    "Instance initiated shutdown"
-                    if by_itself
-                    else f"The machine ended with exit code {found.exit_code}",
-                )
+                self._container_ended(instance, found.exit_code)
             self.follow(instance)
             self._save()
 
     # -- helpers, called with the lock held
 
-    def _lost(self, instance: Instance) -> None:
+    def _container_ended(self, instance: Instance, exit_code: int) -> None:
+        shutdown = ("Client.InstanceInitiatedShutdown", "Instance initiated shutdown")
+        if exit_code == REBOOTED:
+            self.set_state(instance, "pending")
+        elif exit_code not in HALTED:
+            instance.stop_quietly()
+            message = f"The machine ended with exit code {exit_code}"
+            self.set_state(instance, "stopped", "Server.InternalError", message)
+        elif instance.instance_initiated_shutdown_behavior == "terminate":
+            instance.terminate()
+            self.set_state(instance, "shutting-down", *shutdown)
+        else:
+            instance.stop_quietly()
+            self.set_state(instance, "stopped", *shutdown)
+
+    def _container_removed(self, instance: Instance) -> None:
         log.warning("%s has no container any more: terminated", instance.id)
         instance.terminate_quietly()
         self._release(instance)
@@ -331,7 +324,7 @@ class Cloud:
         )
 
     def _release(self, instance: Instance) -> None:
-        """Give the addresses back, now that no machine has them."""
+        """Free the addresses of an instance whose machine is gone."""
         for nic in instance.nics.values():
             if nic.instance is instance:
                 for address in nic.private_ip_addresses:
@@ -342,7 +335,7 @@ class Cloud:
             for backend in list(dict.values(account)):
                 for reservation in list(backend.reservations.values()):
                     reservation.instances = [
-                        instance for instance in reservation.instances if not _outlived(instance)
+                        instance for instance in reservation.instances if not _expired(instance)
                     ]
                     if not reservation.instances:
                         del backend.reservations[reservation.id]
@@ -379,7 +372,7 @@ def _tags(instance: Instance) -> dict[str, str]:
     return {tag["key"]: tag["value"] for tag in instance.get_tags()}
 
 
-def _outlived(instance: Instance) -> bool:
+def _expired(instance: Instance) -> bool:
     ended: datetime | None = getattr(instance, "ended", None)
     return (
         instance.state == "terminated"
@@ -388,10 +381,8 @@ def _outlived(instance: Instance) -> bool:
     )
 
 
-def _host_goes_down() -> bool:
+def _host_shuts_down() -> bool:
     if not Path("/run/systemd/system").is_dir():
         return False
-    state: Any = run(
-        ["systemctl", "is-system-running"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return bool(state == "stopping")
+    done = run(["systemctl", "is-system-running"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() == "stopping"

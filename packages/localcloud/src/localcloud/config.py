@@ -1,4 +1,4 @@
-"""What a local cloud is told, and what it tells those who want to use it."""
+"""The configuration of a local cloud, its owner's access key, and the endpoint of its clients."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from pathlib import Path
 from localcloud.errors import NoSuchCloud
 
 Report = Callable[[str], None]
-"""Receives one line of progress at a time."""
+"""Receives one line of progress per call."""
 
 REGION = "eu-west-1"
-"""The only region that holds images, and so the only one where machines can be launched."""
+"""The only region that has images, and so the only region where instances can be launched."""
 
 CONFIG_FILE = "config.json"
 LOOPBACK = "127.0.0.1"
 HEALTH = "/_localcloud/health"
-"""The path at which the API tells, unsigned, who serves it."""
+"""The path that names, without a signature, the cloud and the process that serves it."""
 
 
 @dataclass(frozen=True)
 class CloudConfig:
-    """One local cloud.
+    """The configuration of a local cloud.
 
     Args:
-        name: label and prefix of everything it makes in Docker.
-        state_dir: where credentials, state, log and pid file are kept; made with mode 0700.
+        name: label and name prefix of the cloud's containers, networks and volumes.
+        state_dir: holds credentials, state, log and pid file; it is made with mode 0700.
         port: TCP port of the API, on loopback and on Docker's bridge gateway.
-        image: tag of the machines' image, from `localcloud.image.ensure`.
+        image: tag of the machines' image, as `localcloud.image.ensure` returns it.
         publish: instance Name tag -> container port -> (host address, host port).
     """
 
@@ -46,11 +46,11 @@ class CloudConfig:
 
     @property
     def path(self) -> Path:
-        """The file that hands this configuration to the API process."""
+        """The file from which the API process reads this configuration."""
         return self.state_dir / CONFIG_FILE
 
     def dump(self) -> str:
-        """Return the configuration as JSON, the same text for the same values."""
+        """Return the configuration as JSON; equal configurations give equal text."""
         return json.dumps(
             {
                 "name": self.name,
@@ -82,7 +82,7 @@ class CloudConfig:
 
     @classmethod
     def load(cls, text: str) -> CloudConfig:
-        """Read what `dump` wrote."""
+        """Return the configuration that `dump` has written."""
         data = json.loads(text)
         return cls(
             name=data["name"],
@@ -105,7 +105,10 @@ class Credentials:
 
     @classmethod
     def ensure(cls, state_dir: Path) -> Credentials:
-        """Return the cloud's access key; make it at random, readable by its owner only, if there is none."""
+        """Return the access key of the cloud; make a random one if there is none.
+
+        Only the user who runs the cloud can read the file that keeps it.
+        """
         path = state_dir / "credentials.json"
         if not path.exists():
             alphabet = string.ascii_letters + string.digits
@@ -120,11 +123,11 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """How to reach a running cloud: what a client puts into AWS_ENDPOINT_URL and the two key variables.
+    """The addresses and the access key of a running cloud.
 
     Args:
-        url: as machines and this host see it (Docker's bridge gateway).
-        loopback_url: as only this host sees it; the one that serves the admin paths.
+        url: the address for machines and for this host, on the gateway of Docker's bridge.
+        loopback_url: the address for this host only; the admin paths are served here alone.
     """
 
     url: str
@@ -145,7 +148,10 @@ class Endpoint:
 
 
 def fingerprint(config: CloudConfig) -> str:
-    """Return a hash of the configuration and of this package's code; a process that has another is out of date."""
+    """Return a hash of the configuration and of this package's code.
+
+    An API process with another fingerprint is out of date.
+    """
     whole = hashlib.sha256(config.dump().encode())
     for entry in sorted(files("localcloud").iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".py"):
@@ -154,14 +160,17 @@ def fingerprint(config: CloudConfig) -> str:
 
 
 def private_directory(path: Path) -> Path:
-    """Make a directory that only its owner may enter, and return it."""
+    """Make a directory that only its owner can enter, and return it."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     return path
 
 
 def write_private(path: Path, content: str | bytes) -> bool:
-    """Replace a file at once, readable by its owner only, and see it on disk; return whether that changed anything."""
+    """Write a file that only its owner can read, and return whether that changed anything.
+
+    The file is replaced atomically, and is on disk when this returns.
+    """
     data = content.encode() if isinstance(content, str) else content
     if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o077 == 0:
         return False

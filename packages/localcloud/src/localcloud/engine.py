@@ -1,4 +1,4 @@
-"""Docker's engine: use the one that runs, else install it and start it."""
+"""Docker's engine: finds the engine that runs, or installs and starts one."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ from localcloud.errors import EngineForbidden, EngineStartFailed, EngineUnavaila
 DEFAULT_STATE_DIR = Path("/var/lib/localcloud")
 START_SECONDS = 60.0
 SYSTEMD = Path("/run/systemd/system")
-"""Exists where systemd is PID 1, see sd_booted(3)."""
+"""A folder that exists where systemd is PID 1, see sd_booted(3)."""
 STALE = (
     (Path("/var/run/docker.pid"), "dockerd"),
     (Path("/var/run/docker/containerd/containerd.pid"), "containerd"),
 )
-"""Pid files that can outlive a crash, name another program's pid, and keep dockerd from starting."""
+"""Pid files, each with its program. After a crash they can name the pid of another program; then
+dockerd does not start."""
 _PID_FILE = "dockerd.pid"
 _LOG_FILE = "dockerd.log"
 
 
 def ensure(report: Report, state_dir: Path = DEFAULT_STATE_DIR) -> docker.DockerClient:
-    """Return a client of an engine that answers.
+    """Return a client of an engine that answers; install and start an engine if none runs.
 
-    An engine that runs is used as it is. Else docker.io and iptables are installed where they are missing, and the
-    engine is started: by systemd where systemd is PID 1, else by hand, with its pid and log in `state_dir`, so that
-    `stop_if_ours` can end it.
+    A missing docker.io or iptables is installed. systemd starts the engine where it is PID 1.
+    Elsewhere this function starts dockerd, and keeps its pid and log in `state_dir`, so that
+    `stop_if_ours` can stop it.
 
     Raises:
         EngineForbidden: an engine runs, and this user may not use it.
-        EngineUnavailable: no engine, and neither root nor sudo.
+        EngineUnavailable: no engine runs, and this user is not root and has no sudo.
         PackagesFailed: apt failed.
-        EngineStartFailed: the engine ended or did not answer in a minute.
+        EngineStartFailed: the engine ended, or did not answer within a minute.
     """
     client = _connect()
     if client:
         return client
     if os.environ.get("DOCKER_HOST"):
         raise EngineUnavailable(
-            f"No engine answers at DOCKER_HOST={os.environ['DOCKER_HOST']}. Start it, or unset the variable."
+            f"No engine answers at DOCKER_HOST={os.environ['DOCKER_HOST']}. "
+            "Start it, or unset the variable."
         )
     missing = [
         name
@@ -60,21 +62,21 @@ def ensure(report: Report, state_dir: Path = DEFAULT_STATE_DIR) -> docker.Docker
             packages.install(missing, report)
         except EngineUnavailable as error:
             raise EngineUnavailable(
-                "Docker's engine is not installed, and installing it wants root or sudo."
+                "Docker's engine is not installed, and installing it needs root or sudo."
             ) from error
-        client = _connect()  # a package may start its own service
+        client = _connect()  # the package may have started its service
         if client:
             return client
     if SYSTEMD.is_dir():
         return _start_by_systemd(report)
-    return _start_by_hand(report, state_dir)
+    return _start_dockerd(report, state_dir)
 
 
 def connect() -> docker.DockerClient:
     """Return a client of the engine that runs.
 
     Raises:
-        EngineUnavailable: none answers.
+        EngineUnavailable: no engine answers.
         EngineForbidden: an engine runs, and this user may not use it.
     """
     client = _connect()
@@ -92,18 +94,18 @@ def reachable() -> bool:
 
 
 def installed() -> bool:
-    """Return whether there is an engine, running or not."""
+    """Return whether an engine is installed, whether or not it runs."""
     return reachable() or _program("dockerd") is not None
 
 
 def stop_if_ours(state_dir: Path = DEFAULT_STATE_DIR) -> bool:
-    """End the engine that `ensure` started by hand, unless containers still run in it; leave any other alone.
+    """Stop the dockerd that `ensure` has started, unless containers run in it.
 
     Returns:
-        Whether an engine was stopped.
+        Whether an engine was stopped; no other engine ever is.
 
     Raises:
-        EngineStartFailed: it did not end in a minute.
+        EngineStartFailed: dockerd did not end within a minute.
     """
     pid_file = state_dir / _PID_FILE
     pid = _running(pid_file, "dockerd")
@@ -112,7 +114,7 @@ def stop_if_ours(state_dir: Path = DEFAULT_STATE_DIR) -> bool:
         return False
     client = _connect()
     if client and client.containers.list():
-        return False  # another checkout's machines, or somebody's own
+        return False  # of another cloud, or of another program
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + START_SECONDS
     while _running(pid_file, "dockerd"):
@@ -121,23 +123,24 @@ def stop_if_ours(state_dir: Path = DEFAULT_STATE_DIR) -> bool:
                 f"dockerd ({pid}) does not end; its log is {state_dir / _LOG_FILE}."
             )
         time.sleep(0.1)
-    with suppress(ChildProcessError):  # another process may have started it
+    with suppress(ChildProcessError):  # dockerd may be the child of another process
         os.waitpid(pid, os.WNOHANG)
     pid_file.unlink(missing_ok=True)
     return True
 
 
 def bridge_gateway(client: docker.DockerClient) -> str:
-    """Return this host's address on Docker's default bridge, where containers of every network can reach it."""
+    """Return this host's address on Docker's default bridge, which every container can reach."""
     configs = client.networks.get("bridge").attrs["IPAM"]["Config"] or [{}]
     for config in configs:
         if config.get("Gateway"):
             return str(config["Gateway"])
-        if config.get("Subnet"):  # some versions leave the gateway out: it is the first address
+        if config.get("Subnet"):  # some versions omit the gateway, which is the first address
             network = str(config["Subnet"]).split("/", 1)[0].rsplit(".", 1)[0]
             return f"{network}.1"
     raise EngineStartFailed(
-        "Docker has no default bridge (`bridge: none` in daemon.json?), so machines could not reach the API."
+        "Docker has no default bridge (`bridge: none` in daemon.json?), "
+        "so machines could not reach the API."
     )
 
 
@@ -148,8 +151,8 @@ def _connect() -> docker.DockerClient | None:
     except DockerException as error:
         if "Permission denied" in str(error) or "PermissionError" in str(error):
             raise EngineForbidden(
-                "Docker's engine runs, but this user may not use it. Run this as root, or join the group docker and "
-                "log in again."
+                "Docker's engine runs, but this user may not use it. Run this as root, or join the "
+                "group docker and log in again."
             ) from error
         return None
     return client
@@ -167,20 +170,21 @@ def _start_by_systemd(report: Report) -> docker.DockerClient:
         text=True,
         check=False,
     )
-    client = _await_answer() if done.returncode == 0 else None
+    client = _wait_for_answer() if done.returncode == 0 else None
     if client is None:
         raise EngineStartFailed(
-            f"systemd could not start Docker's engine. See: journalctl -u docker\n{packages.tail(done.stderr)}"
+            "systemd could not start Docker's engine. See: journalctl -u docker\n"
+            f"{packages.tail(done.stderr)}"
         )
     return client
 
 
-def _start_by_hand(report: Report, state_dir: Path) -> docker.DockerClient:
+def _start_dockerd(report: Report, state_dir: Path) -> docker.DockerClient:
     if os.geteuid() != 0:
         raise EngineUnavailable(
             "Docker's engine does not run, and only root can start it where systemd is not PID 1."
         )
-    report("starting Docker's engine (dockerd, since systemd is not PID 1)")
+    report("starting Docker's engine (dockerd itself, since systemd is not PID 1)")
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     for pid_file, name in STALE:
         if _running(pid_file, name) is None:
@@ -197,17 +201,20 @@ def _start_by_hand(report: Report, state_dir: Path) -> docker.DockerClient:
             start_new_session=True,
         )
     (state_dir / _PID_FILE).write_text(f"{process.pid}\n")
-    client = _await_answer(process)
+    client = _wait_for_answer(process)
     if client is None:
         if process.poll() is None:
             process.terminate()
         raise EngineStartFailed(
-            f"dockerd did not start; its log is {log}:\n{packages.tail(log.read_text(errors='replace'))}"
+            f"dockerd did not start; its log is {log}:\n"
+            f"{packages.tail(log.read_text(errors='replace'))}"
         )
     return client
 
 
-def _await_answer(process: subprocess.Popen[bytes] | None = None) -> docker.DockerClient | None:
+def _wait_for_answer(
+    process: subprocess.Popen[bytes] | None = None,
+) -> docker.DockerClient | None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         client = _connect()
@@ -218,7 +225,7 @@ def _await_answer(process: subprocess.Popen[bytes] | None = None) -> docker.Dock
 
 
 def _running(pid_file: Path, program: str) -> int | None:
-    """Return the pid in `pid_file` if that process lives and is `program`."""
+    """Return the pid in `pid_file` if a process with it runs `program`."""
     try:
         pid = int(pid_file.read_text())
         name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")

@@ -1,6 +1,6 @@
-"""What can go wrong with the local cloud, as a tree.
+"""The errors of the local cloud, as a tree.
 
-Every error says in its text what failed and what to do about it, in one or two plain sentences.
+The text of each error says what failed and what to do about it.
 
 * LocalCloudError
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 
 class LocalCloudError(Exception):
-    """Anything that stops the local cloud."""
+    """The base of all errors of the local cloud."""
 
 
 class EngineError(LocalCloudError):
@@ -24,11 +24,11 @@ class EngineError(LocalCloudError):
 
 
 class EngineUnavailable(EngineError):
-    """There is no engine, and it cannot be installed here."""
+    """No engine runs, and none can be installed or started here."""
 
 
 class EngineForbidden(EngineError):
-    """There is an engine, but this user may not talk to it."""
+    """An engine runs, and this user may not use it."""
 
 
 class EngineStartFailed(EngineError):
@@ -36,7 +36,7 @@ class EngineStartFailed(EngineError):
 
 
 class PackagesFailed(LocalCloudError):
-    """apt could not install what is needed."""
+    """apt could not install the needed packages."""
 
 
 class ImageError(LocalCloudError):
@@ -44,11 +44,11 @@ class ImageError(LocalCloudError):
 
 
 class BaseImageFailed(ImageError):
-    """mmdebstrap did not deliver a Debian."""
+    """mmdebstrap failed."""
 
 
 class ImageBuildFailed(ImageError):
-    """docker build did not deliver the machines' image."""
+    """docker build failed."""
 
 
 class ServiceError(LocalCloudError):
@@ -64,7 +64,7 @@ class NotRunning(ServiceError):
 
 
 class PortTaken(ServiceError):
-    """Somebody else listens on the API's port."""
+    """Another program listens on the API's port."""
 
 
 class ServiceStartFailed(ServiceError):
@@ -76,12 +76,12 @@ class ServiceStopFailed(ServiceError):
 
 
 class StateUnreadable(LocalCloudError):
-    """The saved state was written by other versions, or is damaged."""
+    """The saved state is damaged, or other versions have written it."""
 
 
 class MachineError(LocalCloudError):
-    """A machine's container cannot be made, started, stopped or removed."""
+    """The container of a machine cannot be made, started, stopped or removed."""
 
 
 class MachineGone(MachineError):
-    """The container of a machine that should exist is not there."""
+    """The container of a machine does not exist."""

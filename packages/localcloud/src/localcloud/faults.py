@@ -1,11 +1,12 @@
-"""Makes the local cloud fail as EC2 does, on demand: throttling, lost answers, machines that never come up.
+"""Makes the local cloud fail on demand: throttled calls, lost answers, machines that never start.
 
-Faults are set through admin paths that only the loopback listener serves, with the owner's secret key::
+A `FaultClient` sets faults at an admin path, which needs the owner's secret key and is served on
+loopback only::
 
     with FaultClient(endpoint).inject(throttled("DescribeInstances", times=3)):
         ...
 
-They live in the memory of the API process: a restart clears them.
+Faults are kept in the memory of the API process; a restart clears them.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ MachineKind = Literal["never-runs", "cannot-run", "no-sshd", "no-key"]
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to fail.
+    """A fault of calls or of machines.
 
     Args:
-        kind: of a call: `error` (refused before it has any effect), `slow` (done `seconds` later, or when its caller
-            has hung up), `lost` (done, but the connection is closed without an answer). Of a machine: `never-runs`
-            (pending for ever), `cannot-run` (pending, then terminated), `no-sshd`, `no-key` (no public key is
-            installed).
-        action: of a call: glob over the names of API actions.
-        machine: glob over Name tags: of the machine, or of those that the call makes or names by their ids.
-        code: EC2's error code, of `error`.
-        status: HTTP status, of `error`.
-        message: text, of `error`.
-        seconds: of `slow`.
-        skip: so many matching calls go through first.
-        times: so many calls or machines fail; none: for ever.
+        kind: of a call: `error` (refused without an effect), `slow` (executed after `seconds`, or
+            when the caller disconnects), `lost` (executed, but the connection is closed without an
+            answer). Of a machine: `never-runs` (stays pending), `cannot-run` (pending, then
+            terminated), `no-sshd` (sshd does not start), `no-key` (no public key is installed).
+        action: glob for the API actions that a fault of calls affects.
+        machine: glob for Name tags: of the machine, or of the machines that a call makes or names.
+        code: EC2's error code of an `error`.
+        status: HTTP status of an `error`.
+        message: text of an `error`.
+        seconds: delay of a `slow` call.
+        skip: number of matching calls that succeed first.
+        times: number of calls or machines that fail; None for all.
     """
 
     kind: CallKind | MachineKind
@@ -63,25 +64,31 @@ class Fault:
 
     @property
     def of_machine(self) -> bool:
-        """Whether it concerns machines, not calls."""
+        """Whether this is a fault of machines, not of calls."""
         return self.kind in ("never-runs", "cannot-run", "no-sshd", "no-key")
 
 
 def throttled(action: str = "*", times: int | None = None, skip: int = 0) -> Fault:
-    """Too many requests, as https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html words it."""
+    """Return the fault of too many requests.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html
+    """
     code, message = "RequestLimitExceeded", "Request limit exceeded."
     return Fault("error", action, code=code, status=503, message=message, skip=skip, times=times)
 
 
 def no_capacity(times: int | None = None) -> Fault:
-    """The zone has no room for the type."""
-    message = "We currently do not have sufficient t2.micro capacity in the Availability Zone you requested."
+    """Return the fault of a zone without capacity for the type."""
+    message = (
+        "We currently do not have sufficient t2.micro capacity "
+        "in the Availability Zone you requested."
+    )
     code = "InsufficientInstanceCapacity"
     return Fault("error", "RunInstances", code=code, status=500, message=message, times=times)
 
 
 def limit_exceeded(times: int | None = None) -> Fault:
-    """The account may not have more instances."""
+    """Return the fault of an account that has reached its number of instances."""
     message = "You have requested more instances than your current instance limit allows."
     return Fault(
         "error",
@@ -94,7 +101,7 @@ def limit_exceeded(times: int | None = None) -> Fault:
 
 
 def expired(action: str = "*", skip: int = 0) -> Fault:
-    """Temporary credentials that run out, after `skip` calls."""
+    """Return the fault of temporary credentials that expire after `skip` calls."""
     return Fault(
         "error",
         action,
@@ -106,18 +113,18 @@ def expired(action: str = "*", skip: int = 0) -> Fault:
 
 
 def denied(action: str) -> Fault:
-    """A policy that does not allow the action."""
+    """Return the fault of a policy that does not allow the action."""
     message = f"You are not authorized to perform this operation: {action}."
     return Fault("error", action, code="UnauthorizedOperation", status=403, message=message)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What happened since faults were last set.
+    """The calls and failures since faults were last set.
 
     Args:
-        calls: how often each action was called.
-        met: how many calls or machines each fault has hit, in the order in which they were set.
+        calls: number of calls of each action.
+        met: number of calls or machines that each fault has hit, in the order of the faults.
     """
 
     calls: dict[str, int]
@@ -125,7 +132,7 @@ class Seen:
 
 
 class Faults:
-    """The faults that are set, and what they hit; used by the API process."""
+    """The faults that are set in the API process, and the counts of what they have hit."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -134,14 +141,14 @@ class Faults:
         self._calls: Counter[str] = Counter()
 
     def set(self, faults: list[Fault]) -> None:
-        """Replace all faults, and count calls anew."""
+        """Replace all faults and reset the counts."""
         with self._lock:
             self._faults = list(faults)
             self._met = [0] * len(faults)
             self._calls.clear()
 
     def seen(self) -> Seen:
-        """Return what happened since faults were last set."""
+        """Return the calls and failures since faults were last set."""
         with self._lock:
             return Seen(dict(self._calls), list(self._met))
 
@@ -149,8 +156,8 @@ class Faults:
         """Count a call, and return the fault that it meets.
 
         Args:
-            action: the call.
-            machines: tells the names of the machines that it is about; not asked while no fault is of some only.
+            action: the API action.
+            machines: returns the names of the call's machines; called only if a fault needs them.
         """
         with self._lock:
             self._calls[action] += 1
@@ -159,7 +166,7 @@ class Faults:
             return self._meet(action, names, of_machine=False)
 
     def of_machine(self, machine: Machine) -> Machine | None:
-        """Return the machine as its faults leave it; nothing for one that never runs."""
+        """Return the machine with its fault applied, or None for a machine that never runs."""
         with self._lock:
             fault = self._meet("", [machine.name], of_machine=True)
         if fault is None:
@@ -195,19 +202,20 @@ class Faults:
 
 
 def parse(body: bytes) -> list[Fault]:
-    """Read faults from the admin path's JSON.
+    """Return the faults in a request body of the admin path.
 
     Raises:
-        ValueError, TypeError: it is something else.
+        ValueError: the body is no JSON.
+        TypeError: the JSON is no list of faults.
     """
     items = json.loads(body)
     if not isinstance(items, list):
-        raise TypeError("a list of faults is wanted")
+        raise TypeError("the body must be a list of faults")
     return [Fault(**item) for item in items]
 
 
 class FaultClient:
-    """Sets faults in a running cloud, for tests."""
+    """Sets the faults of a running cloud."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._url = endpoint.loopback_url + PATH
@@ -215,7 +223,7 @@ class FaultClient:
 
     @contextmanager
     def inject(self, *faults: Fault) -> Iterator[FaultClient]:
-        """Have the cloud fail so while the block runs."""
+        """Set these faults while the block runs."""
         self._send(list(faults))
         try:
             yield self
@@ -223,7 +231,7 @@ class FaultClient:
             self._send([])
 
     def seen(self) -> Seen:
-        """Return what happened since faults were last set."""
+        """Return the calls and failures since faults were last set."""
         return Seen(**json.loads(self._ask("GET", b"")))
 
     def _send(self, faults: list[Fault]) -> None:
@@ -240,7 +248,6 @@ class FaultClient:
 
 
 def wait(fault: Fault, caller: socket.socket) -> None:
-    """Let a slow call take its time, while somebody waits for the answer."""
-    select.select(
-        [caller], [], [], fault.seconds
-    )  # the request has been read: what is left to come is its end
+    """Delay a slow call, until its caller disconnects at the latest."""
+    # The request has been read, so the socket becomes readable only when the caller closes it.
+    select.select([caller], [], [], fault.seconds)

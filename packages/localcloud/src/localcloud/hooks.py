@@ -1,7 +1,8 @@
-"""Puts the local cloud under moto's EC2.
+"""Connects moto's EC2 to the local cloud's machines.
 
-moto answers every EC2 call from data alone. Here its models are wrapped where an instance's life changes, so that
-machines follow, and mended where they differ from EC2 in a way that a launch meets. Each wrapper says what EC2 does.
+moto answers every EC2 call from data alone. The wrappers here change a machine when a call changes
+its instance, and correct moto where it differs from EC2 in something that a launch depends on.
+The docstring of a wrapper says what EC2 does.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from localcloud.state import BODY_DIGEST
 ROOT_GIB = 8
 """Size of the root volume of Debian's AMI."""
 CONSOLE_BYTES = 64 * 1024
-"""What GetConsoleOutput returns at most. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetConsoleOutput.html"""
+"""The most that GetConsoleOutput returns, of the end of the output.
+https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetConsoleOutput.html"""
 NO_CLIENT_TOKEN = "ABCDE"  # noqa: S105
-"""What moto takes for the ClientToken of a request that has none."""
+"""The ClientToken that moto gives to a request without one."""
 
 _request: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar(
     "localcloud_run_instances"
@@ -44,7 +46,7 @@ _request: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar(
 
 
 class Hooks:
-    """The wrappers of one cloud around moto's classes; `remove` takes them off again."""
+    """The wrappers of one cloud around moto's classes, until `remove`."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -58,7 +60,7 @@ class Hooks:
         self._contents()
 
     def remove(self) -> None:
-        """Give moto its own behaviour back."""
+        """Restore moto's own behaviour."""
         while self._undo:
             self._undo.pop()()
 
@@ -83,7 +85,7 @@ class Hooks:
         ) -> Reservation:
             """Launch all instances or none, up to MaxCount; return those of a known ClientToken.
 
-            EC2 remembers a token for longer than it lists the instances. Here no token is forgotten.
+            EC2 remembers a token for longer than it lists its instances. Here none is forgotten.
             """
             given = _request.get({})
             digest = _digest([image_id, count, str(user_data), *groups, options])
@@ -127,7 +129,7 @@ class Hooks:
         self._replace(Instance, "setup_defaults", setup_defaults)
 
     def _settings(self) -> None:
-        """Refuse unknown images, keys and types as EC2 does. moto's own AMIs would fill the state and cannot boot."""
+        """Have moto refuse unknown images, keys and types, and load no images of its own."""
         for name in (
             "ENABLE_AMI_VALIDATION",
             "ENABLE_KEYPAIR_VALIDATION",
@@ -140,7 +142,7 @@ class Hooks:
 
     def _requests(self) -> None:
         def respond(response: InstanceResponse) -> ActionResult:
-            """What moto's parser leaves out of RunInstances."""
+            """Keep the parameters of RunInstances that moto's parser drops."""
             token = _request.set(
                 {
                     "max_count": int(response._get_param("MaxCount", if_none="1")),
@@ -154,7 +156,7 @@ class Hooks:
                 _request.reset(token)
 
         def credit_specifications(response: InstanceResponse) -> ActionResult:
-            """Tell the credit mode that was asked for."""
+            """Return the credit mode of each instance as it was launched."""
             found = response.ec2_backend.describe_instance_credit_specifications(
                 response._get_param("InstanceIds", [])
             )
@@ -171,11 +173,13 @@ class Hooks:
             )
 
         original_respond = self._replace(InstanceResponse, "run_instances", respond)
-        told = (
-            InstanceResponse.RESPONSE_KEY_PATH_TO_TRANSFORMER
-        )  # moto says "pending", whatever a token stands for
-        told = {key: value for key, value in told.items() if not key.startswith("RunInstances.")}
-        self._replace(InstanceResponse, "RESPONSE_KEY_PATH_TO_TRANSFORMER", told)
+        # moto answers "pending" even to a known token whose instance has left that state.
+        transformers = {
+            key: value
+            for key, value in InstanceResponse.RESPONSE_KEY_PATH_TO_TRANSFORMER.items()
+            if not key.startswith("RunInstances.")
+        }
+        self._replace(InstanceResponse, "RESPONSE_KEY_PATH_TO_TRANSFORMER", transformers)
         self._replace(
             InstanceResponse, "describe_instance_credit_specifications", credit_specifications
         )
@@ -184,7 +188,7 @@ class Hooks:
         cloud = self._cloud
 
         def terminate(instance: Instance) -> InstanceState:
-            """shutting-down, then terminated; again is harmless."""
+            """The state is shutting-down, then terminated; a second call changes nothing."""
             if instance.state in ("shutting-down", "terminated"):
                 return copy.copy(instance._state)
             previous = terminate_quietly(instance)
@@ -195,15 +199,14 @@ class Hooks:
         def terminate_quietly(instance: Instance) -> InstanceState:
             instance.ended = datetime.now(UTC)
             previous: InstanceState = original_terminate(instance)
-            for nic in (
-                instance.nics.values()
-            ):  # moto frees the address at once; it is free when the machine is gone
+            # moto frees the address at once, but the machine still has it.
+            for nic in instance.nics.values():
                 nic.subnet._subnet_ips.setdefault(nic.private_ip_address, instance)
                 nic.subnet._unused_ips.discard(nic.private_ip_address)
             return previous
 
         def terminate_instances(backend: Any, instance_ids: list[str]) -> Any:
-            """A protected instance keeps all the others of the call alive, too."""
+            """If one instance is protected, no instance of the call is terminated."""
             for instance in backend.get_multi_instances_by_id(instance_ids):
                 if instance.disable_api_termination is True and instance.state != "terminated":
                     raise OperationNotPermitted4(instance.id)
@@ -219,7 +222,7 @@ class Hooks:
         cloud = self._cloud
 
         def stop(instance: Instance) -> InstanceState:
-            """stopping, then stopped."""
+            """The state is stopping, then stopped."""
             if instance.state in ("stopping", "stopped"):
                 return copy.copy(instance._state)
             _require(instance, {"running", "pending"}, "stopped")
@@ -229,7 +232,7 @@ class Hooks:
             return previous
 
         def start(instance: Instance) -> InstanceState:
-            """pending, then running."""
+            """The state is pending, then running."""
             if instance.state in ("pending", "running"):
                 return copy.copy(instance._state)
             _require(instance, {"stopped"}, "started")
@@ -246,7 +249,7 @@ class Hooks:
         def modify_instance_attribute(
             backend: Any, instance_id: str, key: str, value: Any
         ) -> Instance:
-            """Type and user data can only be changed while stopped."""
+            """Type and user data of an instance can be changed only while it is stopped."""
             instance = backend.get_instance(instance_id)
             if key in ("instance_type", "user_data") and instance.state != "stopped":
                 raise EC2ClientError(
@@ -267,7 +270,7 @@ class Hooks:
         cloud = self._cloud
 
         def get_available_subnet_ip(subnet: Subnet, instance: Instance) -> str:
-            """Hand out the free address that follows the last one: as on EC2, a successor gets another than its own."""
+            """Return the first free address after the last one, as EC2 reuses none at once."""
             usable, taken = _usable(subnet), _taken(subnet)
             start = usable.index(subnet.handed_out) + 1 if hasattr(subnet, "handed_out") else 0
             for address in usable[start:] + usable[:start]:
@@ -281,7 +284,7 @@ class Hooks:
             )
 
         def request_ip(subnet: Subnet, ip: str, instance: Instance) -> None:
-            """Refuse what is taken, reserved or outside, with EC2's codes."""
+            """Refuse an address that is taken, reserved or outside, with EC2's error codes."""
             if ip in _taken(subnet):
                 raise EC2ClientError("InvalidIPAddress.InUse", f"Address {ip} is in use.")
             if ipaddress.ip_address(ip) not in subnet.cidr:
@@ -296,7 +299,7 @@ class Hooks:
             subnet._subnet_ips[ip] = instance
 
         def delete_subnet(backend: Any, subnet_id: str) -> Subnet:
-            """A subnet with machines stays."""
+            """A subnet with instances cannot be deleted."""
             for instance in backend.all_instances():
                 if instance.state != "terminated" and any(
                     nic.subnet.id == subnet_id for nic in instance.nics.values()
@@ -316,7 +319,7 @@ class Hooks:
         cloud = self._cloud
 
         def block_device_mappings(ami: Ami) -> list[dict[str, Any]]:
-            """Describe the root volume as Debian's AMI has it."""
+            """Return the root volume of Debian's AMI."""
             ebs = {
                 "SnapshotId": ami.ebs_snapshot.id,
                 "VolumeSize": ROOT_GIB,
@@ -326,7 +329,7 @@ class Hooks:
             return [{"DeviceName": ami.root_device_name, "Ebs": ebs}]
 
         def get_console_output(response: General) -> ActionResult:
-            """Return what the machine wrote to its console."""
+            """Return the console output of the machine."""
             instance = response.ec2_backend.get_instance(response._get_param("InstanceId"))
             text = (
                 cloud.host.console(instance.id).encode()[-CONSOLE_BYTES:].decode(errors="replace")
@@ -370,7 +373,11 @@ def _same_launch(known: Reservation, token: str, digest: str) -> Reservation:
 
 
 def _complete(instance: Instance, specs: list[dict[str, Any]]) -> None:
-    """Give a new instance EC2's defaults: a root volume, its first interface's groups, interfaces that end with it."""
+    """Give a new instance EC2's defaults.
+
+    These are a root volume, the groups of its first interface, and interfaces that are deleted with
+    the instance.
+    """
     instance.security_groups = instance.security_groups or list(instance.nics[0]._group_set)
     if instance.root_device_name not in instance.block_device_mapping:
         instance.setup_defaults()
@@ -390,7 +397,7 @@ def _require(instance: Instance, states: set[str], verb: str) -> None:
 
 
 def _usable(subnet: Subnet) -> list[str]:
-    """Return all addresses of a subnet but the four first and the last, which AWS keeps."""
+    """Return the addresses of a subnet without its first four and its last, which AWS reserves."""
     network = ipaddress.ip_network(subnet.cidr_block)
     return [str(address) for address in list(network)[4:-1]]
 

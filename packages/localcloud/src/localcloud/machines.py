@@ -1,4 +1,4 @@
-"""Machines: what an EC2 host does for an instance, done with Docker containers."""
+"""The machines of instances, as Docker containers."""
 
 from __future__ import annotations
 
@@ -33,22 +33,24 @@ CPU_PERIOD = 100_000
 ADMIN_UID = 1000
 
 HALTED = (0, 130)
-"""Exit codes of a container whose systemd powered it off: its own, and that of reboot(2) where it may call it."""
+"""Exit codes of a container that has powered itself off: of systemd, or of reboot(2) where systemd
+may call it."""
 REBOOTED = 129
-"""Exit code of a container that wants to run again. systemd may not call reboot(2) and exits 0; its last words tell."""
-_LAST_WORDS = b"Rebooting."
+"""Exit code of a container that reboots itself. Where systemd may not call reboot(2), it exits
+with 0, and the last lines of its log tell a reboot from a shutdown."""
+_REBOOT_LINE = b"Rebooting."
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the container of one instance is made from.
+    """The machine of an instance, as its host has to make it.
 
     Args:
         memory: MiB.
         cpus: virtual CPUs.
         ports: container port -> (host address, host port).
-        sshd: whether its sshd starts; else a fault was injected.
-        broken: why it cannot run, if a fault was injected.
+        sshd: whether its sshd starts; an injected fault prevents it.
+        broken: the injected fault that prevents the machine from running, or an empty text.
     """
 
     instance_id: str
@@ -69,45 +71,48 @@ class Machine:
 
 @dataclass(frozen=True)
 class Observed:
-    """How a container was found."""
+    """The state of a container."""
 
     running: bool
     exit_code: int = 0
 
 
 class MachineHost(Protocol):
-    """Where machines run. The one that counts is `DockerHost`; unit tests have another."""
+    """Runs machines. `DockerHost` runs them in Docker; tests replace it."""
 
     def create(self, machine: Machine) -> None:
         """Make the machine with an empty disk and start it. Raises MachineError."""
 
     def start(self, machine: Machine) -> None:
-        """Start a machine with the CPUs and memory it should have now. Raises MachineGone, MachineError."""
+        """Start a machine with the size of its current type. Raises MachineGone, MachineError."""
 
     def stop(self, instance_id: str) -> None:
-        """Shut a machine down; its disk stays. Raises MachineGone, MachineError."""
+        """Shut a machine down and keep its disk. Raises MachineGone, MachineError."""
 
     def reboot(self, instance_id: str) -> None:
-        """Shut down and start. Raises MachineGone, MachineError."""
+        """Shut a machine down and start it again. Raises MachineGone, MachineError."""
 
     def remove(self, instance_id: str) -> None:
-        """Remove a machine and its disk; one that is gone already is fine. Raises MachineError."""
+        """Remove a machine and its disk, if it exists. Raises MachineError."""
 
     def drop_network(self, subnet_id: str) -> None:
-        """Remove a subnet's network if there is one. Raises MachineError."""
+        """Remove the network of a subnet, if it exists. Raises MachineError."""
 
     def console(self, instance_id: str) -> str:
-        """Return what the machine wrote to its console; nothing if it is gone."""
+        """Return the console output of a machine; an empty text if it is gone."""
 
     def observe(self) -> dict[str, Observed]:
-        """Return every machine of this cloud, by instance id."""
+        """Return the state of every machine of this cloud, by instance id."""
 
     def events(self) -> Iterator[str]:
-        """Yield an instance's id when its container ended or was removed. Raises MachineError when the engine ends."""
+        """Yield the id of each instance whose container ends or is removed.
+
+        Raises MachineError when the engine ends.
+        """
 
 
 class DockerHost:
-    """Machines as containers of one cloud in Docker."""
+    """The machines of one cloud, as containers in Docker."""
 
     def __init__(self, client: docker.DockerClient, cloud: str, image: str) -> None:
         self._client = client
@@ -116,9 +121,9 @@ class DockerHost:
         self._making_network = threading.Lock()
 
     def create(self, machine: Machine) -> None:
-        """Make the container, put the machine's first-boot data on its disk, and start it."""
+        """Make the container, write the first-boot data to its disk, and start it."""
         try:
-            self._remove(machine.instance_id)  # what a process that was killed half-way left
+            self._remove(machine.instance_id)  # left over from a killed process
             network = self._network(machine.subnet_id, machine.cidr)
             container = self._create(machine, network)
             container.put_archive("/", _seed(machine))
@@ -127,7 +132,7 @@ class DockerHost:
             raise MachineError(_reason(error)) from error
 
     def start(self, machine: Machine) -> None:
-        """Start the container, with the limits of the instance type that it has now."""
+        """Start the container with the limits of the instance's current type."""
         container = self._container(machine.instance_id)
         try:
             container.update(**size_limits(machine.cpus, machine.memory))
@@ -139,7 +144,7 @@ class DockerHost:
             raise MachineError(_reason(error)) from error
 
     def stop(self, instance_id: str) -> None:
-        """Let systemd shut the machine down; kill it after half a minute."""
+        """Have systemd shut the machine down; kill it after STOP_SECONDS."""
         try:
             self._container(instance_id).stop(timeout=STOP_SECONDS)
         except DockerException as error:
@@ -172,7 +177,7 @@ class DockerHost:
             raise MachineError(_reason(error)) from error
 
     def console(self, instance_id: str) -> str:
-        """Return the container's log since it was last started: EC2 keeps no promise of what came before."""
+        """Return the container's log since its last start, as EC2 guarantees no older output."""
         try:
             container = self._container(instance_id)
             started = datetime.fromisoformat(container.attrs["State"]["StartedAt"])
@@ -181,7 +186,7 @@ class DockerHost:
             return ""
 
     def observe(self) -> dict[str, Observed]:
-        """Return how every container of this cloud is."""
+        """Return the state of every container of this cloud."""
         try:
             found = self._client.containers.list(
                 all=True, filters={"label": self._labels()}, ignore_removed=True
@@ -195,7 +200,7 @@ class DockerHost:
         }
 
     def events(self) -> Iterator[str]:
-        """Yield instance ids as containers end or disappear."""
+        """Yield the id of each instance whose container ends or is removed."""
         filters = {"type": "container", "event": ["die", "destroy"], "label": self._labels()}
         try:
             for event in self._client.events(decode=True, filters=filters):
@@ -207,7 +212,7 @@ class DockerHost:
     def _observed(self, container: Container) -> Observed:
         state = container.attrs["State"]
         code = int(state["ExitCode"])
-        if not state["Running"] and code in HALTED and _LAST_WORDS in container.logs(tail=3):
+        if not state["Running"] and code in HALTED and _REBOOT_LINE in container.logs(tail=3):
             code = REBOOTED
         return Observed(running=state["Running"], exit_code=code)
 
@@ -228,11 +233,14 @@ class DockerHost:
         except (MachineGone, NotFound):
             return
         except APIError as error:
-            if error.status_code != 409:  # somebody else is removing it
+            if error.status_code != 409:  # its removal is under way
                 raise
 
     def _network(self, subnet_id: str, cidr: str) -> str:
-        """Return the name of the subnet's network, which the first launch makes. Two at once would collide."""
+        """Return the name of the subnet's network; make the network for the first machine.
+
+        The lock keeps two machines from making it at once.
+        """
         name = f"{self._cloud}-{subnet_id}"
         with self._making_network:
             if not self._client.networks.list(
@@ -306,7 +314,7 @@ def size_limits(cpus: int, memory: int) -> dict[str, Any]:
 
 
 def container_names(client: docker.DockerClient, cloud: str) -> list[str]:
-    """Return the names of a cloud's containers, whether they run or not."""
+    """Return the names of a cloud's containers, of running and of stopped machines."""
     found = client.containers.list(
         all=True, filters={"label": f"{CLOUD_LABEL}={cloud}"}, ignore_removed=True
     )
@@ -314,7 +322,7 @@ def container_names(client: docker.DockerClient, cloud: str) -> list[str]:
 
 
 def remove_everything(client: docker.DockerClient, cloud: str) -> list[str]:
-    """Remove every container, network and volume with the cloud's label, and return their names.
+    """Remove the containers, networks and volumes of a cloud, and return their names.
 
     Raises:
         MachineError: Docker refused.
@@ -340,16 +348,16 @@ def remove_everything(client: docker.DockerClient, cloud: str) -> list[str]:
 
 
 def resolver() -> str:
-    """Return the resolv.conf for machines: the host's own name servers, where they can be reached from a container.
+    """Return the resolv.conf of machines: the host's name servers that a container can reach.
 
-    Docker's embedded server is the fall-back. It lives in nftables rules of the machine, so a machine with a firewall
-    of its own would lose it.
+    If there are none, it names Docker's embedded server. That server needs nftables rules inside
+    the container, which a machine with a firewall of its own removes.
     """
     for path in RESOLVERS:
         if not path.exists():
             continue
         lines = [line.split() for line in path.read_text().splitlines()]
-        servers = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+        servers = [fields[1] for fields in lines if len(fields) > 1 and fields[0] == "nameserver"]
         servers = [
             server for server in servers if not server.startswith("127.") and ":" not in server
         ]
@@ -360,7 +368,10 @@ def resolver() -> str:
 
 def _seed(machine: Machine) -> bytes:
     fqdn = f"{machine.hostname}.{machine.domain}"
-    hosts = f"127.0.0.1 localhost\n127.0.1.1 {fqdn} {machine.hostname}\n::1 localhost ip6-localhost ip6-loopback\n"
+    hosts = (
+        f"127.0.0.1 localhost\n127.0.1.1 {fqdn} {machine.hostname}\n"
+        "::1 localhost ip6-localhost ip6-loopback\n"
+    )
     content = {
         "var/lib/cloud/seed/hosts": (0o644, 0, hosts.encode()),
         "var/lib/cloud/seed/hostname": (0o644, 0, f"{machine.hostname}\n".encode()),

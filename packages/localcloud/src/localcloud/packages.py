@@ -1,4 +1,4 @@
-"""Debian packages that the local cloud needs on the host."""
+"""Installs the Debian packages that the local cloud needs on the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from localcloud.errors import EngineUnavailable, PackagesFailed
 
 
 def privileged(*command: str) -> list[str]:
-    """Return `command` as root would run it.
+    """Return the command with sudo in front, unless this user is root.
 
     Raises:
         EngineUnavailable: this user is not root and has no sudo.
@@ -21,20 +21,21 @@ def privileged(*command: str) -> list[str]:
     if shutil.which("sudo"):
         return ["sudo", *command]
     raise EngineUnavailable(
-        f"`{' '.join(command)}` wants root, and there is no sudo. Run this as root."
+        f"`{' '.join(command)}` needs root, and there is no sudo. Run this as root."
     )
 
 
 def install(packages: list[str], report: Report) -> None:
-    """Install Debian packages without what they merely recommend.
+    """Install Debian packages without the packages that they recommend.
 
     Raises:
-        PackagesFailed: there is no apt, or it failed; the text holds the end of its output.
-        EngineUnavailable: neither root nor sudo.
+        PackagesFailed: there is no apt, or it failed; the text has the end of its output.
+        EngineUnavailable: this user is not root and has no sudo.
     """
     if shutil.which("apt-get") is None:
         raise PackagesFailed(
-            f"There is no apt-get here: install {' and '.join(packages)} yourself, then run this again."
+            f"There is no apt-get here. Install {' and '.join(packages)} yourself, "
+            "then run this again."
         )
     report(f"installing by apt: {' '.join(packages)}")
     for command in (
@@ -64,5 +65,5 @@ def install(packages: list[str], report: Report) -> None:
 
 
 def tail(text: str, lines: int = 15) -> str:
-    """Return the last lines of a log, indented for the inside of a message."""
+    """Return the last lines of a log, indented, for use in a message."""
     return "\n".join("  " + line for line in text.strip().splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""The API process: moto's server, gated, serialised, and saved after every change."""
+"""The API process: moto's server with signed requests, one call at a time, and a saved state."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ _READS = re.compile(r"(Describe|Get|List|Head|Lookup)")
 class Api:
     """The WSGI application.
 
-    One call at a time reaches moto, whose models know no threads, and what it changed is on disk when it is answered.
+    moto's models are not thread-safe, so moto handles one call at a time. The changes of a call are
+    on disk before it is answered.
     """
 
     def __init__(self, cloud: Cloud, state: StateFile, gate: Gate, config: CloudConfig) -> None:
@@ -83,7 +84,9 @@ class Api:
                 400,
             )
         action = action_of(request, signature)
-        fault = self._cloud.faults.of_call(action, lambda: self._cloud.named_in(request.form))
+        fault = self._cloud.faults.of_call(
+            action, lambda: self._cloud.machine_names_in(request.form)
+        )
         if fault and fault.kind == "error":
             log.info("%s %s -> injected %s", signature.service, action, fault.code)
             return error_response(signature.service, fault.code, fault.message, fault.status)
@@ -106,7 +109,7 @@ class Api:
         return response
 
     def _administer(self, request: Request) -> Response:
-        """Set faults, or tell what happened since: for the owner, from this host."""
+        """Set faults, or return their counts, for the owner on this host."""
         key = request.headers.get(faults.KEY_HEADER, "")
         if request.environ["werkzeug.socket"].getsockname()[
             0
@@ -130,7 +133,7 @@ class Api:
 
 
 def action_of(request: Request, signature: Signature) -> str:
-    """Return the name of the API action; for S3, a name that tells reading from writing."""
+    """Return the name of the API action; for S3, the HTTP method and the path."""
     if target := request.headers.get("X-Amz-Target"):
         return target.rpartition(".")[2]
     if signature.service == "s3":
@@ -139,16 +142,16 @@ def action_of(request: Request, signature: Signature) -> str:
 
 
 def serve(config: CloudConfig) -> None:
-    """Run the API until SIGTERM or SIGINT.
+    """Serve the API until SIGTERM or SIGINT.
 
     Raises:
         ServiceStartFailed: another process serves this cloud already.
         PortTaken: another program listens on the port.
-        StateUnreadable: the saved state cannot be used.
-        EngineError: Docker's engine does not answer.
+        StateUnreadable: the saved state cannot be loaded.
+        EngineError: Docker's engine cannot be used.
     """
     config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = hold(config.state_dir / "pid")
+    pid_file = lock_pid_file(config.state_dir / "pid")
     log.info("process %s serves %s", os.getpid(), config.state_dir)
 
     client = engine.ensure(log.info)
@@ -180,11 +183,14 @@ def serve(config: CloudConfig) -> None:
     cloud.close()
     with cloud.lock:
         state.save()
-    lock.close()
+    pid_file.close()
 
 
-def hold(path: Path) -> IO[str]:
-    """Write our pid and lock the file while what is returned lives. Who reads the pid tries the lock for an instant."""
+def lock_pid_file(path: Path) -> IO[str]:
+    """Write this process's pid into a file and lock it until the returned file is closed.
+
+    A reader of the pid holds the lock for an instant, so this tries for two seconds.
+    """
     file = path.open("a+")
     deadline = time.monotonic() + 2
     while True:
@@ -208,19 +214,20 @@ def _listen(address: str, port: int, api: Api) -> BaseWSGIServer:
         return make_server(address, port, api, threaded=True, request_handler=Handler)
     except (OSError, SystemExit) as error:  # werkzeug exits on a taken port
         raise PortTaken(
-            f"Port {port} of {address} is taken by another program. Stop it, or choose another port."
+            f"Port {port} of {address} is taken by another program. "
+            "Stop it, or choose another port."
         ) from error
 
 
 class Handler(MotoRequestHandler):  # type: ignore[misc]
-    """Reads a request as moto needs it, and leaves logging to the API."""
+    """Reads requests for moto, and logs nothing."""
 
     def log_request(self, *_: Any) -> None:
-        """The API logs its actions itself."""
+        """Do nothing; `Api` logs each action."""
 
 
 def main(config: CloudConfig) -> int:
-    """Serve, and say in the log why not."""
+    """Serve the API and return the exit code; log the error that prevents it."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )

@@ -1,4 +1,4 @@
-"""Starts, stops and looks at the API process, which outlives the command that started it."""
+"""Starts, stops and checks the API process, which runs on when the command that started it ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STOP_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class Status:
-    """How the API process of a state directory is."""
+    """The state of the API process of a state directory."""
 
     running: bool
     healthy: bool
@@ -47,14 +47,15 @@ class Status:
 
 
 def start(config: CloudConfig, report: Report) -> Endpoint:
-    """Have the cloud's API answer, and return how to reach it.
+    """Start the API of a cloud, unless it runs, and return its endpoint.
 
-    One that runs with this configuration and this code is left alone. One that runs with others, or does not answer, is
-    replaced; machines go on meanwhile. What the state directory holds is taken up again, and its machines are started.
+    A process that runs another configuration or other code, or does not answer, is replaced; its
+    machines run on. A cloud that the state directory holds is continued: its machines are started.
 
     Raises:
         PortTaken: another program listens on the port.
-        ServiceStartFailed: it ended or did not answer in a minute; the text holds the end of its log.
+        ServiceStartFailed: the process ended, or did not answer within a minute; the text has the
+            end of its log.
         EngineError: Docker's engine cannot be used.
     """
     client = engine.ensure(report)
@@ -81,10 +82,10 @@ def stop(state_dir: Path) -> bool:
     """End the API process; machines and saved state stay.
 
     Returns:
-        Whether there was one.
+        Whether a process was ended.
 
     Raises:
-        ServiceStopFailed: it does not end, even killed.
+        ServiceStopFailed: the process does not end even when it is killed.
     """
     for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 10.0)):
         pid = _pid(state_dir)
@@ -102,14 +103,14 @@ def stop(state_dir: Path) -> bool:
 
 
 def endpoint(state_dir: Path) -> Endpoint | None:
-    """Return how to reach the cloud of a state directory, or nothing if its API does not answer."""
+    """Return the endpoint of the cloud in a state directory, or None if its API does not answer."""
     if not status(state_dir).healthy:
         return None
     return _endpoint(CloudConfig.read(state_dir), engine.connect())
 
 
 def machine_names(config: CloudConfig) -> list[str]:
-    """Return the names of the cloud's containers, whether they run or not.
+    """Return the names of the cloud's containers, of running and of stopped machines.
 
     Raises:
         EngineUnavailable: Docker's engine does not run.
@@ -118,7 +119,7 @@ def machine_names(config: CloudConfig) -> list[str]:
 
 
 def status(state_dir: Path) -> Status:
-    """Say whether the API process runs and answers."""
+    """Return whether the API process runs and answers."""
     log = state_dir / "localcloud.log"
     pid = _pid(state_dir)
     if pid is None:
@@ -140,14 +141,16 @@ def status(state_dir: Path) -> Status:
 
 
 def destroy(config: CloudConfig, report: Report) -> None:
-    """Remove the cloud: its process, every container, network and volume with its label, its credentials and state.
+    """Remove the cloud: process, containers, networks, volumes, credentials and state.
 
-    Does as much as there is to do: a cloud that never ran, or was destroyed half-way, is fine. An engine that does not
-    run is started, since it may hold containers from before the host restarted; one that is not installed held none.
-    The log file stays.
+    A part that does not exist is skipped, so a cloud that never ran, or is half destroyed, is no
+    error. An installed engine that does not run is started, since it can hold containers from
+    before the host restarted. The log file stays.
 
     Raises:
-        ServiceStopFailed, EngineError, MachineError: that part could not be done.
+        ServiceStopFailed: the API process does not end.
+        EngineError: Docker's engine cannot be used.
+        MachineError: Docker refused to remove something.
     """
     if stop(config.state_dir):
         report("stopped the local cloud's API")
@@ -200,7 +203,7 @@ def _start_process(state_dir: Path, log: Path) -> None:
 
 
 def _pid(state_dir: Path) -> int | None:
-    """Return the pid of the API process: the one that holds the lock on the pid file."""
+    """Return the pid of the API process, which holds a lock on the pid file."""
     try:
         with (state_dir / "pid").open() as file:
             try:
@@ -220,5 +223,6 @@ def _require_free(port: int, *addresses: str) -> None:
                 probe.bind((address, port))
             except OSError as error:
                 raise PortTaken(
-                    f"Port {port} of {address} is taken: {error}. Stop what uses it, or choose another port."
+                    f"Port {port} of {address} is taken: {error}. "
+                    "Stop the program that uses it, or choose another port."
                 ) from error

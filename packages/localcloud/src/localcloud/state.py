@@ -1,11 +1,11 @@
-"""Saves moto's backends to disk and brings them back.
+"""Saves moto's backends to disk and loads them.
 
-moto keeps everything in Python objects. Of the ways to make them last, pickling them after each call that may change
-them won: a cloud with three machines is some 40 kB and takes 2 ms, and what comes back is exactly what was there, ids
-included. moto's recorder, which replays requests, would launch the machines again. Bodies of S3 objects are files of
-their own, named by their hash, so that a backup of a database is written once and not at every later call.
+moto keeps everything in Python objects. They are pickled after each call that can change them: for
+three machines that is about 40 kB and takes 2 ms, and ids stay what they were. moto's recorder is
+no alternative, since it replays requests and would launch the machines again. The bodies of S3
+objects are files of their own, named by their hash, so that later calls do not write them again.
 
-A saved state is bound to the versions of Python and moto that wrote it.
+A saved state can only be loaded with the versions of Python and moto that have written it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from localcloud.config import write_private
 from localcloud.errors import StateUnreadable
 
 BODY_DIGEST = "localcloud_digest"
-"""Attribute of an S3 object: the hash of its body, if it was saved since it changed."""
+"""Attribute of an S3 object: the hash of its body, if the body is saved."""
 
 
 class StateFile:
@@ -55,9 +55,9 @@ class StateFile:
         self._objects.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def save(self) -> bool:
-        """Write what has changed since the last time, all at once; return whether anything had.
+        """Write the state if it has changed, and return whether it has.
 
-        The caller sees to it that nothing changes meanwhile.
+        The caller holds the lock that keeps the state from changing meanwhile.
         """
         pickler = _Pickler(self._objects)
         content = pickler.dumps(
@@ -84,10 +84,10 @@ class StateFile:
         return True
 
     def load(self) -> bool:
-        """Put the saved backends where moto looks for them; return whether there was a saved state.
+        """Load the saved backends into moto, and return whether there is a saved state.
 
         Raises:
-            StateUnreadable: other versions wrote it, or it is damaged.
+            StateUnreadable: the state is damaged, or other versions have written it.
         """
         if not self._path.exists():
             return False
@@ -95,9 +95,7 @@ class StateFile:
         hint = f"Destroy the local cloud and start it anew: localcloud destroy {self._path.parent}"
         try:
             data = _Unpickler(self._written, self._objects).load()
-        except (
-            Exception
-        ) as error:  # unpickling raises whatever the classes of another version raise
+        except Exception as error:  # the classes of another version can raise any error
             raise StateUnreadable(f"{self._path} cannot be read ({error}). {hint}") from error
         if data["versions"] != _versions():
             raise StateUnreadable(
@@ -121,7 +119,7 @@ def _backends() -> Iterator[tuple[Any, str, str, Any]]:
 
 
 def _extras(backends: Any) -> dict[str, Any]:
-    """Return what a service keeps beside its backends: S3's table of bucket owners."""
+    """Return a service's data beside its backends: the owners of S3's buckets."""
     return (
         {"bucket_accounts": backends.bucket_accounts}
         if hasattr(backends, "bucket_accounts")
@@ -130,7 +128,7 @@ def _extras(backends: Any) -> dict[str, Any]:
 
 
 class _Body:
-    """Stands for an S3 object's body in a pickle."""
+    """The placeholder of an S3 object's body in a pickle."""
 
     def __init__(self, digest: str) -> None:
         self.digest = digest
@@ -156,11 +154,9 @@ class _Pickler(pickle.Pickler):
             and obj.__name__ == "<lambda>"
             and obj.__closure__ is None
         ):
-            return _function, (
-                marshal.dumps(obj.__code__),
-                obj.__module__,
-            )  # factories of nested defaultdicts
-        if isinstance(obj, defaultdict):  # subclasses have constructors of their own
+            # The factories of nested defaultdicts.
+            return _function, (marshal.dumps(obj.__code__), obj.__module__)
+        if isinstance(obj, defaultdict):  # its subclasses have other constructors
             return (
                 _defaultdict,
                 (type(obj), obj.default_factory),
@@ -168,9 +164,7 @@ class _Pickler(pickle.Pickler):
                 None,
                 iter(obj.items()),
             )
-        if isinstance(
-            obj, rsa.RSAPrivateKey
-        ):  # of KMS: the first encrypted volume makes the key aws/ebs
+        if isinstance(obj, rsa.RSAPrivateKey):  # KMS makes one for the first encrypted volume
             return _rsa_key, (obj.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),)
         if isinstance(obj, FakeKey):
             state = {
@@ -218,4 +212,4 @@ def _defaultdict(cls: type, factory: Any) -> Any:
 
 def _function(code: bytes, module: str) -> types.FunctionType:
     __import__(module)
-    return types.FunctionType(marshal.loads(code), vars(sys.modules[module]))  # noqa: S302 -- our own file
+    return types.FunctionType(marshal.loads(code), vars(sys.modules[module]))  # noqa: S302 -- localcloud has written it

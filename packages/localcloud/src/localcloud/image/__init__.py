@@ -1,6 +1,6 @@
-"""The machines' image: a Debian made by mmdebstrap, and what a Debian AMI has besides.
+"""Builds the machines' image: a Debian made by mmdebstrap, and the additions of a Debian AMI.
 
-Tags are made from the content, so that an unchanged image is found in milliseconds and a changed one is built anew.
+An image's tag is a hash of its content, so an unchanged image is found and a changed one is built.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ _OURS = re.compile(r":[0-9a-f]{12}$")
 
 
 def ensure(client: docker.DockerClient, report: Report, requirements: Path) -> str:
-    """Return the tag of the machines' image; build what is missing.
+    """Return the tag of the machines' image; build the image if it is missing.
 
     Args:
         client: the engine to build in.
         report: receives one line per step.
-        requirements: hash-locked requirements of the Salt that the image holds.
+        requirements: hash-locked requirements, which the image gets at /opt/salt.
 
     Raises:
-        BaseImageFailed: mmdebstrap failed, for one because the host's keyring does not know Debian 13.
+        BaseImageFailed: mmdebstrap failed; the text has the reason and a hint.
         ImageBuildFailed: a step of the Dockerfile failed.
         PackagesFailed: mmdebstrap could not be installed.
     """
@@ -77,13 +77,14 @@ def ensure(client: docker.DockerClient, report: Report, requirements: Path) -> s
 
 
 def tag(requirements: Path) -> str:
-    """Return the tag that the machines' image has when it holds these requirements."""
+    """Return the tag of the machines' image with these requirements."""
     context = sorted(_context(requirements).items())
-    return f"{REPOSITORY}:{_digest(_base_tag().encode(), *(part for item in context for part in _flat(item)))}"
+    parts = [part for item in context for part in _flat(item)]
+    return f"{REPOSITORY}:{_digest(_base_tag().encode(), *parts)}"
 
 
 def exists(client: docker.DockerClient, wanted: str) -> bool:
-    """Return whether the engine holds an image of this tag."""
+    """Return whether the engine has an image with this tag."""
     try:
         client.images.get(wanted)
     except ImageNotFound:
@@ -92,9 +93,9 @@ def exists(client: docker.DockerClient, wanted: str) -> bool:
 
 
 def remove(client: docker.DockerClient) -> bool:
-    """Remove every image that `ensure` ever made, and the layers that only they use; return whether there was one.
+    """Remove the images that `ensure` has built, and return whether there were any.
 
-    An image that a container still uses stays.
+    An image that a container uses stays.
     """
     return _remove_ours(client, keep=set())
 
@@ -134,7 +135,7 @@ def _context(requirements: Path) -> dict[str, tuple[int, bytes]]:
             continue
         content = entry.read_bytes()
         context[entry.name] = (0o755 if content.startswith(b"#!") else 0o644, content)
-    # A file in the folder even where the host has no CA of its own, since COPY of nothing fails.
+    # The folder needs a file even if the host has no CA of its own, since COPY of nothing fails.
     context["host-ca/README"] = (0o644, b"CA certificates of the host that built this image.\n")
     for path in sorted(HOST_CA.rglob("*.crt")):
         context[f"host-ca/{path.relative_to(HOST_CA)}"] = (0o644, path.read_bytes())
@@ -183,15 +184,19 @@ def _explain(output: str) -> str:
         sign in output for sign in ("NO_PUBKEY", "not signed", "Missing key", "no valid OpenPGP")
     ):
         return (
-            f"mmdebstrap does not trust Debian 13's archive: {KEYRING} lacks trixie's keys. Upgrade the package "
-            f"debian-archive-keyring (2023.3+deb12u2, 2025.1 or newer).\n{end}"
+            f"mmdebstrap does not trust Debian 13's archive: {KEYRING} lacks trixie's keys. "
+            "Upgrade the package debian-archive-keyring (2023.3+deb12u2, 2025.1 or newer)."
+            f"\n{end}"
         )
     if (
         "Could not resolve" in output
         or "Failed to fetch" in output
         or "Could not connect" in output
     ):
-        return f"mmdebstrap could not download from {MIRROR}. Is the network up, or a proxy wanted in http_proxy?\n{end}"
+        return (
+            f"mmdebstrap could not download from {MIRROR}. Is the network up? "
+            f"Does it need a proxy in http_proxy?\n{end}"
+        )
     return f"mmdebstrap failed. The end of its output:\n{end}"
 
 
@@ -235,9 +240,8 @@ def _tar(context: dict[str, tuple[int, bytes]]) -> io.BytesIO:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name, (mode, content) in sorted(context.items()):
-            entry = tarfile.TarInfo(
-                name
-            )  # owner root and the epoch's first second, so that Docker's cache holds
+            # Owner root and time 0, the defaults, keep the context equal for Docker's cache.
+            entry = tarfile.TarInfo(name)
             entry.mode, entry.size = mode, len(content)
             tar.addfile(entry, io.BytesIO(content))
     archive.seek(0)
