@@ -1,7 +1,7 @@
-"""A place to run salt-cloud in: a local cloud of machines in memory, and a Salt configuration that uses it.
+"""A local cloud of machines in memory, and a Salt configuration with which salt-cloud uses it.
 
-OpenSSH is replaced by a script that runs here what it would run there, and fails where the machine's sshd or its keys
-would.
+A script replaces OpenSSH. It runs the remote command on this host, in the folder that stands for
+the machine's disk, and fails if the machine has no sshd or no authorized key.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ HOST_KEY = """-----BEGIN SSH HOST KEY KEYS-----
 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOne root@machine
 -----END SSH HOST KEY KEYS-----
 """
-# The driver names the machine that it means by its instance id: that of the host key. What becomes of a login is asked
-# once it is known what became of the machine, however short the time in which the driver wants one.
+# The driver names the machine by its instance id, as HostKeyAlias. The script waits until the
+# machine has been made or has failed, so that a short timeout of the driver does not decide the
+# outcome.
 _SSH = """#!/bin/sh
 instance=$(echo "$*" | sed -n 's/.*HostKeyAlias=\\([^ ]*\\).*/\\1/p')
 tries=600
@@ -40,10 +41,25 @@ cd "{disks}/$instance" 2>/dev/null && [ -e sshd ] || {{
 for remote; do :; done
 exec sh -c "$remote"
 """
+_PROVIDER_AND_PROFILE = {
+    "cloud.providers.d/cloud.conf": {
+        "cloud": {"driver": "ec2", "location": "eu-west-1", "max_attempts": 2}
+    },
+    "cloud.profiles.d/web.conf": {
+        "web": {
+            "provider": "cloud",
+            "image": "ssm:/aws/service/debian/release/13/latest/amd64",
+            "size": "t2.micro",
+            "subnetname": "a",
+            "securitygroup": "web",
+            "keyname": "deploy",
+        }
+    },
+}
 
 
 class DiskHost(MemoryHost):
-    """Machines whose console shows a host key, and who have a folder that stands for their disk."""
+    """Machines with a host key on their console and a folder as their disk."""
 
     def __init__(self, disks: Path) -> None:
         super().__init__()
@@ -62,8 +78,8 @@ class DiskHost(MemoryHost):
         super().remove(instance_id)
         shutil.rmtree(self.disks / instance_id, ignore_errors=True)
 
-    def mend(self) -> None:
-        """Give every machine the sshd and the key that it lacks, as somebody at its console would."""
+    def repair(self) -> None:
+        """Give every machine an sshd and an authorized key, as an operator at its console would."""
         for disk in self.disks.iterdir():
             (disk / "sshd").touch()
             (disk / "authorized_keys").write_text("the right one")
@@ -74,7 +90,10 @@ class DiskHost(MemoryHost):
 
 @dataclass
 class Site:
-    """A cloud, and a Salt configuration that uses it: one provider, the profile `web`, the subnets `a` and `b`."""
+    """A cloud, and a Salt configuration that uses it.
+
+    The configuration has one provider and the profile `web`; the cloud has the subnets `a` and `b`.
+    """
 
     cloud: Running
     host: DiskHost
@@ -82,10 +101,10 @@ class Site:
 
     @property
     def map(self) -> Path:
-        """The map that was applied last."""
+        """The file of the last map."""
         return self.folder / "web.map"
 
-    def salt_cloud(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def salt_cloud(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run salt-cloud."""
         keys = self.cloud.credentials
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
@@ -97,18 +116,18 @@ class Site:
             "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
         }
         return salt_cloud(
-            [f"--config-dir={self.folder}", "--out=json", "--assume-yes", *arguments], environment
+            [f"--config-dir={self.folder}", "--out=json", "--assume-yes", *args], environment
         )
 
-    def apply(self, machines: Mapping[str, Mapping[str, Any]], *arguments: str) -> Applied:
+    def apply(self, machines: Mapping[str, Mapping[str, Any]], *args: str) -> Applied:
         """Apply a map of machines and their options, in this order."""
         self.map.write_text(
             yaml.safe_dump({"web": [{name: dict(options)} for name, options in machines.items()]})
         )
-        return Applied(self.salt_cloud(f"--map={self.map}", *arguments))
+        return Applied(self.salt_cloud(f"--map={self.map}", *args))
 
     def instances(self, *states: str) -> dict[str, list[str]]:
-        """Return the ids of the instances in these states, or in any, by name, as EC2 itself tells."""
+        """Return the ids of the instances in these states, or in any state, by name."""
         filters = [{"Name": "instance-state-name", "Values": list(states)}] if states else []
         found: dict[str, list[str]] = {}
         for group in self.cloud.ec2.describe_instances(Filters=filters)["Reservations"]:
@@ -118,38 +137,38 @@ class Site:
         return found
 
     def accepted(self) -> dict[str, str]:
-        """Return the keys that the master accepts, by minion id."""
+        """Return the accepted keys of the master, by minion id."""
         folder = self.folder / "pki_dir/minions"
         return {path.name: path.read_text() for path in folder.iterdir()} if folder.is_dir() else {}
 
 
 @dataclass
 class Applied:
-    """What came of a map."""
+    """The result of a map run."""
 
     done: subprocess.CompletedProcess[str]
 
     @property
-    def said(self) -> dict[str, dict[str, Any]]:
-        """What salt-cloud says of each machine."""
+    def output(self) -> dict[str, dict[str, Any]]:
+        """The output of salt-cloud, by machine."""
         assert self.done.stdout, self.done.stderr
-        said: dict[str, dict[str, Any]] = json.loads(self.done.stdout)
-        return said
+        output: dict[str, dict[str, Any]] = json.loads(self.done.stdout)
+        return output
 
     @property
     def errors(self) -> dict[str, str]:
         """The errors, by machine."""
-        return {name: each["Error"] for name, each in self.said.items() if "Error" in each}
+        return {name: item["Error"] for name, item in self.output.items() if "Error" in item}
 
 
 @contextmanager
 def site(folder: Path, script: str = "true\n", **options: Any) -> Iterator[Site]:
-    """Serve a cloud, and leave nothing of it running.
+    """Serve a cloud while the block runs.
 
     Args:
-        folder: where everything lies.
+        folder: gets all files.
         script: the deploy script.
-        options: of the main cloud configuration file.
+        options: options of the main cloud configuration file.
     """
     host = DiskHost(folder / "disks")
     settled = folder / "settled"
@@ -157,11 +176,11 @@ def site(folder: Path, script: str = "true\n", **options: Any) -> Iterator[Site]
     with running(folder / "cloud", host) as cloud:
         settle = cloud.cloud._settle
 
-        def tell(instance_id: str) -> None:
+        def settle_and_mark(instance_id: str) -> None:
             settle(instance_id)
             (settled / instance_id).touch()
 
-        cloud.cloud._settle = tell  # type: ignore[method-assign]
+        cloud.cloud._settle = settle_and_mark  # type: ignore[method-assign]
         made = Site(cloud, host, folder / "salt")
         vpc = cloud.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
         for number, name in enumerate("ab"):
@@ -176,50 +195,34 @@ def site(folder: Path, script: str = "true\n", **options: Any) -> Iterator[Site]
 
 
 def _configure(folder: Path, ssh: str, script: str, options: Mapping[str, Any]) -> None:
-    files: dict[str, Any] = {
-        "cloud": {
-            **{key: str(folder / key) for key in ("pki_dir", "cachedir", "sock_dir", "log_file")},
-            "keysize": 2048,  # the default takes a second of CPU for each machine
-            "script": "deploy",
-            "deploy_scripts_search_path": [str(folder)],
-            "private_key": str(folder / "key"),
-            "ssh_interface": "private_ips",
-            "ssh_gateway": "gate",  # the machines have no address that answers
-            "ssh_username": "admin",
-            "tmp_dir": "tmp",
-            "display_ssh_output": False,
-            "sudo": False,
-            "wait_for_ip_interval": 0.1,
-            "minion": {"master": "127.0.0.1"},
-            **options,
-        },
-        "cloud.providers.d/cloud.conf": {
-            "cloud": {"driver": "ec2", "location": "eu-west-1", "max_attempts": 2}
-        },
-        "cloud.profiles.d/web.conf": {
-            "web": {
-                "provider": "cloud",
-                "image": "ssm:/aws/service/debian/release/13/latest/amd64",
-                "size": "t2.micro",
-                "subnetname": "a",
-                "securitygroup": "web",
-                "keyname": "deploy",
-            }
-        },
-    }
+    files: dict[str, Any] = {"cloud": {**_main_options(folder), **options}, **_PROVIDER_AND_PROFILE}
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(yaml.safe_dump(content))
-    # A master has the last three. Where they are missing, the processes of a parallel map race for them in Salt's core.
-    for name in (
-        "sock_dir",
-        "bin",
-        "pki_dir/minions",
-        "pki_dir/minions_pre",
-        "pki_dir/minions_rejected",
-    ):
+    # A master has the folders below pki_dir; without them, the processes of a parallel map race
+    # for them.
+    minions = [f"pki_dir/{name}" for name in ("minions", "minions_pre", "minions_rejected")]
+    for name in ("sock_dir", "bin", *minions):
         (folder / name).mkdir(parents=True)
     (folder / "key").touch()
     (folder / "deploy.sh").write_text(script)
     (folder / "bin/ssh").write_text(ssh)
     (folder / "bin/ssh").chmod(0o755)
+
+
+def _main_options(folder: Path) -> dict[str, Any]:
+    return {
+        **{key: str(folder / key) for key in ("pki_dir", "cachedir", "sock_dir", "log_file")},
+        "keysize": 2048,  # a key of the default size takes a second of CPU
+        "script": "deploy",
+        "deploy_scripts_search_path": [str(folder)],
+        "private_key": str(folder / "key"),
+        "ssh_interface": "private_ips",
+        "ssh_gateway": "gate",  # no address of the machines answers
+        "ssh_username": "admin",
+        "tmp_dir": "tmp",
+        "display_ssh_output": False,
+        "sudo": False,
+        "wait_for_ip_interval": 0.1,
+        "minion": {"master": "127.0.0.1"},
+    }

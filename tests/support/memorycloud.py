@@ -1,4 +1,4 @@
-"""A local cloud without Docker: the real API over HTTP, over machines that exist in memory only."""
+"""A local cloud without Docker: the API is real, the machines exist in memory only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from localcloud.server import Api, Handler
 from localcloud.state import StateFile
 
 _SESSION: Any = boto3.Session()
-"""One for all clients: it caches the models of the services."""
+"""The session of all clients, which caches the models of the services."""
 
 
 class MemoryHost:
@@ -82,7 +82,7 @@ class MemoryHost:
             yield event
 
     def end(self, instance_id: str, exit_code: int | None) -> None:
-        """Have a machine end by itself, or its container disappear (None)."""
+        """Have a machine end with an exit code, or be removed (None)."""
         if exit_code is None:
             del self.observed[instance_id]
         else:
@@ -101,7 +101,7 @@ class MemoryHost:
 
 @dataclass
 class Running:
-    """One API process's worth of a local cloud."""
+    """A local cloud that is served by this process."""
 
     cloud: Cloud
     host: MemoryHost
@@ -112,13 +112,17 @@ class Running:
     def client(
         self,
         service: str,
+        *,
         key: str = "",
         secret: str = "",
         region: str = "eu-west-1",
         token: str | None = None,
         patience: float = 60,
     ) -> Any:
-        """Return a boto3 client that neither retries nor looks at the environment, and hangs up after `patience` s."""
+        """Return a boto3 client without retries that ignores the environment.
+
+        Its read times out after `patience` seconds.
+        """
         return _SESSION.client(
             service,
             endpoint_url=self.url,
@@ -151,7 +155,7 @@ class Running:
         return self._clients.setdefault("ec2", self.client("ec2"))
 
     def settle(self) -> None:
-        assert self.cloud.idle(60), "an instance stayed on its way"
+        assert self.cloud.idle(60), "an instance stayed in a transitional state"
 
     def state(self, instance_id: str) -> str:
         reservations = self.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
@@ -160,7 +164,7 @@ class Running:
 
 @contextmanager
 def running(directory: Path, host: MemoryHost) -> Iterator[Running]:
-    """Serve a cloud from its saved state, and leave moto empty."""
+    """Serve a cloud from its saved state; afterwards moto is empty."""
     _empty_moto()
     config = CloudConfig("unit", directory, 0, "image", {"lb-1": {443: ("127.0.0.1", 8443)}})
     state = StateFile(directory)
@@ -193,7 +197,10 @@ def running(directory: Path, host: MemoryHost) -> Iterator[Running]:
 
 
 def _empty_moto() -> None:
-    """Forget every backend. moto's own reset makes each of them anew first, with thousands of images."""
+    """Delete all backends of moto.
+
+    moto's own reset first makes them anew, with thousands of images.
+    """
     for backends in BackendDict._instances:
         backends.clear()
         if hasattr(backends, "bucket_accounts"):

@@ -1,4 +1,4 @@
-"""A local cloud with real machines, apart from the stack's own: another name, port, state and VPC."""
+"""A local cloud with real machines that shares no name, port, state or VPC with the stack's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from waiting import until
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = "edge-1"
-"""The machine that the tests of test_machines.py share; its sshd is published on the host."""
+"""The machine that the tests of test_machines.py share; its SSH port is published on the host."""
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 _PORTS = iter(random.sample(range(20000, 32768), 1000))
 _HOST_KEYS = re.compile(
@@ -33,7 +33,7 @@ _HOST_KEYS = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """A name and addresses that no other run on this host uses."""
+    """The name and the addresses of a cloud; no two test runs on a host share them."""
 
     name: str
     vpc: str
@@ -42,7 +42,10 @@ class Place:
     @classmethod
     @contextmanager
     def take(cls) -> Iterator[Place]:
-        """Hold the first free place of eight; a run that is killed gives its place back, with what it left there."""
+        """Reserve the first free place of eight while the block runs.
+
+        A killed run frees its place, but can leave containers there.
+        """
         for number in range(8):
             with Path(tempfile.gettempdir(), f"cloudtest-{number}.lock").open("w") as lock:
                 try:
@@ -52,11 +55,14 @@ class Place:
                 net = 40 + number
                 yield cls(f"cloudtest-{number}", f"10.{net}.0.0/16", f"10.{net}.1.0/24")
                 return
-        raise AssertionError("eight runs at once on one host are enough")
+        raise AssertionError("eight other test runs on this host use all places")
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on, another at every call; Linux gives it to no outgoing connection."""
+    """Return a free port, another one at each call.
+
+    It is outside the range that Linux uses for outgoing connections.
+    """
     for port in _PORTS:
         with socket.socket() as probe, suppress(OSError):
             probe.bind((address, port))
@@ -66,7 +72,7 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 @dataclass
 class RealCloud:
-    """A running cloud and what machines need in it.
+    """A running cloud with a network and a key pair for machines.
 
     Attributes:
         key: private half of the key pair `airflow-deploy`.
@@ -79,7 +85,7 @@ class RealCloud:
     subnet: str = ""
 
     def client(self, name: str, **credentials: str) -> Any:
-        """Return a boto3 client of the cloud; the owner's unless other credentials are given."""
+        """Return a boto3 client of the cloud, with the owner's credentials by default."""
         keys = {
             "aws_access_key_id": self.endpoint.access_key,
             "aws_secret_access_key": self.endpoint.secret_key,
@@ -94,7 +100,7 @@ class RealCloud:
         )
 
     def make_network(self) -> None:
-        """Make what cloud.profiles.d names: network, groups, key pair, instance profile."""
+        """Make the network, groups, key pair and instance profile that cloud.profiles.d names."""
         ec2, iam = self.client("ec2"), self.client("iam")
         vpc = ec2.create_vpc(CidrBlock=self.place.vpc, TagSpecifications=_named("vpc", "airflow"))[
             "Vpc"
@@ -134,7 +140,7 @@ class RealCloud:
         ]
 
     def launch(self, name: str, patience: float = 60, **more: Any) -> Machine:
-        """Launch a machine and wait until somebody can log in."""
+        """Launch a machine and wait until a login works."""
         image = self.client("ssm").get_parameter(Name=IMAGE)["Parameter"]["Value"]
         arguments: dict[str, Any] = {
             "ImageId": image,
@@ -151,13 +157,13 @@ class RealCloud:
         return machine
 
     def restart(self) -> None:
-        """Start the API process again, whatever became of it."""
+        """Start the API process unless it runs."""
         service.start(self.config, print)
 
 
 @dataclass
 class Machine:
-    """One instance, as a client of the API and of its sshd sees it."""
+    """An instance, as a client of the API and of its SSH server sees it."""
 
     cloud: RealCloud
     instance_id: str
@@ -169,7 +175,7 @@ class Machine:
         return f"{self.cloud.place.name}-{self.instance_id}"
 
     def describe(self) -> Any:
-        """Return the API's description."""
+        """Return the description of the instance."""
         found = self.cloud.client("ec2").describe_instances(InstanceIds=[self.instance_id])
         return found["Reservations"][0]["Instances"][0]
 
@@ -187,18 +193,16 @@ class Machine:
         until(reached, f"{self.instance_id} is {state}")
 
     def name(self) -> str:
-        """Return its Name tag."""
+        """Return the Name tag."""
         return next(str(tag["Value"]) for tag in self.describe()["Tags"] if tag["Key"] == "Name")
 
     def ready(self, patience: float = 60) -> None:
-        """Wait until somebody can log in, without trusting any host key but those of the console."""
+        """Wait until a login works that trusts only the host keys on the console."""
         self.is_in("running")
-        until(
-            lambda: self.ssh("true", check=False).returncode == 0, "somebody can log in", patience
-        )
+        until(lambda: self.ssh("true", check=False).returncode == 0, "a login works", patience)
 
     def console(self) -> str:
-        """Return the console's output."""
+        """Return the console output."""
         return str(
             self.cloud.client("ec2")
             .get_console_output(InstanceId=self.instance_id)
@@ -206,16 +210,16 @@ class Machine:
         )
 
     def host_keys(self) -> list[str]:
-        """Return the host keys that the console tells."""
+        """Return the host keys on the console."""
         blocks = _HOST_KEYS.findall(self.console())
         return [line.strip() for line in blocks[-1].strip().splitlines()] if blocks else []
 
     def ssh(
-        self, command: str, check: bool = True, address: str = "", port: int = 22
+        self, command: str, *, check: bool = True, address: str = "", port: int = 22
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as admin."""
         known = self.cloud.key.with_name(f"known-{self.instance_id}")
-        if keys := self.host_keys():  # which only the first boot tells
+        if keys := self.host_keys():  # only the first boot prints them
             known.write_text("".join(f"machine {key}\n" for key in keys))
         options = {
             "IdentityFile": str(self.cloud.key),
@@ -244,7 +248,7 @@ class Machine:
         return self.ssh(f"sudo sh -c {_quote(command)}").stdout.strip()
 
     def terminate(self) -> None:
-        """Terminate it and see it gone."""
+        """Terminate the instance and wait until it is terminated."""
         self.cloud.client("ec2").terminate_instances(InstanceIds=[self.instance_id])
         self.is_in("terminated")
 

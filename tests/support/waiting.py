@@ -1,4 +1,4 @@
-"""Waiting for what others do; the bounds are for what never comes, so a slow machine does not reach them."""
+"""Waits for a condition, with a deadline that only a failure reaches and a slow host does not."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = 60, every: float = 0.05) -> T:
-    """Return what `condition` returns as soon as that is true.
+    """Call `condition` until it returns something true, and return that.
 
     Args:
-        condition: what is asked.
-        what: the state that is waited for, as the failure names it.
-        seconds: how long at most.
-        every: seconds between two questions.
+        condition: the condition.
+        what: the condition in words, for the error.
+        seconds: the deadline.
+        every: seconds between two calls.
 
     Raises:
-        AssertionError: it did not become true in time.
+        AssertionError: the condition was not true before the deadline.
     """
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -30,7 +30,7 @@ def until(condition: Callable[[], T], what: str, seconds: float = 60, every: flo
 
 
 def runs(pid: int | str) -> bool:
-    """Return whether a process runs; one that has ended and that nobody has reaped does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return bool(Path(f"/proc/{str(pid).strip()}/cmdline").read_bytes())
     except OSError:

@@ -52,7 +52,8 @@ def test_a_map_asks_twice_of_each_machine_once_of_all_and_looks_now_and_then(
         )
         with place.cloud.faults.inject() as client:
             assert all(
-                "already exists" in said["Message"] for said in place.apply(machines).said.values()
+                "already exists" in said["Message"]
+                for said in place.apply(machines).output.values()
             )
             assert client.seen().calls == {"DescribeInstances": 1}
 
@@ -89,21 +90,21 @@ def test_a_mistake_in_one_machines_script_costs_that_machine_alone(
     (place.folder / "broken.sh").write_text("{% if %}\n")
     applied = place.apply({"web-1": {"script": "broken"}, "web-2": {}}, *how)
     assert "web-1 is not launched: TemplateSyntaxError: " in applied.errors["web-1"]
-    assert applied.said["web-2"]["deployed"] is True
+    assert applied.output["web-2"]["deployed"] is True
     assert list(place.instances()) == list(place.accepted()) == ["web-2"]
 
 
 @pytest.mark.parametrize("how", [(), ("--parallel",)])
 def test_a_name_that_exists_twice_is_left_alone_and_told(place: Site, how: tuple[str, ...]) -> None:
     twins = [
-        place.apply({"web-1": {}}).said["web-1"]["id"],
-        place.apply({"twin": {}}).said["twin"]["id"],
+        place.apply({"web-1": {}}).output["web-1"]["id"],
+        place.apply({"twin": {}}).output["twin"]["id"],
     ]
     place.cloud.ec2.create_tags(Resources=twins[1:], Tags=[{"Key": "Name", "Value": "web-1"}])
     key = place.accepted()["web-1"]
     applied = place.apply({"web-1": {}, "web-2": {}}, *how)
-    assert "already exists" in applied.said["web-1"]["Message"]
-    assert applied.said["web-2"]["deployed"] is True
+    assert "already exists" in applied.output["web-1"]["Message"]
+    assert applied.output["web-2"]["deployed"] is True
     told = f"2 machines are called web-1: {', '.join(sorted(twins))}; none is launched or deployed by that name"
     assert told in applied.done.stderr
     assert place.accepted()["web-1"] == key

@@ -296,7 +296,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             for fault, times in zip(injected, client.seen().met, strict=True):
                 met.setdefault(fault.machine, []).append(times)
         mirror.touch()
-        place.host.mend()
+        place.host.repair()
         place.cloud.settle()
         for _ in range(2):
             with place.cloud.faults.inject() as client:
@@ -322,7 +322,7 @@ def test_the_fault_is_met(story: Story, case: Case) -> None:
 
 
 def test_the_user_reads_which_machine_and_why_and_what_to_do(story: Story, case: Case) -> None:
-    said = story.runs[0].said[case.name]
+    said = story.runs[0].output[case.name]
     if not case.says:
         assert said["deployed"] is True
         return
@@ -333,7 +333,7 @@ def test_the_user_reads_which_machine_and_why_and_what_to_do(story: Story, case:
 
 
 def test_no_machine_is_there_twice_and_no_key_without_one(story: Story, case: Case) -> None:
-    after, said = story.after[0], story.runs[0].said[case.name]
+    after, said = story.after[0], story.runs[0].output[case.name]
     assert len(after.living.get(case.name, [])) == (case.leaves == "alive")
     assert len(after.launched.get(case.name, [])) == (case.leaves != "nothing")
     unheard = case.name in (
@@ -348,7 +348,7 @@ def test_no_machine_is_there_twice_and_no_key_without_one(story: Story, case: Ca
 
 
 def test_the_same_command_makes_it_good(story: Story, case: Case) -> None:
-    before, after, said = story.after[0], story.after[1], story.runs[1].said[case.name]
+    before, after, said = story.after[0], story.after[1], story.runs[1].output[case.name]
     (instance_id,) = after.living[case.name]
     if case.says:
         assert said["deployed"] is True
@@ -384,7 +384,7 @@ def test_retries_are_reported(story: Story) -> None:
 
 
 def test_a_third_run_changes_nothing(story: Story) -> None:
-    assert all("already exists" in said["Message"] for said in story.runs[2].said.values())
+    assert all("already exists" in said["Message"] for said in story.runs[2].output.values())
     assert story.after[2] == story.after[1]
     assert story.calls == {"DescribeInstances": 1}
 
@@ -418,7 +418,7 @@ def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
             )
             until(lambda: client.seen().met == [2], "both tries have come")
         assert place.instances() == {}
-        made = place.apply({"web-1": {"deploy": False}}).said["web-1"]["id"]
+        made = place.apply({"web-1": {"deploy": False}}).output["web-1"]["id"]
     finally:
         late.set()
     until(
@@ -449,7 +449,7 @@ def test_what_fails_for_all_machines_is_made_good_for_all(
         applied = place.apply(machines, *how)
     assert applied.errors
     assert all("RequestExpired" in text and AGAIN in text for text in applied.errors.values())
-    assert {name for name in machines if "deployed" not in applied.said[name]} == set(
+    assert {name for name in machines if "deployed" not in applied.output[name]} == set(
         applied.errors
     )
     place.cloud.settle()
