@@ -29,16 +29,16 @@ def subnet(local: Running) -> str:
 
 @pytest.fixture
 def launch(local: Running, subnet: str) -> Callable[..., Any]:
-    """Return what launches one machine and hands back RunInstances' description of it."""
+    """Return a function that launches a machine and returns its description by RunInstances."""
 
     def run(**more: Any) -> Any:
-        arguments: dict[str, Any] = {
+        options: dict[str, Any] = {
             "ImageId": catalog.IMAGE_ID,
             "InstanceType": "t2.micro",
             "MinCount": 1,
             "MaxCount": 1,
             "SubnetId": subnet,
         }
-        return local.ec2.run_instances(**arguments | more)["Instances"][0]
+        return local.ec2.run_instances(**options | more)["Instances"][0]
 
     return run

@@ -1,4 +1,4 @@
-"""Who may call the API: the owner, and whom the cloud has given keys."""
+"""The API accepts the owner's key and keys that the cloud has issued, and refuses all others."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("service", CALLS)
-def test_the_owners_key_is_let_in(local: Running, service: str) -> None:
+def test_owner_key_is_accepted(local: Running, service: str) -> None:
     CALLS[service](local.client(service))
 
 
 @pytest.mark.parametrize("service", CALLS)
-def test_another_key_is_refused_as_the_service_refuses(local: Running, service: str) -> None:
+def test_unknown_key_gets_error_of_service(local: Running, service: str) -> None:
     with pytest.raises(ClientError) as error:
         CALLS[service](local.client(service, key="AKIAIOSFODNN7EXAMPLE", secret="x"))
     assert error.value.response["Error"]["Code"] == UNKNOWN[service]
 
 
 @pytest.mark.parametrize("service", CALLS)
-def test_the_right_key_with_another_secret_is_refused(local: Running, service: str) -> None:
+def test_wrong_secret_is_refused(local: Running, service: str) -> None:
     with pytest.raises(ClientError) as error:
         CALLS[service](local.client(service, secret="wrong"))
     assert error.value.response["Error"]["Code"] in {"AuthFailure", "SignatureDoesNotMatch"}
@@ -59,12 +59,12 @@ def test_unsigned_requests_are_refused(local: Running, path: str) -> None:
     assert error.value.code == 403
 
 
-def test_another_service_is_refused_with_words(local: Running) -> None:
+def test_unsupported_service_is_refused(local: Running) -> None:
     with pytest.raises(ClientError, match="no dynamodb"):
         local.client("dynamodb").list_tables()
 
 
-def test_an_old_signature_is_refused(local: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_signature_is_refused(local: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     late = datetime.now(UTC) - timedelta(minutes=20)
     monkeypatch.setattr(
         "botocore.auth.get_current_datetime", lambda *_args, **_more: late.replace(tzinfo=None)
@@ -74,18 +74,18 @@ def test_an_old_signature_is_refused(local: Running, monkeypatch: pytest.MonkeyP
     assert error.value.response["Error"]["Code"] == "RequestExpired"
 
 
-def test_keys_that_the_cloud_gave_out_work_until_they_are_taken_back(local: Running) -> None:
+def test_issued_key_works_until_deactivated(local: Running) -> None:
     iam = local.client("iam")
     iam.create_user(UserName="driver")
     key = iam.create_access_key(UserName="driver")["AccessKey"]
-    theirs = local.client("ec2", key=key["AccessKeyId"], secret=key["SecretAccessKey"])
-    theirs.describe_instances()
+    client = local.client("ec2", key=key["AccessKeyId"], secret=key["SecretAccessKey"])
+    client.describe_instances()
     iam.update_access_key(UserName="driver", AccessKeyId=key["AccessKeyId"], Status="Inactive")
     with pytest.raises(ClientError):
-        theirs.describe_instances()
+        client.describe_instances()
 
 
-def test_an_assumed_roles_keys_are_good_with_their_token_only(local: Running) -> None:
+def test_assumed_role_key_needs_its_token(local: Running) -> None:
     iam = local.client("iam")
     role = iam.create_role(
         RoleName="salt", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}'
@@ -101,7 +101,7 @@ def test_an_assumed_roles_keys_are_good_with_their_token_only(local: Running) ->
 
 
 @pytest.mark.parametrize("key", ["plain", "with space", "ünïcode/ä+b", "a=b&c", "tilde~and'quote"])
-def test_objects_of_any_name_are_signed_right(local: Running, key: str) -> None:
+def test_object_names_with_special_characters_are_signed(local: Running, key: str) -> None:
     s3 = local.client("s3")
     s3.create_bucket(Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     s3.put_object(Bucket="backup", Key=key, Body=b"body", Metadata={"a": "b  c"})
@@ -116,7 +116,7 @@ def test_objects_of_any_name_are_signed_right(local: Running, key: str) -> None:
         urllib.request.urlopen(link.replace("X-Amz-Expires=3600", "X-Amz-Expires=7200"), timeout=60)
 
 
-def test_a_changed_body_is_refused(local: Running) -> None:
+def test_changed_body_is_refused(local: Running) -> None:
     def tamper(request: Any, **_more: Any) -> None:
         request.body = request.body.replace("10.1.0.0", "10.2.0.0")
 

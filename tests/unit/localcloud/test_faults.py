@@ -1,4 +1,4 @@
-"""The cloud fails when it is told to, as it is told to, and no longer."""
+"""Injected faults of calls and of machines: their effect, their limits, their end."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def code_of(call: Callable[[], object]) -> str:
     return "no error"
 
 
-def test_a_call_is_throttled_so_often_and_then_works(local: Running) -> None:
+def test_throttled_call_fails_given_times_then_works(local: Running) -> None:
     with local.faults.inject(faults.throttled("DescribeInstances", times=2, skip=1)):
         codes = [code_of(local.ec2.describe_instances) for _ in range(4)]
         assert code_of(local.ec2.describe_vpcs) == "no error"
     assert codes == ["no error", "RequestLimitExceeded", "RequestLimitExceeded", "no error"]
 
 
-def test_a_fault_for_ever_ends_with_its_block(local: Running) -> None:
+def test_fault_without_limit_ends_with_its_block(local: Running) -> None:
     with local.faults.inject(faults.throttled()):
         assert {code_of(local.ec2.describe_instances) for _ in range(5)} == {"RequestLimitExceeded"}
     assert code_of(local.ec2.describe_instances) == "no error"
@@ -54,7 +54,7 @@ def test_a_fault_for_ever_ends_with_its_block(local: Running) -> None:
         (Fault("error", "RunInstances", code="Unavailable", status=503), 503),
     ],
 )
-def test_a_refused_launch_has_no_effect(
+def test_refused_launch_has_no_effect(
     local: Running, launch: Launch, fault: Fault, status: int
 ) -> None:
     with local.faults.inject(fault), pytest.raises(ClientError) as error:
@@ -64,7 +64,7 @@ def test_a_refused_launch_has_no_effect(
     assert local.ec2.describe_instances()["Reservations"] == []
 
 
-def test_an_answer_is_lost_after_the_effect(local: Running, launch: Launch) -> None:
+def test_call_with_lost_answer_has_its_effect(local: Running, launch: Launch) -> None:
     with local.faults.inject(Fault("lost", "RunInstances", times=1)):
         with pytest.raises(ConnectionClosedError):
             launch(ClientToken="once")
@@ -73,29 +73,29 @@ def test_an_answer_is_lost_after_the_effect(local: Running, launch: Launch) -> N
     assert [found["InstanceId"] for found in reservation["Instances"]] == [again["InstanceId"]]
 
 
-def test_a_slow_call_takes_its_time(local: Running) -> None:
+def test_slow_call_is_delayed(local: Running) -> None:
     with local.faults.inject(Fault("slow", "DescribeVpcs", seconds=0.5)):
         began = time.monotonic()
         local.ec2.describe_vpcs()
         assert time.monotonic() - began >= 0.5
 
 
-def test_a_slow_call_is_done_when_its_caller_has_hung_up(local: Running) -> None:
+def test_slow_call_is_executed_when_caller_disconnects(local: Running) -> None:
     known = len(local.ec2.describe_vpcs()["Vpcs"])
     with (
         local.faults.inject(Fault("slow", "CreateVpc", seconds=600)),
         pytest.raises(ReadTimeoutError),
     ):
         local.client("ec2", patience=0.5).create_vpc(CidrBlock="10.50.0.0/16")
-    until(lambda: len(local.ec2.describe_vpcs()["Vpcs"]) > known, "the call has had its effect")
+    until(lambda: len(local.ec2.describe_vpcs()["Vpcs"]) > known, "the VPC exists")
 
 
-def test_a_slow_call_holds_nobody_else_up(local: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_call_delays_no_other_call(local: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     others = threading.Event()
     monkeypatch.setattr(faults, "wait", lambda *_: others.wait(60))
     with local.faults.inject(Fault("slow", "DescribeVpcs")), ThreadPoolExecutor() as pool:
         slow = pool.submit(local.ec2.describe_vpcs)
-        until(lambda: local.faults.seen().met == [1], "the slow call has come")
+        until(lambda: local.faults.seen().met == [1], "the slow call has arrived")
         try:
             assert code_of(local.ec2.describe_instances) == "no error"
             assert not slow.done()
@@ -104,9 +104,7 @@ def test_a_slow_call_holds_nobody_else_up(local: Running, monkeypatch: pytest.Mo
         assert slow.result()["Vpcs"]
 
 
-def test_a_call_about_one_machine_fails_and_those_about_others_work(
-    local: Running, launch: Launch
-) -> None:
+def test_fault_of_one_machine_spares_other_machines(local: Running, launch: Launch) -> None:
     refused = replace(faults.denied("*"), machine="web-*")
     with local.faults.inject(refused), pytest.raises(ClientError, match="RunInstances"):
         launch(TagSpecifications=NAMED)
@@ -129,9 +127,7 @@ def test_a_call_about_one_machine_fails_and_those_about_others_work(
             assert code_of(call) == "UnauthorizedOperation"
 
 
-def test_a_machine_that_never_runs_stays_pending_and_can_be_terminated(
-    local: Running, launch: Launch
-) -> None:
+def test_machine_that_never_runs_can_be_terminated(local: Running, launch: Launch) -> None:
     with local.faults.inject(Fault("never-runs", machine="web-*")):
         stuck = launch(TagSpecifications=NAMED)["InstanceId"]
         other = launch()["InstanceId"]
@@ -143,9 +139,7 @@ def test_a_machine_that_never_runs_stays_pending_and_can_be_terminated(
         assert local.state(stuck) == "terminated"
 
 
-def test_a_machine_that_a_fault_kept_from_running_goes_on_without_it(
-    local: Running, launch: Launch
-) -> None:
+def test_pending_machine_runs_when_fault_ends(local: Running, launch: Launch) -> None:
     with local.faults.inject(Fault("never-runs")):
         stuck = launch()["InstanceId"]
         until(lambda: local.faults.seen().met == [1], "the machine has met its fault")
@@ -154,7 +148,7 @@ def test_a_machine_that_a_fault_kept_from_running_goes_on_without_it(
     assert local.state(stuck) == "running"
 
 
-def test_a_machine_that_cannot_run_is_terminated(local: Running, launch: Launch) -> None:
+def test_machine_that_cannot_run_is_terminated(local: Running, launch: Launch) -> None:
     with local.faults.inject(Fault("cannot-run", machine="web-1", times=1)):
         first = launch(TagSpecifications=NAMED)["InstanceId"]
         local.settle()
@@ -163,23 +157,20 @@ def test_a_machine_that_cannot_run_is_terminated(local: Running, launch: Launch)
     assert (local.state(first), local.state(second)) == ("terminated", "running")
 
 
-def test_a_machine_without_sshd_or_key(local: Running, launch: Launch) -> None:
+def test_faults_remove_sshd_or_key(local: Running, launch: Launch) -> None:
     local.ec2.create_key_pair(KeyName="deploy", KeyType="ed25519")
     with local.faults.inject(Fault("no-sshd", times=1), Fault("no-key", times=1)):
-        deaf, strange, sound = (launch(KeyName="deploy")["InstanceId"] for _ in range(3))
+        ids = [launch(KeyName="deploy")["InstanceId"] for _ in range(3)]
         local.settle()
-    machines = local.host.machines
-    assert sorted(
-        (machines[name].sshd, bool(machines[name].authorized_key))
-        for name in (deaf, strange, sound)
-    ) == [
+    machines = [local.host.machines[instance_id] for instance_id in ids]
+    assert sorted((machine.sshd, bool(machine.authorized_key)) for machine in machines) == [
         (False, True),
         (True, False),
         (True, True),
     ]
 
 
-def test_calls_and_what_meets_a_fault_are_counted(local: Running, launch: Launch) -> None:
+def test_calls_and_hits_of_faults_are_counted(local: Running, launch: Launch) -> None:
     broken = Fault("cannot-run", times=1)
     with local.faults.inject(
         faults.throttled("DescribeInstances", skip=1), faults.denied("*Vpcs"), broken
@@ -198,7 +189,7 @@ def test_calls_and_what_meets_a_fault_are_counted(local: Running, launch: Launch
     ("key", "body", "status"),
     [("wrong", b"[]", 404), (None, b"{}", 400), (None, b'[{"a": 1}]', 400)],
 )
-def test_only_the_owner_sets_faults_and_only_sound_ones(
+def test_faults_need_owner_key_and_valid_body(
     local: Running, key: str | None, body: bytes, status: int
 ) -> None:
     headers = {faults.KEY_HEADER: key or local.credentials.secret_access_key}

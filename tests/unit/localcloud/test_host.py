@@ -1,4 +1,4 @@
-"""What the local cloud does on the host: Docker's engine, the image's tag, configuration, name servers."""
+"""The local cloud on its host: engine, image, configuration, API process, name servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Program = Callable[[str, str], Path]
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """Return what makes a program the only one of its name on the path."""
+    """Return a function that makes a program which comes first on the path."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -45,7 +45,10 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 
 @pytest.fixture
 def bare_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A host of root's without an engine, where systemd is not PID 1; its engine answers once its script made `up`."""
+    """A host without an engine, where this user is root and systemd is not PID 1.
+
+    An engine answers as soon as the file exists whose path is in the variable `UP`.
+    """
     up = tmp_path / "up"
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setattr(engine, "_connect", lambda: CLIENT if up.exists() else None)
@@ -59,7 +62,7 @@ def bare_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 # -- the engine
 
 
-def test_an_engine_started_by_hand_is_ended_by_us_only(
+def test_stop_if_ours_ends_dockerd_without_containers(
     tmp_path: Path, program: Program, bare_host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program("dockerd", 'touch "$UP"; trap "exit 0" TERM; while :; do sleep 0.05; done')
@@ -69,7 +72,7 @@ def test_an_engine_started_by_hand_is_ended_by_us_only(
     assert any("dockerd" in line for line in lines)
     pid = int((tmp_path / "state/dockerd.pid").read_text())
     with monkeypatch.context() as patch:
-        patch.setattr(CLIENT.containers, "list", lambda: ["another checkout's machine"])
+        patch.setattr(CLIENT.containers, "list", lambda: ["a container"])
         assert not engine.stop_if_ours(tmp_path / "state")
     assert runs(pid)
     assert engine.stop_if_ours(tmp_path / "state")
@@ -77,7 +80,7 @@ def test_an_engine_started_by_hand_is_ended_by_us_only(
     assert not engine.stop_if_ours(tmp_path / "state")
 
 
-def test_a_running_engine_is_used_and_never_ended(tmp_path: Path, bare_host: Path) -> None:
+def test_running_engine_is_used_and_never_stopped(tmp_path: Path, bare_host: Path) -> None:
     bare_host.touch()
     lines: list[str] = []
     assert engine.ensure(lines.append, tmp_path) is CLIENT
@@ -85,7 +88,7 @@ def test_a_running_engine_is_used_and_never_ended(tmp_path: Path, bare_host: Pat
     assert not engine.stop_if_ours(tmp_path)
 
 
-def test_a_pid_that_became_another_programs_is_left_alone(tmp_path: Path) -> None:
+def test_stop_if_ours_spares_other_program_with_same_pid(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "600"]) as other:
         (tmp_path / "dockerd.pid").write_text(f"{other.pid}\n")
         assert not engine.stop_if_ours(tmp_path)
@@ -94,14 +97,14 @@ def test_a_pid_that_became_another_programs_is_left_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("bare_host")
-def test_an_engine_that_ends_is_said_so_with_its_log(tmp_path: Path, program: Program) -> None:
+def test_failed_engine_start_reports_log(tmp_path: Path, program: Program) -> None:
     program("dockerd", "echo no overlay2 here; exit 1")
     program("iptables", "")
     with pytest.raises(EngineStartFailed, match="no overlay2 here"):
         engine.ensure(print, tmp_path / "state")
 
 
-def test_a_missing_engine_is_installed_and_said_so(
+def test_missing_engine_is_installed_and_reported(
     tmp_path: Path, program: Program, bare_host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_program", lambda _name: None)
@@ -113,7 +116,7 @@ def test_a_missing_engine_is_installed_and_said_so(
 
 
 @pytest.mark.usefixtures("bare_host")
-def test_a_failing_apt_is_said_so(
+def test_failed_apt_is_reported(
     tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_program", lambda _name: None)
@@ -123,7 +126,9 @@ def test_a_failing_apt_is_said_so(
 
 
 @pytest.mark.usefixtures("bare_host")
-def test_neither_root_nor_sudo_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_install_without_root_and_sudo_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr("shutil.which", lambda name: None if name == "sudo" else f"/usr/bin/{name}")
     monkeypatch.setattr(engine, "_program", lambda _name: None)
@@ -132,7 +137,7 @@ def test_neither_root_nor_sudo_is_said_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("bare_host")
-def test_an_engine_elsewhere_is_not_replaced_by_one_here(
+def test_no_engine_is_started_when_docker_host_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
@@ -140,9 +145,7 @@ def test_an_engine_elsewhere_is_not_replaced_by_one_here(
         engine.ensure(print, tmp_path)
 
 
-def test_an_engine_that_this_user_may_not_use_is_said_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forbidden_engine_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_options: Any) -> None:
         raise DockerException("Error: PermissionError(13, 'Permission denied')")
 
@@ -153,9 +156,7 @@ def test_an_engine_that_this_user_may_not_use_is_said_so(
 
 
 @pytest.mark.usefixtures("bare_host")
-def test_a_cloud_is_destroyed_where_no_engine_ever_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_destroy_installs_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_program", lambda _name: None)
     monkeypatch.setattr(
         "localcloud.packages.install",
@@ -169,9 +170,7 @@ def test_a_cloud_is_destroyed_where_no_engine_ever_was(
 # -- the image
 
 
-def test_the_images_tag_changes_with_what_is_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_image_tag_changes_with_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requirements, authorities = tmp_path / "salt.txt", tmp_path / "ca"
     requirements.write_text("salt==3008.5\n")
     authorities.mkdir()
@@ -187,7 +186,7 @@ def test_the_images_tag_changes_with_what_is_in_it(
 
 
 @pytest.mark.parametrize(
-    ("output", "cure"),
+    ("output", "hint"),
     [
         (
             "W: GPG error: trixie InRelease: NO_PUBKEY 762F67A0B2C39DE4",
@@ -197,46 +196,45 @@ def test_the_images_tag_changes_with_what_is_in_it(
         ("E: something else", "something else"),
     ],
 )
-def test_a_failed_base_image_says_what_to_do(
-    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output: str, cure: str
+def test_failed_base_image_gives_hint(
+    program: Program, monkeypatch: pytest.MonkeyPatch, output: str, hint: str
 ) -> None:
     program("mmdebstrap", f'echo "{output}"; exit 25')
-    monkeypatch.setattr(image, "KEYRING", tmp_path)
+    monkeypatch.setattr(image, "KEYRING", Path(__file__))
     monkeypatch.setattr(image, "exists", lambda _client, _tag: False)
-    (tmp_path / "salt.txt").write_text("salt\n")
-    with pytest.raises(BaseImageFailed, match=cure):
-        image.ensure(None, lambda _line: None, tmp_path / "salt.txt")  # type: ignore[arg-type]
+    with pytest.raises(BaseImageFailed, match=hint):
+        image.ensure(None, lambda _line: None, Path(__file__))  # type: ignore[arg-type]
 
 
 # -- configuration and process
 
 
-def test_a_configuration_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_configuration_is_read_as_written(tmp_path: Path) -> None:
     written = CloudConfig("local", tmp_path, 4566, "image:1", {"lb-1": {443: ("127.0.0.1", 8443)}})
     assert CloudConfig.load(written.dump()) == written
 
 
-def test_a_process_with_another_configuration_is_out_of_date(tmp_path: Path) -> None:
-    one, other = (CloudConfig("local", tmp_path, port, "image:1") for port in (4566, 4567))
-    assert config.fingerprint(one) == config.fingerprint(one)
-    assert config.fingerprint(one) != config.fingerprint(other)
+def test_fingerprint_changes_with_configuration(tmp_path: Path) -> None:
+    first, other = (CloudConfig("local", tmp_path, port, "image:1") for port in (4566, 4567))
+    assert config.fingerprint(first) == config.fingerprint(first)
+    assert config.fingerprint(first) != config.fingerprint(other)
 
 
-def test_secrets_are_not_shown(tmp_path: Path) -> None:
+def test_secret_key_is_not_in_repr(tmp_path: Path) -> None:
     credentials = config.Credentials.ensure(tmp_path)
     assert credentials.secret_access_key not in repr(credentials)
     assert config.Credentials.ensure(tmp_path) == credentials
     assert config.Credentials.ensure(tmp_path / "other") != credentials
 
 
-def test_nothing_runs_where_nothing_was_started(tmp_path: Path) -> None:
+def test_status_of_empty_directory_is_not_running(tmp_path: Path) -> None:
     now = service.status(tmp_path)
     assert (now.running, now.healthy, now.pid) == (False, False, None)
     assert not service.stop(tmp_path)
     assert service.endpoint(tmp_path) is None
 
 
-def test_one_process_serves_a_state_directory(tmp_path: Path) -> None:
+def test_second_process_for_state_directory_is_refused(tmp_path: Path) -> None:
     with server.lock_pid_file(tmp_path / "pid"):
         assert service.status(tmp_path).pid == os.getpid()
         with pytest.raises(ServiceStartFailed, match="Another process"):
@@ -252,7 +250,7 @@ def test_one_process_serves_a_state_directory(tmp_path: Path) -> None:
         ("# nothing\n", "nameserver 127.0.0.11\n"),
     ],
 )
-def test_machines_get_name_servers_that_they_can_reach(
+def test_resolver_lists_only_reachable_name_servers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ) -> None:
     (tmp_path / "resolv.conf").write_text(text)

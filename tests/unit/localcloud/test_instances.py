@@ -1,4 +1,4 @@
-"""What happens to machines when the EC2 API is called, and to the API when something happens to machines."""
+"""Calls of the EC2 API change machines, and events of machines change instances."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def describe(local: Running, instance_id: str) -> Any:
 # -- launch
 
 
-def test_a_launch_answers_pending_before_the_machine_runs(local: Running, launch: Launch) -> None:
+def test_launch_answers_pending_before_machine_runs(local: Running, launch: Launch) -> None:
     local.host.gate.clear()
     instance = launch()
     assert instance["State"]["Name"] == "pending"
@@ -39,7 +39,7 @@ def test_a_launch_answers_pending_before_the_machine_runs(local: Running, launch
     assert local.state(instance["InstanceId"]) == "running"
 
 
-def test_the_machine_is_what_the_api_says(local: Running, launch: Launch) -> None:
+def test_machine_matches_description_of_instance(local: Running, launch: Launch) -> None:
     key = local.ec2.create_key_pair(KeyName="deploy", KeyType="ed25519")
     instance = launch(
         KeyName="deploy",
@@ -59,7 +59,7 @@ def test_the_machine_is_what_the_api_says(local: Running, launch: Launch) -> Non
     assert key["KeyMaterial"]
 
 
-def test_only_the_named_machine_gets_published_ports(local: Running, launch: Launch) -> None:
+def test_only_named_machine_gets_published_ports(local: Running, launch: Launch) -> None:
     instance = launch(
         TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "lb-2"}]}]
     )
@@ -67,7 +67,7 @@ def test_only_the_named_machine_gets_published_ports(local: Running, launch: Lau
     assert local.host.machines[instance["InstanceId"]].ports == {}
 
 
-def test_max_count_machines_are_launched(local: Running, launch: Launch) -> None:
+def test_launch_makes_max_count_machines(local: Running, launch: Launch) -> None:
     launch(MinCount=1, MaxCount=3)
     local.settle()
     assert len({machine.address for machine in local.host.machines.values()}) == 3
@@ -85,7 +85,7 @@ def test_max_count_machines_are_launched(local: Running, launch: Launch) -> None
         ({"SubnetId": "subnet-00000000000000000"}, "InvalidSubnetID.NotFound"),
     ],
 )
-def test_a_launch_that_ec2_refuses_leaves_nothing(
+def test_refused_launch_leaves_nothing(
     local: Running, launch: Launch, arguments: dict[str, str], expected: str
 ) -> None:
     with pytest.raises(ClientError) as error:
@@ -95,7 +95,7 @@ def test_a_launch_that_ec2_refuses_leaves_nothing(
     assert local.host.log == []
 
 
-def test_a_launch_of_more_than_fits_leaves_nothing(local: Running, launch: Launch) -> None:
+def test_launch_that_exceeds_subnet_leaves_nothing(local: Running, launch: Launch) -> None:
     with pytest.raises(ClientError) as error:
         launch(MinCount=12, MaxCount=12)
     assert code(error) == "InsufficientFreeAddressesInSubnet"
@@ -103,7 +103,7 @@ def test_a_launch_of_more_than_fits_leaves_nothing(local: Running, launch: Launc
     launch(MinCount=11, MaxCount=11)  # no address was lost
 
 
-def test_no_other_region_has_images(local: Running) -> None:
+def test_other_region_has_no_images(local: Running) -> None:
     elsewhere = local.client("ec2", region="us-east-1")
     assert elsewhere.describe_images()["Images"] == []
     with pytest.raises(ClientError) as error:
@@ -113,7 +113,7 @@ def test_no_other_region_has_images(local: Running) -> None:
     assert code(error) == "InvalidAMIID.NotFound"
 
 
-def test_debian_is_found_by_owner_and_by_parameter(local: Running) -> None:
+def test_debian_image_is_found_by_owner_and_parameter(local: Running) -> None:
     images = local.ec2.describe_images(
         Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-13-amd64-*"]}]
     )["Images"]
@@ -124,7 +124,7 @@ def test_debian_is_found_by_owner_and_by_parameter(local: Running) -> None:
     assert images[0]["RootDeviceName"] == "/dev/xvda"
 
 
-def test_a_machine_that_cannot_be_made_ends_terminated_with_a_reason(
+def test_failed_machine_creation_terminates_instance_with_reason(
     local: Running, launch: Launch
 ) -> None:
     local.host.broken = "no space left on device"
@@ -141,13 +141,13 @@ def test_a_machine_that_cannot_be_made_ends_terminated_with_a_reason(
     assert len(local.ec2.describe_volumes()["Volumes"]) == 1
 
 
-def test_a_client_token_launches_once(local: Running, launch: Launch) -> None:
+def test_client_token_launches_once(local: Running, launch: Launch) -> None:
     first = launch(ClientToken="once")
     local.settle()
     second = launch(ClientToken="once")
     assert first["InstanceId"] == second["InstanceId"]
     assert (first["State"]["Name"], second["State"]["Name"]) == ("pending", "running"), (
-        "the answer is of today"
+        "the answer has the current state"
     )
     with pytest.raises(ClientError) as error:
         launch(ClientToken="once", InstanceType="t2.small")
@@ -155,7 +155,7 @@ def test_a_client_token_launches_once(local: Running, launch: Launch) -> None:
     assert launch(ClientToken="twice")["InstanceId"] != first["InstanceId"]
 
 
-def test_a_client_token_is_remembered_for_longer_than_its_instance_is_listed(
+def test_client_token_of_terminated_instance_is_refused(
     local: Running, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance_id = launch(ClientToken="once")["InstanceId"]
@@ -171,9 +171,7 @@ def test_a_client_token_is_remembered_for_longer_than_its_instance_is_listed(
         assert code(error) == "IdempotentInstanceTerminated"
 
 
-def test_the_root_volume_is_the_images_and_ends_with_the_instance(
-    local: Running, launch: Launch
-) -> None:
+def test_root_volume_is_deleted_with_instance(local: Running, launch: Launch) -> None:
     instance = launch()
     local.settle()
     (mapping,) = describe(local, instance["InstanceId"])["BlockDeviceMappings"]
@@ -183,7 +181,7 @@ def test_the_root_volume_is_the_images_and_ends_with_the_instance(
     assert local.ec2.describe_network_interfaces()["NetworkInterfaces"] == []
 
 
-def test_a_volume_that_is_to_stay_outlives_its_instance(local: Running, launch: Launch) -> None:
+def test_volume_kept_on_termination_stays(local: Running, launch: Launch) -> None:
     ebs = {"VolumeSize": 10, "DeleteOnTermination": False}
     instance = launch(BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": ebs}])
     local.settle()
@@ -194,7 +192,7 @@ def test_a_volume_that_is_to_stay_outlives_its_instance(local: Running, launch: 
 
 
 @pytest.mark.parametrize("by_interface", [True, False])
-def test_an_instance_has_the_groups_it_was_launched_with(
+def test_instance_has_groups_of_launch(
     local: Running, launch: Launch, subnet: str, by_interface: bool
 ) -> None:
     vpc = local.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
@@ -202,7 +200,7 @@ def test_an_instance_has_the_groups_it_was_launched_with(
         "GroupId"
     ]
     if by_interface:
-        arguments = {
+        options = {
             "ImageId": catalog.IMAGE_ID,
             "InstanceType": "t2.micro",
             "MinCount": 1,
@@ -214,9 +212,7 @@ def test_an_instance_has_the_groups_it_was_launched_with(
             "Groups": [group],
             "AssociatePublicIpAddress": True,
         }
-        instance = local.ec2.run_instances(**arguments, NetworkInterfaces=[interface])["Instances"][
-            0
-        ]
+        instance = local.ec2.run_instances(**options, NetworkInterfaces=[interface])["Instances"][0]
     else:
         instance = launch(SecurityGroupIds=[group])
     assert [
@@ -227,14 +223,14 @@ def test_an_instance_has_the_groups_it_was_launched_with(
 # -- addresses
 
 
-def test_a_requested_address_is_given_once(local: Running, launch: Launch) -> None:
+def test_requested_address_is_given_once(local: Running, launch: Launch) -> None:
     assert launch(PrivateIpAddress="10.40.1.9")["PrivateIpAddress"] == "10.40.1.9"
     with pytest.raises(ClientError) as error:
         launch(PrivateIpAddress="10.40.1.9")
     assert code(error) == "InvalidIPAddress.InUse"
 
 
-def test_an_address_is_free_only_when_its_machine_is_gone(local: Running, launch: Launch) -> None:
+def test_address_is_free_only_when_machine_is_gone(local: Running, launch: Launch) -> None:
     first = launch()
     local.settle()
     local.host.gate.clear()
@@ -250,11 +246,9 @@ def test_an_address_is_free_only_when_its_machine_is_gone(local: Running, launch
     )
 
 
-def test_a_successor_gets_its_predecessors_address_only_when_it_asks(
-    local: Running, launch: Launch
-) -> None:
+def test_freed_address_is_reused_only_on_request(local: Running, launch: Launch) -> None:
     given = []
-    for _ in range(12):  # one more than there are
+    for _ in range(12):  # the subnet has eleven
         instance = launch()
         given.append(instance["PrivateIpAddress"])
         local.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
@@ -263,7 +257,9 @@ def test_a_successor_gets_its_predecessors_address_only_when_it_asks(
     assert given[-1] == given[0]
 
 
-def test_a_subnet_with_machines_stays(local: Running, launch: Launch, subnet: str) -> None:
+def test_subnet_with_instances_cannot_be_deleted(
+    local: Running, launch: Launch, subnet: str
+) -> None:
     instance = launch()
     with pytest.raises(ClientError) as error:
         local.ec2.delete_subnet(SubnetId=subnet)
@@ -277,7 +273,7 @@ def test_a_subnet_with_machines_stays(local: Running, launch: Launch, subnet: st
 # -- lives
 
 
-def test_stop_and_start_keep_the_machine(local: Running, launch: Launch) -> None:
+def test_stop_and_start_keep_machine(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
     local.settle()
     local.host.gate.clear()
@@ -298,7 +294,7 @@ def test_stop_and_start_keep_the_machine(local: Running, launch: Launch) -> None
     assert local.host.log == [f"{verb} {instance_id}" for verb in ("create", "stop", "start")]
 
 
-def test_a_stopped_machine_can_get_another_type(local: Running, launch: Launch) -> None:
+def test_instance_type_changes_only_while_stopped(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
     local.settle()
     with pytest.raises(ClientError) as error:
@@ -314,9 +310,7 @@ def test_a_stopped_machine_can_get_another_type(local: Running, launch: Launch) 
     assert local.host.machines[instance_id].memory == 2048
 
 
-def test_a_machine_that_cannot_be_started_is_stopped_and_keeps_its_disk(
-    local: Running, launch: Launch
-) -> None:
+def test_failed_start_leaves_instance_stopped_with_disk(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
     local.settle()
     local.ec2.stop_instances(InstanceIds=[instance_id])
@@ -330,15 +324,15 @@ def test_a_machine_that_cannot_be_started_is_stopped_and_keeps_its_disk(
     assert instance_id in local.host.observed
 
 
-def test_reboot_reaches_the_machine(local: Running, launch: Launch) -> None:
+def test_reboot_reaches_machine(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
     local.settle()
     local.ec2.reboot_instances(InstanceIds=[instance_id])
-    until(lambda: f"reboot {instance_id}" in local.host.log, "it reboots")
+    until(lambda: f"reboot {instance_id}" in local.host.log, "the machine reboots")
     assert local.state(instance_id) == "running"
 
 
-def test_terminate_removes_the_machine_once(local: Running, launch: Launch) -> None:
+def test_terminate_removes_machine_once(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
     local.settle()
     for _ in range(2):
@@ -352,7 +346,7 @@ def test_terminate_removes_the_machine_once(local: Running, launch: Launch) -> N
     assert code(error) == "IncorrectInstanceState"
 
 
-def test_a_machine_terminated_while_pending_does_not_stay(local: Running, launch: Launch) -> None:
+def test_terminate_of_pending_instance_removes_machine(local: Running, launch: Launch) -> None:
     local.host.gate.clear()
     instance_id = launch()["InstanceId"]
     local.ec2.terminate_instances(InstanceIds=[instance_id])
@@ -362,7 +356,7 @@ def test_a_machine_terminated_while_pending_does_not_stay(local: Running, launch
     assert local.host.machines == {}
 
 
-def test_a_protected_instance_keeps_all_of_the_call_alive(local: Running, launch: Launch) -> None:
+def test_protected_instance_prevents_whole_terminate_call(local: Running, launch: Launch) -> None:
     free = launch(DisableApiTermination=False)["InstanceId"]
     protected = launch(DisableApiTermination=True)["InstanceId"]
     local.settle()
@@ -378,7 +372,7 @@ def test_a_protected_instance_keeps_all_of_the_call_alive(local: Running, launch
     assert local.host.machines == {}
 
 
-def test_console_output_is_the_machines(local: Running, launch: Launch) -> None:
+def test_console_output_comes_from_machine(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
     assert (
         local.ec2.get_console_output(InstanceId=instance_id)["Output"]
@@ -386,7 +380,7 @@ def test_console_output_is_the_machines(local: Running, launch: Launch) -> None:
     )
 
 
-def test_the_credit_mode_is_told(local: Running, launch: Launch) -> None:
+def test_credit_mode_is_described(local: Running, launch: Launch) -> None:
     instance_id = launch(CreditSpecification={"CpuCredits": "unlimited"})["InstanceId"]
     (found,) = local.ec2.describe_instance_credit_specifications(InstanceIds=[instance_id])[
         "InstanceCreditSpecifications"
@@ -394,32 +388,33 @@ def test_the_credit_mode_is_told(local: Running, launch: Launch) -> None:
     assert found["CpuCredits"] == "unlimited"
 
 
-# -- what machines do by themselves
+# -- events of machines
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "exit_code", "expected"),
+    ("event", "expected"),
     [
-        ("stop", 130, "stopped"),
-        ("stop", 137, "stopped"),
-        ("terminate", 130, "terminated"),
-        ("terminate", 137, "stopped"),
-        ("stop", None, "terminated"),
+        (("stop", 130), "stopped"),
+        (("stop", 137), "stopped"),
+        (("terminate", 130), "terminated"),
+        (("terminate", 137), "stopped"),
+        (("stop", None), "terminated"),
     ],
 )
-def test_a_machine_that_ends_by_itself(
-    local: Running, launch: Launch, behaviour: str, exit_code: int | None, expected: str
+def test_instance_follows_machine_that_ends(
+    local: Running, launch: Launch, event: tuple[str, int | None], expected: str
 ) -> None:
+    behaviour, exit_code = event
     instance_id = launch(InstanceInitiatedShutdownBehavior=behaviour)["InstanceId"]
     local.settle()
     local.host.end(instance_id, exit_code)
-    until(lambda: local.state(instance_id) == expected, f"it is {expected}")
+    until(lambda: local.state(instance_id) == expected, f"the instance is {expected}")
 
 
-def test_a_machine_that_reboots_itself_runs_again(local: Running, launch: Launch) -> None:
+def test_machine_that_reboots_itself_runs_again(local: Running, launch: Launch) -> None:
     instance_id = launch()["InstanceId"]
     local.settle()
     local.host.end(instance_id, 129)
-    until(lambda: f"start {instance_id}" in local.host.log, "it is started")
+    until(lambda: f"start {instance_id}" in local.host.log, "the machine is started")
     local.settle()
     assert local.state(instance_id) == "running"

@@ -1,4 +1,4 @@
-"""What a restart of the API process finds."""
+"""The saved state: what is in it, and what a restart of the API process makes of it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ ROLE = '{"Version": "2012-10-17", "Statement": []}'
 
 
 def launch(local: Running, **more: Any) -> Any:
-    arguments = {
+    options = {
         "ImageId": catalog.IMAGE_ID,
         "InstanceType": "t2.micro",
         "MinCount": 1,
         "MaxCount": 1,
     }
-    instance = local.ec2.run_instances(**arguments | more)["Instances"][0]
+    instance = local.ec2.run_instances(**options | more)["Instances"][0]
     local.settle()
     return instance
 
 
-def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_restart_keeps_everything(tmp_path: Path) -> None:
     host = MemoryHost()
     with running(tmp_path, host) as local:
         instance = launch(
@@ -63,7 +63,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     assert f"start {instance['InstanceId']}" not in host.log
 
 
-def test_a_change_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
+def test_change_is_on_disk_when_call_is_answered(tmp_path: Path) -> None:
     with running(tmp_path, MemoryHost()) as local:
         before = (
             (tmp_path / "moto.pickle").stat().st_mtime_ns
@@ -79,7 +79,7 @@ def test_a_change_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
         assert (tmp_path / "moto.pickle").stat().st_mtime_ns == written
 
 
-def test_machines_that_stopped_meanwhile_run_again_and_lost_ones_are_terminated(
+def test_restart_starts_ended_machines_and_terminates_lost_instances(
     tmp_path: Path,
 ) -> None:
     host = MemoryHost()
@@ -90,7 +90,7 @@ def test_machines_that_stopped_meanwhile_run_again_and_lost_ones_are_terminated(
     host.observed[stopped] = Observed(running=False, exit_code=137)
     del host.observed[lost]
     with running(tmp_path, host) as local:
-        until(lambda: f"start {stopped}" in host.log, "it is started")
+        until(lambda: f"start {stopped}" in host.log, "the machine is started")
         local.settle()
         assert [local.state(name) for name in (stopped, lost, resting)] == [
             "running",
@@ -104,7 +104,7 @@ def test_machines_that_stopped_meanwhile_run_again_and_lost_ones_are_terminated(
     ("verb", "expected"),
     [("launch", "running"), ("stop_instances", "stopped"), ("terminate_instances", "terminated")],
 )
-def test_what_was_begun_is_finished_after_a_restart(
+def test_restart_finishes_transitions(
     tmp_path: Path, verb: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = MemoryHost()
@@ -124,11 +124,11 @@ def test_what_was_begun_is_finished_after_a_restart(
             getattr(local.ec2, verb)(InstanceIds=[instance_id])
         assert local.state(instance_id) != expected
     with running(tmp_path, host) as local:
-        until(lambda: local.state(instance_id) == expected, f"it is {expected}")
+        until(lambda: local.state(instance_id) == expected, f"the instance is {expected}")
     assert (instance_id in host.machines) == (expected != "terminated")
 
 
-def test_bodies_of_objects_are_files_and_go_with_their_objects(tmp_path: Path) -> None:
+def test_object_bodies_are_files_deleted_with_objects(tmp_path: Path) -> None:
     with running(tmp_path, MemoryHost()) as local:
         s3 = local.client("s3")
         s3.create_bucket(
@@ -149,7 +149,7 @@ def test_bodies_of_objects_are_files_and_go_with_their_objects(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("damage", ["version", "bytes"])
-def test_a_state_that_cannot_be_used_is_said_so(
+def test_unreadable_state_gives_hint(
     tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(tmp_path, MemoryHost()) as local:
@@ -165,14 +165,14 @@ def test_a_state_that_cannot_be_used_is_said_so(
         pass
 
 
-def test_secrets_of_the_state_are_their_owners_alone(tmp_path: Path) -> None:
+def test_state_files_are_private(tmp_path: Path) -> None:
     with running(tmp_path, MemoryHost()) as local:
         local.ec2.create_vpc(CidrBlock="10.99.0.0/16")
     for name in ("moto.pickle", "credentials.json"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
-def test_the_key_of_encrypted_volumes_is_saved(tmp_path: Path) -> None:
+def test_encrypted_volume_survives_restart(tmp_path: Path) -> None:
     host = MemoryHost()
     with running(tmp_path, host) as local:
         volume = local.ec2.create_volume(AvailabilityZone="eu-west-1a", Size=1, Encrypted=True)
