@@ -1,4 +1,4 @@
-"""One local cloud for the session, and one machine that most tests look at."""
+"""A local cloud for the session, and a machine that most tests use."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from realcloud import PUBLISHED, ROOT, Machine, Place, RealCloud, free_port
 
 @pytest.fixture(scope="session")
 def docker_client() -> docker.DockerClient:
-    """The engine, if there is one."""
+    """A client of Docker's engine."""
     if not engine.reachable():
-        pytest.skip("no Docker engine runs here; `make up` starts one")
+        pytest.skip("no Docker engine runs here; `make image` starts one")
     return engine.connect()
 
 
 @pytest.fixture(scope="session")
 def machine_image(docker_client: docker.DockerClient) -> str:
-    """The machines' image, built if it is missing."""
+    """The tag of the machines' image, which is built if it is missing."""
     return image.ensure(docker_client, print, ROOT / "requirements/salt.txt")
 
 
 @pytest.fixture(scope="session")
 def place() -> Iterator[Place]:
-    """A name and addresses of this run's own."""
+    """The name and the addresses of this test run."""
     with Place.take() as taken:
         yield taken
 
@@ -41,11 +41,11 @@ def cloud(
     place: Place,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RealCloud]:
-    """A running cloud, of which nothing is left afterwards."""
+    """A running cloud; afterwards nothing of it is left."""
     folder = tmp_path_factory.mktemp("cloud")
     published = {PUBLISHED: {22: ("127.0.0.1", free_port())}}
     config = CloudConfig(place.name, folder / "state", free_port(), machine_image, published)
-    service.destroy(config, print)  # what a killed run left
+    service.destroy(config, print)  # left over from a killed run
     made = RealCloud(place, config, service.start(config, print), folder / "key")
     try:
         made.make_network()
@@ -61,7 +61,7 @@ def cloud(
 
 @pytest.fixture(scope="session")
 def machine(cloud: RealCloud) -> Machine:
-    """A machine with user data, a published port and room for a mark on its disk."""
+    """A machine with user data and a published port."""
     return cloud.launch(
         PUBLISHED, UserData="#!/bin/sh\necho first-boot\necho once >> /root/user-data\n"
     )

@@ -1,4 +1,4 @@
-"""Real machines behind the API: what a client sees, and what happens to them."""
+"""Real machines: what clients of the API and of the machines see of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from realcloud import PUBLISHED, Machine, RealCloud
 from waiting import until
 
 
-def test_a_machine_is_a_debian_as_the_ami_boots_it(machine: Machine) -> None:
+def test_machine_boots_debian_with_systemd(machine: Machine) -> None:
     assert machine.run(". /etc/os-release; echo $ID $VERSION_ID") == "debian 13"
     assert machine.run("ps -p 1 -o comm=") == "systemd"
     assert machine.run("systemctl is-system-running --wait") == "running"
@@ -32,7 +32,7 @@ def test_a_machine_is_a_debian_as_the_ami_boots_it(machine: Machine) -> None:
     )
 
 
-def test_it_has_the_address_and_the_size_that_the_api_says(
+def test_machine_has_address_and_size_of_instance(
     machine: Machine, docker_client: docker.DockerClient
 ) -> None:
     assert machine.address == machine.describe()["PrivateIpAddress"]
@@ -42,14 +42,14 @@ def test_it_has_the_address_and_the_size_that_the_api_says(
     assert limits["CpuQuota"] / limits["CpuPeriod"] == 1
 
 
-def test_the_console_tells_the_host_keys(machine: Machine) -> None:
+def test_console_shows_host_keys(machine: Machine) -> None:
     actual = {
         line.split()[1] for line in machine.run("cat /etc/ssh/ssh_host_*_key.pub").splitlines()
     }
     assert {line.split()[1] for line in machine.host_keys()} == actual
 
 
-def test_only_the_key_pairs_key_lets_in(machine: Machine, tmp_path: Path) -> None:
+def test_ssh_accepts_only_key_of_key_pair(machine: Machine, tmp_path: Path) -> None:
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True
     )
@@ -65,15 +65,16 @@ def test_only_the_key_pairs_key_lets_in(machine: Machine, tmp_path: Path) -> Non
     assert "Permission denied" in refused.stderr
 
 
-def test_user_data_ran_and_wrote_to_the_console(machine: Machine) -> None:
+def test_user_data_runs_and_writes_to_console(machine: Machine) -> None:
     until(lambda: machine.run("cat /root/user-data || true") == "once", "the user data has run")
     assert "first-boot" in machine.console()
 
 
-def test_cloud_config_is_followed_and_what_is_not_is_named(cloud: RealCloud) -> None:
+def test_cloud_config_runs_and_unsupported_keys_are_named(cloud: RealCloud) -> None:
     config = (
         "#cloud-config\nhostname: chosen\nruncmd: [[touch, '/root/a b'], 'echo ran > /root/ran']\n"
-        "write_files: [{path: /etc/motd, content: hello, permissions: '0600'}]\npackages: [cowsay]\n"
+        "write_files: [{path: /etc/motd, content: hello, permissions: '0600'}]\n"
+        "packages: [cowsay]\n"
     )
     machine = cloud.launch("configured", UserData=config)
     until(
@@ -88,16 +89,14 @@ def test_cloud_config_is_followed_and_what_is_not_is_named(cloud: RealCloud) -> 
     machine.terminate()
 
 
-def test_a_published_port_leads_to_the_machine(cloud: RealCloud, machine: Machine) -> None:
+def test_published_port_reaches_machine(cloud: RealCloud, machine: Machine) -> None:
     address, port = cloud.config.publish[PUBLISHED][22]
     assert machine.ssh("hostname", address=address, port=port).stdout.strip() == machine.run(
         "hostname"
     )
 
 
-def test_machines_reach_each_other_the_mirrors_and_the_api(
-    cloud: RealCloud, machine: Machine
-) -> None:
+def test_machine_reaches_machines_mirror_and_api(cloud: RealCloud, machine: Machine) -> None:
     other = cloud.launch("neighbour")
     other.run(f"ping -c 1 -W 60 {machine.address}")
     release = "curl -sf --max-time 20 http://deb.debian.org/debian/dists/trixie/Release || true"
@@ -108,7 +107,7 @@ def test_machines_reach_each_other_the_mirrors_and_the_api(
     other.terminate()
 
 
-def test_a_firewall_on_the_machine_leaves_names_resolvable(cloud: RealCloud) -> None:
+def test_names_resolve_after_ruleset_is_flushed(cloud: RealCloud) -> None:
     machine = cloud.launch("firewalled")
     machine.run("nft flush ruleset")
     until(
@@ -117,7 +116,7 @@ def test_a_firewall_on_the_machine_leaves_names_resolvable(cloud: RealCloud) -> 
     machine.terminate()
 
 
-def test_the_disk_survives_stop_and_start(machine: Machine) -> None:
+def test_disk_survives_stop_and_start(machine: Machine) -> None:
     ec2 = machine.cloud.client("ec2")
     machine.run("echo kept > /root/mark; echo 10.40.1.99 friend >> /etc/hosts")
     ec2.stop_instances(InstanceIds=[machine.instance_id])
@@ -130,35 +129,33 @@ def test_the_disk_survives_stop_and_start(machine: Machine) -> None:
         "10.40.1.99",
         "friend",
     ]
-    assert machine.host_keys() == [], (
-        "cloud-init prints them at the first boot only; that login knew them from then"
-    )
+    assert machine.host_keys() == [], "cloud-init prints the host keys at the first boot only"
     assert machine.run("hostname -f") == machine.describe()["PrivateDnsName"]
 
 
-@pytest.mark.parametrize("side", ["outside", "inside"])
-def test_a_machine_can_be_rebooted_from_both_sides(machine: Machine, side: str) -> None:
+@pytest.mark.parametrize("by", ["api", "systemctl"])
+def test_machine_reboots(machine: Machine, by: str) -> None:
     def boot() -> str:
         return machine.ssh("cut -d' ' -f22 /proc/1/stat", check=False).stdout
 
     before = boot()
-    if side == "outside":
+    if by == "api":
         machine.cloud.client("ec2").reboot_instances(InstanceIds=[machine.instance_id])
     else:
         machine.ssh("sudo systemctl reboot", check=False)
-    until(lambda: boot() not in ("", before), "another systemd runs")
+    until(lambda: boot() not in ("", before), "the machine has booted again")
     machine.ready()
 
 
-def test_a_shutdown_from_inside_stops_the_instance(cloud: RealCloud) -> None:
-    machine = cloud.launch("tired")
+def test_shutdown_inside_machine_stops_instance(cloud: RealCloud) -> None:
+    machine = cloud.launch("shut-down")
     machine.ssh("sudo systemctl poweroff", check=False)
     machine.is_in("stopped")
     assert machine.describe()["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
     machine.terminate()
 
 
-def test_a_terminated_machine_is_gone(cloud: RealCloud, docker_client: docker.DockerClient) -> None:
+def test_terminate_removes_container(cloud: RealCloud, docker_client: docker.DockerClient) -> None:
     machine = cloud.launch("short")
     machine.terminate()
     with pytest.raises(docker.errors.NotFound):
@@ -166,17 +163,17 @@ def test_a_terminated_machine_is_gone(cloud: RealCloud, docker_client: docker.Do
     assert machine.ssh("true", check=False).returncode == 255
 
 
-def test_a_container_that_somebody_removes_is_a_terminated_instance(
+def test_removed_container_terminates_instance(
     cloud: RealCloud, docker_client: docker.DockerClient
 ) -> None:
-    machine = cloud.launch("victim")
+    machine = cloud.launch("removed")
     docker_client.containers.get(machine.container).remove(force=True)
     machine.is_in("terminated")
     assert "removed" in machine.describe()["StateReason"]["Message"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_machines_and_state_outlive_the_api_process(
+def test_machines_and_state_survive_end_of_api_process(
     cloud: RealCloud, machine: Machine, docker_client: docker.DockerClient, number: int
 ) -> None:
     before = machine.describe()
@@ -199,7 +196,7 @@ def test_machines_and_state_outlive_the_api_process(
     assert docker_client.containers.get(machine.container).attrs["State"]["StartedAt"] == started
 
 
-def test_machines_that_ended_with_the_host_run_again(
+def test_killed_machine_runs_again_after_restart(
     cloud: RealCloud, machine: Machine, docker_client: docker.DockerClient
 ) -> None:
     machine.run("echo kept > /root/mark")
@@ -211,7 +208,7 @@ def test_machines_that_ended_with_the_host_run_again(
     assert machine.run("cat /root/mark") == "kept"
 
 
-def test_start_leaves_a_cloud_that_runs_alone_and_replaces_one_that_is_configured_otherwise(
+def test_start_replaces_api_process_only_if_configuration_differs(
     cloud: RealCloud,
 ) -> None:
     before = service.status(cloud.config.state_dir)
@@ -226,7 +223,7 @@ def test_start_leaves_a_cloud_that_runs_alone_and_replaces_one_that_is_configure
     cloud.restart()
 
 
-def test_strangers_are_refused(cloud: RealCloud) -> None:
+def test_wrong_credentials_are_refused(cloud: RealCloud) -> None:
     for credentials in (
         {"aws_access_key_id": "AKIAAAAAAAAAAAAAAAAA"},
         {"aws_secret_access_key": "wrong"},
@@ -235,23 +232,23 @@ def test_strangers_are_refused(cloud: RealCloud) -> None:
             cloud.client("ec2", **credentials).describe_instances()
 
 
-def test_the_api_listens_on_loopback_and_the_bridge_only(cloud: RealCloud) -> None:
+def test_api_listens_on_loopback_and_bridge_only(cloud: RealCloud) -> None:
     listening = {
-        socket.inet_ntoa(bytes.fromhex(words[1].split(":")[0])[::-1])
-        for words in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
-        if words[3] == "0A" and int(words[1].split(":")[1], 16) == cloud.config.port
+        socket.inet_ntoa(bytes.fromhex(fields[1].split(":")[0])[::-1])
+        for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+        if fields[3] == "0A" and int(fields[1].split(":")[1], 16) == cloud.config.port
     }
     assert listening == {"127.0.0.1", cloud.endpoint.url.split("/")[2].split(":")[0]}
 
 
-def test_a_machine_whose_sshd_never_comes(cloud: RealCloud) -> None:
+def test_machine_with_no_sshd_fault_is_unreachable(cloud: RealCloud) -> None:
     with (
-        FaultClient(cloud.endpoint).inject(Fault("no-sshd", machine="deaf")),
-        pytest.raises(AssertionError, match="log in"),
+        FaultClient(cloud.endpoint).inject(Fault("no-sshd", machine="unreachable")),
+        pytest.raises(AssertionError, match="a login works"),
     ):
-        cloud.launch("deaf", patience=4)
-    (machine,) = (found for found in cloud.machines() if found.name() == "deaf")
-    until(lambda: "Reached target multi-user.target" in machine.console(), "it has booted")
+        cloud.launch("unreachable", patience=4)
+    (machine,) = (found for found in cloud.machines() if found.name() == "unreachable")
+    until(lambda: "Reached target multi-user.target" in machine.console(), "the machine has booted")
     assert not machine_answers(machine)
     machine.terminate()
 
@@ -262,7 +259,7 @@ def test_faults_are_set_on_loopback_only(cloud: RealCloud) -> None:
         pass
 
 
-def test_a_taken_port_is_said_so(cloud: RealCloud, tmp_path: Path) -> None:
+def test_taken_port_is_reported(cloud: RealCloud, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -274,7 +271,7 @@ def test_a_taken_port_is_said_so(cloud: RealCloud, tmp_path: Path) -> None:
     assert not service.status(tmp_path).running
 
 
-def test_the_subnets_network_has_its_cidr_and_goes_with_it(
+def test_network_of_subnet_has_its_cidr_until_deleted(
     cloud: RealCloud, docker_client: docker.DockerClient
 ) -> None:
     ec2 = cloud.client("ec2")
@@ -297,7 +294,7 @@ def test_the_subnets_network_has_its_cidr_and_goes_with_it(
 
 
 def machine_answers(machine: Machine) -> bool:
-    """Whether the machine's sshd answers; needs no API."""
+    """Return whether the machine's SSH server answers."""
     try:
         with socket.create_connection((machine.address, 22), timeout=2) as connection:
             return connection.recv(4) == b"SSH-"

@@ -1,7 +1,6 @@
 """salt-cloud with the production map, profiles, provider and deploy script against real machines.
 
-Only the edge is other than in production: endpoint and credentials in the environment, the subnet, where the master
-is, the key.
+Endpoint, credentials, subnet, the master's address and the key differ from production.
 """
 
 from __future__ import annotations
@@ -30,27 +29,25 @@ SALT_ADDRESS = DEPLOYMENT.base_pillar("aws")["salt_address"]
 
 
 def salt_address(cloud: RealCloud) -> str:
-    """Return where the profile's fixed address lies in this cloud's subnet."""
+    """Return the profile's fixed address, moved to this cloud's subnet."""
     return f"{cloud.place.subnet.rpartition('.')[0]}.{SALT_ADDRESS.rpartition('.')[2]}"
 
 
 @dataclass
 class Master:
-    """A Salt master on this host, and the commands that use its configuration."""
+    """A Salt master on this host, and the programs that use its configuration."""
 
     cloud: RealCloud
     folder: Path
 
-    def run(
-        self, program: str, *arguments: str, seconds: int = 600
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, *args: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
         """Run one of Salt's programs."""
         return subprocess.run(
             [
                 str(Path(sys.executable).with_name(program)),
                 f"--config-dir={self.folder}",
                 "--out=json",
-                *arguments,
+                *args,
             ],
             env={**os.environ, **self.cloud.endpoint.environment},
             capture_output=True,
@@ -59,12 +56,12 @@ class Master:
             timeout=seconds,
         )
 
-    def map(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def map(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run the production map."""
-        return self.run("salt-cloud", "--assume-yes", f"--map={MAP}", *arguments)
+        return self.run("salt-cloud", "--assume-yes", f"--map={MAP}", *args)
 
     def query(self) -> dict[str, dict[str, Any]]:
-        """Return what `salt-cloud --query` says, by name."""
+        """Return the output of `salt-cloud --query`, by name."""
         done = self.run("salt-cloud", "--query")
         assert done.returncode == 0, done.stderr
         machines: dict[str, dict[str, Any]] = (
@@ -78,48 +75,15 @@ class Master:
         return sorted(name for name, answer in json.loads(done.stdout).items() if answer is True)
 
     def accepted(self) -> list[str]:
-        """Return the ids whose keys the master has accepted."""
+        """Return the ids of the minions whose keys are accepted."""
         return sorted(path.name for path in (self.folder / "pki/minions").iterdir())
 
 
 @pytest.fixture(scope="module")
 def master(cloud: RealCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
-    """A running master that machines reach on Docker's bridge."""
+    """A running master at the address of Docker's bridge, where machines reach it."""
     folder = tmp_path_factory.mktemp("salt", numbered=False)
-    address = cloud.endpoint.url.split("/")[2].split(":")[0]
-    port = free_port(address)
-    common = {
-        "pki_dir": str(folder / "pki"),
-        "cachedir": str(folder / "cache"),
-        "sock_dir": str(folder / "run"),
-        "log_file": str(folder / "log"),
-        "interface": address,
-        "ret_port": port,
-        "publish_port": free_port(address),
-        "worker_threads": 2,
-    }
-    (folder / "master").write_text(yaml.safe_dump(common))
-    (folder / "cloud").write_text(
-        yaml.safe_dump(
-            common
-            | {
-                "private_key": str(cloud.key),
-                "ssh_interface": "private_ips",
-                "file_map": {
-                    str(ROOT / "requirements/salt.txt"): "/opt/salt-deploy/requirements.txt"
-                },
-                "enable_cloud_grains": False,
-                "minion": {"master": address, "master_port": port},
-            }
-        )
-    )
-    for name in ("cloud.providers.d", "cloud.maps.d", "cloud.deploy.d"):
-        (folder / name).symlink_to(ROOT / name)
-    profiles = (ROOT / "cloud.profiles.d/machines.conf").read_text()
-    (folder / "cloud.profiles.d").mkdir()
-    (folder / "cloud.profiles.d/machines.conf").write_text(
-        profiles.replace(SALT_ADDRESS, salt_address(cloud))
-    )
+    _configure(cloud, folder)
     program = Path(sys.executable).with_name("salt-master")
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(
@@ -142,6 +106,39 @@ def master(cloud: RealCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.kill()
 
 
+def _configure(cloud: RealCloud, folder: Path) -> None:
+    """Write the configuration of the master, and of salt-cloud with the production files."""
+    address = cloud.endpoint.url.split("/")[2].split(":")[0]
+    port = free_port(address)
+    common = {
+        "pki_dir": str(folder / "pki"),
+        "cachedir": str(folder / "cache"),
+        "sock_dir": str(folder / "run"),
+        "log_file": str(folder / "log"),
+        "interface": address,
+        "ret_port": port,
+        "publish_port": free_port(address),
+        "worker_threads": 2,
+    }
+    lock = {str(ROOT / "requirements/salt.txt"): "/opt/salt-deploy/requirements.txt"}
+    salt_cloud = {
+        "private_key": str(cloud.key),
+        "ssh_interface": "private_ips",
+        "file_map": lock,
+        "enable_cloud_grains": False,
+        "minion": {"master": address, "master_port": port},
+    }
+    (folder / "master").write_text(yaml.safe_dump(common))
+    (folder / "cloud").write_text(yaml.safe_dump(common | salt_cloud))
+    for name in ("cloud.providers.d", "cloud.maps.d", "cloud.deploy.d"):
+        (folder / name).symlink_to(ROOT / name)
+    profiles = (ROOT / "cloud.profiles.d/machines.conf").read_text()
+    (folder / "cloud.profiles.d").mkdir()
+    (folder / "cloud.profiles.d/machines.conf").write_text(
+        profiles.replace(SALT_ADDRESS, salt_address(cloud))
+    )
+
+
 @pytest.fixture(scope="module")
 def launched(master: Master) -> Master:
     """The master after it has launched the map."""
@@ -150,14 +147,14 @@ def launched(master: Master) -> Master:
     return master
 
 
-def test_the_map_launches_machines_whose_minions_answer(launched: Master) -> None:
+def test_map_launches_machines_whose_minions_answer(launched: Master) -> None:
     assert sorted(set(launched.query()) - {PUBLISHED}) == NAMES
     assert launched.accepted() == NAMES
-    # systemd calls a minion started a moment before it has subscribed.
+    # For systemd, a minion is started a moment before it has subscribed.
     until(lambda: launched.answering() == NAMES, "every minion answers", 60)
 
 
-def test_machines_are_what_the_profiles_say(launched: Master) -> None:
+def test_machines_match_profiles(launched: Master) -> None:
     ec2 = launched.cloud.client("ec2")
     named = [(machine.name(), machine.describe()) for machine in launched.cloud.machines()]
     instances = [(name, instance) for name, instance in named if name != PUBLISHED]
@@ -175,14 +172,14 @@ def test_machines_are_what_the_profiles_say(launched: Master) -> None:
         assert (volume["VolumeType"], volume["Size"], volume["Encrypted"]) == ("gp3", 10, True)
 
 
-def test_the_map_again_changes_nothing(launched: Master) -> None:
+def test_second_map_run_changes_nothing(launched: Master) -> None:
     before = launched.query()
     done = launched.map("--parallel")
     assert done.returncode == 0, done.stdout + done.stderr
     assert launched.query() == before
 
 
-def test_the_database_is_not_destroyed_in_passing(launched: Master) -> None:
+def test_destroy_refuses_protected_database(launched: Master) -> None:
     done = launched.run("salt-cloud", "--assume-yes", "--destroy", "postgres-1")
     assert done.returncode != 0
     assert "termination" in done.stderr.lower()
@@ -190,18 +187,22 @@ def test_the_database_is_not_destroyed_in_passing(launched: Master) -> None:
     assert "postgres-1" in launched.accepted()
 
 
-def test_a_machine_whose_image_has_no_salt_gets_it_from_the_lock(master: Master) -> None:
-    """The local cloud's image has Salt, Debian's AMI has not. This machine's deployment ended before it began."""
+def test_machine_without_salt_gets_locked_version(master: Master) -> None:
+    """A machine as Debian's AMI boots it, without the Salt of the local cloud's image.
+
+    Its tags say that it was launched and not deployed.
+    """
     tags = [{"Key": "Name", "Value": "web-9"}, {"Key": DEPLOY_TAG, "Value": "pending"}]
     machine = master.cloud.launch(
         "web-9", TagSpecifications=[{"ResourceType": "instance", "Tags": tags}]
     )
     machine.run(
-        "rm -rf /opt/salt /var/lib/apt/lists/* && apt-get purge --yes --quiet --autoremove python3-venv gnupg"
+        "rm -rf /opt/salt /var/lib/apt/lists/* "
+        "&& apt-get purge --yes --quiet --autoremove python3-venv gnupg"
     )
     done = master.run("salt-cloud", "--assume-yes", "--profile=web", "web-9", seconds=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    until(lambda: "web-9" in master.answering(), "its minion answers")
+    until(lambda: "web-9" in master.answering(), "the minion answers")
     assert (
         machine.run("cat /opt/salt/requirements.txt")
         == (ROOT / "requirements/salt.txt").read_text().strip()
@@ -209,9 +210,7 @@ def test_a_machine_whose_image_has_no_salt_gets_it_from_the_lock(master: Master)
     assert master.run("salt-cloud", "--assume-yes", "--destroy", "web-9").returncode == 0
 
 
-def test_destroy_leaves_the_databases_disk_and_nothing_else(
-    launched: Master, docker_client: Any
-) -> None:
+def test_destroy_leaves_only_database_volume(launched: Master, docker_client: Any) -> None:
     lifted = launched.run(
         "salt-cloud", "--assume-yes", "--action", "disable_term_protect", "postgres-1"
     )

@@ -1,7 +1,7 @@
-"""Deployments that fail on real machines: what salt-cloud says, what stays, and what the same command makes of it.
+"""Deployments that fail on real machines: salt-cloud's errors, and the repair by a second run.
 
-Each machine of one map has a fault of its own. The faults of the API itself need no real machines: they are in
-tests/unit/ec2/test_faults.py.
+Each machine of one map has a fault of its own. The faults of the API need no real machines; they
+are in tests/unit/ec2/test_faults.py.
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ from realcloud import ROOT, Machine, RealCloud
 
 SCRIPT = (ROOT / "cloud.deploy.d/salt-minion.sh").read_text()
 LINES = SCRIPT.splitlines(keepends=True)
-PLACES = {
+FAILS_AT = {
     "script-dies-at-start": 2,
     "script-dies-at-middle": next(
         n for n, line in enumerate(LINES) if line.startswith("install -d -m 0755 /etc/salt")
     ),
     "script-dies-at-end": len(LINES),
-    "impostor": 2,
+    "wrong-host-key": 2,
 }
+"""The line of the deploy script at which it fails, by machine."""
 FAULTS = {
-    "deaf": Fault("no-sshd", machine="deaf"),
+    "unreachable": Fault("no-sshd", machine="unreachable"),
     "key-refused": Fault("no-key", machine="key-refused"),
 }
+# Six machines are made at once. After 60 seconds both run, and refuse connection or key.
 OPTIONS: dict[str, dict[str, Any]] = {
-    # Both wait it out, side by side; by its end they run and refuse, though six machines are made at once.
-    "deaf": {"ssh_connect_timeout": 60, "on_failure": "destroy"},
+    "unreachable": {"ssh_connect_timeout": 60, "on_failure": "destroy"},
     "key-refused": {"ssh_connect_timeout": 60},
 }
-SAID = {
+ERRORS = {
     **dict.fromkeys(
-        PLACES,
+        FAILS_AT,
         ("running", "the deploy script ended with 3", "the mirror is down", "run the same command"),
     ),
-    "deaf": (
+    "unreachable": (
         "running",
         "nothing listens at",
         "Connection refused",
@@ -60,109 +61,126 @@ SAID = {
         "run the same command",
     ),
 }
-NAMES = sorted(SAID)
-FOREIGN = "AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43  # a host key that no machine has
+"""Parts of the error of the first run, in order, by machine."""
+NAMES = sorted(ERRORS)
+WRONG_HOST_KEY = "AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
 
 
 @dataclass
 class Runs:
-    """The map, applied three times, until its machines were destroyed.
+    """The results of three runs of the map, and of its destruction.
 
     Attributes:
-        said: what salt-cloud said, by machine.
-        living: the instances that lived then, by name.
-        keys: the minion's key on the machine and the one that the master accepts, by name, after the last run.
-        litter: what lay about on the machines in the end, by name.
-        accepted: the keys that the master accepted after the first run, and in the end.
+        outputs: the output of salt-cloud, by machine, of each run.
+        instances: the ids of the living instances, by name, after each run and at the end.
+        keys: the minion's key on the machine and its accepted key, by name, after the third run.
+        leftovers: paths of deployment files on the machines, by name, after the third run.
+        accepted: the names of the accepted keys after the first run and at the end.
     """
 
-    said: list[dict[str, dict[str, Any]]] = field(default_factory=list)
-    living: list[dict[str, list[str]]] = field(default_factory=list)
+    outputs: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    instances: list[dict[str, list[str]]] = field(default_factory=list)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
-    litter: dict[str, str] = field(default_factory=dict)
+    leftovers: dict[str, str] = field(default_factory=dict)
     accepted: list[list[str]] = field(default_factory=list)
+
+
+class Site:
+    """A Salt configuration for the cloud; it records the results of its runs."""
+
+    def __init__(self, cloud: RealCloud, folder: Path) -> None:
+        self.cloud = cloud
+        self.folder = _configure(cloud, folder)
+        self.script = folder / "cloud.deploy.d/salt-minion.sh"
+        self.known_hosts = folder / "cache/ec2/known_hosts"
+        self.runs = Runs()
+
+    def salt_cloud(self, *args: str) -> str:
+        """Run salt-cloud with the map and return its output."""
+        program = Path(sys.executable).with_name("salt-cloud")
+        common = [f"--config-dir={self.folder}", "--out=json", "-y"]
+        done = subprocess.run(
+            [program, *common, f"--map={self.folder}/faults.map", *args],
+            env={**os.environ, **self.cloud.endpoint.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def apply(self) -> None:
+        """Apply the map."""
+        self.runs.outputs.append(json.loads(self.salt_cloud("--parallel")))
+        self.record_instances()
+
+    def record_instances(self) -> None:
+        """Record the living instances."""
+        living = self.living().items()
+        self.runs.instances.append(
+            {name: [machine.instance_id for machine in machines] for name, machines in living}
+        )
+
+    def record_accepted(self) -> None:
+        """Record the accepted keys."""
+        accepted = (self.folder / "pki/minions").iterdir()
+        self.runs.accepted.append(sorted(path.name for path in accepted))
+
+    def record_machines(self) -> None:
+        """Record what is on the machines."""
+        for name, (machine,) in self.living().items():
+            on_disk = machine.run("cat /etc/salt/pki/minion/minion.pub")
+            accepted = (self.folder / "pki/minions" / name).read_text().strip()
+            self.runs.keys[name] = (on_disk, accepted)
+            find = "ls -d /tmp/.saltcloud* /opt/salt-deploy 2>/dev/null || true"
+            self.runs.leftovers[name] = machine.run(find)
+
+    def living(self) -> dict[str, list[Machine]]:
+        """Return the living machines of the map, by name."""
+        found: dict[str, list[Machine]] = {}
+        for machine in self.cloud.machines():
+            found.setdefault(machine.name(), []).append(machine)
+        return {name: machines for name, machines in found.items() if name in NAMES}
 
 
 @pytest.fixture(scope="module")
 def runs(
     cloud: RealCloud, docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Runs:
-    folder = _configure(cloud, tmp_path_factory.mktemp("repair"))
-    script, known = folder / "cloud.deploy.d/salt-minion.sh", folder / "cache/ec2/known_hosts"
-    made = Runs()
-
-    def salt_cloud(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                Path(sys.executable).with_name("salt-cloud"),
-                f"--config-dir={folder}",
-                "--out=json",
-                "-y",
-                *arguments,
-            ],
-            env={**os.environ, **cloud.endpoint.environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=900,
-        )
-
-    def apply() -> None:
-        done = salt_cloud(f"--map={folder}/faults.map", "--parallel")
-        assert done.returncode == 0, done.stderr
-        made.said.append(json.loads(done.stdout))
-        made.living.append(
-            {
-                name: [one.instance_id for one in machines]
-                for name, machines in living(cloud).items()
-            }
-        )
-
-    script.write_text("".join(_spoilt()))
+    """The map applied with faults, without them but with a wrong host key, and without any."""
+    site = Site(cloud, tmp_path_factory.mktemp("repair"))
+    site.script.write_text("".join(_failing_script()))
     with FaultClient(cloud.endpoint).inject(*FAULTS.values()) as client:
-        apply()
+        site.apply()
         assert client.seen().met == [1, 1]
-    made.accepted.append(_accepted(folder))
+    site.record_accepted()
 
-    script.write_text(SCRIPT)
-    (impostor,) = living(cloud)["impostor"]
-    learnt = known.read_text()
-    known.write_text(
-        re.sub(
-            rf"^({impostor.instance_id} ssh-ed25519) .*$",
-            rf"\1 {FOREIGN}",
-            learnt,
-            flags=re.MULTILINE,
-        )
-    )
-    (locked,) = living(cloud)["key-refused"]
+    site.script.write_text(SCRIPT)
+    right = site.known_hosts.read_text()
+    (changed,) = site.living()["wrong-host-key"]
+    wrong = re.compile(rf"^({changed.instance_id} ssh-ed25519) .*$", re.MULTILINE)
+    site.known_hosts.write_text(wrong.sub(rf"\1 {WRONG_HOST_KEY}", right))
+    (locked,) = site.living()["key-refused"]
     public = subprocess.run(
         ["ssh-keygen", "-y", "-f", cloud.key], capture_output=True, text=True, check=True
     ).stdout
     docker_client.containers.get(locked.container).exec_run(
         ["sh", "-c", f"echo '{public.strip()}' > /home/admin/.ssh/authorized_keys"], user="admin"
     )
-    apply()
+    site.apply()
 
-    known.write_text(learnt)
-    apply()
-    for name, (machine,) in living(cloud).items():
-        on_disk = machine.run("cat /etc/salt/pki/minion/minion.pub")
-        made.keys[name] = (on_disk, (folder / "pki/minions" / name).read_text().strip())
-        made.litter[name] = machine.run(
-            "ls -d /tmp/.saltcloud* /opt/salt-deploy 2>/dev/null || true"
-        )
-    done = salt_cloud(f"--map={folder}/faults.map", "--destroy")
-    assert done.returncode == 0, done.stderr
-    made.living.append(
-        {name: [one.instance_id for one in machines] for name, machines in living(cloud).items()}
-    )
-    made.accepted.append(_accepted(folder))
-    return made
+    site.known_hosts.write_text(right)
+    site.apply()
+    site.record_machines()
+    site.salt_cloud("--destroy")
+    site.record_instances()
+    site.record_accepted()
+    return site.runs
 
 
 def _configure(cloud: RealCloud, folder: Path) -> Path:
-    """Write a Salt configuration with the production provider and profiles, and a deploy script to spoil."""
+    """Write a Salt configuration with the production provider and profiles; return its folder."""
     for name in ("cloud.providers.d", "cloud.profiles.d"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "cloud.deploy.d").mkdir()
@@ -184,54 +202,40 @@ def _configure(cloud: RealCloud, folder: Path) -> Path:
     return folder
 
 
-def _spoilt() -> list[str]:
-    """Return the deploy script with a line in which it dies on the machines that are named for it."""
+def _failing_script() -> list[str]:
+    """Return the lines of the deploy script, which fails on the machines of FAILS_AT."""
     lines = list(LINES)
-    for name, place in sorted(PLACES.items(), key=lambda item: -item[1]):
-        lines.insert(
-            place,
-            f"{{% if vm['name'] == '{name}' %}}echo the mirror is down; exit 3{{% endif %}}\n",
-        )
+    for name, line in sorted(FAILS_AT.items(), key=lambda item: -item[1]):
+        failure = "echo the mirror is down; exit 3"
+        lines.insert(line, f"{{% if vm['name'] == '{name}' %}}{failure}{{% endif %}}\n")
     return lines
 
 
-def _accepted(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "pki/minions").iterdir())
-
-
-def living(cloud: RealCloud) -> dict[str, list[Machine]]:
-    """Return the living machines of the map, by name."""
-    found: dict[str, list[Machine]] = {}
-    for machine in cloud.machines():
-        found.setdefault(machine.name(), []).append(machine)
-    return {name: machines for name, machines in found.items() if name in NAMES}
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_the_user_reads_what_is_wrong_with_which_machine(runs: Runs, name: str) -> None:
-    error = runs.said[0][name]["Error"]
+def test_error_names_machine_and_reason(runs: Runs, name: str) -> None:
+    error = runs.outputs[0][name]["Error"]
     assert f"deploying {name} (i-" in error
-    assert re.search(".*".join(map(re.escape, SAID[name])), error), error
+    assert re.search(".*".join(map(re.escape, ERRORS[name])), error), error
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_command_makes_it_good(runs: Runs, name: str) -> None:
-    second, third = (said[name] for said in runs.said[1:])
-    if name == "impostor":
+def test_second_run_repairs_machines(runs: Runs, name: str) -> None:
+    second, third = (output[name] for output in runs.outputs[1:])
+    if name == "wrong-host-key":
         assert f"shows another host key than the console of {name}" in second["Error"]
         assert third["deployed"] is True
     else:
         assert second["deployed"] is True
         assert "already exists" in third["Message"]
-    before, after, last = (there.get(name, []) for there in runs.living[:3])
+    before, after, last = (living.get(name, []) for living in runs.instances[:3])
     assert after == last
     assert len(last) == 1
-    assert before == ([] if name == "deaf" else last)
+    assert before == ([] if name == "unreachable" else last)
     on_disk, accepted = runs.keys[name]
     assert on_disk == accepted
-    assert runs.litter[name] == ""
+    assert runs.leftovers[name] == ""
 
 
-def test_no_key_is_accepted_of_a_machine_that_is_gone(runs: Runs) -> None:
-    assert runs.accepted == [sorted(set(NAMES) - {"deaf"}), []]
-    assert runs.living[3] == {}
+def test_keys_of_destroyed_machines_are_removed(runs: Runs) -> None:
+    assert runs.accepted == [sorted(set(NAMES) - {"unreachable"}), []]
+    assert runs.instances[3] == {}
