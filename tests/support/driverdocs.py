@@ -12,7 +12,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from saltext.ec2 import _options
+from saltext.ec2 import options as _options
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "driver-options.md"
@@ -89,7 +89,7 @@ def document(tests: Mapping[str, Sequence[str]]) -> str:
     table = "\n".join(f"| {row} |" for row in rows)
     return f"""# Options of the EC2 driver
 
-<!-- Written by `python tests/support/driverdocs.py` from the table in packages/saltext-ec2/src/saltext/ec2/_options.py and the marks of the
+<!-- Written by `python tests/support/driverdocs.py` from the table in packages/saltext-ec2/src/saltext/ec2/options.py and the marks of the
 tests; a test keeps it equal to both. -->
 
 A provider, a profile and a map may set each of these, unless it says "in the provider only"; a map outranks its

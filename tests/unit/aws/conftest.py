@@ -16,7 +16,8 @@ import salt.config
 import yaml
 from moto.server import ThreadedMotoServer
 
-from saltext.ec2 import _client, _launch, _lookup, _options
+from saltext.ec2 import _client, _launch, _lookup
+from saltext.ec2 import options as _options
 
 ROOT = Path(__file__).parents[3]
 OPERATOR = "198.51.100.7/32"  # RFC 5737: an address for documentation

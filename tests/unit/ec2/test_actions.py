@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import salt.loader
 
-from saltext.ec2 import _instance, _options
+from saltext.ec2 import _instance
+from saltext.ec2 import options as _options
 from saltext.ec2._errors import ConfigurationError, Ec2Error, NotFound
 from saltext.ec2.clouds import ec2 as driver
 

@@ -19,7 +19,8 @@ import salt.loader
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 
-from saltext.ec2 import _client, _deploy, _host_keys, _instance, _options
+from saltext.ec2 import _client, _deploy, _host_keys, _instance
+from saltext.ec2 import options as _options
 from saltext.ec2._errors import (
     ApiError,
     ConfigurationError,

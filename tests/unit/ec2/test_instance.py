@@ -13,7 +13,8 @@ import pytest
 from localcloud import catalog, cloud
 from localcloud.faults import Fault
 from memorycloud import MemoryHost, Running, running
-from saltext.ec2 import _instance, _options
+from saltext.ec2 import _instance
+from saltext.ec2 import options as _options
 from saltext.ec2._errors import LaunchError
 from saltext.ec2.clouds import ec2 as driver
 

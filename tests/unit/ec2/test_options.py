@@ -12,7 +12,7 @@ import pytest
 import salt.config
 
 import driverdocs
-from saltext.ec2 import _options
+from saltext.ec2 import options as _options
 from saltext.ec2._errors import ConfigurationError
 from saltext.ec2.clouds import ec2 as driver
 

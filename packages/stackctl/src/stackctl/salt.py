@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from localcloud.config import private_directory, write_private
-from saltext.ec2._options import TABLE
+from saltext.ec2.options import TABLE
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, ConvergeError, LaunchError, StackError
 from stackctl.machines import Machine, Shell, is_active

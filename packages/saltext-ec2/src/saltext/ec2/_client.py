@@ -21,7 +21,7 @@ from botocore.credentials import (
     DeferredRefreshableCredentials,
 )
 
-from saltext.ec2 import _options
+from saltext.ec2 import options as _options
 from saltext.ec2._cache import Cache
 from saltext.ec2._errors import ConfigurationError, RegionRefused, api_errors
 

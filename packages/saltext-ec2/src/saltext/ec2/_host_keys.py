@@ -62,7 +62,7 @@ def ssh_options(
 
     Args:
         connection: the region.
-        options: see `_options.resolve`.
+        options: see `options.resolve`.
         name: the machine's name.
         instance_id: its id.
         cache_folder: Salt's cache directory, where learnt keys are kept.

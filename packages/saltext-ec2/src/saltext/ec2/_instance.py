@@ -40,7 +40,7 @@ def launch(
 
     Args:
         connection: the region.
-        options: see `_options.resolve`.
+        options: see `options.resolve`.
         name: the machine's name.
         predecessors: ids of terminated instances of that name.
         userdata: rendered user data.
@@ -140,7 +140,7 @@ def look_again(
 
     Args:
         connection: the region.
-        options: see `_options.resolve`; `wait_for_ip_interval` is how often EC2 is asked, for all machines together.
+        options: see `options.resolve`; `wait_for_ip_interval` is how often EC2 is asked, for all machines together.
         name: the machine's name.
         instance: what was known of it.
         age: seconds that the answer may be old.

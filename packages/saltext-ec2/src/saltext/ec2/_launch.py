@@ -59,7 +59,7 @@ def request(
 
     Args:
         connection: where to look up the names that the options hold.
-        options: see `_options.resolve`.
+        options: see `options.resolve`.
         name: the machine's name.
         userdata: rendered user data.
         deploy: whether a minion will be installed on it.

@@ -19,7 +19,8 @@ import salt.config
 import salt.utils.cloud
 import salt.utils.files
 
-from saltext.ec2 import _client, _deploy, _errors, _host_keys, _instance, _launch, _lookup, _options
+from saltext.ec2 import _client, _deploy, _errors, _host_keys, _instance, _launch, _lookup
+from saltext.ec2 import options as _options
 from saltext.ec2._client import Connection
 from saltext.ec2._errors import (
     ApiError,
