@@ -1,4 +1,4 @@
-"""Writes docs/driver-options.md: the driver's table of options, joined with the tests that cover each of them.
+"""Writes the driver's options.md: its table of options, joined with the tests that cover each of them.
 
     python tests/support/driverdocs.py
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from saltext.ec2 import options as _options
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "driver-options.md"
+DOCUMENT = _options.DOCUMENT
 TESTS = ROOT / "tests" / "unit" / "ec2"
 OLD_DRIVER = {
     "same": "the same",
@@ -61,7 +61,7 @@ def covered(folder: Path = TESTS) -> dict[str, list[str]]:
 
 
 def document(tests: Mapping[str, Sequence[str]]) -> str:
-    """Return docs/driver-options.md.
+    """Return options.md.
 
     Args:
         tests: the tests of each option.

@@ -1,4 +1,4 @@
-"""docs/driver-policy.json is enough to launch, query and destroy, and holds nothing that this does not need.
+"""The driver's policy.json is enough to launch, query and destroy, and holds nothing that this does not need.
 
 moto weighs actions, not resources or conditions: those are left out here.
 """
@@ -17,7 +17,7 @@ from saltext.ec2 import _client, _deploy, _host_keys
 from saltext.ec2._errors import Ec2Error, QueryFailed
 from saltext.ec2.clouds import ec2 as driver
 
-POLICY = json.loads((Path(__file__).parents[3] / "docs" / "driver-policy.json").read_text())
+POLICY = json.loads((Path(driver.__file__).parents[1] / "docs" / "policy.json").read_text())
 ACTIONS = sorted(
     action
     for statement in POLICY["Statement"]

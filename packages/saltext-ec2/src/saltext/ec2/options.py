@@ -1,4 +1,4 @@
-"""Every option of providers and profiles: one table that validation, defaults and docs/driver-options.md come from."""
+"""Every option of providers and profiles: one table that validation, defaults and options.md come from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import salt.config
@@ -15,6 +16,8 @@ import salt.config
 from saltext.ec2._errors import ConfigurationError
 
 log = logging.getLogger(__name__)
+
+DOCUMENT = Path(__file__).parent / "docs" / "options.md"
 
 Status = Literal["same", "changed", "new", "core", "needless", "refused"]
 
@@ -215,11 +218,7 @@ def check(given: Mapping[str, Any], source: str, opts: Mapping[str, Any] | None 
             _judge(option, source)
         elif name not in merged:
             near = difflib.get_close_matches(name, TABLE, n=1)
-            hint = (
-                f"; did you mean {near[0]}?"
-                if near
-                else "; docs/driver-options.md lists what there is"
-            )
+            hint = f"; did you mean {near[0]}?" if near else f"; {DOCUMENT} lists all options"
             raise ConfigurationError(f"{source}: unknown option {name}{hint}")
     for option in OPTIONS:
         if option.globally and option.name in opts:

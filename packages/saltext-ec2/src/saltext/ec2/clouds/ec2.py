@@ -1,6 +1,6 @@
 """salt-cloud's functions for Amazon EC2.
 
-A provider needs no more than `driver: ec2` and a `location`; the options are listed in docs/driver-options.md.
+A provider needs no more than `driver: ec2` and a `location`; the package's options.md lists the options.
 A machine is known by its Name tag. Whatever fails, fails aloud: with a sentence, and not as an empty list.
 """
 
