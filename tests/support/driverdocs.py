@@ -22,7 +22,7 @@ OLD_DRIVER = {
     "changed": "changed",
     "new": "-",
     "core": "the same (Salt's core)",
-    "needless": "**no effect**, with a warning",
+    "ignored": "**no effect**, with a warning",
     "refused": "**refused**",
 }
 
@@ -75,8 +75,8 @@ def document(tests: Mapping[str, Sequence[str]]) -> str:
             else f"`{', '.join(default) if isinstance(default, list) else default}`"
         )
         only = (
-            f" In the provider{' or the main configuration' if option.globally else ''} only."
-            if option.provider
+            f" In the provider{' or the main configuration' if option.main_file else ''} only."
+            if option.provider_only
             else ""
         )
         text = option.text.replace("|", "\\|") + only

@@ -163,12 +163,14 @@ def test_no_machine_is_launched_in_a_region_that_is_not_allowed(
         driver.create(machine("web-1"))
 
 
-@pytest.mark.parametrize("option", [option.name for option in _options.OPTIONS if option.provider])
+@pytest.mark.parametrize(
+    "option", [option.name for option in _options.OPTIONS if option.provider_only]
+)
 def test_what_the_provider_alone_says_is_refused_elsewhere(
     ec2: Any, machine: Machine, opts: dict[str, Any], option: str
 ) -> None:
     with pytest.raises(
-        ConfigurationError, match=rf"^web-1 \(profile small\): {option} is not its provider's"
+        ConfigurationError, match=rf"^web-1 \(profile small\): {option} differs from its provider's"
     ) as caught:
         driver.create(machine("web-1", **{option: "other"}))
     assert "other" not in str(caught.value), "it may be a secret"

@@ -12,6 +12,7 @@ import pytest
 import salt.config
 
 import driverdocs
+from saltext.ec2 import _option_types
 from saltext.ec2 import options as _options
 from saltext.ec2._errors import ConfigurationError
 from saltext.ec2.clouds import ec2 as driver
@@ -49,7 +50,7 @@ def test_no_option_of_the_old_driver_is_unknown_or_called_new(name: str) -> None
 
 
 def test_what_is_not_called_new_was_an_option_of_the_old_driver() -> None:
-    old = {option.name for option in of_status("same", "changed", "needless", "refused")}
+    old = {option.name for option in of_status("same", "changed", "ignored", "refused")}
     assert sorted(old - set(DOCUMENTED + READ)) == []
 
 
@@ -112,11 +113,9 @@ def test_a_refused_option_stops_a_launch_and_says_what_to_use(option: _options.O
         _options.check({"image": "x", option.name: "x"}, "profile web")
 
 
-@pytest.mark.covers(status="needless")
-@pytest.mark.parametrize("option", of_status("needless"), ids=lambda option: option.name)
-def test_a_needless_option_is_warned_of(
-    option: _options.Option, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.covers(status="ignored")
+@pytest.mark.parametrize("option", of_status("ignored"), ids=lambda option: option.name)
+def test_ignored_option_warns(option: _options.Option, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         _options.check({"image": "x", option.name: "x"}, "profile web")
     assert [record.getMessage() for record in caplog.records] == [
@@ -200,12 +199,92 @@ def test_map_outranks_profile_outranks_provider_outranks_the_main_configuration(
     }
     machine: dict[str, Any] = {"driver": "cloud:ec2", "profile": "web", "name": "web-1"}
     resolved = _options.resolve(machine, opts)
-    assert resolved["ssh_username"] == "provider"
+    assert resolved["ssh_username"] == ["provider"]
     assert resolved["on_failure"] == "keep"
     opts["providers"]["cloud"]["ec2"].clear()
     resolved = _options.resolve(machine, opts)
-    assert (resolved["ssh_username"], resolved["size"]) == ("main", "profile")
+    assert (resolved["ssh_username"], resolved["size"]) == (["main"], "profile")
     assert _options.resolve({**machine, "size": "map"}, opts)["size"] == "map"
+
+
+# -- types ---------------------------------------------------------------------------------------
+
+
+def test_every_option_with_an_effect_has_a_type() -> None:
+    untyped = [option.name for option in _options.OPTIONS if option.type is _option_types.ANYTHING]
+    assert untyped == [option.name for option in of_status("ignored", "refused")]
+
+
+@pytest.mark.parametrize("option", of_status("same", "changed", "new"), ids=lambda one: one.name)
+def test_default_is_of_its_option_s_type(option: _options.Option) -> None:
+    if option.default is not None:
+        assert option.type.read(option.default) == option.default
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "typed"),
+    [
+        ("size", "t3.micro", "t3.micro"),
+        ("owner", 136693071363, "136693071363"),
+        ("keyname", 2024, "2024"),
+        ("monitoring", True, True),
+        ("monitoring", 0, False),
+        ("ssh_port", "2222", 2222),
+        ("max_attempts", 3, 3),
+        ("deploy_timeout", "90", 90.0),
+        ("deploy_timeout", "0.5", 0.5),
+        ("wait_for_ip_interval", 0, 0.0),
+        ("host_keys", "none", "none"),
+        ("securitygroup", "web", ["web"]),
+        ("securitygroup", ("web", "db"), ["web", "db"]),
+        ("securitygroup", "", []),
+        ("ssh_username", "admin", ["admin"]),
+        ("subnetid", "subnet-1", "subnet-1"),
+        ("subnetid", ("subnet-1", "subnet-2"), ["subnet-1", "subnet-2"]),
+        ("image", "ami-1", "ami-1"),
+        ("image", {"owner": "self", "name": "x"}, {"owner": "self", "name": "x"}),
+        ("userdata_template", False, False),
+        ("userdata_template", "jinja", "jinja"),
+        ("volumes", ({"device": "/dev/sdf"},), [{"device": "/dev/sdf"}]),
+        ("tag", {"a": 1}, {"a": 1}),
+        ("ssh_port", None, 22),
+        ("ssh_username", None, ["ec2-user", "ubuntu", "admin", "bitnami", "root"]),
+        ("private_key", None, None),
+        ("del_root_vol_on_destroy", None, None),
+    ],
+)
+def test_value_has_the_type_of_its_option(name: str, given: Any, typed: Any) -> None:
+    read = _options.value(name, given, "web-1")
+    assert (type(read), read) == (type(typed), typed)
+    again = _options.value(name, read, "web-1")
+    assert (type(again), again) == (type(typed), typed)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("size", True), ("tag", ["a"]), ("volumes", {}), ("monitoring", "no"), ("securitygroup", {})],
+)
+def test_value_of_another_type_is_unchanged_where_nothing_refuses_it(name: str, given: Any) -> None:
+    assert _options.value(name, given, "web-1") is given
+
+
+@pytest.mark.covers("ssh_username")
+@pytest.mark.parametrize("given", ["", [], True, {"admin": None}])
+def test_deployment_without_a_user_is_refused(
+    machine: Callable[..., dict[str, Any]], ec2: Any, given: Any
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match="web-1: ssh_username is a user or a list of users, not "
+    ):
+        driver.create(machine("web-1", ssh_username=given))
+    assert ec2.describe_instances()["Reservations"] == []
+
+
+def test_number_is_a_number_in_every_place(machine: Callable[..., dict[str, Any]]) -> None:
+    options = _options.resolve(
+        machine("web-1", ssh_port="22", wait_for_ip_timeout="5"), driver.__opts__
+    )
+    assert (options["ssh_port"], options["wait_for_ip_timeout"]) == (22, 5.0)
 
 
 def test_a_default_is_not_changed_by_what_a_profile_says() -> None:

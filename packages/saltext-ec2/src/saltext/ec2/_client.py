@@ -100,10 +100,10 @@ def connect(options: Mapping[str, Any], cache_folder: str) -> Connection:
         "region": region_of(options),
         **{name: options.get(name) for name in ("id", "key", "token", "role_arn", "profile_name")},
         "endpoint_url": _endpoint(options),
-        "max_attempts": int(
-            _options.value("max_attempts", options.get("max_attempts"), "the connection")
-        ),
-        "timeout": int(_options.value("api_timeout", options.get("api_timeout"), "the connection")),
+        **{
+            name: _options.value(name, options.get(name), "the connection")
+            for name in ("max_attempts", "api_timeout")
+        },
     }
     return _connect(json.dumps(wanted, sort_keys=True), cache_folder)
 
@@ -122,7 +122,7 @@ def _connect(wanted_json: str, cache_folder: str) -> Connection:
     wanted = json.loads(wanted_json)
     config = Config(
         connect_timeout=10,
-        read_timeout=wanted["timeout"],
+        read_timeout=wanted["api_timeout"],
         retries={"mode": "adaptive", "total_max_attempts": wanted["max_attempts"]},
         user_agent_extra="saltext.ec2",
     )

@@ -240,7 +240,7 @@ def proxy_command(options: Mapping[str, Any]) -> str:
     gateway = options.get("ssh_gateway")
     if not gateway:
         return ""
-    host, _, port = str(gateway).partition(":")
+    host, _, port = gateway.partition(":")
     command = ["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
     if key := options.get("ssh_gateway_key") or options.get("private_key"):
         command += ["-o", f"IdentityFile={key}", "-o", "IdentitiesOnly=yes"]

@@ -77,9 +77,9 @@ def ssh_options(
         return {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
     strict = {"StrictHostKeyChecking": "yes", "UpdateHostKeys": "no"}
     if options["known_hosts_file"] not in (None, "/dev/null"):
-        return {**strict, "UserKnownHostsFile": str(options["known_hosts_file"])}
+        return {**strict, "UserKnownHostsFile": options["known_hosts_file"]}
     known = KnownHosts(cache_folder)
-    pause = float(options["wait_for_ip_interval"])
+    pause: float = options["wait_for_ip_interval"]
     while not known.knows(instance_id):
         if keys := read(connection, name, instance_id):
             known.learn(instance_id, keys)

@@ -150,7 +150,7 @@ def look_again(
         ApiError: EC2 could not be asked.
     """
     instance_id = instance["InstanceId"]
-    since, every = time.time() - age, float(options["wait_for_ip_interval"])
+    since, every = time.time() - age, options["wait_for_ip_interval"]
     found = connection.cache.poll(
         instance_id, lambda ids: _lookup.instances_by_id(connection, ids), since, every
     )
@@ -188,7 +188,7 @@ def ready(
         LaunchError: it was terminated, or `wait_for_ip_timeout` has passed.
         ApiError: EC2 could not be asked, or refuses what the machine is to be equipped with.
     """
-    deadline = time.monotonic() + float(options["wait_for_ip_timeout"])
+    deadline = time.monotonic() + options["wait_for_ip_timeout"]
     equipped = False
     while True:
         instance = look_again(connection, options, name, instance)
@@ -203,7 +203,7 @@ def ready(
         if time.monotonic() > deadline:
             raise LaunchError(
                 f"{name} is {state} and has {'an' if reachable else 'no'} address in {options['ssh_interface']}"
-                f" after {options['wait_for_ip_timeout']} s"
+                f" after {options['wait_for_ip_timeout']:g} s"
             )
 
 

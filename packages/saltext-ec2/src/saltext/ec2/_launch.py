@@ -131,9 +131,7 @@ def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
         if options.get(option) is not None:
             machine[key] = options[option]
     if profile := options.get("iam_profile"):
-        machine["IamInstanceProfile"] = {
-            "Arn" if str(profile).startswith("arn:") else "Name": profile
-        }
+        machine["IamInstanceProfile"] = {"Arn" if profile.startswith("arn:") else "Name": profile}
     if credits := options.get("credit_specification"):
         machine["CreditSpecification"] = (
             {camel(key): value for key, value in credits.items()}
@@ -143,9 +141,9 @@ def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
     if cpu := options.get("cpu_options"):
         machine["CpuOptions"] = {camel(key): value for key, value in cpu.items()}
     if options.get("monitoring") is not None:
-        machine["Monitoring"] = {"Enabled": bool(options["monitoring"])}
+        machine["Monitoring"] = {"Enabled": options["monitoring"]}
     if options.get("hibernation") is not None:
-        machine["HibernationOptions"] = {"Configured": bool(options["hibernation"])}
+        machine["HibernationOptions"] = {"Configured": options["hibernation"]}
     places = {
         "availability_zone": "AvailabilityZone",
         "placementgroup": "GroupName",
@@ -281,7 +279,7 @@ def block_devices(
             ebs.setdefault("VolumeSize", image.root_size)
         delete = delete_root if is_root else delete_others
         if delete is not None:
-            ebs.setdefault("DeleteOnTermination", bool(delete))
+            ebs.setdefault("DeleteOnTermination", delete)
         device["Ebs"] = ebs
     return devices
 
@@ -380,7 +378,7 @@ def _network(connection: Connection, options: Mapping[str, Any], name: str) -> d
         raise ConfigurationError(f"{name}: associate_public_ip needs subnetname or subnetid")
     interface = {
         "DeviceIndex": 0,
-        "AssociatePublicIpAddress": bool(public),
+        "AssociatePublicIpAddress": public,
         "DeleteOnTermination": True,
         **network,
     }

@@ -490,7 +490,7 @@ def _install(
         DeployError: what kept the minion from being installed.
     """
     name, instance_id = vm_["name"], instance["InstanceId"]
-    deadline = time.monotonic() + float(options["ssh_connect_timeout"])
+    deadline = time.monotonic() + options["ssh_connect_timeout"]
     vm_["ssh_host"] = vm_["salt_host"] = _instance.address(options, instance)
     alive = _instance.watch(connection, options, name, instance)
     _event(
@@ -504,9 +504,9 @@ def _install(
         _login(connection, options, name, instance, deadline, alive),
         payload,
         deadline=deadline,
-        run_timeout=float(options["deploy_timeout"]),
+        run_timeout=options["deploy_timeout"],
         folder=options["tmp_dir"],
-        keep=bool(options["keep_tmp"]),
+        keep=options["keep_tmp"],
         show=print if options["display_ssh_output"] and not __opts__.get("parallel") else log.debug,
         alive=alive,
     )
@@ -603,15 +603,14 @@ def _login(
     deadline: float,
     alive: Callable[[], None],
 ) -> _deploy.Login:
-    users = options["ssh_username"]
-    address, port = _instance.address(options, instance), int(options["ssh_port"])
+    address, port = _instance.address(options, instance), options["ssh_port"]
     proxy = _deploy.proxy_command(options)
     if not proxy:
         _deploy.wait_for_port(address, port, deadline, alive)
     return _deploy.Login(
         address,
         port,
-        [users] if isinstance(users, str) else list(users),
+        options["ssh_username"],
         _host_keys.ssh_options(
             connection, options, name, instance["InstanceId"], __opts__["cachedir"], deadline, alive
         ),
