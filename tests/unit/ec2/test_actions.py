@@ -12,8 +12,8 @@ import salt.loader
 
 from saltext.ec2 import _instance
 from saltext.ec2 import options as _options
-from saltext.ec2._errors import ConfigurationError, Ec2Error, NotFound
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import ConfigurationError, Ec2Error, NotFound
 
 QUERIES = {
     "get_configured_provider", "list_nodes", "list_nodes_full", "list_nodes_min", "list_nodes_select",

@@ -14,8 +14,8 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
 from saltext.ec2 import _cache, _client
-from saltext.ec2._errors import ApiError, ConfigurationError, QueryFailed, RegionRefused
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import ApiError, ConfigurationError, QueryFailed, RegionRefused
 
 REFUSED = "region eu-west-2 is refused: allowed_regions names eu-west-1"
 

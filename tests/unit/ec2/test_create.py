@@ -19,9 +19,10 @@ import salt.loader
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 
-from saltext.ec2 import _client, _deploy, _host_keys, _instance
+from saltext.ec2 import _client, _deploy, _instance, host_keys
 from saltext.ec2 import options as _options
-from saltext.ec2._errors import (
+from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import (
     ApiError,
     ConfigurationError,
     DeployError,
@@ -29,7 +30,6 @@ from saltext.ec2._errors import (
     NotFound,
     RegionRefused,
 )
-from saltext.ec2.clouds import ec2 as driver
 
 Machine = Callable[..., dict[str, Any]]  # see the fixture `machine`
 
@@ -317,7 +317,7 @@ def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(_deploy, "wait_for_port", wait_for_port)
     monkeypatch.setattr(_deploy, "install", install)
-    monkeypatch.setattr(_host_keys, "read", lambda *_: ["ssh-ed25519 AAAA"])
+    monkeypatch.setattr(host_keys, "read", lambda *_: ["ssh-ed25519 AAAA"])
     return deployment
 
 

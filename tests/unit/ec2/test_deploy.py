@@ -20,8 +20,8 @@ import pytest
 import salt.config
 from botocore.exceptions import ClientError
 
-from saltext.ec2 import _deploy, _host_keys
-from saltext.ec2._errors import ApiError, ConfigurationError, DeployError
+from saltext.ec2 import _deploy, host_keys
+from saltext.ec2.errors import ApiError, ConfigurationError, DeployError
 from waiting import runs, until
 
 SSH = """#!/bin/sh
@@ -348,14 +348,14 @@ ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew root@web-1
 
 
 def test_host_keys_are_read_from_the_console() -> None:
-    assert _host_keys.from_console(CONSOLE) == [
+    assert host_keys.from_console(CONSOLE) == [
         "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY=",
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew",
     ]
-    assert _host_keys.from_console(CONSOLE.rpartition("-----END")[0]) == [
+    assert host_keys.from_console(CONSOLE.rpartition("-----END")[0]) == [
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOld"
     ]
-    assert _host_keys.from_console("") == []
+    assert host_keys.from_console("") == []
 
 
 def options(**given: Any) -> dict[str, Any]:
@@ -369,35 +369,35 @@ def test_a_machine_that_ec2_does_not_know_yet_has_no_console_yet() -> None:
 
         return SimpleNamespace(ec2=SimpleNamespace(get_console_output=refuse))
 
-    assert _host_keys.read(failing("InvalidInstanceID.NotFound"), "web-1", "i-1") == []
+    assert host_keys.read(failing("InvalidInstanceID.NotFound"), "web-1", "i-1") == []
     with pytest.raises(ApiError, match="UnauthorizedOperation"):
-        _host_keys.read(failing("UnauthorizedOperation"), "web-1", "i-1")
+        host_keys.read(failing("UnauthorizedOperation"), "web-1", "i-1")
 
 
 def test_keys_are_waited_for_and_remembered_by_instance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = [[], ["ssh-ed25519 AAAA"]]
-    monkeypatch.setattr(_host_keys, "read", lambda *_: shown.pop(0))
+    monkeypatch.setattr(host_keys, "read", lambda *_: shown.pop(0))
     arguments = (options(), "web-1", "i-1", str(tmp_path), time.monotonic() + 60, lambda: None)
     for _ in range(2):  # the second time, the console has nothing to say any more
-        given = _host_keys.ssh_options(None, *arguments)  # type: ignore[arg-type]
+        given = host_keys.ssh_options(None, *arguments)  # type: ignore[arg-type]
         assert given["StrictHostKeyChecking"] == "yes"
         assert given["HostKeyAlias"] == "i-1"
         assert Path(given["UserKnownHostsFile"]).read_text() == "i-1 ssh-ed25519 AAAA\n"
 
 
 def test_a_silent_console_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_host_keys, "read", lambda *_: [])
+    monkeypatch.setattr(host_keys, "read", lambda *_: [])
     with pytest.raises(DeployError, match="console does not show its SSH host keys"):
-        _host_keys.ssh_options(
+        host_keys.ssh_options(
             None, options(), "web-1", "i-1", str(tmp_path), time.monotonic() - 1, lambda: None
         )  # type: ignore[arg-type]
 
 
 def test_host_keys_are_waived_by_name_only(tmp_path: Path) -> None:
     def given(**more: Any) -> dict[str, str]:
-        return _host_keys.ssh_options(
+        return host_keys.ssh_options(
             None, options(**more), "web-1", "i-1", str(tmp_path), 0, lambda: None
         )  # type: ignore[arg-type]
 

@@ -15,8 +15,8 @@ from localcloud.faults import Fault
 from memorycloud import MemoryHost, Running, running
 from saltext.ec2 import _instance
 from saltext.ec2 import options as _options
-from saltext.ec2._errors import LaunchError
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import LaunchError
 
 MISMATCH = Fault("error", "RunInstances", code="IdempotentParameterMismatch", status=400)
 

@@ -18,9 +18,9 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
 from saltext.ec2 import _client, _launch
-from saltext.ec2._errors import ApiError, ConfigurationError, NotFound
 from saltext.ec2._lookup import Image
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import ApiError, ConfigurationError, NotFound
 
 ELSEWHERE = {"subnetname": None, "securitygroup": None}  # instead of the fixture's subnet and group
 ROOT = 15  # GiB that moto says of every image's root volume

@@ -14,8 +14,8 @@ import salt.config
 import driverdocs
 from saltext.ec2 import _option_types
 from saltext.ec2 import options as _options
-from saltext.ec2._errors import ConfigurationError
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import ConfigurationError
 
 # Every option that Salt 3007's documentation has for its ec2 driver (topics/cloud/aws, the head of the module, and of
 # topics/cloud/misc and map what is not for other drivers alone), and every further one that the driver read.

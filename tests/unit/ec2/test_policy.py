@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from moto.core import set_initial_no_auth_action_count
 
-from saltext.ec2 import _client, _deploy, _host_keys
-from saltext.ec2._errors import Ec2Error, QueryFailed
+from saltext.ec2 import _client, _deploy, host_keys
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import Ec2Error, QueryFailed
 
 POLICY = json.loads((Path(driver.__file__).parents[1] / "docs" / "policy.json").read_text())
 ACTIONS = sorted(
@@ -44,7 +44,7 @@ def life(
     monkeypatch.setattr(_deploy, "archive", lambda *_: b"")
     monkeypatch.setattr(_deploy, "wait_for_port", lambda *_: None)
     monkeypatch.setattr(_deploy, "install", lambda *_, **__: None)
-    monkeypatch.setattr(_host_keys, "from_console", lambda _: ["ssh-ed25519 AAAA"])
+    monkeypatch.setattr(host_keys, "from_console", lambda _: ["ssh-ed25519 AAAA"])
     (tmp_path / "key").touch()
     opts |= {"deploy": True, "private_key": str(tmp_path / "key")}
     given = machine(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from saltext.ec2._errors import ApiError
+from saltext.ec2.errors import ApiError
 
 SECONDS = (
     30  # how long an answer holds: what one map run asks over and over, the next run asks anew

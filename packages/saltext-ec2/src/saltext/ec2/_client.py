@@ -23,7 +23,7 @@ from botocore.credentials import (
 
 from saltext.ec2 import options as _options
 from saltext.ec2._cache import Cache
-from saltext.ec2._errors import ConfigurationError, RegionRefused, api_errors
+from saltext.ec2.errors import ConfigurationError, RegionRefused, api_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client

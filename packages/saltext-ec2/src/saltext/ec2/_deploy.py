@@ -26,7 +26,7 @@ from typing import Any
 import salt.config
 import salt.utils.cloud
 
-from saltext.ec2._errors import ConfigurationError, DeployError
+from saltext.ec2.errors import ConfigurationError, DeployError
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from saltext.ec2 import _launch, _lookup
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import ApiError, LaunchError, api_errors
+from saltext.ec2.errors import ApiError, LaunchError, api_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import AddressTypeDef, FilterTypeDef, InstanceTypeDef

@@ -9,7 +9,7 @@ from typing import Any
 
 from saltext.ec2 import _lookup
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import ConfigurationError
+from saltext.ec2.errors import ConfigurationError
 
 DEPLOY_TAG = "salt-cloud:deploy"  # `pending` from launch until the minion is installed, then `done`
 RELEASE_TAG = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import ConfigurationError, NotFound, api_errors
+from saltext.ec2.errors import ConfigurationError, NotFound, api_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import FilterTypeDef, ImageTypeDef, InstanceTypeDef

@@ -11,9 +11,9 @@ from typing import Any
 
 import salt.config
 
-from saltext.ec2._errors import ConfigurationError
 from saltext.ec2._option_table import OPTIONS, Option
 from saltext.ec2._option_types import BOOLEAN, WrongType
+from saltext.ec2.errors import ConfigurationError
 
 __all__ = ["DOCUMENT", "OPTIONS", "TABLE", "Option", "check", "check_provider", "resolve", "value"]
 

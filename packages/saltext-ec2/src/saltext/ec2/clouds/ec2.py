@@ -19,10 +19,10 @@ import salt.config
 import salt.utils.cloud
 import salt.utils.files
 
-from saltext.ec2 import _client, _deploy, _errors, _host_keys, _instance, _launch, _lookup
+from saltext.ec2 import _client, _deploy, _instance, _launch, _lookup, errors, host_keys
 from saltext.ec2 import options as _options
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import (
+from saltext.ec2.errors import (
     ApiError,
     ConfigurationError,
     DeployError,
@@ -287,7 +287,7 @@ def avail_locations(call: str | None = None) -> dict[str, dict[str, Any]]:
     _not_an_action("avail_locations", call)
     provider = _provider()
     allowed = provider.get("allowed_regions")
-    with _errors.api_errors("listing the regions"):
+    with errors.api_errors("listing the regions"):
         regions = _connection(provider).ec2.describe_regions()["Regions"]
     return {
         region["RegionName"]: {"name": region["RegionName"], "endpoint": region.get("Endpoint")}
@@ -306,7 +306,7 @@ def avail_sizes(call: str | None = None) -> dict[str, dict[str, Any]]:
         QueryFailed: the account could not be asked.
     """
     _not_an_action("avail_sizes", call)
-    with _errors.api_errors("listing the instance types"):
+    with errors.api_errors("listing the instance types"):
         pages = _connection().ec2.get_paginator("describe_instance_types").paginate()
         types = [each for page in pages for each in page["InstanceTypes"]]
     return {
@@ -335,7 +335,7 @@ def avail_images(
     """
     _not_an_action("avail_images", call)
     owner = str((kwargs or {}).get("owner") or _provider().get("owner") or "self")
-    with _errors.api_errors(f"listing the images of {owner}"):
+    with errors.api_errors(f"listing the images of {owner}"):
         found = _connection().ec2.describe_images(Owners=[owner])["Images"]
     return {image["ImageId"]: _lookup.plain(image) for image in found}
 
@@ -349,7 +349,7 @@ def show_image(kwargs: Mapping[str, Any] | None = None, call: str | None = None)
     (wanted,) = _needed("show_image", kwargs, "image")
     connection = _connection()
     image = _lookup.image(connection, wanted)
-    with _errors.api_errors(f"looking up the image {image.id}"):
+    with errors.api_errors(f"looking up the image {image.id}"):
         return dict(_lookup.plain(connection.ec2.describe_images(ImageIds=[image.id])["Images"][0]))
 
 
@@ -359,7 +359,7 @@ def list_availability_zones(call: str | None = None) -> dict[str, str]:
     CLI Example: ``salt-cloud -f list_availability_zones PROVIDER``
     """
     _not_an_action("list_availability_zones", call)
-    with _errors.api_errors("listing the availability zones"):
+    with errors.api_errors("listing the availability zones"):
         zones = _connection().ec2.describe_availability_zones()["AvailabilityZones"]
     return {zone["ZoneName"]: zone["State"] for zone in zones}
 
@@ -611,7 +611,7 @@ def _login(
         address,
         port,
         options["ssh_username"],
-        _host_keys.ssh_options(
+        host_keys.ssh_options(
             connection, options, name, instance["InstanceId"], __opts__["cachedir"], deadline, alive
         ),
         _private_key(options),
@@ -708,7 +708,7 @@ def reboot(name: str, call: str | None = None) -> dict[str, Any]:
     CLI Example: ``salt-cloud -a reboot web-1``
     """
     connection, instance = _acted_on("reboot", name, call)
-    with _errors.api_errors(f"rebooting {name}"):
+    with errors.api_errors(f"rebooting {name}"):
         connection.ec2.reboot_instances(InstanceIds=[instance["InstanceId"]])
     return {"id": instance["InstanceId"], "rebooted": True}
 
@@ -740,7 +740,7 @@ def get_console_output(name: str, call: str | None = None) -> dict[str, Any]:
     CLI Example: ``salt-cloud -a get_console_output web-1``
     """
     connection, instance = _acted_on("get_console_output", name, call)
-    with _errors.api_errors(f"reading the console of {name}"):
+    with errors.api_errors(f"reading the console of {name}"):
         answer = connection.ec2.get_console_output(InstanceId=instance["InstanceId"])
     return {"id": instance["InstanceId"], "output": answer.get("Output", "")}
 
@@ -756,7 +756,7 @@ def get_tags(
     CLI Example: ``salt-cloud -a get_tags web-1``; ``salt-cloud -f get_tags PROVIDER resource_id=vol-1``
     """
     connection, resource, _ = _tagged("get_tags", name, kwargs, call)
-    with _errors.api_errors(f"reading the tags of {name or resource}"):
+    with errors.api_errors(f"reading the tags of {name or resource}"):
         found = connection.ec2.describe_tags(
             Filters=[{"Name": "resource-id", "Values": [resource]}]
         )["Tags"]
@@ -791,7 +791,7 @@ def del_tags(
     connection, resource, _ = _tagged("del_tags", name, kwargs, call)
     (tags,) = _needed("del_tags", kwargs, "tags")
     keys = tags.split(",") if isinstance(tags, str) else list(tags)
-    with _errors.api_errors(f"removing tags of {name or resource}"):
+    with errors.api_errors(f"removing tags of {name or resource}"):
         connection.ec2.delete_tags(Resources=[resource], Tags=[{"Key": key} for key in keys])
     return get_tags(name, kwargs, call)
 
@@ -810,7 +810,7 @@ def _tagged(
 
 
 def _set_tags(connection: Connection, resources: list[str], tags: Mapping[str, Any]) -> None:
-    with _errors.api_errors(f"tagging {', '.join(resources)}"):
+    with errors.api_errors(f"tagging {', '.join(resources)}"):
         connection.ec2.create_tags(Resources=resources, Tags=_launch.tag_list(tags))
 
 
@@ -823,7 +823,7 @@ def show_term_protect(name: str, call: str | None = None) -> bool:
     CLI Example: ``salt-cloud -a show_term_protect web-1``
     """
     connection, instance = _acted_on("show_term_protect", name, call)
-    with _errors.api_errors(f"reading the termination protection of {name}"):
+    with errors.api_errors(f"reading the termination protection of {name}"):
         answer = connection.ec2.describe_instance_attribute(
             InstanceId=instance["InstanceId"], Attribute="disableApiTermination"
         )
@@ -848,7 +848,7 @@ def disable_term_protect(name: str, call: str | None = None) -> bool:
 
 def _term_protect(function: str, name: str, call: str | None, *, protect: bool) -> bool:
     connection, instance = _acted_on(function, name, call)
-    with _errors.api_errors(f"setting the termination protection of {name}"):
+    with errors.api_errors(f"setting the termination protection of {name}"):
         connection.ec2.modify_instance_attribute(
             InstanceId=instance["InstanceId"], DisableApiTermination={"Value": protect}
         )
@@ -870,7 +870,7 @@ def enable_detailed_monitoring(name: str, call: str | None = None) -> str:
     CLI Example: ``salt-cloud -a enable_detailed_monitoring web-1``
     """
     connection, instance = _acted_on("enable_detailed_monitoring", name, call)
-    with _errors.api_errors(f"monitoring {name}"):
+    with errors.api_errors(f"monitoring {name}"):
         answer = connection.ec2.monitor_instances(InstanceIds=[instance["InstanceId"]])
     return str(answer["InstanceMonitorings"][0]["Monitoring"]["State"])
 
@@ -881,7 +881,7 @@ def disable_detailed_monitoring(name: str, call: str | None = None) -> str:
     CLI Example: ``salt-cloud -a disable_detailed_monitoring web-1``
     """
     connection, instance = _acted_on("disable_detailed_monitoring", name, call)
-    with _errors.api_errors(f"ending the monitoring of {name}"):
+    with errors.api_errors(f"ending the monitoring of {name}"):
         answer = connection.ec2.unmonitor_instances(InstanceIds=[instance["InstanceId"]])
     return str(answer["InstanceMonitorings"][0]["Monitoring"]["State"])
 
@@ -928,7 +928,7 @@ def _delvol(
         {"DeviceName": device, "Ebs": {"VolumeId": ebs["VolumeId"], "DeleteOnTermination": delete}}
         for device, ebs in _volumes_of(instance, kwargs).items()
     ]
-    with _errors.api_errors(f"changing the volumes of {name}"):
+    with errors.api_errors(f"changing the volumes of {name}"):
         connection.ec2.modify_instance_attribute(
             InstanceId=instance["InstanceId"], BlockDeviceMappings=mappings
         )
@@ -1004,7 +1004,7 @@ def volume_list(
 
 
 def _described_volumes(connection: Connection, filters: Any) -> dict[str, dict[str, Any]]:
-    with _errors.api_errors("listing the volumes"):
+    with errors.api_errors("listing the volumes"):
         pages = connection.ec2.get_paginator("describe_volumes").paginate(Filters=filters)
         return {
             volume["VolumeId"]: _lookup.plain(volume)
@@ -1041,7 +1041,7 @@ def create_volume(
         wanted["Size"] = 10
     if tags:
         wanted["TagSpecifications"] = [{"ResourceType": "volume", "Tags": _launch.tag_list(tags)}]
-    with _errors.api_errors("creating a volume"):
+    with errors.api_errors("creating a volume"):
         answer = _connection().ec2.create_volume(AvailabilityZone=zone, **wanted)
     return {
         key: value
@@ -1066,7 +1066,7 @@ def delete_volume(
     """
     _not_an_action("delete_volume", call)
     (volume_id,) = _needed("delete_volume", kwargs, "volume_id")
-    with _errors.api_errors(f"deleting {volume_id}"):
+    with errors.api_errors(f"deleting {volume_id}"):
         _connection().ec2.delete_volume(VolumeId=volume_id)
     return {"volume_id": volume_id, "deleted": True}
 
@@ -1080,7 +1080,7 @@ def attach_volume(
     """
     connection, instance = _acted_on("attach_volume", name, call)
     volume_id, device = _needed("attach_volume", kwargs, "volume_id", "device")
-    with _errors.api_errors(f"attaching {volume_id} to {name}"):
+    with errors.api_errors(f"attaching {volume_id} to {name}"):
         answer = connection.ec2.attach_volume(
             InstanceId=instance["InstanceId"], VolumeId=volume_id, Device=device
         )
@@ -1096,7 +1096,7 @@ def detach_volume(
     """
     connection, instance = _acted_on("detach_volume", name, call)
     (volume_id,) = _needed("detach_volume", kwargs, "volume_id")
-    with _errors.api_errors(f"detaching {volume_id} from {name}"):
+    with errors.api_errors(f"detaching {volume_id} from {name}"):
         answer = connection.ec2.detach_volume(InstanceId=instance["InstanceId"], VolumeId=volume_id)
     return {"volume_id": volume_id, "state": answer["State"]}
 
@@ -1110,7 +1110,7 @@ def create_snapshot(
     """
     _not_an_action("create_snapshot", call)
     (volume_id,) = _needed("create_snapshot", kwargs, "volume_id")
-    with _errors.api_errors(f"making a snapshot of {volume_id}"):
+    with errors.api_errors(f"making a snapshot of {volume_id}"):
         answer = _connection().ec2.create_snapshot(
             VolumeId=volume_id, Description=str((kwargs or {}).get("description", ""))
         )
@@ -1127,7 +1127,7 @@ def copy_snapshot(
     _not_an_action("copy_snapshot", call)
     region, source = _needed("copy_snapshot", kwargs, "source_region", "source_snapshot_id")
     _client.region_of({**_provider(), "location": region, "region": region})
-    with _errors.api_errors(f"copying {source}"):
+    with errors.api_errors(f"copying {source}"):
         answer = _connection().ec2.copy_snapshot(
             SourceRegion=region,
             SourceSnapshotId=source,
@@ -1149,7 +1149,7 @@ def describe_snapshots(
     wanted: Any = {"OwnerIds": [str(given.get("owner", "self"))]}
     if given.get("snapshot_id"):
         wanted = {"SnapshotIds": given["snapshot_id"].split(",")}
-    with _errors.api_errors("listing the snapshots"):
+    with errors.api_errors("listing the snapshots"):
         pages = _connection().ec2.get_paginator("describe_snapshots").paginate(**wanted)
         return {
             snapshot["SnapshotId"]: _lookup.plain(snapshot)
@@ -1167,7 +1167,7 @@ def delete_snapshot(
     """
     _not_an_action("delete_snapshot", call)
     (snapshot_id,) = _needed("delete_snapshot", kwargs, "snapshot_id")
-    with _errors.api_errors(f"deleting {snapshot_id}"):
+    with errors.api_errors(f"deleting {snapshot_id}"):
         _connection().ec2.delete_snapshot(SnapshotId=snapshot_id)
     return {"snapshot_id": snapshot_id, "deleted": True}
 
@@ -1192,7 +1192,7 @@ def register_image(
         (snapshot,) = _needed("register_image", given, "snapshot_id")
         volume = {"VolumeType": given.get("volume_type", "gp3"), "DeleteOnTermination": True}
         devices = [{"DeviceName": root, "Ebs": {"SnapshotId": snapshot, **volume}}]
-    with _errors.api_errors(f"registering the image {name}"):
+    with errors.api_errors(f"registering the image {name}"):
         answer = _connection().ec2.register_image(
             Name=name,
             Description=str(given.get("description", "")),
@@ -1217,7 +1217,7 @@ def create_keypair(
     """
     _not_an_action("create_keypair", call)
     (keyname,) = _needed("create_keypair", kwargs, "keyname")
-    with _errors.api_errors(f"creating the key pair {keyname}"):
+    with errors.api_errors(f"creating the key pair {keyname}"):
         answer = _connection().ec2.create_key_pair(KeyName=keyname)
     return {key: answer[key] for key in ("KeyName", "KeyPairId", "KeyFingerprint", "KeyMaterial")}
 
@@ -1235,7 +1235,7 @@ def import_keypair(
         public = Path(path).read_bytes()
     except OSError as error:
         raise ConfigurationError(f"import_keypair: {error}") from error
-    with _errors.api_errors(f"importing the key pair {keyname}"):
+    with errors.api_errors(f"importing the key pair {keyname}"):
         answer = _connection().ec2.import_key_pair(KeyName=keyname, PublicKeyMaterial=public)
     return {key: answer[key] for key in ("KeyName", "KeyPairId", "KeyFingerprint")}
 
@@ -1249,7 +1249,7 @@ def show_keypair(
     """
     _not_an_action("show_keypair", call)
     (keyname,) = _needed("show_keypair", kwargs, "keyname")
-    with _errors.api_errors(f"looking up the key pair {keyname}"):
+    with errors.api_errors(f"looking up the key pair {keyname}"):
         found = _connection().ec2.describe_key_pairs(KeyNames=[keyname], IncludePublicKey=True)[
             "KeyPairs"
         ]
@@ -1265,7 +1265,7 @@ def delete_keypair(
     """
     _not_an_action("delete_keypair", call)
     (keyname,) = _needed("delete_keypair", kwargs, "keyname")
-    with _errors.api_errors(f"deleting the key pair {keyname}"):
+    with errors.api_errors(f"deleting the key pair {keyname}"):
         _connection().ec2.delete_key_pair(KeyName=keyname)
     return {"KeyName": keyname, "deleted": True}
 

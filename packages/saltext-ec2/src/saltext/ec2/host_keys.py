@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import ApiError, DeployError, api_errors
+from saltext.ec2.errors import ApiError, DeployError, api_errors
 
 CONSOLE_SECONDS = (
     15  # between two looks at most: EC2 shows a console minutes late, and each has to be asked for
