@@ -16,7 +16,7 @@ import salt.config
 import yaml
 from moto.server import ThreadedMotoServer
 
-from saltext.ec2 import _client, _launch, _lookup
+from saltext.ec2 import _client, _lookup, _request
 from saltext.ec2 import options as _options
 
 ROOT = Path(__file__).parents[3]
@@ -134,5 +134,5 @@ def requests(
         )
         for role, profile in opts["profiles"].items():
             machine = {**provider, **profile, "name": f"{role}-1", "driver": "eu-west-1:ec2"}
-            made[role] = _launch.request(connection, _options.resolve(machine, opts), f"{role}-1")
+            made[role] = _request.request(connection, _options.resolve(machine, opts), f"{role}-1")
     return {role: made[role] for role in made if "securitygroupname" in opts["profiles"][role]}

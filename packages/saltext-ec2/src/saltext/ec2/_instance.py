@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from saltext.ec2 import _launch, _lookup
+from saltext.ec2 import _lookup, _request
 from saltext.ec2._client import Connection
 from saltext.ec2.errors import ApiError, LaunchError, api_errors
+from saltext.ec2.tags import RELEASE_TAG
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import AddressTypeDef, FilterTypeDef, InstanceTypeDef
@@ -47,19 +48,19 @@ def launch(
         deploy: whether a minion will be installed on it.
 
     Raises:
-        ConfigurationError: see `_launch.request`.
-        NotFound: see `_launch.request`.
+        ConfigurationError: see `_request.request`.
+        NotFound: see `_request.request`.
         ApiError: EC2 refuses the launch, in every place.
         LaunchError: EC2 remembers too many machines of that name.
     """
-    places = _launch.variants(options)
+    places = _request.variants(options)
     for place in places[:-1]:
         try:
             return _launch_in(
                 connection, place, name, predecessors, userdata=userdata, deploy=deploy
             )
         except ApiError as error:
-            if error.code not in _launch.NO_ROOM:
+            if error.code not in _request.NO_ROOM:
                 raise
             log.warning("%s; the next place is tried", error)
     return _launch_in(connection, places[-1], name, predecessors, userdata=userdata, deploy=deploy)
@@ -74,14 +75,14 @@ def _launch_in(
     userdata: str,
     deploy: bool,
 ) -> InstanceTypeDef:
-    wanted = _launch.request(connection, options, name, userdata=userdata, deploy=deploy)
+    wanted = _request.request(connection, options, name, userdata=userdata, deploy=deploy)
     for _ in range(TOKENS):
         # EC2 remembers a token for longer than it shows the instance that it stood for, or shows it by that name.
-        token = _launch.client_token(connection.region, name, wanted, predecessors)
+        token = _request.client_token(connection.region, name, wanted, predecessors)
         try:
             instance = _run_instance(connection, name, {**wanted, "ClientToken": token})
         except ApiError as error:
-            if error.code not in _launch.SPENT:
+            if error.code not in _request.SPENT:
                 raise
             predecessors = [*predecessors, token]
             continue
@@ -220,7 +221,7 @@ def needs_equipment(options: Mapping[str, Any]) -> bool:
     return any(
         volume.get("volume_id") or volume.get("tags") for volume in options.get("volumes") or []
     ) or any(
-        set(_launch.INTERFACE_LATER) & set(interface)
+        set(_request.INTERFACE_LATER) & set(interface)
         for interface in options.get("network_interfaces") or []
     )
 
@@ -281,7 +282,7 @@ def _volumes(
         if volume.get("tags"):
             with api_errors(f"tagging {volume_id} of {name}"):
                 connection.ec2.create_tags(
-                    Resources=[volume_id], Tags=_launch.tag_list(volume["tags"])
+                    Resources=[volume_id], Tags=_request.tag_list(volume["tags"])
                 )
 
 
@@ -312,9 +313,7 @@ def _elastic_addresses(
                     TagSpecifications=[
                         {
                             "ResourceType": "elastic-ip",
-                            "Tags": _launch.tag_list(
-                                {"Name": name, _launch.RELEASE_TAG: instance_id}
-                            ),
+                            "Tags": _request.tag_list({"Name": name, RELEASE_TAG: instance_id}),
                         }
                     ],
                 )["AllocationId"]
@@ -340,9 +339,7 @@ def _spare_address(connection: Connection, instance_id: str) -> str | None:
 
 def _own_addresses(connection: Connection, instance_id: str) -> list[AddressTypeDef]:
     """Return the elastic addresses that were allocated for a machine."""
-    mine: Sequence[FilterTypeDef] = [
-        {"Name": f"tag:{_launch.RELEASE_TAG}", "Values": [instance_id]}
-    ]
+    mine: Sequence[FilterTypeDef] = [{"Name": f"tag:{RELEASE_TAG}", "Values": [instance_id]}]
     return connection.ec2.describe_addresses(Filters=mine)["Addresses"]
 
 

@@ -19,7 +19,7 @@ import salt.config
 import salt.utils.cloud
 import salt.utils.files
 
-from saltext.ec2 import _client, _deploy, _instance, _launch, _lookup, errors, host_keys
+from saltext.ec2 import _client, _deploy, _instance, _lookup, _request, errors, host_keys
 from saltext.ec2 import options as _options
 from saltext.ec2._client import Connection
 from saltext.ec2.errors import (
@@ -31,6 +31,7 @@ from saltext.ec2.errors import (
     NotFound,
     QueryFailed,
 )
+from saltext.ec2.tags import DEPLOY_TAG
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import InstanceTypeDef
@@ -218,7 +219,7 @@ def _settled(nodes: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {
         name: found[0]
         for name, found in namesakes.items()
-        if len(found) > 1 or found[0]["tags"].get(_launch.DEPLOY_TAG) != "pending"
+        if len(found) > 1 or found[0]["tags"].get(DEPLOY_TAG) != "pending"
     }
 
 
@@ -414,13 +415,13 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
     result = _describe(instance)
     if deploy:
         try:
-            _set_tags(connection, [instance["InstanceId"]], {_launch.DEPLOY_TAG: "done"})
+            _set_tags(connection, [instance["InstanceId"]], {DEPLOY_TAG: "done"})
         except ApiError as error:
             raise DeployError(
                 f"{name} ({instance['InstanceId']}) is deployed, but cannot be marked so: {error};"
                 " run the same command again, and it is deployed once more"
             ) from error
-        result["tags"][_launch.DEPLOY_TAG] = "done"
+        result["tags"][DEPLOY_TAG] = "done"
         result["deployed"] = True
     if vm_.get(
         "make_master"
@@ -811,7 +812,7 @@ def _tagged(
 
 def _set_tags(connection: Connection, resources: list[str], tags: Mapping[str, Any]) -> None:
     with errors.api_errors(f"tagging {', '.join(resources)}"):
-        connection.ec2.create_tags(Resources=resources, Tags=_launch.tag_list(tags))
+        connection.ec2.create_tags(Resources=resources, Tags=_request.tag_list(tags))
 
 
 # -- attributes -----------------------------------------------------------------------------------------------------
@@ -1033,14 +1034,14 @@ def create_volume(
         key: int(value) for key, value in given.items() if key in ("size", "iops", "throughput")
     }
     del given["zone"]
-    (device,) = _launch.new_volumes([{**given, **numbers, "device": "-"}])
+    (device,) = _request.new_volumes([{**given, **numbers, "device": "-"}])
     wanted = {"VolumeType": "gp3", "Encrypted": True} | device["Ebs"]
     wanted["Encrypted"] = str(wanted["Encrypted"]).lower() == "true"
     wanted = {{"VolumeSize": "Size"}.get(key, key): value for key, value in wanted.items()}
     if not {"Size", "SnapshotId"} & set(wanted):
         wanted["Size"] = 10
     if tags:
-        wanted["TagSpecifications"] = [{"ResourceType": "volume", "Tags": _launch.tag_list(tags)}]
+        wanted["TagSpecifications"] = [{"ResourceType": "volume", "Tags": _request.tag_list(tags)}]
     with errors.api_errors("creating a volume"):
         answer = _connection().ec2.create_volume(AvailabilityZone=zone, **wanted)
     return {

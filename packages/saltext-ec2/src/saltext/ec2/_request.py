@@ -10,11 +10,8 @@ from typing import Any
 from saltext.ec2 import _lookup
 from saltext.ec2._client import Connection
 from saltext.ec2.errors import ConfigurationError
+from saltext.ec2.tags import DEPLOY_TAG
 
-DEPLOY_TAG = "salt-cloud:deploy"  # `pending` from launch until the minion is installed, then `done`
-RELEASE_TAG = (
-    "salt-cloud:release-with"  # on an elastic address: the id of the instance with which it goes
-)
 TAGGED = ("instance", "volume", "network-interface")
 
 

@@ -17,7 +17,7 @@ import salt.config
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
-from saltext.ec2 import _client, _launch
+from saltext.ec2 import _client, _request
 from saltext.ec2._lookup import Image
 from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ApiError, ConfigurationError, NotFound
@@ -244,7 +244,7 @@ def test_a_spot_instance_needs_no_price(launch: Launcher) -> None:
     with pytest.raises(
         ConfigurationError, match="spot_config: unknown: price; it knows spot_price"
     ):
-        _launch.spot_options({"price": 1})
+        _request.spot_options({"price": 1})
 
 
 @pytest.mark.covers("launch_template")
@@ -317,9 +317,9 @@ def test_the_newest_image_of_an_owner_is_taken(ec2: Any, launch: Launcher, image
         ({"owner": "amazon", "name": "debian-13-*"}, "amazon owns no image"),
     ):
         with pytest.raises(NotFound, match=said):
-            _launch.request(driver._connection(), {"image": wrong, "size": "t2.micro"}, "web-2")
+            _request.request(driver._connection(), {"image": wrong, "size": "t2.micro"}, "web-2")
     with pytest.raises(ConfigurationError, match="needs both owner and name"):
-        _launch.request(
+        _request.request(
             driver._connection(), {"image": {"name": "debian-13-*"}, "size": "t2.micro"}, "web-2"
         )
 
@@ -416,7 +416,7 @@ def test_the_root_volume_can_be_another(ec2: Any, launch: Launcher) -> None:
 def test_a_mapping_that_is_no_volume_stays_what_it_is() -> None:
     store = {"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}
     none = {"DeviceName": "/dev/sdc", "NoDevice": ""}
-    assert _launch.block_devices([store, none], Image("ami-1")) == [store, none]
+    assert _request.block_devices([store, none], Image("ami-1")) == [store, none]
 
 
 @pytest.mark.covers("block_device_mappings")
@@ -839,7 +839,7 @@ def test_user_data_that_cannot_be_had_stops_the_launch(
 
 def test_a_token_is_the_same_for_the_same_attempt_only() -> None:
     def token(name: str = "web-1", size: str = "t2.micro", before: tuple[str, ...] = ()) -> str:
-        return _launch.client_token("eu-west-1", name, {"InstanceType": size}, before)
+        return _request.client_token("eu-west-1", name, {"InstanceType": size}, before)
 
     assert token() == token()
     assert len({token(), token(name="web-2"), token(size="t2.small"), token(before=("i-1",))}) == 4
