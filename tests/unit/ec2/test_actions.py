@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import salt.loader
 
-from saltext.ec2 import _instance
+from saltext.ec2 import _instance, _nodes
 from saltext.ec2 import options as _options
 from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ConfigurationError, Ec2Error, NotFound
@@ -115,7 +115,7 @@ def test_a_mistake_of_ours_is_an_error_that_the_core_passes_on(
     monkeypatch.setattr(_instance, "terminate", fail)
     with pytest.raises(Ec2Error, match="destroy stopped: KeyError: 'State'"):
         driver.destroy("web-1")
-    monkeypatch.setattr(driver, "_describe", fail)
+    monkeypatch.setattr(_nodes, "describe", fail)
     with pytest.raises(Ec2Error, match="create stopped: KeyError: 'State'"):
         driver.create(machine("web-1"))
 
@@ -218,7 +218,7 @@ def test_an_image_is_made_of_a_snapshot(web: dict[str, Any]) -> None:
     snapshot = driver.create_snapshot({"volume_id": volume}, call="function")["snapshot_id"]
     wanted = {"ami_name": "mine", "root_device_name": "/dev/xvda", "snapshot_id": snapshot}
     asked: list[dict[str, Any]] = []
-    events = driver._connection().ec2.meta.events
+    events = driver._context().connect().ec2.meta.events
     events.register(
         "provide-client-params.ec2.RegisterImage", lambda params, **_: asked.append(params)
     )
@@ -329,7 +329,7 @@ def test_an_instance_profile_that_ec2_has_not_heard_of_is_waited_for(
         return None
 
     given = machine("web-1")
-    connection = driver._connection(_options.resolve(given, opts))
+    connection = driver._context().connect(_options.resolve(given, opts))
     connection.ec2.meta.events.register("before-call.ec2.RunInstances", refuse)
     if launched:
         assert driver.create(given)["state"] == "running"

@@ -119,7 +119,7 @@ def patient(opts: dict[str, Any], ec2: Any, monkeypatch: pytest.MonkeyPatch) -> 
     """Return the driver's own client; between tries it waits for nothing."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
     opts["providers"]["cloud"]["ec2"]["max_attempts"] = 3
-    return driver._connection().ec2
+    return driver._context().connect().ec2
 
 
 def test_a_throttled_call_is_tried_again_and_reported(

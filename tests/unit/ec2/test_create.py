@@ -19,8 +19,9 @@ import salt.loader
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 
-from saltext.ec2 import _client, _deploy, _instance, host_keys
+from saltext.ec2 import _client, _instance, _login, _session, host_keys
 from saltext.ec2 import options as _options
+from saltext.ec2._wait import Wait
 from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import (
     ApiError,
@@ -277,14 +278,16 @@ class Deployment:
         error: is raised; None: all goes well.
         login: how the machine is entered.
         files: what is sent.
-        asked: the further arguments of `_deploy.install`.
+        script: what was run, and how.
+        wait: how long a login is waited for.
         port: where sshd was waited for.
     """
 
     error: Exception | None = None
-    login: _deploy.Login | None = None
+    login: _login.Login | None = None
     files: dict[str, str] = field(default_factory=dict)
-    asked: dict[str, Any] = field(default_factory=dict)
+    script: _session.Script = field(default_factory=lambda: _session.Script(b"", 0))
+    wait: Wait = field(default_factory=lambda: Wait(0))
     port: tuple[str, int] | None = None
 
 
@@ -302,9 +305,9 @@ def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "minion": {"master": "10.0.0.1"},
     }
 
-    def install(name: str, login: _deploy.Login, payload: bytes, **asked: Any) -> None:
-        deployment.login, deployment.asked = login, asked
-        with tarfile.open(fileobj=io.BytesIO(payload)) as tar:
+    def run(name: str, login: _login.Login, script: _session.Script, wait: Wait) -> None:
+        deployment.login, deployment.script, deployment.wait = login, script, wait
+        with tarfile.open(fileobj=io.BytesIO(script.archive)) as tar:
             contents = {member.name: tar.extractfile(member) for member in tar.getmembers()}
             deployment.files = {
                 each: file.read().decode() for each, file in contents.items() if file
@@ -315,17 +318,17 @@ def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def wait_for_port(address: str, port: int, *_: Any) -> None:
         deployment.port = (address, port)
 
-    monkeypatch.setattr(_deploy, "wait_for_port", wait_for_port)
-    monkeypatch.setattr(_deploy, "install", install)
+    monkeypatch.setattr(_login, "wait_for_port", wait_for_port)
+    monkeypatch.setattr(_session, "run", run)
     monkeypatch.setattr(host_keys, "read", lambda *_: ["ssh-ed25519 AAAA"])
     return deployment
 
 
 @pytest.fixture
-def entered(machine: Machine, deploying: Deployment) -> Callable[..., _deploy.Login]:
+def entered(machine: Machine, deploying: Deployment) -> Callable[..., _login.Login]:
     """Return how web-1 is entered when it is created with some options."""
 
-    def make(**options: Any) -> _deploy.Login:
+    def make(**options: Any) -> _login.Login:
         driver.create(machine("web-1", **options))
         assert deploying.login
         return deploying.login
@@ -333,7 +336,7 @@ def entered(machine: Machine, deploying: Deployment) -> Callable[..., _deploy.Lo
     return make
 
 
-Entered = Callable[..., _deploy.Login]
+Entered = Callable[..., _login.Login]
 
 
 @pytest.mark.covers("ssh_interface")
@@ -384,7 +387,7 @@ def test_a_value_that_an_option_does_not_take_is_refused_before_the_launch(
 
 def test_an_option_without_a_value_has_its_default(entered: Entered, deploying: Deployment) -> None:
     assert entered(ssh_port=None, deploy_timeout=None).port == 22
-    assert deploying.asked["run_timeout"] == 1800
+    assert deploying.script.timeout == 1800
 
 
 def test_a_machine_is_equipped_before_it_is_deployed(
@@ -419,7 +422,7 @@ def test_a_machine_is_equipped_before_it_is_deployed(
             )
         )
 
-    monkeypatch.setattr(_deploy, "wait_for_port", wait_for_port)
+    monkeypatch.setattr(_login, "wait_for_port", wait_for_port)
     deploying.error = DeployError("no mirror")
     with pytest.raises(DeployError, match="no mirror"):
         entered(**given)
@@ -501,13 +504,13 @@ def test_the_way_through_a_gateway(entered: Entered, deploying: Deployment, tmp_
 @pytest.mark.covers("ssh_connect_timeout", "deploy_timeout", "tmp_dir", "keep_tmp")
 def test_how_long_and_where_the_deployment_runs(entered: Entered, deploying: Deployment) -> None:
     entered()
-    defaults = {"run_timeout": 1800, "folder": "/tmp/.saltcloud", "keep": False}
-    assert {key: deploying.asked[key] for key in defaults} == defaults
-    assert deploying.asked["deadline"] == pytest.approx(time.monotonic() + 900, abs=30)
+    script = deploying.script
+    assert (script.timeout, script.folder, script.keep) == (1800, "/tmp/.saltcloud", False)
+    assert deploying.wait.deadline == pytest.approx(time.monotonic() + 900, abs=30)
     entered(ssh_connect_timeout=5, deploy_timeout=60, tmp_dir="/root/salt", keep_tmp=True)
-    given = {"run_timeout": 60, "folder": "/root/salt", "keep": True}
-    assert {key: deploying.asked[key] for key in given} == given
-    assert deploying.asked["deadline"] < time.monotonic() + 5
+    script = deploying.script
+    assert (script.timeout, script.folder, script.keep) == (60, "/root/salt", True)
+    assert deploying.wait.deadline < time.monotonic() + 5
 
 
 @pytest.mark.covers("display_ssh_output")
@@ -516,7 +519,7 @@ def test_what_the_deploy_script_prints_is_shown_or_not(
 ) -> None:
     for shown in (True, False):
         entered(display_ssh_output=shown)
-        deploying.asked["show"]("installing")
+        deploying.script.show("installing")
         assert ("installing" in capsys.readouterr().out) is shown
 
 

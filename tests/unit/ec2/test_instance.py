@@ -15,6 +15,7 @@ from localcloud.faults import Fault
 from memorycloud import MemoryHost, Running, running
 from saltext.ec2 import _instance
 from saltext.ec2 import options as _options
+from saltext.ec2._request import Launch
 from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import LaunchError
 
@@ -60,9 +61,15 @@ def answers(request: pytest.FixtureRequest, web: dict[str, Any], opts: dict[str,
             if instance["State"]["Name"] != "pending":
                 del instance["Tags"]
 
-    events: Any = driver._connection(_options.resolve(web, opts)).ec2.meta.events
+    events: Any = driver._context().connect(_options.resolve(web, opts)).ec2.meta.events
     if request.param == "blank":
         events.register("after-call.ec2.RunInstances", forget)
+
+
+def wanted(opts: dict[str, Any], web: dict[str, Any], name: str) -> Launch:
+    """Return a launch of this name with the options of web-1, and without a minion."""
+    resolved = _options.resolve(web, opts)
+    return Launch(driver._context().connect(resolved), resolved, name, deploy=False)
 
 
 def hide_by_name(local: Running, opts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +105,9 @@ def test_a_machine_is_made_anew_while_its_predecessor_ends(
     first = driver.create(dict(web))
     local.host.gate.clear()
     driver.destroy("web-1")
-    options = _options.resolve(web, opts)
-    launched = _instance.launch(driver._connection(options), options, "web-1", [], deploy=False)
+    launched = _instance.launch(wanted(opts, web, "web-1"), [])
     assert local.state(first["id"]) == "shutting-down"
-    assert launched["InstanceId"] != first["id"]
+    assert launched.id != first["id"]
 
 
 @pytest.mark.usefixtures("answers")
@@ -121,12 +127,11 @@ def test_a_renamed_machine_is_left_alone_when_its_old_name_is_launched(
 def test_a_launch_whose_answer_was_lost_is_found_again(
     local: Running, opts: dict[str, Any], web: dict[str, Any]
 ) -> None:
-    options = _options.resolve(web, opts)
     ids = set()
     for _ in range(2):  # nobody has seen the first
-        launched = _instance.launch(driver._connection(options), options, "web-1", [], deploy=False)
+        launched = _instance.launch(wanted(opts, web, "web-1"), [])
         local.settle()
-        ids.add(launched["InstanceId"])
+        ids.add(launched.id)
     assert len(ids) == 1
 
 
@@ -136,8 +141,7 @@ def test_a_token_that_stood_for_another_request_is_passed_over(
     """The same launch template may hold something else today."""
     with local.faults.inject(replace(MISMATCH, times=2)):
         assert driver.create(dict(web))["state"] == "running"
-    options = _options.resolve(web, opts)
     with local.faults.inject(MISMATCH) as client:
         with pytest.raises(LaunchError, match=f"web-2: EC2 remembers the last {_instance.TOKENS}"):
-            _instance.launch(driver._connection(options), options, "web-2", [], deploy=False)
+            _instance.launch(wanted(opts, web, "web-2"), [])
         assert client.seen().calls["RunInstances"] == _instance.TOKENS

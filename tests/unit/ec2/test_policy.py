@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from moto.core import set_initial_no_auth_action_count
 
-from saltext.ec2 import _client, _deploy, host_keys
+from saltext.ec2 import _archive, _client, _login, _session, host_keys
 from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import Ec2Error, QueryFailed
 
@@ -41,9 +41,9 @@ def life(
     iam = _client._new_session(region_name="eu-west-1").client("iam")
     iam.create_user(UserName="salt")
     key = iam.create_access_key(UserName="salt")["AccessKey"]
-    monkeypatch.setattr(_deploy, "archive", lambda *_: b"")
-    monkeypatch.setattr(_deploy, "wait_for_port", lambda *_: None)
-    monkeypatch.setattr(_deploy, "install", lambda *_, **__: None)
+    monkeypatch.setattr(_archive, "build", lambda *_: b"")
+    monkeypatch.setattr(_login, "wait_for_port", lambda *_: None)
+    monkeypatch.setattr(_session, "run", lambda *_: None)
     monkeypatch.setattr(host_keys, "from_console", lambda _: ["ssh-ed25519 AAAA"])
     (tmp_path / "key").touch()
     opts |= {"deploy": True, "private_key": str(tmp_path / "key")}

@@ -18,7 +18,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
 from saltext.ec2 import _client, _request
-from saltext.ec2._lookup import Image
+from saltext.ec2._images import Image
 from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ApiError, ConfigurationError, NotFound
 
@@ -115,6 +115,11 @@ def specified_tags(sent: Mapping[str, str], resource: str) -> dict[str, str]:
     prefix = f"TagSpecification.{number}.Tag."
     keys = {key.removeprefix(prefix).split(".")[0] for key in sent if key.startswith(prefix)}
     return {sent[f"{prefix}{key}.Key"]: sent[f"{prefix}{key}.Value"] for key in keys}
+
+
+def build_from(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the request for web-2 with these options alone."""
+    return _request.build(_request.Launch(driver._context().connect(), options, "web-2"))
 
 
 # -- the machine ----------------------------------------------------------------------------------------------------
@@ -317,11 +322,9 @@ def test_the_newest_image_of_an_owner_is_taken(ec2: Any, launch: Launcher, image
         ({"owner": "amazon", "name": "debian-13-*"}, "amazon owns no image"),
     ):
         with pytest.raises(NotFound, match=said):
-            _request.request(driver._connection(), {"image": wrong, "size": "t2.micro"}, "web-2")
+            build_from({"image": wrong, "size": "t2.micro"})
     with pytest.raises(ConfigurationError, match="needs both owner and name"):
-        _request.request(
-            driver._connection(), {"image": {"name": "debian-13-*"}, "size": "t2.micro"}, "web-2"
-        )
+        build_from({"image": {"name": "debian-13-*"}, "size": "t2.micro"})
 
 
 @pytest.mark.covers("image")

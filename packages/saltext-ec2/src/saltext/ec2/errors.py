@@ -1,13 +1,13 @@
-"""What can go wrong, as errors that salt-cloud reports with a sentence and a non-zero exit code.
+"""The errors of the driver; salt-cloud reports them with a sentence and a non-zero exit code.
 
-Ec2Error (a `SaltCloudSystemExit`: the one class that every path through salt-cloud's core handles)
-├── ConfigurationError   an option is unknown, wrong, or needed and absent
+Ec2Error (a `SaltCloudSystemExit`, which every path through salt-cloud's core handles)
+├── ConfigurationError   an option is unknown, wrong, or absent though it is needed
 │   └── RegionRefused    the region is not one of `allowed_regions`
-├── NotFound             an image, subnet, group, machine … that a configuration or command names
-├── ApiError             the EC2 API said no, or did not answer
-├── LaunchError          a machine did not come to run
-└── DeployError          a machine runs, but its minion could not be installed
-QueryFailed (a `SystemExit`: the core takes every lesser error of a query for "there are no machines")
+├── NotFound             an image, subnet, group, machine … does not exist, or is ambiguous
+├── ApiError             EC2 refused a call, or did not answer
+├── LaunchError          a machine does not run
+└── DeployError          a machine runs, but its minion is not installed
+QueryFailed (a `SystemExit`: the core takes every `Exception` of a query for an empty list)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Ec2Error(SaltCloudSystemExit):  # type: ignore[misc]
 
 
 class ConfigurationError(Ec2Error):
-    """A provider, profile or map says something that the driver does not understand or cannot do."""
+    """A provider, profile or map, or a command's arguments, cannot be used as they are."""
 
 
 class RegionRefused(ConfigurationError):
@@ -32,14 +32,15 @@ class RegionRefused(ConfigurationError):
 
 
 class NotFound(Ec2Error):
-    """Something that was named does not exist in the account, or its name is ambiguous."""
+    """The account has nothing with this name or id, or several things."""
 
 
 class ApiError(Ec2Error):
     """A call to AWS failed after botocore's retries.
 
     Attributes:
-        code: AWS's error code, such as `UnauthorizedOperation`; the exception's name when there was no answer.
+        code: AWS's error code, such as `UnauthorizedOperation`; without an answer, the name of
+            botocore's exception.
     """
 
     def __init__(self, message: str, code: str) -> None:
@@ -48,7 +49,7 @@ class ApiError(Ec2Error):
 
 
 class LaunchError(Ec2Error):
-    """An instance was requested but did not come to run, or has no address to reach it at."""
+    """An instance was launched, but does not run or has no address."""
 
 
 class DeployError(Ec2Error):
@@ -56,19 +57,25 @@ class DeployError(Ec2Error):
 
 
 class QueryFailed(SystemExit):
-    """A query could not be answered.
+    """A query failed.
 
-    `salt.cloud` turns every `Exception` of `list_nodes` into an empty list, after which a map is launched a second
-    time. A `SystemExit` passes that handler, in the worker process as in the main one, and ends the run with code 1.
+    `salt.cloud` turns every `Exception` of `list_nodes` into an empty list, and then launches a map
+    a second time. It does not catch a `SystemExit`, which ends the run with code 1, in a worker
+    process as in the main one.
     """
+
+
+def describe(error: Exception) -> str:
+    """Return the text of an error; that of a foreign error may be as short as `'x'`."""
+    return str(error) if isinstance(error, Ec2Error) else f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
 def api_errors(doing: str) -> Iterator[None]:
-    """Turn botocore's exceptions into an `ApiError`.
+    """Raise botocore's exceptions as `ApiError`.
 
     Args:
-        doing: what is being attempted, to begin the sentence with: "launching web-1".
+        doing: what the calls do, with which the message begins: "launching web-1".
 
     Raises:
         ApiError: a call inside the block failed.
@@ -80,7 +87,7 @@ def api_errors(doing: str) -> Iterator[None]:
         code = answer.get("Code", "Unknown")
         retries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
         tried = f" (after {retries} retries)" if retries else ""
-        message = answer.get("Message", "no message").rstrip(".")  # more follows
+        message = answer.get("Message", "no message").rstrip(".")
         raise ApiError(
             f"{doing} failed: {error.operation_name}: {code}: {message}{tried}", code
         ) from error
