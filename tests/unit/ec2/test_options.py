@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import salt.config
 
-import driverdocs
+import driver_docs
 from saltext.ec2 import _option_types
 from saltext.ec2 import options as _options
 from saltext.ec2.clouds import ec2 as driver
@@ -57,19 +57,32 @@ def test_what_is_not_called_new_was_an_option_of_the_old_driver() -> None:
 # -- the document ---------------------------------------------------------------------------------------------------
 
 
-def test_the_reference_is_the_table_with_its_tests() -> None:
-    """Write it again with: python tests/support/driverdocs.py."""
-    assert driverdocs.DOCUMENT.read_text() == driverdocs.document(driverdocs.covered())
+@pytest.mark.parametrize("path", driver_docs.documents(), ids=lambda path: path.name)
+def test_document_is_up_to_date(path: Path) -> None:
+    """To write the documents again: python scripts/driver_docs.py."""
+    assert path.read_text() == driver_docs.documents()[path]
+
+
+def test_check_names_a_document_that_is_out_of_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver_docs, "ROOT", tmp_path)
+    monkeypatch.setattr(driver_docs, "TESTS_DOCUMENT", tmp_path / "tests.md")
+    assert driver_docs.main(["--check"]) == 1
+    assert capsys.readouterr().out == "tests.md is out of date: run scripts/driver_docs.py\n"
+    assert not (tmp_path / "tests.md").exists()
+    assert driver_docs.main([]) == 0
+    assert driver_docs.main(["--check"]) == 0
 
 
 def test_every_option_has_a_test_and_every_mark_names_an_option() -> None:
-    covered = driverdocs.covered()
+    covered = driver_docs.covered()
     assert sorted(set(covered) - set(_options.TABLE)) == []
     assert [name for name, tests in covered.items() if not tests] == []
 
 
 def test_an_option_that_does_something_has_a_test_that_names_it() -> None:
-    named = {name for _, names, _ in driverdocs.marks(driverdocs.TESTS) for name in names}
+    named = {name for _, names, _ in driver_docs.marks(driver_docs.TESTS) for name in names}
     assert [
         option.name for option in of_status("same", "changed", "new") if option.name not in named
     ] == []
@@ -86,14 +99,14 @@ def test_marks_are_read_from_the_source(tmp_path: Path) -> None:
         "def test_three(): ...\n"
         "def test_four(): ...\n"
     )
-    covered = driverdocs.covered(tmp_path)
+    covered = driver_docs.covered(tmp_path)
     assert covered["size"] == covered["image"] == ["some::test_one"]
     assert covered["sizes"] == ["some::test_two"]
     assert covered["script"] == covered["grains"] == ["some::test_three"]
     assert covered["keyname"] == []
     (tmp_path / "test_some.py").write_text("@pytest.mark.covers(*names)\ndef test_one(): ...\n")
     with pytest.raises(ValueError, match="malformed"):
-        driverdocs.covered(tmp_path)
+        driver_docs.covered(tmp_path)
 
 
 # -- the table ------------------------------------------------------------------------------------------------------

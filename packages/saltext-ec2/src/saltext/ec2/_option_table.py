@@ -302,7 +302,8 @@ IGNORED = tuple(Option(name, "ignored", ANYTHING, text, main_file=True) for name
 _ONE_NAME = "A name stands for one machine: list the names in a map."
 _KEYS_ONLY = "The driver logs in with a key: set private_key or ssh_agent."
 _NO_WINDOWS = (
-    "Windows machines are not supported: install the minion with userdata, and set deploy: False."
+    "The driver deploys no Windows machines: install the minion with userdata, and set"
+    " deploy: False."
 )
 
 REFUSED = (
