@@ -124,13 +124,31 @@ def tests_document(tests: Mapping[str, Sequence[str]]) -> str:
         [f"`{name}`", "<br>".join(f"`{test}`" for test in found)] for name, found in tests.items()
     )
     return f"""\
-# Tests of the EC2 driver's options
+# Tests of the EC2 driver
 
 <!-- Written by scripts/driver_docs.py from the marks of the driver's tests. Do not edit. -->
 
-Each option of the driver has a test. `create::test_x` stands for
-`pytest tests/unit/ec2/test_create.py::test_x`. The plugin `tests/support/ignoring.py` proves the
-marks: it runs each test under a driver that ignores the option, and the test must fail.
+## Faults
+
+`tests/unit/ec2/test_faults.py` has a table of faults. For each fault the table says what the user
+reads and what is left in EC2. Each fault happens in a serial run and in a parallel one (`-P`), and
+the same command afterwards repairs the result. `packages/localcloud/src/localcloud/faults.py`
+injects the faults.
+
+## Calls and times
+
+`make bench-driver` (`scripts/bench_driver.py`) counts calls and measures times, and ends with 1
+when a target is missed. The API is the local cloud's, and each call takes as long as a call to EC2.
+The old driver's pattern (one call for the map, ten calls for each machine, and the deployment of
+Salt's core) runs beside it under the same `salt-cloud`. Maps of 50 use machines that exist in
+memory only. Deployments use real machines, four at a time with `-P`, and need Docker. Compare the
+lines of one run with each other only.
+
+## Options
+
+Each option has a test. `create::test_x` stands for `pytest tests/unit/ec2/test_create.py::test_x`.
+The plugin `tests/support/ignoring.py` proves the marks: it runs each test under a driver that
+ignores the option, and the test must fail.
 
 {_table(("option", "tests"), rows)}"""
 
