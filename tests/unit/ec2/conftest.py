@@ -15,6 +15,7 @@ from moto import mock_aws
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.spot_requests import SpotRequestBackend
 
+import iamactions
 from saltext.ec2 import _client
 from saltext.ec2.clouds import ec2 as driver
 
@@ -31,6 +32,14 @@ PROVIDER = {
 def _no_early_log() -> None:
     """Stop Salt from keeping log messages until its own logging is set up, which never happens here."""
     salt._logging.shutdown_temp_handler()
+
+
+@pytest.fixture(autouse=True)
+def used_actions(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[str]]]:
+    """Return the IAM actions that each function uses, and check that its docstring names them."""
+    used = iamactions.record(monkeypatch)
+    yield used
+    assert iamactions.undocumented(used) == {}
 
 
 @pytest.fixture

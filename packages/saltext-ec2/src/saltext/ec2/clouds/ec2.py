@@ -32,12 +32,13 @@ from saltext.ec2 import (
     _snapshots,
     _tags,
     _volumes,
+    errors,
 )
 from saltext.ec2._client import Connection
 from saltext.ec2._context import DRIVER, Context
 from saltext.ec2._machine import Machine
 from saltext.ec2._nodes import Nodes
-from saltext.ec2.errors import Ec2Error, QueryFailed, describe
+from saltext.ec2.errors import Ec2Error, QueryFailed
 
 if TYPE_CHECKING:
     # Salt's loader puts these into the module.
@@ -118,7 +119,7 @@ def _query(
                 log.debug("The %s of %s cannot be listed", listed, provider, exc_info=True)
                 # Without the cause, since the core prints the whole traceback.
                 raise QueryFailed(
-                    f"the {listed} of {provider} cannot be listed: {describe(error)}"
+                    f"the {listed} of {provider} cannot be listed: {errors.describe(error)}"
                 ) from None
 
         return call_query
@@ -157,7 +158,7 @@ def _only_ec2_errors(function: Callable[..., Returned]) -> Callable[..., Returne
             raise
         except Exception as error:
             log.debug("%s stopped", function.__name__, exc_info=True)
-            raise Ec2Error(f"{function.__name__} stopped: {describe(error)}") from error
+            raise Ec2Error(f"{function.__name__} stopped: {errors.describe(error)}") from error
 
     return call
 
