@@ -405,7 +405,7 @@ def test_a_gateway_is_verified_as_well() -> None:
     given = {
         "ssh_gateway": "gate.example.com:2222",
         "ssh_gateway_port": 22,
-        "ssh_gateway_user": "jump",
+        "ssh_gateway_username": "jump",
         "private_key": "/k",
     }
     command = _login.proxy_command(given)

@@ -115,9 +115,10 @@ def proxy_command(options: Mapping[str, Any]) -> str:
         return ""
     host, _, port = gateway.partition(":")
     command = ["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
-    if key := options.get("ssh_gateway_key") or options.get("private_key"):
+    if key := options.get("ssh_gateway_private_key") or options.get("private_key"):
         command += ["-o", f"IdentityFile={key}", "-o", "IdentitiesOnly=yes"]
-    command += ["-p", port or str(options["ssh_gateway_port"]), "-l", options["ssh_gateway_user"]]
+    user = options["ssh_gateway_username"]
+    command += ["-p", port or str(options["ssh_gateway_port"]), "-l", user]
     if remote := options.get("ssh_gateway_command"):
         return f"{shlex.join([*command, host])} {remote}"
     return shlex.join([*command, "-W", "%h:%p", host])

@@ -43,7 +43,6 @@ class Option:
         default: the value when the option is absent. With None nothing is sent, and EC2 decides.
         main_file: whether the option may also stand in the main cloud configuration file.
         provider_only: whether the option must not differ from the provider's in a profile or map.
-        key: the name in `resolve`'s result; empty: the option's own name.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Option:
     default: Any = None
     main_file: bool = False
     provider_only: bool = False
-    key: str = ""
 
 
 ACCOUNT = (
@@ -220,10 +218,9 @@ DEPLOYMENT = (
         " gateway must be in the operator's known_hosts."),
     Option("ssh_gateway_port", "same", WHOLE, default=22, main_file=True, text=
         "The SSH port of the gateway."),
-    Option("ssh_gateway_username", "same", TEXT, default="root", main_file=True,
-        key="ssh_gateway_user", text=
+    Option("ssh_gateway_username", "same", TEXT, default="root", main_file=True, text=
         "The user who logs in to the gateway."),
-    Option("ssh_gateway_private_key", "same", TEXT, main_file=True, key="ssh_gateway_key", text=
+    Option("ssh_gateway_private_key", "same", TEXT, main_file=True, text=
         "The private key for the gateway. Without it, the driver uses `private_key`."),
     Option("ssh_gateway_command", "changed", TEXT, main_file=True, text=
         "The command on the gateway that connects to the machine, such as `nc %h %p`. Without it,"

@@ -108,7 +108,7 @@ def resolve(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> dict[str, An
     """
     source = str(machine.get("name"))
     return {
-        option.key or option.name: value(
+        option.name: value(
             option.name,
             salt.config.get_cloud_config_value(
                 option.name,
