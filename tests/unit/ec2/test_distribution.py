@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 import yaml
 
 import saltext.ec2
-from saltext.ec2 import options
+from saltext.ec2 import _context, options
+from saltext.ec2.clouds import ec2 as driver
 
 PACKAGE = Path(__file__).parents[3] / "packages" / "saltext-ec2"
 FILES = sorted(
@@ -52,3 +55,20 @@ def test_examples_of_the_readme_hold_known_options() -> None:
     for block in blocks:
         for name, given in yaml.safe_load(block).items():
             options.check(given, name)
+
+
+def test_driver_without_boto3_says_what_is_missing() -> None:
+    program = (
+        "import sys; sys.modules['boto3'] = None\n"
+        "from saltext.ec2.clouds import ec2; print(ec2.__virtual__())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith("(False, ")
+    assert "boto3" in done.stdout
+    assert "install boto3 into the Python environment of salt-cloud" in done.stdout
+
+
+def test_driver_with_boto3_is_ec2() -> None:
+    assert driver.__virtual__() == driver.__virtualname__ == _context.DRIVER == "ec2"

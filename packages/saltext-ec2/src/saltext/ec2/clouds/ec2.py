@@ -1,7 +1,7 @@
 """salt-cloud's functions for Amazon EC2: one thin function for each query, action and function.
 
-A provider needs `driver: ec2` and a `location`; docs/options.md lists all options. A machine is
-known by its Name tag. Every failure raises an error with a sentence.
+A provider needs `driver: ec2` and a `location`; the package's options.md lists all options. A
+machine is known by its Name tag. Every failure raises an error with a sentence.
 
 Each docstring names the IAM actions that a call needs. With `role_arn`, each call also needs
 sts:AssumeRole.
@@ -16,29 +16,34 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import salt.utils.cloud
 
-from saltext.ec2 import (
-    _arguments,
-    _attributes,
-    _client,
-    _create,
-    _destroy,
-    _images,
-    _instance,
-    _key_pairs,
-    _machine,
-    _minion_keys,
-    _nodes,
-    _regions,
-    _snapshots,
-    _tags,
-    _volumes,
-    errors,
-)
-from saltext.ec2._client import Connection
-from saltext.ec2._context import DRIVER, Context
-from saltext.ec2._machine import Machine
-from saltext.ec2._nodes import Nodes
-from saltext.ec2.errors import Ec2Error, QueryFailed
+# Salt loads this module also where boto3 is not installed.
+MISSING = ""
+try:
+    from saltext.ec2 import (
+        _arguments,
+        _attributes,
+        _client,
+        _create,
+        _destroy,
+        _images,
+        _instance,
+        _key_pairs,
+        _machine,
+        _minion_keys,
+        _nodes,
+        _regions,
+        _snapshots,
+        _tags,
+        _volumes,
+        errors,
+    )
+    from saltext.ec2._client import Connection
+    from saltext.ec2._context import Context
+    from saltext.ec2._machine import Machine
+    from saltext.ec2._nodes import Nodes
+    from saltext.ec2.errors import Ec2Error, QueryFailed
+except ImportError as error:
+    MISSING = str(error)
 
 if TYPE_CHECKING:
     # Salt's loader puts these into the module.
@@ -48,13 +53,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__virtualname__ = DRIVER
+__virtualname__ = "ec2"
 
 Returned = TypeVar("Returned")
 Arguments = Mapping[str, Any] | None
 
 
-def __virtual__() -> str:
+def __virtual__() -> str | tuple[bool, str]:
+    if MISSING:
+        return False, f"{MISSING}: install boto3 into the Python environment of salt-cloud"
     return __virtualname__
 
 
