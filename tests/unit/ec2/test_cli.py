@@ -25,7 +25,7 @@ def place(tmp_path: Path) -> Iterator[Site]:
         yield made
 
 
-def test_a_map_asks_twice_of_each_machine_once_of_all_and_looks_now_and_then(
+def test_map_makes_two_calls_per_machine_and_shares_queries(
     tmp_path: Path,
 ) -> None:
     machines: dict[str, dict[str, Any]] = {name: {} for name in NAMES}
@@ -57,7 +57,7 @@ def test_a_map_asks_twice_of_each_machine_once_of_all_and_looks_now_and_then(
             assert client.seen().calls == {"DescribeInstances": 1}
 
 
-def test_what_is_misconfigured_costs_nothing(place: Site) -> None:
+def test_misconfiguration_launches_nothing(place: Site) -> None:
     profile = place.folder / "cloud.profiles.d/web.conf"
     good = profile.read_text()
     with place.cloud.faults.inject() as client:
@@ -83,9 +83,7 @@ def test_what_is_misconfigured_costs_nothing(place: Site) -> None:
 
 
 @pytest.mark.parametrize("how", [(), ("--parallel",)])
-def test_a_mistake_in_one_machines_script_costs_that_machine_alone(
-    place: Site, how: tuple[str, ...]
-) -> None:
+def test_broken_script_fails_its_machine_only(place: Site, how: tuple[str, ...]) -> None:
     (place.folder / "broken.sh").write_text("{% if %}\n")
     applied = place.apply({"web-1": {"script": "broken"}, "web-2": {}}, *how)
     assert "web-1 is not launched: TemplateSyntaxError: " in applied.errors["web-1"]
@@ -94,7 +92,7 @@ def test_a_mistake_in_one_machines_script_costs_that_machine_alone(
 
 
 @pytest.mark.parametrize("how", [(), ("--parallel",)])
-def test_a_name_that_exists_twice_is_left_alone_and_told(place: Site, how: tuple[str, ...]) -> None:
+def test_duplicate_name_is_reported_and_left_alone(place: Site, how: tuple[str, ...]) -> None:
     twins = [
         place.apply({"web-1": {}}).said["web-1"]["id"],
         place.apply({"twin": {}}).said["twin"]["id"],
@@ -113,7 +111,7 @@ def test_a_name_that_exists_twice_is_left_alone_and_told(place: Site, how: tuple
     assert set(listed) == {*twins, "web-2"}
 
 
-def test_queries_actions_and_destroy_tell_the_truth(place: Site) -> None:
+def test_failed_query_action_and_destroy_exit_nonzero(place: Site) -> None:
     place.apply(MACHINES, "--parallel")
     with place.cloud.faults.inject(faults.expired("DescribeInstances")):
         done = place.salt_cloud("--query")
@@ -144,7 +142,7 @@ def test_queries_actions_and_destroy_tell_the_truth(place: Site) -> None:
     assert place.instances("pending", "running", "stopping", "stopped") == {}
 
 
-def test_what_is_left_of_a_destroyed_machine_is_told_and_its_key_removed(place: Site) -> None:
+def test_destroy_reports_leftovers_and_removes_key(place: Site) -> None:
     interface = {"SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}
     options = {"subnetname": None, "securitygroup": None, "network_interfaces": [interface]}
     assert place.apply({"web-1": options}).errors == {}

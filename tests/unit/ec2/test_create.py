@@ -53,26 +53,26 @@ def tags(resource: dict[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in resource["Tags"]}
 
 
-def test_a_name_is_launched_once(ec2: Any, machine: Machine) -> None:
+def test_create_twice_launches_once(ec2: Any, machine: Machine) -> None:
     first = driver.create(machine("web-1"))
     assert driver.create(machine("web-1"))["id"] == first["id"]
     assert len(instances(ec2)) == 1
 
 
-def test_a_stopped_machine_is_started_not_launched_again(ec2: Any, machine: Machine) -> None:
+def test_create_starts_stopped_machine(ec2: Any, machine: Machine) -> None:
     first = driver.create(machine("web-1"))
     ec2.stop_instances(InstanceIds=[first["id"]])
     assert driver.create(machine("web-1"))["state"] == "running"
     assert len(instances(ec2)) == 1
 
 
-def test_a_destroyed_machine_can_be_made_anew(ec2: Any, machine: Machine) -> None:
+def test_create_replaces_destroyed_machine(ec2: Any, machine: Machine) -> None:
     first = driver.create(machine("web-1"))
     driver.destroy("web-1")
     assert driver.create(machine("web-1"))["id"] != first["id"]
 
 
-def test_what_does_not_exist_is_named(ec2: Any, machine: Machine) -> None:
+def test_create_names_missing_resource(ec2: Any, machine: Machine) -> None:
     with pytest.raises(NotFound, match="no subnets are called nowhere"):
         driver.create(machine("web-1", subnetname="nowhere"))
     with pytest.raises(NotFound, match="no security groups are called nobody"):
@@ -82,9 +82,7 @@ def test_what_does_not_exist_is_named(ec2: Any, machine: Machine) -> None:
     assert instances(ec2) == []
 
 
-def test_an_unknown_option_is_an_error_that_suggests_the_right_one(
-    ec2: Any, machine: Machine
-) -> None:
+def test_create_refuses_unknown_option_and_suggests_known_one(ec2: Any, machine: Machine) -> None:
     with pytest.raises(
         ConfigurationError, match="unknown option subnet_name; did you mean subnetname"
     ):
@@ -147,14 +145,14 @@ class Refusal:
         ),
     ],
 )
-def test_a_machine_is_launched_in_the_region_and_at_the_endpoint_that_are_chosen(
+def test_create_calls_chosen_region_and_endpoint(
     first_call: Callable[..., AWSPreparedRequest], given: dict[str, Any], host: str
 ) -> None:
     assert first_call(**given).url.rstrip("/") == host
 
 
 @pytest.mark.covers("allowed_regions")
-def test_no_machine_is_launched_in_a_region_that_is_not_allowed(
+def test_create_refuses_region_that_is_not_allowed(
     ec2: Any, machine: Machine, opts: dict[str, Any]
 ) -> None:
     opts["providers"]["cloud"]["ec2"]["location"] = "eu-west-2"
@@ -167,7 +165,7 @@ def test_no_machine_is_launched_in_a_region_that_is_not_allowed(
 @pytest.mark.parametrize(
     "option", [option.name for option in _options.OPTIONS if option.provider_only]
 )
-def test_what_the_provider_alone_says_is_refused_elsewhere(
+def test_create_refuses_other_value_of_provider_option(
     ec2: Any, machine: Machine, opts: dict[str, Any], option: str
 ) -> None:
     with pytest.raises(
@@ -178,7 +176,7 @@ def test_what_the_provider_alone_says_is_refused_elsewhere(
     assert instances(ec2) == []
 
 
-def test_what_the_main_configuration_may_say_is_the_providers(
+def test_create_accepts_provider_option_of_main_configuration(
     machine: Machine, opts: dict[str, Any]
 ) -> None:
     opts["rename_on_destroy"] = (
@@ -204,7 +202,7 @@ def test_what_the_main_configuration_may_say_is_the_providers(
         ({"profile_name": "work"}, "AKIAWORK", None),
     ],
 )
-def test_a_machine_is_launched_as_whom_the_provider_says(
+def test_create_uses_credentials_of_provider(
     first_call: Callable[..., AWSPreparedRequest],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -225,14 +223,16 @@ def test_a_machine_is_launched_as_whom_the_provider_says(
 
 @pytest.mark.covers("id", "key")
 @pytest.mark.parametrize("half", ["id", "key"])
-def test_half_a_key_is_refused(machine: Machine, opts: dict[str, Any], half: str) -> None:
+def test_create_refuses_id_without_key(machine: Machine, opts: dict[str, Any], half: str) -> None:
     opts["providers"]["cloud"]["ec2"][half] = "AKIAONE"
     with pytest.raises(ConfigurationError, match="id and key belong together"):
         driver.create(machine("web-1"))
 
 
 @pytest.mark.covers("max_attempts", "api_timeout")
-def test_how_often_and_how_long_a_call_is_tried(machine: Machine, opts: dict[str, Any]) -> None:
+def test_connection_has_configured_attempts_and_timeout(
+    machine: Machine, opts: dict[str, Any]
+) -> None:
     given = _options.resolve(machine("web-1", max_attempts=3, api_timeout=7), opts)
     config: Any = _client.connect(given, opts["cachedir"]).ec2.meta.config
     assert (config.retries["total_max_attempts"], config.retries["mode"]) == (3, "adaptive")
@@ -240,7 +240,7 @@ def test_how_often_and_how_long_a_call_is_tried(machine: Machine, opts: dict[str
 
 
 @pytest.mark.covers("owner")
-def test_the_owner_whose_images_are_listed(ec2: Any, image: str, opts: dict[str, Any]) -> None:
+def test_avail_images_lists_images_of_owner(ec2: Any, image: str, opts: dict[str, Any]) -> None:
     account = ec2.describe_images(ImageIds=[image])["Images"][0]["OwnerId"]
     provider = opts["providers"]["cloud"]["ec2"]
     for owner, listed in ((None, [image]), (account, [image]), ("amazon", [])):
@@ -250,7 +250,7 @@ def test_the_owner_whose_images_are_listed(ec2: Any, image: str, opts: dict[str,
 
 
 @pytest.mark.covers("rename_on_destroy")
-def test_a_destroyed_machine_is_renamed_when_that_is_asked_for(
+def test_destroy_renames_machine_if_configured(
     ec2: Any, machine: Machine, opts: dict[str, Any]
 ) -> None:
     created = driver.create(machine("web-1"))
@@ -343,7 +343,7 @@ Entered = Callable[..., _login.Login]
 @pytest.mark.parametrize(
     ("chosen", "key"), [("public_ips", "PublicIpAddress"), ("private_ips", "PrivateIpAddress")]
 )
-def test_the_address_at_which_a_machine_is_entered(
+def test_login_uses_address_of_ssh_interface(
     ec2: Any, entered: Entered, deploying: Deployment, chosen: str, key: str
 ) -> None:
     login = entered(ssh_interface=chosen, associate_public_ip=True)
@@ -375,7 +375,7 @@ def test_the_address_at_which_a_machine_is_entered(
         ),
     ],
 )
-def test_a_value_that_an_option_does_not_take_is_refused_before_the_launch(
+def test_create_refuses_invalid_value_before_launch(
     ec2: Any, entered: Entered, option: str, value: object, right: str
 ) -> None:
     with pytest.raises(
@@ -385,12 +385,12 @@ def test_a_value_that_an_option_does_not_take_is_refused_before_the_launch(
     assert instances(ec2) == []
 
 
-def test_an_option_without_a_value_has_its_default(entered: Entered, deploying: Deployment) -> None:
+def test_option_without_value_has_its_default(entered: Entered, deploying: Deployment) -> None:
     assert entered(ssh_port=None, deploy_timeout=None).port == 22
     assert deploying.script.timeout == 1800
 
 
-def test_a_machine_is_equipped_before_it_is_deployed(
+def test_attachments_precede_deployment(
     ec2: Any, entered: Entered, deploying: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An elastic address may be its only way to a mirror, and an existing volume what the script mounts."""
@@ -433,7 +433,7 @@ def test_a_machine_is_equipped_before_it_is_deployed(
 
 
 @pytest.mark.covers("ssh_username", "ssh_port", "sudo")
-def test_who_logs_in_at_which_port(entered: Entered, deploying: Deployment) -> None:
+def test_login_has_configured_users_port_and_sudo(entered: Entered, deploying: Deployment) -> None:
     login = entered(ssh_username="admin", ssh_port=2222, sudo=False)
     assert (login.users, login.port, login.sudo) == (["admin"], 2222, False)
     assert deploying.port == (login.address, 2222)
@@ -444,7 +444,7 @@ def test_who_logs_in_at_which_port(entered: Entered, deploying: Deployment) -> N
 
 @pytest.mark.covers("private_key", "key_filename", "ssh_keyfile")
 @pytest.mark.parametrize("option", ["private_key", "key_filename", "ssh_keyfile"])
-def test_the_key_that_lets_in(
+def test_login_has_configured_private_key(
     entered: Entered, opts: dict[str, Any], tmp_path: Path, option: str
 ) -> None:
     del opts["private_key"]
@@ -455,7 +455,9 @@ def test_the_key_that_lets_in(
 
 
 @pytest.mark.covers("ssh_agent")
-def test_an_agent_may_hold_the_key(ec2: Any, entered: Entered, opts: dict[str, Any]) -> None:
+def test_login_without_private_key_needs_ssh_agent(
+    ec2: Any, entered: Entered, opts: dict[str, Any]
+) -> None:
     del opts["private_key"]
     with pytest.raises(ConfigurationError, match="private_key is not set"):
         entered()
@@ -464,7 +466,7 @@ def test_an_agent_may_hold_the_key(ec2: Any, entered: Entered, opts: dict[str, A
 
 
 @pytest.mark.covers("host_keys", "known_hosts_file")
-def test_which_host_key_is_trusted(entered: Entered) -> None:
+def test_login_trusts_configured_host_keys(entered: Entered) -> None:
     trusted = entered().host_key_options
     assert trusted["StrictHostKeyChecking"] == "yes"
     assert (
@@ -483,7 +485,9 @@ def test_which_host_key_is_trusted(entered: Entered) -> None:
     "ssh_gateway", "ssh_gateway_port", "ssh_gateway_username", "ssh_gateway_private_key"
 )
 @pytest.mark.covers("ssh_gateway_command")
-def test_the_way_through_a_gateway(entered: Entered, deploying: Deployment, tmp_path: Path) -> None:
+def test_login_uses_configured_gateway(
+    entered: Entered, deploying: Deployment, tmp_path: Path
+) -> None:
     words = shlex.split(entered(ssh_gateway="gate.example.com").proxy)
     assert words[-7:] == ["-p", "22", "-l", "root", "-W", "%h:%p", "gate.example.com"]
     assert f"IdentityFile={tmp_path / 'key'}" in words
@@ -502,7 +506,9 @@ def test_the_way_through_a_gateway(entered: Entered, deploying: Deployment, tmp_
 
 
 @pytest.mark.covers("ssh_connect_timeout", "deploy_timeout", "tmp_dir", "keep_tmp")
-def test_how_long_and_where_the_deployment_runs(entered: Entered, deploying: Deployment) -> None:
+def test_deployment_has_configured_timeouts_and_folder(
+    entered: Entered, deploying: Deployment
+) -> None:
     entered()
     script = deploying.script
     assert (script.timeout, script.folder, script.keep) == (1800, "/tmp/.saltcloud", False)
@@ -514,7 +520,7 @@ def test_how_long_and_where_the_deployment_runs(entered: Entered, deploying: Dep
 
 
 @pytest.mark.covers("display_ssh_output")
-def test_what_the_deploy_script_prints_is_shown_or_not(
+def test_script_output_is_shown_if_configured(
     entered: Entered, deploying: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for shown in (True, False):
@@ -524,14 +530,14 @@ def test_what_the_deploy_script_prints_is_shown_or_not(
 
 
 @pytest.mark.covers("wait_for_ip_timeout")
-def test_an_address_is_not_waited_for_for_ever(ec2: Any, entered: Entered) -> None:
+def test_create_fails_when_address_does_not_come_in_time(ec2: Any, entered: Entered) -> None:
     with pytest.raises(LaunchError, match=r"web-1.* has no address in public_ips after 0 s"):
         entered(ssh_interface="public_ips", wait_for_ip_timeout=0)
     assert len(instances(ec2)) == 1
 
 
 @pytest.mark.covers("wait_for_ip_interval")
-def test_a_machine_is_looked_at_in_intervals(
+def test_create_polls_in_configured_intervals(
     entered: Entered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Paused(BaseException):
@@ -548,7 +554,7 @@ def test_a_machine_is_looked_at_in_intervals(
 
 
 @pytest.mark.covers("deploy")
-def test_without_a_deployment_nothing_is_entered_or_sent(
+def test_create_without_deploy_does_not_log_in(
     ec2: Any, machine: Machine, deploying: Deployment
 ) -> None:
     driver.create(machine("web-1", deploy=False))
@@ -559,7 +565,7 @@ def test_without_a_deployment_nothing_is_entered_or_sent(
 
 
 @pytest.mark.covers("make_master", "make_minion", "make_syndic", "master", "master_sign_pub_file")
-def test_a_new_master_gets_its_keys_and_configuration(
+def test_archive_of_new_master_has_keys_and_configuration(
     entered: Entered, deploying: Deployment, tmp_path: Path
 ) -> None:
     (tmp_path / "probe.sh").write_text("# bootstrap-salt\n")
@@ -582,9 +588,7 @@ def test_a_new_master_gets_its_keys_and_configuration(
     assert {"-M", "-N", "-S"} <= set(deploying.files["run"].split())
 
 
-def test_a_key_that_waits_to_be_accepted_does_not_outrank_the_new_one(
-    entered: Entered, opts: dict[str, Any]
-) -> None:
+def test_create_removes_pending_key(entered: Entered, opts: dict[str, Any]) -> None:
     keys = {
         state: Path(opts["pki_dir"], folder)
         for state, folder in (("new", "minions"), ("old", "minions_pre"))
@@ -615,7 +619,7 @@ def test_a_key_that_waits_to_be_accepted_does_not_outrank_the_new_one(
         ),
     ],
 )
-def test_keys_go_by_the_id_under_which_the_core_accepts_them(
+def test_failed_create_removes_keys_of_minion_id(
     machine: Machine,
     deploying: Deployment,
     opts: dict[str, Any],
@@ -634,7 +638,7 @@ def test_keys_go_by_the_id_under_which_the_core_accepts_them(
     assert [path.name for path in Path(opts["pki_dir"]).glob("*/*")] == ["another"]
 
 
-def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(
+def test_create_repairs_failed_deployment(
     ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
     opts["map"] = "small.map"
@@ -650,7 +654,7 @@ def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(
     assert len(instances(ec2)) == 1
 
 
-def test_a_machine_that_waits_for_its_deployment_can_be_queried_and_destroyed(
+def test_machine_with_pending_deployment_is_listed(
     ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
     deploying.error = DeployError("no route")
@@ -687,7 +691,7 @@ def test_on_failure_destroy_leaves_nothing(
 
 
 @pytest.mark.covers("on_failure")
-def test_on_failure_destroy_tells_what_it_leaves(
+def test_on_failure_destroy_reports_leftovers(
     ec2: Any, machine: Machine, deploying: Deployment
 ) -> None:
     given = machine(
@@ -720,7 +724,7 @@ SPOT = {"spot_config": {"type": "persistent"}}
 
 
 @pytest.mark.covers("spot_config", "on_failure")
-def test_a_persistent_spot_machine_is_not_launched_again_by_ec2_when_it_is_destroyed(
+def test_destroy_cancels_persistent_spot_request(
     ec2: Any, machine: Machine, spot_requests: set[str], deploying: Deployment
 ) -> None:
     made = driver.create(machine("web-1", **SPOT))
@@ -738,7 +742,7 @@ def test_a_persistent_spot_machine_is_not_launched_again_by_ec2_when_it_is_destr
     ("code", "lives"),
     [("InvalidSpotInstanceRequestID.NotFound", False), ("UnauthorizedOperation", True)],
 )
-def test_a_spot_request_that_cannot_be_cancelled_saves_its_machine_unless_it_is_gone(
+def test_destroy_needs_spot_request_cancelled_or_gone(
     ec2: Any, machine: Machine, code: str, *, lives: bool
 ) -> None:
     given = machine("web-1", **SPOT)
@@ -756,7 +760,7 @@ def test_a_spot_request_that_cannot_be_cancelled_saves_its_machine_unless_it_is_
     assert (made["id"] in [one["InstanceId"] for one in instances(ec2)]) is lives
 
 
-def test_a_machine_that_was_there_before_is_never_destroyed(
+def test_on_failure_destroy_keeps_machine_that_existed(
     ec2: Any, machine: Machine, deploying: Deployment
 ) -> None:
     driver.create(machine("web-1"))
@@ -768,7 +772,7 @@ def test_a_machine_that_was_there_before_is_never_destroyed(
     assert len(instances(ec2)) == 1
 
 
-def test_a_machine_that_cannot_be_destroyed_is_said_to_run(
+def test_on_failure_destroy_reports_machine_that_still_runs(
     ec2: Any, machine: Machine, deploying: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:

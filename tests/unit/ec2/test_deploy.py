@@ -121,7 +121,7 @@ def install(
 
 
 @pytest.mark.covers("script", "minion", "grains")
-def test_the_script_finds_what_salts_own_bootstrap_would_put_beside_it(
+def test_script_finds_the_files_of_salts_bootstrap(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
@@ -141,7 +141,7 @@ def test_the_script_finds_what_salts_own_bootstrap_would_put_beside_it(
     assert not Path(folder).exists()
 
 
-def test_one_session_is_all_it_takes(
+def test_deployment_is_one_session(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     log = ssh()
@@ -153,7 +153,7 @@ def test_one_session_is_all_it_takes(
 
 
 @pytest.mark.covers("file_map", "script_env", "script_args", "preflight_cmds", "inline_script")
-def test_files_environment_arguments_and_commands_around_the_script(
+def test_script_has_files_environment_arguments_and_commands(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
@@ -180,9 +180,7 @@ def test_files_environment_arguments_and_commands_around_the_script(
 
 
 @pytest.mark.covers("script", "force_minion_config")
-def test_salts_bootstrap_script_is_told_where_its_files_are(
-    settings: Settings, machine: Given
-) -> None:
+def test_bootstrap_script_gets_folder_of_its_files(settings: Settings, machine: Given) -> None:
     opts = settings("# bootstrap-salt\n", force_minion_config=True)
     with tarfile.open(fileobj=io.BytesIO(_archive.build(machine, opts))) as tar:
         run = tar.extractfile("run")
@@ -191,9 +189,7 @@ def test_salts_bootstrap_script_is_told_where_its_files_are(
 
 
 @pytest.mark.covers("script", "file_map")
-def test_a_script_or_file_that_is_absent_is_found_before_the_launch(
-    settings: Settings, machine: Given
-) -> None:
+def test_archive_refuses_missing_script_or_file(settings: Settings, machine: Given) -> None:
     with pytest.raises(ConfigurationError, match="no deploy script nowhere"):
         _archive.build(machine, settings("true") | {"script": "nowhere"})
     with pytest.raises(ConfigurationError, match="file_map: /nowhere does not exist"):
@@ -211,7 +207,7 @@ def test_a_script_or_file_that_is_absent_is_found_before_the_launch(
         ("kill -9 $$", "ended with 137"),
     ],
 )
-def test_a_script_that_fails_says_how(
+def test_failed_script_is_reported_with_its_output(
     settings: Settings,
     machine: Given,
     ssh: Callable[..., Path],
@@ -224,7 +220,7 @@ def test_a_script_that_fails_says_how(
         install(_archive.build(machine, settings(script)), tmp_path)
 
 
-def test_a_script_that_hangs_is_stopped(
+def test_script_is_stopped_after_its_timeout(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
@@ -240,7 +236,7 @@ def test_a_script_that_hangs_is_stopped(
     until(lambda: not runs(pid.read_text()), "the script is stopped")
 
 
-def test_two_deployments_of_a_machine_do_not_run_side_by_side(
+def test_second_deployment_waits_for_first(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
@@ -254,7 +250,7 @@ def test_two_deployments_of_a_machine_do_not_run_side_by_side(
 
 
 @pytest.mark.covers("preflight_cmds")
-def test_a_failing_preflight_command_keeps_the_script_from_running(
+def test_script_does_not_run_after_failed_preflight_command(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
@@ -264,7 +260,7 @@ def test_a_failing_preflight_command_keeps_the_script_from_running(
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_login_is_tried_until_sshd_lets_in_and_the_script_runs_once(
+def test_login_is_retried_and_script_runs_once(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     count = tmp_path / "count"
@@ -275,7 +271,7 @@ def test_a_login_is_tried_until_sshd_lets_in_and_the_script_runs_once(
     assert (tmp_path / "ran").read_text() == "\n"
 
 
-def test_several_users_are_tried_in_turn(
+def test_login_tries_users_in_turn(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     log = ssh('case "$*" in *User=ubuntu*) ;; *) exit 255;; esac')
@@ -284,7 +280,7 @@ def test_several_users_are_tried_in_turn(
     assert log.read_text().count("User=admin") == 1
 
 
-def test_a_session_that_breaks_is_not_repeated_blindly(
+def test_broken_session_is_not_repeated(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     log = ssh()
@@ -293,7 +289,7 @@ def test_a_session_that_breaks_is_not_repeated_blindly(
     assert log.read_text().count("-F none") == 1
 
 
-def test_no_login_in_time_is_an_error_that_quotes_ssh(
+def test_login_timeout_quotes_ssh(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh('echo "admin@10.0.0.2: Permission denied (publickey)." >&2; exit 255')
@@ -303,7 +299,7 @@ def test_no_login_in_time_is_an_error_that_quotes_ssh(
         install(b"", tmp_path)
 
 
-def test_an_sshd_that_refuses_is_asked_less_often_and_its_reason_is_not_forgotten(
+def test_refused_logins_slow_down_and_keep_their_reason(
     ssh: Callable[..., Path], tmp_path: Path, clock: Clock
 ) -> None:
     # As sshd does that has had enough of it.
@@ -320,7 +316,7 @@ def test_an_sshd_that_refuses_is_asked_less_often_and_its_reason_is_not_forgotte
     assert clock.now == 1 + 2
 
 
-def test_another_host_key_ends_it_at_once(ssh: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_host_key_fails_at_once(ssh: Callable[..., Path], tmp_path: Path) -> None:
     log = ssh('echo "Host key verification failed." >&2; exit 255')
     with pytest.raises(DeployError, match="shows another host key than the console of web-1"):
         install(b"", tmp_path)
@@ -340,7 +336,7 @@ ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew root@web-1
 """
 
 
-def test_host_keys_are_read_from_the_console() -> None:
+def test_host_keys_come_from_last_block_of_console() -> None:
     assert host_keys.from_console(CONSOLE) == [
         "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY=",
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew",
@@ -359,7 +355,7 @@ def machine_with(ec2: Any = None, **options: Any) -> Machine:
     return Machine(connection, defaults | options, "web-1", instance)
 
 
-def test_a_machine_that_ec2_does_not_know_yet_has_no_console_yet() -> None:
+def test_console_of_unknown_instance_is_empty() -> None:
     def failing(code: str) -> Machine:
         def refuse(**_: Any) -> None:
             raise ClientError({"Error": {"Code": code, "Message": "no"}}, "GetConsoleOutput")
@@ -371,9 +367,7 @@ def test_a_machine_that_ec2_does_not_know_yet_has_no_console_yet() -> None:
         host_keys.read(failing("UnauthorizedOperation"))
 
 
-def test_keys_are_waited_for_and_remembered_by_instance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_host_keys_are_awaited_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [[], ["ssh-ed25519 AAAA"]]
     monkeypatch.setattr(host_keys, "read", lambda _: shown.pop(0))
     for _ in range(2):  # the second time, the console shows nothing more
@@ -384,14 +378,16 @@ def test_keys_are_waited_for_and_remembered_by_instance(
         assert Path(given["UserKnownHostsFile"]).read_text() == "i-1 ssh-ed25519 AAAA\n"
 
 
-def test_a_silent_console_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_without_host_keys_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(host_keys, "read", lambda _: [])
     known = host_keys.KnownHosts(tmp_path)
     with pytest.raises(DeployError, match="console does not show its SSH host keys"):
         host_keys.ssh_options(machine_with(), known, _wait.Wait(-1))
 
 
-def test_host_keys_are_waived_by_name_only(tmp_path: Path) -> None:
+def test_host_keys_none_disables_checking(tmp_path: Path) -> None:
     def given(**options: Any) -> dict[str, str]:
         known = host_keys.KnownHosts(tmp_path)
         return host_keys.ssh_options(machine_with(**options), known, _wait.Wait(0))
@@ -401,7 +397,7 @@ def test_host_keys_are_waived_by_name_only(tmp_path: Path) -> None:
     assert (own["StrictHostKeyChecking"], own["UserKnownHostsFile"]) == ("yes", "/etc/ssh/known")
 
 
-def test_a_gateway_is_verified_as_well() -> None:
+def test_gateway_host_key_is_checked() -> None:
     given = {
         "ssh_gateway": "gate.example.com:2222",
         "ssh_gateway_port": 22,

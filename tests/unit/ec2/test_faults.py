@@ -317,11 +317,11 @@ def case(request: pytest.FixtureRequest) -> Case:
 # -- every fault, one by one ------------------------------------------------------------------------------------------
 
 
-def test_the_fault_is_met(story: Story, case: Case) -> None:
+def test_fault_occurs(story: Story, case: Case) -> None:
     assert all(story.met.get(case.name, []))
 
 
-def test_the_user_reads_which_machine_and_why_and_what_to_do(story: Story, case: Case) -> None:
+def test_error_names_machine_reason_and_next_step(story: Story, case: Case) -> None:
     said = story.runs[0].said[case.name]
     if not case.says:
         assert said["deployed"] is True
@@ -332,7 +332,7 @@ def test_the_user_reads_which_machine_and_why_and_what_to_do(story: Story, case:
     assert f"Failed to deploy '{case.name}'. Error: {error}" in story.runs[0].done.stderr
 
 
-def test_no_machine_is_there_twice_and_no_key_without_one(story: Story, case: Case) -> None:
+def test_failure_leaves_one_machine_or_none_and_its_key(story: Story, case: Case) -> None:
     after, said = story.after[0], story.runs[0].said[case.name]
     assert len(after.living.get(case.name, [])) == (case.leaves == "alive")
     assert len(after.launched.get(case.name, [])) == (case.leaves != "nothing")
@@ -347,7 +347,7 @@ def test_no_machine_is_there_twice_and_no_key_without_one(story: Story, case: Ca
     assert not [name for name in disk if name.startswith("tmp")], "what was sent lies about"
 
 
-def test_the_same_command_makes_it_good(story: Story, case: Case) -> None:
+def test_second_run_repairs_machine(story: Story, case: Case) -> None:
     before, after, said = story.after[0], story.after[1], story.runs[1].said[case.name]
     (instance_id,) = after.living[case.name]
     if case.says:
@@ -365,14 +365,14 @@ def test_the_same_command_makes_it_good(story: Story, case: Case) -> None:
 # -- and all of them together -----------------------------------------------------------------------------------------
 
 
-def test_the_core_ends_with_zero_all_the_same(story: Story) -> None:
+def test_core_exits_zero_after_errors_in_map(story: Story) -> None:
     # Salt's core counts no errors of a map: whoever needs to know reads the result, as stackctl does.
     assert [run.done.returncode for run in story.runs] == [0, 0, 0]
     assert sorted(story.runs[0].errors) == sorted(case.name for case in CASES if case.says)
     assert [run.errors for run in story.runs[1:]] == [{}, {}]
 
 
-def test_retries_are_reported(story: Story) -> None:
+def test_retries_are_logged(story: Story) -> None:
     for said in (
         "GetConsoleOutput failed at try 2: RequestLimitExceeded",
         "RunInstances failed at try 1: InternalError",
@@ -383,13 +383,13 @@ def test_retries_are_reported(story: Story) -> None:
         assert said in story.runs[0].done.stderr
 
 
-def test_a_third_run_changes_nothing(story: Story) -> None:
+def test_third_run_changes_nothing(story: Story) -> None:
     assert all("already exists" in said["Message"] for said in story.runs[2].said.values())
     assert story.after[2] == story.after[1]
     assert story.calls == {"DescribeInstances": 1}
 
 
-def test_nothing_is_paid_for_that_no_machine_has(story: Story) -> None:
+def test_no_volume_or_address_is_left(story: Story) -> None:
     for after in story.after:
         assert after.volumes == sum(map(len, after.living.values()))
         assert after.addresses == 1
@@ -404,7 +404,7 @@ def place(tmp_path: Path) -> Iterator[Site]:
         yield made
 
 
-def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
+def test_delayed_launch_creates_no_second_machine(
     place: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "localcloud.server")
@@ -432,9 +432,7 @@ def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
 
 
 @pytest.mark.parametrize("how", MODES.values(), ids=MODES)
-def test_what_fails_for_all_machines_is_made_good_for_all(
-    place: Site, how: tuple[str, ...]
-) -> None:
+def test_second_run_repairs_shared_failure(place: Site, how: tuple[str, ...]) -> None:
     machines: dict[str, dict[str, Any]] = {f"web-{number}": {} for number in range(1, 5)}
     with place.cloud.faults.inject(unavailable("DescribeSubnets", 503)):
         errors = place.apply(machines, *how).errors
@@ -459,7 +457,7 @@ def test_what_fails_for_all_machines_is_made_good_for_all(
     assert sorted(place.accepted()) == sorted(machines)
 
 
-def test_a_map_is_not_launched_again_because_its_machines_cannot_be_listed(place: Site) -> None:
+def test_failed_query_launches_no_map(place: Site) -> None:
     provider = place.folder / "cloud.providers.d/cloud.conf"
     machines: dict[str, dict[str, Any]] = {"web-1": {"deploy": False}}
     for fault, said, how in (

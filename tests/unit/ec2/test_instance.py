@@ -81,7 +81,7 @@ def hide_by_age(local: Running, opts: dict[str, Any], monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("hide", [hide_by_name, hide_by_age])
-def test_a_machine_is_made_anew_whose_predecessors_are_not_shown(
+def test_machine_is_replaced_though_ec2_hides_its_predecessors(
     local: Running,
     opts: dict[str, Any],
     web: dict[str, Any],
@@ -98,7 +98,7 @@ def test_a_machine_is_made_anew_whose_predecessors_are_not_shown(
     assert len(made) == 3
 
 
-def test_a_machine_is_made_anew_while_its_predecessor_ends(
+def test_machine_is_replaced_while_its_predecessor_shuts_down(
     local: Running, opts: dict[str, Any], web: dict[str, Any]
 ) -> None:
     opts["rename_on_destroy"] = True
@@ -111,7 +111,7 @@ def test_a_machine_is_made_anew_while_its_predecessor_ends(
 
 
 @pytest.mark.usefixtures("answers")
-def test_a_renamed_machine_is_left_alone_when_its_old_name_is_launched(
+def test_launch_of_old_name_leaves_renamed_machine_alone(
     local: Running, web: dict[str, Any]
 ) -> None:
     kept = driver.create(dict(web))
@@ -124,7 +124,7 @@ def test_a_renamed_machine_is_left_alone_when_its_old_name_is_launched(
 
 
 @pytest.mark.usefixtures("answers")
-def test_a_launch_whose_answer_was_lost_is_found_again(
+def test_launch_finds_instance_whose_answer_was_lost(
     local: Running, opts: dict[str, Any], web: dict[str, Any]
 ) -> None:
     ids = set()
@@ -135,7 +135,7 @@ def test_a_launch_whose_answer_was_lost_is_found_again(
     assert len(ids) == 1
 
 
-def test_a_token_that_stood_for_another_request_is_passed_over(
+def test_launch_skips_token_of_another_request(
     local: Running, opts: dict[str, Any], web: dict[str, Any]
 ) -> None:
     """The same launch template may hold something else today."""

@@ -130,7 +130,7 @@ def build_from(options: dict[str, Any]) -> dict[str, Any]:
 )
 @pytest.mark.covers("shutdown_behavior")
 @pytest.mark.parametrize("iam_profile", ["web", PROFILE_ARN])
-def test_a_machine_is_what_its_profile_says(
+def test_machine_has_options_of_profile(
     ec2: Any, launch: Launcher, image: str, iam_profile: str
 ) -> None:
     iam = _client._new_session(region_name="eu-west-1").client("iam")
@@ -162,7 +162,7 @@ def test_a_machine_is_what_its_profile_says(
 @pytest.mark.covers(
     "tenancy", "placementgroup", "cpu_options", "credit_specification", "termination_protection"
 )
-def test_a_machine_is_asked_for_as_its_profile_says(launch: Launcher) -> None:
+def test_request_has_options_of_profile(launch: Launcher) -> None:
     """What moto forgets."""
     sent = launch(
         tenancy="dedicated",
@@ -182,7 +182,7 @@ def test_a_machine_is_asked_for_as_its_profile_says(launch: Launcher) -> None:
     assert {key: sent.get(key) for key in wanted} == wanted
 
 
-def test_what_a_profile_denies_is_denied(launch: Launcher) -> None:
+def test_request_contains_false(launch: Launcher) -> None:
     """A launch template or the account may say otherwise."""
     sent = launch(
         monitoring=False, hibernation=False, ebs_optimized=False, termination_protection=False
@@ -196,7 +196,7 @@ def test_what_a_profile_denies_is_denied(launch: Launcher) -> None:
         assert sent[key] == "false"
 
 
-def test_what_a_profile_leaves_out_is_left_to_ec2(launch: Launcher) -> None:
+def test_request_omits_what_profile_omits(launch: Launcher) -> None:
     asked = {key.split(".")[0] for key in launch().sent} - {"Action", "Version"}
     assert asked == {
         "BlockDeviceMapping", "ClientToken", "ImageId", "InstanceType", "MaxCount", "MetadataOptions", "MinCount",
@@ -213,7 +213,7 @@ def test_what_a_profile_leaves_out_is_left_to_ec2(launch: Launcher) -> None:
         ({"http_tokens": "optional"}, {"HttpTokens": "optional", "HttpEndpoint": "enabled"}),
     ],
 )
-def test_imdsv2_is_required_unless_a_profile_says_otherwise(
+def test_imdsv2_is_required_by_default(
     launch: Launcher, given: dict[str, Any], said: dict[str, Any]
 ) -> None:
     answer = launch(metadata_options=given).instance["MetadataOptions"]
@@ -221,7 +221,7 @@ def test_imdsv2_is_required_unless_a_profile_says_otherwise(
 
 
 @pytest.mark.covers("spot_config")
-def test_a_spot_instance(launch: Launcher) -> None:
+def test_spot_config_requests_spot_instance(launch: Launcher) -> None:
     spot = {"spot_price": 0.1, "type": "persistent", "interruption": "stop", "tag": {"bid": "low"}}
     launched = launch(spot_config=spot, tag={"project": "p"})
     assert launched.instance["InstanceLifecycle"] == "spot"
@@ -242,7 +242,7 @@ def test_a_spot_instance(launch: Launcher) -> None:
 
 
 @pytest.mark.covers("spot_config")
-def test_a_spot_instance_needs_no_price(launch: Launcher) -> None:
+def test_spot_config_needs_no_price(launch: Launcher) -> None:
     launched = launch(spot_config={})
     assert launched.instance["InstanceLifecycle"] == "spot"
     assert specified_tags(launched.sent, "spot-instances-request") == {"Name": "web-1"}
@@ -253,9 +253,7 @@ def test_a_spot_instance_needs_no_price(launch: Launcher) -> None:
 
 
 @pytest.mark.covers("launch_template")
-def test_a_launch_template_stands_for_what_a_profile_leaves_out(
-    ec2: Any, launch: Launcher, image: str
-) -> None:
+def test_launch_template_replaces_image_and_size(ec2: Any, launch: Launcher, image: str) -> None:
     data = {"ImageId": image, "InstanceType": "t3.small", "KeyName": "deploy"}
     template = ec2.create_launch_template(LaunchTemplateName="web", LaunchTemplateData=data)[
         "LaunchTemplate"
@@ -280,7 +278,7 @@ def test_a_launch_template_stands_for_what_a_profile_leaves_out(
 
 
 @pytest.mark.covers("launch_template", "del_root_vol_on_destroy")
-def test_a_root_volume_that_only_a_launch_template_knows_cannot_be_kept(
+def test_keeping_root_volume_of_launch_template_is_refused(
     ec2: Any, launch: Launcher, image: str
 ) -> None:
     data = {"ImageId": image, "InstanceType": "t3.small"}
@@ -293,7 +291,7 @@ def test_a_root_volume_that_only_a_launch_template_knows_cannot_be_kept(
     assert [volume["Size"] for volume in ec2.describe_volumes()["Volumes"]] == [ROOT]
 
 
-def test_without_a_launch_template_image_and_size_are_needed(ec2: Any, launch: Launcher) -> None:
+def test_launch_without_template_needs_image_and_size(ec2: Any, launch: Launcher) -> None:
     for option in ("image", "size"):
         with pytest.raises(ConfigurationError, match=f"web-1: {option} is not set"):
             launch(**{option: None})
@@ -306,7 +304,7 @@ def test_without_a_launch_template_image_and_size_are_needed(ec2: Any, launch: L
 
 
 @pytest.mark.covers("image")
-def test_the_newest_image_of_an_owner_is_taken(ec2: Any, launch: Launcher, image: str) -> None:
+def test_image_by_owner_and_name_is_the_newest(ec2: Any, launch: Launcher, image: str) -> None:
     owner = ec2.describe_images(ImageIds=[image])["Images"][0]["OwnerId"]
     newest = max(
         (ec2.register_image(Name=f"debian-13-{number}")["ImageId"] for number in (2, 3)),
@@ -328,7 +326,7 @@ def test_the_newest_image_of_an_owner_is_taken(ec2: Any, launch: Launcher, image
 
 
 @pytest.mark.covers("image")
-def test_the_image_of_an_ssm_parameter(
+def test_image_comes_from_ssm_parameter(
     connection: _client.Connection, launch: Launcher, image: str
 ) -> None:
     connection.ssm.put_parameter(Name="/images/web", Value=image, Type="String")
@@ -336,7 +334,7 @@ def test_the_image_of_an_ssm_parameter(
 
 
 @pytest.mark.covers("image")
-def test_an_image_name_alone_is_refused(ec2: Any, launch: Launcher) -> None:
+def test_image_name_without_owner_is_refused(ec2: Any, launch: Launcher) -> None:
     with pytest.raises(
         ConfigurationError,
         match="image 'debian-13-amd64-1' is not ami-…, ssm:/parameter, or a mapping",
@@ -349,7 +347,7 @@ def test_an_image_name_alone_is_refused(ec2: Any, launch: Launcher) -> None:
 
 
 @pytest.mark.covers("tag")
-def test_a_machine_its_volumes_and_interfaces_are_tagged_at_launch(
+def test_launch_tags_machine_volumes_and_interfaces(
     ec2: Any, launch: Launcher, connection: _client.Connection
 ) -> None:
     later: list[dict[str, str]] = []
@@ -365,7 +363,7 @@ def test_a_machine_its_volumes_and_interfaces_are_tagged_at_launch(
 
 
 @pytest.mark.covers("tag")
-def test_the_name_is_not_a_tag_to_play_with(launch: Launcher) -> None:
+def test_tag_refuses_other_name_and_other_types(launch: Launcher) -> None:
     with pytest.raises(ConfigurationError, match="the tag Name"):
         launch(tag={"Name": "other"})
     with pytest.raises(ConfigurationError, match=r"tag must be a mapping, not \['project'\]"):
@@ -376,9 +374,7 @@ def test_the_name_is_not_a_tag_to_play_with(launch: Launcher) -> None:
 
 
 @pytest.mark.covers("block_device_mappings")
-def test_volumes_are_gp3_and_encrypted_unless_a_profile_says_otherwise(
-    ec2: Any, launch: Launcher
-) -> None:
+def test_volumes_are_gp3_and_encrypted_by_default(ec2: Any, launch: Launcher) -> None:
     given = [
         {"DeviceName": "/dev/sdf", "Ebs.VolumeSize": 3, "Ebs.VolumeType": "gp2"},
         {
@@ -401,7 +397,7 @@ def test_volumes_are_gp3_and_encrypted_unless_a_profile_says_otherwise(
 
 
 @pytest.mark.covers("block_device_mappings")
-def test_the_root_volume_can_be_another(ec2: Any, launch: Launcher) -> None:
+def test_block_device_mappings_change_root_volume(ec2: Any, launch: Launcher) -> None:
     given = {
         "DeviceName": "/dev/sda1",
         "Ebs.VolumeSize": 20,
@@ -416,14 +412,14 @@ def test_the_root_volume_can_be_another(ec2: Any, launch: Launcher) -> None:
     assert launched.sent["BlockDeviceMapping.1.Ebs.Throughput"] == "200"
 
 
-def test_a_mapping_that_is_no_volume_stays_what_it_is() -> None:
+def test_mapping_without_ebs_is_unchanged() -> None:
     store = {"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}
     none = {"DeviceName": "/dev/sdc", "NoDevice": ""}
     assert _request.block_devices([store, none], Image("ami-1")) == [store, none]
 
 
 @pytest.mark.covers("block_device_mappings")
-def test_a_tag_of_one_mapping_is_refused_with_what_to_use(launch: Launcher) -> None:
+def test_block_device_mappings_refuse_tag(launch: Launcher) -> None:
     with pytest.raises(
         ConfigurationError,
         match=r"/dev/sdf cannot have a tag of its own: set tag, .* or list it in vol",
@@ -434,7 +430,7 @@ def test_a_tag_of_one_mapping_is_refused_with_what_to_use(launch: Launcher) -> N
 
 
 @pytest.mark.covers("volumes")
-def test_further_volumes_are_part_of_the_launch(ec2: Any, launch: Launcher) -> None:
+def test_launch_creates_volumes(ec2: Any, launch: Launcher) -> None:
     made = ec2.create_volume(AvailabilityZone="eu-west-1a", Size=5)["VolumeId"]
     snapshot = ec2.create_snapshot(VolumeId=made)["SnapshotId"]
     key = "arn:aws:kms:eu-west-1:123456789012:key/1"
@@ -472,7 +468,7 @@ def test_further_volumes_are_part_of_the_launch(ec2: Any, launch: Launcher) -> N
 
 
 @pytest.mark.covers("volumes")
-def test_a_volume_that_is_written_wrong_stops_the_launch(ec2: Any, launch: Launcher) -> None:
+def test_launch_refuses_malformed_volume(ec2: Any, launch: Launcher) -> None:
     for wrong, said in (
         (
             {"device": "/dev/sdf", "Size": 3},
@@ -494,7 +490,7 @@ def test_a_volume_that_is_written_wrong_stops_the_launch(ec2: Any, launch: Launc
         ({"del_all_vols_on_destroy": False}, [3]),
     ],
 )
-def test_which_volumes_outlive_a_machine(
+def test_destroy_deletes_volumes_unless_configured(
     ec2: Any, launch: Launcher, given: dict[str, Any], left: list[int]
 ) -> None:
     launch(volumes=[{"device": "/dev/sdf", "size": 3}], **given)
@@ -508,9 +504,7 @@ def test_which_volumes_outlive_a_machine(
 @pytest.mark.covers(
     "subnetname", "subnetid", "securitygroup", "securitygroupname", "securitygroupid", "private_ip"
 )
-def test_subnet_and_groups_are_given_by_name_or_by_id(
-    ec2: Any, launch: Launcher, subnet: str
-) -> None:
+def test_subnet_and_groups_have_name_or_id(ec2: Any, launch: Launcher, subnet: str) -> None:
     by_name = launch(subnetname="a", securitygroup="web", private_ip="10.40.1.9").instance
     assert (by_name["SubnetId"], by_name["PrivateIpAddress"]) == (subnet, "10.40.1.9")
     assert [group["GroupName"] for group in by_name["SecurityGroups"]] == ["web"]
@@ -528,13 +522,13 @@ def test_subnet_and_groups_are_given_by_name_or_by_id(
 
 
 @pytest.mark.covers("subnetid")
-def test_a_subnet_is_given_once(launch: Launcher, subnet: str) -> None:
+def test_launch_refuses_subnet_by_name_and_id(launch: Launcher, subnet: str) -> None:
     with pytest.raises(ConfigurationError, match="web-1: a subnet is given by name and by id"):
         launch(subnetname="a", subnetid=subnet)
 
 
 @pytest.mark.covers("availability_zone")
-def test_a_zone_is_enough(launch: Launcher) -> None:
+def test_launch_accepts_zone_without_subnet(launch: Launcher) -> None:
     assert (
         launch(**ELSEWHERE, availability_zone="eu-west-1c").instance["Placement"][
             "AvailabilityZone"
@@ -545,7 +539,7 @@ def test_a_zone_is_enough(launch: Launcher) -> None:
 
 @pytest.mark.covers("associate_public_ip")
 @pytest.mark.parametrize("subnet_says", [True, False])
-def test_a_public_address_is_given_or_kept_back(
+def test_associate_public_ip_overrides_subnet(
     ec2: Any, launch: Launcher, subnet: str, *, subnet_says: bool
 ) -> None:
     ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": subnet_says})
@@ -557,7 +551,7 @@ def test_a_public_address_is_given_or_kept_back(
     assert launched.sent["NetworkInterface.1.DeleteOnTermination"] == "true", "moto forgets this"
 
 
-def test_a_public_address_needs_a_subnet(launch: Launcher) -> None:
+def test_associate_public_ip_needs_subnet(launch: Launcher) -> None:
     with pytest.raises(
         ConfigurationError, match="associate_public_ip needs subnetname or subnetid"
     ):
@@ -577,7 +571,7 @@ FIRST = {
 
 
 @pytest.mark.covers("network_interfaces")
-def test_several_interfaces(launch: Launcher, subnet: str) -> None:
+def test_launch_creates_several_interfaces(launch: Launcher, subnet: str) -> None:
     second = {
         "DeviceIndex": 1,
         "subnetname": "a",
@@ -615,7 +609,7 @@ def test_several_interfaces(launch: Launcher, subnet: str) -> None:
 
 
 @pytest.mark.covers("network_interfaces")
-def test_interfaces_are_written_as_in_the_old_documentation(launch: Launcher, subnet: str) -> None:
+def test_interfaces_of_old_documentation_are_accepted(launch: Launcher, subnet: str) -> None:
     given = {
         "DeviceIndex": 0,
         "PrivateIpAddresses": [{"Primary": True}],
@@ -632,7 +626,7 @@ def test_interfaces_are_written_as_in_the_old_documentation(launch: Launcher, su
 
 
 @pytest.mark.covers("network_interfaces")
-def test_an_interface_that_is_written_wrong_stops_the_launch(launch: Launcher) -> None:
+def test_launch_refuses_malformed_interface(launch: Launcher) -> None:
     with pytest.raises(
         ConfigurationError,
         match=r"network_interfaces: unknown: Subnet; it knows DeviceIndex, .*SubnetId",
@@ -655,7 +649,7 @@ def test_an_interface_that_is_written_wrong_stops_the_launch(launch: Launcher) -
         ("associate_public_ip", False, "AssociatePublicIpAddress"),
     ],
 )
-def test_what_an_interface_says_is_not_said_of_the_machine(
+def test_launch_refuses_option_beside_network_interfaces(
     ec2: Any, launch: Launcher, option: str, value: Any, key: str
 ) -> None:
     with pytest.raises(
@@ -667,9 +661,7 @@ def test_what_an_interface_says_is_not_said_of_the_machine(
 
 
 @pytest.mark.covers("network_interfaces")
-def test_a_machine_is_launched_with_an_interface_that_exists(
-    ec2: Any, launch: Launcher, subnet: str
-) -> None:
+def test_launch_accepts_existing_interface(ec2: Any, launch: Launcher, subnet: str) -> None:
     ready = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
     launched = launch(**ELSEWHERE, network_interfaces=[{"NetworkInterfaceId": ready}])
     assert [each["NetworkInterfaceId"] for each in launched.instance["NetworkInterfaces"]] == [
@@ -686,7 +678,7 @@ def test_a_machine_is_launched_with_an_interface_that_exists(
 
 
 @pytest.mark.covers("network_interfaces")
-def test_elastic_addresses_are_given_once_and_released_when_they_were_made_for_the_machine(
+def test_elastic_addresses_are_associated_once_and_released(
     ec2: Any, launch: Launcher, connection: _client.Connection
 ) -> None:
     own = ec2.allocate_address(Domain="vpc")["AllocationId"]
@@ -747,7 +739,7 @@ def full(launch: Launcher, connection: _client.Connection) -> dict[str, str]:
 
 
 @pytest.mark.covers("availability_zone")
-def test_a_full_zone_is_passed_over(launch: Launcher, full: dict[str, str]) -> None:
+def test_launch_skips_full_zone(launch: Launcher, full: dict[str, str]) -> None:
     full |= {"eu-west-1a": "InsufficientInstanceCapacity", "eu-west-1b": "Unsupported"}
     zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
     launched = launch(**ELSEWHERE, availability_zone=zones)
@@ -756,7 +748,7 @@ def test_a_full_zone_is_passed_over(launch: Launcher, full: dict[str, str]) -> N
 
 @pytest.mark.covers("subnetname", "subnetid")
 @pytest.mark.parametrize("option", ["subnetname", "subnetid"])
-def test_a_full_subnet_is_passed_over(
+def test_launch_skips_full_subnet(
     ec2: Any, launch: Launcher, full: dict[str, str], subnet: str, option: str
 ) -> None:
     vpc = ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
@@ -769,9 +761,7 @@ def test_a_full_subnet_is_passed_over(
     assert launch(**{"subnetname": None, option: places}).instance["SubnetId"] == other
 
 
-def test_a_refusal_that_is_not_for_want_of_room_ends_the_search(
-    ec2: Any, launch: Launcher, full: dict[str, str]
-) -> None:
+def test_launch_stops_at_other_refusals(ec2: Any, launch: Launcher, full: dict[str, str]) -> None:
     full |= {"eu-west-1a": "UnauthorizedOperation"}
     with pytest.raises(ApiError, match="UnauthorizedOperation"):
         launch(**ELSEWHERE, availability_zone=["eu-west-1a", "eu-west-1b"])
@@ -798,7 +788,7 @@ def test_a_refusal_that_is_not_for_want_of_room_ends_the_search(
         ("userdata_file", "jinja", False, False),
     ],
 )
-def test_user_data_is_text_or_a_file_and_rendered_where_that_is_asked_for(
+def test_user_data_is_rendered_if_configured(
     ec2: Any,
     launch: Launcher,
     opts: dict[str, Any],
@@ -827,9 +817,7 @@ def test_user_data_is_text_or_a_file_and_rendered_where_that_is_asked_for(
 
 
 @pytest.mark.covers("userdata_file")
-def test_user_data_that_cannot_be_had_stops_the_launch(
-    ec2: Any, launch: Launcher, tmp_path: Path
-) -> None:
+def test_launch_refuses_unreadable_user_data(ec2: Any, launch: Launcher, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"userdata_file cannot be read: .*/nowhere"):
         launch(userdata_file=f"{tmp_path}/nowhere")
     with pytest.raises(ConfigurationError, match="userdata and userdata_file are both set"):
@@ -840,7 +828,7 @@ def test_user_data_that_cannot_be_had_stops_the_launch(
 # -- once -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_token_is_the_same_for_the_same_attempt_only() -> None:
+def test_client_token_is_equal_for_equal_launches_only() -> None:
     def token(name: str = "web-1", size: str = "t2.micro", before: tuple[str, ...] = ()) -> str:
         return _request.client_token("eu-west-1", name, {"InstanceType": size}, before)
 
