@@ -1,4 +1,4 @@
-"""The IAM actions that the driver's functions need: as docstrings name them, and as calls use them."""
+"""The IAM actions that the driver's functions need: in docstrings, and as calls use them."""
 
 from __future__ import annotations
 

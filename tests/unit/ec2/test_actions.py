@@ -16,8 +16,9 @@ from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ConfigurationError, Ec2Error, NotFound
 
 QUERIES = {
-    "get_configured_provider", "list_nodes", "list_nodes_full", "list_nodes_min", "list_nodes_select",
-    "avail_images", "avail_locations", "avail_sizes", "show_image", "list_availability_zones",
+    "get_configured_provider", "list_nodes", "list_nodes_full", "list_nodes_min",
+    "list_nodes_select", "avail_images", "avail_locations", "avail_sizes", "show_image",
+    "list_availability_zones",
 }  # fmt: skip
 LIFE = {
     "create",
@@ -36,8 +37,8 @@ ATTRIBUTES = {
     "show_delvol_on_destroy", "delvol_on_destroy", "keepvol_on_destroy",
 }  # fmt: skip
 VOLUMES = {
-    "show_volumes", "show_volume", "describe_volumes", "volume_list", "create_volume", "volume_create",
-    "delete_volume", "attach_volume", "detach_volume",
+    "show_volumes", "show_volume", "describe_volumes", "volume_list", "create_volume",
+    "volume_create", "delete_volume", "attach_volume", "detach_volume",
     "create_snapshot", "copy_snapshot", "describe_snapshots", "delete_snapshot", "register_image",
 }  # fmt: skip
 KEY_PAIRS = {"create_keypair", "import_keypair", "show_keypair", "delete_keypair"}
@@ -267,7 +268,7 @@ def test_queries_list_what_exists(ec2: Any, image: str, opts: dict[str, Any]) ->
 
 @pytest.fixture
 def elastic(machine: Callable[..., dict[str, Any]]) -> Callable[[str], dict[str, Any]]:
-    """Return a maker of machines that have no public address but an elastic one, and are reached by it."""
+    """Return a function that creates a machine whose only public address is an elastic one."""
 
     def make(name: str) -> dict[str, Any]:
         interface = {
@@ -307,12 +308,15 @@ def test_destroy_keeps_elastic_address_of_renamed_machine(
     driver.rename("web-1", {"newname": "web-3"}, call="action")
     elastic("web-1")
     driver.destroy("web-1")
-    assert [one["PublicIp"] for one in ec2.describe_addresses()["Addresses"]] == kept["public_ips"]
+    assert [address["PublicIp"] for address in ec2.describe_addresses()["Addresses"]] == kept[
+        "public_ips"
+    ]
 
 
 @pytest.mark.parametrize(
     ("message", "launched"),
-    [("Value (airflow-salt) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name", True),
+    [(("Value (airflow-salt) for parameter iamInstanceProfile.name is invalid."
+       " Invalid IAM Instance Profile name"), True),
      ("Value (t9.huge) for parameter instanceType is invalid", False)],
 )  # fmt: skip
 def test_launch_waits_for_new_instance_profile(

@@ -1,4 +1,4 @@
-"""salt-cloud as a user calls it, against the local cloud's API: what it costs, and whether it tells the truth."""
+"""salt-cloud as a user calls it, against the local cloud: API calls, exit codes and messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_map_makes_two_calls_per_machine_and_shares_queries(
         passed = took / interval
         assert looks["consoles"] <= len(NAMES) * (1 + passed)
         assert looks["instances"] <= 1 + 1 + passed, (
-            "the map's first question, and then one for all machines"
+            "the first query of the map, and then one for all machines"
         )
         with place.cloud.faults.inject() as client:
             assert all(
@@ -61,7 +61,7 @@ def test_misconfiguration_launches_nothing(place: Site) -> None:
     profile = place.folder / "cloud.profiles.d/web.conf"
     good = profile.read_text()
     with place.cloud.faults.inject() as client:
-        for bad, said in (
+        for bad, message in (
             (
                 "  sizes: t2.micro\n",
                 "web-1 (profile web): unknown option sizes; did you mean size?",
@@ -71,7 +71,7 @@ def test_misconfiguration_launches_nothing(place: Site) -> None:
             profile.write_text(good + bad)
             done = place.salt_cloud("--profile=web", "web-1")
             assert done.returncode != 0
-            assert said in done.stderr
+            assert message in done.stderr
             assert place.accepted() == {}
         profile.write_text(good)
         provider = place.folder / "cloud.providers.d/cloud.conf"
@@ -102,10 +102,11 @@ def test_duplicate_name_is_reported_and_left_alone(place: Site, how: tuple[str, 
     applied = place.apply({"web-1": {}, "web-2": {}}, *how)
     assert "already exists" in applied.said["web-1"]["Message"]
     assert applied.said["web-2"]["deployed"] is True
-    told = f"2 machines are called web-1: {', '.join(sorted(twins))}; none is launched or deployed by that name"
-    assert told in applied.done.stderr
+    ids = ", ".join(sorted(twins))
+    warning = f"2 machines are called web-1: {ids}; none is launched or deployed by that name"
+    assert warning in applied.done.stderr
     assert place.accepted()["web-1"] == key
-    assert told in place.salt_cloud("--profile=web", "web-1").stderr
+    assert warning in place.salt_cloud("--profile=web", "web-1").stderr
     assert place.accepted()["web-1"] == key
     listed = json.loads(place.salt_cloud("--query").stdout)["cloud"]["ec2"]
     assert set(listed) == {*twins, "web-2"}
@@ -167,7 +168,10 @@ def test_destroy_reports_leftovers_and_removes_key(place: Site) -> None:
     assert done.returncode == 0
     assert place.instances() == {"web-1": place.instances("terminated")["web-1"]}
     assert place.accepted() == {}
-    said = f"releasing {address['AllocationId']} ({address['PublicIp']}) of web-1 failed: ReleaseAddress: Unauthorized"
-    assert said in done.stdout
-    assert said in done.stderr
+    message = (
+        f"releasing {address['AllocationId']} ({address['PublicIp']}) of web-1 failed:"
+        " ReleaseAddress: Unauthorized"
+    )
+    assert message in done.stdout
+    assert message in done.stderr
     assert "web-1 is destroyed, but keeps its name: tagging" in done.stderr

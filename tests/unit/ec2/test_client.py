@@ -1,4 +1,4 @@
-"""Who is asked, where, and how often: region, credentials, endpoint, retries and the shared cache."""
+"""The connection: region, credentials, endpoint, retries, and the cache that processes share."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from saltext.ec2.errors import ApiError, ConfigurationError, QueryFailed, Region
 REFUSED = "region eu-west-2 is refused: allowed_regions names eu-west-1"
 
 
-@pytest.mark.parametrize("word", ["location", "region"])
-def test_region_that_is_not_allowed_is_refused(word: str) -> None:
-    assert _client.region_of({word: "eu-west-1", "allowed_regions": ["eu-west-1"]}) == "eu-west-1"
+@pytest.mark.parametrize("option", ["location", "region"])
+def test_region_that_is_not_allowed_is_refused(option: str) -> None:
+    assert _client.region_of({option: "eu-west-1", "allowed_regions": ["eu-west-1"]}) == "eu-west-1"
     with pytest.raises(RegionRefused, match=REFUSED):
-        _client.region_of({word: "eu-west-2", "allowed_regions": ["eu-west-1"]})
+        _client.region_of({option: "eu-west-2", "allowed_regions": ["eu-west-1"]})
 
 
 def test_region_of_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,13 +98,14 @@ def test_connection_uses_endpoint_of_options(
     connection = _client.connect({"location": "eu-west-1", **given}, str(tmp_path))
     assert connection.ec2.meta.endpoint_url == url
     assert connection.ssm.meta.endpoint_url == "http://127.0.0.1:2", (
-        "an endpoint of EC2 knows no parameters"
+        "an endpoint of EC2 has no SSM parameters"
     )
 
 
 def failing(status: int, code: str) -> Any:
-    """Return an answer of EC2 that says no."""
-    body = f"<Response><Errors><Error><Code>{code}</Code><Message>no</Message></Error></Errors></Response>".encode()
+    """Return an answer with which EC2 refuses a call."""
+    error = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+    body = f"<Response><Errors>{error}</Errors></Response>".encode()
 
     class Raw:
         def stream(self) -> list[bytes]:
@@ -118,7 +119,7 @@ def failing(status: int, code: str) -> Any:
 
 @pytest.fixture
 def patient(opts: dict[str, Any], ec2: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the driver's own client; between tries it waits for nothing."""
+    """Return the driver's own client, which does not pause between attempts."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
     opts["providers"]["cloud"]["ec2"]["max_attempts"] = 3
     return driver._context().connect().ec2
@@ -200,7 +201,7 @@ def _wait_for(folder: str, key: str, asked: Any, failing: bool) -> None:
             number = asked.value
         if failing:
             raise ApiError("no", "Throttled")
-        return {one: f"{one} {number}" for one in keys if one != "unknown"}
+        return {name: f"{name} {number}" for name in keys if name != "unknown"}
 
     cache = _cache.Cache(folder, "account")
     begin = time.time()

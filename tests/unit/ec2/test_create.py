@@ -1,4 +1,4 @@
-"""Creating: where and as whom, once, and how its deployment enters."""
+"""Creating machines: once, in the right account and region, with a deployment or without."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def _no_pause(opts: dict[str, Any]) -> None:
 def instances(ec2: Any) -> list[dict[str, Any]]:
     states = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopped"]}]
     return [
-        one
+        instance
         for group in ec2.describe_instances(Filters=states)["Reservations"]
-        for one in group["Instances"]
+        for instance in group["Instances"]
     ]
 
 
@@ -90,14 +90,17 @@ def test_create_refuses_unknown_option_and_suggests_known_one(ec2: Any, machine:
     assert instances(ec2) == []
 
 
-# -- where, and as whom ---------------------------------------------------------------------------------------------
+# -- region, endpoint and credentials --------------------------------------------------------------
 
 
 @pytest.fixture
 def first_call(
     ec2: Any, machine: Machine, opts: dict[str, Any]
 ) -> Callable[..., AWSPreparedRequest]:
-    """Return the first call to EC2 that creating web-1 makes with some options of the provider; it is refused."""
+    """Return a function that creates web-1 with some options of the provider.
+
+    EC2 refuses the first call, which the function returns.
+    """
 
     def make(**options: Any) -> AWSPreparedRequest:
         opts["providers"]["cloud"]["ec2"] |= options
@@ -172,7 +175,7 @@ def test_create_refuses_other_value_of_provider_option(
         ConfigurationError, match=rf"^web-1 \(profile small\): {option} differs from its provider's"
     ) as caught:
         driver.create(machine("web-1", **{option: "other"}))
-    assert "other" not in str(caught.value), "it may be a secret"
+    assert "other" not in str(caught.value), "the value may be a secret"
     assert instances(ec2) == []
 
 
@@ -259,28 +262,28 @@ def test_destroy_renames_machine_if_configured(
     other = driver.create(machine("web-1"))
     newname = driver.destroy("web-1")["newname"]
     names = {
-        one["InstanceId"]: tags(one)["Name"]
+        instance["InstanceId"]: tags(instance)["Name"]
         for group in ec2.describe_instances()["Reservations"]
-        for one in group["Instances"]
+        for instance in group["Instances"]
     }
     assert newname.startswith("web-1-DEL")
     assert names == {created["id"]: "web-1", other["id"]: newname}
 
 
-# -- the deployment -------------------------------------------------------------------------------------------------
+# -- the deployment --------------------------------------------------------------------------------
 
 
 @dataclass
 class Deployment:
-    """What deployments meet, and what was asked of the last one.
+    """The result of all deployments, and the arguments of the last one.
 
     Attributes:
-        error: is raised; None: all goes well.
-        login: how the machine is entered.
-        files: what is sent.
-        script: what was run, and how.
-        wait: how long a login is waited for.
-        port: where sshd was waited for.
+        error: what deployments raise; None: they succeed.
+        login: how the driver logs in.
+        files: what it sends, by name.
+        script: what it runs, and how.
+        wait: how long it waits for a login.
+        port: address and port that it waited for; None: it did not wait.
     """
 
     error: Exception | None = None
@@ -293,7 +296,7 @@ class Deployment:
 
 @pytest.fixture
 def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    """Have machines deployed, all but the session itself."""
+    """Replace the SSH session of deployments, and only that."""
     deployment = Deployment()
     (tmp_path / "key").touch()
     (tmp_path / "probe.sh").write_text("true")
@@ -310,7 +313,7 @@ def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with tarfile.open(fileobj=io.BytesIO(script.archive)) as tar:
             contents = {member.name: tar.extractfile(member) for member in tar.getmembers()}
             deployment.files = {
-                each: file.read().decode() for each, file in contents.items() if file
+                name: file.read().decode() for name, file in contents.items() if file
             }
         if deployment.error:
             raise deployment.error
@@ -326,7 +329,7 @@ def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def entered(machine: Machine, deploying: Deployment) -> Callable[..., _login.Login]:
-    """Return how web-1 is entered when it is created with some options."""
+    """Return a function that creates web-1 with some options and returns the login."""
 
     def make(**options: Any) -> _login.Login:
         driver.create(machine("web-1", **options))
@@ -393,7 +396,7 @@ def test_option_without_value_has_its_default(entered: Entered, deploying: Deplo
 def test_attachments_precede_deployment(
     ec2: Any, entered: Entered, deploying: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An elastic address may be its only way to a mirror, and an existing volume what the script mounts."""
+    """The script may need its elastic address to reach a mirror, or mount an existing volume."""
     zone = ec2.describe_subnets()["Subnets"][0]["AvailabilityZone"]
     volume = ec2.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
     interface = {
@@ -461,7 +464,7 @@ def test_login_without_private_key_needs_ssh_agent(
     del opts["private_key"]
     with pytest.raises(ConfigurationError, match="private_key is not set"):
         entered()
-    assert instances(ec2) == [], "found before money is spent"
+    assert instances(ec2) == [], "it fails before the launch"
     assert entered(ssh_agent=True).private_key == ""
 
 
@@ -488,11 +491,11 @@ def test_login_trusts_configured_host_keys(entered: Entered) -> None:
 def test_login_uses_configured_gateway(
     entered: Entered, deploying: Deployment, tmp_path: Path
 ) -> None:
-    words = shlex.split(entered(ssh_gateway="gate.example.com").proxy)
-    assert words[-7:] == ["-p", "22", "-l", "root", "-W", "%h:%p", "gate.example.com"]
-    assert f"IdentityFile={tmp_path / 'key'}" in words
-    assert deploying.port is None, "the machine's own port cannot be seen from here"
-    words = shlex.split(
+    command = shlex.split(entered(ssh_gateway="gate.example.com").proxy)
+    assert command[-7:] == ["-p", "22", "-l", "root", "-W", "%h:%p", "gate.example.com"]
+    assert f"IdentityFile={tmp_path / 'key'}" in command
+    assert deploying.port is None, "only the gateway can reach the machine's port"
+    command = shlex.split(
         entered(
             ssh_gateway="gate.example.com",
             ssh_gateway_port=2222,
@@ -501,8 +504,8 @@ def test_login_uses_configured_gateway(
             ssh_gateway_command="nc -q0 %h %p",
         ).proxy
     )
-    assert words[-9:] == ["-p", "2222", "-l", "jump", "gate.example.com", "nc", "-q0", "%h", "%p"]
-    assert "IdentityFile=/gate/key" in words
+    assert command[-9:] == ["-p", "2222", "-l", "jump", "gate.example.com", "nc", "-q0", "%h", "%p"]
+    assert "IdentityFile=/gate/key" in command
 
 
 @pytest.mark.covers("ssh_connect_timeout", "deploy_timeout", "tmp_dir", "keep_tmp")
@@ -646,7 +649,7 @@ def test_create_repairs_failed_deployment(
     with pytest.raises(DeployError, match=r"web-1 .*no route.*run the same command again"):
         driver.create(machine("web-1"))
     (instance,) = instances(ec2)
-    assert driver.list_nodes_min() == {}, "the core would take it for done"
+    assert driver.list_nodes_min() == {}, "the core would not create it again"
 
     deploying.error = None
     assert driver.create(machine("web-1"))["id"] == instance["InstanceId"]
@@ -668,7 +671,7 @@ def test_machine_with_pending_deployment_is_listed(
 
 @pytest.mark.covers("on_failure")
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (DeployError("no route"), "no route"),
         (PermissionError(13, "no"), r"PermissionError: \[Errno 13\] no"),
@@ -680,11 +683,11 @@ def test_on_failure_destroy_leaves_nothing(
     opts: dict[str, Any],
     deploying: Deployment,
     error: Exception,
-    said: str,
+    message: str,
 ) -> None:
     deploying.error = error
     kept = {"termination_protection": True, "del_root_vol_on_destroy": False}
-    with pytest.raises(DeployError, match=f"web-1 .*running.* failed: {said}; it was destroyed"):
+    with pytest.raises(DeployError, match=f"web-1 .*running.* failed: {message}; it was destroyed"):
         driver.create(machine("web-1", on_failure="destroy", **kept))
     assert instances(ec2) == []
     assert ec2.describe_volumes()["Volumes"] == []
@@ -757,7 +760,7 @@ def test_destroy_needs_spot_request_cancelled_or_gone(
             driver.destroy("web-1")
     else:
         driver.destroy("web-1")
-    assert (made["id"] in [one["InstanceId"] for one in instances(ec2)]) is lives
+    assert (made["id"] in [instance["InstanceId"] for instance in instances(ec2)]) is lives
 
 
 def test_on_failure_destroy_keeps_machine_that_existed(

@@ -1,6 +1,6 @@
-"""The deployment: what is sent, how the remote side runs it, and whom it trusts.
+"""The deployment: the archive, the SSH session, and the host keys.
 
-OpenSSH and sudo are replaced by scripts that run here what they would run there.
+Scripts replace OpenSSH and sudo, and run on this machine what these would run on another.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Settings = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Return a maker of Salt's configuration in which the deploy script `probe` holds the given lines."""
+    """Return a function that makes Salt's configuration, with the given lines as deploy script."""
 
     def make(script: str, **more: Any) -> dict[str, Any]:
         (tmp_path / "probe.sh").write_text(script)
@@ -66,7 +66,10 @@ def machine() -> Given:
 
 @pytest.fixture
 def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Put a false ssh into the PATH; `before` is shell code that it begins with. Return its log of arguments."""
+    """Return a function that puts an ssh into the PATH which begins with the shell code `before`.
+
+    The function returns the file in which this ssh logs its arguments.
+    """
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
@@ -84,7 +87,7 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """A clock that only `sleep` moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -125,7 +128,10 @@ def test_script_finds_the_files_of_salts_bootstrap(
     settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
-    script = 'cd "$(dirname "$0")"; ls -l minion.pem; cat minion.pem minion.pub minion grains; pwd; echo "for {{ vm.name }}"'
+    script = (
+        'cd "$(dirname "$0")"; ls -l minion.pem; cat minion.pem minion.pub minion grains; pwd;'
+        ' echo "for {{ vm.name }}"'
+    )
     shown = install(
         _archive.build(machine | {"grains": {"role": "web"}}, settings(script)), tmp_path
     )
@@ -135,7 +141,7 @@ def test_script_finds_the_files_of_salts_bootstrap(
     assert "master: 10.0.0.1" in text
     assert "id: web-1" in text
     assert "role: web" in text
-    assert "profile: web" in text, "the grain salt-cloud tells where a machine comes from"
+    assert "profile: web" in text, "the grain salt-cloud holds the profile of a machine"
     assert "for web-1" in text
     (folder,) = [line for line in shown if line.startswith(f"{tmp_path}/deploy-")]
     assert not Path(folder).exists()
@@ -197,7 +203,7 @@ def test_archive_refuses_missing_script_or_file(settings: Settings, machine: Giv
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         ("exit 7", "ended with 7: no output"),
         (
@@ -213,10 +219,10 @@ def test_failed_script_is_reported_with_its_output(
     ssh: Callable[..., Path],
     tmp_path: Path,
     script: str,
-    said: str,
+    message: str,
 ) -> None:
     ssh()
-    with pytest.raises(DeployError, match=said):
+    with pytest.raises(DeployError, match=message):
         install(_archive.build(machine, settings(script)), tmp_path)
 
 
@@ -232,7 +238,7 @@ def test_script_is_stopped_after_its_timeout(
         if "working" in str(error.value):
             break
     assert f"ended with 124: working | stopped after {seconds} s" in str(error.value)
-    # The machine itself has stopped it: nobody here could, once the connection is gone.
+    # The machine itself stops the script: without a connection, the driver cannot.
     until(lambda: not runs(pid.read_text()), "the script is stopped")
 
 
@@ -265,7 +271,8 @@ def test_login_is_retried_and_script_runs_once(
 ) -> None:
     count = tmp_path / "count"
     ssh(
-        f'echo >> {count}; [ $(wc -l < {count}) -ge 3 ] || {{ echo "Permission denied" >&2; exit 255; }}'
+        f"echo >> {count}; [ $(wc -l < {count}) -ge 3 ]"
+        ' || { echo "Permission denied" >&2; exit 255; }'
     )
     install(_archive.build(machine, settings(f"echo >> {tmp_path}/ran; exit 0")), tmp_path)
     assert (tmp_path / "ran").read_text() == "\n"
@@ -302,11 +309,12 @@ def test_login_timeout_quotes_ssh(
 def test_refused_logins_slow_down_and_keep_their_reason(
     ssh: Callable[..., Path], tmp_path: Path, clock: Clock
 ) -> None:
-    # As sshd does that has had enough of it.
+    # sshd stops answering a client that it has refused several times.
     count = tmp_path / "count"
     silent = 'echo "Connection closed by remote host" >&2; exit 255'
     log = ssh(
-        f'echo >> {count}; [ $(wc -l < {count}) -le 2 ] || {{ {silent}; }}; echo "Permission denied" >&2; exit 255'
+        f"echo >> {count}; [ $(wc -l < {count}) -le 2 ] || {{ {silent}; }};"
+        ' echo "Permission denied" >&2; exit 255'
     )
     with pytest.raises(
         DeployError, match=r"as admin: .*Permission denied.*, then .*Connection closed"

@@ -1,4 +1,4 @@
-"""A name that had a machine before, on an EC2 that remembers: the local cloud honours ClientTokens, moto does not."""
+"""Names that had a machine before; the local cloud knows ClientTokens, which moto does not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MISMATCH = Fault("error", "RunInstances", code="IdempotentParameterMismatch", st
 
 @pytest.fixture
 def local(tmp_path: Path, opts: dict[str, Any]) -> Iterator[Running]:
-    """Return a local cloud with a network, which is the provider's."""
+    """Return a local cloud with a network, and make it the provider's endpoint."""
     with running(tmp_path / "cloud", MemoryHost()) as made:
         keys = made.credentials
         provider = {
@@ -52,9 +52,9 @@ def web(local: Running, opts: dict[str, Any]) -> dict[str, Any]:
     return {**opts["providers"]["cloud"]["ec2"], **profile, "profile": "small", "name": "web-1"}
 
 
-@pytest.fixture(params=["told", "blank"])
+@pytest.fixture(params=["tags", "no-tags"])
 def answers(request: pytest.FixtureRequest, web: dict[str, Any], opts: dict[str, Any]) -> None:
-    """Have RunInstances name what it launches, or leave out the tags of what there was already, as EC2 may do."""
+    """Have RunInstances return the tags of existing instances, or not: EC2 may do either."""
 
     def forget(parsed: dict[str, Any], **_: Any) -> None:
         for instance in parsed.get("Instances", []):
@@ -62,7 +62,7 @@ def answers(request: pytest.FixtureRequest, web: dict[str, Any], opts: dict[str,
                 del instance["Tags"]
 
     events: Any = driver._context().connect(_options.resolve(web, opts)).ec2.meta.events
-    if request.param == "blank":
+    if request.param == "no-tags":
         events.register("after-call.ec2.RunInstances", forget)
 
 
@@ -128,7 +128,7 @@ def test_launch_finds_instance_whose_answer_was_lost(
     local: Running, opts: dict[str, Any], web: dict[str, Any]
 ) -> None:
     ids = set()
-    for _ in range(2):  # nobody has seen the first
+    for _ in range(2):  # the answer of the first launch is lost
         launched = _instance.launch(wanted(opts, web, "web-1"), [])
         local.settle()
         ids.add(launched.id)
@@ -138,7 +138,7 @@ def test_launch_finds_instance_whose_answer_was_lost(
 def test_launch_skips_token_of_another_request(
     local: Running, opts: dict[str, Any], web: dict[str, Any]
 ) -> None:
-    """The same launch template may hold something else today."""
+    """A launch template may have changed since the token was used."""
     with local.faults.inject(replace(MISMATCH, times=2)):
         assert driver.create(dict(web))["state"] == "running"
     with local.faults.inject(MISMATCH) as client:

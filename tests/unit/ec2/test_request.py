@@ -1,7 +1,7 @@
-"""What the options of a profile make of a machine.
+"""The requests and machines that result from the options of a profile.
 
-moto's own answers tell, after `create`. Where moto forgets what it was asked for, the request tells: as botocore wrote
-it, after it had held it against EC2's description of RunInstances.
+After `create`, moto describes the machine. What moto does not keep is checked in the request, after
+botocore has validated it against EC2's description of RunInstances.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ApiError, ConfigurationError, NotFound
 
 ELSEWHERE = {"subnetname": None, "securitygroup": None}  # instead of the fixture's subnet and group
-ROOT = 15  # GiB that moto says of every image's root volume
+ROOT = 15  # GiB of every root volume in moto
 PROFILE_ARN = "arn:aws:iam::123456789012:instance-profile/web"
 
 
@@ -33,8 +33,8 @@ class Launch:
 
     Attributes:
         id: the instance.
-        instance: what EC2 says of it.
-        sent: what RunInstances was asked, as `{"Placement.Tenancy": "dedicated"}`.
+        instance: EC2's description of it.
+        sent: the parameters of RunInstances, as `{"Placement.Tenancy": "dedicated"}`.
     """
 
     id: str
@@ -57,7 +57,10 @@ def launch(
     machine: Callable[..., dict[str, Any]],
     opts: dict[str, Any],
 ) -> Launcher:
-    """Return how to launch web-1 with some options more than an image, a size, a subnet and a group."""
+    """Return a function that launches web-1 with some options.
+
+    The machine has an image, a size, a subnet and a group without them.
+    """
     opts["wait_for_ip_interval"] = 0
     sent: list[dict[str, str]] = []
     before_call(connection, "RunInstances", sent.append)
@@ -84,7 +87,7 @@ def subnet(ec2: Any) -> str:
 def before_call(
     connection: _client.Connection, action: str, do: Callable[[dict[str, str]], Any]
 ) -> None:
-    """Hand what a call asks for to `do` before it is made; what that returns, if anything, is taken for the answer."""
+    """Pass the parameters of each call to `do`; its result, unless None, replaces EC2's answer."""
 
     def handle(params: Mapping[str, Any], **_: Any) -> Any:
         return do({key: str(value) for key, value in params["body"].items()})
@@ -108,7 +111,7 @@ def volumes(ec2: Any, launched: Launch) -> dict[str, dict[str, Any]]:
 
 
 def specified_tags(sent: Mapping[str, str], resource: str) -> dict[str, str]:
-    """Return the tags that a launch asked for on one kind of resource."""
+    """Return the tags in a launch request for one type of resource."""
     (number,) = [
         key.split(".")[1] for key, value in sent.items() if value == resource and "TagSpec" in key
     ]
@@ -122,7 +125,7 @@ def build_from(options: dict[str, Any]) -> dict[str, Any]:
     return _request.build(_request.Launch(driver._context().connect(), options, "web-2"))
 
 
-# -- the machine ----------------------------------------------------------------------------------------------------
+# -- the machine -----------------------------------------------------------------------------------
 
 
 @pytest.mark.covers(
@@ -144,7 +147,7 @@ def test_machine_has_options_of_profile(
         ebs_optimized=True,
         shutdown_behavior="terminate",
     )
-    said = {
+    described = {
         "ImageId": image,
         "InstanceType": "t3.nano",
         "KeyName": "deploy",
@@ -152,7 +155,7 @@ def test_machine_has_options_of_profile(
         "HibernationOptions": {"Configured": True},
         "EbsOptimized": True,
     }
-    assert {key: launched.instance[key] for key in said} == said
+    assert {key: launched.instance[key] for key in described} == described
     assert launched.instance["IamInstanceProfile"]["Arn"] == PROFILE_ARN
     attribute = "instanceInitiatedShutdownBehavior"
     behaviour = ec2.describe_instance_attribute(InstanceId=launched.id, Attribute=attribute)
@@ -163,7 +166,7 @@ def test_machine_has_options_of_profile(
     "tenancy", "placementgroup", "cpu_options", "credit_specification", "termination_protection"
 )
 def test_request_has_options_of_profile(launch: Launcher) -> None:
-    """What moto forgets."""
+    """The request shows these options, which moto does not keep."""
     sent = launch(
         tenancy="dedicated",
         placementgroup="rack",
@@ -183,7 +186,7 @@ def test_request_has_options_of_profile(launch: Launcher) -> None:
 
 
 def test_request_contains_false(launch: Launcher) -> None:
-    """A launch template or the account may say otherwise."""
+    """A launch template or the account may set these to true."""
     sent = launch(
         monitoring=False, hibernation=False, ebs_optimized=False, termination_protection=False
     ).sent
@@ -199,14 +202,14 @@ def test_request_contains_false(launch: Launcher) -> None:
 def test_request_omits_what_profile_omits(launch: Launcher) -> None:
     asked = {key.split(".")[0] for key in launch().sent} - {"Action", "Version"}
     assert asked == {
-        "BlockDeviceMapping", "ClientToken", "ImageId", "InstanceType", "MaxCount", "MetadataOptions", "MinCount",
-        "SecurityGroupId", "SubnetId", "TagSpecification",
+        "BlockDeviceMapping", "ClientToken", "ImageId", "InstanceType", "MaxCount",
+        "MetadataOptions", "MinCount", "SecurityGroupId", "SubnetId", "TagSpecification",
     }  # fmt: skip
 
 
 @pytest.mark.covers("metadata_options")
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "described"),
     [
         ({}, {"HttpTokens": "required", "HttpEndpoint": "enabled"}),
         ({"HttpPutResponseHopLimit": 2}, {"HttpTokens": "required", "HttpPutResponseHopLimit": 2}),
@@ -214,10 +217,10 @@ def test_request_omits_what_profile_omits(launch: Launcher) -> None:
     ],
 )
 def test_imdsv2_is_required_by_default(
-    launch: Launcher, given: dict[str, Any], said: dict[str, Any]
+    launch: Launcher, given: dict[str, Any], described: dict[str, Any]
 ) -> None:
     answer = launch(metadata_options=given).instance["MetadataOptions"]
-    assert {key: answer[key] for key in said} == said
+    assert {key: answer[key] for key in described} == described
 
 
 @pytest.mark.covers("spot_config")
@@ -225,7 +228,7 @@ def test_spot_config_requests_spot_instance(launch: Launcher) -> None:
     spot = {"spot_price": 0.1, "type": "persistent", "interruption": "stop", "tag": {"bid": "low"}}
     launched = launch(spot_config=spot, tag={"project": "p"})
     assert launched.instance["InstanceLifecycle"] == "spot"
-    # moto knows no more of it than that.
+    # moto does not keep the other spot options.
     options = "InstanceMarketOptions.SpotOptions"
     wanted = {
         "MaxPrice": "0.1",
@@ -268,10 +271,10 @@ def test_launch_template_replaces_image_and_size(ec2: Any, launch: Launcher, ima
         ({"name": "web", "version": "2"}, "2", "t3.large"),
     ):
         launched = launch(launch_template=given, image=None, size=None)
-        said = tags(launched.instance)
-        assert said["aws:ec2launchtemplate:id"] == template["LaunchTemplateId"]
-        assert said["aws:ec2launchtemplate:version"] == version
-        assert said["Name"] == "web-1"
+        described = tags(launched.instance)
+        assert described["aws:ec2launchtemplate:id"] == template["LaunchTemplateId"]
+        assert described["aws:ec2launchtemplate:version"] == version
+        assert described["Name"] == "web-1"
         assert (launched.instance["ImageId"], launched.instance["InstanceType"]) == (image, size)
         driver.destroy("web-1")
     assert launch(launch_template=by_id, size="t3.nano").instance["InstanceType"] == "t3.nano"
@@ -300,7 +303,7 @@ def test_launch_without_template_needs_image_and_size(ec2: Any, launch: Launcher
     assert ec2.describe_instances()["Reservations"] == []
 
 
-# -- the image ------------------------------------------------------------------------------------------------------
+# -- the image -------------------------------------------------------------------------------------
 
 
 @pytest.mark.covers("image")
@@ -315,11 +318,11 @@ def test_image_by_owner_and_name_is_the_newest(ec2: Any, launch: Launcher, image
     )
     ec2.register_image(Name="fedora-50")
     assert launch(image={"owner": owner, "name": "debian-13-?"}).instance["ImageId"] == newest
-    for wrong, said in (
+    for wrong, message in (
         ({"owner": owner, "name": "gentoo*"}, "owns no image called gentoo"),
         ({"owner": "amazon", "name": "debian-13-*"}, "amazon owns no image"),
     ):
-        with pytest.raises(NotFound, match=said):
+        with pytest.raises(NotFound, match=message):
             build_from({"image": wrong, "size": "t2.micro"})
     with pytest.raises(ConfigurationError, match="needs both owner and name"):
         build_from({"image": {"name": "debian-13-*"}, "size": "t2.micro"})
@@ -343,7 +346,7 @@ def test_image_name_without_owner_is_refused(ec2: Any, launch: Launcher) -> None
     assert ec2.describe_instances()["Reservations"] == []
 
 
-# -- tags -----------------------------------------------------------------------------------------------------------
+# -- tags ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.covers("tag")
@@ -358,8 +361,8 @@ def test_launch_tags_machine_volumes_and_interfaces(
     wanted = {"Name": "web-1", "project": "p", "number": "7"}
     assert tags(launched.instance) == wanted
     assert [tags(volume) for volume in volumes(ec2, launched).values()] == [wanted, wanted]
-    assert specified_tags(launched.sent, "network-interface") == wanted, "moto forgets these"
-    assert later == [], "a tag set apart from the launch can be lost"
+    assert specified_tags(launched.sent, "network-interface") == wanted, "moto does not keep these"
+    assert later == [], "a tag that is set after the launch can be lost"
 
 
 @pytest.mark.covers("tag")
@@ -370,7 +373,7 @@ def test_tag_refuses_other_name_and_other_types(launch: Launcher) -> None:
         launch(tag=["project"])
 
 
-# -- disks ----------------------------------------------------------------------------------------------------------
+# -- disks -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.covers("block_device_mappings")
@@ -383,13 +386,13 @@ def test_volumes_are_gp3_and_encrypted_by_default(ec2: Any, launch: Launcher) ->
         },
     ]
     launched = launch(block_device_mappings=given)
-    said = {
+    described = {
         device: tuple(
             volume[key] for key in ("VolumeType", "Encrypted", "Size", "DeleteOnTermination")
         )
         for device, volume in volumes(ec2, launched).items()
     }
-    assert said == {
+    assert described == {
         "/dev/sda1": ("gp3", True, ROOT, True),
         "/dev/sdf": ("gp2", True, 3, True),
         "/dev/sdg": ("gp3", False, 4, False),
@@ -407,7 +410,7 @@ def test_block_device_mappings_change_root_volume(ec2: Any, launch: Launcher) ->
     launched = launch(block_device_mappings=[given])
     (volume,) = volumes(ec2, launched).values()
     assert (volume["Size"], volume["VolumeType"], volume["Encrypted"]) == (20, "gp3", True)
-    # moto makes every gp3 volume as fast as the slowest.
+    # moto gives every gp3 volume the same speed.
     assert launched.sent["BlockDeviceMapping.1.Ebs.Iops"] == "4000"
     assert launched.sent["BlockDeviceMapping.1.Ebs.Throughput"] == "200"
 
@@ -448,10 +451,11 @@ def test_launch_creates_volumes(ec2: Any, launch: Launcher) -> None:
     ]
     launched = launch(volumes=given, tag={"project": "p"})
     found = volumes(ec2, launched)
-    said = {
-        device: (one["VolumeType"], one["Encrypted"], one["Size"]) for device, one in found.items()
+    described = {
+        device: (volume["VolumeType"], volume["Encrypted"], volume["Size"])
+        for device, volume in found.items()
     }
-    assert said == {
+    assert described == {
         "/dev/sda1": ("gp3", True, ROOT),
         "/dev/sdf": ("gp3", True, 10),
         "/dev/sdg": ("gp2", False, 10),
@@ -462,21 +466,21 @@ def test_launch_creates_volumes(ec2: Any, launch: Launcher) -> None:
     assert found["/dev/sdi"]["VolumeId"] == made
     assert tags(found["/dev/sdf"]) == {"Name": "web-1", "project": "p", "tier": "log"}
     assert tags(found["/dev/sdi"]) == {"tier": "old"}
-    # moto forgets how fast a volume is to be.
+    # moto does not keep the speed of a volume.
     assert launched.sent["BlockDeviceMapping.2.Ebs.Iops"] == "3500"
     assert launched.sent["BlockDeviceMapping.2.Ebs.Throughput"] == "150"
 
 
 @pytest.mark.covers("volumes")
 def test_launch_refuses_malformed_volume(ec2: Any, launch: Launcher) -> None:
-    for wrong, said in (
+    for wrong, message in (
         (
             {"device": "/dev/sdf", "Size": 3},
             "volumes: unknown: Size; it knows device, volume_id, tags, size",
         ),
         ({"size": 3}, "an entry has no device"),
     ):
-        with pytest.raises(ConfigurationError, match=said):
+        with pytest.raises(ConfigurationError, match=message):
             launch(volumes=[wrong])
     assert ec2.describe_instances()["Reservations"] == []
 
@@ -498,7 +502,7 @@ def test_destroy_deletes_volumes_unless_configured(
     assert [volume["Size"] for volume in ec2.describe_volumes()["Volumes"]] == left
 
 
-# -- the network ----------------------------------------------------------------------------------------------------
+# -- the network -----------------------------------------------------------------------------------
 
 
 @pytest.mark.covers(
@@ -548,7 +552,9 @@ def test_associate_public_ip_overrides_subnet(
     (interface,) = launched.instance["NetworkInterfaces"]
     assert interface["SubnetId"] == subnet
     assert [group["GroupName"] for group in interface["Groups"]] == ["web"]
-    assert launched.sent["NetworkInterface.1.DeleteOnTermination"] == "true", "moto forgets this"
+    assert launched.sent["NetworkInterface.1.DeleteOnTermination"] == "true", (
+        "moto does not keep this"
+    )
 
 
 def test_associate_public_ip_needs_subnet(launch: Launcher) -> None:
@@ -583,7 +589,8 @@ def test_launch_creates_several_interfaces(launch: Launcher, subnet: str) -> Non
     }
     launched = launch(**ELSEWHERE, network_interfaces=[FIRST, second])
     front, behind = sorted(
-        launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"]
+        launched.instance["NetworkInterfaces"],
+        key=lambda interface: interface["Attachment"]["DeviceIndex"],
     )
     assert (front["PrivateIpAddress"], front["SubnetId"], front["SourceDestCheck"]) == (
         "10.40.1.20",
@@ -597,7 +604,7 @@ def test_launch_creates_several_interfaces(launch: Launcher, subnet: str) -> Non
     )
     assert [group["GroupName"] for group in front["Groups"]] == ["web"]
     assert sorted(group["GroupName"] for group in behind["Groups"]) == ["db", "web"]
-    # moto forgets these.
+    # moto does not keep these.
     wanted = {
         "1.PrivateIpAddresses.2.PrivateIpAddress": "10.40.1.21",
         "1.PrivateIpAddresses.2.Primary": "false",
@@ -621,7 +628,7 @@ def test_interfaces_of_old_documentation_are_accepted(launch: Launcher, subnet: 
     assert launched.instance["PublicIpAddress"]
     assert [each["SubnetId"] for each in launched.instance["NetworkInterfaces"]] == [subnet]
     assert not [key for key in launched.sent if "PrivateIpAddresses" in key], (
-        "an entry without an address says nothing"
+        "EC2 refuses an entry without an address"
     )
 
 
@@ -668,7 +675,7 @@ def test_launch_accepts_existing_interface(ec2: Any, launch: Launcher, subnet: s
         ready
     ]
     assert "network-interface" not in launched.sent.values(), (
-        "EC2 tags no interface when it makes none"
+        "EC2 refuses tags for existing interfaces"
     )
     driver.destroy("web-1")
     ready = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
@@ -695,7 +702,8 @@ def test_elastic_addresses_are_associated_once_and_released(
 
     launched = launch(**ELSEWHERE, network_interfaces=interfaces)
     network = sorted(
-        launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"]
+        launched.instance["NetworkInterfaces"],
+        key=lambda interface: interface["Attachment"]["DeviceIndex"],
     )
     holders = {
         each["NetworkInterfaceId"]: each["AllocationId"]
@@ -704,7 +712,7 @@ def test_elastic_addresses_are_associated_once_and_released(
     assert set(holders) == {each["NetworkInterfaceId"] for each in network}
     assert holders[network[1]["NetworkInterfaceId"]] == own
     assert given == [each["PrivateIpAddress"] for each in network]
-    # moto forgets secondary addresses at launch. Once they are there, the next run serves what has none yet.
+    # moto drops secondary addresses at launch. The next run associates those that it gets later.
     for each in network:
         ec2.assign_private_ip_addresses(
             NetworkInterfaceId=each["NetworkInterfaceId"], SecondaryPrivateIpAddressCount=1
@@ -721,7 +729,7 @@ def test_elastic_addresses_are_associated_once_and_released(
     assert [each["AllocationId"] for each in ec2.describe_addresses()["Addresses"]] == [own]
 
 
-# -- a place with room ----------------------------------------------------------------------------------------------
+# -- full places -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -775,7 +783,7 @@ def test_launch_stops_at_other_refusals(ec2: Any, launch: Launcher, full: dict[s
     assert ec2.describe_instances()["Reservations"] == []
 
 
-# -- user data ------------------------------------------------------------------------------------------------------
+# -- user data -------------------------------------------------------------------------------------
 
 
 @pytest.mark.covers("userdata", "userdata_file", "userdata_template")
@@ -825,7 +833,7 @@ def test_launch_refuses_unreadable_user_data(ec2: Any, launch: Launcher, tmp_pat
     assert ec2.describe_instances()["Reservations"] == []
 
 
-# -- once -----------------------------------------------------------------------------------------------------------
+# -- once ------------------------------------------------------------------------------------------
 
 
 def test_client_token_is_equal_for_equal_launches_only() -> None:

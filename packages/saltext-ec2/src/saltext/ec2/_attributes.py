@@ -25,7 +25,7 @@ def rename(machine: Machine, newname: str) -> dict[str, Any]:
     return {"id": machine.id, "name": newname}
 
 
-# -- termination protection ---------------------------------------------------------------
+# -- termination protection ------------------------------------------------------------------------
 
 
 def termination_protection(machine: Machine) -> bool:
@@ -54,7 +54,7 @@ def set_termination_protection(machine: Machine, *, protect: bool) -> bool:
     return termination_protection(machine)
 
 
-# -- detailed monitoring ------------------------------------------------------------------
+# -- detailed monitoring ---------------------------------------------------------------------------
 
 
 def monitoring(machine: Machine) -> str:
@@ -84,7 +84,7 @@ def disable_monitoring(machine: Machine) -> str:
     return str(answer["InstanceMonitorings"][0]["Monitoring"]["State"])
 
 
-# -- volumes that EC2 deletes with their machine ------------------------------------------
+# -- volumes that EC2 deletes with their machine ---------------------------------------------------
 
 
 def volume_deletion(

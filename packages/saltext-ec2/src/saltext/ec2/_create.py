@@ -214,7 +214,7 @@ def _finish(order: Order, machine: Machine) -> dict[str, Any]:
     return result
 
 
-# -- failures -----------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 def _failure(order: Order, machine: Machine, error: Exception, *, new: bool) -> Ec2Error:

@@ -33,7 +33,7 @@ NO_CAPACITY = frozenset((
 TOKEN_USED = frozenset(("IdempotentInstanceTerminated", "IdempotentParameterMismatch"))
 
 
-# -- launching ----------------------------------------------------------------------------
+# -- launching -------------------------------------------------------------------------------------
 
 
 def launch(wanted: Launch, predecessors: Sequence[str]) -> Machine:
@@ -141,7 +141,7 @@ def wait_until_ready(machine: Machine) -> Machine:
             )
 
 
-# -- states -------------------------------------------------------------------------------
+# -- states ----------------------------------------------------------------------------------------
 
 
 def start(machine: Machine) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def console_output(machine: Machine) -> dict[str, Any]:
     return {"id": machine.id, "output": answer.get("Output", "")}
 
 
-# -- the end ------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------
 
 
 def allow_termination(machine: Machine) -> None:

@@ -87,7 +87,7 @@ def only(name: str, candidates: Iterable[InstanceTypeDef]) -> InstanceTypeDef | 
     return alive[0] if alive else None
 
 
-# -- the names that the machines of one map share -----------------------------------------
+# -- the names that the machines of one map share --------------------------------------------------
 
 
 def remember_names(connection: Connection, found: Iterable[InstanceTypeDef]) -> None:

@@ -72,7 +72,7 @@ def _context() -> Context:
     return Context(__opts__, __utils__, str(name or __virtualname__))
 
 
-# -- decorators ---------------------------------------------------------------------------
+# -- decorators ------------------------------------------------------------------------------------
 # They are in this module because Salt sets __active_provider_name__ in the globals of the very
 # function that it calls, which is the decorators' wrapper.
 
@@ -176,7 +176,7 @@ def _find(name: str) -> Machine:
     return _machine.find(context.connect(provider), provider, name)
 
 
-# -- queries ------------------------------------------------------------------------------
+# -- queries ---------------------------------------------------------------------------------------
 
 
 def get_configured_provider() -> dict[str, Any] | bool:
@@ -331,7 +331,7 @@ def list_availability_zones(connection: Connection) -> dict[str, str]:
     return _regions.zones(connection)
 
 
-# -- the life of a machine ----------------------------------------------------------------
+# -- the life of a machine -------------------------------------------------------------------------
 
 
 @_only_ec2_errors
@@ -435,7 +435,7 @@ def get_console_output(machine: Machine) -> dict[str, Any]:
     return _instance.console_output(machine)
 
 
-# -- tags ---------------------------------------------------------------------------------
+# -- tags ------------------------------------------------------------------------------------------
 
 
 @_action_or_function
@@ -499,7 +499,7 @@ def del_tags(
     return _tags.read(connection, resource)
 
 
-# -- attributes ---------------------------------------------------------------------------
+# -- attributes ------------------------------------------------------------------------------------
 
 
 @_action
@@ -607,7 +607,7 @@ def keepvol_on_destroy(
     return _attributes.set_volume_deletion(machine, device, volume_id, delete=False)
 
 
-# -- volumes ------------------------------------------------------------------------------
+# -- volumes ---------------------------------------------------------------------------------------
 
 
 @_action
@@ -707,7 +707,7 @@ def detach_volume(machine: Machine, *, volume_id: str) -> dict[str, Any]:
     return _volumes.detach(machine, volume_id)
 
 
-# -- snapshots and images -----------------------------------------------------------------
+# -- snapshots and images --------------------------------------------------------------------------
 
 
 @_function
@@ -787,7 +787,7 @@ def register_image(
     return _images.register(connection, ami_name, root_device_name, settings)
 
 
-# -- key pairs ----------------------------------------------------------------------------
+# -- key pairs -------------------------------------------------------------------------------------
 
 
 @_function
