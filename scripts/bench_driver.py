@@ -1,9 +1,9 @@
-"""Count and time what the EC2 driver asks for, beside its own serial run and the old driver's pattern.
+"""Count and time the EC2 driver's calls, and compare them with the old driver's pattern.
 
-Calls and large maps are measured over machines that exist in memory only, so that there is nothing but the driver and
-salt-cloud; deployments over real machines. In both, the API is the local cloud's, a call takes as long as one to EC2,
-and the old driver's pattern (old_pattern.py) runs under the same salt-cloud. The figures of one run can be compared
-with each other, and with nothing else. A target that is missed ends it with 1.
+Calls and large maps use machines that exist in memory, so that only the driver and salt-cloud are
+measured; deployments use real machines. The API is the local cloud's, with the delay of EC2's. The
+old driver's pattern (old_pattern.py) runs under the same salt-cloud. Compare figures of one run
+only. The exit code is 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: `value` is at most `limit`."""
+    """A measured value, and the limit that it must not exceed."""
 
     text: str
     value: float
@@ -67,7 +67,7 @@ class Target:
 
     @property
     def met(self) -> bool:
-        """Whether it is kept."""
+        """Whether the value is within the limit."""
         return self.value <= self.limit
 
 
@@ -169,11 +169,11 @@ class Bench:
                 timeout=MAP_SECONDS,
             )
             seconds, calls = time.monotonic() - begin, sum(client.seen().calls.values())
-        said = yaml.safe_load(done.stdout) or {}
+        output = yaml.safe_load(done.stdout) or {}
         if (
             done.returncode
-            or sorted(said) != sorted(names)
-            or any("Error" in each for each in said.values())
+            or sorted(output) != sorted(names)
+            or any("Error" in result for result in output.values())
         ):
             raise RuntimeError(
                 f"the map of {machines} machines failed: {done.stderr or done.stdout}"
@@ -182,11 +182,11 @@ class Bench:
         return Figures(machines, seconds, calls)
 
 
-# -- machines in memory ---------------------------------------------------------------------------------------------
+# -- machines in memory ----------------------------------------------------------------------------
 
 
 class Host(MemoryHost):
-    """Machines that take a while to run, and whose console shows a host key."""
+    """Machines that take some seconds to boot, and whose console shows a host key."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,13 +198,13 @@ class Host(MemoryHost):
         super().create(machine)
 
     def console(self, instance_id: str) -> str:  # noqa: ARG002
-        """Return what a machine printed: the same for all."""
+        """Return the same output for all machines."""
         return HOST_KEY
 
 
 @contextmanager
 def in_memory(folder: Path, latency: float) -> Iterator[tuple[Bench, Host]]:
-    """Serve a cloud whose machines exist in memory; OpenSSH is a script that runs here what it would run there."""
+    """Serve a cloud whose machines exist in memory; a script replaces OpenSSH and runs locally."""
     host = Host()
     with running(folder / "cloud", host) as cloud:
         vpc = cloud.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
@@ -291,7 +291,7 @@ def measure_calls(
     ]
 
 
-# -- real machines --------------------------------------------------------------------------------------------------
+# -- real machines ---------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -323,7 +323,7 @@ def real(folder: Path, latency: float) -> Iterator[Bench]:
 
 
 def measure_deployments(bench: Bench, few: int) -> tuple[dict[str, Figures], list[Target]]:
-    """Measure what launching and deploying takes besides the deploy script, which does nothing here."""
+    """Measure launching and deploying without the deploy script, which does nothing here."""
     figures = {
         "real, -P, deployed": bench.run("new", few, deploy=True),
         "real, old pattern, -P, deployed": bench.run("old", few, deploy=True),
@@ -339,7 +339,7 @@ def measure_deployments(bench: Bench, few: int) -> tuple[dict[str, Figures], lis
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _image(ssm: Any) -> str:
@@ -350,9 +350,13 @@ def _image(ssm: Any) -> str:
 def report(figures: Mapping[str, Figures], targets: list[Target], console: Console) -> None:
     """Print the figures and the targets."""
     table = Table("", "machines", "seconds", "s/machine", "calls", "calls/machine")
-    for name, one in figures.items():
-        row = (f"{one.seconds:.1f}", f"{one.seconds / one.machines:.2f}", str(one.calls))
-        table.add_row(name, str(one.machines), *row, f"{one.calls / one.machines:.1f}")
+    for name, figure in figures.items():
+        row = (
+            f"{figure.seconds:.1f}",
+            f"{figure.seconds / figure.machines:.2f}",
+            str(figure.calls),
+        )
+        table.add_row(name, str(figure.machines), *row, f"{figure.calls / figure.machines:.1f}")
     console.print(table)
     verdicts = Table("target", "measured", "at most", "")
     for target in targets:

@@ -20,7 +20,7 @@ import yaml
 
 from plainpillar import DEPLOYMENT
 from realcloud import PUBLISHED, ROOT, RealCloud, free_port
-from saltext.ec2._launch import DEPLOY_TAG
+from saltext.ec2.tags import DEPLOY_TAG
 from waiting import until
 
 MAP = ROOT / "cloud.maps.d/small.map"

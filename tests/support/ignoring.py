@@ -1,7 +1,10 @@
-"""Proves that no mark of the driver's tests lies: `PYTHONPATH=tests/support pytest -p ignoring tests/unit/ec2`.
+"""Proves that the driver's tests cover the options that their marks name.
 
-Each test is run once for each option that it claims to cover, under a driver that ignores this option. The test must
-fail then, with at least one of its own parameters; those that do not are listed, and the run ends with 1.
+    PYTHONPATH=tests/support pytest -p ignoring tests/unit/ec2
+
+Each test runs once for each option that it covers, under a driver that ignores this option. The
+test must then fail with at least one of its own parameters. The others are listed, and the run ends
+with 1.
 """
 
 from __future__ import annotations
@@ -13,9 +16,8 @@ from typing import Any
 import pytest
 import salt.config
 
-FAILED: dict[tuple[str, str], list[bool]] = defaultdict(
-    list
-)  # by test and option, once for each set of parameters
+# By test and option: for each set of the test's parameters, whether the test failed.
+FAILED: dict[tuple[str, str], list[bool]] = defaultdict(list)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -25,7 +27,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that name none."""
+    """Deselect the tests that name no option."""
     marked = [
         item
         for item in items
@@ -37,9 +39,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _ignored_option(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have the driver ignore an option, wherever it is set."""
+    """Make the driver ignore an option, wherever it is set."""
     ignored: str = request.param
-    value, provider = salt.config.get_cloud_config_value, salt.config.is_provider_configured
+    get_value, get_provider = salt.config.get_cloud_config_value, salt.config.is_provider_configured
 
     def get_cloud_config_value(
         name: str,
@@ -48,14 +50,13 @@ def _ignored_option(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         default: Any = None,
         search_global: bool = True,
     ) -> Any:
-        given = default if name == ignored else value(name, vm_, opts, default, search_global)
-        return (
-            min(given, 1) if name == "wait_for_ip_timeout" else given
-        )  # for some, an address never comes
+        given = default if name == ignored else get_value(name, vm_, opts, default, search_global)
+        # Some machines never get an address.
+        return min(given, 1) if name == "wait_for_ip_timeout" else given
 
     def is_provider_configured(*args: Any, **kwargs: Any) -> Any:
-        found = provider(*args, **kwargs)
-        return {key: each for key, each in found.items() if key != ignored} if found else found
+        found = get_provider(*args, **kwargs)
+        return {key: value for key, value in found.items() if key != ignored} if found else found
 
     monkeypatch.setattr(salt.config, "get_cloud_config_value", get_cloud_config_value)
     monkeypatch.setattr(salt.config, "is_provider_configured", is_provider_configured)
@@ -64,7 +65,7 @@ def _ignored_option(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Note whether a test failed, and let it pass."""
+    """Record whether a test failed, and let it pass."""
     test = f"{pyfuncitem.path.name}::{pyfuncitem.originalname}"
     failed = FAILED[test, str(pyfuncitem.callspec.params["_ignored_option"])]
     try:
@@ -77,13 +78,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End with 1 when a test does not miss an option that it covers."""
+    """End with 1 when a test passes without an option that it covers."""
     if any(not any(failed) for failed in FAILED.values()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List what lies."""
+    """List the tests that pass without an option that they cover."""
     for (test, option), failed in FAILED.items():
         if not any(failed):
             terminalreporter.write_line(f"{test} passes though {option} is ignored", red=True)

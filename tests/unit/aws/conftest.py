@@ -16,7 +16,8 @@ import salt.config
 import yaml
 from moto.server import ThreadedMotoServer
 
-from saltext.ec2 import _client, _launch, _lookup, _options
+from saltext.ec2 import _client, _images, _request
+from saltext.ec2 import options as _options
 
 ROOT = Path(__file__).parents[3]
 OPERATOR = "198.51.100.7/32"  # RFC 5737: an address for documentation
@@ -128,10 +129,10 @@ def requests(
     connection = _client.connect(provider | account, str(folder))
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            _lookup, "image", lambda *_: _lookup.Image("ami-0d13a6d641d0cb0c4", "/dev/xvda", 8)
-        )
+        image = _images.Image("ami-0d13a6d641d0cb0c4", "/dev/xvda", 8)
+        patch.setattr(_images, "find", lambda *_: image)
         for role, profile in opts["profiles"].items():
             machine = {**provider, **profile, "name": f"{role}-1", "driver": "eu-west-1:ec2"}
-            made[role] = _launch.request(connection, _options.resolve(machine, opts), f"{role}-1")
+            resolved = _options.resolve(machine, opts)
+            made[role] = _request.build(_request.Launch(connection, resolved, f"{role}-1"))
     return {role: made[role] for role in made if "securitygroupname" in opts["profiles"][role]}

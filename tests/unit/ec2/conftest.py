@@ -1,4 +1,4 @@
-"""An EC2 in this process, and the driver as Salt's loader would set it up."""
+"""An EC2 in this process, and the driver with the names that Salt's loader gives it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from moto import mock_aws
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.spot_requests import SpotRequestBackend
 
+import iamactions
 from saltext.ec2 import _client
 from saltext.ec2.clouds import ec2 as driver
 
@@ -29,13 +30,24 @@ PROVIDER = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_early_log() -> None:
-    """Stop Salt from keeping log messages until its own logging is set up, which never happens here."""
+    """Stop Salt from collecting log messages for its own logging, which is never set up here."""
     salt._logging.shutdown_temp_handler()
+
+
+@pytest.fixture(autouse=True)
+def used_actions(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[str]]]:
+    """Return the IAM actions that each function uses, and check that its docstring names them."""
+    used = iamactions.record(monkeypatch)
+    yield used
+    assert iamactions.undocumented(used) == {}
 
 
 @pytest.fixture
 def ec2(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return a client of an account with one VPC, the subnet `a`, the groups `web` and `db`, and the key `deploy`."""
+    """Return a client of an account.
+
+    It has a VPC with the subnet `a`, the security groups `web` and `db`, and the key pair `deploy`.
+    """
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
@@ -72,7 +84,7 @@ def image(ec2: Any) -> str:
 
 @pytest.fixture
 def opts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return the driver's `__opts__`, with the provider `cloud`; its other dunders are in place too."""
+    """Return the driver's `__opts__`, with the provider `cloud`, and set its other dunders."""
     provider: dict[str, Any] = {**PROVIDER, "profiles": {}}
     opts = {
         **salt.config.DEFAULT_CLOUD_OPTS,
@@ -94,9 +106,10 @@ def opts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.fixture
 def spot_requests(ec2: Any, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Have every spot instance tell of a persistent request, as moto does not; return those that are cancelled.
+    """Return the ids of cancelled spot requests.
 
-    While its request is not, an instance that ends has a successor.
+    Every spot instance gets a persistent spot request, which moto does not know: as long as the
+    request is not cancelled, an instance that terminates has a successor.
     """
     cancelled: set[str] = set()
     terminate = Instance.terminate
@@ -106,7 +119,7 @@ def spot_requests(ec2: Any, monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     def cancel(_: SpotRequestBackend, ids: list[str]) -> list[Any]:
         cancelled.update(ids)
-        return [SimpleNamespace(id=each) for each in ids]
+        return [SimpleNamespace(id=request) for request in ids]
 
     def end(instance: Instance) -> Any:
         if instance.lifecycle == "spot" and request_id(instance) not in cancelled:
@@ -126,7 +139,7 @@ Machine = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def machine(opts: dict[str, Any], image: str) -> Machine:
-    """Return a maker of what the core hands to `create`."""
+    """Return a function that makes what the core passes to `create`."""
     profile = {
         "provider": "cloud:ec2",
         "image": image,

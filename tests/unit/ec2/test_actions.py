@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import salt.loader
 
-from saltext.ec2 import _instance, _options
-from saltext.ec2._errors import ConfigurationError, Ec2Error, NotFound
+from saltext.ec2 import _instance, _nodes
+from saltext.ec2 import options as _options
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import ConfigurationError, Ec2Error, NotFound
 
 QUERIES = {
-    "get_configured_provider", "list_nodes", "list_nodes_full", "list_nodes_min", "list_nodes_select",
-    "avail_images", "avail_locations", "avail_sizes", "show_image", "list_availability_zones",
+    "get_configured_provider", "list_nodes", "list_nodes_full", "list_nodes_min",
+    "list_nodes_select", "avail_images", "avail_locations", "avail_sizes", "show_image",
+    "list_availability_zones",
 }  # fmt: skip
 LIFE = {
     "create",
@@ -35,8 +37,8 @@ ATTRIBUTES = {
     "show_delvol_on_destroy", "delvol_on_destroy", "keepvol_on_destroy",
 }  # fmt: skip
 VOLUMES = {
-    "show_volumes", "show_volume", "describe_volumes", "volume_list", "create_volume", "volume_create",
-    "delete_volume", "attach_volume", "detach_volume",
+    "show_volumes", "show_volume", "describe_volumes", "volume_list", "create_volume",
+    "volume_create", "delete_volume", "attach_volume", "detach_volume",
     "create_snapshot", "copy_snapshot", "describe_snapshots", "delete_snapshot", "register_image",
 }  # fmt: skip
 KEY_PAIRS = {"create_keypair", "import_keypair", "show_keypair", "delete_keypair"}
@@ -48,7 +50,7 @@ def web(machine: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     return driver.create(machine("web-1"))
 
 
-def test_salt_finds_the_driver_with_these_functions_and_no_others(opts: dict[str, Any]) -> None:
+def test_loader_finds_exactly_these_functions(opts: dict[str, Any]) -> None:
     loader_opts = {
         **salt.config.DEFAULT_MASTER_OPTS,
         **opts,
@@ -63,7 +65,7 @@ def test_salt_finds_the_driver_with_these_functions_and_no_others(opts: dict[str
     assert found == QUERIES | LIFE | TAGS | ATTRIBUTES | VOLUMES | KEY_PAIRS
 
 
-def test_every_function_tells_what_it_does() -> None:
+def test_every_function_has_docstring() -> None:
     for name in QUERIES | LIFE | TAGS | ATTRIBUTES | VOLUMES | KEY_PAIRS:
         assert getattr(driver, name).__doc__, name
 
@@ -71,24 +73,24 @@ def test_every_function_tells_what_it_does() -> None:
 @pytest.mark.parametrize(
     "name", sorted(ATTRIBUTES | {"start", "stop", "reboot", "show_instance", "show_volumes"})
 )
-def test_an_action_needs_a_machine(opts: dict[str, Any], name: str) -> None:
+def test_action_refuses_call_as_function(opts: dict[str, Any], name: str) -> None:
     with pytest.raises(Ec2Error, match=f"salt-cloud -a {name} NAME"):
         getattr(driver, name)("cloud", call="function")
 
 
 @pytest.mark.parametrize("name", sorted((KEY_PAIRS | VOLUMES) - {"show_volumes", "show_volume", "attach_volume", "detach_volume"}))  # fmt: skip  # noqa: E501
-def test_a_function_is_for_no_machine(opts: dict[str, Any], name: str) -> None:
+def test_function_refuses_call_as_action(opts: dict[str, Any], name: str) -> None:
     with pytest.raises(Ec2Error, match="is not an action"):
         getattr(driver, name)(kwargs={}, call="action")
 
 
-def test_a_machine_that_is_not_there_is_named(ec2: Any, opts: dict[str, Any]) -> None:
+def test_action_names_missing_machine(ec2: Any, opts: dict[str, Any]) -> None:
     for function in (driver.stop, driver.show_instance):
         with pytest.raises(NotFound, match="no machine called web-9"):
             function("web-9", call="action")
 
 
-def test_two_machines_of_one_name_are_not_guessed_between(
+def test_action_refuses_ambiguous_name(
     ec2: Any, web: dict[str, Any], machine: Callable[..., dict[str, Any]], opts: dict[str, Any]
 ) -> None:
     other = driver.create(machine("web-2"))
@@ -105,7 +107,7 @@ def test_two_machines_of_one_name_are_not_guessed_between(
     assert set(driver.list_nodes()) == {"web-1"}
 
 
-def test_a_mistake_of_ours_is_an_error_that_the_core_passes_on(
+def test_unexpected_exception_is_raised_as_ec2_error(
     web: dict[str, Any], machine: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -114,12 +116,12 @@ def test_a_mistake_of_ours_is_an_error_that_the_core_passes_on(
     monkeypatch.setattr(_instance, "terminate", fail)
     with pytest.raises(Ec2Error, match="destroy stopped: KeyError: 'State'"):
         driver.destroy("web-1")
-    monkeypatch.setattr(driver, "_describe", fail)
+    monkeypatch.setattr(_nodes, "describe", fail)
     with pytest.raises(Ec2Error, match="create stopped: KeyError: 'State'"):
         driver.create(machine("web-1"))
 
 
-def test_stop_start_reboot(web: dict[str, Any]) -> None:
+def test_stop_start_and_reboot_change_state(web: dict[str, Any]) -> None:
     assert driver.stop("web-1", call="action")["previousState"] == "running"
     assert driver.list_nodes()["web-1"]["state"] == "stopped"
     assert driver.start("web-1", call="action")["previousState"] == "stopped"
@@ -127,7 +129,7 @@ def test_stop_start_reboot(web: dict[str, Any]) -> None:
     assert driver.show_instance("web-1", call="action")["state"] == "running"
 
 
-def test_a_machine_is_renamed_with_its_key(web: dict[str, Any], opts: dict[str, Any]) -> None:
+def test_rename_changes_name_and_key(web: dict[str, Any], opts: dict[str, Any]) -> None:
     keys = Path(opts["pki_dir"]) / "minions"
     keys.mkdir(parents=True)
     (keys / "web-1").write_text("key")
@@ -138,12 +140,14 @@ def test_a_machine_is_renamed_with_its_key(web: dict[str, Any], opts: dict[str, 
         driver.rename("web-3", {"newname": "web-3"}, call="action")
 
 
-def test_rename_on_destroy(ec2: Any, web: dict[str, Any], opts: dict[str, Any]) -> None:
+def test_destroy_renames_machine_if_main_configuration_says_so(
+    ec2: Any, web: dict[str, Any], opts: dict[str, Any]
+) -> None:
     opts["rename_on_destroy"] = True
     assert driver.destroy("web-1")["newname"].startswith("web-1-DEL")
 
 
-def test_tags(web: dict[str, Any]) -> None:
+def test_tags_are_set_read_and_removed(web: dict[str, Any]) -> None:
     assert driver.set_tags("web-1", {"tier": "front"}, call="action")["tier"] == "front"
     assert driver.get_tags(kwargs={"resource_id": web["id"]}, call="function")["tier"] == "front"
     assert "tier" not in driver.del_tags("web-1", {"tags": "tier"}, call="action")
@@ -153,7 +157,7 @@ def test_tags(web: dict[str, Any]) -> None:
         driver.get_tags(kwargs={}, call="function")
 
 
-def test_termination_protection_keeps_a_machine(ec2: Any, web: dict[str, Any]) -> None:
+def test_destroy_refuses_protected_machine(ec2: Any, web: dict[str, Any]) -> None:
     assert driver.show_term_protect("web-1", call="action") is False
     assert driver.enable_term_protect("web-1", call="action") is True
     with pytest.raises(
@@ -164,7 +168,7 @@ def test_termination_protection_keeps_a_machine(ec2: Any, web: dict[str, Any]) -
     assert driver.destroy("web-1")["currentState"] == "shutting-down"
 
 
-def test_volumes_that_go_and_volumes_that_stay(web: dict[str, Any]) -> None:
+def test_deletion_of_volumes_is_switched(web: dict[str, Any]) -> None:
     (device,) = driver.show_delvol_on_destroy("web-1", call="action")
     assert (
         driver.keepvol_on_destroy("web-1", {"device": device}, call="action")[device]["deleted"]
@@ -175,7 +179,7 @@ def test_volumes_that_go_and_volumes_that_stay(web: dict[str, Any]) -> None:
         driver.delvol_on_destroy("web-1", {"device": "/dev/nowhere"}, call="action")
 
 
-def test_the_life_of_a_volume(web: dict[str, Any]) -> None:
+def test_volume_is_created_attached_detached_and_deleted(web: dict[str, Any]) -> None:
     zone = web["Placement"]["AvailabilityZone"]
     volume = driver.create_volume({"zone": zone, "size": "3"}, call="function")
     assert (volume["VolumeType"], volume["Encrypted"], volume["Size"]) == ("gp3", True, 3)
@@ -195,7 +199,7 @@ def test_the_life_of_a_volume(web: dict[str, Any]) -> None:
         driver.create_volume({}, call="function")
 
 
-def test_the_life_of_a_snapshot(web: dict[str, Any]) -> None:
+def test_snapshot_is_created_copied_and_deleted(web: dict[str, Any]) -> None:
     volume = web["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
     made = driver.create_snapshot({"volume_id": volume, "description": "d"}, call="function")[
         "snapshot_id"
@@ -212,12 +216,12 @@ def test_the_life_of_a_snapshot(web: dict[str, Any]) -> None:
     assert made not in driver.describe_snapshots(call="function")
 
 
-def test_an_image_is_made_of_a_snapshot(web: dict[str, Any]) -> None:
+def test_image_is_registered_from_snapshot(web: dict[str, Any]) -> None:
     volume = web["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
     snapshot = driver.create_snapshot({"volume_id": volume}, call="function")["snapshot_id"]
     wanted = {"ami_name": "mine", "root_device_name": "/dev/xvda", "snapshot_id": snapshot}
     asked: list[dict[str, Any]] = []
-    events = driver._connection().ec2.meta.events
+    events = driver._context().connect().ec2.meta.events
     events.register(
         "provide-client-params.ec2.RegisterImage", lambda params, **_: asked.append(params)
     )
@@ -233,7 +237,9 @@ def test_an_image_is_made_of_a_snapshot(web: dict[str, Any]) -> None:
         )
 
 
-def test_the_life_of_a_key_pair(ec2: Any, opts: dict[str, Any], tmp_path: Path) -> None:
+def test_key_pair_is_created_imported_and_deleted(
+    ec2: Any, opts: dict[str, Any], tmp_path: Path
+) -> None:
     made = driver.create_keypair({"keyname": "k"}, call="function")
     assert made["KeyMaterial"].startswith("-----BEGIN")
     assert (
@@ -252,7 +258,7 @@ def test_the_life_of_a_key_pair(ec2: Any, opts: dict[str, Any], tmp_path: Path) 
     assert imported["KeyName"] == "i"
 
 
-def test_lists(ec2: Any, image: str, opts: dict[str, Any]) -> None:
+def test_queries_list_what_exists(ec2: Any, image: str, opts: dict[str, Any]) -> None:
     assert set(driver.avail_locations()) == {"eu-west-1"}, "allowed_regions holds here, too"
     assert driver.avail_sizes()["t2.micro"]["ram_mib"] == 1024
     assert image in driver.avail_images()
@@ -262,7 +268,7 @@ def test_lists(ec2: Any, image: str, opts: dict[str, Any]) -> None:
 
 @pytest.fixture
 def elastic(machine: Callable[..., dict[str, Any]]) -> Callable[[str], dict[str, Any]]:
-    """Return a maker of machines that have no public address but an elastic one, and are reached by it."""
+    """Return a function that creates a machine whose only public address is an elastic one."""
 
     def make(name: str) -> dict[str, Any]:
         interface = {
@@ -283,7 +289,7 @@ def elastic(machine: Callable[..., dict[str, Any]]) -> Callable[[str], dict[str,
     return make
 
 
-def test_an_elastic_address_goes_with_its_machine(
+def test_destroy_releases_elastic_address(
     ec2: Any, elastic: Callable[[str], dict[str, Any]]
 ) -> None:
     made = elastic("web-1")
@@ -295,22 +301,25 @@ def test_an_elastic_address_goes_with_its_machine(
     assert ec2.describe_addresses()["Addresses"] == []
 
 
-def test_an_elastic_address_stays_with_a_machine_whose_old_name_is_destroyed(
+def test_destroy_keeps_elastic_address_of_renamed_machine(
     ec2: Any, elastic: Callable[[str], dict[str, Any]]
 ) -> None:
     kept = elastic("web-1")
     driver.rename("web-1", {"newname": "web-3"}, call="action")
     elastic("web-1")
     driver.destroy("web-1")
-    assert [one["PublicIp"] for one in ec2.describe_addresses()["Addresses"]] == kept["public_ips"]
+    assert [address["PublicIp"] for address in ec2.describe_addresses()["Addresses"]] == kept[
+        "public_ips"
+    ]
 
 
 @pytest.mark.parametrize(
     ("message", "launched"),
-    [("Value (airflow-salt) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name", True),
+    [(("Value (airflow-salt) for parameter iamInstanceProfile.name is invalid."
+       " Invalid IAM Instance Profile name"), True),
      ("Value (t9.huge) for parameter instanceType is invalid", False)],
 )  # fmt: skip
-def test_an_instance_profile_that_ec2_has_not_heard_of_is_waited_for(
+def test_launch_waits_for_new_instance_profile(
     opts: dict[str, Any],
     machine: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -328,7 +337,7 @@ def test_an_instance_profile_that_ec2_has_not_heard_of_is_waited_for(
         return None
 
     given = machine("web-1")
-    connection = driver._connection(_options.resolve(given, opts))
+    connection = driver._context().connect(_options.resolve(given, opts))
     connection.ec2.meta.events.register("before-call.ec2.RunInstances", refuse)
     if launched:
         assert driver.create(given)["state"] == "running"

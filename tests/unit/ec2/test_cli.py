@@ -1,4 +1,4 @@
-"""salt-cloud as a user calls it, against the local cloud's API: what it costs, and whether it tells the truth."""
+"""salt-cloud as a user calls it, against the local cloud: API calls, exit codes and messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def place(tmp_path: Path) -> Iterator[Site]:
         yield made
 
 
-def test_a_map_asks_twice_of_each_machine_once_of_all_and_looks_now_and_then(
+def test_map_makes_two_calls_per_machine_and_shares_queries(
     tmp_path: Path,
 ) -> None:
     machines: dict[str, dict[str, Any]] = {name: {} for name in NAMES}
@@ -48,7 +48,7 @@ def test_a_map_asks_twice_of_each_machine_once_of_all_and_looks_now_and_then(
         passed = took / interval
         assert looks["consoles"] <= len(NAMES) * (1 + passed)
         assert looks["instances"] <= 1 + 1 + passed, (
-            "the map's first question, and then one for all machines"
+            "the first query of the map, and then one for all machines"
         )
         with place.cloud.faults.inject() as client:
             assert all(
@@ -58,11 +58,11 @@ def test_a_map_asks_twice_of_each_machine_once_of_all_and_looks_now_and_then(
             assert client.seen().calls == {"DescribeInstances": 1}
 
 
-def test_what_is_misconfigured_costs_nothing(place: Site) -> None:
+def test_misconfiguration_launches_nothing(place: Site) -> None:
     profile = place.folder / "cloud.profiles.d/web.conf"
     good = profile.read_text()
     with place.cloud.faults.inject() as client:
-        for bad, said in (
+        for bad, message in (
             (
                 "  sizes: t2.micro\n",
                 "web-1 (profile web): unknown option sizes; did you mean size?",
@@ -72,7 +72,7 @@ def test_what_is_misconfigured_costs_nothing(place: Site) -> None:
             profile.write_text(good + bad)
             done = place.salt_cloud("--profile=web", "web-1")
             assert done.returncode != 0
-            assert said in done.stderr
+            assert message in done.stderr
             assert place.accepted() == {}
         profile.write_text(good)
         provider = place.folder / "cloud.providers.d/cloud.conf"
@@ -84,9 +84,7 @@ def test_what_is_misconfigured_costs_nothing(place: Site) -> None:
 
 
 @pytest.mark.parametrize("how", [(), ("--parallel",)])
-def test_a_mistake_in_one_machines_script_costs_that_machine_alone(
-    place: Site, how: tuple[str, ...]
-) -> None:
+def test_broken_script_fails_its_machine_only(place: Site, how: tuple[str, ...]) -> None:
     (place.folder / "broken.sh").write_text("{% if %}\n")
     applied = place.apply({"web-1": {"script": "broken"}, "web-2": {}}, *how)
     assert "web-1 is not launched: TemplateSyntaxError: " in applied.errors["web-1"]
@@ -95,7 +93,7 @@ def test_a_mistake_in_one_machines_script_costs_that_machine_alone(
 
 
 @pytest.mark.parametrize("how", [(), ("--parallel",)])
-def test_a_name_that_exists_twice_is_left_alone_and_told(place: Site, how: tuple[str, ...]) -> None:
+def test_duplicate_name_is_reported_and_left_alone(place: Site, how: tuple[str, ...]) -> None:
     twins = [
         place.apply({"web-1": {}}).output["web-1"]["id"],
         place.apply({"twin": {}}).output["twin"]["id"],
@@ -105,16 +103,17 @@ def test_a_name_that_exists_twice_is_left_alone_and_told(place: Site, how: tuple
     applied = place.apply({"web-1": {}, "web-2": {}}, *how)
     assert "already exists" in applied.output["web-1"]["Message"]
     assert applied.output["web-2"]["deployed"] is True
-    told = f"2 machines are called web-1: {', '.join(sorted(twins))}; none is launched or deployed by that name"
-    assert told in applied.done.stderr
+    ids = ", ".join(sorted(twins))
+    warning = f"2 machines are called web-1: {ids}; none is launched or deployed by that name"
+    assert warning in applied.done.stderr
     assert place.accepted()["web-1"] == key
-    assert told in place.salt_cloud("--profile=web", "web-1").stderr
+    assert warning in place.salt_cloud("--profile=web", "web-1").stderr
     assert place.accepted()["web-1"] == key
     listed = json.loads(place.salt_cloud("--query").stdout)["cloud"]["ec2"]
     assert set(listed) == {*twins, "web-2"}
 
 
-def test_queries_actions_and_destroy_tell_the_truth(place: Site) -> None:
+def test_failed_query_action_and_destroy_exit_nonzero(place: Site) -> None:
     place.apply(MACHINES, "--parallel")
     with place.cloud.faults.inject(faults.expired("DescribeInstances")):
         done = place.salt_cloud("--query")
@@ -145,7 +144,7 @@ def test_queries_actions_and_destroy_tell_the_truth(place: Site) -> None:
     assert place.instances("pending", "running", "stopping", "stopped") == {}
 
 
-def test_what_is_left_of_a_destroyed_machine_is_told_and_its_key_removed(place: Site) -> None:
+def test_destroy_reports_leftovers_and_removes_key(place: Site) -> None:
     interface = {"SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": True}
     options = {"subnetname": None, "securitygroup": None, "network_interfaces": [interface]}
     assert place.apply({"web-1": options}).errors == {}
@@ -170,7 +169,10 @@ def test_what_is_left_of_a_destroyed_machine_is_told_and_its_key_removed(place: 
     assert done.returncode == 0
     assert place.instances() == {"web-1": place.instances("terminated")["web-1"]}
     assert place.accepted() == {}
-    said = f"releasing {address['AllocationId']} ({address['PublicIp']}) of web-1 failed: ReleaseAddress: Unauthorized"
-    assert said in done.stdout
-    assert said in done.stderr
+    message = (
+        f"releasing {address['AllocationId']} ({address['PublicIp']}) of web-1 failed:"
+        " ReleaseAddress: Unauthorized"
+    )
+    assert message in done.stdout
+    assert message in done.stderr
     assert "web-1 is destroyed, but keeps its name: tagging" in done.stderr

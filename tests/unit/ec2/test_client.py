@@ -1,4 +1,4 @@
-"""Who is asked, where, and how often: region, credentials, endpoint, retries and the shared cache."""
+"""The connection: region, credentials, endpoint, retries, and the cache that processes share."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
 from saltext.ec2 import _cache, _client
-from saltext.ec2._errors import ApiError, ConfigurationError, QueryFailed, RegionRefused
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import ApiError, ConfigurationError, QueryFailed, RegionRefused
 
 REFUSED = "region eu-west-2 is refused: allowed_regions names eu-west-1"
 
 
-@pytest.mark.parametrize("word", ["location", "region"])
-def test_a_region_that_is_not_allowed_is_refused(word: str) -> None:
-    assert _client.region_of({word: "eu-west-1", "allowed_regions": ["eu-west-1"]}) == "eu-west-1"
+@pytest.mark.parametrize("option", ["location", "region"])
+def test_region_that_is_not_allowed_is_refused(option: str) -> None:
+    assert _client.region_of({option: "eu-west-1", "allowed_regions": ["eu-west-1"]}) == "eu-west-1"
     with pytest.raises(RegionRefused, match=REFUSED):
-        _client.region_of({word: "eu-west-2", "allowed_regions": ["eu-west-1"]})
+        _client.region_of({option: "eu-west-2", "allowed_regions": ["eu-west-1"]})
 
 
-def test_the_region_of_the_environment_is_guarded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_region_of_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-2")
     with pytest.raises(RegionRefused, match=REFUSED):
         _client.region_of({"allowed_regions": ["eu-west-1"]})
@@ -36,13 +36,13 @@ def test_the_region_of_the_environment_is_guarded_too(monkeypatch: pytest.Monkey
         _client.region_of({})
 
 
-def test_a_provider_in_a_refused_region_stops_salt_cloud(opts: dict[str, Any]) -> None:
+def test_provider_in_refused_region_is_refused(opts: dict[str, Any]) -> None:
     opts["providers"]["cloud"]["ec2"]["location"] = "eu-west-2"
     with pytest.raises(RegionRefused):
         driver.get_configured_provider()
 
 
-def test_a_provider_needs_no_credentials_of_its_own(opts: dict[str, Any]) -> None:
+def test_provider_needs_no_credentials(opts: dict[str, Any]) -> None:
     provider = driver.get_configured_provider()
     assert isinstance(provider, dict)
     assert not {"id", "key"} & set(provider)
@@ -57,12 +57,14 @@ def test_a_provider_needs_no_credentials_of_its_own(opts: dict[str, Any]) -> Non
         ({"role_arn": "arn:aws:iam::123456789012:role/salt"}, "ASIA"),
     ],
 )
-def test_credentials(ec2: Any, tmp_path: Path, given: dict[str, str], used: str) -> None:
+def test_connection_uses_credentials_of_options(
+    ec2: Any, tmp_path: Path, given: dict[str, str], used: str
+) -> None:
     client: Any = _client.connect({"location": "eu-west-1", **given}, str(tmp_path)).ec2
     assert client._request_signer._credentials.access_key.startswith(used)
 
 
-def test_a_roles_credentials_are_renewed(ec2: Any, tmp_path: Path) -> None:
+def test_credentials_of_role_are_renewed(ec2: Any, tmp_path: Path) -> None:
     role = {"location": "eu-west-1", "role_arn": "arn:aws:iam::123456789012:role/salt"}
     client: Any = _client.connect(role, str(tmp_path)).ec2
     credentials = client._request_signer._credentials
@@ -73,7 +75,7 @@ def test_a_roles_credentials_are_renewed(ec2: Any, tmp_path: Path) -> None:
     assert credentials.access_key != first
 
 
-def test_half_a_key_is_an_error(tmp_path: Path) -> None:
+def test_id_without_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="id and key belong together"):
         _client.connect({"location": "eu-west-1", "id": "AKIA1"}, str(tmp_path))
 
@@ -89,20 +91,21 @@ def test_half_a_key_is_an_error(tmp_path: Path) -> None:
         ({}, "http://127.0.0.1:2"),
     ],
 )
-def test_the_endpoint(
+def test_connection_uses_endpoint_of_options(
     ec2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], url: str
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
     connection = _client.connect({"location": "eu-west-1", **given}, str(tmp_path))
     assert connection.ec2.meta.endpoint_url == url
     assert connection.ssm.meta.endpoint_url == "http://127.0.0.1:2", (
-        "an endpoint of EC2 knows no parameters"
+        "an endpoint of EC2 has no SSM parameters"
     )
 
 
 def failing(status: int, code: str) -> Any:
-    """Return an answer of EC2 that says no."""
-    body = f"<Response><Errors><Error><Code>{code}</Code><Message>no</Message></Error></Errors></Response>".encode()
+    """Return an answer with which EC2 refuses a call."""
+    error = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+    body = f"<Response><Errors>{error}</Errors></Response>".encode()
 
     class Raw:
         def stream(self) -> list[bytes]:
@@ -116,13 +119,13 @@ def failing(status: int, code: str) -> Any:
 
 @pytest.fixture
 def patient(opts: dict[str, Any], ec2: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the driver's own client; between tries it waits for nothing."""
+    """Return the driver's own client, which does not pause between attempts."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
     opts["providers"]["cloud"]["ec2"]["max_attempts"] = 3
-    return driver._connection().ec2
+    return driver._context().connect().ec2
 
 
-def test_a_throttled_call_is_tried_again_and_reported(
+def test_throttled_call_is_retried_and_logged(
     patient: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = [failing(503, "RequestLimitExceeded"), failing(500, "InternalError")]
@@ -135,7 +138,7 @@ def test_a_throttled_call_is_tried_again_and_reported(
     assert "DescribeInstances failed at try 2: InternalError" in caplog.text
 
 
-def test_tries_are_bounded_and_a_query_that_fails_cannot_pass_for_an_empty_account(
+def test_failed_query_is_no_empty_list_after_last_attempt(
     patient: Any,
 ) -> None:
     tries = []
@@ -153,7 +156,7 @@ def test_tries_are_bounded_and_a_query_that_fails_cannot_pass_for_an_empty_accou
     )
 
 
-def test_a_refused_call_is_not_repeated(patient: Any) -> None:
+def test_refused_call_is_not_retried(patient: Any) -> None:
     tries = []
 
     def refuse(**_: Any) -> Any:
@@ -179,7 +182,7 @@ def _ask(folder: str, asked: Any) -> None:
     assert _cache.Cache(folder, "account").get("question", answer) == 42
 
 
-def test_several_processes_ask_once(tmp_path: Path) -> None:
+def test_cache_asks_once_for_several_processes(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     asked = fork.Value("i", 0)
     processes = [fork.Process(target=_ask, args=(str(tmp_path), asked)) for _ in range(5)]
@@ -198,7 +201,7 @@ def _wait_for(folder: str, key: str, asked: Any, failing: bool) -> None:
             number = asked.value
         if failing:
             raise ApiError("no", "Throttled")
-        return {one: f"{one} {number}" for one in keys if one != "unknown"}
+        return {name: f"{name} {number}" for name in keys if name != "unknown"}
 
     cache = _cache.Cache(folder, "account")
     begin = time.time()
@@ -218,7 +221,7 @@ def _wait_for(folder: str, key: str, asked: Any, failing: bool) -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_whoever_waits_asks_for_all_who_wait(tmp_path: Path, *, failing: bool) -> None:
+def test_cache_polls_once_for_all_waiting_processes(tmp_path: Path, *, failing: bool) -> None:
     fork = multiprocessing.get_context("fork")
     asked = fork.Value("i", 0)
     keys = ["a", "b", "c", "d", "e", "unknown"]
@@ -234,7 +237,7 @@ def test_whoever_waits_asks_for_all_who_wait(tmp_path: Path, *, failing: bool) -
     assert asked.value <= 2 + (time.monotonic() - begin) / 0.5
 
 
-def test_an_answer_that_is_young_enough_is_nobody_asked_for(tmp_path: Path) -> None:
+def test_cache_reuses_recent_poll(tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
     def answers(keys: list[str]) -> dict[str, int]:
@@ -248,7 +251,7 @@ def test_an_answer_that_is_young_enough_is_nobody_asked_for(tmp_path: Path) -> N
     assert asked == [["a"], ["a"]]
 
 
-def test_an_answer_grows_old_and_a_failure_is_not_kept(tmp_path: Path) -> None:
+def test_cache_drops_old_answers_and_failures(tmp_path: Path) -> None:
     cache = _cache.Cache(tmp_path, "account")
 
     def fail() -> float:

@@ -1,4 +1,4 @@
-"""Creating: where and as whom, once, and how its deployment enters."""
+"""Creating machines: once, in the right account and region, with a deployment or without."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ import salt.loader
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 
-from saltext.ec2 import _client, _deploy, _host_keys, _instance, _options
-from saltext.ec2._errors import (
+from saltext.ec2 import _client, _instance, _login, _session, host_keys
+from saltext.ec2 import options as _options
+from saltext.ec2._wait import Wait
+from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import (
     ApiError,
     ConfigurationError,
     DeployError,
@@ -28,7 +31,6 @@ from saltext.ec2._errors import (
     NotFound,
     RegionRefused,
 )
-from saltext.ec2.clouds import ec2 as driver
 
 Machine = Callable[..., dict[str, Any]]  # see the fixture `machine`
 
@@ -41,9 +43,9 @@ def _no_pause(opts: dict[str, Any]) -> None:
 def instances(ec2: Any) -> list[dict[str, Any]]:
     states = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopped"]}]
     return [
-        one
+        instance
         for group in ec2.describe_instances(Filters=states)["Reservations"]
-        for one in group["Instances"]
+        for instance in group["Instances"]
     ]
 
 
@@ -51,26 +53,26 @@ def tags(resource: dict[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in resource["Tags"]}
 
 
-def test_a_name_is_launched_once(ec2: Any, machine: Machine) -> None:
+def test_create_twice_launches_once(ec2: Any, machine: Machine) -> None:
     first = driver.create(machine("web-1"))
     assert driver.create(machine("web-1"))["id"] == first["id"]
     assert len(instances(ec2)) == 1
 
 
-def test_a_stopped_machine_is_started_not_launched_again(ec2: Any, machine: Machine) -> None:
+def test_create_starts_stopped_machine(ec2: Any, machine: Machine) -> None:
     first = driver.create(machine("web-1"))
     ec2.stop_instances(InstanceIds=[first["id"]])
     assert driver.create(machine("web-1"))["state"] == "running"
     assert len(instances(ec2)) == 1
 
 
-def test_a_destroyed_machine_can_be_made_anew(ec2: Any, machine: Machine) -> None:
+def test_create_replaces_destroyed_machine(ec2: Any, machine: Machine) -> None:
     first = driver.create(machine("web-1"))
     driver.destroy("web-1")
     assert driver.create(machine("web-1"))["id"] != first["id"]
 
 
-def test_what_does_not_exist_is_named(ec2: Any, machine: Machine) -> None:
+def test_create_names_missing_resource(ec2: Any, machine: Machine) -> None:
     with pytest.raises(NotFound, match="no subnets are called nowhere"):
         driver.create(machine("web-1", subnetname="nowhere"))
     with pytest.raises(NotFound, match="no security groups are called nobody"):
@@ -80,9 +82,7 @@ def test_what_does_not_exist_is_named(ec2: Any, machine: Machine) -> None:
     assert instances(ec2) == []
 
 
-def test_an_unknown_option_is_an_error_that_suggests_the_right_one(
-    ec2: Any, machine: Machine
-) -> None:
+def test_create_refuses_unknown_option_and_suggests_known_one(ec2: Any, machine: Machine) -> None:
     with pytest.raises(
         ConfigurationError, match="unknown option subnet_name; did you mean subnetname"
     ):
@@ -90,14 +90,17 @@ def test_an_unknown_option_is_an_error_that_suggests_the_right_one(
     assert instances(ec2) == []
 
 
-# -- where, and as whom ---------------------------------------------------------------------------------------------
+# -- region, endpoint and credentials --------------------------------------------------------------
 
 
 @pytest.fixture
 def first_call(
     ec2: Any, machine: Machine, opts: dict[str, Any]
 ) -> Callable[..., AWSPreparedRequest]:
-    """Return the first call to EC2 that creating web-1 makes with some options of the provider; it is refused."""
+    """Return a function that creates web-1 with some options of the provider.
+
+    EC2 refuses the first call, which the function returns.
+    """
 
     def make(**options: Any) -> AWSPreparedRequest:
         opts["providers"]["cloud"]["ec2"] |= options
@@ -145,14 +148,14 @@ class Refusal:
         ),
     ],
 )
-def test_a_machine_is_launched_in_the_region_and_at_the_endpoint_that_are_chosen(
+def test_create_calls_chosen_region_and_endpoint(
     first_call: Callable[..., AWSPreparedRequest], given: dict[str, Any], host: str
 ) -> None:
     assert first_call(**given).url.rstrip("/") == host
 
 
 @pytest.mark.covers("allowed_regions")
-def test_no_machine_is_launched_in_a_region_that_is_not_allowed(
+def test_create_refuses_region_that_is_not_allowed(
     ec2: Any, machine: Machine, opts: dict[str, Any]
 ) -> None:
     opts["providers"]["cloud"]["ec2"]["location"] = "eu-west-2"
@@ -162,19 +165,21 @@ def test_no_machine_is_launched_in_a_region_that_is_not_allowed(
         driver.create(machine("web-1"))
 
 
-@pytest.mark.parametrize("option", [option.name for option in _options.OPTIONS if option.provider])
-def test_what_the_provider_alone_says_is_refused_elsewhere(
+@pytest.mark.parametrize(
+    "option", [option.name for option in _options.OPTIONS if option.provider_only]
+)
+def test_create_refuses_other_value_of_provider_option(
     ec2: Any, machine: Machine, opts: dict[str, Any], option: str
 ) -> None:
     with pytest.raises(
-        ConfigurationError, match=rf"^web-1 \(profile small\): {option} is not its provider's"
+        ConfigurationError, match=rf"^web-1 \(profile small\): {option} differs from its provider's"
     ) as caught:
         driver.create(machine("web-1", **{option: "other"}))
-    assert "other" not in str(caught.value), "it may be a secret"
+    assert "other" not in str(caught.value), "the value may be a secret"
     assert instances(ec2) == []
 
 
-def test_what_the_main_configuration_may_say_is_the_providers(
+def test_create_accepts_provider_option_of_main_configuration(
     machine: Machine, opts: dict[str, Any]
 ) -> None:
     opts["rename_on_destroy"] = (
@@ -200,7 +205,7 @@ def test_what_the_main_configuration_may_say_is_the_providers(
         ({"profile_name": "work"}, "AKIAWORK", None),
     ],
 )
-def test_a_machine_is_launched_as_whom_the_provider_says(
+def test_create_uses_credentials_of_provider(
     first_call: Callable[..., AWSPreparedRequest],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -221,14 +226,16 @@ def test_a_machine_is_launched_as_whom_the_provider_says(
 
 @pytest.mark.covers("id", "key")
 @pytest.mark.parametrize("half", ["id", "key"])
-def test_half_a_key_is_refused(machine: Machine, opts: dict[str, Any], half: str) -> None:
+def test_create_refuses_id_without_key(machine: Machine, opts: dict[str, Any], half: str) -> None:
     opts["providers"]["cloud"]["ec2"][half] = "AKIAONE"
     with pytest.raises(ConfigurationError, match="id and key belong together"):
         driver.create(machine("web-1"))
 
 
 @pytest.mark.covers("max_attempts", "api_timeout")
-def test_how_often_and_how_long_a_call_is_tried(machine: Machine, opts: dict[str, Any]) -> None:
+def test_connection_has_configured_attempts_and_timeout(
+    machine: Machine, opts: dict[str, Any]
+) -> None:
     given = _options.resolve(machine("web-1", max_attempts=3, api_timeout=7), opts)
     config: Any = _client.connect(given, opts["cachedir"]).ec2.meta.config
     assert (config.retries["total_max_attempts"], config.retries["mode"]) == (3, "adaptive")
@@ -236,7 +243,7 @@ def test_how_often_and_how_long_a_call_is_tried(machine: Machine, opts: dict[str
 
 
 @pytest.mark.covers("owner")
-def test_the_owner_whose_images_are_listed(ec2: Any, image: str, opts: dict[str, Any]) -> None:
+def test_avail_images_lists_images_of_owner(ec2: Any, image: str, opts: dict[str, Any]) -> None:
     account = ec2.describe_images(ImageIds=[image])["Images"][0]["OwnerId"]
     provider = opts["providers"]["cloud"]["ec2"]
     for owner, listed in ((None, [image]), (account, [image]), ("amazon", [])):
@@ -246,7 +253,7 @@ def test_the_owner_whose_images_are_listed(ec2: Any, image: str, opts: dict[str,
 
 
 @pytest.mark.covers("rename_on_destroy")
-def test_a_destroyed_machine_is_renamed_when_that_is_asked_for(
+def test_destroy_renames_machine_if_configured(
     ec2: Any, machine: Machine, opts: dict[str, Any]
 ) -> None:
     created = driver.create(machine("web-1"))
@@ -255,39 +262,41 @@ def test_a_destroyed_machine_is_renamed_when_that_is_asked_for(
     other = driver.create(machine("web-1"))
     newname = driver.destroy("web-1")["newname"]
     names = {
-        one["InstanceId"]: tags(one)["Name"]
+        instance["InstanceId"]: tags(instance)["Name"]
         for group in ec2.describe_instances()["Reservations"]
-        for one in group["Instances"]
+        for instance in group["Instances"]
     }
     assert newname.startswith("web-1-DEL")
     assert names == {created["id"]: "web-1", other["id"]: newname}
 
 
-# -- the deployment -------------------------------------------------------------------------------------------------
+# -- the deployment --------------------------------------------------------------------------------
 
 
 @dataclass
 class Deployment:
-    """What deployments meet, and what was asked of the last one.
+    """The result of all deployments, and the arguments of the last one.
 
     Attributes:
-        error: is raised; None: all goes well.
-        login: how the machine is entered.
-        files: what is sent.
-        asked: the further arguments of `_deploy.install`.
-        port: where sshd was waited for.
+        error: what deployments raise; None: they succeed.
+        login: how the driver logs in.
+        files: what it sends, by name.
+        script: what it runs, and how.
+        wait: how long it waits for a login.
+        port: address and port that it waited for; None: it did not wait.
     """
 
     error: Exception | None = None
-    login: _deploy.Login | None = None
+    login: _login.Login | None = None
     files: dict[str, str] = field(default_factory=dict)
-    asked: dict[str, Any] = field(default_factory=dict)
+    script: _session.Script = field(default_factory=lambda: _session.Script(b"", 0))
+    wait: Wait = field(default_factory=lambda: Wait(0))
     port: tuple[str, int] | None = None
 
 
 @pytest.fixture
 def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    """Have machines deployed, all but the session itself."""
+    """Replace the SSH session of deployments, and only that."""
     deployment = Deployment()
     (tmp_path / "key").touch()
     (tmp_path / "probe.sh").write_text("true")
@@ -299,12 +308,12 @@ def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "minion": {"master": "10.0.0.1"},
     }
 
-    def install(name: str, login: _deploy.Login, payload: bytes, **asked: Any) -> None:
-        deployment.login, deployment.asked = login, asked
-        with tarfile.open(fileobj=io.BytesIO(payload)) as tar:
+    def run(name: str, login: _login.Login, script: _session.Script, wait: Wait) -> None:
+        deployment.login, deployment.script, deployment.wait = login, script, wait
+        with tarfile.open(fileobj=io.BytesIO(script.archive)) as tar:
             contents = {member.name: tar.extractfile(member) for member in tar.getmembers()}
             deployment.files = {
-                each: file.read().decode() for each, file in contents.items() if file
+                name: file.read().decode() for name, file in contents.items() if file
             }
         if deployment.error:
             raise deployment.error
@@ -312,17 +321,17 @@ def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def wait_for_port(address: str, port: int, *_: Any) -> None:
         deployment.port = (address, port)
 
-    monkeypatch.setattr(_deploy, "wait_for_port", wait_for_port)
-    monkeypatch.setattr(_deploy, "install", install)
-    monkeypatch.setattr(_host_keys, "read", lambda *_: ["ssh-ed25519 AAAA"])
+    monkeypatch.setattr(_login, "wait_for_port", wait_for_port)
+    monkeypatch.setattr(_session, "run", run)
+    monkeypatch.setattr(host_keys, "read", lambda *_: ["ssh-ed25519 AAAA"])
     return deployment
 
 
 @pytest.fixture
-def entered(machine: Machine, deploying: Deployment) -> Callable[..., _deploy.Login]:
-    """Return how web-1 is entered when it is created with some options."""
+def entered(machine: Machine, deploying: Deployment) -> Callable[..., _login.Login]:
+    """Return a function that creates web-1 with some options and returns the login."""
 
-    def make(**options: Any) -> _deploy.Login:
+    def make(**options: Any) -> _login.Login:
         driver.create(machine("web-1", **options))
         assert deploying.login
         return deploying.login
@@ -330,14 +339,14 @@ def entered(machine: Machine, deploying: Deployment) -> Callable[..., _deploy.Lo
     return make
 
 
-Entered = Callable[..., _deploy.Login]
+Entered = Callable[..., _login.Login]
 
 
 @pytest.mark.covers("ssh_interface")
 @pytest.mark.parametrize(
     ("chosen", "key"), [("public_ips", "PublicIpAddress"), ("private_ips", "PrivateIpAddress")]
 )
-def test_the_address_at_which_a_machine_is_entered(
+def test_login_uses_address_of_ssh_interface(
     ec2: Any, entered: Entered, deploying: Deployment, chosen: str, key: str
 ) -> None:
     login = entered(ssh_interface=chosen, associate_public_ip=True)
@@ -369,7 +378,7 @@ def test_the_address_at_which_a_machine_is_entered(
         ),
     ],
 )
-def test_a_value_that_an_option_does_not_take_is_refused_before_the_launch(
+def test_create_refuses_invalid_value_before_launch(
     ec2: Any, entered: Entered, option: str, value: object, right: str
 ) -> None:
     with pytest.raises(
@@ -379,15 +388,15 @@ def test_a_value_that_an_option_does_not_take_is_refused_before_the_launch(
     assert instances(ec2) == []
 
 
-def test_an_option_without_a_value_has_its_default(entered: Entered, deploying: Deployment) -> None:
+def test_option_without_value_has_its_default(entered: Entered, deploying: Deployment) -> None:
     assert entered(ssh_port=None, deploy_timeout=None).port == 22
-    assert deploying.asked["run_timeout"] == 1800
+    assert deploying.script.timeout == 1800
 
 
-def test_a_machine_is_equipped_before_it_is_deployed(
+def test_attachments_precede_deployment(
     ec2: Any, entered: Entered, deploying: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An elastic address may be its only way to a mirror, and an existing volume what the script mounts."""
+    """The script may need its elastic address to reach a mirror, or mount an existing volume."""
     zone = ec2.describe_subnets()["Subnets"][0]["AvailabilityZone"]
     volume = ec2.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
     interface = {
@@ -416,7 +425,7 @@ def test_a_machine_is_equipped_before_it_is_deployed(
             )
         )
 
-    monkeypatch.setattr(_deploy, "wait_for_port", wait_for_port)
+    monkeypatch.setattr(_login, "wait_for_port", wait_for_port)
     deploying.error = DeployError("no mirror")
     with pytest.raises(DeployError, match="no mirror"):
         entered(**given)
@@ -427,7 +436,7 @@ def test_a_machine_is_equipped_before_it_is_deployed(
 
 
 @pytest.mark.covers("ssh_username", "ssh_port", "sudo")
-def test_who_logs_in_at_which_port(entered: Entered, deploying: Deployment) -> None:
+def test_login_has_configured_users_port_and_sudo(entered: Entered, deploying: Deployment) -> None:
     login = entered(ssh_username="admin", ssh_port=2222, sudo=False)
     assert (login.users, login.port, login.sudo) == (["admin"], 2222, False)
     assert deploying.port == (login.address, 2222)
@@ -438,7 +447,7 @@ def test_who_logs_in_at_which_port(entered: Entered, deploying: Deployment) -> N
 
 @pytest.mark.covers("private_key", "key_filename", "ssh_keyfile")
 @pytest.mark.parametrize("option", ["private_key", "key_filename", "ssh_keyfile"])
-def test_the_key_that_lets_in(
+def test_login_has_configured_private_key(
     entered: Entered, opts: dict[str, Any], tmp_path: Path, option: str
 ) -> None:
     del opts["private_key"]
@@ -449,16 +458,18 @@ def test_the_key_that_lets_in(
 
 
 @pytest.mark.covers("ssh_agent")
-def test_an_agent_may_hold_the_key(ec2: Any, entered: Entered, opts: dict[str, Any]) -> None:
+def test_login_without_private_key_needs_ssh_agent(
+    ec2: Any, entered: Entered, opts: dict[str, Any]
+) -> None:
     del opts["private_key"]
     with pytest.raises(ConfigurationError, match="private_key is not set"):
         entered()
-    assert instances(ec2) == [], "found before money is spent"
+    assert instances(ec2) == [], "it fails before the launch"
     assert entered(ssh_agent=True).private_key == ""
 
 
 @pytest.mark.covers("host_keys", "known_hosts_file")
-def test_which_host_key_is_trusted(entered: Entered) -> None:
+def test_login_trusts_configured_host_keys(entered: Entered) -> None:
     trusted = entered().host_key_options
     assert trusted["StrictHostKeyChecking"] == "yes"
     assert (
@@ -477,12 +488,14 @@ def test_which_host_key_is_trusted(entered: Entered) -> None:
     "ssh_gateway", "ssh_gateway_port", "ssh_gateway_username", "ssh_gateway_private_key"
 )
 @pytest.mark.covers("ssh_gateway_command")
-def test_the_way_through_a_gateway(entered: Entered, deploying: Deployment, tmp_path: Path) -> None:
-    words = shlex.split(entered(ssh_gateway="gate.example.com").proxy)
-    assert words[-7:] == ["-p", "22", "-l", "root", "-W", "%h:%p", "gate.example.com"]
-    assert f"IdentityFile={tmp_path / 'key'}" in words
-    assert deploying.port is None, "the machine's own port cannot be seen from here"
-    words = shlex.split(
+def test_login_uses_configured_gateway(
+    entered: Entered, deploying: Deployment, tmp_path: Path
+) -> None:
+    command = shlex.split(entered(ssh_gateway="gate.example.com").proxy)
+    assert command[-7:] == ["-p", "22", "-l", "root", "-W", "%h:%p", "gate.example.com"]
+    assert f"IdentityFile={tmp_path / 'key'}" in command
+    assert deploying.port is None, "only the gateway can reach the machine's port"
+    command = shlex.split(
         entered(
             ssh_gateway="gate.example.com",
             ssh_gateway_port=2222,
@@ -491,41 +504,43 @@ def test_the_way_through_a_gateway(entered: Entered, deploying: Deployment, tmp_
             ssh_gateway_command="nc -q0 %h %p",
         ).proxy
     )
-    assert words[-9:] == ["-p", "2222", "-l", "jump", "gate.example.com", "nc", "-q0", "%h", "%p"]
-    assert "IdentityFile=/gate/key" in words
+    assert command[-9:] == ["-p", "2222", "-l", "jump", "gate.example.com", "nc", "-q0", "%h", "%p"]
+    assert "IdentityFile=/gate/key" in command
 
 
 @pytest.mark.covers("ssh_connect_timeout", "deploy_timeout", "tmp_dir", "keep_tmp")
-def test_how_long_and_where_the_deployment_runs(entered: Entered, deploying: Deployment) -> None:
+def test_deployment_has_configured_timeouts_and_folder(
+    entered: Entered, deploying: Deployment
+) -> None:
     entered()
-    defaults = {"run_timeout": 1800, "folder": "/tmp/.saltcloud", "keep": False}
-    assert {key: deploying.asked[key] for key in defaults} == defaults
-    assert deploying.asked["deadline"] == pytest.approx(time.monotonic() + 900, abs=30)
+    script = deploying.script
+    assert (script.timeout, script.folder, script.keep) == (1800, "/tmp/.saltcloud", False)
+    assert deploying.wait.deadline == pytest.approx(time.monotonic() + 900, abs=30)
     entered(ssh_connect_timeout=5, deploy_timeout=60, tmp_dir="/root/salt", keep_tmp=True)
-    given = {"run_timeout": 60, "folder": "/root/salt", "keep": True}
-    assert {key: deploying.asked[key] for key in given} == given
-    assert deploying.asked["deadline"] < time.monotonic() + 5
+    script = deploying.script
+    assert (script.timeout, script.folder, script.keep) == (60, "/root/salt", True)
+    assert deploying.wait.deadline < time.monotonic() + 5
 
 
 @pytest.mark.covers("display_ssh_output")
-def test_what_the_deploy_script_prints_is_shown_or_not(
+def test_script_output_is_shown_if_configured(
     entered: Entered, deploying: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for shown in (True, False):
         entered(display_ssh_output=shown)
-        deploying.asked["show"]("installing")
+        deploying.script.show("installing")
         assert ("installing" in capsys.readouterr().out) is shown
 
 
 @pytest.mark.covers("wait_for_ip_timeout")
-def test_an_address_is_not_waited_for_for_ever(ec2: Any, entered: Entered) -> None:
+def test_create_fails_when_address_does_not_come_in_time(ec2: Any, entered: Entered) -> None:
     with pytest.raises(LaunchError, match=r"web-1.* has no address in public_ips after 0 s"):
         entered(ssh_interface="public_ips", wait_for_ip_timeout=0)
     assert len(instances(ec2)) == 1
 
 
 @pytest.mark.covers("wait_for_ip_interval")
-def test_a_machine_is_looked_at_in_intervals(
+def test_create_polls_in_configured_intervals(
     entered: Entered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Paused(BaseException):
@@ -542,7 +557,7 @@ def test_a_machine_is_looked_at_in_intervals(
 
 
 @pytest.mark.covers("deploy")
-def test_without_a_deployment_nothing_is_entered_or_sent(
+def test_create_without_deploy_does_not_log_in(
     ec2: Any, machine: Machine, deploying: Deployment
 ) -> None:
     driver.create(machine("web-1", deploy=False))
@@ -553,7 +568,7 @@ def test_without_a_deployment_nothing_is_entered_or_sent(
 
 
 @pytest.mark.covers("make_master", "make_minion", "make_syndic", "master", "master_sign_pub_file")
-def test_a_new_master_gets_its_keys_and_configuration(
+def test_archive_of_new_master_has_keys_and_configuration(
     entered: Entered, deploying: Deployment, tmp_path: Path
 ) -> None:
     (tmp_path / "probe.sh").write_text("# bootstrap-salt\n")
@@ -576,9 +591,7 @@ def test_a_new_master_gets_its_keys_and_configuration(
     assert {"-M", "-N", "-S"} <= set(deploying.files["run"].split())
 
 
-def test_a_key_that_waits_to_be_accepted_does_not_outrank_the_new_one(
-    entered: Entered, opts: dict[str, Any]
-) -> None:
+def test_create_removes_pending_key(entered: Entered, opts: dict[str, Any]) -> None:
     keys = {
         state: Path(opts["pki_dir"], folder)
         for state, folder in (("new", "minions"), ("old", "minions_pre"))
@@ -609,7 +622,7 @@ def test_a_key_that_waits_to_be_accepted_does_not_outrank_the_new_one(
         ),
     ],
 )
-def test_keys_go_by_the_id_under_which_the_core_accepts_them(
+def test_failed_create_removes_keys_of_minion_id(
     machine: Machine,
     deploying: Deployment,
     opts: dict[str, Any],
@@ -628,7 +641,7 @@ def test_keys_go_by_the_id_under_which_the_core_accepts_them(
     assert [path.name for path in Path(opts["pki_dir"]).glob("*/*")] == ["another"]
 
 
-def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(
+def test_create_repairs_failed_deployment(
     ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
     opts["map"] = "small.map"
@@ -636,7 +649,7 @@ def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(
     with pytest.raises(DeployError, match=r"web-1 .*no route.*run the same command again"):
         driver.create(machine("web-1"))
     (instance,) = instances(ec2)
-    assert driver.list_nodes_min() == {}, "the core would take it for done"
+    assert driver.list_nodes_min() == {}, "the core would not create it again"
 
     deploying.error = None
     assert driver.create(machine("web-1"))["id"] == instance["InstanceId"]
@@ -644,7 +657,7 @@ def test_a_failed_deployment_is_seen_and_repaired_by_the_next_run(
     assert len(instances(ec2)) == 1
 
 
-def test_a_machine_that_waits_for_its_deployment_can_be_queried_and_destroyed(
+def test_machine_with_pending_deployment_is_listed(
     ec2: Any, machine: Machine, opts: dict[str, Any], deploying: Deployment
 ) -> None:
     deploying.error = DeployError("no route")
@@ -658,7 +671,7 @@ def test_a_machine_that_waits_for_its_deployment_can_be_queried_and_destroyed(
 
 @pytest.mark.covers("on_failure")
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (DeployError("no route"), "no route"),
         (PermissionError(13, "no"), r"PermissionError: \[Errno 13\] no"),
@@ -670,18 +683,18 @@ def test_on_failure_destroy_leaves_nothing(
     opts: dict[str, Any],
     deploying: Deployment,
     error: Exception,
-    said: str,
+    message: str,
 ) -> None:
     deploying.error = error
     kept = {"termination_protection": True, "del_root_vol_on_destroy": False}
-    with pytest.raises(DeployError, match=f"web-1 .*running.* failed: {said}; it was destroyed"):
+    with pytest.raises(DeployError, match=f"web-1 .*running.* failed: {message}; it was destroyed"):
         driver.create(machine("web-1", on_failure="destroy", **kept))
     assert instances(ec2) == []
     assert ec2.describe_volumes()["Volumes"] == []
 
 
 @pytest.mark.covers("on_failure")
-def test_on_failure_destroy_tells_what_it_leaves(
+def test_on_failure_destroy_reports_leftovers(
     ec2: Any, machine: Machine, deploying: Deployment
 ) -> None:
     given = machine(
@@ -714,7 +727,7 @@ SPOT = {"spot_config": {"type": "persistent"}}
 
 
 @pytest.mark.covers("spot_config", "on_failure")
-def test_a_persistent_spot_machine_is_not_launched_again_by_ec2_when_it_is_destroyed(
+def test_destroy_cancels_persistent_spot_request(
     ec2: Any, machine: Machine, spot_requests: set[str], deploying: Deployment
 ) -> None:
     made = driver.create(machine("web-1", **SPOT))
@@ -732,7 +745,7 @@ def test_a_persistent_spot_machine_is_not_launched_again_by_ec2_when_it_is_destr
     ("code", "lives"),
     [("InvalidSpotInstanceRequestID.NotFound", False), ("UnauthorizedOperation", True)],
 )
-def test_a_spot_request_that_cannot_be_cancelled_saves_its_machine_unless_it_is_gone(
+def test_destroy_needs_spot_request_cancelled_or_gone(
     ec2: Any, machine: Machine, code: str, *, lives: bool
 ) -> None:
     given = machine("web-1", **SPOT)
@@ -747,10 +760,10 @@ def test_a_spot_request_that_cannot_be_cancelled_saves_its_machine_unless_it_is_
             driver.destroy("web-1")
     else:
         driver.destroy("web-1")
-    assert (made["id"] in [one["InstanceId"] for one in instances(ec2)]) is lives
+    assert (made["id"] in [instance["InstanceId"] for instance in instances(ec2)]) is lives
 
 
-def test_a_machine_that_was_there_before_is_never_destroyed(
+def test_on_failure_destroy_keeps_machine_that_existed(
     ec2: Any, machine: Machine, deploying: Deployment
 ) -> None:
     driver.create(machine("web-1"))
@@ -762,7 +775,7 @@ def test_a_machine_that_was_there_before_is_never_destroyed(
     assert len(instances(ec2)) == 1
 
 
-def test_a_machine_that_cannot_be_destroyed_is_said_to_run(
+def test_on_failure_destroy_reports_machine_that_still_runs(
     ec2: Any, machine: Machine, deploying: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:

@@ -1,6 +1,6 @@
-"""The deployment: what is sent, how the remote side runs it, and whom it trusts.
+"""The deployment: the archive, the SSH session, and the host keys.
 
-OpenSSH and sudo are replaced by scripts that run here what they would run there.
+Scripts replace OpenSSH and sudo, and run on this machine what these would run on another.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import io
 import os
 import shlex
 import tarfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +19,9 @@ import pytest
 import salt.config
 from botocore.exceptions import ClientError
 
-from saltext.ec2 import _deploy, _host_keys
-from saltext.ec2._errors import ApiError, ConfigurationError, DeployError
+from saltext.ec2 import _archive, _login, _session, _wait, host_keys
+from saltext.ec2._machine import Machine
+from saltext.ec2.errors import ApiError, ConfigurationError, DeployError
 from waiting import runs, until
 
 SSH = """#!/bin/sh
@@ -32,13 +32,13 @@ exec sh -c "$remote"
 """
 SUDO = '#!/bin/sh\n[ "$1" = -n ] && shift\nexec "$@"\n'
 
-Machine = dict[str, Any]
+Given = dict[str, Any]
 Settings = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Return a maker of Salt's configuration in which the deploy script `probe` holds the given lines."""
+    """Return a function that makes Salt's configuration, with the given lines as deploy script."""
 
     def make(script: str, **more: Any) -> dict[str, Any]:
         (tmp_path / "probe.sh").write_text(script)
@@ -57,7 +57,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def machine() -> Machine:
+def machine() -> Given:
     return {
         "name": "web-1", "driver": "cloud:ec2", "provider": "cloud:ec2", "profile": "web",
         "priv_key": "PRIVATE", "pub_key": "PUBLIC",
@@ -66,7 +66,10 @@ def machine() -> Machine:
 
 @pytest.fixture
 def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Put a false ssh into the PATH; `before` is shell code that it begins with. Return its log of arguments."""
+    """Return a function that puts an ssh into the PATH which begins with the shell code `before`.
+
+    The function returns the file in which this ssh logs its arguments.
+    """
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
@@ -84,7 +87,7 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """A clock that only `sleep` moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -100,41 +103,37 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The deployment's clock."""
     made = Clock()
-    monkeypatch.setattr(_deploy, "time", made)
+    monkeypatch.setattr(_wait, "time", made)
     return made
 
 
-LOGIN = _deploy.Login("10.0.0.2", 22, ["admin"], {"StrictHostKeyChecking": "yes"}, "/key")
+LOGIN = _login.Login("10.0.0.2", 22, ["admin"], {"StrictHostKeyChecking": "yes"}, "/key")
 
 
 def install(
     payload: bytes,
     folder: Path,
-    login: _deploy.Login = LOGIN,
+    login: _login.Login = LOGIN,
     seconds: float = 30,
     run_timeout: float = 120,
 ) -> list[str]:
     shown: list[str] = []
-    _deploy.install(
-        "web-1",
-        login,
-        payload,
-        deadline=seconds,
-        run_timeout=run_timeout,
-        folder=f"{folder}/deploy",
-        show=shown.append,
-    )
+    script = _session.Script(payload, run_timeout, f"{folder}/deploy", show=shown.append)
+    _session.run("web-1", login, script, _wait.Wait(seconds))
     return shown
 
 
 @pytest.mark.covers("script", "minion", "grains")
-def test_the_script_finds_what_salts_own_bootstrap_would_put_beside_it(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_script_finds_the_files_of_salts_bootstrap(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
-    script = 'cd "$(dirname "$0")"; ls -l minion.pem; cat minion.pem minion.pub minion grains; pwd; echo "for {{ vm.name }}"'
+    script = (
+        'cd "$(dirname "$0")"; ls -l minion.pem; cat minion.pem minion.pub minion grains; pwd;'
+        ' echo "for {{ vm.name }}"'
+    )
     shown = install(
-        _deploy.archive(machine | {"grains": {"role": "web"}}, settings(script)), tmp_path
+        _archive.build(machine | {"grains": {"role": "web"}}, settings(script)), tmp_path
     )
     text = "\n".join(shown)
     assert shown[0].startswith("-rw-------")
@@ -142,17 +141,17 @@ def test_the_script_finds_what_salts_own_bootstrap_would_put_beside_it(
     assert "master: 10.0.0.1" in text
     assert "id: web-1" in text
     assert "role: web" in text
-    assert "profile: web" in text, "the grain salt-cloud tells where a machine comes from"
+    assert "profile: web" in text, "the grain salt-cloud holds the profile of a machine"
     assert "for web-1" in text
     (folder,) = [line for line in shown if line.startswith(f"{tmp_path}/deploy-")]
     assert not Path(folder).exists()
 
 
-def test_one_session_is_all_it_takes(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_deployment_is_one_session(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     log = ssh()
-    install(_deploy.archive(machine, settings("true")), tmp_path)
+    install(_archive.build(machine, settings("true")), tmp_path)
     (line,) = log.read_text().split("-F none")[1:]
     assert "StrictHostKeyChecking=yes" in line
     assert "User=admin" in line
@@ -160,8 +159,8 @@ def test_one_session_is_all_it_takes(
 
 
 @pytest.mark.covers("file_map", "script_env", "script_args", "preflight_cmds", "inline_script")
-def test_files_environment_arguments_and_commands_around_the_script(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_script_has_files_environment_arguments_and_commands(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
     (tmp_path / "lock").write_text("pinned")
@@ -179,7 +178,7 @@ def test_files_environment_arguments_and_commands_around_the_script(
         preflight_cmds=["echo before"],
         inline_script=["echo after"],
     )
-    assert install(_deploy.archive(machine, opts), tmp_path) == [
+    assert install(_archive.build(machine, opts), tmp_path) == [
         "before",
         "pinnedgreen it's twice",
         "after",
@@ -187,28 +186,24 @@ def test_files_environment_arguments_and_commands_around_the_script(
 
 
 @pytest.mark.covers("script", "force_minion_config")
-def test_salts_bootstrap_script_is_told_where_its_files_are(
-    settings: Settings, machine: Machine
-) -> None:
+def test_bootstrap_script_gets_folder_of_its_files(settings: Settings, machine: Given) -> None:
     opts = settings("# bootstrap-salt\n", force_minion_config=True)
-    with tarfile.open(fileobj=io.BytesIO(_deploy.archive(machine, opts))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(_archive.build(machine, opts))) as tar:
         run = tar.extractfile("run")
         assert run
         assert '"$here/deploy.sh" -c "$here" -F' in run.read().decode()
 
 
 @pytest.mark.covers("script", "file_map")
-def test_a_script_or_file_that_is_absent_is_found_before_the_launch(
-    settings: Settings, machine: Machine
-) -> None:
+def test_archive_refuses_missing_script_or_file(settings: Settings, machine: Given) -> None:
     with pytest.raises(ConfigurationError, match="no deploy script nowhere"):
-        _deploy.archive(machine, settings("true") | {"script": "nowhere"})
+        _archive.build(machine, settings("true") | {"script": "nowhere"})
     with pytest.raises(ConfigurationError, match="file_map: /nowhere does not exist"):
-        _deploy.archive(machine, settings("true", file_map={"/nowhere": "/there"}))
+        _archive.build(machine, settings("true", file_map={"/nowhere": "/there"}))
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         ("exit 7", "ended with 7: no output"),
         (
@@ -218,41 +213,41 @@ def test_a_script_or_file_that_is_absent_is_found_before_the_launch(
         ("kill -9 $$", "ended with 137"),
     ],
 )
-def test_a_script_that_fails_says_how(
+def test_failed_script_is_reported_with_its_output(
     settings: Settings,
-    machine: Machine,
+    machine: Given,
     ssh: Callable[..., Path],
     tmp_path: Path,
     script: str,
-    said: str,
+    message: str,
 ) -> None:
     ssh()
-    with pytest.raises(DeployError, match=said):
-        install(_deploy.archive(machine, settings(script)), tmp_path)
+    with pytest.raises(DeployError, match=message):
+        install(_archive.build(machine, settings(script)), tmp_path)
 
 
-def test_a_script_that_hangs_is_stopped(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_script_is_stopped_after_its_timeout(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
     pid = tmp_path / "pid"
-    payload = _deploy.archive(machine, settings(f"echo $$ > {pid}; echo working; sleep 600"))
+    payload = _archive.build(machine, settings(f"echo $$ > {pid}; echo working; sleep 600"))
     for seconds in (1, 10, 60):  # the shortest in which the script gets to hang
         with pytest.raises(DeployError) as error:
             install(payload, tmp_path, run_timeout=seconds)
         if "working" in str(error.value):
             break
     assert f"ended with 124: working | stopped after {seconds} s" in str(error.value)
-    # The machine itself has stopped it: nobody here could, once the connection is gone.
+    # The machine itself stops the script: without a connection, the driver cannot.
     until(lambda: not runs(pid.read_text()), "the script is stopped")
 
 
-def test_two_deployments_of_a_machine_do_not_run_side_by_side(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_second_deployment_waits_for_first(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
     log = tmp_path / "log"
-    payload = _deploy.archive(
+    payload = _archive.build(
         machine, settings(f"echo begin >> {log}; sleep 0.3; echo end >> {log}")
     )
     with ThreadPoolExecutor() as pool:
@@ -261,47 +256,48 @@ def test_two_deployments_of_a_machine_do_not_run_side_by_side(
 
 
 @pytest.mark.covers("preflight_cmds")
-def test_a_failing_preflight_command_keeps_the_script_from_running(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_script_does_not_run_after_failed_preflight_command(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh()
     opts = settings(f"touch {tmp_path}/ran", preflight_cmds=["false"])
     with pytest.raises(DeployError, match="ended with 1"):
-        install(_deploy.archive(machine, opts), tmp_path)
+        install(_archive.build(machine, opts), tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_login_is_tried_until_sshd_lets_in_and_the_script_runs_once(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_login_is_retried_and_script_runs_once(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     count = tmp_path / "count"
     ssh(
-        f'echo >> {count}; [ $(wc -l < {count}) -ge 3 ] || {{ echo "Permission denied" >&2; exit 255; }}'
+        f"echo >> {count}; [ $(wc -l < {count}) -ge 3 ]"
+        ' || { echo "Permission denied" >&2; exit 255; }'
     )
-    install(_deploy.archive(machine, settings(f"echo >> {tmp_path}/ran; exit 0")), tmp_path)
+    install(_archive.build(machine, settings(f"echo >> {tmp_path}/ran; exit 0")), tmp_path)
     assert (tmp_path / "ran").read_text() == "\n"
 
 
-def test_several_users_are_tried_in_turn(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_login_tries_users_in_turn(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     log = ssh('case "$*" in *User=ubuntu*) ;; *) exit 255;; esac')
-    login = _deploy.Login("10.0.0.2", 22, ["admin", "ubuntu"], {})
-    install(_deploy.archive(machine, settings("true")), tmp_path, login=login)
+    login = _login.Login("10.0.0.2", 22, ["admin", "ubuntu"], {})
+    install(_archive.build(machine, settings("true")), tmp_path, login=login)
     assert log.read_text().count("User=admin") == 1
 
 
-def test_a_session_that_breaks_is_not_repeated_blindly(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_broken_session_is_not_repeated(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     log = ssh()
     with pytest.raises(DeployError, match="ended with 255: half way"):
-        install(_deploy.archive(machine, settings("echo half way; exit 255")), tmp_path)
+        install(_archive.build(machine, settings("echo half way; exit 255")), tmp_path)
     assert log.read_text().count("-F none") == 1
 
 
-def test_no_login_in_time_is_an_error_that_quotes_ssh(
-    settings: Settings, machine: Machine, ssh: Callable[..., Path], tmp_path: Path
+def test_login_timeout_quotes_ssh(
+    settings: Settings, machine: Given, ssh: Callable[..., Path], tmp_path: Path
 ) -> None:
     ssh('echo "admin@10.0.0.2: Permission denied (publickey)." >&2; exit 255')
     with pytest.raises(
@@ -310,14 +306,15 @@ def test_no_login_in_time_is_an_error_that_quotes_ssh(
         install(b"", tmp_path)
 
 
-def test_an_sshd_that_refuses_is_asked_less_often_and_its_reason_is_not_forgotten(
+def test_refused_logins_slow_down_and_keep_their_reason(
     ssh: Callable[..., Path], tmp_path: Path, clock: Clock
 ) -> None:
-    # As sshd does that has had enough of it.
+    # sshd stops answering a client that it has refused several times.
     count = tmp_path / "count"
     silent = 'echo "Connection closed by remote host" >&2; exit 255'
     log = ssh(
-        f'echo >> {count}; [ $(wc -l < {count}) -le 2 ] || {{ {silent}; }}; echo "Permission denied" >&2; exit 255'
+        f"echo >> {count}; [ $(wc -l < {count}) -le 2 ] || {{ {silent}; }};"
+        ' echo "Permission denied" >&2; exit 255'
     )
     with pytest.raises(
         DeployError, match=r"as admin: .*Permission denied.*, then .*Connection closed"
@@ -327,7 +324,7 @@ def test_an_sshd_that_refuses_is_asked_less_often_and_its_reason_is_not_forgotte
     assert clock.now == 1 + 2
 
 
-def test_another_host_key_ends_it_at_once(ssh: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_host_key_fails_at_once(ssh: Callable[..., Path], tmp_path: Path) -> None:
     log = ssh('echo "Host key verification failed." >&2; exit 255')
     with pytest.raises(DeployError, match="shows another host key than the console of web-1"):
         install(b"", tmp_path)
@@ -347,74 +344,76 @@ ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew root@web-1
 """
 
 
-def test_host_keys_are_read_from_the_console() -> None:
-    assert _host_keys.from_console(CONSOLE) == [
+def test_host_keys_come_from_last_block_of_console() -> None:
+    assert host_keys.from_console(CONSOLE) == [
         "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY=",
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew",
     ]
-    assert _host_keys.from_console(CONSOLE.rpartition("-----END")[0]) == [
+    assert host_keys.from_console(CONSOLE.rpartition("-----END")[0]) == [
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOld"
     ]
-    assert _host_keys.from_console("") == []
+    assert host_keys.from_console("") == []
 
 
-def options(**given: Any) -> dict[str, Any]:
-    return {"host_keys": "console", "known_hosts_file": None, "wait_for_ip_interval": 0} | given
+def machine_with(ec2: Any = None, **options: Any) -> Machine:
+    """Return the machine web-1 with the default options and these."""
+    defaults = {"host_keys": "console", "known_hosts_file": None, "wait_for_ip_interval": 0}
+    connection: Any = SimpleNamespace(ec2=ec2)
+    instance: Any = {"InstanceId": "i-1"}
+    return Machine(connection, defaults | options, "web-1", instance)
 
 
-def test_a_machine_that_ec2_does_not_know_yet_has_no_console_yet() -> None:
-    def failing(code: str) -> Any:
+def test_console_of_unknown_instance_is_empty() -> None:
+    def failing(code: str) -> Machine:
         def refuse(**_: Any) -> None:
             raise ClientError({"Error": {"Code": code, "Message": "no"}}, "GetConsoleOutput")
 
-        return SimpleNamespace(ec2=SimpleNamespace(get_console_output=refuse))
+        return machine_with(SimpleNamespace(get_console_output=refuse))
 
-    assert _host_keys.read(failing("InvalidInstanceID.NotFound"), "web-1", "i-1") == []
+    assert host_keys.read(failing("InvalidInstanceID.NotFound")) == []
     with pytest.raises(ApiError, match="UnauthorizedOperation"):
-        _host_keys.read(failing("UnauthorizedOperation"), "web-1", "i-1")
+        host_keys.read(failing("UnauthorizedOperation"))
 
 
-def test_keys_are_waited_for_and_remembered_by_instance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_host_keys_are_awaited_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [[], ["ssh-ed25519 AAAA"]]
-    monkeypatch.setattr(_host_keys, "read", lambda *_: shown.pop(0))
-    arguments = (options(), "web-1", "i-1", str(tmp_path), time.monotonic() + 60, lambda: None)
-    for _ in range(2):  # the second time, the console has nothing to say any more
-        given = _host_keys.ssh_options(None, *arguments)  # type: ignore[arg-type]
+    monkeypatch.setattr(host_keys, "read", lambda _: shown.pop(0))
+    for _ in range(2):  # the second time, the console shows nothing more
+        known = host_keys.KnownHosts(tmp_path)
+        given = host_keys.ssh_options(machine_with(), known, _wait.Wait(60))
         assert given["StrictHostKeyChecking"] == "yes"
         assert given["HostKeyAlias"] == "i-1"
         assert Path(given["UserKnownHostsFile"]).read_text() == "i-1 ssh-ed25519 AAAA\n"
 
 
-def test_a_silent_console_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_host_keys, "read", lambda *_: [])
+def test_console_without_host_keys_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_keys, "read", lambda _: [])
+    known = host_keys.KnownHosts(tmp_path)
     with pytest.raises(DeployError, match="console does not show its SSH host keys"):
-        _host_keys.ssh_options(
-            None, options(), "web-1", "i-1", str(tmp_path), time.monotonic() - 1, lambda: None
-        )  # type: ignore[arg-type]
+        host_keys.ssh_options(machine_with(), known, _wait.Wait(-1))
 
 
-def test_host_keys_are_waived_by_name_only(tmp_path: Path) -> None:
-    def given(**more: Any) -> dict[str, str]:
-        return _host_keys.ssh_options(
-            None, options(**more), "web-1", "i-1", str(tmp_path), 0, lambda: None
-        )  # type: ignore[arg-type]
+def test_host_keys_none_disables_checking(tmp_path: Path) -> None:
+    def given(**options: Any) -> dict[str, str]:
+        known = host_keys.KnownHosts(tmp_path)
+        return host_keys.ssh_options(machine_with(**options), known, _wait.Wait(0))
 
     assert given(host_keys="none")["StrictHostKeyChecking"] == "no"
     own = given(known_hosts_file="/etc/ssh/known")
     assert (own["StrictHostKeyChecking"], own["UserKnownHostsFile"]) == ("yes", "/etc/ssh/known")
 
 
-def test_a_gateway_is_verified_as_well() -> None:
+def test_gateway_host_key_is_checked() -> None:
     given = {
         "ssh_gateway": "gate.example.com:2222",
         "ssh_gateway_port": 22,
-        "ssh_gateway_user": "jump",
+        "ssh_gateway_username": "jump",
         "private_key": "/k",
     }
-    command = _deploy.proxy_command(given)
+    command = _login.proxy_command(given)
     assert command.startswith("ssh ")
     assert "StrictHostKeyChecking=yes" in command
     assert command.endswith("-p 2222 -l jump -W %h:%p gate.example.com")
-    assert _deploy.proxy_command({"ssh_gateway": None}) == ""
+    assert _login.proxy_command({"ssh_gateway": None}) == ""

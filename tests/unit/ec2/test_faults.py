@@ -1,8 +1,8 @@
-"""An EC2 that throttles, refuses, hangs up and forgets: what becomes of a map, and what the next run makes of it.
+"""Maps on an EC2 that throttles, refuses, breaks connections and loses answers.
 
-The faults are those of the local cloud, whose machines exist in memory here. `CASES` is the table of them: each has a
-machine of its own, and one map holds them all. That map is applied with the faults, and twice without; the tests look
-at what was recorded then.
+The local cloud injects the faults; its machines exist in memory. `CASES` is a table of faults, with
+a machine for each, and one map contains all these machines. The fixture applies the map once with
+the faults and twice without, and records the results, which the tests check.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from localcloud import faults
 from localcloud.faults import Fault
 from waiting import until
 
-# Whoever is first to use `story` waits for four runs of salt-cloud.
+# The first test with the fixture `story` waits for four runs of salt-cloud.
 pytestmark = pytest.mark.timeout(2400)
 
 MODES = {"serial": (), "parallel": ("--parallel",)}
-# A deployment in three steps, on machines whose names say before which of them the mirror that it needs is down.
+# A deployment in three steps. The name of a machine says before which step its mirror fails.
 SCRIPT = """#!/bin/sh
 set -eu
 needs_mirror() {{
-  case {{{{ vm.name }}}} in script-dies-at-$1*) [ -e {mirror} ] || {{ echo the mirror is down >&2; exit 3; }};; esac
+  case {{{{ vm.name }}}} in script-dies-at-$1*)
+    [ -e {mirror} ] || {{ echo the mirror is down >&2; exit 3; }};;
+  esac
 }}
 needs_mirror start
 cp "$(dirname "$0")/minion.pub" .
@@ -42,15 +44,15 @@ needs_mirror end
 
 @dataclass(frozen=True)
 class Case:
-    """What happens to one machine of the map, and what must come of it.
+    """The faults of one machine of the map, and the expected results.
 
     Attributes:
-        name: the machine's.
-        faults: that hit it, and no other machine.
-        says: what the user reads, in this order; nothing: the fault is passed over, and the machine deployed.
-        leaves: what there is of it after the first run. The second goes on with one that is alive.
-        options: of the machine, in the map.
-        at_first: options of the first run only, which waits for what never comes; the others have all they need.
+        name: the machine's name.
+        faults: the faults, which affect no other machine.
+        says: parts of the error message, in order; empty: the machine is deployed all the same.
+        leaves: the state of the machine after the first run. The second run repairs a living one.
+        options: its options in the map.
+        at_first: options of the first run only, which waits in vain; mostly short timeouts.
     """
 
     name: str
@@ -74,23 +76,23 @@ ADDRESS = [{"SubnetName": "a", "SecurityGroupId": "web", "allocate_new_eip": Tru
 
 
 def unavailable(action: str, status: int, times: int | None = None) -> Fault:
-    """EC2 itself fails."""
+    """Return a fault of EC2 itself."""
     code = {500: "InternalError", 503: "Unavailable"}[status]
     return Fault("error", action, code=code, status=status, times=times)
 
 
 def hangs(times: int | None = None) -> Fault:
-    """A launch takes place, but longer than anybody waits for the answer."""
+    """Return a launch that takes place, but answers after the client's timeout."""
     return Fault("slow", LAUNCH, seconds=600, times=times)
 
 
 def refused(action: str) -> str:
-    """Return what the user reads of `faults.denied`."""
+    """Return the message of `faults.denied`."""
     return f"{action}: UnauthorizedOperation: You are not authorized to perform this operation"
 
 
 CASES = (
-    # -- what comes right by itself: a call is tried twice, unless the options say otherwise
+    # -- faults that retries overcome: by default, a call has two attempts
     Case(
         "throttled-twice",
         (faults.throttled("GetConsoleOutput", times=2),),
@@ -101,7 +103,7 @@ CASES = (
     Case("slow-once", (hangs(times=1),), at_first={**SLOW, "max_attempts": 4}),
     Case("answer-lost-once", (Fault("lost", LAUNCH, times=1),)),
     Case("full-in-one-zone", (faults.no_capacity(times=2),), options={"subnetname": ["a", "b"]}),
-    # -- what is not launched
+    # -- machines that are not launched
     Case(
         "throttled-for-ever",
         (faults.throttled(LAUNCH),),
@@ -132,10 +134,10 @@ CASES = (
         ("InstanceLimitExceeded", "instance limit", AGAIN),
         "nothing",
     ),
-    # EC2 weighs ec2:CreateTags for the tags of a launch, too, and refuses the launch as a whole.
+    # Without ec2:CreateTags, EC2 refuses a launch with tags as a whole.
     Case("tags-refused", (faults.denied(LAUNCH),), (refused(LAUNCH), AGAIN), "nothing"),
     Case("expired-before-launch", (faults.expired(LAUNCH),), ("RequestExpired", AGAIN), "nothing"),
-    # -- what is launched, though EC2 never says so
+    # -- machines that are launched, but EC2's answer is lost
     Case(
         "slow-for-ever",
         (hangs(),),
@@ -147,7 +149,7 @@ CASES = (
         (Fault("lost", LAUNCH),),
         ("Connection was closed", AGAIN, "finds what EC2 may"),
     ),
-    # -- what does not come to run
+    # -- machines that do not run
     Case(
         "cannot-run",
         (Fault("cannot-run"),),
@@ -166,7 +168,7 @@ CASES = (
         DESTROY,
         at_first=HASTY,
     ),
-    # -- what runs, and is not deployed
+    # -- machines that run, but are not deployed
     Case(
         "address-refused",
         (faults.denied("AssociateAddress"),),
@@ -208,7 +210,7 @@ CASES = (
         (*DIED, "should be destroyed", "still runs", refused("TerminateInstances"), AGAIN),
         options=DESTROY,
     ),
-    # -- what is deployed, and lacks something
+    # -- machines that are deployed, but not marked
     Case(
         "mark-refused",
         (faults.denied("CreateTags"),),
@@ -219,15 +221,15 @@ CASES = (
 
 @dataclass
 class Snapshot:
-    """What there is after a run.
+    """The state of the cloud and the master after a run.
 
     Attributes:
         living: the ids of living instances, by name.
-        launched: the ids of all instances that ever were, by name.
+        launched: the ids of all instances ever launched, by name.
         accepted: the keys that the master accepts, by name.
-        disks: what the disks hold, by instance id and file name.
-        addresses: how many elastic addresses there are.
-        volumes: how many volumes there are.
+        disks: the content of the files on the disks, by instance id and file name.
+        addresses: the number of elastic addresses.
+        volumes: the number of volumes.
     """
 
     living: dict[str, list[str]]
@@ -239,8 +241,10 @@ class Snapshot:
 
     @classmethod
     def of(cls, place: Site) -> Snapshot:
-        """Look at everything, through EC2's own eyes and not the driver's, once nothing is on its way out."""
-        until(lambda: not place.instances("shutting-down"), "what was destroyed is terminated")
+        """Ask EC2 itself, once all destroyed instances are terminated."""
+        until(
+            lambda: not place.instances("shutting-down"), "all destroyed instances are terminated"
+        )
         return cls(
             place.instances("pending", "running", "stopping", "stopped"),
             place.instances(),
@@ -258,15 +262,15 @@ class Snapshot:
 
 @dataclass
 class Story:
-    """A map that met every fault and was applied twice more when they were gone, until its machines were destroyed.
+    """The results of a map that was applied with all faults, applied twice without, and destroyed.
 
     Attributes:
-        met: how often each fault was met, by machine.
-        runs: what salt-cloud said, three times.
-        after: what there was then.
-        calls: of the third run, by action.
-        destroyed: how salt-cloud ended that destroyed the map.
-        left: what there was after that.
+        met: how often each fault occurred, by machine.
+        runs: the three results of salt-cloud.
+        after: the states after them.
+        calls: the API calls of the third run, by action.
+        destroyed: the result of salt-cloud when it destroyed the map.
+        left: the state after that.
     """
 
     met: dict[str, list[int]]
@@ -290,7 +294,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             runs = [place.apply(hurried, *how)]
             until(
                 lambda: "slow-for-ever" in place.instances(),
-                "the launch that nobody awaits has taken place",
+                "the launch without an answer has taken place",
             )
             after = [Snapshot.of(place)]
             for fault, times in zip(injected, client.seen().met, strict=True):
@@ -314,14 +318,14 @@ def case(request: pytest.FixtureRequest) -> Case:
     return chosen
 
 
-# -- every fault, one by one ------------------------------------------------------------------------------------------
+# -- each fault ------------------------------------------------------------------------------------
 
 
-def test_the_fault_is_met(story: Story, case: Case) -> None:
+def test_fault_occurs(story: Story, case: Case) -> None:
     assert all(story.met.get(case.name, []))
 
 
-def test_the_user_reads_which_machine_and_why_and_what_to_do(story: Story, case: Case) -> None:
+def test_error_names_machine_reason_and_next_step(story: Story, case: Case) -> None:
     said = story.runs[0].output[case.name]
     if not case.says:
         assert said["deployed"] is True
@@ -332,7 +336,7 @@ def test_the_user_reads_which_machine_and_why_and_what_to_do(story: Story, case:
     assert f"Failed to deploy '{case.name}'. Error: {error}" in story.runs[0].done.stderr
 
 
-def test_no_machine_is_there_twice_and_no_key_without_one(story: Story, case: Case) -> None:
+def test_failure_leaves_one_machine_or_none_and_its_key(story: Story, case: Case) -> None:
     after, said = story.after[0], story.runs[0].output[case.name]
     assert len(after.living.get(case.name, [])) == (case.leaves == "alive")
     assert len(after.launched.get(case.name, [])) == (case.leaves != "nothing")
@@ -344,10 +348,12 @@ def test_no_machine_is_there_twice_and_no_key_without_one(story: Story, case: Ca
     (disk,) = [
         after.disks[one] for one in after.living.get(case.name, []) if one in after.disks
     ] or [{}]
-    assert not [name for name in disk if name.startswith("tmp")], "what was sent lies about"
+    assert not [name for name in disk if name.startswith("tmp")], (
+        "the driver left files of the deployment"
+    )
 
 
-def test_the_same_command_makes_it_good(story: Story, case: Case) -> None:
+def test_second_run_repairs_machine(story: Story, case: Case) -> None:
     before, after, said = story.after[0], story.after[1], story.runs[1].output[case.name]
     (instance_id,) = after.living[case.name]
     if case.says:
@@ -359,20 +365,22 @@ def test_the_same_command_makes_it_good(story: Story, case: Case) -> None:
     disk = after.disks[instance_id]
     assert disk["minion.pub"].strip() == after.accepted[case.name].strip()
     assert "started" in disk["minion"]
-    assert not [name for name in disk if name.startswith("tmp")], "what was sent lies about"
+    assert not [name for name in disk if name.startswith("tmp")], (
+        "the driver left files of the deployment"
+    )
 
 
-# -- and all of them together -----------------------------------------------------------------------------------------
+# -- all faults ------------------------------------------------------------------------------------
 
 
-def test_the_core_ends_with_zero_all_the_same(story: Story) -> None:
-    # Salt's core counts no errors of a map: whoever needs to know reads the result, as stackctl does.
+def test_core_exits_zero_after_errors_in_map(story: Story) -> None:
+    # Salt's core does not count the errors of a map: programs must read its output.
     assert [run.done.returncode for run in story.runs] == [0, 0, 0]
     assert sorted(story.runs[0].errors) == sorted(case.name for case in CASES if case.says)
     assert [run.errors for run in story.runs[1:]] == [{}, {}]
 
 
-def test_retries_are_reported(story: Story) -> None:
+def test_retries_are_logged(story: Story) -> None:
     for said in (
         "GetConsoleOutput failed at try 2: RequestLimitExceeded",
         "RunInstances failed at try 1: InternalError",
@@ -383,13 +391,13 @@ def test_retries_are_reported(story: Story) -> None:
         assert said in story.runs[0].done.stderr
 
 
-def test_a_third_run_changes_nothing(story: Story) -> None:
+def test_third_run_changes_nothing(story: Story) -> None:
     assert all("already exists" in said["Message"] for said in story.runs[2].output.values())
     assert story.after[2] == story.after[1]
     assert story.calls == {"DescribeInstances": 1}
 
 
-def test_nothing_is_paid_for_that_no_machine_has(story: Story) -> None:
+def test_no_volume_or_address_is_left(story: Story) -> None:
     for after in story.after:
         assert after.volumes == sum(map(len, after.living.values()))
         assert after.addresses == 1
@@ -404,7 +412,7 @@ def place(tmp_path: Path) -> Iterator[Site]:
         yield made
 
 
-def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
+def test_delayed_launch_creates_no_second_machine(
     place: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "localcloud.server")
@@ -416,7 +424,7 @@ def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
                 "Read timeout"
                 in place.apply({"web-1": {"deploy": False, "api_timeout": 3}}).errors["web-1"]
             )
-            until(lambda: client.seen().met == [2], "both tries have come")
+            until(lambda: client.seen().met == [2], "both attempts have arrived")
         assert place.instances() == {}
         made = place.apply({"web-1": {"deploy": False}}).output["web-1"]["id"]
     finally:
@@ -428,13 +436,11 @@ def test_a_launch_that_takes_place_after_the_next_run_makes_no_second_machine(
     assert place.instances() == {"web-1": [made]}
 
 
-# -- what all machines need -------------------------------------------------------------------------------------------
+# -- shared queries --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", MODES.values(), ids=MODES)
-def test_what_fails_for_all_machines_is_made_good_for_all(
-    place: Site, how: tuple[str, ...]
-) -> None:
+def test_second_run_repairs_shared_failure(place: Site, how: tuple[str, ...]) -> None:
     machines: dict[str, dict[str, Any]] = {f"web-{number}": {} for number in range(1, 5)}
     with place.cloud.faults.inject(unavailable("DescribeSubnets", 503)):
         errors = place.apply(machines, *how).errors
@@ -445,7 +451,7 @@ def test_what_fails_for_all_machines_is_made_good_for_all(
     )
     assert (place.instances(), place.accepted()) == ({}, {})
 
-    with place.cloud.faults.inject(faults.expired(skip=10)):  # wherever that may be
+    with place.cloud.faults.inject(faults.expired(skip=10)):  # the first calls succeed
         applied = place.apply(machines, *how)
     assert applied.errors
     assert all("RequestExpired" in text and AGAIN in text for text in applied.errors.values())
@@ -459,7 +465,7 @@ def test_what_fails_for_all_machines_is_made_good_for_all(
     assert sorted(place.accepted()) == sorted(machines)
 
 
-def test_a_map_is_not_launched_again_because_its_machines_cannot_be_listed(place: Site) -> None:
+def test_failed_query_launches_no_map(place: Site) -> None:
     provider = place.folder / "cloud.providers.d/cloud.conf"
     machines: dict[str, dict[str, Any]] = {"web-1": {"deploy": False}}
     for fault, said, how in (

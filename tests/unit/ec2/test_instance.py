@@ -1,4 +1,4 @@
-"""A name that had a machine before, on an EC2 that remembers: the local cloud honours ClientTokens, moto does not."""
+"""Names that had a machine before; the local cloud knows ClientTokens, which moto does not."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import pytest
 from localcloud import catalog, cloud
 from localcloud.faults import Fault
 from memorycloud import MemoryHost, Running, running
-from saltext.ec2 import _instance, _options
-from saltext.ec2._errors import LaunchError
+from saltext.ec2 import _instance
+from saltext.ec2 import options as _options
+from saltext.ec2._request import Launch
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import LaunchError
 
 MISMATCH = Fault("error", "RunInstances", code="IdempotentParameterMismatch", status=400)
 
 
 @pytest.fixture
 def local(tmp_path: Path, opts: dict[str, Any]) -> Iterator[Running]:
-    """Return a local cloud with a network, which is the provider's."""
+    """Return a local cloud with a network, and make it the provider's endpoint."""
     with running(tmp_path / "cloud", MemoryHost()) as made:
         keys = made.credentials
         provider = {
@@ -50,18 +52,24 @@ def web(local: Running, opts: dict[str, Any]) -> dict[str, Any]:
     return {**opts["providers"]["cloud"]["ec2"], **profile, "profile": "small", "name": "web-1"}
 
 
-@pytest.fixture(params=["told", "blank"])
+@pytest.fixture(params=["tags", "no-tags"])
 def answers(request: pytest.FixtureRequest, web: dict[str, Any], opts: dict[str, Any]) -> None:
-    """Have RunInstances name what it launches, or leave out the tags of what there was already, as EC2 may do."""
+    """Have RunInstances return the tags of existing instances, or not: EC2 may do either."""
 
     def forget(parsed: dict[str, Any], **_: Any) -> None:
         for instance in parsed.get("Instances", []):
             if instance["State"]["Name"] != "pending":
                 del instance["Tags"]
 
-    events: Any = driver._connection(_options.resolve(web, opts)).ec2.meta.events
-    if request.param == "blank":
+    events: Any = driver._context().connect(_options.resolve(web, opts)).ec2.meta.events
+    if request.param == "no-tags":
         events.register("after-call.ec2.RunInstances", forget)
+
+
+def wanted(opts: dict[str, Any], web: dict[str, Any], name: str) -> Launch:
+    """Return a launch of this name with the options of web-1, and without a minion."""
+    resolved = _options.resolve(web, opts)
+    return Launch(driver._context().connect(resolved), resolved, name, deploy=False)
 
 
 def hide_by_name(local: Running, opts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +81,7 @@ def hide_by_age(local: Running, opts: dict[str, Any], monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("hide", [hide_by_name, hide_by_age])
-def test_a_machine_is_made_anew_whose_predecessors_are_not_shown(
+def test_machine_is_replaced_though_ec2_hides_its_predecessors(
     local: Running,
     opts: dict[str, Any],
     web: dict[str, Any],
@@ -90,21 +98,20 @@ def test_a_machine_is_made_anew_whose_predecessors_are_not_shown(
     assert len(made) == 3
 
 
-def test_a_machine_is_made_anew_while_its_predecessor_ends(
+def test_machine_is_replaced_while_its_predecessor_shuts_down(
     local: Running, opts: dict[str, Any], web: dict[str, Any]
 ) -> None:
     opts["rename_on_destroy"] = True
     first = driver.create(dict(web))
     local.host.gate.clear()
     driver.destroy("web-1")
-    options = _options.resolve(web, opts)
-    launched = _instance.launch(driver._connection(options), options, "web-1", [], deploy=False)
+    launched = _instance.launch(wanted(opts, web, "web-1"), [])
     assert local.state(first["id"]) == "shutting-down"
-    assert launched["InstanceId"] != first["id"]
+    assert launched.id != first["id"]
 
 
 @pytest.mark.usefixtures("answers")
-def test_a_renamed_machine_is_left_alone_when_its_old_name_is_launched(
+def test_launch_of_old_name_leaves_renamed_machine_alone(
     local: Running, web: dict[str, Any]
 ) -> None:
     kept = driver.create(dict(web))
@@ -117,26 +124,24 @@ def test_a_renamed_machine_is_left_alone_when_its_old_name_is_launched(
 
 
 @pytest.mark.usefixtures("answers")
-def test_a_launch_whose_answer_was_lost_is_found_again(
+def test_launch_finds_instance_whose_answer_was_lost(
     local: Running, opts: dict[str, Any], web: dict[str, Any]
 ) -> None:
-    options = _options.resolve(web, opts)
     ids = set()
-    for _ in range(2):  # nobody has seen the first
-        launched = _instance.launch(driver._connection(options), options, "web-1", [], deploy=False)
+    for _ in range(2):  # the answer of the first launch is lost
+        launched = _instance.launch(wanted(opts, web, "web-1"), [])
         local.settle()
-        ids.add(launched["InstanceId"])
+        ids.add(launched.id)
     assert len(ids) == 1
 
 
-def test_a_token_that_stood_for_another_request_is_passed_over(
+def test_launch_skips_token_of_another_request(
     local: Running, opts: dict[str, Any], web: dict[str, Any]
 ) -> None:
-    """The same launch template may hold something else today."""
+    """A launch template may have changed since the token was used."""
     with local.faults.inject(replace(MISMATCH, times=2)):
         assert driver.create(dict(web))["state"] == "running"
-    options = _options.resolve(web, opts)
     with local.faults.inject(MISMATCH) as client:
         with pytest.raises(LaunchError, match=f"web-2: EC2 remembers the last {_instance.TOKENS}"):
-            _instance.launch(driver._connection(options), options, "web-2", [], deploy=False)
+            _instance.launch(wanted(opts, web, "web-2"), [])
         assert client.seen().calls["RunInstances"] == _instance.TOKENS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from saltext.ec2._launch import DEPLOY_TAG
+from saltext.ec2.tags import DEPLOY_TAG
 from stackctl import cli, launch
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, LaunchError, StackError

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self
 import boto3
 
 from localcloud.config import REGION, write_private
-from saltext.ec2._host_keys import from_console
-from saltext.ec2._launch import DEPLOY_TAG
+from saltext.ec2.host_keys import from_console
+from saltext.ec2.tags import DEPLOY_TAG
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.run import Log, run

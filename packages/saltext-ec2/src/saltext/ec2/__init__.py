@@ -1,1 +1,5 @@
-"""The salt-cloud driver for Amazon EC2 that Salt 3008 no longer ships, on boto3: `driver: ec2`."""
+"""The salt-cloud driver for Amazon EC2, on boto3: `driver: ec2`."""
+
+from importlib.metadata import version
+
+__version__ = version("saltext.ec2")

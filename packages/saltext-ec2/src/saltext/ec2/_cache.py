@@ -1,4 +1,4 @@
-"""Answers of the API that the machines of one map share, though each is made in a process of its own."""
+"""Answers of EC2 that all machines of a map share, although each has a process of its own."""
 
 from __future__ import annotations
 
@@ -12,36 +12,34 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from saltext.ec2._errors import ApiError
+from saltext.ec2.errors import ApiError
 
-SECONDS = (
-    30  # how long an answer holds: what one map run asks over and over, the next run asks anew
-)
-WAITED_FOR = 60  # seconds for which a thing is asked about along with others, after somebody last waited for it
+SECONDS = 30  # for which an answer is used: within one run of a map, not from run to run
+WAITED_FOR = 60  # seconds after its last `poll` for which a key is asked about
 
 
 class Cache:
-    """Two small files of recent answers, safe to use from several processes at once."""
+    """Two small files of recent answers, which several processes may use at once."""
 
     def __init__(self, folder: str | Path, account: str) -> None:
         """Choose the files.
 
         Args:
             folder: Salt's cache directory.
-            account: what tells one set of answers from another: region, endpoint, credentials. It is hashed.
+            account: the account and region that the answers belong to, as any text; it is hashed.
         """
         self._stem = Path(folder) / "ec2" / hashlib.sha256(account.encode()).hexdigest()[:16]
 
     def get(self, question: str, ask: Callable[[], Any], seconds: float = SECONDS) -> Any:
         """Return the recent answer to a question, or ask.
 
-        Whoever asks holds the lock, so that the others wait for one answer instead of asking as well; `ask` must not
-        use the cache itself. A failure is not kept.
+        The process that asks holds the file lock, so that others wait for its answer instead of
+        asking too; `ask` must not use the cache itself. A failure is not kept.
 
         Args:
-            question: what is asked.
-            ask: how; it returns what JSON can hold.
-            seconds: how long the answer holds.
+            question: the question, as any text.
+            ask: asks it; the answer must be JSON.
+            seconds: for which the answer is used.
         """
         with self._answers() as answers:
             if question not in answers:
@@ -49,36 +47,36 @@ class Cache:
             return answers[question]["answer"]
 
     def put(self, question: str, answer: Any, seconds: float = SECONDS) -> None:
-        """Keep an answer that came by other ways."""
+        """Keep an answer that the caller has already."""
         with self._answers() as answers:
             answers[question] = {"until": time.time() + seconds, "answer": answer}
 
     def poll(
         self, key: str, ask: Callable[[list[str]], dict[str, Any]], since: float, every: float
     ) -> Any:
-        """Return what is known of one thing since a moment, asking together with all who wait for another.
+        """Return a recent answer about one key; all processes that poll share the questions.
 
-        However many processes wait, for however many things, there is one question in `every` seconds. It is about
-        all of them; whoever's turn it is asks, and a failure is everybody's.
+        One process asks every `every` seconds, about all keys that any process polls. All processes
+        get its answer, or its failure.
 
         Args:
-            key: what is waited for.
-            ask: how to ask about several; it returns what JSON can hold, by key, of those that exist.
-            since: the moment (`time.time()`); an older answer does not do.
-            every: seconds from one question to the next, and so the longest that this may wait before it asks.
+            key: such as an instance id.
+            ask: asks about several keys; the answer is JSON, by key, without unknown keys.
+            since: an answer from before this time (`time.time()`) is too old.
+            every: seconds between two questions, and the longest pause before this one.
 
         Returns:
-            The answer; None: `ask` knows nothing of it.
+            The answer; None: `ask` does not know the key.
 
         Raises:
-            ApiError: the question failed.
+            ApiError: the call that asked has failed.
         """
         while True:
             with self._file("polls") as polls:
                 now = time.time()
                 waited = {
-                    one: until
-                    for one, until in polls.get("waited", {}).items()
+                    polled: until
+                    for polled, until in polls.get("waited", {}).items()
                     if now < until < now + 3600
                 }
                 polls["waited"] = waited | {key: now + WAITED_FOR}
@@ -100,15 +98,14 @@ class Cache:
     def _answers(self) -> Iterator[dict[str, Any]]:
         with self._file("answers") as answers:
             now = time.time()
-            for question in [
-                one for one, kept in answers.items() if not now < kept["until"] < now + 3600
-            ]:
+            old = [key for key, kept in answers.items() if not now < kept["until"] < now + 3600]
+            for question in old:
                 del answers[question]
             yield answers
 
     @contextlib.contextmanager
     def _file(self, name: str) -> Iterator[dict[str, Any]]:
-        """Lock one of the files; what the block makes of its content is written, unless the block fails."""
+        """Lock one of the files, and write what the block changes; if it fails, write nothing."""
         path = self._stem.with_name(f"{self._stem.name}-{name}.json")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:

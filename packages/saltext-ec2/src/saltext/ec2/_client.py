@@ -1,4 +1,4 @@
-"""The connection to AWS: region, its guard, credentials, endpoint and retries."""
+"""The connection to AWS: region, credentials, endpoint and retries."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from botocore.credentials import (
     DeferredRefreshableCredentials,
 )
 
-from saltext.ec2 import _options
+from saltext.ec2 import options as _options
 from saltext.ec2._cache import Cache
-from saltext.ec2._errors import ConfigurationError, RegionRefused, api_errors
+from saltext.ec2.errors import ConfigurationError, RegionRefused, api_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INSTANCE_ROLE = "use-instance-role-credentials"  # how the old driver spelt "whatever boto3 finds"
+# The old driver's word for the credentials that boto3 finds.
+INSTANCE_ROLE = "use-instance-role-credentials"
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Connection:
     """The clients of one provider.
 
     Attributes:
-        region: the region that they speak to.
-        ec2: the EC2 API.
-        ssm: the parameter store, in which publishers announce their newest images.
+        region: their region.
+        ec2: the client of EC2.
+        ssm: the client of Systems Manager, whose parameters contain the ids of the newest images.
         cache: recent answers, shared with the other processes of a run.
     """
 
@@ -52,10 +53,11 @@ class Connection:
 
 
 def region_of(options: Mapping[str, Any]) -> str:
-    """Return the region that these options choose.
+    """Return the region in these options.
 
     Args:
-        options: `location` or `region`, `allowed_regions`, `profile_name`; without a region, boto3's own default.
+        options: `location` or `region`, `allowed_regions`, `profile_name`; without a region, the
+            default of boto3.
 
     Raises:
         ConfigurationError: there is no region, or there are two.
@@ -71,39 +73,48 @@ def region_of(options: Mapping[str, Any]) -> str:
         raise ConfigurationError(
             "no region: set location in the provider, or AWS_REGION in the environment"
         )
-    allowed = options.get("allowed_regions")
-    if allowed is not None:
-        if isinstance(allowed, str):
-            allowed = [allowed]
-        if chosen not in allowed:
-            raise RegionRefused(
-                f"region {chosen} is refused: allowed_regions names {', '.join(allowed) or 'none'}"
-            )
+    check_region(str(chosen), options)
     return str(chosen)
+
+
+def check_region(region: str, options: Mapping[str, Any]) -> None:
+    """Check that `allowed_regions`, if it is set, contains a region.
+
+    Raises:
+        RegionRefused: it does not.
+    """
+    allowed = options.get("allowed_regions")
+    if isinstance(allowed, str):
+        allowed = [allowed]
+    if allowed is not None and region not in allowed:
+        raise RegionRefused(
+            f"region {region} is refused: allowed_regions names {', '.join(allowed) or 'none'}"
+        )
 
 
 def connect(options: Mapping[str, Any], cache_folder: str) -> Connection:
     """Return the clients for a provider's options; the same options get the same clients.
 
-    Credentials are `id` and `key` (and `token`) where they are given, else what boto3 finds: environment, profile,
-    SSO, web identity, the instance's role. `role_arn` is then assumed on top of them.
+    Credentials are `id` and `key` (and `token`) if they are set, otherwise those that boto3 finds:
+    environment, profile, SSO, web identity, the instance's role. They then assume `role_arn`.
 
     Args:
-        options: a provider's, or a machine's.
+        options: those of a provider or of a machine.
         cache_folder: Salt's cache directory.
 
     Raises:
-        ConfigurationError: see `region_of`; or only one of `id` and `key` is given; or what is a number is none.
-        ApiError: the role cannot be assumed.
+        ConfigurationError: see `region_of`; or only one of `id` and `key` is set; or an option
+            that takes a number has none.
+        ApiError: AWS refuses the role.
     """
     wanted = {
         "region": region_of(options),
         **{name: options.get(name) for name in ("id", "key", "token", "role_arn", "profile_name")},
         "endpoint_url": _endpoint(options),
-        "max_attempts": int(
-            _options.value("max_attempts", options.get("max_attempts"), "the connection")
-        ),
-        "timeout": int(_options.value("api_timeout", options.get("api_timeout"), "the connection")),
+        **{
+            name: _options.value(name, options.get(name), "the connection")
+            for name in ("max_attempts", "api_timeout")
+        },
     }
     return _connect(json.dumps(wanted, sort_keys=True), cache_folder)
 
@@ -122,20 +133,19 @@ def _connect(wanted_json: str, cache_folder: str) -> Connection:
     wanted = json.loads(wanted_json)
     config = Config(
         connect_timeout=10,
-        read_timeout=wanted["timeout"],
+        read_timeout=wanted["api_timeout"],
         retries={"mode": "adaptive", "total_max_attempts": wanted["max_attempts"]},
         user_agent_extra="saltext.ec2",
     )
     session = _session(wanted, config)
     ec2 = session.client("ec2", config=config, endpoint_url=wanted["endpoint_url"])
-    ssm = session.client(
-        "ssm", config=config
-    )  # wherever boto3 finds it: the endpoint of the options is EC2's
+    ssm = session.client("ssm", config=config)  # the endpoint in the options is EC2's
     for client in (ec2, ssm):
         client.meta.events.register("needs-retry", _report_retry)
     with api_errors("finding the credentials"):
         credentials = session.get_credentials()
-    account = f"{wanted['region']} {ec2.meta.endpoint_url} {credentials.access_key if credentials else ''}"
+    access_key = credentials.access_key if credentials else ""
+    account = f"{wanted['region']} {ec2.meta.endpoint_url} {access_key}"
     return Connection(wanted["region"], ec2, ssm, Cache(cache_folder, account))
 
 
@@ -146,7 +156,7 @@ def _report_retry(
     caught_exception: Exception | None = None,
     **_: Any,
 ) -> None:
-    """Log a try that failed; botocore decides whether there is another."""
+    """Log a failed attempt; botocore decides whether to retry."""
     problem: object = caught_exception
     if response is not None and response[0].status_code >= 400:
         problem = response[1].get("Error", {}).get("Code", response[0].status_code)
@@ -156,9 +166,10 @@ def _report_retry(
 
 @functools.lru_cache(maxsize=1)
 def model_loader() -> botocore.loaders.Loader:
-    """Return the reader of botocore's descriptions of the APIs, which keeps them: 12 MB of JSON, a second of work.
+    """Return a loader that has read botocore's API descriptions, and keeps them.
 
-    Called before salt-cloud forks, it saves every process of a map that second.
+    They are 12 MB of JSON and take one second, which every process of a map saves if this is called
+    before salt-cloud forks.
     """
     loader = botocore.loaders.create_loader()
     for service in ("ec2", "ssm"):
@@ -198,7 +209,7 @@ def _session(wanted: Mapping[str, Any], config: Config) -> boto3.Session:
 
 
 def _in_role(session: boto3.Session, wanted: Mapping[str, Any], config: Config) -> boto3.Session:
-    """Return a session in a role, whose credentials are renewed before they expire: a map may take hours."""
+    """Return a session in a role; its credentials are renewed, because a map may take hours."""
     source = session.get_credentials()
     if source is None:
         raise ConfigurationError(
@@ -217,7 +228,7 @@ def _in_role(session: boto3.Session, wanted: Mapping[str, Any], config: Config) 
 
 
 class _Provider(CredentialProvider):
-    """Hands out credentials that are there already."""
+    """Provides the credentials that it is given."""
 
     METHOD = "assume-role"
 

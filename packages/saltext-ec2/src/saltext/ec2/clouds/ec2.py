@@ -1,39 +1,51 @@
-"""salt-cloud's functions for Amazon EC2.
+"""salt-cloud's functions for Amazon EC2: one thin function for each query, action and function.
 
-A provider needs no more than `driver: ec2` and a `location`; the options are listed in docs/driver-options.md.
-A machine is known by its Name tag. Whatever fails, fails aloud: with a sentence, and not as an empty list.
+A provider needs `driver: ec2` and a `location`; the package's options.md lists all options. A
+machine is known by its Name tag. Every failure raises an error with a sentence.
+
+Each docstring names the IAM actions that a call needs. With `role_arn`, each call also needs
+sts:AssumeRole.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import salt.config
 import salt.utils.cloud
-import salt.utils.files
 
-from saltext.ec2 import _client, _deploy, _errors, _host_keys, _instance, _launch, _lookup, _options
-from saltext.ec2._client import Connection
-from saltext.ec2._errors import (
-    ApiError,
-    ConfigurationError,
-    DeployError,
-    Ec2Error,
-    LaunchError,
-    NotFound,
-    QueryFailed,
-)
+# Salt loads this module also where boto3 is not installed.
+MISSING = ""
+try:
+    from saltext.ec2 import (
+        _arguments,
+        _attributes,
+        _client,
+        _create,
+        _destroy,
+        _images,
+        _instance,
+        _key_pairs,
+        _machine,
+        _minion_keys,
+        _nodes,
+        _regions,
+        _snapshots,
+        _tags,
+        _volumes,
+        errors,
+    )
+    from saltext.ec2._client import Connection
+    from saltext.ec2._context import Context
+    from saltext.ec2._machine import Machine
+    from saltext.ec2._nodes import Nodes
+    from saltext.ec2.errors import Ec2Error, QueryFailed
+except ImportError as error:
+    MISSING = str(error)
 
 if TYPE_CHECKING:
-    from mypy_boto3_ec2.type_defs import InstanceTypeDef
-
     # Salt's loader puts these into the module.
     __opts__: dict[str, Any]
     __utils__: dict[str, Callable[..., Any]]
@@ -44,617 +56,315 @@ log = logging.getLogger(__name__)
 __virtualname__ = "ec2"
 
 Returned = TypeVar("Returned")
+Arguments = Mapping[str, Any] | None
 
 
-def __virtual__() -> str:
+def __virtual__() -> str | tuple[bool, str]:
+    if MISSING:
+        return False, f"{MISSING}: install boto3 into the Python environment of salt-cloud"
     return __virtualname__
 
 
-def _truthful(function: Callable[..., Returned]) -> Callable[..., Returned]:
-    """Raise whatever goes wrong as an Ec2Error.
+def _context() -> Context:
+    """Return what Salt's loader has put into this module."""
+    active = __active_provider_name__
+    name = active.value() if hasattr(active, "value") else active
+    return Context(__opts__, __utils__, str(name or __virtualname__))
 
-    The core takes a KeyError for a missing setting, and goes on; others end a map, and with `-P` cost its whole result.
+
+# -- decorators ------------------------------------------------------------------------------------
+# They are in this module because Salt sets __active_provider_name__ in the globals of the very
+# function that it calls, which is the decorators' wrapper.
+
+
+def _action(function: Callable[..., Returned]) -> Callable[..., Returned]:
+    """Make an action, which Salt calls by a machine's name, of a function that takes a machine."""
+
+    @functools.wraps(function)
+    def call_action(name: str, kwargs: Arguments = None, call: str | None = None) -> Returned:
+        if call != "action":
+            action = function.__name__
+            raise Ec2Error(f"{action} is an action on a machine: salt-cloud -a {action} NAME")
+        arguments = _arguments.bind(function, kwargs)
+        return function(_find(name), **arguments)
+
+    return call_action
+
+
+def _function(function: Callable[..., Returned]) -> Callable[..., Returned]:
+    """Make a function, which Salt calls by a provider's name, of one that takes a connection."""
+
+    @functools.wraps(function)
+    def call_function(kwargs: Arguments = None, call: str | None = None) -> Returned:
+        if call == "action":
+            name = function.__name__
+            raise Ec2Error(f"{name} is not an action on a machine: salt-cloud -f {name} PROVIDER")
+        arguments = _arguments.bind(function, kwargs)
+        return function(_context().connect(), **arguments)
+
+    return call_function
+
+
+def _query(
+    listed: str,
+) -> Callable[[Callable[..., Returned]], Callable[..., Returned]]:
+    """Make a function whose failure Salt's core does not take for an empty list.
+
+    Args:
+        listed: what the function lists: "machines".
+    """
+
+    def decorate(function: Callable[..., Returned]) -> Callable[..., Returned]:
+        call_function = _function(function)
+
+        @functools.wraps(function)
+        def call_query(kwargs: Arguments = None, call: str | None = None) -> Returned:
+            try:
+                return call_function(kwargs, call)
+            except Exception as error:
+                provider = _context().provider_name
+                log.debug("The %s of %s cannot be listed", listed, provider, exc_info=True)
+                # Without the cause, since the core prints the whole traceback.
+                raise QueryFailed(
+                    f"the {listed} of {provider} cannot be listed: {errors.describe(error)}"
+                ) from None
+
+        return call_query
+
+    return decorate
+
+
+def _action_or_function(function: Callable[..., Returned]) -> Callable[..., Returned]:
+    """Make both of a function that takes a connection, and a machine or None."""
+
+    @functools.wraps(function)
+    def call_either(
+        name: str | None = None, kwargs: Arguments = None, call: str | None = None
+    ) -> Returned:
+        arguments = _arguments.bind(function, kwargs)
+        if call == "action" and name:
+            machine = _find(name)
+            return function(machine.connection, machine, **arguments)
+        return function(_context().connect(), None, **arguments)
+
+    return call_either
+
+
+def _only_ec2_errors(function: Callable[..., Returned]) -> Callable[..., Returned]:
+    """Raise every other exception as an Ec2Error.
+
+    Salt's core takes a KeyError for a missing setting and goes on. Others end a whole map, and with
+    `--parallel` lose its result.
     """
 
     @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Returned:
+    def call(*args: Any, **kwargs: Any) -> Returned:
         try:
             return function(*args, **kwargs)
         except Ec2Error:
             raise
         except Exception as error:
             log.debug("%s stopped", function.__name__, exc_info=True)
-            raise Ec2Error(f"{function.__name__} stopped: {_words(error)}") from error
+            raise Ec2Error(f"{function.__name__} stopped: {errors.describe(error)}") from error
 
-    return wrapped
-
-
-def _words(error: Exception) -> str:
-    """Return what an error says; one that is not ours may say as little as `'x'`."""
-    return str(error) if isinstance(error, Ec2Error) else f"{type(error).__name__}: {error}"
+    return call
 
 
-def _query(listed: str) -> Callable[[Callable[..., Returned]], Callable[..., Returned]]:
-    """Raise a query's failure as what the core does not mistake for an empty answer.
-
-    Args:
-        listed: what the query lists: "machines".
-    """
-
-    def decorate(function: Callable[..., Returned]) -> Callable[..., Returned]:
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Returned:
-            try:
-                return function(*args, **kwargs)
-            except Exception as error:
-                log.debug("The %s of %s cannot be listed", listed, _provider_name(), exc_info=True)
-                # Without the cause: the core prints the whole traceback.
-                raise QueryFailed(
-                    f"the {listed} of {_provider_name()} cannot be listed: {_words(error)}"
-                ) from None
-
-        return wrapped
-
-    return decorate
+def _find(name: str) -> Machine:
+    context = _context()
+    provider = context.provider()
+    return _machine.find(context.connect(provider), provider, name)
 
 
-# -- the provider ---------------------------------------------------------------------------------------------------
-
-
-def _provider_name() -> str:
-    active = __active_provider_name__
-    value = active.value() if hasattr(active, "value") else active
-    return str(value or __virtualname__)
+# -- queries ---------------------------------------------------------------------------------------
 
 
 def get_configured_provider() -> dict[str, Any] | bool:
     """Return the active provider's options, or False when there is none.
 
+    IAM: none
+
     Raises:
         ConfigurationError: an option is unknown, or the region is refused.
     """
-    provider = salt.config.is_provider_configured(
-        __opts__, _provider_name(), ("driver",), log_message=False
-    )
-    if not provider:
+    provider = _context().configured_provider()
+    if provider is None:
         return False
-    _options.check(provider, f"provider {_provider_name()}", __opts__)
-    _client.region_of(provider)
-    _client.model_loader()  # here, before the core forks
-    return dict(provider)
-
-
-def _provider() -> dict[str, Any]:
-    provider = get_configured_provider()
-    if not isinstance(provider, dict):
-        raise ConfigurationError(
-            f"there is no provider {_provider_name()} with driver: {__virtualname__}"
-        )
+    _client.model_loader()  # the core calls this before it forks, so that all processes have it
     return provider
 
 
-def _connection(options: Mapping[str, Any] | None = None) -> Connection:
-    return _client.connect(options if options is not None else _provider(), __opts__["cachedir"])
-
-
-# -- queries --------------------------------------------------------------------------------------------------------
-
-
-def _nodes() -> dict[str, dict[str, Any]]:
-    """Return the machines that are not terminated; one without a name, or with another's, goes by its id."""
-    connection = _connection()
-    found = _lookup.instances(connection)
-    connection.cache.put("names", _lookup.census(found), _lookup.CENSUS_SECONDS)
-    alive = [instance for instance in found if instance["State"]["Name"] in _lookup.LIVING]
-    names = [_lookup.tags(instance).get("Name") for instance in alive]
-    return {
-        name if name and names.count(name) == 1 else instance["InstanceId"]: _describe(instance)
-        for name, instance in zip(names, alive, strict=True)
-    }
-
-
-def _describe(instance: InstanceTypeDef) -> dict[str, Any]:
-    """Return an instance in EC2's words, plus the fields that salt-cloud promises for every cloud."""
-    return {
-        **_lookup.plain(instance),
-        "id": instance["InstanceId"],
-        "image": instance.get("ImageId"),
-        "size": instance.get("InstanceType"),
-        "state": instance["State"]["Name"],
-        "private_ips": _addresses(instance, "PrivateIpAddress"),
-        "public_ips": _addresses(instance, "PublicIpAddress"),
-        "name": _lookup.tags(instance).get("Name"),
-        "tags": _lookup.tags(instance),
-    }
-
-
-def _addresses(instance: Mapping[str, Any], key: str) -> list[str]:
-    return [instance[key]] if instance.get(key) else []
-
-
-def _launching() -> bool:
-    """Tell whether the core asks which machines it need not create: it is about to apply a map or a profile."""
-    applies = any(__opts__.get(name) for name in ("map", "map_data", "map_pillar", "profile"))
-    other = any(__opts__.get(name) for name in ("destroy", "action", "selected_query_option"))
-    return applies and not other
-
-
 @_query("machines")
-def list_nodes(call: str | None = None) -> dict[str, dict[str, Any]]:
+def list_nodes(connection: Connection) -> Nodes:
     """Return the machines: id, image, size, state and addresses of each.
 
-    While a map or profile is being applied, these are the machines that the core need not create: see `_settled`.
+    While a map or profile is applied, the core creates the machines that are not listed.
 
     CLI Example: ``salt-cloud -Q``
 
+    IAM: ec2:DescribeInstances
+
     Raises:
-        QueryFailed: the account could not be asked.
+        QueryFailed: EC2 did not answer.
     """
-    _not_an_action("list_nodes", call)
-    fields = ("id", "image", "size", "state", "private_ips", "public_ips")
-    nodes = _settled(_nodes()) if _launching() else _nodes()
-    return {name: {field: node[field] for field in fields} for name, node in nodes.items()}
-
-
-def _settled(nodes: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the machines that the core need not create.
-
-    Those whose deployment never finished are left out: the core then calls `create`, which finds and repairs them.
-    Those of one name are one, by that name: the core would take it for free, and replace the key of a working minion.
-    """
-    namesakes: dict[str, list[dict[str, Any]]] = {}
-    for key, node in nodes.items():
-        namesakes.setdefault(node["name"] or key, []).append(node)
-    for name, found in namesakes.items():
-        if len(found) > 1:
-            ids = ", ".join(sorted(node["id"] for node in found))
-            log.warning(
-                "%d machines are called %s: %s; none is launched or deployed by that name",
-                len(found),
-                name,
-                ids,
-            )
-    return {
-        name: found[0]
-        for name, found in namesakes.items()
-        if len(found) > 1 or found[0]["tags"].get(_launch.DEPLOY_TAG) != "pending"
-    }
+    return _nodes.listed(_context(), connection)
 
 
 @_query("machines")
-def list_nodes_min(call: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return the machines of `list_nodes` with their state.
+def list_nodes_min(connection: Connection) -> Nodes:
+    """Return the machines of `list_nodes` with their ids and states.
+
+    IAM: ec2:DescribeInstances
 
     Raises:
-        QueryFailed: the account could not be asked.
+        QueryFailed: EC2 did not answer.
     """
-    _not_an_action("list_nodes_min", call)
-    return {name: {"id": node["id"], "state": node["state"]} for name, node in list_nodes().items()}
+    nodes = _nodes.listed(_context(), connection)
+    return {name: {"id": node["id"], "state": node["state"]} for name, node in nodes.items()}
 
 
 @_query("machines")
-def list_nodes_full(call: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return the machines with everything that EC2 says of them.
+def list_nodes_full(connection: Connection) -> Nodes:
+    """Return the machines with everything that EC2 describes.
 
     CLI Example: ``salt-cloud -F``
 
+    IAM: ec2:DescribeInstances
+
     Raises:
-        QueryFailed: the account could not be asked.
+        QueryFailed: EC2 did not answer.
     """
-    _not_an_action("list_nodes_full", call)
-    nodes = _nodes()
-    if __opts__.get("update_cachedir"):
-        salt.utils.cloud.cache_node_list(nodes, _provider_name().split(":")[0], __opts__)
-    return nodes
+    return _nodes.full(_context(), connection)
 
 
 @_query("machines")
-def list_nodes_select(call: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return the machines with the fields that `query.selection` of the cloud configuration names.
+def list_nodes_select(connection: Connection) -> Nodes:
+    """Return the machines with the fields in `query.selection` of the cloud configuration.
 
     CLI Example: ``salt-cloud -S``
 
+    IAM: ec2:DescribeInstances
+
     Raises:
-        QueryFailed: the account could not be asked.
+        QueryFailed: EC2 did not answer.
     """
-    selected = salt.utils.cloud.list_nodes_select(
-        list_nodes_full(), __opts__["query.selection"], call
-    )
-    return dict(selected)
+    nodes = _nodes.full(_context(), connection)
+    return dict(salt.utils.cloud.list_nodes_select(nodes, __opts__["query.selection"]))
 
 
-def show_instance(name: str, call: str | None = None) -> dict[str, Any]:
-    """Return everything that EC2 says of one machine.
+@_action
+def show_instance(machine: Machine) -> dict[str, Any]:
+    """Return everything that EC2 describes of one machine.
 
     CLI Example: ``salt-cloud -a show_instance web-1``
+
+    IAM: ec2:DescribeInstances
 
     Raises:
         NotFound: there is no such machine.
     """
-    return _describe(_acted_on("show_instance", name, call)[1])
+    return _nodes.describe(machine.instance)
 
 
 @_query("regions")
-def avail_locations(call: str | None = None) -> dict[str, dict[str, Any]]:
+def avail_locations(connection: Connection) -> dict[str, dict[str, Any]]:
     """Return the regions that the account may use and the provider allows.
 
     CLI Example: ``salt-cloud --list-locations PROVIDER``
 
+    IAM: ec2:DescribeRegions
+
     Raises:
-        QueryFailed: the account could not be asked.
+        QueryFailed: EC2 did not answer.
     """
-    _not_an_action("avail_locations", call)
-    provider = _provider()
-    allowed = provider.get("allowed_regions")
-    with _errors.api_errors("listing the regions"):
-        regions = _connection(provider).ec2.describe_regions()["Regions"]
-    return {
-        region["RegionName"]: {"name": region["RegionName"], "endpoint": region.get("Endpoint")}
-        for region in regions
-        if allowed is None or region["RegionName"] in allowed
-    }
+    return _regions.usable(connection, _context().provider().get("allowed_regions"))
 
 
 @_query("instance types")
-def avail_sizes(call: str | None = None) -> dict[str, dict[str, Any]]:
+def avail_sizes(connection: Connection) -> dict[str, dict[str, Any]]:
     """Return the instance types that the region offers, as EC2 describes them today.
 
     CLI Example: ``salt-cloud --list-sizes PROVIDER``
 
+    IAM: ec2:DescribeInstanceTypes
+
     Raises:
-        QueryFailed: the account could not be asked.
+        QueryFailed: EC2 did not answer.
     """
-    _not_an_action("avail_sizes", call)
-    with _errors.api_errors("listing the instance types"):
-        pages = _connection().ec2.get_paginator("describe_instance_types").paginate()
-        types = [each for page in pages for each in page["InstanceTypes"]]
-    return {
-        each["InstanceType"]: {
-            "id": each["InstanceType"],
-            "cores": each.get("VCpuInfo", {}).get("DefaultVCpus"),
-            "ram_mib": each.get("MemoryInfo", {}).get("SizeInMiB"),
-            "architectures": each.get("ProcessorInfo", {}).get("SupportedArchitectures", []),
-            "network": each.get("NetworkInfo", {}).get("NetworkPerformance"),
-            "burstable": each.get("BurstablePerformanceSupported", False),
-        }
-        for each in sorted(types, key=lambda one: one["InstanceType"])
-    }
+    return _regions.instance_types(connection)
 
 
 @_query("images")
-def avail_images(
-    call: str | None = None, kwargs: Mapping[str, Any] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Return the images of the account, or of the `owner` that is given.
+def avail_images(connection: Connection, *, owner: str = "") -> dict[str, dict[str, Any]]:
+    """Return the images of the given `owner`, of the provider's, or of the account.
 
     CLI Example: ``salt-cloud -f avail_images PROVIDER owner=136693071363``
 
+    IAM: ec2:DescribeImages
+
     Raises:
-        QueryFailed: the account could not be asked.
+        QueryFailed: EC2 did not answer.
     """
-    _not_an_action("avail_images", call)
-    owner = str((kwargs or {}).get("owner") or _provider().get("owner") or "self")
-    with _errors.api_errors(f"listing the images of {owner}"):
-        found = _connection().ec2.describe_images(Owners=[owner])["Images"]
-    return {image["ImageId"]: _lookup.plain(image) for image in found}
+    return _images.owned(connection, str(owner or _context().provider().get("owner") or "self"))
 
 
-def show_image(kwargs: Mapping[str, Any] | None = None, call: str | None = None) -> dict[str, Any]:
-    """Return an image, which may be given in each of the ways that a profile knows.
+@_function
+def show_image(connection: Connection, *, image: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return an image; `image` has any of the forms that it may have in a profile.
 
-    CLI Example: ``salt-cloud -f show_image PROVIDER image=ssm:/aws/service/debian/release/13/latest/amd64``
+    CLI Example: ``salt-cloud -f show_image PROVIDER image=ssm:/aws/service/debian/release/13/…``
+
+    IAM: ec2:DescribeImages
+    IAM, depending on use: ssm:GetParameters
     """
-    _not_an_action("show_image", call)
-    (wanted,) = _needed("show_image", kwargs, "image")
-    connection = _connection()
-    image = _lookup.image(connection, wanted)
-    with _errors.api_errors(f"looking up the image {image.id}"):
-        return dict(_lookup.plain(connection.ec2.describe_images(ImageIds=[image.id])["Images"][0]))
+    return _images.describe(connection, image)
 
 
-def list_availability_zones(call: str | None = None) -> dict[str, str]:
+@_function
+def list_availability_zones(connection: Connection) -> dict[str, str]:
     """Return the region's availability zones and their states.
 
     CLI Example: ``salt-cloud -f list_availability_zones PROVIDER``
+
+    IAM: ec2:DescribeAvailabilityZones
     """
-    _not_an_action("list_availability_zones", call)
-    with _errors.api_errors("listing the availability zones"):
-        zones = _connection().ec2.describe_availability_zones()["AvailabilityZones"]
-    return {zone["ZoneName"]: zone["State"] for zone in zones}
+    return _regions.zones(connection)
 
 
-# -- the life of a machine ------------------------------------------------------------------------------------------
+# -- the life of a machine -------------------------------------------------------------------------
 
 
-@_truthful
+@_only_ec2_errors
 def create(vm_: dict[str, Any]) -> dict[str, Any]:
-    """Launch one machine and install its minion; the core calls this for each name of a map or profile.
+    """Launch one machine and install its minion; the core calls this for each name of a map.
 
-    A living machine of that name is not launched again: its deployment is repeated, since the core has just put new
-    keys for it on the master.
+    A living machine of that name is not launched again, but deployed again.
 
-    Raises:
-        Ec2Error: the machine does not run, or its minion could not be installed.
-    """
-    name: str = vm_["name"]
-    deploy = bool(salt.config.get_cloud_config_value("deploy", vm_, __opts__))
-    with _before_launch(vm_, deploy=deploy):
-        source = f"{name} (profile {vm_.get('profile')})"
-        _options.check(vm_, source, __opts__)
-        _options.check_provider(vm_, _provider(), source, __opts__)
-        options = _options.resolve(vm_, __opts__)
-        _event(
-            name,
-            "creating",
-            "starting create",
-            {"profile": vm_.get("profile"), "provider": vm_["driver"]},
-        )
-        payload = b""
-        if deploy:
-            _private_key(options)
-            payload = _deploy.archive(
-                vm_, __opts__
-            )  # what it lacks, it lacks before money is spent
-            _drop_pending_key(vm_)
-        connection = _connection(options)
-        instance, new = _launched(connection, options, vm_, deploy=deploy)
-    try:
-        # Where neither holds, the wait for the machine to run and the wait for its sshd are one.
-        awaited = _instance.needs_equipment(options) or not _instance.address(options, instance)
-        if awaited:
-            instance = _instance.ready(connection, options, name, instance)
-        if deploy:
-            _install(connection, options, vm_, instance, payload)
-        if not awaited:
-            instance = _instance.ready(connection, options, name, instance)
-    except Exception as error:
-        log.debug("%s is launched, but not ready", name, exc_info=True)
-        raise _failure(connection, options, vm_, instance, error, deploy=deploy, new=new) from error
-    result = _describe(instance)
-    if deploy:
-        try:
-            _set_tags(connection, [instance["InstanceId"]], {_launch.DEPLOY_TAG: "done"})
-        except ApiError as error:
-            raise DeployError(
-                f"{name} ({instance['InstanceId']}) is deployed, but cannot be marked so: {error};"
-                " run the same command again, and it is deployed once more"
-            ) from error
-        result["tags"][_launch.DEPLOY_TAG] = "done"
-        result["deployed"] = True
-    if vm_.get(
-        "make_master"
-    ):  # where the core tells the other machines of the map to find their master
-        result["deploy_kwargs"] = {"host": vm_.get("ssh_host"), "salt_host": vm_.get("salt_host")}
-    _event(
-        name,
-        "created",
-        "created instance",
-        {"instance_id": instance["InstanceId"], "provider": vm_["driver"]},
-    )
-    return result
-
-
-@contextlib.contextmanager
-def _before_launch(vm_: Mapping[str, Any], *, deploy: bool) -> Iterator[None]:
-    """When no machine comes of the block, say what to do, and accept its key no longer: nobody holds the other half."""
-    try:
-        yield
-    except Exception as error:
-        if deploy:
-            _forget_key(vm_)
-        if not isinstance(error, Ec2Error):
-            log.debug("%s is not launched", vm_["name"], exc_info=True)
-            raise Ec2Error(f"{vm_['name']} is not launched: {_words(error)}") from error
-        if not isinstance(error, ApiError):
-            raise
-        again = "run the same command again: it finds what EC2 may have launched, and launches nothing twice"
-        raise ApiError(f"{error}; {again}", error.code) from error
-
-
-def _launched(
-    connection: Connection, options: Mapping[str, Any], vm_: dict[str, Any], *, deploy: bool
-) -> tuple[InstanceTypeDef, bool]:
-    """Return the living machine of this name, started if it was stopped; launch it if there is none: then it is new."""
-    name: str = vm_["name"]
-    instance, predecessors = _lookup.before_launch(connection, name)
-    if instance is None:
-        _event(
-            name,
-            "requesting",
-            "requesting instance",
-            {"size": options["size"], "image": str(options["image"])},
-        )
-        userdata = _userdata(options, vm_)
-        return _instance.launch(
-            connection, options, name, predecessors, userdata=userdata, deploy=deploy
-        ), True
-    log.warning("%s exists already as %s: it is not launched again", name, instance["InstanceId"])
-    if instance["State"]["Name"] in ("stopping", "stopped"):
-        _instance.start(connection, name, instance)
-    return instance, False
-
-
-def _install(
-    connection: Connection,
-    options: Mapping[str, Any],
-    vm_: dict[str, Any],
-    instance: InstanceTypeDef,
-    payload: bytes,
-) -> None:
-    """Install the minion.
+    IAM: ec2:CreateTags, ec2:DescribeInstances, ec2:RunInstances
+    IAM, depending on use: ec2:AllocateAddress, ec2:AssociateAddress, ec2:AttachVolume,
+        ec2:CancelSpotInstanceRequests, ec2:DescribeAddresses, ec2:DescribeImages,
+        ec2:DescribeSecurityGroups, ec2:DescribeSubnets, ec2:DisassociateAddress,
+        ec2:GetConsoleOutput, ec2:ModifyInstanceAttribute, ec2:ModifyNetworkInterfaceAttribute,
+        ec2:ReleaseAddress, ec2:StartInstances, ec2:TerminateInstances, iam:PassRole,
+        ssm:GetParameters
 
     Raises:
-        LaunchError: the machine is terminated meanwhile.
-        ApiError: EC2 does not tell what is needed to log in.
-        DeployError: what kept the minion from being installed.
+        Ec2Error: the machine does not run, or its minion is not installed.
     """
-    name, instance_id = vm_["name"], instance["InstanceId"]
-    deadline = time.monotonic() + float(options["ssh_connect_timeout"])
-    vm_["ssh_host"] = vm_["salt_host"] = _instance.address(options, instance)
-    alive = _instance.watch(connection, options, name, instance)
-    _event(
-        name,
-        "deploying",
-        "executing deploy script",
-        {"instance_id": instance_id, "host": vm_["ssh_host"]},
-    )
-    _deploy.install(
-        name,
-        _login(connection, options, name, instance, deadline, alive),
-        payload,
-        deadline=deadline,
-        run_timeout=float(options["deploy_timeout"]),
-        folder=options["tmp_dir"],
-        keep=bool(options["keep_tmp"]),
-        show=print if options["display_ssh_output"] and not __opts__.get("parallel") else log.debug,
-        alive=alive,
-    )
-    _event(
-        name,
-        "deploy_script",
-        f"{name} has been deployed at {vm_['ssh_host']}",
-        {"host": vm_["ssh_host"]},
-    )
+    return _create.create(_context(), vm_)
 
 
-def _failure(
-    connection: Connection,
-    options: Mapping[str, Any],
-    vm_: Mapping[str, Any],
-    instance: InstanceTypeDef,
-    error: Exception,
-    *,
-    deploy: bool,
-    new: bool,
-) -> Ec2Error:
-    """Return the error for a machine that was launched and is not ready: how it is, and what becomes of it."""
-    name, state = vm_["name"], ""
-    try:
-        instance = _instance.look_again(connection, options, name, instance)
-        state = f", {instance['State']['Name']}"
-    except LaunchError as terminated:
-        if deploy:
-            _forget_key(vm_)
-        return terminated
-    except ApiError as silence:
-        log.debug("how %s is cannot be told: %s", name, silence)
-    if not deploy:
-        after = "it was left as it is"
-    elif options["on_failure"] == "destroy" and new:
-        after = _give_up(connection, options, vm_, instance)
-    else:
-        after = (
-            "it was left as it is, with its key accepted: run the same command again to repair it,"
-            " or destroy it before that to replace it"
-        )
-    verb = "deploying" if deploy else "launching"
-    kind = LaunchError if isinstance(error, LaunchError) else DeployError
-    return kind(f"{verb} {name} ({instance['InstanceId']}{state}) failed: {_words(error)}; {after}")
-
-
-def _minion_id(vm_: Mapping[str, Any]) -> str:
-    """Return the id by which the core accepts a machine's key (`salt.cloud.Cloud.create`)."""
-    minion = salt.config.get_cloud_config_value("minion", vm_, __opts__, default={})
-    if vm_.get("use_fqdn") and vm_.get("domain"):
-        minion["append_domain"] = vm_["domain"]
-    minion_id = str(minion.get("id", vm_["name"]))
-    return f"{minion_id}.{minion['append_domain']}" if "append_domain" in minion else minion_id
-
-
-def _drop_pending_key(vm_: Mapping[str, Any]) -> None:
-    """Remove the key with which a minion of this id asked to be accepted.
-
-    The core has accepted the new key beside it, and a master for which both are there believes the pending one.
-    """
-    Path(__opts__["pki_dir"], "minions_pre", _minion_id(vm_)).unlink(missing_ok=True)
-
-
-def _forget_key(vm_: Mapping[str, Any]) -> None:
-    """Remove the key that the core has just accepted for a machine."""
-    salt.utils.cloud.remove_key(__opts__["pki_dir"], _minion_id(vm_))
-
-
-def _give_up(
-    connection: Connection,
-    options: Mapping[str, Any],
-    vm_: Mapping[str, Any],
-    instance: InstanceTypeDef,
-) -> str:
-    """Destroy a new machine whose deployment failed, and return what became of it."""
-    name = vm_["name"]
-    try:
-        _instance.release(connection, options, name, instance)
-        left = _destroy(connection, name, instance).get("left", [])
-    except ApiError as error:
-        return (
-            f"it should be destroyed, as on_failure says, but still runs: {error};"
-            " run the same command again to repair it"
-        )
-    _forget_key(vm_)
-    return "; ".join(["it was destroyed, and its key removed, as on_failure says", *left])
-
-
-def _login(
-    connection: Connection,
-    options: Mapping[str, Any],
-    name: str,
-    instance: InstanceTypeDef,
-    deadline: float,
-    alive: Callable[[], None],
-) -> _deploy.Login:
-    users = options["ssh_username"]
-    address, port = _instance.address(options, instance), int(options["ssh_port"])
-    proxy = _deploy.proxy_command(options)
-    if not proxy:
-        _deploy.wait_for_port(address, port, deadline, alive)
-    return _deploy.Login(
-        address,
-        port,
-        [users] if isinstance(users, str) else list(users),
-        _host_keys.ssh_options(
-            connection, options, name, instance["InstanceId"], __opts__["cachedir"], deadline, alive
-        ),
-        _private_key(options),
-        proxy,
-        sudo=options["sudo"] is not False,
-    )
-
-
-def _private_key(options: Mapping[str, Any]) -> str:
-    path = options.get("private_key") or options.get("key_filename") or options.get("ssh_keyfile")
-    if not path:
-        if options.get("ssh_agent"):
-            return ""
-        raise ConfigurationError(
-            "private_key is not set: it names the file with the key pair's private half"
-        )
-    if not Path(path).is_file():
-        raise ConfigurationError(f"private_key {path} does not exist")
-    return str(path)
-
-
-def _userdata(options: Mapping[str, Any], vm_: Mapping[str, Any]) -> str:
-    text: str = options.get("userdata") or ""
-    if path := options.get("userdata_file"):
-        if text:
-            raise ConfigurationError(f"{vm_['name']}: userdata and userdata_file are both set")
-        try:
-            with salt.utils.files.fopen(path, "r") as handle:
-                text = handle.read()
-        except OSError as error:
-            raise ConfigurationError(
-                f"{vm_['name']}: userdata_file cannot be read: {error}"
-            ) from error
-    return str(salt.utils.cloud.userdata_template(__opts__, vm_, text) or "") if text else ""
-
-
-@_truthful
+@_only_ec2_errors
 def destroy(name: str, call: str | None = None) -> dict[str, Any]:
-    """Terminate one machine. Its key leaves the master with it: the core sees to that.
+    """Terminate one machine. The core removes its key from the master.
 
-    What is left of it, as an elastic address that EC2 would not release, is in the answer under `left`.
+    What EC2 does not release with it, such as an elastic address, is in the answer under `left`.
 
     CLI Example: ``salt-cloud --destroy web-1``
+
+    IAM: ec2:DescribeAddresses, ec2:DescribeInstances, ec2:TerminateInstances
+    IAM, depending on use: ec2:CancelSpotInstanceRequests, ec2:CreateTags,
+        ec2:DisassociateAddress, ec2:ReleaseAddress
 
     Raises:
         NotFound: there is no such machine.
@@ -662,669 +372,463 @@ def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """
     if call == "function":
         raise Ec2Error("destroy needs a machine: salt-cloud --destroy NAME")
-    connection = _connection()
-    return _destroy(connection, name, _machine(connection, name))
+    return _destroy.destroy(_context(), _find(name))
 
 
-def _destroy(connection: Connection, name: str, instance: InstanceTypeDef) -> dict[str, Any]:
-    data = {"instance_id": instance["InstanceId"]}
-    _event(name, "destroying", "destroying instance", data)
-    rename = _provider().get("rename_on_destroy", __opts__.get("rename_on_destroy"))
-    change = _instance.terminate(connection, name, instance)
-    if rename:
-        newname = f"{name}-DEL{uuid.uuid4().hex}"
-        try:
-            _set_tags(connection, [instance["InstanceId"]], {"Name": newname})
-            change["newname"] = newname
-        except ApiError as error:
-            log.error("%s is destroyed, but keeps its name: %s", name, error)
-    _event(name, "destroyed", "destroyed instance", data)
-    if __opts__.get("update_cachedir"):
-        salt.utils.cloud.delete_minion_cachedir(name, _provider_name().split(":")[0], __opts__)
-    return change
-
-
-def start(name: str, call: str | None = None) -> dict[str, Any]:
+@_action
+def start(machine: Machine) -> dict[str, Any]:
     """Start a stopped machine.
 
     CLI Example: ``salt-cloud -a start web-1``
+
+    IAM: ec2:DescribeInstances, ec2:StartInstances
     """
-    connection, instance = _acted_on("start", name, call)
-    return _instance.start(connection, name, instance)
+    return _instance.start(machine)
 
 
-def stop(name: str, call: str | None = None) -> dict[str, Any]:
+@_action
+def stop(machine: Machine) -> dict[str, Any]:
     """Stop a running machine; its volumes stay.
 
     CLI Example: ``salt-cloud -a stop web-1``
+
+    IAM: ec2:DescribeInstances, ec2:StopInstances
     """
-    connection, instance = _acted_on("stop", name, call)
-    return _instance.stop(connection, name, instance)
+    return _instance.stop(machine)
 
 
-def reboot(name: str, call: str | None = None) -> dict[str, Any]:
+@_action
+def reboot(machine: Machine) -> dict[str, Any]:
     """Reboot a running machine.
 
     CLI Example: ``salt-cloud -a reboot web-1``
+
+    IAM: ec2:DescribeInstances, ec2:RebootInstances
     """
-    connection, instance = _acted_on("reboot", name, call)
-    with _errors.api_errors(f"rebooting {name}"):
-        connection.ec2.reboot_instances(InstanceIds=[instance["InstanceId"]])
-    return {"id": instance["InstanceId"], "rebooted": True}
+    return _instance.reboot(machine)
 
 
-def rename(
-    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
-    """Give a machine another name, and its key on this master with it.
+@_action
+def rename(machine: Machine, *, newname: str) -> dict[str, Any]:
+    """Give a machine, and its key on this master, another name.
 
     CLI Example: ``salt-cloud -a rename web-1 newname=web-3``
+
+    IAM: ec2:CreateTags, ec2:DescribeInstances
 
     Raises:
         NotFound: another machine has the new name.
     """
-    connection, instance = _acted_on("rename", name, call)
-    (newname,) = _needed("rename", kwargs, "newname")
-    if _lookup.only(newname, _lookup.named(connection, newname)) is not None:
-        raise NotFound(f"{name} cannot be renamed: there is a machine called {newname}")
-    _set_tags(connection, [instance["InstanceId"]], {"Name": newname})
-    _lookup.changed(connection, name)
-    _lookup.changed(connection, newname)
-    salt.utils.cloud.rename_key(__opts__["pki_dir"], name, newname)
-    return {"id": instance["InstanceId"], "name": newname}
+    renamed = _attributes.rename(machine, newname)
+    _minion_keys.rename(__opts__, machine.name, newname)
+    return renamed
 
 
-def get_console_output(name: str, call: str | None = None) -> dict[str, Any]:
+@_action
+def get_console_output(machine: Machine) -> dict[str, Any]:
     """Return what a machine printed on its console, as far as EC2 shows it.
 
     CLI Example: ``salt-cloud -a get_console_output web-1``
+
+    IAM: ec2:DescribeInstances, ec2:GetConsoleOutput
     """
-    connection, instance = _acted_on("get_console_output", name, call)
-    with _errors.api_errors(f"reading the console of {name}"):
-        answer = connection.ec2.get_console_output(InstanceId=instance["InstanceId"])
-    return {"id": instance["InstanceId"], "output": answer.get("Output", "")}
+    return _instance.console_output(machine)
 
 
-# -- tags -----------------------------------------------------------------------------------------------------------
+# -- tags ------------------------------------------------------------------------------------------
 
 
+@_action_or_function
 def get_tags(
-    name: str | None = None, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    connection: Connection, machine: Machine | None, *, resource_id: str = "", instance_id: str = ""
 ) -> dict[str, str]:
     """Return the tags of a machine, or of any resource.
 
-    CLI Example: ``salt-cloud -a get_tags web-1``; ``salt-cloud -f get_tags PROVIDER resource_id=vol-1``
+    CLI Example: ``salt-cloud -a get_tags web-1``; ``salt-cloud -f get_tags PROVIDER resource_id=…``
+
+    IAM: ec2:DescribeTags
+    IAM, depending on use: ec2:DescribeInstances
     """
-    connection, resource, _ = _tagged("get_tags", name, kwargs, call)
-    with _errors.api_errors(f"reading the tags of {name or resource}"):
-        found = connection.ec2.describe_tags(
-            Filters=[{"Name": "resource-id", "Values": [resource]}]
-        )["Tags"]
-    return {tag["Key"]: tag["Value"] for tag in found}
+    return _tags.read(
+        connection, _tags.target(machine.id if machine else "", resource_id, instance_id)
+    )
 
 
+@_action_or_function
 def set_tags(
-    name: str | None = None, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    connection: Connection,
+    machine: Machine | None,
+    /,
+    *,
+    resource_id: str = "",
+    instance_id: str = "",
+    **tags: Any,
 ) -> dict[str, str]:
-    """Set tags of a machine, or of any resource, and return all it has.
+    """Set tags of a machine, or of any resource, and return all its tags.
 
-    A machine's Name is changed by `rename`.
+    The Name of a machine is changed by `rename`.
 
     CLI Example: ``salt-cloud -a set_tags web-1 tier=front``
+
+    IAM: ec2:CreateTags, ec2:DescribeTags
+    IAM, depending on use: ec2:DescribeInstances
     """
-    connection, resource, tags = _tagged("set_tags", name, kwargs, call)
-    if not tags:
-        raise ConfigurationError("set_tags needs at least one tag=value")
-    if "Name" in tags and resource.startswith("i-"):
-        raise ConfigurationError("set_tags leaves Name alone: salt-cloud -a rename NAME newname=…")
-    _set_tags(connection, [resource], tags)
-    return get_tags(name, kwargs, call)
+    resource = _tags.target(machine.id if machine else "", resource_id, instance_id)
+    _tags.set_some(connection, resource, tags)
+    return _tags.read(connection, resource)
 
 
+@_action_or_function
 def del_tags(
-    name: str | None = None, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    connection: Connection,
+    machine: Machine | None,
+    *,
+    tags: str | list[str],
+    resource_id: str = "",
+    instance_id: str = "",
 ) -> dict[str, str]:
     """Remove tags of a machine, or of any resource, and return those that are left.
 
     CLI Example: ``salt-cloud -a del_tags web-1 tags=tier,owner``
+
+    IAM: ec2:DeleteTags, ec2:DescribeTags
+    IAM, depending on use: ec2:DescribeInstances
     """
-    connection, resource, _ = _tagged("del_tags", name, kwargs, call)
-    (tags,) = _needed("del_tags", kwargs, "tags")
-    keys = tags.split(",") if isinstance(tags, str) else list(tags)
-    with _errors.api_errors(f"removing tags of {name or resource}"):
-        connection.ec2.delete_tags(Resources=[resource], Tags=[{"Key": key} for key in keys])
-    return get_tags(name, kwargs, call)
+    resource = _tags.target(machine.id if machine else "", resource_id, instance_id)
+    _tags.remove(connection, resource, tags.split(",") if isinstance(tags, str) else tags)
+    return _tags.read(connection, resource)
 
 
-def _tagged(
-    function: str, name: str | None, kwargs: Mapping[str, Any] | None, call: str | None
-) -> tuple[Connection, str, dict[str, Any]]:
-    given = dict(kwargs or {})
-    resource = given.pop("resource_id", None) or given.pop("instance_id", None)
-    if call == "action" and name:
-        connection, instance = _acted_on(function, name, call)
-        return connection, instance["InstanceId"], given
-    if not resource:
-        raise ConfigurationError(f"{function} needs resource_id=… when it is called as a function")
-    return _connection(), resource, given
+# -- attributes ------------------------------------------------------------------------------------
 
 
-def _set_tags(connection: Connection, resources: list[str], tags: Mapping[str, Any]) -> None:
-    with _errors.api_errors(f"tagging {', '.join(resources)}"):
-        connection.ec2.create_tags(Resources=resources, Tags=_launch.tag_list(tags))
-
-
-# -- attributes -----------------------------------------------------------------------------------------------------
-
-
-def show_term_protect(name: str, call: str | None = None) -> bool:
-    """Tell whether EC2 refuses to terminate a machine.
+@_action
+def show_term_protect(machine: Machine) -> bool:
+    """Return whether EC2 refuses to terminate a machine.
 
     CLI Example: ``salt-cloud -a show_term_protect web-1``
+
+    IAM: ec2:DescribeInstanceAttribute, ec2:DescribeInstances
     """
-    connection, instance = _acted_on("show_term_protect", name, call)
-    with _errors.api_errors(f"reading the termination protection of {name}"):
-        answer = connection.ec2.describe_instance_attribute(
-            InstanceId=instance["InstanceId"], Attribute="disableApiTermination"
-        )
-    return bool(answer["DisableApiTermination"]["Value"])
+    return _attributes.termination_protection(machine)
 
 
-def enable_term_protect(name: str, call: str | None = None) -> bool:
+@_action
+def enable_term_protect(machine: Machine) -> bool:
     """Have EC2 refuse to terminate a machine.
 
     CLI Example: ``salt-cloud -a enable_term_protect web-1``
+
+    IAM: ec2:DescribeInstanceAttribute, ec2:DescribeInstances, ec2:ModifyInstanceAttribute
     """
-    return _term_protect("enable_term_protect", name, call, protect=True)
+    return _attributes.set_termination_protection(machine, protect=True)
 
 
-def disable_term_protect(name: str, call: str | None = None) -> bool:
+@_action
+def disable_term_protect(machine: Machine) -> bool:
     """Let EC2 terminate a machine again.
 
     CLI Example: ``salt-cloud -a disable_term_protect web-1``
+
+    IAM: ec2:DescribeInstanceAttribute, ec2:DescribeInstances, ec2:ModifyInstanceAttribute
     """
-    return _term_protect("disable_term_protect", name, call, protect=False)
+    return _attributes.set_termination_protection(machine, protect=False)
 
 
-def _term_protect(function: str, name: str, call: str | None, *, protect: bool) -> bool:
-    connection, instance = _acted_on(function, name, call)
-    with _errors.api_errors(f"setting the termination protection of {name}"):
-        connection.ec2.modify_instance_attribute(
-            InstanceId=instance["InstanceId"], DisableApiTermination={"Value": protect}
-        )
-    return show_term_protect(name, call)
-
-
-def show_detailed_monitoring(name: str, call: str | None = None) -> str:
+@_action
+def show_detailed_monitoring(machine: Machine) -> str:
     """Return the state of a machine's detailed monitoring.
 
     CLI Example: ``salt-cloud -a show_detailed_monitoring web-1``
+
+    IAM: ec2:DescribeInstances
     """
-    _, instance = _acted_on("show_detailed_monitoring", name, call)
-    return str(instance.get("Monitoring", {}).get("State", "unknown"))
+    return _attributes.monitoring(machine)
 
 
-def enable_detailed_monitoring(name: str, call: str | None = None) -> str:
+@_action
+def enable_detailed_monitoring(machine: Machine) -> str:
     """Switch a machine's detailed monitoring on.
 
     CLI Example: ``salt-cloud -a enable_detailed_monitoring web-1``
+
+    IAM: ec2:DescribeInstances, ec2:MonitorInstances
     """
-    connection, instance = _acted_on("enable_detailed_monitoring", name, call)
-    with _errors.api_errors(f"monitoring {name}"):
-        answer = connection.ec2.monitor_instances(InstanceIds=[instance["InstanceId"]])
-    return str(answer["InstanceMonitorings"][0]["Monitoring"]["State"])
+    return _attributes.enable_monitoring(machine)
 
 
-def disable_detailed_monitoring(name: str, call: str | None = None) -> str:
+@_action
+def disable_detailed_monitoring(machine: Machine) -> str:
     """Switch a machine's detailed monitoring off.
 
     CLI Example: ``salt-cloud -a disable_detailed_monitoring web-1``
+
+    IAM: ec2:DescribeInstances, ec2:UnmonitorInstances
     """
-    connection, instance = _acted_on("disable_detailed_monitoring", name, call)
-    with _errors.api_errors(f"ending the monitoring of {name}"):
-        answer = connection.ec2.unmonitor_instances(InstanceIds=[instance["InstanceId"]])
-    return str(answer["InstanceMonitorings"][0]["Monitoring"]["State"])
+    return _attributes.disable_monitoring(machine)
 
 
+@_action
 def show_delvol_on_destroy(
-    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    machine: Machine, *, device: str | None = None, volume_id: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return which volumes go with a machine, by device.
+    """Return by device whether EC2 deletes the volumes of a machine with it.
 
     CLI Example: ``salt-cloud -a show_delvol_on_destroy web-1 device=/dev/xvda``
+
+    IAM: ec2:DescribeInstances
     """
-    _, instance = _acted_on("show_delvol_on_destroy", name, call)
-    return {
-        device: {"volume_id": ebs["VolumeId"], "deleted": ebs["DeleteOnTermination"]}
-        for device, ebs in _volumes_of(instance, kwargs).items()
-    }
+    return _attributes.volume_deletion(machine, device, volume_id)
 
 
+@_action
 def delvol_on_destroy(
-    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    machine: Machine, *, device: str | None = None, volume_id: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Let volumes go with a machine: all of them, or the one of a `device` or `volume_id`.
+    """Have EC2 delete volumes with their machine: all, or the one of a `device` or `volume_id`.
 
     CLI Example: ``salt-cloud -a delvol_on_destroy web-1``
+
+    IAM: ec2:DescribeInstances, ec2:ModifyInstanceAttribute
     """
-    return _delvol("delvol_on_destroy", name, kwargs, call, delete=True)
+    return _attributes.set_volume_deletion(machine, device, volume_id, delete=True)
 
 
+@_action
 def keepvol_on_destroy(
-    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    machine: Machine, *, device: str | None = None, volume_id: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Let volumes outlive a machine: all of them, or the one of a `device` or `volume_id`.
+    """Have volumes outlive their machine: all, or the one of a `device` or `volume_id`.
 
     CLI Example: ``salt-cloud -a keepvol_on_destroy web-1 device=/dev/sdf``
+
+    IAM: ec2:DescribeInstances, ec2:ModifyInstanceAttribute
     """
-    return _delvol("keepvol_on_destroy", name, kwargs, call, delete=False)
+    return _attributes.set_volume_deletion(machine, device, volume_id, delete=False)
 
 
-def _delvol(
-    function: str, name: str, kwargs: Mapping[str, Any] | None, call: str | None, *, delete: bool
-) -> dict[str, dict[str, Any]]:
-    connection, instance = _acted_on(function, name, call)
-    mappings: Any = [
-        {"DeviceName": device, "Ebs": {"VolumeId": ebs["VolumeId"], "DeleteOnTermination": delete}}
-        for device, ebs in _volumes_of(instance, kwargs).items()
-    ]
-    with _errors.api_errors(f"changing the volumes of {name}"):
-        connection.ec2.modify_instance_attribute(
-            InstanceId=instance["InstanceId"], BlockDeviceMappings=mappings
-        )
-    return show_delvol_on_destroy(name, kwargs, call)
+# -- volumes ---------------------------------------------------------------------------------------
 
 
-def _volumes_of(
-    instance: InstanceTypeDef, kwargs: Mapping[str, Any] | None
-) -> dict[str, dict[str, Any]]:
-    wanted = kwargs or {}
-    found = {
-        mapping["DeviceName"]: dict(mapping["Ebs"])
-        for mapping in instance["BlockDeviceMappings"]
-        if wanted.get("device") in (None, mapping["DeviceName"])
-        and wanted.get("volume_id") in (None, mapping["Ebs"]["VolumeId"])
-    }
-    if not found:
-        raise NotFound(f"{instance['InstanceId']} has no such volume: {dict(wanted)}")
-    return found
-
-
-# -- volumes and snapshots ------------------------------------------------------------------------------------------
-
-
-def show_volumes(name: str, call: str | None = None) -> dict[str, dict[str, Any]]:
+@_action
+def show_volumes(machine: Machine) -> dict[str, dict[str, Any]]:
     """Return the volumes of a machine, by id.
 
     CLI Example: ``salt-cloud -a show_volumes web-1``
+
+    IAM: ec2:DescribeInstances, ec2:DescribeVolumes
     """
-    connection, instance = _acted_on("show_volumes", name, call)
-    return _described_volumes(
-        connection, [{"Name": "attachment.instance-id", "Values": [instance["InstanceId"]]}]
-    )
+    return _volumes.attached(machine)
 
 
+@_action_or_function
 def show_volume(
-    name: str | None = None, kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    connection: Connection, machine: Machine | None, *, volume_id: str
 ) -> dict[str, Any]:
-    """Return one volume.
+    """Return one volume; as an action, only if it is attached to the machine.
 
     CLI Example: ``salt-cloud -f show_volume PROVIDER volume_id=vol-1``
+
+    IAM: ec2:DescribeVolumes
+    IAM, depending on use: ec2:DescribeInstances
     """
-    (volume_id,) = _needed("show_volume", kwargs, "volume_id")
-    filters: Any = [{"Name": "volume-id", "Values": [volume_id]}]
-    if call == "action" and name:
-        _, instance = _acted_on("show_volume", name, call)
-        filters.append({"Name": "attachment.instance-id", "Values": [instance["InstanceId"]]})
-    found = _described_volumes(_connection(), filters)
-    if volume_id not in found:
-        raise NotFound(f"there is no volume {volume_id}" + (f" at {name}" if name else ""))
-    return found[volume_id]
+    return _volumes.describe(connection, volume_id, machine)
 
 
-def describe_volumes(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, dict[str, Any]]:
+@_function
+def describe_volumes(connection: Connection, *, volume_id: str = "") -> dict[str, dict[str, Any]]:
     """Return the region's volumes, or those of the comma-separated ids in `volume_id`.
 
     CLI Example: ``salt-cloud -f describe_volumes PROVIDER``
+
+    IAM: ec2:DescribeVolumes
     """
-    _not_an_action("describe_volumes", call)
-    ids = (kwargs or {}).get("volume_id")
-    return _described_volumes(
-        _connection(), [{"Name": "volume-id", "Values": ids.split(",")}] if ids else []
-    )
+    ids = volume_id.split(",") if volume_id else []
+    return _volumes.described(connection, [{"Name": "volume-id", "Values": ids}] if ids else [])
 
 
-def volume_list(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, dict[str, Any]]:
-    """Return the same as `describe_volumes`."""
-    return describe_volumes(kwargs, call)
+volume_list = describe_volumes
 
 
-def _described_volumes(connection: Connection, filters: Any) -> dict[str, dict[str, Any]]:
-    with _errors.api_errors("listing the volumes"):
-        pages = connection.ec2.get_paginator("describe_volumes").paginate(Filters=filters)
-        return {
-            volume["VolumeId"]: _lookup.plain(volume)
-            for page in pages
-            for volume in page["Volumes"]
-        }
-
-
+@_function
 def create_volume(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    connection: Connection, *, zone: str, tags: Mapping[str, Any] | None = None, **settings: Any
 ) -> dict[str, Any]:
-    """Make a volume: gp3, encrypted, 10 GiB, unless said otherwise.
+    """Make a volume: gp3, encrypted and of 10 GiB by default.
 
     CLI Example: ``salt-cloud -f create_volume PROVIDER zone=eu-west-1a size=20``
 
+    IAM: ec2:CreateVolume
+    IAM, depending on use: ec2:CreateTags
+
     Args:
-        kwargs: `zone`; `size` in GiB or `snapshot`; `type`, `iops`, `throughput`, `encrypted`, `kms_key_id`
-            (or `kmskeyid`), and `tags` as a mapping.
-        call: how it was called.
+        connection: the region.
+        zone: the availability zone.
+        tags: its tags, as a mapping.
+        settings: `size` in GiB or `snapshot`; `type`, `iops`, `throughput`, `encrypted`,
+            `kms_key_id` (or `kmskeyid`).
     """
-    _not_an_action("create_volume", call)
-    given = dict(kwargs or {})
-    (zone,) = _needed("create_volume", given, "zone")
-    tags = given.pop("tags", None)
-    numbers = {
-        key: int(value) for key, value in given.items() if key in ("size", "iops", "throughput")
-    }
-    del given["zone"]
-    (device,) = _launch.new_volumes([{**given, **numbers, "device": "-"}])
-    wanted = {"VolumeType": "gp3", "Encrypted": True} | device["Ebs"]
-    wanted["Encrypted"] = str(wanted["Encrypted"]).lower() == "true"
-    wanted = {{"VolumeSize": "Size"}.get(key, key): value for key, value in wanted.items()}
-    if not {"Size", "SnapshotId"} & set(wanted):
-        wanted["Size"] = 10
-    if tags:
-        wanted["TagSpecifications"] = [{"ResourceType": "volume", "Tags": _launch.tag_list(tags)}]
-    with _errors.api_errors("creating a volume"):
-        answer = _connection().ec2.create_volume(AvailabilityZone=zone, **wanted)
-    return {
-        key: value
-        for key, value in dict(_lookup.plain(answer)).items()
-        if key != "ResponseMetadata"
-    }
+    return _volumes.create(connection, zone, tags or {}, settings)
 
 
-def volume_create(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
-    """Do the same as `create_volume`."""
-    return create_volume(kwargs, call)
+volume_create = create_volume
 
 
-def delete_volume(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
-    """Delete a volume that is attached to nothing.
+@_function
+def delete_volume(connection: Connection, *, volume_id: str) -> dict[str, Any]:
+    """Delete a volume that is attached to no machine.
 
     CLI Example: ``salt-cloud -f delete_volume PROVIDER volume_id=vol-1``
+
+    IAM: ec2:DeleteVolume
     """
-    _not_an_action("delete_volume", call)
-    (volume_id,) = _needed("delete_volume", kwargs, "volume_id")
-    with _errors.api_errors(f"deleting {volume_id}"):
-        _connection().ec2.delete_volume(VolumeId=volume_id)
-    return {"volume_id": volume_id, "deleted": True}
+    return _volumes.delete(connection, volume_id)
 
 
-def attach_volume(
-    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
+@_action
+def attach_volume(machine: Machine, *, volume_id: str, device: str) -> dict[str, Any]:
     """Attach a volume to a machine.
 
     CLI Example: ``salt-cloud -a attach_volume web-1 volume_id=vol-1 device=/dev/sdf``
+
+    IAM: ec2:AttachVolume, ec2:DescribeInstances
     """
-    connection, instance = _acted_on("attach_volume", name, call)
-    volume_id, device = _needed("attach_volume", kwargs, "volume_id", "device")
-    with _errors.api_errors(f"attaching {volume_id} to {name}"):
-        answer = connection.ec2.attach_volume(
-            InstanceId=instance["InstanceId"], VolumeId=volume_id, Device=device
-        )
-    return {"volume_id": volume_id, "device": device, "state": answer["State"]}
+    return _volumes.attach(machine, volume_id, device)
 
 
-def detach_volume(
-    name: str, kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
+@_action
+def detach_volume(machine: Machine, *, volume_id: str) -> dict[str, Any]:
     """Detach a volume from a machine.
 
     CLI Example: ``salt-cloud -a detach_volume web-1 volume_id=vol-1``
+
+    IAM: ec2:DescribeInstances, ec2:DetachVolume
     """
-    connection, instance = _acted_on("detach_volume", name, call)
-    (volume_id,) = _needed("detach_volume", kwargs, "volume_id")
-    with _errors.api_errors(f"detaching {volume_id} from {name}"):
-        answer = connection.ec2.detach_volume(InstanceId=instance["InstanceId"], VolumeId=volume_id)
-    return {"volume_id": volume_id, "state": answer["State"]}
+    return _volumes.detach(machine, volume_id)
 
 
+# -- snapshots and images --------------------------------------------------------------------------
+
+
+@_function
 def create_snapshot(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    connection: Connection, *, volume_id: str, description: str = ""
 ) -> dict[str, Any]:
     """Make a snapshot of a volume.
 
-    CLI Example: ``salt-cloud -f create_snapshot PROVIDER volume_id=vol-1 description="before the upgrade"``
+    CLI Example: ``salt-cloud -f create_snapshot PROVIDER volume_id=vol-1 description=upgrade``
+
+    IAM: ec2:CreateSnapshot
     """
-    _not_an_action("create_snapshot", call)
-    (volume_id,) = _needed("create_snapshot", kwargs, "volume_id")
-    with _errors.api_errors(f"making a snapshot of {volume_id}"):
-        answer = _connection().ec2.create_snapshot(
-            VolumeId=volume_id, Description=str((kwargs or {}).get("description", ""))
-        )
-    return {"snapshot_id": answer["SnapshotId"], "state": answer.get("State")}
+    return _snapshots.create(connection, volume_id, str(description))
 
 
+@_function
 def copy_snapshot(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    connection: Connection, *, source_region: str, source_snapshot_id: str, description: str = ""
 ) -> dict[str, Any]:
-    """Copy a snapshot into this region, encrypted.
+    """Copy a snapshot from an allowed region into this one, encrypted.
 
-    CLI Example: ``salt-cloud -f copy_snapshot PROVIDER source_region=eu-west-1 source_snapshot_id=snap-1``
+    CLI Example: ``salt-cloud -f copy_snapshot PROVIDER source_region=… source_snapshot_id=snap-1``
+
+    IAM: ec2:CopySnapshot
+
+    Raises:
+        RegionRefused: `allowed_regions` does not contain the source region.
     """
-    _not_an_action("copy_snapshot", call)
-    region, source = _needed("copy_snapshot", kwargs, "source_region", "source_snapshot_id")
-    _client.region_of({**_provider(), "location": region, "region": region})
-    with _errors.api_errors(f"copying {source}"):
-        answer = _connection().ec2.copy_snapshot(
-            SourceRegion=region,
-            SourceSnapshotId=source,
-            Description=str((kwargs or {}).get("description", "")),
-            Encrypted=True,
-        )
-    return {"snapshot_id": answer["SnapshotId"]}
+    _client.check_region(source_region, _context().provider())
+    return _snapshots.copy(connection, source_region, source_snapshot_id, str(description))
 
 
+@_function
 def describe_snapshots(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    connection: Connection, *, snapshot_id: str = "", owner: str = "self"
 ) -> dict[str, dict[str, Any]]:
-    """Return snapshots: the account's, or those of `owner`, or of the comma-separated ids in `snapshot_id`.
+    """Return the snapshots of an owner, or those of the comma-separated ids in `snapshot_id`.
 
     CLI Example: ``salt-cloud -f describe_snapshots PROVIDER``
+
+    IAM: ec2:DescribeSnapshots
     """
-    _not_an_action("describe_snapshots", call)
-    given = kwargs or {}
-    wanted: Any = {"OwnerIds": [str(given.get("owner", "self"))]}
-    if given.get("snapshot_id"):
-        wanted = {"SnapshotIds": given["snapshot_id"].split(",")}
-    with _errors.api_errors("listing the snapshots"):
-        pages = _connection().ec2.get_paginator("describe_snapshots").paginate(**wanted)
-        return {
-            snapshot["SnapshotId"]: _lookup.plain(snapshot)
-            for page in pages
-            for snapshot in page["Snapshots"]
-        }
+    if snapshot_id:
+        return _snapshots.described(connection, {"SnapshotIds": snapshot_id.split(",")})
+    return _snapshots.described(connection, {"OwnerIds": [str(owner)]})
 
 
-def delete_snapshot(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
+@_function
+def delete_snapshot(connection: Connection, *, snapshot_id: str) -> dict[str, Any]:
     """Delete a snapshot.
 
     CLI Example: ``salt-cloud -f delete_snapshot PROVIDER snapshot_id=snap-1``
+
+    IAM: ec2:DeleteSnapshot
     """
-    _not_an_action("delete_snapshot", call)
-    (snapshot_id,) = _needed("delete_snapshot", kwargs, "snapshot_id")
-    with _errors.api_errors(f"deleting {snapshot_id}"):
-        _connection().ec2.delete_snapshot(SnapshotId=snapshot_id)
-    return {"snapshot_id": snapshot_id, "deleted": True}
+    return _snapshots.delete(connection, snapshot_id)
 
 
+@_function
 def register_image(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
+    connection: Connection, *, ami_name: str, root_device_name: str, **settings: Any
 ) -> dict[str, Any]:
-    """Make an image of a snapshot: x86_64, HVM, with a gp3 root volume that goes with its machine.
+    """Make an image of a snapshot: x86_64, HVM, with a gp3 root volume, deleted with its machine.
 
-    CLI Example: ``salt-cloud -f register_image PROVIDER ami_name=web root_device_name=/dev/xvda snapshot_id=snap-1``
+    CLI Example: ``salt-cloud -f register_image PROVIDER ami_name=web root_device_name=/dev/xvda
+    snapshot_id=snap-1``
+
+    IAM: ec2:RegisterImage
 
     Args:
-        kwargs: `ami_name`, `root_device_name`, `snapshot_id`; `description`, `volume_type`, `architecture`; or
-            `block_device_mapping`, EC2's list, in place of a snapshot.
-        call: how it was called.
+        connection: the region.
+        ami_name: its name.
+        root_device_name: the device of its root volume.
+        settings: `snapshot_id`, or `block_device_mapping` with EC2's list; `description`,
+            `volume_type`, `architecture`.
     """
-    _not_an_action("register_image", call)
-    given = dict(kwargs or {})
-    name, root = _needed("register_image", given, "ami_name", "root_device_name")
-    devices = given.get("block_device_mapping")
-    if not devices:
-        (snapshot,) = _needed("register_image", given, "snapshot_id")
-        volume = {"VolumeType": given.get("volume_type", "gp3"), "DeleteOnTermination": True}
-        devices = [{"DeviceName": root, "Ebs": {"SnapshotId": snapshot, **volume}}]
-    with _errors.api_errors(f"registering the image {name}"):
-        answer = _connection().ec2.register_image(
-            Name=name,
-            Description=str(given.get("description", "")),
-            Architecture=given.get("architecture", "x86_64"),
-            VirtualizationType="hvm",
-            EnaSupport=True,
-            RootDeviceName=root,
-            BlockDeviceMappings=devices,
-        )
-    return {"image_id": answer["ImageId"]}
+    return _images.register(connection, ami_name, root_device_name, settings)
 
 
-# -- key pairs ------------------------------------------------------------------------------------------------------
+# -- key pairs -------------------------------------------------------------------------------------
 
 
-def create_keypair(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
-    """Make a key pair. Its private half is in the answer, and nowhere else.
+@_function
+def create_keypair(connection: Connection, *, keyname: str) -> dict[str, Any]:
+    """Make a key pair. Only the answer contains its private half.
 
     CLI Example: ``salt-cloud -f create_keypair PROVIDER keyname=deploy``
+
+    IAM: ec2:CreateKeyPair
     """
-    _not_an_action("create_keypair", call)
-    (keyname,) = _needed("create_keypair", kwargs, "keyname")
-    with _errors.api_errors(f"creating the key pair {keyname}"):
-        answer = _connection().ec2.create_key_pair(KeyName=keyname)
-    return {key: answer[key] for key in ("KeyName", "KeyPairId", "KeyFingerprint", "KeyMaterial")}
+    return _key_pairs.create(connection, keyname)
 
 
-def import_keypair(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
-    """Bring a key of your own: its public half.
+@_function
+def import_keypair(connection: Connection, *, keyname: str, file: str) -> dict[str, Any]:
+    """Make a key pair of the public key in a file.
 
     CLI Example: ``salt-cloud -f import_keypair PROVIDER keyname=deploy file=/root/key.pub``
+
+    IAM: ec2:ImportKeyPair
     """
-    _not_an_action("import_keypair", call)
-    keyname, path = _needed("import_keypair", kwargs, "keyname", "file")
-    try:
-        public = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"import_keypair: {error}") from error
-    with _errors.api_errors(f"importing the key pair {keyname}"):
-        answer = _connection().ec2.import_key_pair(KeyName=keyname, PublicKeyMaterial=public)
-    return {key: answer[key] for key in ("KeyName", "KeyPairId", "KeyFingerprint")}
+    return _key_pairs.import_public(connection, keyname, file)
 
 
-def show_keypair(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
-    """Return a key pair's public half and fingerprint.
+@_function
+def show_keypair(connection: Connection, *, keyname: str) -> dict[str, Any]:
+    """Return the public half and the fingerprint of a key pair.
 
     CLI Example: ``salt-cloud -f show_keypair PROVIDER keyname=deploy``
+
+    IAM: ec2:DescribeKeyPairs
     """
-    _not_an_action("show_keypair", call)
-    (keyname,) = _needed("show_keypair", kwargs, "keyname")
-    with _errors.api_errors(f"looking up the key pair {keyname}"):
-        found = _connection().ec2.describe_key_pairs(KeyNames=[keyname], IncludePublicKey=True)[
-            "KeyPairs"
-        ]
-    return dict(_lookup.plain(found[0]))
+    return _key_pairs.describe(connection, keyname)
 
 
-def delete_keypair(
-    kwargs: Mapping[str, Any] | None = None, call: str | None = None
-) -> dict[str, Any]:
+@_function
+def delete_keypair(connection: Connection, *, keyname: str) -> dict[str, Any]:
     """Remove a key pair from EC2.
 
     CLI Example: ``salt-cloud -f delete_keypair PROVIDER keyname=deploy``
+
+    IAM: ec2:DeleteKeyPair
     """
-    _not_an_action("delete_keypair", call)
-    (keyname,) = _needed("delete_keypair", kwargs, "keyname")
-    with _errors.api_errors(f"deleting the key pair {keyname}"):
-        _connection().ec2.delete_key_pair(KeyName=keyname)
-    return {"KeyName": keyname, "deleted": True}
-
-
-# -- helpers --------------------------------------------------------------------------------------------------------
-
-
-def _acted_on(function: str, name: str, call: str | None) -> tuple[Connection, InstanceTypeDef]:
-    """Return the machine that an action is for, and the connection to its region."""
-    if call != "action":
-        raise Ec2Error(f"{function} is an action on a machine: salt-cloud -a {function} NAME")
-    connection = _connection()
-    return connection, _machine(connection, name)
-
-
-def _not_an_action(function: str, call: str | None) -> None:
-    if call == "action":
-        raise Ec2Error(
-            f"{function} is not an action on a machine: salt-cloud -f {function} PROVIDER"
-        )
-
-
-def _needed(function: str, kwargs: Mapping[str, Any] | None, *names: str) -> list[Any]:
-    """Return the arguments of these names.
-
-    Raises:
-        ConfigurationError: one was not given.
-    """
-    absent = [name for name in names if (kwargs or {}).get(name) in (None, "")]
-    if absent:
-        raise ConfigurationError(f"{function} needs {', '.join(f'{name}=…' for name in absent)}")
-    return [(kwargs or {})[name] for name in names]
-
-
-def _machine(connection: Connection, name: str) -> InstanceTypeDef:
-    """Return the living machine that a name, or an instance id, stands for."""
-    if name.startswith("i-"):
-        found = _lookup.instances(connection, [{"Name": "instance-id", "Values": [name]}])
-    else:
-        found = _lookup.named(connection, name)
-    instance = _lookup.only(name, found)
-    if instance is None:
-        raise NotFound(f"there is no machine called {name} in {connection.region}")
-    return instance
-
-
-def _event(name: str, tag: str, message: str, data: Mapping[str, Any]) -> None:
-    """Tell the master's event bus; where no master listens, Salt would wait a second for one, every time."""
-    if (
-        __opts__.get("ipc_mode") != "tcp"
-        and not Path(__opts__["sock_dir"], "master_event_pull.ipc").exists()
-    ):
-        log.debug("no master listens: %s of %s", tag, name)
-        return
-    __utils__["cloud.fire_event"](
-        "event",
-        message,
-        f"salt/cloud/{name}/{tag}",
-        args={"name": name, **data},
-        sock_dir=__opts__["sock_dir"],
-        transport=__opts__["transport"],
-    )
+    return _key_pairs.delete(connection, keyname)

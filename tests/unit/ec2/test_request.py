@@ -1,7 +1,7 @@
-"""What the options of a profile make of a machine.
+"""The requests and machines that result from the options of a profile.
 
-moto's own answers tell, after `create`. Where moto forgets what it was asked for, the request tells: as botocore wrote
-it, after it had held it against EC2's description of RunInstances.
+After `create`, moto describes the machine. What moto does not keep is checked in the request, after
+botocore has validated it against EC2's description of RunInstances.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import salt.config
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
-from saltext.ec2 import _client, _launch
-from saltext.ec2._errors import ApiError, ConfigurationError, NotFound
-from saltext.ec2._lookup import Image
+from saltext.ec2 import _client, _request
+from saltext.ec2._images import Image
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import ApiError, ConfigurationError, NotFound
 
 ELSEWHERE = {"subnetname": None, "securitygroup": None}  # instead of the fixture's subnet and group
-ROOT = 15  # GiB that moto says of every image's root volume
+ROOT = 15  # GiB of every root volume in moto
 PROFILE_ARN = "arn:aws:iam::123456789012:instance-profile/web"
 
 
@@ -33,8 +33,8 @@ class Launch:
 
     Attributes:
         id: the instance.
-        instance: what EC2 says of it.
-        sent: what RunInstances was asked, as `{"Placement.Tenancy": "dedicated"}`.
+        instance: EC2's description of it.
+        sent: the parameters of RunInstances, as `{"Placement.Tenancy": "dedicated"}`.
     """
 
     id: str
@@ -57,7 +57,10 @@ def launch(
     machine: Callable[..., dict[str, Any]],
     opts: dict[str, Any],
 ) -> Launcher:
-    """Return how to launch web-1 with some options more than an image, a size, a subnet and a group."""
+    """Return a function that launches web-1 with some options.
+
+    The machine has an image, a size, a subnet and a group without them.
+    """
     opts["wait_for_ip_interval"] = 0
     sent: list[dict[str, str]] = []
     before_call(connection, "RunInstances", sent.append)
@@ -84,7 +87,7 @@ def subnet(ec2: Any) -> str:
 def before_call(
     connection: _client.Connection, action: str, do: Callable[[dict[str, str]], Any]
 ) -> None:
-    """Hand what a call asks for to `do` before it is made; what that returns, if anything, is taken for the answer."""
+    """Pass the parameters of each call to `do`; its result, unless None, replaces EC2's answer."""
 
     def handle(params: Mapping[str, Any], **_: Any) -> Any:
         return do({key: str(value) for key, value in params["body"].items()})
@@ -108,7 +111,7 @@ def volumes(ec2: Any, launched: Launch) -> dict[str, dict[str, Any]]:
 
 
 def specified_tags(sent: Mapping[str, str], resource: str) -> dict[str, str]:
-    """Return the tags that a launch asked for on one kind of resource."""
+    """Return the tags in a launch request for one type of resource."""
     (number,) = [
         key.split(".")[1] for key, value in sent.items() if value == resource and "TagSpec" in key
     ]
@@ -117,7 +120,12 @@ def specified_tags(sent: Mapping[str, str], resource: str) -> dict[str, str]:
     return {sent[f"{prefix}{key}.Key"]: sent[f"{prefix}{key}.Value"] for key in keys}
 
 
-# -- the machine ----------------------------------------------------------------------------------------------------
+def build_from(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the request for web-2 with these options alone."""
+    return _request.build(_request.Launch(driver._context().connect(), options, "web-2"))
+
+
+# -- the machine -----------------------------------------------------------------------------------
 
 
 @pytest.mark.covers(
@@ -125,7 +133,7 @@ def specified_tags(sent: Mapping[str, str], resource: str) -> dict[str, str]:
 )
 @pytest.mark.covers("shutdown_behavior")
 @pytest.mark.parametrize("iam_profile", ["web", PROFILE_ARN])
-def test_a_machine_is_what_its_profile_says(
+def test_machine_has_options_of_profile(
     ec2: Any, launch: Launcher, image: str, iam_profile: str
 ) -> None:
     iam = _client._new_session(region_name="eu-west-1").client("iam")
@@ -139,7 +147,7 @@ def test_a_machine_is_what_its_profile_says(
         ebs_optimized=True,
         shutdown_behavior="terminate",
     )
-    said = {
+    described = {
         "ImageId": image,
         "InstanceType": "t3.nano",
         "KeyName": "deploy",
@@ -147,7 +155,7 @@ def test_a_machine_is_what_its_profile_says(
         "HibernationOptions": {"Configured": True},
         "EbsOptimized": True,
     }
-    assert {key: launched.instance[key] for key in said} == said
+    assert {key: launched.instance[key] for key in described} == described
     assert launched.instance["IamInstanceProfile"]["Arn"] == PROFILE_ARN
     attribute = "instanceInitiatedShutdownBehavior"
     behaviour = ec2.describe_instance_attribute(InstanceId=launched.id, Attribute=attribute)
@@ -157,8 +165,8 @@ def test_a_machine_is_what_its_profile_says(
 @pytest.mark.covers(
     "tenancy", "placementgroup", "cpu_options", "credit_specification", "termination_protection"
 )
-def test_a_machine_is_asked_for_as_its_profile_says(launch: Launcher) -> None:
-    """What moto forgets."""
+def test_request_has_options_of_profile(launch: Launcher) -> None:
+    """The request shows these options, which moto does not keep."""
     sent = launch(
         tenancy="dedicated",
         placementgroup="rack",
@@ -177,8 +185,8 @@ def test_a_machine_is_asked_for_as_its_profile_says(launch: Launcher) -> None:
     assert {key: sent.get(key) for key in wanted} == wanted
 
 
-def test_what_a_profile_denies_is_denied(launch: Launcher) -> None:
-    """A launch template or the account may say otherwise."""
+def test_request_contains_false(launch: Launcher) -> None:
+    """A launch template or the account may set these to true."""
     sent = launch(
         monitoring=False, hibernation=False, ebs_optimized=False, termination_protection=False
     ).sent
@@ -191,36 +199,36 @@ def test_what_a_profile_denies_is_denied(launch: Launcher) -> None:
         assert sent[key] == "false"
 
 
-def test_what_a_profile_leaves_out_is_left_to_ec2(launch: Launcher) -> None:
+def test_request_omits_what_profile_omits(launch: Launcher) -> None:
     asked = {key.split(".")[0] for key in launch().sent} - {"Action", "Version"}
     assert asked == {
-        "BlockDeviceMapping", "ClientToken", "ImageId", "InstanceType", "MaxCount", "MetadataOptions", "MinCount",
-        "SecurityGroupId", "SubnetId", "TagSpecification",
+        "BlockDeviceMapping", "ClientToken", "ImageId", "InstanceType", "MaxCount",
+        "MetadataOptions", "MinCount", "SecurityGroupId", "SubnetId", "TagSpecification",
     }  # fmt: skip
 
 
 @pytest.mark.covers("metadata_options")
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "described"),
     [
         ({}, {"HttpTokens": "required", "HttpEndpoint": "enabled"}),
         ({"HttpPutResponseHopLimit": 2}, {"HttpTokens": "required", "HttpPutResponseHopLimit": 2}),
         ({"http_tokens": "optional"}, {"HttpTokens": "optional", "HttpEndpoint": "enabled"}),
     ],
 )
-def test_imdsv2_is_required_unless_a_profile_says_otherwise(
-    launch: Launcher, given: dict[str, Any], said: dict[str, Any]
+def test_imdsv2_is_required_by_default(
+    launch: Launcher, given: dict[str, Any], described: dict[str, Any]
 ) -> None:
     answer = launch(metadata_options=given).instance["MetadataOptions"]
-    assert {key: answer[key] for key in said} == said
+    assert {key: answer[key] for key in described} == described
 
 
 @pytest.mark.covers("spot_config")
-def test_a_spot_instance(launch: Launcher) -> None:
+def test_spot_config_requests_spot_instance(launch: Launcher) -> None:
     spot = {"spot_price": 0.1, "type": "persistent", "interruption": "stop", "tag": {"bid": "low"}}
     launched = launch(spot_config=spot, tag={"project": "p"})
     assert launched.instance["InstanceLifecycle"] == "spot"
-    # moto knows no more of it than that.
+    # moto does not keep the other spot options.
     options = "InstanceMarketOptions.SpotOptions"
     wanted = {
         "MaxPrice": "0.1",
@@ -237,20 +245,18 @@ def test_a_spot_instance(launch: Launcher) -> None:
 
 
 @pytest.mark.covers("spot_config")
-def test_a_spot_instance_needs_no_price(launch: Launcher) -> None:
+def test_spot_config_needs_no_price(launch: Launcher) -> None:
     launched = launch(spot_config={})
     assert launched.instance["InstanceLifecycle"] == "spot"
     assert specified_tags(launched.sent, "spot-instances-request") == {"Name": "web-1"}
     with pytest.raises(
         ConfigurationError, match="spot_config: unknown: price; it knows spot_price"
     ):
-        _launch.spot_options({"price": 1})
+        _request.spot_options({"price": 1})
 
 
 @pytest.mark.covers("launch_template")
-def test_a_launch_template_stands_for_what_a_profile_leaves_out(
-    ec2: Any, launch: Launcher, image: str
-) -> None:
+def test_launch_template_replaces_image_and_size(ec2: Any, launch: Launcher, image: str) -> None:
     data = {"ImageId": image, "InstanceType": "t3.small", "KeyName": "deploy"}
     template = ec2.create_launch_template(LaunchTemplateName="web", LaunchTemplateData=data)[
         "LaunchTemplate"
@@ -265,17 +271,17 @@ def test_a_launch_template_stands_for_what_a_profile_leaves_out(
         ({"name": "web", "version": "2"}, "2", "t3.large"),
     ):
         launched = launch(launch_template=given, image=None, size=None)
-        said = tags(launched.instance)
-        assert said["aws:ec2launchtemplate:id"] == template["LaunchTemplateId"]
-        assert said["aws:ec2launchtemplate:version"] == version
-        assert said["Name"] == "web-1"
+        described = tags(launched.instance)
+        assert described["aws:ec2launchtemplate:id"] == template["LaunchTemplateId"]
+        assert described["aws:ec2launchtemplate:version"] == version
+        assert described["Name"] == "web-1"
         assert (launched.instance["ImageId"], launched.instance["InstanceType"]) == (image, size)
         driver.destroy("web-1")
     assert launch(launch_template=by_id, size="t3.nano").instance["InstanceType"] == "t3.nano"
 
 
 @pytest.mark.covers("launch_template", "del_root_vol_on_destroy")
-def test_a_root_volume_that_only_a_launch_template_knows_cannot_be_kept(
+def test_keeping_root_volume_of_launch_template_is_refused(
     ec2: Any, launch: Launcher, image: str
 ) -> None:
     data = {"ImageId": image, "InstanceType": "t3.small"}
@@ -288,7 +294,7 @@ def test_a_root_volume_that_only_a_launch_template_knows_cannot_be_kept(
     assert [volume["Size"] for volume in ec2.describe_volumes()["Volumes"]] == [ROOT]
 
 
-def test_without_a_launch_template_image_and_size_are_needed(ec2: Any, launch: Launcher) -> None:
+def test_launch_without_template_needs_image_and_size(ec2: Any, launch: Launcher) -> None:
     for option in ("image", "size"):
         with pytest.raises(ConfigurationError, match=f"web-1: {option} is not set"):
             launch(**{option: None})
@@ -297,11 +303,11 @@ def test_without_a_launch_template_image_and_size_are_needed(ec2: Any, launch: L
     assert ec2.describe_instances()["Reservations"] == []
 
 
-# -- the image ------------------------------------------------------------------------------------------------------
+# -- the image -------------------------------------------------------------------------------------
 
 
 @pytest.mark.covers("image")
-def test_the_newest_image_of_an_owner_is_taken(ec2: Any, launch: Launcher, image: str) -> None:
+def test_image_by_owner_and_name_is_the_newest(ec2: Any, launch: Launcher, image: str) -> None:
     owner = ec2.describe_images(ImageIds=[image])["Images"][0]["OwnerId"]
     newest = max(
         (ec2.register_image(Name=f"debian-13-{number}")["ImageId"] for number in (2, 3)),
@@ -312,20 +318,18 @@ def test_the_newest_image_of_an_owner_is_taken(ec2: Any, launch: Launcher, image
     )
     ec2.register_image(Name="fedora-50")
     assert launch(image={"owner": owner, "name": "debian-13-?"}).instance["ImageId"] == newest
-    for wrong, said in (
+    for wrong, message in (
         ({"owner": owner, "name": "gentoo*"}, "owns no image called gentoo"),
         ({"owner": "amazon", "name": "debian-13-*"}, "amazon owns no image"),
     ):
-        with pytest.raises(NotFound, match=said):
-            _launch.request(driver._connection(), {"image": wrong, "size": "t2.micro"}, "web-2")
+        with pytest.raises(NotFound, match=message):
+            build_from({"image": wrong, "size": "t2.micro"})
     with pytest.raises(ConfigurationError, match="needs both owner and name"):
-        _launch.request(
-            driver._connection(), {"image": {"name": "debian-13-*"}, "size": "t2.micro"}, "web-2"
-        )
+        build_from({"image": {"name": "debian-13-*"}, "size": "t2.micro"})
 
 
 @pytest.mark.covers("image")
-def test_the_image_of_an_ssm_parameter(
+def test_image_comes_from_ssm_parameter(
     connection: _client.Connection, launch: Launcher, image: str
 ) -> None:
     connection.ssm.put_parameter(Name="/images/web", Value=image, Type="String")
@@ -333,7 +337,7 @@ def test_the_image_of_an_ssm_parameter(
 
 
 @pytest.mark.covers("image")
-def test_an_image_name_alone_is_refused(ec2: Any, launch: Launcher) -> None:
+def test_image_name_without_owner_is_refused(ec2: Any, launch: Launcher) -> None:
     with pytest.raises(
         ConfigurationError,
         match="image 'debian-13-amd64-1' is not ami-…, ssm:/parameter, or a mapping",
@@ -342,11 +346,11 @@ def test_an_image_name_alone_is_refused(ec2: Any, launch: Launcher) -> None:
     assert ec2.describe_instances()["Reservations"] == []
 
 
-# -- tags -----------------------------------------------------------------------------------------------------------
+# -- tags ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.covers("tag")
-def test_a_machine_its_volumes_and_interfaces_are_tagged_at_launch(
+def test_launch_tags_machine_volumes_and_interfaces(
     ec2: Any, launch: Launcher, connection: _client.Connection
 ) -> None:
     later: list[dict[str, str]] = []
@@ -357,25 +361,23 @@ def test_a_machine_its_volumes_and_interfaces_are_tagged_at_launch(
     wanted = {"Name": "web-1", "project": "p", "number": "7"}
     assert tags(launched.instance) == wanted
     assert [tags(volume) for volume in volumes(ec2, launched).values()] == [wanted, wanted]
-    assert specified_tags(launched.sent, "network-interface") == wanted, "moto forgets these"
-    assert later == [], "a tag set apart from the launch can be lost"
+    assert specified_tags(launched.sent, "network-interface") == wanted, "moto does not keep these"
+    assert later == [], "a tag that is set after the launch can be lost"
 
 
 @pytest.mark.covers("tag")
-def test_the_name_is_not_a_tag_to_play_with(launch: Launcher) -> None:
+def test_tag_refuses_other_name_and_other_types(launch: Launcher) -> None:
     with pytest.raises(ConfigurationError, match="the tag Name"):
         launch(tag={"Name": "other"})
     with pytest.raises(ConfigurationError, match=r"tag must be a mapping, not \['project'\]"):
         launch(tag=["project"])
 
 
-# -- disks ----------------------------------------------------------------------------------------------------------
+# -- disks -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.covers("block_device_mappings")
-def test_volumes_are_gp3_and_encrypted_unless_a_profile_says_otherwise(
-    ec2: Any, launch: Launcher
-) -> None:
+def test_volumes_are_gp3_and_encrypted_by_default(ec2: Any, launch: Launcher) -> None:
     given = [
         {"DeviceName": "/dev/sdf", "Ebs.VolumeSize": 3, "Ebs.VolumeType": "gp2"},
         {
@@ -384,13 +386,13 @@ def test_volumes_are_gp3_and_encrypted_unless_a_profile_says_otherwise(
         },
     ]
     launched = launch(block_device_mappings=given)
-    said = {
+    described = {
         device: tuple(
             volume[key] for key in ("VolumeType", "Encrypted", "Size", "DeleteOnTermination")
         )
         for device, volume in volumes(ec2, launched).items()
     }
-    assert said == {
+    assert described == {
         "/dev/sda1": ("gp3", True, ROOT, True),
         "/dev/sdf": ("gp2", True, 3, True),
         "/dev/sdg": ("gp3", False, 4, False),
@@ -398,7 +400,7 @@ def test_volumes_are_gp3_and_encrypted_unless_a_profile_says_otherwise(
 
 
 @pytest.mark.covers("block_device_mappings")
-def test_the_root_volume_can_be_another(ec2: Any, launch: Launcher) -> None:
+def test_block_device_mappings_change_root_volume(ec2: Any, launch: Launcher) -> None:
     given = {
         "DeviceName": "/dev/sda1",
         "Ebs.VolumeSize": 20,
@@ -408,19 +410,19 @@ def test_the_root_volume_can_be_another(ec2: Any, launch: Launcher) -> None:
     launched = launch(block_device_mappings=[given])
     (volume,) = volumes(ec2, launched).values()
     assert (volume["Size"], volume["VolumeType"], volume["Encrypted"]) == (20, "gp3", True)
-    # moto makes every gp3 volume as fast as the slowest.
+    # moto gives every gp3 volume the same speed.
     assert launched.sent["BlockDeviceMapping.1.Ebs.Iops"] == "4000"
     assert launched.sent["BlockDeviceMapping.1.Ebs.Throughput"] == "200"
 
 
-def test_a_mapping_that_is_no_volume_stays_what_it_is() -> None:
+def test_mapping_without_ebs_is_unchanged() -> None:
     store = {"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}
     none = {"DeviceName": "/dev/sdc", "NoDevice": ""}
-    assert _launch.block_devices([store, none], Image("ami-1")) == [store, none]
+    assert _request.block_devices([store, none], Image("ami-1")) == [store, none]
 
 
 @pytest.mark.covers("block_device_mappings")
-def test_a_tag_of_one_mapping_is_refused_with_what_to_use(launch: Launcher) -> None:
+def test_block_device_mappings_refuse_tag(launch: Launcher) -> None:
     with pytest.raises(
         ConfigurationError,
         match=r"/dev/sdf cannot have a tag of its own: set tag, .* or list it in vol",
@@ -431,7 +433,7 @@ def test_a_tag_of_one_mapping_is_refused_with_what_to_use(launch: Launcher) -> N
 
 
 @pytest.mark.covers("volumes")
-def test_further_volumes_are_part_of_the_launch(ec2: Any, launch: Launcher) -> None:
+def test_launch_creates_volumes(ec2: Any, launch: Launcher) -> None:
     made = ec2.create_volume(AvailabilityZone="eu-west-1a", Size=5)["VolumeId"]
     snapshot = ec2.create_snapshot(VolumeId=made)["SnapshotId"]
     key = "arn:aws:kms:eu-west-1:123456789012:key/1"
@@ -449,10 +451,11 @@ def test_further_volumes_are_part_of_the_launch(ec2: Any, launch: Launcher) -> N
     ]
     launched = launch(volumes=given, tag={"project": "p"})
     found = volumes(ec2, launched)
-    said = {
-        device: (one["VolumeType"], one["Encrypted"], one["Size"]) for device, one in found.items()
+    described = {
+        device: (volume["VolumeType"], volume["Encrypted"], volume["Size"])
+        for device, volume in found.items()
     }
-    assert said == {
+    assert described == {
         "/dev/sda1": ("gp3", True, ROOT),
         "/dev/sdf": ("gp3", True, 10),
         "/dev/sdg": ("gp2", False, 10),
@@ -463,21 +466,21 @@ def test_further_volumes_are_part_of_the_launch(ec2: Any, launch: Launcher) -> N
     assert found["/dev/sdi"]["VolumeId"] == made
     assert tags(found["/dev/sdf"]) == {"Name": "web-1", "project": "p", "tier": "log"}
     assert tags(found["/dev/sdi"]) == {"tier": "old"}
-    # moto forgets how fast a volume is to be.
+    # moto does not keep the speed of a volume.
     assert launched.sent["BlockDeviceMapping.2.Ebs.Iops"] == "3500"
     assert launched.sent["BlockDeviceMapping.2.Ebs.Throughput"] == "150"
 
 
 @pytest.mark.covers("volumes")
-def test_a_volume_that_is_written_wrong_stops_the_launch(ec2: Any, launch: Launcher) -> None:
-    for wrong, said in (
+def test_launch_refuses_malformed_volume(ec2: Any, launch: Launcher) -> None:
+    for wrong, message in (
         (
             {"device": "/dev/sdf", "Size": 3},
             "volumes: unknown: Size; it knows device, volume_id, tags, size",
         ),
         ({"size": 3}, "an entry has no device"),
     ):
-        with pytest.raises(ConfigurationError, match=said):
+        with pytest.raises(ConfigurationError, match=message):
             launch(volumes=[wrong])
     assert ec2.describe_instances()["Reservations"] == []
 
@@ -491,7 +494,7 @@ def test_a_volume_that_is_written_wrong_stops_the_launch(ec2: Any, launch: Launc
         ({"del_all_vols_on_destroy": False}, [3]),
     ],
 )
-def test_which_volumes_outlive_a_machine(
+def test_destroy_deletes_volumes_unless_configured(
     ec2: Any, launch: Launcher, given: dict[str, Any], left: list[int]
 ) -> None:
     launch(volumes=[{"device": "/dev/sdf", "size": 3}], **given)
@@ -499,15 +502,13 @@ def test_which_volumes_outlive_a_machine(
     assert [volume["Size"] for volume in ec2.describe_volumes()["Volumes"]] == left
 
 
-# -- the network ----------------------------------------------------------------------------------------------------
+# -- the network -----------------------------------------------------------------------------------
 
 
 @pytest.mark.covers(
     "subnetname", "subnetid", "securitygroup", "securitygroupname", "securitygroupid", "private_ip"
 )
-def test_subnet_and_groups_are_given_by_name_or_by_id(
-    ec2: Any, launch: Launcher, subnet: str
-) -> None:
+def test_subnet_and_groups_have_name_or_id(ec2: Any, launch: Launcher, subnet: str) -> None:
     by_name = launch(subnetname="a", securitygroup="web", private_ip="10.40.1.9").instance
     assert (by_name["SubnetId"], by_name["PrivateIpAddress"]) == (subnet, "10.40.1.9")
     assert [group["GroupName"] for group in by_name["SecurityGroups"]] == ["web"]
@@ -525,13 +526,13 @@ def test_subnet_and_groups_are_given_by_name_or_by_id(
 
 
 @pytest.mark.covers("subnetid")
-def test_a_subnet_is_given_once(launch: Launcher, subnet: str) -> None:
+def test_launch_refuses_subnet_by_name_and_id(launch: Launcher, subnet: str) -> None:
     with pytest.raises(ConfigurationError, match="web-1: a subnet is given by name and by id"):
         launch(subnetname="a", subnetid=subnet)
 
 
 @pytest.mark.covers("availability_zone")
-def test_a_zone_is_enough(launch: Launcher) -> None:
+def test_launch_accepts_zone_without_subnet(launch: Launcher) -> None:
     assert (
         launch(**ELSEWHERE, availability_zone="eu-west-1c").instance["Placement"][
             "AvailabilityZone"
@@ -542,7 +543,7 @@ def test_a_zone_is_enough(launch: Launcher) -> None:
 
 @pytest.mark.covers("associate_public_ip")
 @pytest.mark.parametrize("subnet_says", [True, False])
-def test_a_public_address_is_given_or_kept_back(
+def test_associate_public_ip_overrides_subnet(
     ec2: Any, launch: Launcher, subnet: str, *, subnet_says: bool
 ) -> None:
     ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": subnet_says})
@@ -551,10 +552,12 @@ def test_a_public_address_is_given_or_kept_back(
     (interface,) = launched.instance["NetworkInterfaces"]
     assert interface["SubnetId"] == subnet
     assert [group["GroupName"] for group in interface["Groups"]] == ["web"]
-    assert launched.sent["NetworkInterface.1.DeleteOnTermination"] == "true", "moto forgets this"
+    assert launched.sent["NetworkInterface.1.DeleteOnTermination"] == "true", (
+        "moto does not keep this"
+    )
 
 
-def test_a_public_address_needs_a_subnet(launch: Launcher) -> None:
+def test_associate_public_ip_needs_subnet(launch: Launcher) -> None:
     with pytest.raises(
         ConfigurationError, match="associate_public_ip needs subnetname or subnetid"
     ):
@@ -574,7 +577,7 @@ FIRST = {
 
 
 @pytest.mark.covers("network_interfaces")
-def test_several_interfaces(launch: Launcher, subnet: str) -> None:
+def test_launch_creates_several_interfaces(launch: Launcher, subnet: str) -> None:
     second = {
         "DeviceIndex": 1,
         "subnetname": "a",
@@ -586,7 +589,8 @@ def test_several_interfaces(launch: Launcher, subnet: str) -> None:
     }
     launched = launch(**ELSEWHERE, network_interfaces=[FIRST, second])
     front, behind = sorted(
-        launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"]
+        launched.instance["NetworkInterfaces"],
+        key=lambda interface: interface["Attachment"]["DeviceIndex"],
     )
     assert (front["PrivateIpAddress"], front["SubnetId"], front["SourceDestCheck"]) == (
         "10.40.1.20",
@@ -600,7 +604,7 @@ def test_several_interfaces(launch: Launcher, subnet: str) -> None:
     )
     assert [group["GroupName"] for group in front["Groups"]] == ["web"]
     assert sorted(group["GroupName"] for group in behind["Groups"]) == ["db", "web"]
-    # moto forgets these.
+    # moto does not keep these.
     wanted = {
         "1.PrivateIpAddresses.2.PrivateIpAddress": "10.40.1.21",
         "1.PrivateIpAddresses.2.Primary": "false",
@@ -612,7 +616,7 @@ def test_several_interfaces(launch: Launcher, subnet: str) -> None:
 
 
 @pytest.mark.covers("network_interfaces")
-def test_interfaces_are_written_as_in_the_old_documentation(launch: Launcher, subnet: str) -> None:
+def test_interfaces_of_old_documentation_are_accepted(launch: Launcher, subnet: str) -> None:
     given = {
         "DeviceIndex": 0,
         "PrivateIpAddresses": [{"Primary": True}],
@@ -624,12 +628,12 @@ def test_interfaces_are_written_as_in_the_old_documentation(launch: Launcher, su
     assert launched.instance["PublicIpAddress"]
     assert [each["SubnetId"] for each in launched.instance["NetworkInterfaces"]] == [subnet]
     assert not [key for key in launched.sent if "PrivateIpAddresses" in key], (
-        "an entry without an address says nothing"
+        "EC2 refuses an entry without an address"
     )
 
 
 @pytest.mark.covers("network_interfaces")
-def test_an_interface_that_is_written_wrong_stops_the_launch(launch: Launcher) -> None:
+def test_launch_refuses_malformed_interface(launch: Launcher) -> None:
     with pytest.raises(
         ConfigurationError,
         match=r"network_interfaces: unknown: Subnet; it knows DeviceIndex, .*SubnetId",
@@ -652,7 +656,7 @@ def test_an_interface_that_is_written_wrong_stops_the_launch(launch: Launcher) -
         ("associate_public_ip", False, "AssociatePublicIpAddress"),
     ],
 )
-def test_what_an_interface_says_is_not_said_of_the_machine(
+def test_launch_refuses_option_beside_network_interfaces(
     ec2: Any, launch: Launcher, option: str, value: Any, key: str
 ) -> None:
     with pytest.raises(
@@ -664,16 +668,14 @@ def test_what_an_interface_says_is_not_said_of_the_machine(
 
 
 @pytest.mark.covers("network_interfaces")
-def test_a_machine_is_launched_with_an_interface_that_exists(
-    ec2: Any, launch: Launcher, subnet: str
-) -> None:
+def test_launch_accepts_existing_interface(ec2: Any, launch: Launcher, subnet: str) -> None:
     ready = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
     launched = launch(**ELSEWHERE, network_interfaces=[{"NetworkInterfaceId": ready}])
     assert [each["NetworkInterfaceId"] for each in launched.instance["NetworkInterfaces"]] == [
         ready
     ]
     assert "network-interface" not in launched.sent.values(), (
-        "EC2 tags no interface when it makes none"
+        "EC2 refuses tags for existing interfaces"
     )
     driver.destroy("web-1")
     ready = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
@@ -683,7 +685,7 @@ def test_a_machine_is_launched_with_an_interface_that_exists(
 
 
 @pytest.mark.covers("network_interfaces")
-def test_elastic_addresses_are_given_once_and_released_when_they_were_made_for_the_machine(
+def test_elastic_addresses_are_associated_once_and_released(
     ec2: Any, launch: Launcher, connection: _client.Connection
 ) -> None:
     own = ec2.allocate_address(Domain="vpc")["AllocationId"]
@@ -700,7 +702,8 @@ def test_elastic_addresses_are_given_once_and_released_when_they_were_made_for_t
 
     launched = launch(**ELSEWHERE, network_interfaces=interfaces)
     network = sorted(
-        launched.instance["NetworkInterfaces"], key=lambda one: one["Attachment"]["DeviceIndex"]
+        launched.instance["NetworkInterfaces"],
+        key=lambda interface: interface["Attachment"]["DeviceIndex"],
     )
     holders = {
         each["NetworkInterfaceId"]: each["AllocationId"]
@@ -709,7 +712,7 @@ def test_elastic_addresses_are_given_once_and_released_when_they_were_made_for_t
     assert set(holders) == {each["NetworkInterfaceId"] for each in network}
     assert holders[network[1]["NetworkInterfaceId"]] == own
     assert given == [each["PrivateIpAddress"] for each in network]
-    # moto forgets secondary addresses at launch. Once they are there, the next run serves what has none yet.
+    # moto drops secondary addresses at launch. The next run associates those that it gets later.
     for each in network:
         ec2.assign_private_ip_addresses(
             NetworkInterfaceId=each["NetworkInterfaceId"], SecondaryPrivateIpAddressCount=1
@@ -726,7 +729,7 @@ def test_elastic_addresses_are_given_once_and_released_when_they_were_made_for_t
     assert [each["AllocationId"] for each in ec2.describe_addresses()["Addresses"]] == [own]
 
 
-# -- a place with room ----------------------------------------------------------------------------------------------
+# -- full places -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -744,7 +747,7 @@ def full(launch: Launcher, connection: _client.Connection) -> dict[str, str]:
 
 
 @pytest.mark.covers("availability_zone")
-def test_a_full_zone_is_passed_over(launch: Launcher, full: dict[str, str]) -> None:
+def test_launch_skips_full_zone(launch: Launcher, full: dict[str, str]) -> None:
     full |= {"eu-west-1a": "InsufficientInstanceCapacity", "eu-west-1b": "Unsupported"}
     zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
     launched = launch(**ELSEWHERE, availability_zone=zones)
@@ -753,7 +756,7 @@ def test_a_full_zone_is_passed_over(launch: Launcher, full: dict[str, str]) -> N
 
 @pytest.mark.covers("subnetname", "subnetid")
 @pytest.mark.parametrize("option", ["subnetname", "subnetid"])
-def test_a_full_subnet_is_passed_over(
+def test_launch_skips_full_subnet(
     ec2: Any, launch: Launcher, full: dict[str, str], subnet: str, option: str
 ) -> None:
     vpc = ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
@@ -766,9 +769,7 @@ def test_a_full_subnet_is_passed_over(
     assert launch(**{"subnetname": None, option: places}).instance["SubnetId"] == other
 
 
-def test_a_refusal_that_is_not_for_want_of_room_ends_the_search(
-    ec2: Any, launch: Launcher, full: dict[str, str]
-) -> None:
+def test_launch_stops_at_other_refusals(ec2: Any, launch: Launcher, full: dict[str, str]) -> None:
     full |= {"eu-west-1a": "UnauthorizedOperation"}
     with pytest.raises(ApiError, match="UnauthorizedOperation"):
         launch(**ELSEWHERE, availability_zone=["eu-west-1a", "eu-west-1b"])
@@ -782,7 +783,7 @@ def test_a_refusal_that_is_not_for_want_of_room_ends_the_search(
     assert ec2.describe_instances()["Reservations"] == []
 
 
-# -- user data ------------------------------------------------------------------------------------------------------
+# -- user data -------------------------------------------------------------------------------------
 
 
 @pytest.mark.covers("userdata", "userdata_file", "userdata_template")
@@ -795,7 +796,7 @@ def test_a_refusal_that_is_not_for_want_of_room_ends_the_search(
         ("userdata_file", "jinja", False, False),
     ],
 )
-def test_user_data_is_text_or_a_file_and_rendered_where_that_is_asked_for(
+def test_user_data_is_rendered_if_configured(
     ec2: Any,
     launch: Launcher,
     opts: dict[str, Any],
@@ -824,9 +825,7 @@ def test_user_data_is_text_or_a_file_and_rendered_where_that_is_asked_for(
 
 
 @pytest.mark.covers("userdata_file")
-def test_user_data_that_cannot_be_had_stops_the_launch(
-    ec2: Any, launch: Launcher, tmp_path: Path
-) -> None:
+def test_launch_refuses_unreadable_user_data(ec2: Any, launch: Launcher, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"userdata_file cannot be read: .*/nowhere"):
         launch(userdata_file=f"{tmp_path}/nowhere")
     with pytest.raises(ConfigurationError, match="userdata and userdata_file are both set"):
@@ -834,12 +833,12 @@ def test_user_data_that_cannot_be_had_stops_the_launch(
     assert ec2.describe_instances()["Reservations"] == []
 
 
-# -- once -----------------------------------------------------------------------------------------------------------
+# -- once ------------------------------------------------------------------------------------------
 
 
-def test_a_token_is_the_same_for_the_same_attempt_only() -> None:
+def test_client_token_is_equal_for_equal_launches_only() -> None:
     def token(name: str = "web-1", size: str = "t2.micro", before: tuple[str, ...] = ()) -> str:
-        return _launch.client_token("eu-west-1", name, {"InstanceType": size}, before)
+        return _request.client_token("eu-west-1", name, {"InstanceType": size}, before)
 
     assert token() == token()
     assert len({token(), token(name="web-2"), token(size="t2.small"), token(before=("i-1",))}) == 4

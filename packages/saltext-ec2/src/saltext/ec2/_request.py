@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from saltext.ec2 import _lookup
+from saltext.ec2 import _images, _networks, _tags
 from saltext.ec2._client import Connection
-from saltext.ec2._errors import ConfigurationError
+from saltext.ec2.errors import ConfigurationError
+from saltext.ec2.tags import DEPLOY_TAG
 
-DEPLOY_TAG = "salt-cloud:deploy"  # `pending` from launch until the minion is installed, then `done`
-RELEASE_TAG = (
-    "salt-cloud:release-with"  # on an elastic address: the id of the instance with which it goes
-)
 TAGGED = ("instance", "volume", "network-interface")
 
 
-# What EC2 says when a place is full, and another one may not be.
-NO_ROOM = frozenset((
-    "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientReservedInstanceCapacity",
-    "InsufficientFreeAddressesInSubnet", "SpotMaxPriceTooLow", "Unsupported",
-))  # fmt: skip
+@dataclass(frozen=True)
+class Launch:
+    """A machine that is to be launched.
 
-# What EC2 says of a ClientToken that stands for an earlier launch, and will not do for another one.
-SPENT = frozenset(("IdempotentInstanceTerminated", "IdempotentParameterMismatch"))
+    Attributes:
+        connection: the connection to its region, where names in the options are looked up.
+        options: its options, see `options.resolve`.
+        name: its name.
+        userdata: its rendered user data.
+        deploy: whether a minion will be installed on it.
+    """
+
+    connection: Connection
+    options: Mapping[str, Any]
+    name: str
+    userdata: str = ""
+    deploy: bool = True
 
 
-def variants(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the options once for each place that a launch may try, in order.
+def places(launch: Launch) -> list[Launch]:
+    """Return the launch once for each place that may be tried, in order.
 
-    One of `subnetname`, `subnetid` and `availability_zone` may be a list; the first place with room is taken.
+    One of `subnetname`, `subnetid` and `availability_zone` may be a list of places.
 
     Raises:
         ConfigurationError: two of them are lists.
     """
+    options = launch.options
     lists = [
         key
         for key in ("subnetname", "subnetid", "availability_zone")
@@ -43,42 +52,33 @@ def variants(options: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     if len(lists) > 1:
         raise ConfigurationError(f"{' and '.join(lists)} are lists: one of them can be")
-    places = [{key: place} for key in lists for place in options[key]]
-    return [{**options, **place} for place in places or [{}]]
+    choices = [{key: place} for key in lists for place in options[key]]
+    return [
+        dataclasses.replace(launch, options={**options, **choice}) for choice in choices or [{}]
+    ]
 
 
-def request(
-    connection: Connection,
-    options: Mapping[str, Any],
-    name: str,
-    *,
-    userdata: str = "",
-    deploy: bool = True,
-) -> dict[str, Any]:
-    """Return the arguments of RunInstances for one machine, all but its ClientToken.
-
-    Args:
-        connection: where to look up the names that the options hold.
-        options: see `_options.resolve`.
-        name: the machine's name.
-        userdata: rendered user data.
-        deploy: whether a minion will be installed on it.
+def build(launch: Launch) -> dict[str, Any]:
+    """Return the arguments of RunInstances, without ClientToken.
 
     Raises:
         ConfigurationError: an option is absent or malformed.
         NotFound: the image, subnet or a security group does not exist.
+        ApiError: EC2 did not answer.
     """
+    connection, options, name = launch.connection, launch.options, launch.name
     template = options.get("launch_template")
     for needed in ("image", "size"):
         if not options.get(needed) and not template:
             raise ConfigurationError(f"{name}: {needed} is not set")
     if not options.get("image") and options.get("del_root_vol_on_destroy") is False:
         raise ConfigurationError(
-            f"{name}: del_root_vol_on_destroy needs image: what launch_template says of the root volume stays as it is"
+            f"{name}: del_root_vol_on_destroy needs image:"
+            " what launch_template says of the root volume stays as it is"
         )
-    image = (
-        _lookup.image(connection, options["image"]) if options.get("image") else _lookup.Image("")
-    )
+    image = _images.Image("")
+    if options.get("image"):
+        image = _images.find(connection, options["image"])
     network = _network(connection, options, name)
     wanted: dict[str, Any] = {
         "MinCount": 1,
@@ -94,31 +94,31 @@ def request(
             delete_others=options.get("del_all_vols_on_destroy"),
         ),
         "TagSpecifications": tag_specifications(
-            name,
-            options.get("tag") or {},
-            deploy=deploy,
-            spot=options.get("spot_config"),
-            interfaces=network.get("NetworkInterfaces", ()),
+            launch, interfaces=network.get("NetworkInterfaces", ())
         ),
         **network,
-        **_machine(options),
+        **_hardware(options),
     }
     if image.id:
         wanted["ImageId"] = image.id
     if template:
-        known = {"id": "LaunchTemplateId", "name": "LaunchTemplateName", "version": "Version"}
-        if not isinstance(template, Mapping) or set(template) - set(known):
-            raise ConfigurationError(
-                f"{name}: launch_template is a mapping with id or name, and perhaps version"
-            )
-        wanted["LaunchTemplate"] = {known[key]: str(value) for key, value in template.items()}
-    if userdata:
-        wanted["UserData"] = userdata
+        wanted["LaunchTemplate"] = _launch_template(template, name)
+    if launch.userdata:
+        wanted["UserData"] = launch.userdata
     return {key: value for key, value in wanted.items() if value not in ({}, [])}
 
 
-def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of the request that says what kind of machine it is."""
+def _launch_template(given: Any, name: str) -> dict[str, str]:
+    keys = {"id": "LaunchTemplateId", "name": "LaunchTemplateName", "version": "Version"}
+    if not isinstance(given, Mapping) or set(given) - set(keys):
+        raise ConfigurationError(
+            f"{name}: launch_template is a mapping with id or name, and perhaps version"
+        )
+    return {keys[key]: str(value) for key, value in given.items()}
+
+
+def _hardware(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of the request about the machine itself."""
     machine: dict[str, Any] = {}
     plain = {
         "size": "InstanceType",
@@ -131,9 +131,7 @@ def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
         if options.get(option) is not None:
             machine[key] = options[option]
     if profile := options.get("iam_profile"):
-        machine["IamInstanceProfile"] = {
-            "Arn" if str(profile).startswith("arn:") else "Name": profile
-        }
+        machine["IamInstanceProfile"] = {"Arn" if profile.startswith("arn:") else "Name": profile}
     if credits := options.get("credit_specification"):
         machine["CreditSpecification"] = (
             {camel(key): value for key, value in credits.items()}
@@ -143,9 +141,9 @@ def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
     if cpu := options.get("cpu_options"):
         machine["CpuOptions"] = {camel(key): value for key, value in cpu.items()}
     if options.get("monitoring") is not None:
-        machine["Monitoring"] = {"Enabled": bool(options["monitoring"])}
+        machine["Monitoring"] = {"Enabled": options["monitoring"]}
     if options.get("hibernation") is not None:
-        machine["HibernationOptions"] = {"Configured": bool(options["hibernation"])}
+        machine["HibernationOptions"] = {"Configured": options["hibernation"]}
     places = {
         "availability_zone": "AvailabilityZone",
         "placementgroup": "GroupName",
@@ -165,7 +163,7 @@ def spot_options(given: Mapping[str, Any]) -> dict[str, Any]:
         given: `spot_price`, `type`, `interruption` and `tag`, all of them optional.
 
     Raises:
-        ConfigurationError: it says something else.
+        ConfigurationError: it has another key.
     """
     _all_known("spot_config", given, ("spot_price", "type", "interruption", "tag"))
     known = {
@@ -187,10 +185,11 @@ def _all_known(option: str, given: Iterable[str], known: Collection[str]) -> Non
 def client_token(
     region: str, name: str, wanted: Mapping[str, Any], predecessors: Iterable[str]
 ) -> str:
-    """Return the ClientToken under which this machine is launched once and only once.
+    """Return the ClientToken with which EC2 launches this machine once and only once.
 
-    The same machine asked for again, from this process or another one, has the same token, so EC2 answers with the
-    instance that it started the first time. A machine made anew differs by its predecessors.
+    The same request for the same machine has the same token, also from another process, and EC2
+    answers it with the instance that it launched the first time. The predecessors give a machine
+    that replaces a terminated one another token.
 
     Args:
         region: where it is launched.
@@ -199,13 +198,11 @@ def client_token(
         predecessors: ids of terminated instances of the same name.
     """
     text = json.dumps([region, name, wanted, sorted(predecessors)], sort_keys=True, default=str)
-    return hashlib.sha256(
-        text.encode()
-    ).hexdigest()  # 64 characters, the longest token that EC2 takes
+    return hashlib.sha256(text.encode()).hexdigest()  # 64 characters, as many as EC2 takes
 
 
 def metadata_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return MetadataOptions with IMDSv2 required where `given` does not say otherwise.
+    """Return MetadataOptions that require IMDSv2 unless `given` overrides that.
 
     Args:
         given: EC2's keys, as `HttpTokens` or `http_tokens`.
@@ -221,10 +218,12 @@ def camel(key: str) -> str:
 
 
 def new_volumes(given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the option `volumes` as block devices; those with a `volume_id` exist, and are attached later.
+    """Return the option `volumes` as block devices, without existing volumes (`volume_id`).
+
+    Existing volumes are attached when the machine runs.
 
     Raises:
-        ConfigurationError: an entry has no device, or says something unknown.
+        ConfigurationError: an entry has no device, or an unknown key.
     """
     known = {
         "size": "VolumeSize",
@@ -253,18 +252,18 @@ def new_volumes(given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def block_devices(
     given: Iterable[Mapping[str, Any]],
-    image: _lookup.Image,
+    image: _images.Image,
     *,
     delete_root: bool | None = None,
     delete_others: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """Return BlockDeviceMappings in which each EBS volume is gp3 and encrypted unless `given` says otherwise.
+    """Return BlockDeviceMappings with EBS volumes that are gp3 and encrypted by default.
 
     Args:
         given: EC2's list; keys of `Ebs` may be nested or written `Ebs.VolumeSize`.
-        image: its root device is added when `given` does not mention it.
-        delete_root: whether the root volume goes with the machine; None: as the image says.
-        delete_others: the same of all other volumes.
+        image: its root device is added if `given` does not contain it.
+        delete_root: whether EC2 deletes the root volume with the machine; None: the image decides.
+        delete_others: the same for all other volumes.
 
     Raises:
         ConfigurationError: an entry has no DeviceName.
@@ -281,7 +280,7 @@ def block_devices(
             ebs.setdefault("VolumeSize", image.root_size)
         delete = delete_root if is_root else delete_others
         if delete is not None:
-            ebs.setdefault("DeleteOnTermination", bool(delete))
+            ebs.setdefault("DeleteOnTermination", delete)
         device["Ebs"] = ebs
     return devices
 
@@ -294,8 +293,8 @@ def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
         )
     if "tag" in device:
         raise ConfigurationError(
-            f"block_device_mappings: {device['DeviceName']} cannot have a tag of its own: set tag, which all volumes of"
-            " the machine get, or list it in volumes, with tags"
+            f"block_device_mappings: {device['DeviceName']} cannot have a tag of its own: set tag,"
+            " which all volumes of the machine get, or list it in volumes, with tags"
         )
     ebs = dict(entry.get("Ebs") or {})
     ebs |= {
@@ -307,25 +306,19 @@ def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tag_specifications(
-    name: str,
-    tag: Mapping[str, Any],
-    *,
-    deploy: bool,
-    spot: Mapping[str, Any] | None = None,
-    interfaces: Collection[Mapping[str, Any]] = (),
+    launch: Launch, *, interfaces: Collection[Mapping[str, Any]] = ()
 ) -> list[dict[str, Any]]:
-    """Return TagSpecifications that tag the machine, its volumes and its interfaces from the first moment.
+    """Return TagSpecifications: EC2 tags machine, volumes and interfaces when it creates them.
 
     Args:
-        name: the machine's name.
-        tag: the profile's tags.
-        deploy: whether the instance starts with its deployment pending.
-        spot: `spot_config`, whose `tag` is for the spot request alone; None: there is none.
-        interfaces: the request's; EC2 refuses tags for interfaces when it makes none.
+        launch: its tags are those of `tag`; `tag` of `spot_config` is for the spot request alone.
+        interfaces: the request's; EC2 refuses tags for interfaces that exist already.
 
     Raises:
-        ConfigurationError: the tags are no mapping, or name the machine differently.
+        ConfigurationError: the tags are no mapping, or contain another Name.
     """
+    name, tag = launch.name, launch.options.get("tag") or {}
+    spot = launch.options.get("spot_config")
     if not isinstance(tag, Mapping):
         raise ConfigurationError(f"{name}: tag must be a mapping, not {tag!r}")
     if tag.get("Name", name) != name:
@@ -333,25 +326,20 @@ def tag_specifications(
             f"{name}: the tag Name is the machine's name and cannot be {tag['Name']!r}"
         )
     own: dict[str, dict[str, Any]] = {resource: {} for resource in TAGGED}
-    if interfaces and all("NetworkInterfaceId" in each for each in interfaces):
+    if interfaces and all("NetworkInterfaceId" in interface for interface in interfaces):
         del own["network-interface"]
-    if deploy:
+    if launch.deploy:
         own["instance"] = {DEPLOY_TAG: "pending"}
     if spot is not None:
         own["spot-instances-request"] = spot.get("tag") or {}
     return [
-        {"ResourceType": resource, "Tags": tag_list({**tag, "Name": name, **tags})}
+        {"ResourceType": resource, "Tags": _tags.as_list({**tag, "Name": name, **tags})}
         for resource, tags in own.items()
     ]
 
 
-def tag_list(tags: Mapping[str, Any]) -> Any:
-    """Return tags as EC2's list of keys and values."""
-    return [{"Key": str(key), "Value": str(value)} for key, value in tags.items()]
-
-
 def _network(connection: Connection, options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the part of the request that says which networks the machine is in."""
+    """Return the part of the request about the network."""
     if options.get("network_interfaces"):
         for option, key in ON_INTERFACE.items():
             if options.get(option) not in (None, "", []):
@@ -360,13 +348,13 @@ def _network(connection: Connection, options: Mapping[str, Any], name: str) -> d
                 )
         return {
             "NetworkInterfaces": [
-                _interface(connection, each, name) for each in options["network_interfaces"]
+                _interface(connection, given, name) for given in options["network_interfaces"]
             ]
         }
 
     subnet = _subnet(connection, options.get("subnetid"), options.get("subnetname"), name)
     names = _names(options, ("securitygroup", "securitygroupname", "securitygroupid"))
-    groups = _lookup.security_groups(connection, names, subnet.vpc_id if subnet else "")
+    groups = _networks.security_groups(connection, names, subnet.vpc_id if subnet else "")
     network: dict[str, Any] = {}
     if subnet:
         network["SubnetId"] = subnet.id
@@ -375,12 +363,12 @@ def _network(connection: Connection, options: Mapping[str, Any], name: str) -> d
     public = options.get("associate_public_ip")
     if public is None:
         return network | {"SecurityGroupIds": groups}
-    # EC2 takes this choice only as part of an interface.
+    # EC2 accepts this choice only as part of an interface.
     if not subnet:
         raise ConfigurationError(f"{name}: associate_public_ip needs subnetname or subnetid")
     interface = {
         "DeviceIndex": 0,
-        "AssociatePublicIpAddress": bool(public),
+        "AssociatePublicIpAddress": public,
         "DeleteOnTermination": True,
         **network,
     }
@@ -388,34 +376,34 @@ def _network(connection: Connection, options: Mapping[str, Any], name: str) -> d
 
 
 def _names(given: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    """Return what several keys name together; each may be one name or a list."""
+    """Return the names under several keys; each key may hold one name or a list."""
     values = [given.get(key) or [] for key in keys]
     return [name for value in values for name in ([value] if isinstance(value, str) else value)]
 
 
 def _subnet(
     connection: Connection, subnet_id: str | None, name: str | None, machine: str
-) -> _lookup.Subnet | None:
+) -> _networks.Subnet | None:
     if subnet_id and name:
         raise ConfigurationError(f"{machine}: a subnet is given by name and by id")
-    return _lookup.subnet(connection, subnet_id or name or "") if subnet_id or name else None
+    return _networks.subnet(connection, subnet_id or name or "") if subnet_id or name else None
 
 
-# What an interface of the profile may say in EC2's words.
+# The keys of EC2 that an interface of a profile may have.
 INTERFACE = (
-    "DeviceIndex", "NetworkCardIndex", "NetworkInterfaceId", "SubnetId", "PrivateIpAddress", "PrivateIpAddresses",
-    "SecondaryPrivateIpAddressCount", "AssociatePublicIpAddress", "DeleteOnTermination", "Description", "InterfaceType",
-    "Ipv6AddressCount",
+    "DeviceIndex", "NetworkCardIndex", "NetworkInterfaceId", "SubnetId", "PrivateIpAddress",
+    "PrivateIpAddresses", "SecondaryPrivateIpAddressCount", "AssociatePublicIpAddress",
+    "DeleteOnTermination", "Description", "InterfaceType", "Ipv6AddressCount",
 )  # fmt: skip
-# What an interface says in place of an option of the machine.
+# Options of the machine that its interfaces replace, and their keys there.
 ON_INTERFACE = {
     "subnetid": "SubnetId", "subnetname": "SubnetName", "private_ip": "PrivateIpAddress",
-    "securitygroup": "SecurityGroupId", "securitygroupname": "SecurityGroupId", "securitygroupid": "SecurityGroupId",
-    "associate_public_ip": "AssociatePublicIpAddress",
+    "securitygroup": "SecurityGroupId", "securitygroupname": "SecurityGroupId",
+    "securitygroupid": "SecurityGroupId", "associate_public_ip": "AssociatePublicIpAddress",
 }  # fmt: skip
-# What is looked up, by name or id.
+# Keys whose names or ids are looked up.
 INTERFACE_NAMES = ("SubnetName", "subnetname", "SecurityGroupId", "securitygroupname", "Groups")
-# What is done with an interface once the machine runs: see `_instance.equip`.
+# Keys that RunInstances does not know: see `_attachments.attach`.
 INTERFACE_LATER = ("SourceDestCheck", "associate_eip", "allocate_new_eip", "allocate_new_eips")
 
 
@@ -435,11 +423,13 @@ def _interface(connection: Connection, given: Mapping[str, Any], machine: str) -
         interface["SubnetId"] = subnet.id
     names = _names(given, ("SecurityGroupId", "securitygroupname", "Groups"))
     if names:
-        interface["Groups"] = _lookup.security_groups(
+        interface["Groups"] = _networks.security_groups(
             connection, names, subnet.vpc_id if subnet else ""
         )
-    # The old documentation shows `PrivateIpAddresses: [{Primary: true}]`, which says nothing without an address.
+    # The old documentation shows `PrivateIpAddresses: [{Primary: true}]`, which EC2 refuses.
     addresses = [
-        each for each in interface.pop("PrivateIpAddresses", []) if each.get("PrivateIpAddress")
+        address
+        for address in interface.pop("PrivateIpAddresses", [])
+        if address.get("PrivateIpAddress")
     ]
     return interface | ({"PrivateIpAddresses": addresses} if addresses else {})

@@ -1,0 +1,257 @@
+"""Creating a machine: check the options, launch the instance, install the minion, mark it done."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import salt.config
+import salt.utils.cloud
+import salt.utils.files
+
+from saltext.ec2 import (
+    _archive,
+    _attachments,
+    _destroy,
+    _install,
+    _instance,
+    _login,
+    _lookup,
+    _minion_keys,
+    _nodes,
+    _request,
+    _tags,
+    options,
+)
+from saltext.ec2._context import Context
+from saltext.ec2._machine import Machine
+from saltext.ec2.errors import (
+    ApiError,
+    ConfigurationError,
+    DeployError,
+    Ec2Error,
+    LaunchError,
+    describe,
+)
+from saltext.ec2.tags import DEPLOY_TAG
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A machine that Salt's core wants to exist.
+
+    Attributes:
+        context: Salt's configuration.
+        vm_: the machine as the core hands it to `create`; the driver adds its address.
+        deploy: whether to install a minion.
+    """
+
+    context: Context
+    vm_: dict[str, Any]
+    deploy: bool
+
+    @property
+    def name(self) -> str:
+        """The machine's name."""
+        return str(self.vm_["name"])
+
+
+def create(context: Context, vm_: dict[str, Any]) -> dict[str, Any]:
+    """Make a machine exist, run, and have its minion.
+
+    A living machine of that name is not launched again, but deployed again, since the core has put
+    new keys for it on the master.
+
+    Returns:
+        Its description, see `_nodes.describe`.
+
+    Raises:
+        Ec2Error: the machine does not run, or its minion is not installed.
+    """
+    deploy = bool(salt.config.get_cloud_config_value("deploy", vm_, context.opts))
+    order = Order(context, vm_, deploy)
+    with _before_launch(order):
+        resolved, archive = _prepare(order)
+        machine, new = _launch(order, resolved)
+    try:
+        machine = _deploy(order, machine, archive)
+    except Exception as error:
+        log.debug("%s is launched, but not ready", order.name, exc_info=True)
+        raise _failure(order, machine, error, new=new) from error
+    return _finish(order, machine)
+
+
+@contextlib.contextmanager
+def _before_launch(order: Order) -> Iterator[None]:
+    """If the block launches no machine, remove the key that the core has accepted for it."""
+    try:
+        yield
+    except Exception as error:
+        if order.deploy:
+            _minion_keys.remove_accepted(order.vm_, order.context.opts)
+        if not isinstance(error, Ec2Error):
+            log.debug("%s is not launched", order.name, exc_info=True)
+            raise Ec2Error(f"{order.name} is not launched: {describe(error)}") from error
+        if not isinstance(error, ApiError):
+            raise
+        raise ApiError(
+            f"{error}; run the same command again:"
+            " it finds what EC2 may have launched, and launches nothing twice",
+            error.code,
+        ) from error
+
+
+def _prepare(order: Order) -> tuple[dict[str, Any], bytes]:
+    """Check everything that can be checked without a machine.
+
+    Returns:
+        The machine's options, and the archive to send to it.
+    """
+    context, vm_ = order.context, order.vm_
+    source = f"{order.name} (profile {vm_.get('profile')})"
+    options.check(vm_, source, context.opts)
+    options.check_provider(vm_, context.provider(), source, context.opts)
+    resolved = options.resolve(vm_, context.opts)
+    context.event(
+        order.name,
+        "creating",
+        "starting create",
+        {"profile": vm_.get("profile"), "provider": vm_["driver"]},
+    )
+    archive = b""
+    if order.deploy:
+        _login.private_key(resolved)
+        archive = _archive.build(vm_, context.opts)
+        _minion_keys.remove_pending(vm_, context.opts)
+    return resolved, archive
+
+
+def _launch(order: Order, resolved: Mapping[str, Any]) -> tuple[Machine, bool]:
+    """Launch the machine, unless it exists; start it if it has been stopped.
+
+    Returns:
+        The machine, and whether it is new.
+    """
+    name, connection = order.name, order.context.connect(resolved)
+    instance, predecessors = _lookup.before_launch(connection, name)
+    if instance is None:
+        order.context.event(
+            name,
+            "requesting",
+            "requesting instance",
+            {"size": resolved["size"], "image": str(resolved["image"])},
+        )
+        launch = _request.Launch(
+            connection, resolved, name, _userdata(order, resolved), order.deploy
+        )
+        return _instance.launch(launch, predecessors), True
+    machine = Machine(connection, resolved, name, instance)
+    log.warning("%s exists already as %s: it is not launched again", name, machine.id)
+    if machine.state in ("stopping", "stopped"):
+        _instance.start(machine)
+    return machine, False
+
+
+def _userdata(order: Order, resolved: Mapping[str, Any]) -> str:
+    text: str = resolved.get("userdata") or ""
+    if path := resolved.get("userdata_file"):
+        if text:
+            raise ConfigurationError(f"{order.name}: userdata and userdata_file are both set")
+        try:
+            with salt.utils.files.fopen(path, "r") as handle:
+                text = handle.read()
+        except OSError as error:
+            raise ConfigurationError(
+                f"{order.name}: userdata_file cannot be read: {error}"
+            ) from error
+    if not text:
+        return ""
+    return str(salt.utils.cloud.userdata_template(order.context.opts, order.vm_, text) or "")
+
+
+def _deploy(order: Order, machine: Machine, archive: bytes) -> Machine:
+    """Wait until the machine is ready, and install its minion.
+
+    If its address is known from the launch and nothing is attached to it later, the wait for its
+    sshd is also the wait for it to run.
+    """
+    wait_first = _attachments.needed(machine.options) or not machine.address
+    if wait_first:
+        machine = _instance.wait_until_ready(machine)
+    if order.deploy:
+        _install.install(order.context, machine, order.vm_, archive)
+    return machine if wait_first else _instance.wait_until_ready(machine)
+
+
+def _finish(order: Order, machine: Machine) -> dict[str, Any]:
+    """Mark the machine as deployed, and return its description."""
+    result = _nodes.describe(machine.instance)
+    if order.deploy:
+        try:
+            _tags.write(machine.connection, [machine.id], {DEPLOY_TAG: "done"})
+        except ApiError as error:
+            raise DeployError(
+                f"{order.name} ({machine.id}) is deployed, but cannot be marked so: {error};"
+                " run the same command again, and it is deployed once more"
+            ) from error
+        result["tags"][DEPLOY_TAG] = "done"
+        result["deployed"] = True
+    vm_ = order.vm_
+    if vm_.get("make_master"):
+        # The core reads the new master's address here, for the other machines of the map.
+        result["deploy_kwargs"] = {"host": vm_.get("ssh_host"), "salt_host": vm_.get("salt_host")}
+    order.context.event(
+        order.name,
+        "created",
+        "created instance",
+        {"instance_id": machine.id, "provider": vm_["driver"]},
+    )
+    return result
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+def _failure(order: Order, machine: Machine, error: Exception, *, new: bool) -> Ec2Error:
+    """Return the error for a machine that is launched, but not ready."""
+    state = ""
+    try:
+        machine = machine.refresh()
+        state = f", {machine.state}"
+    except LaunchError as terminated:
+        if order.deploy:
+            _minion_keys.remove_accepted(order.vm_, order.context.opts)
+        return terminated
+    except ApiError as unknown:
+        log.debug("the state of %s is unknown: %s", order.name, unknown)
+    if not order.deploy:
+        after = "it was left as it is"
+    elif machine.options["on_failure"] == "destroy" and new:
+        after = _destroy_failed(order, machine)
+    else:
+        after = (
+            "it was left as it is, with its key accepted: run the same command again to repair it,"
+            " or destroy it before that to replace it"
+        )
+    verb = "deploying" if order.deploy else "launching"
+    kind = LaunchError if isinstance(error, LaunchError) else DeployError
+    return kind(f"{verb} {order.name} ({machine.id}{state}) failed: {describe(error)}; {after}")
+
+
+def _destroy_failed(order: Order, machine: Machine) -> str:
+    """Destroy a new machine whose deployment failed, and return a message about the result."""
+    try:
+        _instance.allow_termination(machine)
+        left = _destroy.destroy(order.context, machine).get("left", [])
+    except ApiError as error:
+        return (
+            f"it should be destroyed, as on_failure says, but still runs: {error};"
+            " run the same command again to repair it"
+        )
+    _minion_keys.remove_accepted(order.vm_, order.context.opts)
+    return "; ".join(["it was destroyed, and its key removed, as on_failure says", *left])

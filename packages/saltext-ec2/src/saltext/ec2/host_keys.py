@@ -1,0 +1,120 @@
+"""The SSH host keys of a machine, as its console printed them at first boot.
+
+The console comes from EC2's API, so that nobody on the network between can replace the keys.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from saltext.ec2._machine import Machine
+from saltext.ec2._wait import Wait
+from saltext.ec2.errors import ApiError, DeployError, api_errors
+
+# The longest pause between two reads of a console, which EC2 shows minutes late.
+CONSOLE_SECONDS = 15
+
+# cloud-init's module keys_to_console prints this block; the kernel's log may add time stamps.
+BLOCK = re.compile(
+    r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL
+)
+KEY = re.compile(r"\b((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) (AAAA[0-9A-Za-z+/]+=*)")
+
+
+def from_console(output: str) -> list[str]:
+    """Return the host keys in a console's output as `type key`, from its last block.
+
+    Args:
+        output: the `Output` of GetConsoleOutput.
+    """
+    blocks = BLOCK.findall(output)
+    return [f"{kind} {key}" for kind, key in KEY.findall(blocks[-1])] if blocks else []
+
+
+def read(machine: Machine) -> list[str]:
+    """Return the host keys that a machine's console shows now; right after a launch there are none.
+
+    Raises:
+        ApiError: EC2 does not return the console.
+    """
+    try:
+        with api_errors(f"reading the console of {machine.name}"):
+            answer = machine.connection.ec2.get_console_output(InstanceId=machine.id)
+    except ApiError as error:
+        if error.code != "InvalidInstanceID.NotFound":
+            raise
+        return []  # right after a launch EC2 may not know the instance everywhere
+    return from_console(answer.get("Output", ""))
+
+
+class KnownHosts:
+    """A known_hosts file with the keys of machines, by instance id.
+
+    It keeps them, because a console stops showing the first boot when later output fills it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Choose the file.
+
+        Args:
+            folder: Salt's cache directory.
+        """
+        self.path = Path(folder) / "ec2" / "known_hosts"
+
+    def knows(self, instance_id: str) -> bool:
+        """Return whether the keys of a machine were learnt."""
+        if not self.path.is_file():
+            return False
+        return any(
+            line.split(" ", 1)[0] == instance_id for line in self.path.read_text().splitlines()
+        )
+
+    def learn(self, instance_id: str, keys: Sequence[str]) -> None:
+        """Add the keys of a machine, in one write: other processes may write at the same time."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lines = "".join(f"{instance_id} {key}\n" for key in keys)
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, lines.encode())
+        finally:
+            os.close(handle)
+
+
+def ssh_options(machine: Machine, known_hosts: KnownHosts, wait: Wait) -> dict[str, str]:
+    """Return OpenSSH's options that say which host key is trusted, once it is known.
+
+    Args:
+        machine: its options are those that `options.resolve` returns.
+        known_hosts: the keys that were learnt so far; new ones are added.
+        wait: how long to wait for the console.
+
+    Raises:
+        DeployError: the deadline has passed, and the console has not shown the keys.
+        LaunchError: the machine is terminated meanwhile.
+        ApiError: EC2 does not return the console.
+    """
+    options = machine.options
+    if options["host_keys"] == "none":
+        return {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
+    strict = {"StrictHostKeyChecking": "yes", "UpdateHostKeys": "no"}
+    if options["known_hosts_file"] not in (None, "/dev/null"):
+        return {**strict, "UserKnownHostsFile": options["known_hosts_file"]}
+    if not known_hosts.knows(machine.id):
+        known_hosts.learn(machine.id, _wait_for_keys(machine, wait))
+    return {**strict, "UserKnownHostsFile": str(known_hosts.path), "HostKeyAlias": machine.id}
+
+
+def _wait_for_keys(machine: Machine, wait: Wait) -> list[str]:
+    pause: float = machine.options["wait_for_ip_interval"]
+    while not (keys := read(machine)):
+        if wait.over:
+            raise DeployError(
+                "its console does not show its SSH host keys, as images with cloud-init print them"
+                " at first boot; for others set known_hosts_file, or host_keys: none"
+            )
+        wait.pause(pause)
+        pause = min(2 * pause, CONSOLE_SECONDS)
+    return keys
