@@ -232,7 +232,7 @@ def test_without_an_account_it_tells_the_line_to_add(prod: Deployment, settings:
         PreflightError, match=rf"names no aws_account in quotes; .* belong to {ACCOUNT}"
     ) as caught:
         preflight.check_account(prod)
-    assert caught.value.cure.endswith(f"aws_account: '{ACCOUNT}'")
+    assert caught.value.hint.endswith(f"aws_account: '{ACCOUNT}'")
 
 
 def test_another_account_is_refused(prod: Deployment) -> None:

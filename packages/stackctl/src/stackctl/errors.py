@@ -10,18 +10,18 @@ class StackError(Exception):
 
     Args:
         what: the failure in one sentence, naming the machine it happened on.
-        cure: what to do next; empty when the sentence already says it.
+        hint: what to do next; empty when the sentence already says it.
         log: the file that holds the whole output, if any.
     """
 
-    def __init__(self, what: str, cure: str = "", log: Path | None = None) -> None:
+    def __init__(self, what: str, hint: str = "", log: Path | None = None) -> None:
         super().__init__(what)
         self.what = what
-        self.cure = cure
+        self.hint = hint
         self.log = log
 
     def __str__(self) -> str:
-        parts = [self.what, self.cure, f"Log: {self.log}" if self.log else ""]
+        parts = [self.what, self.hint, f"Log: {self.log}" if self.log else ""]
         return " ".join(part for part in parts if part)
 
 
@@ -33,14 +33,14 @@ class CommandError(StackError):
     """A command ended with another exit code than 0.
 
     Args:
-        what: as for every StackError, like `cure` and `log`.
+        what: as for every StackError, like `hint` and `log`.
         code: the exit code; None where it did not come to one.
     """
 
     def __init__(
-        self, what: str, cure: str = "", log: Path | None = None, code: int | None = None
+        self, what: str, hint: str = "", log: Path | None = None, code: int | None = None
     ) -> None:
-        super().__init__(what, cure, log)
+        super().__init__(what, hint, log)
         self.code = code
 
 

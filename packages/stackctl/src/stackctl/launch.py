@@ -136,8 +136,8 @@ class Result:
                 f"Of {len(self.verdicts)} machines {len(names)} fall short: {', '.join(names)}."
             )
         if told:
-            cure = "Run the same command again: it repairs what it can. A machine that stays so is to be replaced."
-            raise LaunchError(" ".join(told), cure, log.path)
+            hint = "Run the same command again: it repairs what it can. A machine that stays so is to be replaced."
+            raise LaunchError(" ".join(told), hint, log.path)
 
 
 @dataclass(frozen=True)
