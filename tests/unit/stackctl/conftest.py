@@ -66,7 +66,7 @@ def account() -> Iterator[EC2Client]:
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2", "AWS_PROFILE"):
             patch.delenv(name, raising=False)
-        yield ec2_client()
+        yield ec2_client(Deployment("local", ROOT))
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from saltext.ec2._launch import DEPLOY_TAG
 from stackctl import cli, launch
 from stackctl.deployment import Deployment
+from stackctl.driver import DEPLOY_TAG
 from stackctl.errors import CommandError, LaunchError, StackError
 from stackctl.launch import Result, Verdict
 from stackctl.machines import Machine, find_machines

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from moto.ec2.responses import general
 
-from localcloud.config import REGION, write_private
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
+from stackctl.files import write_private
 from stackctl.machines import (
     Machine,
     Shell,
@@ -61,7 +61,7 @@ def machine(
 
 def test_there_are_none_at_first(client: EC2Client) -> None:
     assert list_machines(client) == {}
-    assert client.meta.region_name == REGION
+    assert client.meta.region_name == "eu-west-1"
 
 
 def test_machines_by_name(client: EC2Client) -> None:

@@ -10,10 +10,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from localcloud.config import write_private
 from stackctl import sshkey
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, LaunchError
+from stackctl.files import write_private
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log
 from stackctl.secrets import Vault, ssh_public

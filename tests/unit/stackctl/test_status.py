@@ -55,7 +55,7 @@ def rows(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) -> A
         machines: Mapping[str, Machine], answer: Mapping[str, Any] | Exception
     ) -> dict[str, status.Row]:
         told = answer if isinstance(answer, Exception) else json.dumps(answer)
-        monkeypatch.setattr(status, "ec2_client", lambda: None)
+        monkeypatch.setattr(status, "ec2_client", lambda _: None)
         monkeypatch.setattr(status, "list_machines", lambda _: machines)
         monkeypatch.setattr(status, "Shell", lambda *_: ToldShell(told))
         return {row.machine: row for row in status.collect(deployment, log)}

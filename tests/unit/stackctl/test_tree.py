@@ -11,10 +11,10 @@ from typing import cast
 
 import pytest
 
-from localcloud.config import write_private
 from stackctl import tree
 from stackctl.deployment import Deployment
 from stackctl.errors import StackError
+from stackctl.files import write_private
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log
 

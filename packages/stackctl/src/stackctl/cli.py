@@ -205,7 +205,7 @@ def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
     names = list(deployment.machines())
     show = _print_json if options.json else _show_machines
     with account(deployment):
-        client = ec2_client()
+        client = ec2_client(deployment)
         # Not `list_machines`: that a name exists twice is for the table to say.
         machine = require_master(deployment, {one.name: one for one in find_machines(client)})
         with Shell(deployment, client, log) as shell:
@@ -307,7 +307,7 @@ def _remote(
 ) -> int:
     """Run a command on a machine with this terminal's input and output, and return its exit code."""
     with account(deployment):
-        client = ec2_client()
+        client = ec2_client(deployment)
         machines = list_machines(client)
         master = require_master(deployment, machines)
         if name not in machines:

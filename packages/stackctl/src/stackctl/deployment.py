@@ -76,6 +76,10 @@ class Deployment:
         text = (self.root / "pillar" / "base" / f"{component}.sls").read_text()
         return cast(dict[str, Any], yaml.safe_load(text)[component])
 
+    def region(self) -> str:
+        """Return the AWS region that the machines are in."""
+        return str(self.base_pillar("aws")["region"])
+
     @property
     def salt_lock(self) -> Path:
         """The list, pinned by hash, of what a machine's Salt is installed from."""

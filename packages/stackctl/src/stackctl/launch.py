@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from saltext.ec2._launch import DEPLOY_TAG
 from stackctl.deployment import Deployment
+from stackctl.driver import DEPLOY_TAG
 from stackctl.errors import LaunchError, StackError
 from stackctl.machines import Machine, find_machines
 from stackctl.progress import Progress

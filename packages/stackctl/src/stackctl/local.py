@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from localcloud.config import REGION
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 
@@ -50,10 +49,10 @@ def cloud_folder(deployment: Deployment) -> Path:
     return deployment.state_dir / "cloud"
 
 
-def credentials_files(variables: Mapping[str, str]) -> dict[str, str]:
+def credentials_files(deployment: Deployment, variables: Mapping[str, str]) -> dict[str, str]:
     """Return the same for root on the master, where AWS has an instance role: file name below ~/.aws -> content."""
     return {
-        "config": f"[default]\nregion = {REGION}\nendpoint_url = {variables['AWS_ENDPOINT_URL']}\n",
+        "config": f"[default]\nregion = {deployment.region()}\nendpoint_url = {variables['AWS_ENDPOINT_URL']}\n",
         "credentials": (
             f"[default]\naws_access_key_id = {variables['AWS_ACCESS_KEY_ID']}\n"
             f"aws_secret_access_key = {variables['AWS_SECRET_ACCESS_KEY']}\n"

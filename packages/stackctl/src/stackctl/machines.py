@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Self
 
 import boto3
 
-from localcloud.config import REGION, write_private
-from saltext.ec2._host_keys import from_console
-from saltext.ec2._launch import DEPLOY_TAG
 from stackctl.deployment import Deployment
+from stackctl.driver import DEPLOY_TAG, from_console
 from stackctl.errors import LaunchError, NotUpError
+from stackctl.files import write_private
 from stackctl.run import Log, run
 from stackctl.secrets import Vault
 
@@ -56,9 +55,9 @@ class Machine:
         return self.deploy == "done"
 
 
-def ec2_client() -> EC2Client:
-    """Return a client for the one region, with credentials and endpoint as boto3 finds them."""
-    return boto3.client("ec2", region_name=REGION)
+def ec2_client(deployment: Deployment) -> EC2Client:
+    """Return a client for the deployment's region; boto3 finds credentials and endpoint itself."""
+    return boto3.client("ec2", region_name=deployment.region())
 
 
 def find_machines(client: EC2Client) -> list[Machine]:

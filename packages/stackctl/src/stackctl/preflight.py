@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import boto3
 
-from localcloud.config import REGION
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 
@@ -108,7 +107,7 @@ def check_account(deployment: Deployment) -> None:
 
     Deployments use the same names and tags: another account's machines would be taken for this deployment's.
     """
-    belongs = boto3.client("sts", region_name=REGION).get_caller_identity()["Account"]
+    belongs = boto3.client("sts", region_name=deployment.region()).get_caller_identity()["Account"]
     wanted = deployment.settings().get("aws_account")
     path = deployment.settings_path.relative_to(deployment.root)
     if not isinstance(wanted, str):

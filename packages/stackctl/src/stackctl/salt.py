@@ -16,17 +16,17 @@ from typing import Any
 
 import yaml
 
-from localcloud.config import private_directory, write_private
-from saltext.ec2._options import TABLE
 from stackctl.deployment import Deployment
+from stackctl.driver import OPTIONS
 from stackctl.errors import CommandError, ConvergeError, LaunchError, StackError
+from stackctl.files import private_directory, write_private
 from stackctl.machines import Machine, Shell, is_active
 from stackctl.run import Log, run
 
 SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
 # For each machine, in serial one after another: EC2, then what the driver waits for sshd and the deploy script.
 MACHINE_SECONDS = 600 + sum(
-    float(TABLE[name].default) for name in ("ssh_connect_timeout", "deploy_timeout")
+    float(OPTIONS[name].default) for name in ("ssh_connect_timeout", "deploy_timeout")
 )
 LOCK = "/run/salt-cloud.lock"
 LOCK_SECONDS = 300  # that a salt-cloud on the master waits for another one there

@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from localcloud.config import private_directory, write_private
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
+from stackctl.files import private_directory, write_private
 
 DOMAIN = "stack.internal"
 CA_DAYS = 3650

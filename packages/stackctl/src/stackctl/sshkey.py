@@ -9,9 +9,9 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from localcloud.config import write_private
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError
+from stackctl.files import write_private
 from stackctl.machines import SSH_USER, Shell, list_machines, require_master
 from stackctl.secrets import Vault, ssh_public
 

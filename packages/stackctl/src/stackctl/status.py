@@ -78,7 +78,7 @@ class Row:
 def collect(deployment: Deployment, log: Log) -> list[Row]:
     """Ask the EC2 API and the Salt master; a machine that is not there has a row all the same."""
     wanted = deployment.machines()
-    client = ec2_client()
+    client = ec2_client(deployment)
     found = list_machines(client)
     answers: dict[str, str] = {}
     master = found.get(deployment.master())

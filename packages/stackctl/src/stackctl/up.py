@@ -15,7 +15,7 @@ import localcloud.engine
 import localcloud.image
 import localcloud.packages
 import localcloud.service
-from localcloud.config import REGION, CloudConfig
+from localcloud.config import CloudConfig
 from stackctl import launch, local, preflight, salt, secrets, site, sshkey, tree
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, NotUpError, StackError
@@ -155,7 +155,7 @@ def up(
         with progress.step("AWS foundation") as step:
             outcome = salt.apply_locally(deployment, log, "aws")
             step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
-        client = ec2_client()
+        client = ec2_client(deployment)
         with Shell(deployment, client, log) as shell:
             with progress.step("SSH key") as step:
                 step.changed = sshkey.follow_vault(deployment, client, shell)
@@ -215,7 +215,7 @@ def _start_master(
         step.report("pushing the tree")
         pushed, revision = tree.push(deployment, shell, machine, log)
         if variables:
-            files = local.credentials_files(variables)
+            files = local.credentials_files(deployment, variables)
             script = "".join(
                 f"printf %s {shlex.quote(text)} > /root/.aws/{file}; "
                 for file, text in files.items()
@@ -285,7 +285,9 @@ def plan(deployment: Deployment) -> list[str]:
         PreflightError: as `up` would.
     """
     check_host(deployment)
-    steps = [f"deployment {deployment.name}: {', '.join(deployment.machines())} in {REGION}"]
+    steps = [
+        f"deployment {deployment.name}: {', '.join(deployment.machines())} in {deployment.region()}"
+    ]
     if deployment.is_local:
         if not localcloud.engine.reachable():
             steps.append("install docker.io if it is absent, and start the Docker engine")
@@ -297,7 +299,7 @@ def plan(deployment: Deployment) -> list[str]:
             steps.append(f"start the local EC2 API on port {local.api_port()}")
             return steps
     with account(deployment):
-        existing = list_machines(ec2_client())
+        existing = list_machines(ec2_client(deployment))
         missing = [name for name in deployment.machines() if name not in existing]
         steps += [f"launch {name}" for name in missing]
         if not missing:
