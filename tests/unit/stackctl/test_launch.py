@@ -128,7 +128,7 @@ def verdict(result: Result, name: str) -> Verdict:
     return next(one for one in result.verdicts if one.machine == name)
 
 
-# -- verdicts -------------------------------------------------------------------------------------------------------
+# -- verdicts --------------------------------------------------------------------------------------
 
 
 def test_nothing_is_run_where_all_are_well(cloud: Cloud, log: Log) -> None:
@@ -277,7 +277,7 @@ def test_a_machine_that_the_map_does_not_name_falls_short_only_if_the_run_made_i
     assert "web-9" in cloud.living()
 
 
-# -- a slow minion, a slow master -----------------------------------------------------------------------------------
+# -- a slow minion, a slow master ------------------------------------------------------------------
 
 
 def test_every_minion_has_time_to_answer_after_the_run_too(
@@ -327,7 +327,7 @@ def test_what_nobody_hears_is_not_called_repaired(cloud: Cloud) -> None:
     assert outcomes(cloud.apply())["web-1"] == "kept"
 
 
-# -- what salt-cloud says -------------------------------------------------------------------------------------------
+# -- what salt-cloud says --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_several_that_fall_short_are_named(log: Log) -> None:
         Result(tuple(short)).require(log)
 
 
-# -- destroying -----------------------------------------------------------------------------------------------------
+# -- destroying ------------------------------------------------------------------------------------
 
 
 def test_what_the_run_launched_and_falls_short_is_destroyed(cloud: Cloud) -> None:
@@ -443,7 +443,7 @@ def test_a_machine_that_could_not_be_destroyed_is_still_there_in_the_table(
     assert one.reason == f"{DIED}; destroying it failed: {told}"
 
 
-# -- looking first --------------------------------------------------------------------------------------------------
+# -- looking first ---------------------------------------------------------------------------------
 
 
 def test_a_plan_says_what_would_be_done_and_changes_nothing(cloud: Cloud) -> None:
@@ -470,7 +470,7 @@ def test_a_plan_promises_nothing_that_salt_cloud_cannot_do(cloud: Cloud) -> None
     assert [one.machine for one in result.short] == ["web-1", "web-2"]
 
 
-# -- the verb -------------------------------------------------------------------------------------------------------
+# -- the verb --------------------------------------------------------------------------------------
 
 
 class Shell:

@@ -56,7 +56,7 @@ def machine(
     return Machine(name, instance_id, state, "10.20.1.9", public)
 
 
-# -- list_machines --------------------------------------------------------------------------------------------------
+# -- list_machines ---------------------------------------------------------------------------------
 
 
 def test_there_are_none_at_first(client: EC2Client) -> None:
@@ -106,7 +106,7 @@ def test_a_namesake_that_is_gone_does_not_count(client: EC2Client) -> None:
     assert list_machines(client)["web-1"].instance_id == instance
 
 
-# -- host keys ------------------------------------------------------------------------------------------------------
+# -- host keys -------------------------------------------------------------------------------------
 
 
 def test_host_keys_are_read_from_the_console(
@@ -168,7 +168,7 @@ def test_a_machine_is_trusted_once_and_its_successor_anew(
     assert known.read_text() == f"web-1 {RSA} {second}\n"
 
 
-# -- the way in -----------------------------------------------------------------------------------------------------
+# -- the way in ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

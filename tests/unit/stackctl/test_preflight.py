@@ -61,7 +61,7 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) ->
     monkeypatch.setenv("PATH", str(folder))
 
 
-# -- memory and disk ------------------------------------------------------------------------------------------------
+# -- memory and disk -------------------------------------------------------------------------------
 
 
 def test_memory() -> None:
@@ -97,7 +97,7 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         preflight.check_disk(tmp_path)
 
 
-# -- ports ----------------------------------------------------------------------------------------------------------
+# -- ports -----------------------------------------------------------------------------------------
 
 
 def test_a_port_that_is_free() -> None:
@@ -131,7 +131,7 @@ def test_an_address_that_is_not_this_hosts() -> None:
         preflight.check_port("192.0.2.1", 8443, "STACK_HTTPS_PORT")
 
 
-# -- Docker and programs --------------------------------------------------------------------------------------------
+# -- Docker and programs ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("reachable", "uid"), [(True, 1000), (True, 0), (False, 0)])
@@ -182,7 +182,7 @@ def test_root_of_a_debian_host_may_lack_programs(
         preflight.check_programs()
 
 
-# -- network --------------------------------------------------------------------------------------------------------
+# -- network ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY"])
@@ -207,7 +207,7 @@ def test_a_name_that_does_not_resolve() -> None:
         preflight.check_network(("mirror.invalid",))
 
 
-# -- account --------------------------------------------------------------------------------------------------------
+# -- account ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def step(
     }
 
 
-# -- read_states ----------------------------------------------------------------------------------------------------
+# -- read_states -----------------------------------------------------------------------------------
 
 
 def test_success_without_changes() -> None:
@@ -143,7 +143,7 @@ def test_an_answer_that_is_no_state_run_is_a_failure(answer: Any, failed: tuple[
     )
 
 
-# -- parse_documents ------------------------------------------------------------------------------------------------
+# -- parse_documents -------------------------------------------------------------------------------
 
 
 def test_documents_one_after_another_are_merged() -> None:
@@ -163,7 +163,7 @@ def test_no_document_is_nothing(output: str) -> None:
     assert parse_documents(output) == {}
 
 
-# -- read_orchestration ---------------------------------------------------------------------------------------------
+# -- read_orchestration ----------------------------------------------------------------------------
 
 
 def test_an_orchestrations_state_runs_are_in_order() -> None:
@@ -248,7 +248,7 @@ def test_an_orchestration_that_does_not_render_is_a_failure(log: Log) -> None:
     assert read_orchestration(None)[0].failed == ("no answer",)
 
 
-# -- raise_on_failure -----------------------------------------------------------------------------------------------
+# -- raise_on_failure ------------------------------------------------------------------------------
 
 
 def test_success_raises_nothing(log: Log) -> None:
@@ -270,7 +270,7 @@ def test_the_first_failure_is_told_with_how_many_there_are(log: Log) -> None:
         raise_on_failure(runs[2:], log)
 
 
-# -- the master -----------------------------------------------------------------------------------------------------
+# -- the master ------------------------------------------------------------------------------------
 
 
 def test_it_asks_again_only_those_that_were_silent(log: Log) -> None:
@@ -482,7 +482,7 @@ def test_the_masters_own_minion_is_waited_for(
     assert answering(-1, refused) == set()
 
 
-# -- from this host -------------------------------------------------------------------------------------------------
+# -- from this host --------------------------------------------------------------------------------
 
 
 def test_salt_on_this_host_reads_the_repositorys_own_files(deployment: Deployment) -> None:

@@ -101,7 +101,7 @@ def verify(leaves: Mapping[str, str], authority: str, name: str) -> None:
     verifier.verify(x509.load_pem_x509_certificate(leaves["certificate"].encode()), [])
 
 
-# -- initialise -----------------------------------------------------------------------------------------------------
+# -- initialise ------------------------------------------------------------------------------------
 
 
 def test_the_first_time_makes_everything(first: tuple[Deployment, list[str]]) -> None:
@@ -156,7 +156,7 @@ def test_a_real_deployment_names_its_operators_itself(tmp_path: Path, made: Depl
     verify(Vault(prod).read("edge-tls"), prod.settings()["ca_certificate"], "airflow.example.org")
 
 
-# -- ciphertext -----------------------------------------------------------------------------------------------------
+# -- ciphertext ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lock", LEAVES)
@@ -212,7 +212,7 @@ def test_only_the_owner_reads_the_private_key(made: Deployment) -> None:
     assert path.is_relative_to(made.root / ".stack")
 
 
-# -- certificates ---------------------------------------------------------------------------------------------------
+# -- certificates ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_the_authority_signs_servers_only(made: Deployment) -> None:
     assert (constraints.ca, constraints.path_length) == (True, 0)
 
 
-# -- rotate ---------------------------------------------------------------------------------------------------------
+# -- rotate ----------------------------------------------------------------------------------------
 
 
 def test_rotate_changes_just_one_lock(mine: Deployment, opened: dict[str, dict[str, str]]) -> None:
@@ -352,7 +352,7 @@ def test_rotating_what_does_not_exist_touches_nothing(
     assert changed(before, one) == set()
 
 
-# -- what goes wrong ------------------------------------------------------------------------------------------------
+# -- what goes wrong -------------------------------------------------------------------------------
 
 
 def test_an_unknown_lock_names_the_known_ones(made: Deployment, deployment: Deployment) -> None:

@@ -92,7 +92,7 @@ def push(deployment: Deployment, shell: HereShell, log: Log) -> tuple[bool, str]
     return tree.push(deployment, cast(Shell, shell), MASTER, log)
 
 
-# -- revision -------------------------------------------------------------------------------------------------------
+# -- revision --------------------------------------------------------------------------------------
 
 
 def test_a_clean_checkout_is_its_commit(repository: Path, log: Log) -> None:
@@ -156,7 +156,7 @@ def test_files_that_git_does_not_know_are_named(local: Deployment, log: Log) -> 
     )
 
 
-# -- push -----------------------------------------------------------------------------------------------------------
+# -- push ------------------------------------------------------------------------------------------
 
 
 def test_the_master_gets_the_tree_the_pillar_and_the_key(

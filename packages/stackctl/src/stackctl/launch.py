@@ -193,7 +193,7 @@ class _Sight:
         return "" if name in self.answering or self.deaf else "its minion does not answer"
 
 
-# -- salt-cloud -----------------------------------------------------------------------------------------------------
+# -- salt-cloud ------------------------------------------------------------------------------------
 
 
 def map_words(deployment: Deployment, *, serial: bool = False) -> list[str]:
@@ -252,7 +252,7 @@ def _error(answer: Any) -> str:
     return " ".join(str(reason).split())
 
 
-# -- the run --------------------------------------------------------------------------------------------------------
+# -- the run ---------------------------------------------------------------------------------------
 
 
 def step(

@@ -87,7 +87,7 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-# -- results --------------------------------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def raise_on_failure(runs: Iterable[StateRun], log: Log) -> None:
         )
 
 
-# -- from this host -------------------------------------------------------------------------------------------------
+# -- from this host --------------------------------------------------------------------------------
 
 
 def apply_locally(deployment: Deployment, log: Log, states: str, *, test: bool = False) -> StateRun:
@@ -218,7 +218,7 @@ class Operator:
         self._shell.run(machine, "true", what=f"SSH to {machine.name}")
 
 
-# -- on the master --------------------------------------------------------------------------------------------------
+# -- on the master ---------------------------------------------------------------------------------
 
 
 class Master:

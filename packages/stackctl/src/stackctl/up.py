@@ -40,7 +40,7 @@ class Result:
     changed: bool
 
 
-# -- preflight ------------------------------------------------------------------------------------------------------
+# -- preflight -------------------------------------------------------------------------------------
 
 
 def check_host(deployment: Deployment) -> None:
@@ -66,7 +66,7 @@ def local_machines_exist(deployment: Deployment) -> bool:
     return bool(localcloud.service.machine_names(cloud_config(deployment)))
 
 
-# -- the local cloud ------------------------------------------------------------------------------------------------
+# -- the local cloud -------------------------------------------------------------------------------
 
 
 def cloud_config(deployment: Deployment, image: str = "") -> CloudConfig:
@@ -117,7 +117,7 @@ def account(deployment: Deployment) -> Iterator[None]:
         yield
 
 
-# -- up -------------------------------------------------------------------------------------------------------------
+# -- up --------------------------------------------------------------------------------------------
 
 
 def up(
@@ -307,7 +307,7 @@ def plan(deployment: Deployment) -> list[str]:
     return steps
 
 
-# -- down -----------------------------------------------------------------------------------------------------------
+# -- down ------------------------------------------------------------------------------------------
 
 
 def require_local(deployment: Deployment) -> None:
