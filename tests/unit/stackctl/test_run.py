@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stackctl.errors import CommandError
-from stackctl.run import Log, run
+from stackctl.errors import CommandError, MissingProgram
+from stackctl.run import Log, attach, run, run_bytes
 from waiting import runs
 
 
@@ -113,6 +113,19 @@ def test_the_environment_is_added_to(log: Log, monkeypatch: pytest.MonkeyPatch) 
         run(["sh", "-c", "echo $KEPT $ADDED"], log=log, what="", environment={"ADDED": "added"})
         == "kept added\n"
     )
+
+
+def test_run_bytes_returns_output_unchanged_and_unlogged(log: Log) -> None:
+    assert run_bytes(["printf", r"\377A"], log=log, what="printing") == b"\xffA"
+    assert "\ufffdA" not in log.path.read_text()
+    with pytest.raises(CommandError, match=r"^printing failed: no output"):
+        run_bytes(["sh", "-c", "echo A; exit 1"], log=log, what="printing")
+
+
+def test_attach_returns_exit_code() -> None:
+    assert attach(["sh", "-c", "exit 3"], what="asking") == 3
+    with pytest.raises(MissingProgram, match="asking: there is no program 'nonesuch' here"):
+        attach(["nonesuch"], what="asking")
 
 
 def test_output_that_is_no_text_does_not_stop_anything(log: Log) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from stackctl import tree
 from stackctl.deployment import Deployment
-from stackctl.errors import StackError
+from stackctl.errors import CommandError, StackError
 from stackctl.files import write_private
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log
@@ -176,6 +176,17 @@ def test_the_master_gets_the_tree_the_pillar_and_the_key(
     # Neither what git ignores nor git's own.
     assert not {".stack", ".git"} & {path.name for path in (home / "current").iterdir()}
     assert not (home / "current" / "pillar" / "local").exists()
+
+
+def test_failing_git_archive_is_a_sentence(
+    local: Deployment, home: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "revision", lambda *_: ("name", "0" * 40))
+    with pytest.raises(
+        CommandError, match=r"^git archive failed: fatal: not a tree object.* Log: "
+    ):
+        push(local, HereShell(), log)
+    assert not home.exists()
 
 
 def test_the_same_again_changes_nothing(local: Deployment, home: Path, log: Log) -> None:

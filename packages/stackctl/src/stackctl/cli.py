@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from stackctl.deployment import LOCAL, Deployment, repository_root
 from stackctl.errors import StackError
 from stackctl.machines import Shell, ec2_client, find_machines, list_machines, require_master
 from stackctl.progress import Progress
-from stackctl.run import Log
+from stackctl.run import Log, attach
 from stackctl.salt import Master
 from stackctl.up import account, down, plan, require_local, up
 
@@ -312,10 +311,12 @@ def _remote(
         master = require_master(deployment, machines)
         if name not in machines:
             raise StackError(f"There is no machine '{name}'.", f"There are: {', '.join(machines)}.")
-        with Shell(deployment, client, _log(deployment, verb)) as shell:
+        log = _log(deployment, verb)
+        with Shell(deployment, client, log) as shell:
             shell.trust(master)
             shell.trust(machines[name])
-            return subprocess.call(shell.command(machines[name], command, master=master, tty=tty))
+            command_line = shell.command(machines[name], command, master=master, tty=tty)
+            return attach(command_line, what=f"SSH to {name}")
 
 
 def _exec(deployment: Deployment, options: argparse.Namespace) -> int:

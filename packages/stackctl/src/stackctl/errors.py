@@ -1,4 +1,18 @@
-"""What can go wrong, each with the sentence the operator reads."""
+"""What can go wrong, as a tree. Every error is a sentence for the operator.
+
+* StackError
+
+  * PreflightError
+  * LocalCloudFailed
+  * CommandError
+
+    * MissingProgram
+
+  * SecretsError
+  * LaunchError
+  * ConvergeError
+  * NotUpError
+"""
 
 from __future__ import annotations
 
@@ -6,12 +20,12 @@ from pathlib import Path
 
 
 class StackError(Exception):
-    """Something the operator must know: what failed, what to do about it, and where the log is.
+    """Anything that stops a verb.
 
     Args:
-        what: the failure in one sentence, naming the machine it happened on.
+        what: the failure in one sentence, with the name of the machine on which it happened.
         hint: what to do next; empty when the sentence already says it.
-        log: the file that holds the whole output, if any.
+        log: the file that keeps the whole output, if there is one.
     """
 
     def __init__(self, what: str, hint: str = "", log: Path | None = None) -> None:
@@ -26,7 +40,11 @@ class StackError(Exception):
 
 
 class PreflightError(StackError):
-    """This host cannot do what was asked; nothing has been touched."""
+    """A check before the first step failed; nothing has been changed."""
+
+
+class LocalCloudFailed(StackError):
+    """The local cloud is not installed, or reported an error."""
 
 
 class CommandError(StackError):
@@ -34,7 +52,7 @@ class CommandError(StackError):
 
     Args:
         what: as for every StackError, like `hint` and `log`.
-        code: the exit code; None where it did not come to one.
+        code: the exit code; None when the command did not end by itself.
     """
 
     def __init__(
@@ -44,8 +62,12 @@ class CommandError(StackError):
         self.code = code
 
 
+class MissingProgram(CommandError):
+    """A program is not installed."""
+
+
 class SecretsError(StackError):
-    """A secret is missing, cannot be read or would be overwritten."""
+    """A secret is missing, cannot be decrypted, or would be overwritten."""
 
 
 class LaunchError(StackError):
@@ -57,4 +79,4 @@ class ConvergeError(StackError):
 
 
 class NotUpError(StackError):
-    """The command needs a running stack and there is none."""
+    """The command needs a running stack, and there is none."""

@@ -10,7 +10,6 @@ import datetime as dt
 import ipaddress
 import secrets as random
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,8 +24,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from stackctl.deployment import Deployment
-from stackctl.errors import SecretsError
+from stackctl.errors import CommandError, MissingProgram, SecretsError
 from stackctl.files import private_directory, write_private
+from stackctl.run import run
 
 DOMAIN = "stack.internal"
 CA_DAYS = 3650
@@ -213,11 +213,11 @@ def _gpg_home() -> Iterator[Path]:
     try:
         yield home
     finally:
-        with suppress(FileNotFoundError):  # without gpg there is no agent either
-            subprocess.run(
+        with suppress(CommandError):  # without gpg there is no agent either
+            run(
                 ["gpgconf", "--homedir", str(home), "--kill", "all"],
-                check=False,
-                capture_output=True,
+                log=None,
+                what="ending gpg-agent",
             )
         shutil.rmtree(home, ignore_errors=True)
 
@@ -225,12 +225,11 @@ def _gpg_home() -> Iterator[Path]:
 def _gpg(home: Path, *arguments: str, stdin: str = "") -> str:
     command = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--no-tty", *arguments]
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        return run(command, log=None, what=f"gpg {arguments[0]}", stdin=stdin, quiet=True)
+    except MissingProgram:
         raise SecretsError("gpg is not installed.", "Install the package gnupg.") from None
-    if done.returncode:
-        raise SecretsError(f"gpg {arguments[0]} failed: {done.stderr.strip()}")
-    return done.stdout
+    except CommandError as error:
+        raise SecretsError(error.what, error.hint) from None
 
 
 class Vault:

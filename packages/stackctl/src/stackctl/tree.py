@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import shlex
-import subprocess
 import tarfile
 from pathlib import Path
 
 from stackctl.deployment import Deployment
 from stackctl.errors import StackError
 from stackctl.machines import Machine, Shell
-from stackctl.run import Log, run
+from stackctl.run import Log, run, run_bytes
 from stackctl.secrets import Vault
 
 HOME = "/srv/stack"
@@ -91,11 +90,11 @@ def push(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> tup
 
     where = shlex.quote(f"{HOME}/{name}")
     if there[:1] != [name]:
-        archive = subprocess.run(
+        archive = run_bytes(
             ["git", "-C", str(deployment.root), "archive", "--format=tar", treeish],
-            capture_output=True,
-            check=True,
-        ).stdout
+            log=log,
+            what="git archive",
+        )
         shell.run(
             master,
             f"set -e; rm -rf {where}.new; install -d -m 0755 {HOME} {where}.new; tar -x -C {where}.new;"
