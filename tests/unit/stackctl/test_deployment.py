@@ -62,7 +62,7 @@ def test_machines_may_have_overrides(checkout: Path) -> None:
 @pytest.mark.parametrize(("names", "count"), [([], 0), (["salt-1", "salt-2"], 2)])
 def test_there_is_just_one_master(checkout: Path, names: list[str], count: int) -> None:
     with pytest.raises(
-        StackError, match=rf"other\.map names {count} machines of profile 'salt'\. Name just one\."
+        StackError, match=rf"other\.map names {count} machines of the role 'salt'\. Name just one\."
     ):
         with_map(checkout, {"salt": names, "web": ["web-1"]}).master()
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import yaml
 
 from stackctl.errors import StackError
+from stackctl.roles import MASTER, RoleTable, role_of
 
 LOCAL = "local"
 
@@ -72,9 +73,13 @@ class Deployment:
         return self.root / "cloud.maps.d" / f"{self.map_name}.map"
 
     def base_pillar(self, component: str) -> dict[str, Any]:
-        """Return what a file of `pillar/base` says of the component that it is named for."""
+        """Return what a file of `pillar/base` holds about the component that it is named for."""
         text = (self.root / "pillar" / "base" / f"{component}.sls").read_text()
         return cast(dict[str, Any], yaml.safe_load(text)[component])
+
+    def role_table(self) -> RoleTable:
+        """Return the table of roles."""
+        return RoleTable.read(self.root / "pillar" / "base" / "roles.sls")
 
     def region(self) -> str:
         """Return the AWS region that the machines are in."""
@@ -95,14 +100,18 @@ class Deployment:
             for entry in entries:
                 names = entry if isinstance(entry, Mapping) else [entry]
                 found.update(dict.fromkeys(names, profile))
-        return dict(sorted(found.items(), key=lambda item: (item[1] != "salt", item[0])))
+        return dict(sorted(found.items(), key=lambda item: (role_of(item[0]) != MASTER, item[0])))
+
+    def machines_of(self, role: str) -> list[str]:
+        """Return the minion ids of a role that the map names."""
+        return [name for name in self.machines() if role_of(name) == role]
 
     def master(self) -> str:
         """Return the minion id of the Salt master."""
-        masters = [name for name, profile in self.machines().items() if profile == "salt"]
+        masters = self.machines_of(MASTER)
         if len(masters) != 1:
             raise StackError(
-                f"{self.map_path.name} names {len(masters)} machines of profile 'salt'.",
+                f"{self.map_path.name} names {len(masters)} machines of the role '{MASTER}'.",
                 "Name just one.",
             )
         return masters[0]
