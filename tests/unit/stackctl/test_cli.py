@@ -13,7 +13,7 @@ import localcloud.engine
 import localcloud.image
 import localcloud.service
 from localcloud.errors import PackagesFailed
-from stackctl import cli, local, preflight, salt, secrets, status, up
+from stackctl import cli, initialise, local, preflight, salt, status, up
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
@@ -175,13 +175,13 @@ def initialised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses with which secrets were made, and the account if any, in place of making them."""
     urls: list[str] = []
 
-    def initialise(
+    def record(
         _deployment: object, url: str, _rotate: frozenset[str], account: str | None
     ) -> list[str]:
         urls.append(f"{url} in {account}" if account else url)
         return []
 
-    monkeypatch.setattr(secrets, "initialise", initialise)
+    monkeypatch.setattr(initialise, "initialise", record)
     return urls
 
 

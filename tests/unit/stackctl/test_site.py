@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from stackctl import site
+from stackctl.certificates import Authority
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
-from stackctl.secrets import Authority
 from tlsserver import Page, serving
 
 AUTHORITY = Authority.new("test")

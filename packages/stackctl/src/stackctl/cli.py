@@ -19,13 +19,14 @@ from rich.markup import escape
 from rich.table import Table
 
 import localcloud.errors
-from stackctl import launch, local, secrets, site, status
+from stackctl import initialise, launch, local, site, status
 from stackctl.deployment import LOCAL, Deployment, repository_root
 from stackctl.errors import StackError
 from stackctl.machines import Shell, ec2_client, find_machines, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.run import Log, attach
 from stackctl.salt import Master
+from stackctl.secret_store import SecretStore
 from stackctl.up import account, down, plan, require_local, up
 
 ON_FAILURE = "what becomes of a machine that this run launched and that falls short (default: keep, for the next run)"
@@ -126,12 +127,14 @@ def parser() -> argparse.ArgumentParser:
     show = actions.add_parser(
         "show", help="print one value: stackctl secrets show airflow-admin password"
     )
-    show.add_argument("lock")
-    show.add_argument("leaf", nargs="?", help="may be left out when there is just one")
+    show.add_argument("secret", metavar="SECRET")
+    show.add_argument(
+        "field", nargs="?", metavar="FIELD", help="may be omitted if the secret has only one"
+    )
     rotate = actions.add_parser(
         "rotate", help="make secrets anew; `up` then brings them to the machines"
     )
-    rotate.add_argument("lock", nargs="+")
+    rotate.add_argument("secret", nargs="+", metavar="SECRET")
     for action in (init, names, show, rotate):
         action.add_argument(
             "-d", "--deployment", default=argparse.SUPPRESS, help="see stackctl --help"
@@ -342,38 +345,42 @@ def _logs(deployment: Deployment, options: argparse.Namespace) -> int:
         for line in deque(path.read_text().splitlines(), maxlen=options.lines):
             OUT.print(line, markup=False, soft_wrap=True)
         return 0
-    unit = status.SERVICES.get(options.machine.rpartition("-")[0])
-    if unit is None:
+    role = deployment.role_table().of(options.machine)
+    if role is None:
         raise StackError(
-            f"'{options.machine}' is of no known role.", f"Roles: {', '.join(status.SERVICES)}."
+            f"'{options.machine}' is of no known role.",
+            f"Roles: {', '.join(deployment.role_table().roles)}.",
         )
     return _remote(
-        deployment, "logs", options.machine, f"journalctl --no-pager -n {options.lines} -u {unit}"
+        deployment,
+        "logs",
+        options.machine,
+        f"journalctl --no-pager -n {options.lines} -u {role.unit}",
     )
 
 
 def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
-    vault = secrets.Vault(deployment)
+    store = SecretStore(deployment)
     match options.action:
         case "list":
-            OUT.print("\n".join(vault.locks()))
+            OUT.print("\n".join(store.names()))
         case "show":
-            leaves = vault.read(options.lock)
-            leaf = options.leaf or (next(iter(leaves)) if len(leaves) == 1 else None)
-            if leaf not in leaves:
+            fields = store.read(options.secret)
+            field = options.field or (next(iter(fields)) if len(fields) == 1 else None)
+            if field not in fields:
                 raise StackError(
-                    f"Which leaf of {options.lock}?", f"There are: {', '.join(leaves)}."
+                    f"Which field of {options.secret}?", f"There are: {', '.join(fields)}."
                 )
-            sys.stdout.write(leaves[leaf].rstrip("\n") + "\n")
+            sys.stdout.write(fields[field].rstrip("\n") + "\n")
         case "init" | "rotate":
             url = _base_url(deployment, getattr(options, "base_url", None))
             number = _aws_account(deployment, getattr(options, "account", None))
-            rotate = frozenset(options.lock if options.action == "rotate" else ())
-            made = secrets.initialise(deployment, url, rotate, number)
+            rotate = frozenset(options.secret if options.action == "rotate" else ())
+            made = initialise.initialise(deployment, url, rotate, number)
             OUT.print(f"Made: {', '.join(made)}." if made else "Nothing was missing.")
             if not deployment.is_local and "the GPG key" in made:
                 OUT.print(
-                    f"Commit pillar/{deployment.name}. Keep a copy of {vault.private_key} in a safe place, not in git."
+                    f"Commit pillar/{deployment.name}. Keep a copy of {store.private_key} in a safe place, not in git."
                 )
     return 0
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Self
 
 import boto3
 
+from stackctl.catalogue import CLOUD_SSH
 from stackctl.deployment import Deployment
 from stackctl.driver import DEPLOY_TAG, from_console
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.files import write_private
 from stackctl.run import Log, run
-from stackctl.secrets import Vault
+from stackctl.secret_store import SecretStore
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -176,7 +177,7 @@ class Shell:
         """Put the deployment's SSH key where programs of this host find it, and return that path."""
         key = self._deployment.ssh_key
         if not key.is_file():
-            write_private(key, Vault(self._deployment).read("cloud-ssh")["private_key"])
+            write_private(key, SecretStore(self._deployment).read(CLOUD_SSH)["private_key"])
         return key
 
     def _options(self, name: str) -> list[str]:

@@ -11,8 +11,6 @@ import urllib.request
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
 
-HEALTH_PATH = "/api/v2/monitor/health"
-
 
 def address(deployment: Deployment) -> str:
     """Return what users type."""
@@ -27,7 +25,9 @@ def problem(deployment: Deployment, timeout: float = 10) -> str:
     )  # or a public certificate
     try:
         with urllib.request.urlopen(
-            address(deployment) + HEALTH_PATH, timeout=timeout, context=trust
+            address(deployment) + deployment.role_table().edge.health_path,
+            timeout=timeout,
+            context=trust,
         ) as answer:
             return "" if answer.status == 200 else f"status {answer.status}"
     except urllib.error.HTTPError as error:

@@ -12,7 +12,7 @@ from stackctl.deployment import Deployment
 from stackctl.errors import StackError
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log, run, run_bytes
-from stackctl.secrets import Vault
+from stackctl.secret_store import SecretStore
 
 HOME = "/srv/stack"
 
@@ -110,7 +110,7 @@ def push(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> tup
         master,
         "set -e; install -d -m 0700 /etc/salt/gpgkeys; gpg --homedir /etc/salt/gpgkeys --batch --quiet --import",
         what=f"handing the GPG key to {master.name}",
-        stdin=Vault(deployment).private_key.read_text(),
+        stdin=SecretStore(deployment).private_key.read_text(),
     )
     folder = f"{HOME}/pillar/{deployment.name}"
     shell.run(

@@ -16,9 +16,10 @@ import localcloud.image
 import localcloud.packages
 import localcloud.service
 from localcloud.config import CloudConfig
-from stackctl import launch, local, preflight, salt, secrets, site, sshkey, tree
+from stackctl import launch, local, preflight, salt, site, ssh_rotation, tree
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, NotUpError, StackError
+from stackctl.initialise import initialise
 from stackctl.machines import (
     Machine,
     Shell,
@@ -148,7 +149,7 @@ def up(
     variables = start_local_cloud(deployment, progress) if deployment.is_local else {}
     with progress.step("secrets") as step:
         if deployment.is_local:
-            made = secrets.initialise(deployment, local.base_url())
+            made = initialise(deployment, local.base_url())
             step.changed, step.detail = bool(made), f"made {len(made)}" if made else ""
         deployment.settings()
     with aws_environment(variables):
@@ -158,7 +159,7 @@ def up(
         client = ec2_client(deployment)
         with Shell(deployment, client, log) as shell:
             with progress.step("SSH key") as step:
-                step.changed = sshkey.follow_vault(deployment, client, shell)
+                step.changed = ssh_rotation.follow_store(deployment, client, shell)
 
             def launched(
                 title: str, side: launch.Side, names: list[str], words: list[str]

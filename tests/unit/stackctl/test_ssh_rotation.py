@@ -7,27 +7,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from stackctl import sshkey
+from stackctl import ssh_rotation
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, LaunchError
 from stackctl.files import write_private
 from stackctl.machines import Machine, Shell
 from stackctl.run import Log
-from stackctl.secrets import Vault, ssh_public
+from stackctl.secret_store import SecretStore
+from stackctl.sshkey import new_private_key, public_key
 
 NAMES = ["lb-1", "salt-1", "web-1"]
-
-
-def new_key() -> str:
-    key = ed25519.Ed25519PrivateKey.generate()
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.OpenSSH,
-        serialization.NoEncryption(),
-    ).decode()
 
 
 class Stack:
@@ -36,17 +26,17 @@ class Stack:
     def __init__(self, deployment: Deployment, folder: Path) -> None:
         self.deployment = deployment
         self.folder = folder
-        self.vault = new_key()
+        self.stored = new_private_key()
         self.states = dict.fromkeys(NAMES, "running")
         self.entered: list[str] = []
         self.failing = ""
-        write_private(deployment.ssh_key, self.vault)
+        write_private(deployment.ssh_key, self.stored)
         for name in NAMES:
-            self.authorize(name, self.vault)
+            self.authorize(name, self.stored)
 
     def authorize(self, name: str, key: str) -> None:
         (self.folder / name).write_text(
-            f"ssh-ed25519 AAAAsomebody her-own\n{ssh_public(key)} airflow-deploy\n"
+            f"ssh-ed25519 AAAAsomebody her-own\n{public_key(key)} airflow-deploy\n"
         )
 
     def machines(self) -> dict[str, Machine]:
@@ -62,7 +52,7 @@ class Stack:
         authorized = self.folder / machine.name
         keys = [self.deployment.ssh_key, self.deployment.ssh_key_before]
         if machine.name == self.failing or not any(
-            ssh_public(key.read_text()) in authorized.read_text() for key in keys if key.is_file()
+            public_key(key.read_text()) in authorized.read_text() for key in keys if key.is_file()
         ):
             raise CommandError(f"{what} failed: Permission denied (publickey).")
         subprocess.run(
@@ -72,17 +62,17 @@ class Stack:
         self.entered.append(machine.name)
 
     def follow(self) -> bool:
-        return sshkey.follow_vault(self.deployment, cast(Any, None), cast(Shell, self))
+        return ssh_rotation.follow_store(self.deployment, cast(Any, None), cast(Shell, self))
 
     def check(self) -> None:
         """See that the vault's key and the operator's own, and no other, open each machine."""
-        assert self.deployment.ssh_key.read_text() == self.vault
+        assert self.deployment.ssh_key.read_text() == self.stored
         assert not self.deployment.ssh_key_before.exists()
         for name in self.states:
             lines = (self.folder / name).read_text().splitlines()
             assert [" ".join(line.split()[:2]) for line in lines] == [
                 "ssh-ed25519 AAAAsomebody",
-                ssh_public(self.vault),
+                public_key(self.stored),
             ]
 
 
@@ -90,8 +80,8 @@ class Stack:
 def stack(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     (tmp_path / "machines").mkdir()
     made = Stack(deployment, tmp_path / "machines")
-    monkeypatch.setattr(Vault, "read", lambda *_: {"private_key": made.vault})
-    monkeypatch.setattr(sshkey, "list_machines", lambda _: made.machines())
+    monkeypatch.setattr(SecretStore, "read", lambda *_: {"private_key": made.stored})
+    monkeypatch.setattr(ssh_rotation, "list_machines", lambda _: made.machines())
     return made
 
 
@@ -110,7 +100,7 @@ def test_the_first_time_the_key_is_written(stack: Stack) -> None:
 
 
 def test_a_new_key_takes_the_place_of_the_old_one_on_every_machine(stack: Stack) -> None:
-    stack.vault = new_key()
+    stack.stored = new_private_key()
     assert stack.follow()
     assert stack.entered == ["salt-1", "lb-1", "web-1"]
     stack.check()
@@ -119,27 +109,27 @@ def test_a_new_key_takes_the_place_of_the_old_one_on_every_machine(stack: Stack)
 
 @pytest.mark.parametrize("failing", NAMES)
 def test_a_rotation_that_was_cut_short_goes_on(stack: Stack, failing: str) -> None:
-    stack.vault, stack.failing = new_key(), failing
+    stack.stored, stack.failing = new_private_key(), failing
     with pytest.raises(CommandError, match=f"replacing the SSH key on {failing} failed"):
         stack.follow()
     assert stack.deployment.ssh_key_before.is_file()
     # A machine made meanwhile has the new key from EC2; and the vault may have moved on once more.
     if failing != "lb-1":
-        stack.authorize("lb-1", stack.vault)
-    stack.vault, stack.failing = new_key(), ""
+        stack.authorize("lb-1", stack.stored)
+    stack.stored, stack.failing = new_private_key(), ""
     assert stack.follow()
     stack.check()
 
 
 def test_a_rotation_that_was_cut_short_between_its_two_files_goes_on(stack: Stack) -> None:
     write_private(stack.deployment.ssh_key_before, stack.deployment.ssh_key.read_text())
-    stack.vault = new_key()
+    stack.stored = new_private_key()
     assert stack.follow()
     stack.check()
 
 
 def test_a_machine_that_does_not_run_stops_the_rotation(stack: Stack) -> None:
-    stack.vault = new_key()
+    stack.stored = new_private_key()
     stack.states["web-1"] = "stopped"
     with pytest.raises(LaunchError, match="web-1 would keep the old one: it does not run"):
         stack.follow()
@@ -150,14 +140,14 @@ def test_a_machine_that_does_not_run_stops_the_rotation(stack: Stack) -> None:
 
 
 def test_without_a_master_the_rotation_waits(stack: Stack) -> None:
-    stack.vault = new_key()
+    stack.stored = new_private_key()
     del stack.states["salt-1"]
     stack.follow()
     assert not stack.follow()
     assert stack.entered == []
     assert stack.deployment.ssh_key_before.is_file()
     stack.states["salt-1"] = "running"
-    stack.authorize("salt-1", stack.vault)
+    stack.authorize("salt-1", stack.stored)
     stack.follow()
     stack.check()
 

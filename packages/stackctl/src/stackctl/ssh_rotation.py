@@ -1,0 +1,80 @@
+"""Brings a rotated SSH key from the secret store to this host and to every machine.
+
+During a rotation this host keeps the old key beside the new one, and a machine accepts one of the
+two. So a rotation may be interrupted at any point, and the next run continues it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from stackctl.catalogue import CLOUD_SSH
+from stackctl.deployment import Deployment
+from stackctl.errors import LaunchError
+from stackctl.files import write_private
+from stackctl.machines import SSH_USER, Shell, list_machines, require_master
+from stackctl.secret_store import SecretStore
+from stackctl.sshkey import public_key
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+
+def follow_store(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
+    """Give this host and every machine the key of the secret store; return whether that changed it.
+
+    Without a Salt master the other machines cannot be reached: then they and this host keep the
+    old key until the next run.
+
+    Raises:
+        LaunchError: a machine does not run, and would keep the old key.
+        CommandError: a machine cannot be reached.
+    """
+    wanted = SecretStore(deployment).read(CLOUD_SSH)["private_key"]
+    key, before = deployment.ssh_key, deployment.ssh_key_before
+    # An old key is left from a rotation that was interrupted.
+    if before.is_file() and not _hand_over(deployment, client, shell):
+        return False
+    if not key.is_file() or key.read_text() == wanted:
+        return write_private(key, wanted)
+    write_private(before, key.read_text())
+    write_private(key, wanted)
+    _hand_over(deployment, client, shell)
+    return True
+
+
+def _hand_over(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
+    """Replace the old key on every machine, then forget it; return False without a master."""
+    machines = list_machines(client)
+    if machines:
+        if stopped := [one.name for one in machines.values() if one.state != "running"]:
+            raise LaunchError(
+                f"The SSH key is being replaced, and {', '.join(stopped)} would keep the old one:"
+                " it does not run.",
+                "Start it on the master (salt-cloud --action start NAME) or destroy it, then run this again.",
+            )
+        if deployment.master() not in machines:
+            return False
+        master = require_master(deployment, machines)
+        script = _script(
+            public_key(deployment.ssh_key_before.read_text()),
+            public_key(deployment.ssh_key.read_text()),
+        )
+        for machine in (master, *(one for one in machines.values() if one != master)):
+            shell.trust(machine)
+            shell.run(
+                machine, script, master=master, what=f"replacing the SSH key on {machine.name}"
+            )
+    deployment.ssh_key_before.unlink()
+    return True
+
+
+def _script(old: str, new: str) -> str:
+    """Return what replaces one public key by another in the authorized keys, and leaves the operator's other ones."""
+    keys = f"/home/{SSH_USER}/.ssh/authorized_keys"
+    bodies = " ".join(f"-e {shlex.quote(public.split()[1])}" for public in (old, new))
+    return (
+        f"set -e; {{ grep -vF {bodies} {keys} || true; echo {shlex.quote(new)}; }} > {keys}.new;"
+        f" chown --reference={keys} {keys}.new; chmod --reference={keys} {keys}.new; mv {keys}.new {keys}"
+    )
