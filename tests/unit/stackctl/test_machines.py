@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,16 +11,13 @@ from moto.ec2.responses import general
 
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
-from stackctl.files import write_private
 from stackctl.machines import (
     Machine,
-    Shell,
     aws_environment,
     host_keys,
     list_machines,
     require_master,
 )
-from stackctl.run import Log
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -147,78 +141,7 @@ def test_it_waits_for_the_console(client: EC2Client, monkeypatch: pytest.MonkeyP
     assert len(waited) == 1
 
 
-def test_a_machine_is_trusted_once_and_its_successor_anew(
-    client: EC2Client, monkeypatch: pytest.MonkeyPatch, deployment: Deployment, log: Log
-) -> None:
-    monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", CONSOLE)
-    known = deployment.state_dir / "ssh" / "known_hosts"
-    first = launch(client, "web-1")
-    with Shell(deployment, client, log) as shell:
-        shell.trust(list_machines(client)["web-1"])
-        assert known.read_text() == f"web-1 {ED25519} {first}\nweb-1 {RSA} {first}\n"
-        assert stat.S_IMODE(known.stat().st_mode) == 0o600
-        # A console that has scrolled away does not matter any more.
-        monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", "")
-        shell.trust(list_machines(client)["web-1"], timeout=-1)
-
-        client.terminate_instances(InstanceIds=[first])
-        second = launch(client, "web-1")
-        monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", f"{BEGIN}\n{RSA} root@web-1\n{END}\n")
-        shell.trust(list_machines(client)["web-1"])
-    assert known.read_text() == f"web-1 {RSA} {second}\n"
-
-
-# -- the way in ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shell(deployment: Deployment, client: EC2Client, log: Log) -> Iterator[Shell]:
-    write_private(deployment.ssh_key, "key")
-    with Shell(deployment, client, log) as made:
-        yield made
-
-
-def test_ssh_checks_host_keys_and_reads_no_configuration(
-    shell: Shell, deployment: Deployment
-) -> None:
-    command = shell.command(machine("salt-1"), "id -u; echo 'a b'")
-    assert command[:3] == ["ssh", "-F", "none"]
-    assert {
-        "StrictHostKeyChecking=yes",
-        "HostKeyAlias=salt-1",
-        "BatchMode=yes",
-        "User=admin",
-    } <= set(command)
-    assert f"UserKnownHostsFile={deployment.state_dir / 'ssh' / 'known_hosts'}" in command
-    assert command[-2:] == ["10.20.1.9", """sudo -n sh -c 'id -u; echo '"'"'a b'"'"''"""]
-
-
-def test_other_machines_are_reached_through_the_master(shell: Shell) -> None:
-    command = shell.command(machine("web-1"), "true", master=machine("salt-1"))
-    proxy = next(one for one in command if one.startswith("ProxyCommand="))
-    assert "HostKeyAlias=salt-1" in proxy
-    # What is open to the master already serves: many machines may be asked at once.
-    assert (
-        next(
-            one
-            for one in shell.command(machine("salt-1"), "true")
-            if one.startswith("ControlPath=")
-        )
-        in proxy
-    )
-    assert proxy.endswith("-W %h:%p 10.20.1.9")
-    assert "HostKeyAlias=web-1" in command
-
-
-def test_a_real_machine_is_reached_at_its_public_address(
-    checkout: Path, client: EC2Client, log: Log
-) -> None:
-    one = machine("salt-1", public="198.51.100.7")
-    with Shell(Deployment("local", checkout), client, log) as local:
-        assert local.address(one) == "10.20.1.9"
-    with Shell(Deployment("prod", checkout), client, log) as real:
-        assert real.address(one) == "198.51.100.7"
-        assert real.address(machine("salt-1")) == "10.20.1.9"
+# -- the environment -------------------------------------------------------------------------------
 
 
 def test_the_master_has_to_run(deployment: Deployment) -> None:

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import re
-import shlex
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ import yaml
 from stackctl import salt
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, ConvergeError, LaunchError
-from stackctl.machines import Machine, Shell
+from stackctl.machines import Machine
 from stackctl.run import Log, run
 from stackctl.salt import (
     MIGRATES,
@@ -30,6 +29,7 @@ from stackctl.salt import (
     read_orchestration,
     read_states,
 )
+from stackctl.ssh import Shell
 
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
 GOOD = {"result": True, "changes": {}, "comment": "as it should be", "__id__": "redis-package"}
@@ -60,9 +60,9 @@ class ToldShell:
         self.answers = list(answers)
         self.commands: list[list[str]] = []
 
-    def run(self, machine: Machine, remote: str, **_: Any) -> str:
+    def run(self, machine: Machine, args: list[str], **_: Any) -> str:
         assert machine == MASTER
-        self.commands.append(shlex.split(remote))
+        self.commands.append(args)
         return self.answers.pop(0)
 
 
@@ -302,11 +302,17 @@ class HostShell:
         self.timeout = 0.0
 
     def run(
-        self, machine: Machine, remote: str, *, what: str, accept: tuple[int, ...], timeout: float
+        self,
+        machine: Machine,
+        args: list[str],
+        *,
+        what: str,
+        accept: tuple[int, ...],
+        timeout: float,
     ) -> str:
         assert machine == MASTER
         self.timeout = timeout
-        return run(["sh", "-c", remote], log=self.log, what=what, accept=accept)
+        return run(args, log=self.log, what=what, accept=accept)
 
 
 @pytest.fixture
@@ -362,12 +368,11 @@ def test_every_machine_that_salt_cloud_sees_to_has_its_time(
 class PredictingShell(ToldShell):
     """The master's shell, which answers each of the two questions, in whatever order they come."""
 
-    def run(self, machine: Machine, remote: str, **_: Any) -> str:
+    def run(self, machine: Machine, args: list[str], **_: Any) -> str:
         assert machine == MASTER
-        command = shlex.split(remote)
-        assert command[-1] == "test=True"
-        self.commands.append(command)
-        return self.answers["-C" not in command]
+        assert args[-1] == "test=True"
+        self.commands.append(args)
+        return self.answers["-C" not in args]
 
 
 def predicting(log: Log, machines: Any, database: Any) -> tuple[Master, PredictingShell]:

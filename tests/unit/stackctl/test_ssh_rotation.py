@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +11,10 @@ from stackctl import ssh_rotation
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, LaunchError
 from stackctl.files import write_private
-from stackctl.machines import Machine, Shell
-from stackctl.run import Log
+from stackctl.machines import Machine
+from stackctl.run import Log, run
 from stackctl.secret_store import SecretStore
+from stackctl.ssh import Shell, script_command
 from stackctl.sshkey import new_private_key, public_key
 
 NAMES = ["lb-1", "salt-1", "web-1"]
@@ -47,7 +47,7 @@ class Stack:
 
     def trust(self, _: Machine) -> None: ...
 
-    def run(self, machine: Machine, remote: str, *, master: Machine, what: str) -> None:
+    def script(self, machine: Machine, args: list[str], *, master: Machine, what: str) -> None:
         assert master.name == "salt-1"
         authorized = self.folder / machine.name
         keys = [self.deployment.ssh_key, self.deployment.ssh_key_before]
@@ -55,10 +55,9 @@ class Stack:
             public_key(key.read_text()) in authorized.read_text() for key in keys if key.is_file()
         ):
             raise CommandError(f"{what} failed: Permission denied (publickey).")
-        subprocess.run(
-            ["sh", "-c", remote.replace("/home/admin/.ssh/authorized_keys", str(authorized))],
-            check=True,
-        )
+        name, file, *keys_of_rotation = args
+        assert file == "/home/admin/.ssh/authorized_keys"
+        run(script_command([name, str(authorized), *keys_of_rotation]), log=None, what=what)
         self.entered.append(machine.name)
 
     def follow(self) -> bool:
@@ -160,7 +159,7 @@ def test_both_keys_are_tried_while_a_rotation_is_under_way(
 
     def identities() -> list[str]:
         with Shell(deployment, cast(Any, None), log) as shell:
-            command = shell.command(one, "true")
+            command = shell.command(one, ["true"])
         return [command[place + 1] for place, word in enumerate(command) if word == "-i"]
 
     assert identities() == [str(deployment.ssh_key)]

@@ -15,31 +15,29 @@ from stackctl import tree
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, StackError
 from stackctl.files import write_private
-from stackctl.machines import Machine, Shell
-from stackctl.run import Log
+from stackctl.machines import Machine
+from stackctl.run import Log, run
+from stackctl.ssh import Shell, script_command
 
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
 
 
 class HereShell:
-    """Runs on this host what is meant for the master, and hands GnuPG nothing but keeps what it would get."""
+    """Runs the master's scripts on this host, but keeps the GPG key in place of importing it."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
         self.key = ""
 
-    def run(
-        self, machine: Machine, remote: str, *, what: str, stdin: str | bytes | None = None
+    def script(
+        self, machine: Machine, args: list[str], *, what: str, stdin: str | bytes | None = None
     ) -> str:
         assert machine == MASTER
         self.ran.append(what)
-        if "gpg --homedir" in remote:
+        if args[0] == "import-gpg-key":
             self.key = cast(str, stdin)
             return ""
-        data = stdin.encode() if isinstance(stdin, str) else stdin or b""
-        return subprocess.run(
-            ["sh", "-c", remote], input=data, capture_output=True, check=True
-        ).stdout.decode()
+        return run(script_command(args), log=None, what=what, stdin=stdin)
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -139,19 +137,19 @@ def test_what_is_no_checkout_is_refused(checkout: Path, log: Log) -> None:
 
 
 def test_files_that_git_does_not_know_are_named(local: Deployment, log: Log) -> None:
-    assert tree.left_out(local, log) == ""
+    assert tree.untracked_warning(local, log) == ""
     (local.root / "salt" / "a draft.sls").write_text("draft: {}\n")
     (local.root / "pillar" / "prod").mkdir()
     (local.root / "pillar" / "prod" / "settings.sls").write_text("settings: {}\n")
-    assert tree.left_out(local, log).endswith(
+    assert tree.untracked_warning(local, log).endswith(
         "(git add): pillar/prod/settings.sls, salt/a draft.sls"
     )
     # What is pushed as the deployment's own pillar is not left out.
     prod = Deployment("prod", local.root)
-    assert tree.left_out(prod, log).endswith("(git add): salt/a draft.sls")
+    assert tree.untracked_warning(prod, log).endswith("(git add): salt/a draft.sls")
     for number in range(3):
         (local.root / "salt" / f"{number}.sls").touch()
-    assert tree.left_out(prod, log).endswith(
+    assert tree.untracked_warning(prod, log).endswith(
         "(git add): salt/0.sls, salt/1.sls, salt/2.sls and 1 more"
     )
 
@@ -231,11 +229,11 @@ def test_a_new_secret_is_pushed_without_the_tree(local: Deployment, home: Path, 
 
 
 def test_the_pillars_archive_is_roots_and_the_same_for_the_same_content(local: Deployment) -> None:
-    first = tree._pillar_archive(local)
+    first = tree.pillar_archive(local)
     for path in [*local.pillar_dir.rglob("*")]:
         path.touch()
         path.chmod(0o755)
-    assert tree._pillar_archive(local) == first
+    assert tree.pillar_archive(local) == first
     with tarfile.open(fileobj=io.BytesIO(first)) as archive:
         members = archive.getmembers()
     assert {one.name for one in members} == {

@@ -22,11 +22,12 @@ import localcloud.errors
 from stackctl import initialise, launch, local, site, status
 from stackctl.deployment import LOCAL, Deployment, repository_root
 from stackctl.errors import StackError
-from stackctl.machines import Shell, ec2_client, find_machines, list_machines, require_master
+from stackctl.machines import ec2_client, find_machines, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.run import Log, attach
 from stackctl.salt import Master
 from stackctl.secret_store import SecretStore
+from stackctl.ssh import Shell
 from stackctl.up import account, down, plan, require_local, up
 
 ON_FAILURE = "what becomes of a machine that this run launched and that falls short (default: keep, for the next run)"
@@ -304,10 +305,8 @@ def _status(deployment: Deployment, options: argparse.Namespace) -> int:
     return 0 if told == "healthy" and rows and all(row.healthy for row in rows) else 1
 
 
-def _remote(
-    deployment: Deployment, verb: str, name: str, command: str, *, tty: bool = False
-) -> int:
-    """Run a command on a machine with this terminal's input and output, and return its exit code."""
+def _remote(deployment: Deployment, verb: str, name: str, line: str, *, tty: bool = False) -> int:
+    """Run a shell line on a machine with this terminal's input and output; return its exit code."""
     with account(deployment):
         client = ec2_client(deployment)
         machines = list_machines(client)
@@ -318,8 +317,8 @@ def _remote(
         with Shell(deployment, client, log) as shell:
             shell.trust(master)
             shell.trust(machines[name])
-            command_line = shell.command(machines[name], command, master=master, tty=tty)
-            return attach(command_line, what=f"SSH to {name}")
+            args = shell.command(machines[name], ["sh", "-c", line], master=master, tty=tty)
+            return attach(args, what=f"SSH to {name}")
 
 
 def _exec(deployment: Deployment, options: argparse.Namespace) -> int:

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-import shutil
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import boto3
 
-from stackctl.catalogue import CLOUD_SSH
 from stackctl.deployment import Deployment
 from stackctl.driver import DEPLOY_TAG, from_console
 from stackctl.errors import LaunchError, NotUpError
-from stackctl.files import write_private
-from stackctl.run import Log, run
-from stackctl.secret_store import SecretStore
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
-
-SSH_USER = "admin"
 
 
 @dataclass(frozen=True)
@@ -128,150 +117,6 @@ def host_keys(client: EC2Client, machine: Machine, deadline: float) -> list[str]
                 "Its identity cannot be verified: look at the console output in EC2, then run again.",
             )
         time.sleep(1)
-
-
-class Shell:
-    """Root's shell on the machines, over SSH as `admin`, with host keys that the EC2 API vouches for."""
-
-    def __init__(self, deployment: Deployment, client: EC2Client, log: Log) -> None:
-        self._deployment = deployment
-        self._client = client
-        self._log = log
-        self._known_hosts = deployment.state_dir / "ssh" / "known_hosts"
-        # A short path: a socket's holds 107 bytes at most.
-        self._sockets = Path(tempfile.mkdtemp(prefix="stackctl-"))
-        self._learning = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for socket in self._sockets.iterdir():
-            with contextlib.suppress(Exception):
-                run(
-                    ["ssh", "-S", str(socket), "-O", "exit", socket.name],
-                    log=self._log,
-                    what="closing SSH",
-                )
-        shutil.rmtree(self._sockets, ignore_errors=True)
-
-    def trust(self, machine: Machine, timeout: float = 300) -> None:
-        """Learn a machine's host keys from the API, unless they are known already.
-
-        Args:
-            machine: which one. A machine made anew has another instance id, and is learnt anew.
-            timeout: seconds to wait for its console.
-        """
-        with self._learning:
-            known = (
-                self._known_hosts.read_text().splitlines() if self._known_hosts.is_file() else []
-            )
-            if any(line.endswith(f" {machine.instance_id}") for line in known):
-                return
-            keys = host_keys(self._client, machine, time.monotonic() + timeout)
-            kept = [line for line in known if not line.startswith(f"{machine.name} ")]
-            kept += [f"{machine.name} {key} {machine.instance_id}" for key in keys]
-            write_private(self._known_hosts, "\n".join(kept) + "\n")
-
-    def write_key(self) -> Path:
-        """Put the deployment's SSH key where programs of this host find it, and return that path."""
-        key = self._deployment.ssh_key
-        if not key.is_file():
-            write_private(key, SecretStore(self._deployment).read(CLOUD_SSH)["private_key"])
-        return key
-
-    def _options(self, name: str) -> list[str]:
-        options = {
-            "BatchMode": "yes",
-            "IdentitiesOnly": "yes",
-            "User": SSH_USER,
-            "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": str(self._known_hosts),
-            "HostKeyAlias": name,
-            "LogLevel": "ERROR",
-            "ConnectTimeout": "15",
-            "ServerAliveInterval": "15",
-        }
-        before = self._deployment.ssh_key_before
-        keys = [self.write_key(), *([before] if before.is_file() else [])]
-        return [
-            "-F", "none",
-            *(part for key in keys for part in ("-i", str(key))),
-            *(part for key, value in options.items() for part in ("-o", f"{key}={value}")),
-        ]  # fmt: skip
-
-    def command(
-        self, machine: Machine, remote: str, *, master: Machine | None = None, tty: bool = False
-    ) -> list[str]:
-        """Return the local command that runs `remote` as root on the machine.
-
-        Args:
-            machine: where to.
-            remote: a shell command.
-            master: the Salt master, when the machine is another one: only from there does a machine accept SSH.
-            tty: ask for a terminal.
-        """
-        options = self._options(machine.name)
-        address = machine.private_address
-        if master and master.name != machine.name:
-            jump = ["ssh", *self._options(master.name), "-o", f"ControlPath={self._sockets}/%n", "-W", "%h:%p",
-                    self.address(master)]  # fmt: skip
-            options += ["-o", f"ProxyCommand={shlex.join(jump)}"]
-        else:
-            address = self.address(machine)
-            options += [
-                "-o",
-                "ControlMaster=auto",
-                "-o",
-                f"ControlPath={self._sockets}/%n",
-                "-o",
-                "ControlPersist=60",
-            ]
-        return [
-            "ssh",
-            *options,
-            *(["-t"] if tty else []),
-            address,
-            f"sudo -n sh -c {shlex.quote(remote)}",
-        ]
-
-    def address(self, machine: Machine) -> str:
-        """Return where this host reaches the machine."""
-        if self._deployment.is_local or not machine.public_address:
-            return machine.private_address
-        return machine.public_address
-
-    def run(
-        self,
-        machine: Machine,
-        remote: str,
-        *,
-        what: str,
-        master: Machine | None = None,
-        stdin: str | bytes | None = None,
-        accept: Sequence[int] = (0,),
-        timeout: float = 900,
-        quiet: bool = False,
-    ) -> str:
-        """Run a shell command as root on a machine and return its output; see `command` and `stackctl.run.run`."""
-        command = self.command(machine, remote, master=master)
-        return run(
-            command,
-            log=self._log,
-            what=what,
-            stdin=stdin,
-            accept=accept,
-            timeout=timeout,
-            quiet=quiet,
-        )
-
-
-def is_active(shell: Shell, machine: Machine, unit: str) -> bool:
-    """Return whether systemd runs a unit on the machine."""
-    answer = shell.run(
-        machine, f"systemctl is-active {unit} || true", what=f"looking at {machine.name}"
-    )
-    return answer.strip() == "active"
 
 
 def require_master(deployment: Deployment, machines: Mapping[str, Machine]) -> Machine:

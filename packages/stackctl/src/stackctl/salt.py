@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import sys
 import textwrap
 import time
@@ -20,8 +19,9 @@ from stackctl.deployment import Deployment
 from stackctl.driver import OPTIONS
 from stackctl.errors import CommandError, ConvergeError, LaunchError, StackError
 from stackctl.files import private_directory, write_private
-from stackctl.machines import Machine, Shell, is_active
+from stackctl.machines import Machine
 from stackctl.run import Log, run
+from stackctl.ssh import Shell, is_active
 
 SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
 # For each machine, in serial one after another: EC2, then what the driver waits for sshd and the deploy script.
@@ -215,7 +215,7 @@ class Operator:
     def reach(self, machine: Machine) -> None:
         """Log in to a machine; raise StackError."""
         self._shell.trust(machine)
-        self._shell.run(machine, "true", what=f"SSH to {machine.name}")
+        self._shell.run(machine, ["true"], what=f"SSH to {machine.name}")
 
 
 # -- on the master ---------------------------------------------------------------------------------
@@ -231,16 +231,14 @@ class Master:
 
     def command(
         self,
-        words: Sequence[str],
+        args: Sequence[str],
         *,
         what: str,
         accept: Sequence[int] = (0,),
         timeout: float = 1800,
     ) -> str:
         """Run a command on the master and return its output; see `stackctl.run.run`."""
-        return self._shell.run(
-            self.machine, shlex.join(words), what=what, accept=accept, timeout=timeout
-        )
+        return self._shell.run(self.machine, args, what=what, accept=accept, timeout=timeout)
 
     def salt_cloud(self, words: Sequence[str], machines: int) -> str:
         """Run salt-cloud on the master, for so many machines, and return its JSON; its exit code says little.
@@ -271,7 +269,7 @@ class Master:
     def reach(self, machine: Machine) -> None:
         """Log in to a machine by way of the master; raise StackError."""
         self._shell.trust(machine)
-        self._shell.run(machine, "true", master=self.machine, what=f"SSH to {machine.name}")
+        self._shell.run(machine, ["true"], master=self.machine, what=f"SSH to {machine.name}")
 
     def answering(self, names: Iterable[str], deadline: float) -> set[str]:
         """Return which of the minions answer a ping before the deadline (`time.monotonic()`).

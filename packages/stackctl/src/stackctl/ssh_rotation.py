@@ -6,19 +6,21 @@ two. So a rotation may be interrupted at any point, and the next run continues i
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from stackctl.catalogue import CLOUD_SSH
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError
 from stackctl.files import write_private
-from stackctl.machines import SSH_USER, Shell, list_machines, require_master
+from stackctl.machines import list_machines, require_master
 from stackctl.secret_store import SecretStore
+from stackctl.ssh import SSH_USER, Shell
 from stackctl.sshkey import public_key
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
+
+AUTHORIZED_KEYS = f"/home/{SSH_USER}/.ssh/authorized_keys"
 
 
 def follow_store(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
@@ -57,24 +59,15 @@ def _hand_over(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
         if deployment.master() not in machines:
             return False
         master = require_master(deployment, machines)
-        script = _script(
-            public_key(deployment.ssh_key_before.read_text()),
-            public_key(deployment.ssh_key.read_text()),
-        )
+        old = public_key(deployment.ssh_key_before.read_text())
+        new = public_key(deployment.ssh_key.read_text())
         for machine in (master, *(one for one in machines.values() if one != master)):
             shell.trust(machine)
-            shell.run(
-                machine, script, master=master, what=f"replacing the SSH key on {machine.name}"
+            shell.script(
+                machine,
+                ["replace-ssh-key", AUTHORIZED_KEYS, old, new],
+                master=master,
+                what=f"replacing the SSH key on {machine.name}",
             )
     deployment.ssh_key_before.unlink()
     return True
-
-
-def _script(old: str, new: str) -> str:
-    """Return what replaces one public key by another in the authorized keys, and leaves the operator's other ones."""
-    keys = f"/home/{SSH_USER}/.ssh/authorized_keys"
-    bodies = " ".join(f"-e {shlex.quote(public.split()[1])}" for public in (old, new))
-    return (
-        f"set -e; {{ grep -vF {bodies} {keys} || true; echo {shlex.quote(new)}; }} > {keys}.new;"
-        f" chown --reference={keys} {keys}.new; chmod --reference={keys} {keys}.new; mv {keys}.new {keys}"
-    )

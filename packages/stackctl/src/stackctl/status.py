@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 
 from stackctl.deployment import Deployment
 from stackctl.errors import StackError
-from stackctl.machines import Machine, Shell, ec2_client, list_machines
+from stackctl.machines import Machine, ec2_client, list_machines
 from stackctl.run import Log
 from stackctl.salt import Master, parse_documents
+from stackctl.ssh import Shell
 
 SERVICES = {
     "salt": "salt-master",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,15 +21,14 @@ from stackctl.errors import ConvergeError, NotUpError, StackError
 from stackctl.initialise import initialise
 from stackctl.machines import (
     Machine,
-    Shell,
     aws_environment,
     ec2_client,
-    is_active,
     list_machines,
     require_master,
 )
 from stackctl.progress import Progress
 from stackctl.run import Log
+from stackctl.ssh import Shell, is_active
 
 
 @dataclass(frozen=True)
@@ -217,19 +215,19 @@ def _start_master(
         pushed, revision = tree.push(deployment, shell, machine, log)
         if variables:
             files = local.credentials_files(deployment, variables)
-            script = "".join(
-                f"printf %s {shlex.quote(text)} > /root/.aws/{file}; "
-                for file, text in files.items()
+            shell.script(
+                machine,
+                ["unpack-private", "/root/.aws"],
+                what=f"pointing {machine.name} at the local cloud",
+                stdin=tree.files_archive(files),
             )
-            shell.run(machine, "cat | sh", stdin=f"set -e; umask 077; mkdir -p /root/.aws; {script}",
-                      what=f"pointing {machine.name} at the local cloud")  # fmt: skip
         changed = 0
         if pushed or anew or not is_active(shell, machine, "salt-master"):
             step.report("applying its state")
             changed = _bootstrap_master(deployment, shell, machine, log)
         step.changed = pushed or bool(changed)
         step.detail = f"revision {revision[:12]}{'-dirty' if 'dirty' in revision else ''}"
-        step.warning = tree.left_out(deployment, log)
+        step.warning = tree.untracked_warning(deployment, log)
     return salt.Master(shell, machine, log), pushed
 
 
@@ -242,17 +240,16 @@ def _bootstrap_master(deployment: Deployment, shell: Shell, machine: Machine, lo
         "pillar_roots": {
             "base": [f"{tree.HOME}/pillar/{deployment.name}", f"{tree.HOME}/current/pillar/base"]
         },
-        "gpg_keydir": "/etc/salt/gpgkeys",
+        "gpg_keydir": tree.GPG_KEYS,
         "module_dirs": [
             f"{tree.HOME}/current/salt"
         ],  # `state.apply NAME` syncs no modules by itself
         "hash_type": "sha256",
     }
     text = yaml.safe_dump(config)
-    output = shell.run(
+    output = shell.script(
         machine,
-        "set -e; install -d /srv/stack/bootstrap; cat > /srv/stack/bootstrap/minion;"
-        " exec /opt/salt/bin/salt-call --local --config-dir /srv/stack/bootstrap --out=json state.apply master",
+        ["bootstrap-master", f"{tree.HOME}/bootstrap", "/opt/salt/bin/salt-call", "master"],
         stdin=text,
         what=f"making {machine.name} the Salt master",
         accept=(0, 1, 2),
