@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from botocore.exceptions import NoCredentialsError
 import localcloud.engine
 import localcloud.image
 import localcloud.service
-from localcloud.errors import PackagesFailed
-from stackctl import cli, initialise, local, preflight, salt, status, up
+from stackctl import arguments, cli, initialise, local, preflight, salt, status, up
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
@@ -50,7 +50,8 @@ def raising(error: Exception) -> Any:
 
 
 @pytest.mark.parametrize(
-    "words", [[], *([verb] for verb in VERBS), *(["secrets", action] for action in ACTIONS)]
+    "words",
+    [[], ["completion"], *([verb] for verb in VERBS), *(["secrets", action] for action in ACTIONS)],
 )
 def test_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -60,7 +61,7 @@ def test_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
 
 
 def test_every_verb_is_documented_and_does_something(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(cli.VERBS) == VERBS
+    assert list(cli.VERBS) == VERBS  # `completion` is no work on a deployment
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
@@ -82,21 +83,45 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> No
     assert "usage: stackctl" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_names_verbs_and_needs_no_checkout(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    monkeypatch.setattr(cli, "repository_root", raising(AssertionError("it looked for a checkout")))
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in (*VERBS, *ACTIONS, "--on-failure"))
+
+
+def test_completion_for_bash_is_valid_and_completes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out + (
+        'COMP_WORDS=(stackctl sta) COMP_CWORD=1\n_shtab_stackctl\necho "${COMPREPLY[@]}"\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("status\n", "")
+
+
 @pytest.mark.parametrize(
     "verb", [*([verb] for verb in ("up", "launch", "down", "status", "logs")), ["secrets", "list"]]
 )
 def test_the_deployment_is_taken_before_and_behind_the_verb(verb: list[str]) -> None:
-    assert cli.parser().parse_args(["-d", "prod", *verb]).deployment == "prod"
-    assert cli.parser().parse_args([*verb, "-d", "prod"]).deployment == "prod"
-    assert cli.parser().parse_args(verb).deployment == "local"
+    assert arguments.parser().parse_args(["-d", "prod", *verb]).deployment == "prod"
+    assert arguments.parser().parse_args([*verb, "-d", "prod"]).deployment == "prod"
+    assert arguments.parser().parse_args(verb).deployment == "local"
 
 
 def test_a_commands_own_options_are_left_to_it() -> None:
-    options = cli.parser().parse_args(["exec", "web-1", "--", "journalctl", "-n", "5"])
+    options = arguments.parser().parse_args(["exec", "web-1", "--", "journalctl", "-n", "5"])
     assert (options.machine, options.command) == ("web-1", ["journalctl", "-n", "5"])
-    assert cli.parser().parse_args(["salt", "--", "*", "test.ping"]).words == ["*", "test.ping"]
+    assert arguments.parser().parse_args(["salt", "--", "*", "test.ping"]).args == [
+        "*",
+        "test.ping",
+    ]
     dump = ["runuser", "-u", "postgres", "--", "pg_dump", "airflow"]
-    assert cli.parser().parse_args(["exec", "postgres-1", "--", *dump]).command == dump, (
+    assert arguments.parser().parse_args(["exec", "postgres-1", "--", *dump]).command == dump, (
         "the second -- is runuser's"
     )
 
@@ -127,7 +152,6 @@ def test_an_unknown_deployment_is_one_sentence(
     [
         (StackError("web-1: [salt.state] failed [/dev/null].", "See: [docs]"),
          "error: web-1: [salt.state] failed [/dev/null]. See: [docs]\n"),
-        (PackagesFailed("apt failed."), "error: apt failed.\n"),
         (NoCredentialsError(), "error: Unable to locate credentials\n"),
     ],
 )  # fmt: skip

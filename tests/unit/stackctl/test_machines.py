@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
     Machine,
-    aws_environment,
     host_keys,
     list_machines,
     require_master,
@@ -151,19 +149,3 @@ def test_the_master_has_to_run(deployment: Deployment) -> None:
         require_master(deployment, {"salt-1": machine("salt-1", state="stopped")})
     with pytest.raises(NotUpError, match="salt-1 is not there"):
         require_master(deployment, {"web-1": machine("web-1")})
-
-
-def test_the_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "before")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    variables = {"AWS_ACCESS_KEY_ID": "during", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
-
-    def interrupted() -> None:
-        with aws_environment(variables):
-            assert {name: os.environ[name] for name in variables} == variables
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert os.environ["AWS_ACCESS_KEY_ID"] == "before"
-    assert "AWS_ENDPOINT_URL" not in os.environ

@@ -18,19 +18,14 @@ from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, ConvergeError, LaunchError
 from stackctl.machines import Machine
 from stackctl.run import Log, run
-from stackctl.salt import (
-    MIGRATES,
-    Master,
-    Operator,
-    StateRun,
-    operator_configuration,
-    parse_documents,
-    raise_on_failure,
-    read_orchestration,
-    read_states,
-)
+from stackctl.salt import Master, Operator, operator_configuration
 from stackctl.ssh import Shell
+from stackctl.states import (
+    Migration,
+)
 
+ROOT = Path(__file__).parents[3]
+MIGRATION = Migration("web-1", "airflow.migrate")
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
 GOOD = {"result": True, "changes": {}, "comment": "as it should be", "__id__": "redis-package"}
 CHANGED = {
@@ -91,185 +86,6 @@ def step(
     }
 
 
-# -- read_states -----------------------------------------------------------------------------------
-
-
-def test_success_without_changes() -> None:
-    assert read_states("redis-1", {"a": GOOD, "b": GOOD}) == StateRun("redis-1", 2, (), ())
-
-
-def test_changes_and_predicted_changes_count() -> None:
-    assert read_states("redis-1", {"a": GOOD, "b": CHANGED}).changed == ("redis-config",)
-    assert read_states("redis-1", {"a": GOOD, "b": PREDICTED}).changed == ("redis-config",)
-
-
-def test_a_failure_is_told_in_one_line() -> None:
-    outcome = read_states("redis-1", {"a": FAILED, "b": CHANGED})
-    assert outcome == StateRun("redis-1", 2, ("redis-config",), ("redis-package: no such package",))
-
-
-def test_a_comment_of_pages_is_cut() -> None:
-    (told,) = read_states(
-        "redis-1", {"a": FAILED | {"comment": "Traceback:\n" + "  in file\n" * 900}}
-    ).failed
-    assert told.startswith("redis-package: Traceback: in file")
-    assert told.endswith(" …")
-    assert len(told) < 400
-
-
-def test_a_failed_state_that_changed_something_is_a_failure() -> None:
-    outcome = read_states("redis-1", {"a": FAILED | {"changes": {"pid": 1}}})
-    assert (outcome.changed, len(outcome.failed)) == ((), 1)
-
-
-@pytest.mark.parametrize(
-    ("answer", "failed"),
-    [
-        (
-            ["Rendering SLS 'base:redis' failed", "and more"],
-            ("Rendering SLS 'base:redis' failed", "and more"),
-        ),
-        ("Minion did not return. [No response]", ("Minion did not return. [No response]",)),
-        (False, ("no answer",)),
-        (None, ("no answer",)),
-        ({}, ("no answer",)),
-        ([], ("no answer",)),
-        ({"retcode": 1}, ("retcode: 1",)),
-    ],
-)
-def test_an_answer_that_is_no_state_run_is_a_failure(answer: Any, failed: tuple[str, ...]) -> None:
-    assert read_states("redis-1", answer) == StateRun(
-        "redis-1", 1 if answer == {"retcode": 1} else 0, (), failed
-    )
-
-
-# -- parse_documents -------------------------------------------------------------------------------
-
-
-def test_documents_one_after_another_are_merged() -> None:
-    output = (
-        json.dumps({"web-1": True}, indent=4) + "\n" + json.dumps({"web-2": {"a": [1]}}, indent=4)
-    )
-    assert parse_documents(output) == {"web-1": True, "web-2": {"a": [1]}}
-
-
-def test_other_lines_are_passed_over() -> None:
-    output = '[WARNING ] {unexpected} in {"web-1\nsalt: {\n{"web-1": true}\nERROR: Minions returned with non-zero'
-    assert parse_documents(output) == {"web-1": True}
-
-
-@pytest.mark.parametrize("output", ["", "No minions matched the target.", "{", "[1, 2]"])
-def test_no_document_is_nothing(output: str) -> None:
-    assert parse_documents(output) == {}
-
-
-# -- read_orchestration ----------------------------------------------------------------------------
-
-
-def test_an_orchestrations_state_runs_are_in_order() -> None:
-    steps = {
-        "z": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}, "postgres-1": {"a": GOOD}}),
-        "a": step(1, "deploy-web", {"web-1": {"a": GOOD}}),
-    }
-    runs = read_orchestration(steps)
-    assert [(one.minion, len(one.changed)) for one in runs] == [
-        ("redis-1", 1),
-        ("postgres-1", 0),
-        ("web-1", 0),
-    ]
-
-
-def test_what_a_function_returns_is_no_state() -> None:
-    steps = {
-        "a": step(0, "deploy-addresses", {"web-1": True, "web-2": {"10.20.1.4": "up"}}, out=""),
-        "b": step(1, "deploy-check", {"web-1": ["x"]}, out=""),
-    }
-    assert read_orchestration(steps) == []
-
-
-def test_a_function_that_failed_is_a_failure() -> None:
-    steps = {
-        "a": step(
-            0,
-            "deploy-addresses",
-            {"web-1": False},
-            out="",
-            result=False,
-            comment="failed on\n web-1",
-        )
-    }
-    assert read_orchestration(steps) == [StateRun("deploy-addresses", 0, (), ("failed on web-1",))]
-
-
-def test_a_failed_state_is_told_once_and_its_followers_after_it() -> None:
-    steps = {
-        "b": step(
-            1,
-            "deploy-web",
-            None,
-            result=False,
-            comment="One or more requisite failed: deploy-stores",
-        ),
-        "a": step(
-            0,
-            "deploy-stores",
-            {"redis-1": {"a": FAILED}},
-            result=False,
-            comment="Run failed on: redis-1",
-        ),
-    }
-    assert [(one.minion, one.failed) for one in read_orchestration(steps)] == [
-        ("redis-1", ("redis-package: no such package",)),
-        ("deploy-web", ("One or more requisite failed: deploy-stores",)),
-    ]
-
-
-def test_a_minion_whose_states_do_not_render_is_a_failure() -> None:
-    answers = {"web-1": ["Rendering SLS failed: no key 'secrets'"], "web-2": {"a": GOOD}}
-    runs = read_orchestration(
-        {"a": step(0, "deploy-web", answers, result=False, comment="Run failed on: web-1")}
-    )
-    assert [(one.minion, one.failed) for one in runs] == [
-        ("web-1", ("Rendering SLS failed: no key 'secrets'",)),
-        ("web-2", ()),
-    ]
-
-
-def test_a_minion_that_gave_no_answer_is_told_in_the_steps_words() -> None:
-    comment = "Run failed on minions: web-1 (no return)"
-    runs = read_orchestration(
-        {"a": step(0, "deploy-web", {"web-1": False}, result=False, comment=comment)}
-    )
-    assert runs == [StateRun("deploy-web", 0, (), (comment,))]
-
-
-def test_an_orchestration_that_does_not_render_is_a_failure(log: Log) -> None:
-    assert read_orchestration(["Rendering SLS 'orch.deploy' failed"])[0].failed
-    assert read_orchestration(None)[0].failed == ("no answer",)
-
-
-# -- raise_on_failure ------------------------------------------------------------------------------
-
-
-def test_success_raises_nothing(log: Log) -> None:
-    raise_on_failure([], log)
-    raise_on_failure([StateRun("web-1", 3, ("a",), ())], log)
-
-
-def test_the_first_failure_is_told_with_how_many_there_are(log: Log) -> None:
-    runs = [
-        StateRun("lb-1", 1, (), ()),
-        StateRun("web-1", 2, (), ("a: x", "b: y")),
-        StateRun("web-2", 1, (), ("c: z",)),
-    ]
-    with pytest.raises(ConvergeError) as caught:
-        raise_on_failure(runs, log)
-    assert caught.value.what == "web-1: a: x (and 2 more)."
-    assert caught.value.log == log.path
-    with pytest.raises(ConvergeError, match=r"^web-2: c: z\. Mend the cause"):
-        raise_on_failure(runs[2:], log)
-
-
 # -- the master ------------------------------------------------------------------------------------
 
 
@@ -279,7 +95,7 @@ def test_it_asks_again_only_those_that_were_silent(log: Log) -> None:
         log, {"web-1": True, "web-2": no_response, "rogue-1": True}, {"web-2": True}
     )
     assert one.answering(["web-1", "web-2"], time.monotonic() + 60) == {"web-1", "web-2"}
-    assert [command[2] for command in shell.commands] == ["web-1,web-2", "web-2"]
+    assert [command[4] for command in shell.commands] == ["web-1,web-2", "web-2"]
 
 
 def test_it_gives_up_at_the_deadline(log: Log) -> None:
@@ -290,7 +106,7 @@ def test_it_gives_up_at_the_deadline(log: Log) -> None:
 
 def test_a_master_that_does_not_hear_itself_is_no_judge_of_others(log: Log) -> None:
     one, _ = master(log, {"web-1": False, "salt-1": False})
-    with pytest.raises(LaunchError, match=r"^salt-1 does not hear its own minion"):
+    with pytest.raises(LaunchError, match=r"^salt-1 gets no answer from its own minion"):
         one.answering(["web-1", "salt-1"], time.monotonic() - 1)
 
 
@@ -325,7 +141,7 @@ def cloud(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ma
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(salt, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(salt, "LOCKFILE", str(tmp_path / "lock"))
     shell = HostShell(log)
     return Master(cast(Shell, shell), MASTER, log), shell
 
@@ -345,7 +161,7 @@ def test_a_second_salt_cloud_on_the_master_waits_and_then_says_why_it_cannot(
 ) -> None:
     one, _ = cloud
     monkeypatch.setattr(salt, "LOCK_SECONDS", 0)
-    with Path(salt.LOCK).open("w") as lock:
+    with Path(salt.LOCKFILE).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as a salt-cloud holds it whose operator went away
         with pytest.raises(
             LaunchError,
@@ -384,7 +200,7 @@ def test_a_prediction_is_one_run_a_machine(log: Log) -> None:
     one, _ = predicting(
         log, {"web-2": {"a": GOOD}, "lb-1": {"a": PREDICTED}}, {"web-1": {"a": GOOD}}
     )
-    assert [(run.minion, len(run.changed)) for run in one.predict()] == [
+    assert [(run.minion, len(run.changed)) for run in one.predict(MIGRATION)] == [
         ("lb-1", 1),
         ("web-2", 0),
         ("web-1", 0),
@@ -394,7 +210,7 @@ def test_a_prediction_is_one_run_a_machine(log: Log) -> None:
 def test_a_prediction_sees_what_only_the_database_lacks(log: Log) -> None:
     admin = PREDICTED | {"__id__": "airflow-admin"}
     one, shell = predicting(log, {"web-2": {"a": GOOD}}, {"web-1": {"a": GOOD, "b": admin}})
-    assert [run.changed for run in one.predict()] == [(), ("airflow-admin",)]
+    assert [run.changed for run in one.predict(MIGRATION)] == [(), ("airflow-admin",)]
     asked = sorted(command[4:] for command in shell.commands)
     assert asked == [
         ["-C", "not web-1", "state.highstate", "test=True"],
@@ -402,13 +218,12 @@ def test_a_prediction_sees_what_only_the_database_lacks(log: Log) -> None:
     ]
 
 
-def test_the_machine_that_cares_for_the_database_is_the_orchestrations_and_asked_for_all_that_it_runs() -> (
-    None
-):
-    tree = Path(__file__).parents[3] / "salt"
+def test_migration_is_read_from_orchestration_and_contains_the_highstate() -> None:
+    tree = ROOT / "salt"
     steps = yaml.safe_load((tree / "orch" / "deploy.sls").read_text())
-    assert {"tgt": MIGRATES} in steps["deploy-database"]["salt.state"]
-    assert {"sls": "airflow.migrate"} in steps["deploy-database"]["salt.state"]
+    assert Migration.read(ROOT) == MIGRATION
+    assert {"tgt": MIGRATION.machine} in steps["deploy-database"]["salt.state"]
+    assert {"sls": MIGRATION.states} in steps["deploy-database"]["salt.state"]
     top = yaml.safe_load((tree / "top.sls").read_text())["base"]
     included = re.search(
         r"^include:\n(?:  - .+\n)+", (tree / "airflow" / "migrate.sls").read_text(), re.MULTILINE
@@ -434,7 +249,7 @@ def test_what_cannot_be_predicted_is_an_error(
 ) -> None:
     one, _ = predicting(log, machines, database)
     with pytest.raises(ConvergeError, match=f"^{told}"):
-        one.predict()
+        one.predict(MIGRATION)
 
 
 def test_an_orchestration_that_fails_is_an_error(log: Log) -> None:

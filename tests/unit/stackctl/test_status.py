@@ -22,15 +22,27 @@ MACHINES = {
     name: Machine(name, f"i-{number}", "running", f"10.20.1.{number}", "")
     for number, name in enumerate(NAMES, 4)
 }
-ACTIVE = dict.fromkeys(NAMES, "active\n123 MiB") | {"postgres-1": "active\n123 MiB\n9999-12-31"}
+UNITS = {"salt": "salt-master", "lb": "haproxy", "postgres": "postgresql@17-main", "redis": "redis-server",
+         "web": "airflow"}  # fmt: skip
+ACTIVE: dict[str, Any] = {
+    name: {
+        "unit": UNITS[name[:-2]],
+        "state": "active",
+        "problem": "",
+        "memory_mib": 123,
+        "certificate_end": "9999-12-31" if name == "postgres-1" else "",
+    }
+    for name in NAMES
+}
 HEALTHY = status.Row("web-1", "web", "10.20.1.8", "running", "answers", "airflow active", "800 MiB")
 
 
-class ToldShell:
-    """The master's shell, which gives one answer or raises it."""
+class MasterShell:
+    """The master's shell, which gives one answer or raises it, and keeps the commands."""
 
-    def __init__(self, answer: str | Exception) -> None:
+    def __init__(self, answer: str | Exception, commands: list[list[str]]) -> None:
         self.answer = answer
+        self.commands = commands
 
     def __enter__(self) -> Self:
         return self
@@ -41,7 +53,8 @@ class ToldShell:
     def trust(self, machine: Machine) -> None:
         assert machine.name == "salt-1"
 
-    def run(self, *_: object, **__: object) -> str:
+    def run(self, _machine: Machine, args: list[str], **_: object) -> str:
+        self.commands.append(args)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -49,17 +62,19 @@ class ToldShell:
 
 @pytest.fixture
 def rows(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return what collects the rows of a stack with these machines, of which Salt says this."""
+    """A function that returns the rows of a stack with these machines and answers of Salt."""
+    commands: list[list[str]] = []
 
     def collect(
         machines: Mapping[str, Machine], answer: Mapping[str, Any] | Exception
     ) -> dict[str, status.Row]:
-        told = answer if isinstance(answer, Exception) else json.dumps(answer)
+        output = answer if isinstance(answer, Exception) else json.dumps(answer)
         monkeypatch.setattr(status, "ec2_client", lambda _: None)
         monkeypatch.setattr(status, "list_machines", lambda _: machines)
-        monkeypatch.setattr(status, "Shell", lambda *_: ToldShell(told))
+        monkeypatch.setattr(status, "Shell", lambda *_: MasterShell(output, commands))
         return {row.machine: row for row in status.collect(deployment, log)}
 
+    collect.commands = commands  # type: ignore[attr-defined]
     return collect
 
 
@@ -82,7 +97,7 @@ def test_a_stack_that_is_well(rows: Any) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"state": "stopped"}, {"state": "missing"}, {"salt": "silent"}, {"service": "airflow inactive"},
-     {"service": "airflow activating"}, {"service": "airflow unknown"}],
+     {"service": "airflow activating"}, {"service": "airflow unknown"}, {"problem": "status 503"}],
     ids=str,
 )  # fmt: skip
 def test_one_thing_wanting_is_not_healthy(wrong: dict[str, str]) -> None:
@@ -101,6 +116,65 @@ def test_a_certificate_that_ends_soon_is_not_healthy(days: int, *, well: bool) -
 
 def test_a_certificate_that_cannot_be_read_is_not_healthy() -> None:
     assert not replace(HEALTHY, certificate="unknown").healthy
+
+
+@pytest.mark.parametrize("name", ["web-1", "postgres-1"])
+def test_failed_check_is_not_healthy_and_keeps_its_reason(rows: Any, name: str) -> None:
+    failed = ACTIVE[name] | {"problem": "GET http://localhost:8080/ answered 503"}
+    found = rows(MACHINES, ACTIVE | {name: failed})
+    assert found[name].problem == "GET http://localhost:8080/ answered 503"
+    assert found[name].service.endswith(" active")
+    assert [row.machine for row in found.values() if not row.healthy] == [name]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "'role.status' is not available.",
+        "ERROR: no role\n in pillar",
+        {},
+    ],
+    ids=str,
+)
+def test_minion_without_status_is_unknown(rows: Any, answer: Any) -> None:
+    row = rows(MACHINES, ACTIVE | {"web-2": answer})["web-2"]
+    assert (row.salt, row.service, row.memory) == ("answers", "airflow unknown", "")
+    assert row.problem == (" ".join(answer.split()) if answer else "")
+    assert not row.healthy
+
+
+def test_status_is_one_salt_command(rows: Any) -> None:
+    rows(MACHINES, ACTIVE)
+    (command,) = rows.commands
+    listed = "lb-1,postgres-1,redis-1,salt-1,web-1,web-2"
+    assert command == [
+        "salt", "--out=json", "--static", "--list", listed, "--timeout=10", "role.status",
+    ]  # fmt: skip
+
+
+def test_new_role_needs_no_change_in_python(
+    rows: Any, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.map_path.write_text(deployment.map_path.read_text() + "\ncache:\n  - cache-1\n")
+    path = deployment.root / "pillar" / "base" / "roles.sls"
+    path.write_text(path.read_text() + "  cache:\n    unit: memcached\n")
+    machines = MACHINES | {"cache-1": Machine("cache-1", "i-9", "running", "10.20.1.30", "")}
+    answer = {"unit": "memcached", "state": "active", "problem": "", "memory_mib": 7}
+    row = rows(machines, ACTIVE | {"cache-1": answer})["cache-1"]
+    assert (row.role, row.service, row.memory) == ("cache", "memcached active", "7 MiB")
+    assert row.healthy
+    assert rows(machines, ACTIVE)["cache-1"].service == "memcached unknown"
+
+    ran: list[str] = []
+    monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
+
+    def remote(_deployment: Deployment, _verb: str, name: str, line: str) -> int:
+        ran.append(f"{name}: {line}")
+        return 0
+
+    monkeypatch.setattr(cli, "_remote", remote)
+    assert cli.main(["logs", "cache-1"]) == 0
+    assert ran == ["cache-1: journalctl --no-pager -n 50 -u memcached"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +226,7 @@ def say(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Any:
         deployment.pillar_dir.mkdir(exist_ok=True)
         deployment.settings_path.write_text("settings: {base_url: 'https://airflow.example.org'}\n")
         monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
-        monkeypatch.setattr(cli, "account", lambda _: nullcontext())
+        monkeypatch.setattr(cli, "enter", lambda _: nullcontext())
         monkeypatch.setattr(status, "collect", lambda *_: found)
         monkeypatch.setattr(site, "problem", lambda _: problem)
         return cli.main(["status", *words])
@@ -197,3 +271,10 @@ def test_who_has_to_renew_a_certificate_is_told_which(
     assert say([HEALTHY, replace(HEALTHY, machine="lb-1", certificate="2026-01-31")]) == 1
     told = capsys.readouterr().out.splitlines()[-2]
     assert told == "lb-1: end of its certificate: 2026-01-31. Renew it: docs/runbooks.md."
+
+
+def test_failed_check_is_printed_below_the_table(
+    say: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert say([HEALTHY, replace(HEALTHY, machine="web-2", problem="[503] at /health")]) == 1
+    assert capsys.readouterr().out.splitlines()[-2] == "web-2: check failed: [503] at /health"

@@ -13,7 +13,8 @@ from stackctl import up
 from stackctl.errors import ConvergeError
 from stackctl.progress import Progress
 from stackctl.run import Log
-from stackctl.salt import Master, StateRun
+from stackctl.salt import Master
+from stackctl.states import Migration, StateRun
 
 
 class ToldMaster:
@@ -26,7 +27,8 @@ class ToldMaster:
     def sync(self) -> None:
         self.did.append("sync")
 
-    def predict(self) -> list[StateRun]:
+    def predict(self, migration: Migration) -> list[StateRun]:
+        assert migration.machine == "web-1"
         self.did.append("predict")
         if isinstance(self.predicted, ConvergeError):
             raise self.predicted
@@ -47,7 +49,8 @@ def progress(log: Log) -> Progress:
 def converge(
     progress: Progress, master: ToldMaster, *, pushed: bool = False, predict: bool = True
 ) -> list[str]:
-    up._converge(cast(Master, master), progress, pushed=pushed, predict=predict)
+    migration = Migration("web-1", "airflow.migrate")
+    up.converge(cast(Master, master), migration, progress, pushed=pushed, predict=predict)
     return master.did
 
 

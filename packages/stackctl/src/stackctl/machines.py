@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -130,18 +128,3 @@ def require_master(deployment: Deployment, machines: Mapping[str, Machine]) -> M
         state = machine.state if machine else "not there"
         raise NotUpError(f"{deployment.master()} is {state}.", "Bring the stack up first: make up")
     return machine
-
-
-@contextlib.contextmanager
-def aws_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Let boto3 and every command started meanwhile use another account or endpoint."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
