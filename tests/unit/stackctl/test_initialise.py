@@ -1,4 +1,4 @@
-"""Secrets are made once, only the private key opens them, and every certificate is the deployment's."""
+"""Secrets are made once, as ciphertext, and the deployment's authority signs certificates."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def changed(before: Mapping[str, str], deployment: Deployment) -> set[str]:
 
 
 def verify(fields: Mapping[str, str], authority: str, name: str) -> None:
-    """Raise VerificationError unless a client that trusts the authority accepts the certificate for the name."""
+    """Raise VerificationError unless clients of the authority accept the certificate for a name."""
     try:
         subject: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
@@ -107,19 +107,19 @@ def verify(fields: Mapping[str, str], authority: str, name: str) -> None:
 # -- initialise ------------------------------------------------------------------------------------
 
 
-def test_the_first_time_makes_everything(first: tuple[Deployment, list[str]]) -> None:
+def test_first_run_makes_everything(first: tuple[Deployment, list[str]]) -> None:
     deployment, made = first
     assert set(made) == {"the GPG key", "settings", *FIELDS}
     assert SecretStore(deployment).names() == sorted(FIELDS)
 
 
-def test_the_second_time_makes_nothing(mine: Deployment) -> None:
+def test_second_run_makes_nothing(mine: Deployment) -> None:
     before = files(mine)
     assert initialise(mine, URL) == []
     assert changed(before, mine) == set()
 
 
-def test_what_is_missing_is_made_and_nothing_else(mine: Deployment) -> None:
+def test_only_missing_secret_is_made(mine: Deployment) -> None:
     before = files(mine)
     (mine.pillar_dir / "secrets" / "redis-airflow.sls").unlink()
     assert initialise(mine, URL) == ["redis-airflow"]
@@ -134,7 +134,7 @@ def test_old_pillar_key_is_renamed(mine: Deployment) -> None:
     assert path.read_text() == text
 
 
-def test_settings_are_the_operators(mine: Deployment) -> None:
+def test_edited_settings_are_kept(mine: Deployment) -> None:
     path = mine.pillar_dir / "settings.sls"
     text = path.read_text().replace("load_examples: true", "load_examples: false # we have our own")
     path.write_text(text)
@@ -152,7 +152,7 @@ def test_settings(made: Deployment) -> None:
     assert settings["ssh_public_key"].startswith("ssh-ed25519 ")
 
 
-def test_a_real_deployment_names_its_operators_itself(tmp_path: Path, made: Deployment) -> None:
+def test_settings_of_real_deployment(tmp_path: Path, made: Deployment) -> None:
     for part in ("cloud.maps.d", "pillar/base"):
         shutil.copytree(made.root / part, tmp_path / part)
     prod = Deployment("prod", tmp_path)
@@ -174,7 +174,7 @@ def test_a_real_deployment_names_its_operators_itself(tmp_path: Path, made: Depl
 
 
 @pytest.mark.parametrize("secret", FIELDS)
-def test_every_field_is_ciphertext_that_the_private_key_opens(
+def test_every_field_is_ciphertext_that_private_key_decrypts(
     made: Deployment, opened: dict[str, dict[str, str]], secret: str
 ) -> None:
     text = (made.pillar_dir / "secrets" / f"{secret}.sls").read_text()
@@ -189,21 +189,21 @@ def test_every_field_is_ciphertext_that_the_private_key_opens(
         assert opened[secret][field]
 
 
-def test_secrets_are_what_their_readers_take(opened: dict[str, dict[str, str]]) -> None:
+def test_secrets_have_the_format_of_their_readers(opened: dict[str, dict[str, str]]) -> None:
     Fernet(opened["airflow-keys"]["fernet_key"])
     passwords = [
         opened[secret]["password"]
         for secret in ("airflow-admin", "postgres-airflow", "redis-airflow")
     ]
     assert len(set(passwords)) == 3
-    for one in passwords:
-        assert re.fullmatch(r"[0-9a-f]{48}", one), (
+    for password in passwords:
+        assert re.fullmatch(r"[0-9a-f]{48}", password), (
             "a leading dash would be an option to whatever command it is given"
         )
     serialization.load_ssh_private_key(opened["cloud-ssh"]["private_key"].encode(), None)
 
 
-def test_the_public_key_of_the_settings_belongs_to_the_private_one(
+def test_ssh_public_key_of_settings_matches_secret(
     made: Deployment, opened: dict[str, dict[str, str]]
 ) -> None:
     key = serialization.load_ssh_private_key(opened["cloud-ssh"]["private_key"].encode(), None)
@@ -211,7 +211,7 @@ def test_the_public_key_of_the_settings_belongs_to_the_private_one(
     assert key.public_key() == public
 
 
-def test_another_deployments_key_opens_nothing(mine: Deployment, tmp_path: Path) -> None:
+def test_key_of_another_deployment_decrypts_nothing(mine: Deployment, tmp_path: Path) -> None:
     other = Deployment("other", mine.root)
     SecretStore(other).create_key()
     shutil.copy(SecretStore(other).private_key, SecretStore(mine).private_key)
@@ -219,7 +219,7 @@ def test_another_deployments_key_opens_nothing(mine: Deployment, tmp_path: Path)
         SecretStore(mine).read("airflow-admin")
 
 
-def test_only_the_owner_reads_the_private_key(made: Deployment) -> None:
+def test_private_key_is_readable_by_owner_only(made: Deployment) -> None:
     path = SecretStore(made).private_key
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -241,7 +241,7 @@ def test_only_the_owner_reads_the_private_key(made: Deployment) -> None:
         ),
     ],
 )
-def test_certificates_carry_their_names_and_chain_to_the_authority(
+def test_certificate_has_its_names_and_is_signed_by_authority(
     made: Deployment, opened: dict[str, dict[str, str]], secret: str, names: list[str]
 ) -> None:
     authority = made.settings()["ca_certificate"]
@@ -251,19 +251,21 @@ def test_certificates_carry_their_names_and_chain_to_the_authority(
         verify(opened[secret], authority, "web-1")
     certificate = x509.load_pem_x509_certificate(opened[secret]["certificate"].encode())
     alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert {str(one.value) for one in alternatives} == set(names)
+    assert {str(alternative.value) for alternative in alternatives} == set(names)
     key = serialization.load_pem_private_key(opened[secret]["private_key"].encode(), None)
     assert key.public_key() == certificate.public_key()
     left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
     assert dt.timedelta(days=CERTIFICATE_DAYS - 1) < left <= dt.timedelta(days=CERTIFICATE_DAYS)
 
 
-def test_another_authority_vouches_for_nothing(opened: dict[str, dict[str, str]]) -> None:
+def test_certificate_fails_verification_by_another_authority(
+    opened: dict[str, dict[str, str]],
+) -> None:
     with pytest.raises(VerificationError):
         verify(opened["edge-tls"], Authority.new("local").certificate_pem, "localhost")
 
 
-def test_the_authority_signs_servers_only(made: Deployment) -> None:
+def test_authority_cannot_sign_other_authorities(made: Deployment) -> None:
     certificate = x509.load_pem_x509_certificate(made.settings()["ca_certificate"].encode())
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert (constraints.ca, constraints.path_length) == (True, 0)
@@ -272,7 +274,7 @@ def test_the_authority_signs_servers_only(made: Deployment) -> None:
 # -- rotate ----------------------------------------------------------------------------------------
 
 
-def test_rotate_changes_just_one_secret(
+def test_rotate_changes_only_the_given_secret(
     mine: Deployment, opened: dict[str, dict[str, str]]
 ) -> None:
     before = files(mine)
@@ -281,7 +283,7 @@ def test_rotate_changes_just_one_secret(
     assert SecretStore(mine).read("redis-airflow") != opened["redis-airflow"]
 
 
-def test_a_rotated_certificate_has_the_same_authority(
+def test_rotated_certificate_has_the_same_authority(
     mine: Deployment, opened: dict[str, dict[str, str]]
 ) -> None:
     authority = mine.settings()["ca_certificate"]
@@ -292,7 +294,7 @@ def test_a_rotated_certificate_has_the_same_authority(
     assert mine.settings()["ca_certificate"] == authority
 
 
-def test_a_new_authority_signs_every_certificate_anew(mine: Deployment) -> None:
+def test_new_authority_signs_every_certificate(mine: Deployment) -> None:
     before = mine.settings()["ca_certificate"]
     made = initialise(mine, URL, frozenset({"deployment-ca"}))
     assert set(made) == {"deployment-ca", "postgres-tls", "redis-tls", "edge-tls", "settings"}
@@ -306,7 +308,7 @@ def test_a_new_authority_signs_every_certificate_anew(mine: Deployment) -> None:
         verify(SecretStore(mine).read(secret), after, name)
 
 
-def test_a_certificate_that_was_brought_outlives_the_authority(mine: Deployment) -> None:
+def test_public_certificate_survives_new_authority(mine: Deployment) -> None:
     brought = Authority.new("public").server("edge", ["airflow.example.org"])
     brought["certificate"] += Authority.new(
         "public"
@@ -321,7 +323,7 @@ def test_a_certificate_that_was_brought_outlives_the_authority(mine: Deployment)
 
 
 @pytest.mark.parametrize("last", ["deployment-ca", "postgres-tls", "edge-tls"])
-def test_a_rotation_that_was_cut_short_is_made_whole(
+def test_interrupted_rotation_is_completed_by_next_run(
     mine: Deployment, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
     write = SecretStore.write
@@ -346,7 +348,7 @@ def test_a_rotation_that_was_cut_short_is_made_whole(
     assert initialise(mine, URL) == []
 
 
-def test_the_settings_follow_the_ssh_key(mine: Deployment) -> None:
+def test_settings_follow_ssh_key(mine: Deployment) -> None:
     # As a rotation fields it that was cut short before the settings.
     recipe = catalogue(mine, Authority.new("local"), URL)["cloud-ssh"]
     SecretStore(mine).write("cloud-ssh", recipe())
@@ -356,23 +358,25 @@ def test_the_settings_follow_the_ssh_key(mine: Deployment) -> None:
 
 
 @pytest.mark.parametrize("state", ["initialised", "empty"])
-def test_rotating_what_does_not_exist_touches_nothing(
+def test_rotate_of_unknown_secret_changes_nothing(
     mine: Deployment, deployment: Deployment, state: str
 ) -> None:
-    one = mine if state == "initialised" else deployment
-    before = files(one)
+    target = mine if state == "initialised" else deployment
+    before = files(target)
     with pytest.raises(
         SecretsError,
         match=r"There is no secret 'nonsense'\. There are: airflow-admin, .*, redis-tls\.",
     ):
-        initialise(one, URL, frozenset({"nonsense", "redis-airflow"}))
-    assert changed(before, one) == set()
+        initialise(target, URL, frozenset({"nonsense", "redis-airflow"}))
+    assert changed(before, target) == set()
 
 
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
-def test_an_unknown_secret_names_the_known_ones(made: Deployment, deployment: Deployment) -> None:
+def test_read_of_unknown_secret_names_known_secrets(
+    made: Deployment, deployment: Deployment
+) -> None:
     with pytest.raises(
         SecretsError, match=r"There is no secret 'wifi'\. There are: airflow-admin, airflow-keys, "
     ):
@@ -381,7 +385,7 @@ def test_an_unknown_secret_names_the_known_ones(made: Deployment, deployment: De
         SecretStore(deployment).read("wifi")
 
 
-def test_without_the_private_key_it_says_where_it_belongs(mine: Deployment) -> None:
+def test_read_without_private_key_names_its_path(mine: Deployment) -> None:
     path = SecretStore(mine).private_key
     path.unlink()
     with pytest.raises(
@@ -390,7 +394,7 @@ def test_without_the_private_key_it_says_where_it_belongs(mine: Deployment) -> N
         SecretStore(mine).read("airflow-admin")
 
 
-def test_a_private_key_is_never_overwritten(mine: Deployment) -> None:
+def test_private_key_is_never_overwritten(mine: Deployment) -> None:
     store = SecretStore(mine)
     before = store.private_key.read_text()
     store.public_key.unlink()
@@ -399,7 +403,7 @@ def test_a_private_key_is_never_overwritten(mine: Deployment) -> None:
     assert store.private_key.read_text() == before
 
 
-def test_an_authority_of_another_kind_is_refused(mine: Deployment) -> None:
+def test_authority_with_another_kind_of_key_is_refused(mine: Deployment) -> None:
     pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -408,9 +412,7 @@ def test_an_authority_of_another_kind_is_refused(mine: Deployment) -> None:
         initialise(mine, URL)
 
 
-def test_a_host_without_gpg_is_told_what_to_install(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_gpg_is_a_sentence(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(SecretsError, match=r"gpg is not installed\. Install the package gnupg\."):
         SecretStore(deployment).create_key()

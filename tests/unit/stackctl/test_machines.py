@@ -11,6 +11,7 @@ from moto.ec2.responses import general
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
+    PROJECT,
     Machine,
     host_keys,
     list_machines,
@@ -24,8 +25,17 @@ ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPn
 RSA = "ssh-rsa AAAAB3NzaC1yc2E"
 BEGIN = "-----BEGIN SSH HOST KEY KEYS-----"
 END = "-----END SSH HOST KEY KEYS-----"
-# As cloud-init writes it, amidst what else a console shows.
-CONSOLE = f"[  OK  ] Started ssh.\r\n{BEGIN}\r\n{ED25519} root@web-1\r\n{RSA} root@web-1\r\n{END}\r\nweb-1 login: "
+# As cloud-init writes it, amid other output of a console.
+CONSOLE = "\r\n".join(
+    (
+        "[  OK  ] Started ssh.",
+        BEGIN,
+        f"{ED25519} root@web-1",
+        f"{RSA} root@web-1",
+        END,
+        "web-1 login: ",
+    )
+)
 IMAGE = "ami-12c6146b"  # one of those that moto knows
 
 
@@ -51,12 +61,12 @@ def machine(
 # -- list_machines ---------------------------------------------------------------------------------
 
 
-def test_there_are_none_at_first(client: EC2Client) -> None:
+def test_list_machines_of_empty_account(client: EC2Client) -> None:
     assert list_machines(client) == {}
     assert client.meta.region_name == "eu-west-1"
 
 
-def test_machines_by_name(client: EC2Client) -> None:
+def test_list_machines_by_name(client: EC2Client) -> None:
     web, lb = launch(client, "web-1"), launch(client, "lb-1")
     found = list_machines(client)
     assert list(found) == ["lb-1", "web-1"]
@@ -67,32 +77,38 @@ def test_machines_by_name(client: EC2Client) -> None:
     assert found["web-1"].public_address == described["PublicIpAddress"]
 
 
-def test_a_stopped_machine_is_one_and_a_terminated_one_is_none(client: EC2Client) -> None:
+def test_list_machines_omits_terminated_but_not_stopped(client: EC2Client) -> None:
     client.stop_instances(InstanceIds=[launch(client, "web-1")])
     client.terminate_instances(InstanceIds=[launch(client, "web-2")])
-    assert {name: one.state for name, one in list_machines(client).items()} == {"web-1": "stopped"}
+    assert {name: machine.state for name, machine in list_machines(client).items()} == {
+        "web-1": "stopped"
+    }
 
 
-def test_other_projects_machines_are_not_ours(client: EC2Client) -> None:
+def test_project_tag_is_that_of_pillar(deployment: Deployment) -> None:
+    assert deployment.base_pillar("aws")["project"] == PROJECT
+
+
+def test_list_machines_omits_other_projects(client: EC2Client) -> None:
     launch(client, "web-1", project="wiki")
     assert list_machines(client) == {}
 
 
-def test_a_machine_without_a_name_goes_by_its_id(client: EC2Client) -> None:
+def test_machine_without_name_has_its_id(client: EC2Client) -> None:
     instance = launch(client, None)
     assert list(list_machines(client)) == [instance]
 
 
-def test_two_machines_of_one_name_are_an_error_that_names_both(client: EC2Client) -> None:
+def test_two_machines_of_a_name_are_an_error_with_both_ids(client: EC2Client) -> None:
     ids = {launch(client, "web-1"), launch(client, "web-1")}
     with pytest.raises(
         LaunchError, match=r"Two machines are called web-1: .*\. Terminate the one"
     ) as caught:
         list_machines(client)
-    assert all(one in str(caught.value) for one in ids)
+    assert all(instance in str(caught.value) for instance in ids)
 
 
-def test_a_namesake_that_is_gone_does_not_count(client: EC2Client) -> None:
+def test_terminated_machine_of_same_name_is_ignored(client: EC2Client) -> None:
     client.terminate_instances(InstanceIds=[launch(client, "web-1")])
     instance = launch(client, "web-1")
     assert list_machines(client)["web-1"].instance_id == instance
@@ -101,7 +117,7 @@ def test_a_namesake_that_is_gone_does_not_count(client: EC2Client) -> None:
 # -- host keys -------------------------------------------------------------------------------------
 
 
-def test_host_keys_are_read_from_the_console(
+def test_host_keys_are_read_from_console(
     client: EC2Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", CONSOLE)
@@ -113,7 +129,7 @@ def test_host_keys_are_read_from_the_console(
     "console", ["Linux version 6.12\n", f"{BEGIN}\n{ED25519} root@web-1\n", f"{BEGIN}\n{END}\n"],
     ids=["none", "half-written", "empty"],
 )  # fmt: skip
-def test_a_console_without_keys_is_an_error(
+def test_console_without_keys_is_an_error(
     client: EC2Client, monkeypatch: pytest.MonkeyPatch, console: str
 ) -> None:
     monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", console)
@@ -122,7 +138,7 @@ def test_a_console_without_keys_is_an_error(
         host_keys(client, list_machines(client)["web-1"], time.monotonic() - 1)
 
 
-def test_it_waits_for_the_console(client: EC2Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_keys_waits_for_console(client: EC2Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", "")
     launch(client, "web-1")
     waited: list[float] = []
@@ -142,7 +158,7 @@ def test_it_waits_for_the_console(client: EC2Client, monkeypatch: pytest.MonkeyP
 # -- the environment -------------------------------------------------------------------------------
 
 
-def test_the_master_has_to_run(deployment: Deployment) -> None:
+def test_require_master_refuses_stopped_or_missing_master(deployment: Deployment) -> None:
     running = machine("salt-1")
     assert require_master(deployment, {"salt-1": running}) == running
     with pytest.raises(NotUpError, match=r"salt-1 is stopped\. Bring the stack up first: make up"):

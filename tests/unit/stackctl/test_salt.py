@@ -1,4 +1,4 @@
-"""What Salt answers is judged truthfully: success, change, prediction and every kind of failure."""
+"""Salt on this host and on the master: which commands run, and how their answers are read."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ FAILED = {
 }
 
 
-class ToldShell:
-    """Answers as told, one answer a command, and keeps the commands."""
+class AnsweringShell:
+    """Gives one answer for each command, and keeps the commands."""
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)
@@ -61,8 +61,10 @@ class ToldShell:
         return self.answers.pop(0)
 
 
-def master(log: Log, *answers: Any) -> tuple[Master, ToldShell]:
-    shell = ToldShell(*(one if isinstance(one, str) else json.dumps(one) for one in answers))
+def master(log: Log, *answers: Any) -> tuple[Master, AnsweringShell]:
+    shell = AnsweringShell(
+        *(answer if isinstance(answer, str) else json.dumps(answer) for answer in answers)
+    )
     return Master(cast(Shell, shell), MASTER, log), shell
 
 
@@ -75,7 +77,7 @@ def step(
     comment: str = "",
     out: str = "highstate",
 ) -> Any:
-    """Return a step of an orchestration as salt.state gives it, or as salt.function without `out`."""
+    """Return a step of an orchestration: of salt.state, or without `out` of salt.function."""
     changes = ({"out": out} if out else {}) | {"ret": ret} if ret else {}
     return {
         "__run_num__": number,
@@ -89,25 +91,25 @@ def step(
 # -- the master ------------------------------------------------------------------------------------
 
 
-def test_it_asks_again_only_those_that_were_silent(log: Log) -> None:
+def test_answering_asks_silent_minions_again(log: Log) -> None:
     no_response = "Minion did not return. [No response]"
-    one, shell = master(
+    salt_master, shell = master(
         log, {"web-1": True, "web-2": no_response, "rogue-1": True}, {"web-2": True}
     )
-    assert one.answering(["web-1", "web-2"], time.monotonic() + 60) == {"web-1", "web-2"}
+    assert salt_master.answering(["web-1", "web-2"], time.monotonic() + 60) == {"web-1", "web-2"}
     assert [command[4] for command in shell.commands] == ["web-1,web-2", "web-2"]
 
 
-def test_it_gives_up_at_the_deadline(log: Log) -> None:
-    one, shell = master(log, {"web-1": False}, {"web-1": True})
-    assert one.answering(["web-1"], time.monotonic() - 1) == set()
+def test_answering_ends_at_deadline(log: Log) -> None:
+    salt_master, shell = master(log, {"web-1": False}, {"web-1": True})
+    assert salt_master.answering(["web-1"], time.monotonic() - 1) == set()
     assert len(shell.commands) == 1
 
 
-def test_a_master_that_does_not_hear_itself_is_no_judge_of_others(log: Log) -> None:
-    one, _ = master(log, {"web-1": False, "salt-1": False})
+def test_answering_fails_if_masters_own_minion_is_silent(log: Log) -> None:
+    salt_master, _ = master(log, {"web-1": False, "salt-1": False})
     with pytest.raises(LaunchError, match=r"^salt-1 gets no answer from its own minion"):
-        one.answering(["web-1", "salt-1"], time.monotonic() - 1)
+        salt_master.answering(["web-1", "salt-1"], time.monotonic() - 1)
 
 
 class HostShell:
@@ -146,20 +148,20 @@ def cloud(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ma
     return Master(cast(Shell, shell), MASTER, log), shell
 
 
-def test_salt_cloud_on_the_master_answers_in_json(cloud: tuple[Master, HostShell]) -> None:
-    one, _ = cloud
+def test_salt_cloud_on_master_asks_for_json(cloud: tuple[Master, HostShell]) -> None:
+    salt_master, _ = cloud
     assert (
-        one.salt_cloud(["--destroy", "web 1"], 1)
+        salt_master.salt_cloud(["--destroy", "web 1"], 1)
         == "--destroy web 1 --assume-yes --out=json --log-level=warning\n"
     )
     with pytest.raises(CommandError, match=r"^salt-cloud failed: no quota"):
-        one.salt_cloud(["--fail"], 1)
+        salt_master.salt_cloud(["--fail"], 1)
 
 
-def test_a_second_salt_cloud_on_the_master_waits_and_then_says_why_it_cannot(
+def test_second_salt_cloud_on_master_fails_at_lockfile(
     cloud: tuple[Master, HostShell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, _ = cloud
+    salt_master, _ = cloud
     monkeypatch.setattr(salt, "LOCK_SECONDS", 0)
     with Path(salt.LOCKFILE).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as a salt-cloud holds it whose operator went away
@@ -167,21 +169,21 @@ def test_a_second_salt_cloud_on_the_master_waits_and_then_says_why_it_cannot(
             LaunchError,
             match=r"^Another salt-cloud still runs on salt-1, .*: wait until it has ended",
         ):
-            one.salt_cloud(["--map", "small"], 6)
-    assert one.salt_cloud(["--map", "small"], 6).startswith("--map small ")
+            salt_master.salt_cloud(["--map", "small"], 6)
+    assert salt_master.salt_cloud(["--map", "small"], 6).startswith("--map small ")
 
 
-def test_every_machine_that_salt_cloud_sees_to_has_its_time(
+def test_timeout_of_salt_cloud_grows_with_machines(
     cloud: tuple[Master, HostShell],
 ) -> None:
-    one, shell = cloud
+    salt_master, shell = cloud
     for machines in (1, 6):
-        one.salt_cloud(["--map", "small"], machines)
+        salt_master.salt_cloud(["--map", "small"], machines)
         assert shell.timeout == salt.LOCK_SECONDS + machines * salt.MACHINE_SECONDS
     assert salt.MACHINE_SECONDS > 900 + 1800, "the driver's waits"
 
 
-class PredictingShell(ToldShell):
+class PredictingShell(AnsweringShell):
     """The master's shell, which answers each of the two questions, in whatever order they come."""
 
     def run(self, machine: Machine, args: list[str], **_: Any) -> str:
@@ -196,21 +198,21 @@ def predicting(log: Log, machines: Any, database: Any) -> tuple[Master, Predicti
     return Master(cast(Shell, shell), MASTER, log), shell
 
 
-def test_a_prediction_is_one_run_a_machine(log: Log) -> None:
-    one, _ = predicting(
+def test_prediction_has_a_run_for_each_machine(log: Log) -> None:
+    salt_master, _ = predicting(
         log, {"web-2": {"a": GOOD}, "lb-1": {"a": PREDICTED}}, {"web-1": {"a": GOOD}}
     )
-    assert [(run.minion, len(run.changed)) for run in one.predict(MIGRATION)] == [
+    assert [(run.minion, len(run.changed)) for run in salt_master.predict(MIGRATION)] == [
         ("lb-1", 1),
         ("web-2", 0),
         ("web-1", 0),
     ]
 
 
-def test_a_prediction_sees_what_only_the_database_lacks(log: Log) -> None:
+def test_prediction_includes_migration(log: Log) -> None:
     admin = PREDICTED | {"__id__": "airflow-admin"}
-    one, shell = predicting(log, {"web-2": {"a": GOOD}}, {"web-1": {"a": GOOD, "b": admin}})
-    assert [run.changed for run in one.predict(MIGRATION)] == [(), ("airflow-admin",)]
+    salt_master, shell = predicting(log, {"web-2": {"a": GOOD}}, {"web-1": {"a": GOOD, "b": admin}})
+    assert [run.changed for run in salt_master.predict(MIGRATION)] == [(), ("airflow-admin",)]
     asked = sorted(command[4:] for command in shell.commands)
     assert asked == [
         ["-C", "not web-1", "state.highstate", "test=True"],
@@ -233,7 +235,7 @@ def test_migration_is_read_from_orchestration_and_contains_the_highstate() -> No
 
 
 @pytest.mark.parametrize(
-    ("machines", "database", "told"),
+    ("machines", "database", "printed"),
     [
         (
             {"web-2": "Minion did not return. [Not connected]"},
@@ -244,20 +246,20 @@ def test_migration_is_read_from_orchestration_and_contains_the_highstate() -> No
         ("No return received", {"web-1": {"a": GOOD}}, "No machine predicted its states"),
     ],
 )
-def test_what_cannot_be_predicted_is_an_error(
-    log: Log, machines: Any, database: Any, told: str
+def test_failed_prediction_is_an_error(
+    log: Log, machines: Any, database: Any, printed: str
 ) -> None:
-    one, _ = predicting(log, machines, database)
-    with pytest.raises(ConvergeError, match=f"^{told}"):
-        one.predict(MIGRATION)
+    salt_master, _ = predicting(log, machines, database)
+    with pytest.raises(ConvergeError, match=f"^{printed}"):
+        salt_master.predict(MIGRATION)
 
 
-def test_an_orchestration_that_fails_is_an_error(log: Log) -> None:
+def test_failed_orchestration_is_an_error(log: Log) -> None:
     steps = {"a": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}})}
-    one, shell = master(
+    salt_master, shell = master(
         log, {"data": {"salt-1_master": steps}, "outputter": "highstate", "retcode": 0}
     )
-    assert [run.changed for run in one.orchestrate("orch.deploy", lambda _: None)] == [
+    assert [run.changed for run in salt_master.orchestrate("orch.deploy", lambda _: None)] == [
         ("redis-config",)
     ]
     assert shell.commands == [["salt-run", "--out=json", "state.orchestrate", "orch.deploy"]]
@@ -287,7 +289,7 @@ class BootingShell:
         return answer
 
 
-def test_the_masters_own_minion_is_waited_for(
+def test_operator_waits_for_minion_of_master(
     deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stackctl.salt.time.sleep", lambda _: None)
@@ -305,7 +307,7 @@ def test_the_masters_own_minion_is_waited_for(
 # -- from this host --------------------------------------------------------------------------------
 
 
-def test_salt_on_this_host_reads_the_repositorys_own_files(deployment: Deployment) -> None:
+def test_operator_configuration_links_to_checkout(deployment: Deployment) -> None:
     folder = operator_configuration(deployment)
     assert operator_configuration(deployment) == folder
     minion = yaml.safe_load((folder / "minion").read_text())
@@ -316,4 +318,4 @@ def test_salt_on_this_host_reads_the_repositorys_own_files(deployment: Deploymen
     ]
     assert (folder / "cloud.maps.d" / "small.map").is_file()
     written = [minion[name] for name in ("pki_dir", "cachedir", "sock_dir", "log_file")]
-    assert all(Path(one).is_relative_to(deployment.state_dir) for one in written)
+    assert all(Path(path).is_relative_to(deployment.state_dir) for path in written)

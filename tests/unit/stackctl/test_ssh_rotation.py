@@ -1,4 +1,4 @@
-"""A rotated SSH key reaches this host and every machine, wherever the rotation was cut short."""
+"""A rotated SSH key reaches this host and every machine, even if the rotation is interrupted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ["lb-1", "salt-1", "web-1"]
 
 
 class Stack:
-    """Machines whose authorized keys are files here, a vault, and a shell that gets in with a key they know."""
+    """Machines whose authorized keys are files here, with a shell that checks the key."""
 
     def __init__(self, deployment: Deployment, folder: Path) -> None:
         self.deployment = deployment
@@ -64,7 +64,7 @@ class Stack:
         return ssh_rotation.follow_store(self.deployment, cast(Any, None), cast(Shell, self))
 
     def check(self) -> None:
-        """See that the vault's key and the operator's own, and no other, open each machine."""
+        """Assert that the stored key and the operator's own are authorized, and no other."""
         assert self.deployment.ssh_key.read_text() == self.stored
         assert not self.deployment.ssh_key_before.exists()
         for name in self.states:
@@ -84,13 +84,13 @@ def stack(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return made
 
 
-def test_nothing_happens_while_the_vault_holds_the_same_key(stack: Stack) -> None:
+def test_unchanged_key_changes_nothing(stack: Stack) -> None:
     assert not stack.follow()
     assert stack.entered == []
     stack.check()
 
 
-def test_the_first_time_the_key_is_written(stack: Stack) -> None:
+def test_first_run_writes_key(stack: Stack) -> None:
     stack.deployment.ssh_key.unlink()
     stack.states.clear()
     assert stack.follow()
@@ -98,7 +98,7 @@ def test_the_first_time_the_key_is_written(stack: Stack) -> None:
     stack.check()
 
 
-def test_a_new_key_takes_the_place_of_the_old_one_on_every_machine(stack: Stack) -> None:
+def test_new_key_replaces_old_key_on_every_machine(stack: Stack) -> None:
     stack.stored = new_private_key()
     assert stack.follow()
     assert stack.entered == ["salt-1", "lb-1", "web-1"]
@@ -107,7 +107,7 @@ def test_a_new_key_takes_the_place_of_the_old_one_on_every_machine(stack: Stack)
 
 
 @pytest.mark.parametrize("failing", NAMES)
-def test_a_rotation_that_was_cut_short_goes_on(stack: Stack, failing: str) -> None:
+def test_interrupted_rotation_continues(stack: Stack, failing: str) -> None:
     stack.stored, stack.failing = new_private_key(), failing
     with pytest.raises(CommandError, match=f"replacing the SSH key on {failing} failed"):
         stack.follow()
@@ -120,14 +120,14 @@ def test_a_rotation_that_was_cut_short_goes_on(stack: Stack, failing: str) -> No
     stack.check()
 
 
-def test_a_rotation_that_was_cut_short_between_its_two_files_goes_on(stack: Stack) -> None:
+def test_rotation_interrupted_between_its_files_continues(stack: Stack) -> None:
     write_private(stack.deployment.ssh_key_before, stack.deployment.ssh_key.read_text())
     stack.stored = new_private_key()
     assert stack.follow()
     stack.check()
 
 
-def test_a_machine_that_does_not_run_stops_the_rotation(stack: Stack) -> None:
+def test_stopped_machine_stops_rotation(stack: Stack) -> None:
     stack.stored = new_private_key()
     stack.states["web-1"] = "stopped"
     with pytest.raises(LaunchError, match="web-1 would keep the old one: it does not run"):
@@ -138,7 +138,7 @@ def test_a_machine_that_does_not_run_stops_the_rotation(stack: Stack) -> None:
     stack.check()
 
 
-def test_without_a_master_the_rotation_waits(stack: Stack) -> None:
+def test_rotation_waits_for_master(stack: Stack) -> None:
     stack.stored = new_private_key()
     del stack.states["salt-1"]
     stack.follow()
@@ -151,15 +151,13 @@ def test_without_a_master_the_rotation_waits(stack: Stack) -> None:
     stack.check()
 
 
-def test_both_keys_are_tried_while_a_rotation_is_under_way(
-    deployment: Deployment, log: Log
-) -> None:
-    one = Machine("salt-1", "i-1", "running", "10.20.1.9", "")
+def test_ssh_tries_both_keys_during_rotation(deployment: Deployment, log: Log) -> None:
+    machine = Machine("salt-1", "i-1", "running", "10.20.1.9", "")
     write_private(deployment.ssh_key, "new")
 
     def identities() -> list[str]:
         with Shell(deployment, cast(Any, None), log) as shell:
-            command = shell.command(one, ["true"])
+            command = shell.command(machine, ["true"])
         return [command[place + 1] for place, word in enumerate(command) if word == "-i"]
 
     assert identities() == [str(deployment.ssh_key)]

@@ -49,7 +49,7 @@ def step(
     comment: str = "",
     out: str = "highstate",
 ) -> Any:
-    """Return a step of an orchestration as salt.state gives it, or as salt.function without `out`."""
+    """Return a step of an orchestration: of salt.state, or without `out` of salt.function."""
     changes = ({"out": out} if out else {}) | {"ret": ret} if ret else {}
     return {
         "__run_num__": number,
@@ -67,26 +67,26 @@ def test_success_without_changes() -> None:
     assert read_states("redis-1", {"a": GOOD, "b": GOOD}) == StateRun("redis-1", 2, (), ())
 
 
-def test_changes_and_predicted_changes_count() -> None:
+def test_predicted_changes_count_as_changes() -> None:
     assert read_states("redis-1", {"a": GOOD, "b": CHANGED}).changed == ("redis-config",)
     assert read_states("redis-1", {"a": GOOD, "b": PREDICTED}).changed == ("redis-config",)
 
 
-def test_a_failure_is_told_in_one_line() -> None:
+def test_failure_is_one_line() -> None:
     outcome = read_states("redis-1", {"a": FAILED, "b": CHANGED})
     assert outcome == StateRun("redis-1", 2, ("redis-config",), ("redis-package: no such package",))
 
 
-def test_a_comment_of_pages_is_cut() -> None:
-    (told,) = read_states(
+def test_long_comment_is_shortened() -> None:
+    (printed,) = read_states(
         "redis-1", {"a": FAILED | {"comment": "Traceback:\n" + "  in file\n" * 900}}
     ).failed
-    assert told.startswith("redis-package: Traceback: in file")
-    assert told.endswith(" …")
-    assert len(told) < 400
+    assert printed.startswith("redis-package: Traceback: in file")
+    assert printed.endswith(" …")
+    assert len(printed) < 400
 
 
-def test_a_failed_state_that_changed_something_is_a_failure() -> None:
+def test_failed_state_with_changes_is_a_failure() -> None:
     outcome = read_states("redis-1", {"a": FAILED | {"changes": {"pid": 1}}})
     assert (outcome.changed, len(outcome.failed)) == ((), 1)
 
@@ -106,7 +106,7 @@ def test_a_failed_state_that_changed_something_is_a_failure() -> None:
         ({"retcode": 1}, ("retcode: 1",)),
     ],
 )
-def test_an_answer_that_is_no_state_run_is_a_failure(answer: Any, failed: tuple[str, ...]) -> None:
+def test_answer_without_states_is_a_failure(answer: Any, failed: tuple[str, ...]) -> None:
     assert read_states("redis-1", answer) == StateRun(
         "redis-1", 1 if answer == {"retcode": 1} else 0, (), failed
     )
@@ -115,40 +115,43 @@ def test_an_answer_that_is_no_state_run_is_a_failure(answer: Any, failed: tuple[
 # -- parse_documents -------------------------------------------------------------------------------
 
 
-def test_documents_one_after_another_are_merged() -> None:
+def test_parse_documents_merges_objects() -> None:
     output = (
         json.dumps({"web-1": True}, indent=4) + "\n" + json.dumps({"web-2": {"a": [1]}}, indent=4)
     )
     assert parse_documents(output) == {"web-1": True, "web-2": {"a": [1]}}
 
 
-def test_other_lines_are_passed_over() -> None:
-    output = '[WARNING ] {unexpected} in {"web-1\nsalt: {\n{"web-1": true}\nERROR: Minions returned with non-zero'
+def test_parse_documents_skips_other_lines() -> None:
+    output = (
+        '[WARNING ] {unexpected} in {"web-1\nsalt: {\n{"web-1": true}\n'
+        "ERROR: Minions returned with non-zero"
+    )
     assert parse_documents(output) == {"web-1": True}
 
 
 @pytest.mark.parametrize("output", ["", "No minions matched the target.", "{", "[1, 2]"])
-def test_no_document_is_nothing(output: str) -> None:
+def test_parse_documents_without_object_is_empty(output: str) -> None:
     assert parse_documents(output) == {}
 
 
 # -- read_orchestration ----------------------------------------------------------------------------
 
 
-def test_an_orchestrations_state_runs_are_in_order() -> None:
+def test_state_runs_of_orchestration_are_in_order() -> None:
     steps = {
         "z": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}, "postgres-1": {"a": GOOD}}),
         "a": step(1, "deploy-web", {"web-1": {"a": GOOD}}),
     }
     runs = read_orchestration(steps)
-    assert [(one.minion, len(one.changed)) for one in runs] == [
+    assert [(run.minion, len(run.changed)) for run in runs] == [
         ("redis-1", 1),
         ("postgres-1", 0),
         ("web-1", 0),
     ]
 
 
-def test_what_a_function_returns_is_no_state() -> None:
+def test_return_value_of_function_is_no_state() -> None:
     steps = {
         "a": step(0, "deploy-addresses", {"web-1": True, "web-2": {"10.20.1.4": "up"}}, out=""),
         "b": step(1, "deploy-check", {"web-1": ["x"]}, out=""),
@@ -156,7 +159,7 @@ def test_what_a_function_returns_is_no_state() -> None:
     assert read_orchestration(steps) == []
 
 
-def test_a_function_that_failed_is_a_failure() -> None:
+def test_failed_function_is_a_failure() -> None:
     steps = {
         "a": step(
             0,
@@ -170,7 +173,7 @@ def test_a_function_that_failed_is_a_failure() -> None:
     assert read_orchestration(steps) == [StateRun("deploy-addresses", 0, (), ("failed on web-1",))]
 
 
-def test_a_failed_state_is_told_once_and_its_followers_after_it() -> None:
+def test_failed_state_is_reported_once_before_dependent_steps() -> None:
     steps = {
         "b": step(
             1,
@@ -187,24 +190,24 @@ def test_a_failed_state_is_told_once_and_its_followers_after_it() -> None:
             comment="Run failed on: redis-1",
         ),
     }
-    assert [(one.minion, one.failed) for one in read_orchestration(steps)] == [
+    assert [(run.minion, run.failed) for run in read_orchestration(steps)] == [
         ("redis-1", ("redis-package: no such package",)),
         ("deploy-web", ("One or more requisite failed: deploy-stores",)),
     ]
 
 
-def test_a_minion_whose_states_do_not_render_is_a_failure() -> None:
+def test_rendering_error_of_minion_is_a_failure() -> None:
     answers = {"web-1": ["Rendering SLS failed: no key 'secrets'"], "web-2": {"a": GOOD}}
     runs = read_orchestration(
         {"a": step(0, "deploy-web", answers, result=False, comment="Run failed on: web-1")}
     )
-    assert [(one.minion, one.failed) for one in runs] == [
+    assert [(run.minion, run.failed) for run in runs] == [
         ("web-1", ("Rendering SLS failed: no key 'secrets'",)),
         ("web-2", ()),
     ]
 
 
-def test_a_minion_that_gave_no_answer_is_told_in_the_steps_words() -> None:
+def test_silent_minion_has_comment_of_step() -> None:
     comment = "Run failed on minions: web-1 (no return)"
     runs = read_orchestration(
         {"a": step(0, "deploy-web", {"web-1": False}, result=False, comment=comment)}
@@ -212,7 +215,7 @@ def test_a_minion_that_gave_no_answer_is_told_in_the_steps_words() -> None:
     assert runs == [StateRun("deploy-web", 0, (), (comment,))]
 
 
-def test_an_orchestration_that_does_not_render_is_a_failure(log: Log) -> None:
+def test_rendering_error_of_orchestration_is_a_failure(log: Log) -> None:
     assert read_orchestration(["Rendering SLS 'orch.deploy' failed"])[0].failed
     assert read_orchestration(None)[0].failed == ("no answer",)
 
@@ -225,7 +228,7 @@ def test_success_raises_nothing(log: Log) -> None:
     raise_on_failure([StateRun("web-1", 3, ("a",), ())], log)
 
 
-def test_the_first_failure_is_told_with_how_many_there_are(log: Log) -> None:
+def test_error_has_first_failure_and_number_of_others(log: Log) -> None:
     runs = [
         StateRun("lb-1", 1, (), ()),
         StateRun("web-1", 2, (), ("a: x", "b: y")),

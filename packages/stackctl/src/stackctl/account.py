@@ -32,7 +32,7 @@ class Account(Protocol):
         """Return whether its API can be asked."""
 
     def pending(self) -> list[str]:
-        """Return what `start` would do, in words; changes nothing."""
+        """Return the steps that `start` would take, as sentences; changes nothing."""
 
     def start(self, progress: Progress) -> Mapping[str, str]:
         """Start what is missing, and return the environment that leads boto3 to the account."""

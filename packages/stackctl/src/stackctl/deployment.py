@@ -1,4 +1,4 @@
-"""Which deployment is meant, and where its files are."""
+"""A deployment of the stack: its name, its files, its machines and its settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOCAL = "local"
 
 
 def repository_root() -> Path:
-    """Return the checkout this package runs from, or the working directory's when it is installed elsewhere.
+    """Return the checkout of this package, or the working directory's if it is installed elsewhere.
 
     Raises:
         StackError: neither is a checkout of this repository.
@@ -31,7 +31,7 @@ def repository_root() -> Path:
 
 @dataclass(frozen=True)
 class Deployment:
-    """One deployment of the stack: `local` is the rehearsal on this machine, any other name a real account.
+    """A deployment of the stack: `local` is on this machine, any other is in an AWS account.
 
     Attributes:
         name: also the folder below `pillar/` and below `.stack/`.
@@ -59,7 +59,7 @@ class Deployment:
 
     @property
     def state_dir(self) -> Path:
-        """What this host keeps about the deployment: keys, known hosts, logs. Never in git."""
+        """The folder of keys, known hosts and logs, which git ignores."""
         return self.root / ".stack" / self.name
 
     @property
@@ -87,11 +87,11 @@ class Deployment:
 
     @property
     def salt_lock(self) -> Path:
-        """The list, pinned by hash, of what a machine's Salt is installed from."""
+        """The list of packages, pinned by hash, from which a machine's Salt is installed."""
         return self.root / "requirements" / "salt.txt"
 
     def machines(self) -> dict[str, str]:
-        """Return minion id -> profile, as the map has them, the Salt master first."""
+        """Return minion id -> profile, as the map has them; the Salt master comes first."""
         profiles = cast(
             dict[str, list[str | dict[str, Any]]], yaml.safe_load(self.map_path.read_text())
         )
@@ -118,12 +118,12 @@ class Deployment:
 
     @property
     def ssh_key(self) -> Path:
-        """The private half of the key with which machines are entered."""
+        """The private SSH key for the machines."""
         return self.state_dir / "ssh" / "key"
 
     @property
     def ssh_key_before(self) -> Path:
-        """The same before a rotation, as long as machines may know no other; see `sshkey`."""
+        """The previous key, during a rotation; see `ssh_rotation`."""
         return self.state_dir / "ssh" / "key.before"
 
     @property

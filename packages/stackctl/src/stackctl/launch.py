@@ -45,7 +45,7 @@ def plan(client: EC2Client, host: SaltCloudHost, names: Sequence[str]) -> Result
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run of salt-cloud came to: its answers by machine, and what failed as a whole."""
+    """The outcome of salt-cloud: a snapshot, answers by machine, and errors that concern all."""
 
     after: Snapshot
     answers: Mapping[str, Any]

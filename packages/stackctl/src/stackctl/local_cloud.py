@@ -73,7 +73,7 @@ class LocalCloud:
 
     @_stack_errors()
     def pending(self) -> list[str]:
-        """Return what `start` would do, in words; changes nothing."""
+        """Return the steps that `start` would take; changes nothing."""
         steps = []
         if not localcloud.engine.reachable():
             steps.append("install docker.io if it is absent, and start the Docker engine")

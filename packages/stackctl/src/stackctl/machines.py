@@ -1,4 +1,4 @@
-"""The machines as the EC2 API shows them, and the way in to them by SSH."""
+"""The machines as the EC2 API shows them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from stackctl.errors import LaunchError, NotUpError
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
+PROJECT = "airflow-stack"  # pillar/base/aws.sls has it too, and a test compares them
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -24,10 +26,10 @@ class Machine:
     Attributes:
         name: its Name tag.
         instance_id: its id.
-        state: in the API's words.
+        state: as the API calls it.
         private_address: empty when it has none.
         public_address: empty when it has none.
-        deploy: the driver's mark: `pending` until its minion is installed, then `done`.
+        deploy: the driver's tag: `pending` until its minion is installed, then `done`.
     """
 
     name: str
@@ -49,10 +51,13 @@ def ec2_client(deployment: Deployment) -> EC2Client:
 
 
 def find_machines(client: EC2Client) -> list[Machine]:
-    """Return the project's machines that are not terminated, in order of their names, which need not differ."""
+    """Return the project's machines that are not terminated, sorted by name.
+
+    Several may have the same name.
+    """
     pages = client.get_paginator("describe_instances").paginate(
         Filters=[
-            {"Name": "tag:project", "Values": ["airflow-stack"]},
+            {"Name": "tag:project", "Values": [PROJECT]},
             {
                 "Name": "instance-state-name",
                 "Values": ["pending", "running", "stopping", "stopped"],
@@ -87,7 +92,8 @@ def list_machines(client: EC2Client) -> dict[str, Machine]:
     for machine in find_machines(client):
         if machine.name in found:
             raise LaunchError(
-                f"Two machines are called {machine.name}: {found[machine.name].instance_id} and {machine.instance_id}.",
+                f"Two machines are called {machine.name}: {found[machine.name].instance_id}"
+                f" and {machine.instance_id}.",
                 "Terminate the one that is not wanted.",
             )
         found[machine.name] = machine
@@ -112,7 +118,7 @@ def host_keys(client: EC2Client, machine: Machine, deadline: float) -> list[str]
         if time.monotonic() > deadline:
             raise LaunchError(
                 f"The console of {machine.name} does not show its SSH host keys.",
-                "Its identity cannot be verified: look at the console output in EC2, then run again.",
+                "Its identity cannot be verified: read its console in EC2, then run this again.",
             )
         time.sleep(1)
 

@@ -1,4 +1,4 @@
-"""What the operator sees while it works: one line a step, with its outcome and elapsed time."""
+"""The steps of a run as the operator sees them: a line each, with outcome and time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stackctl.run import Log
 
 @dataclass
 class Step:
-    """The outcome of one step, filled in while it runs.
+    """The outcome of a step, which the step fills in while it runs.
 
     Attributes:
         changed: whether it changed anything.
-        detail: what, in words.
-        warning: what the operator should know although the step went well.
+        detail: what it changed.
+        warning: what the operator should know although the step succeeded.
         report: receives a line of progress at a time.
     """
 
@@ -31,7 +31,7 @@ class Step:
 
 
 class Progress:
-    """Prints steps as they end, and on a terminal what the running one is doing."""
+    """Prints each step when it ends, and on a terminal what the current step reports."""
 
     def __init__(self, console: Console, log: Log) -> None:
         self._console = console
@@ -46,7 +46,7 @@ class Progress:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """Run one step: `with progress.step("machine image") as step: ...; step.changed = True`."""
+        """Run a step: `with progress.step("machine image") as step: ...; step.changed = True`."""
         begin = time.monotonic()
         self._log.write(f"== {title}")
         with self._console.status(f"{title} …") as status:

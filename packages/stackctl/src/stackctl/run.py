@@ -51,7 +51,7 @@ def run(
     Args:
         command: program and arguments; none of them may be secret, since they are logged.
         log: where the command and its output are kept; None: nowhere.
-        what: the step in words, for the error ("installing Salt on salt-1").
+        what: what the command does, for the error ("installing Salt on salt-1").
         stdin: what the command reads; not logged.
         environment: added to this process's environment.
         accept: the exit codes that mean success.

@@ -1,4 +1,4 @@
-"""The site, asked from here as a user's browser would come."""
+"""The site, asked over HTTPS as by a user's browser."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from stackctl.errors import ConvergeError
 
 
 def address(deployment: Deployment) -> str:
-    """Return what users type."""
+    """Return the address that users type."""
     return str(deployment.settings()["base_url"])
 
 
 def problem(deployment: Deployment, timeout: float = 10) -> str:
-    """Ask the site once, waiting `timeout` seconds for it, and return why it is not healthy; empty: it is."""
+    """Ask the site once and return why it is not healthy; empty: it is.
+
+    Args:
+        deployment: whose site.
+        timeout: seconds to wait for an answer.
+    """
     trust = ssl.create_default_context()
-    trust.load_verify_locations(
-        cadata=str(deployment.settings()["ca_certificate"])
-    )  # or a public certificate
+    # Beside the public CAs, since the site may have a certificate from one.
+    trust.load_verify_locations(cadata=str(deployment.settings()["ca_certificate"]))
     try:
         with urllib.request.urlopen(
             address(deployment) + deployment.role_table().edge.health_path,

@@ -36,32 +36,35 @@ def follow_store(deployment: Deployment, client: EC2Client, shell: Shell) -> boo
     wanted = SecretStore(deployment).read(CLOUD_SSH)["private_key"]
     key, before = deployment.ssh_key, deployment.ssh_key_before
     # An old key is left from a rotation that was interrupted.
-    if before.is_file() and not _hand_over(deployment, client, shell):
+    if before.is_file() and not _replace_key(deployment, client, shell):
         return False
     if not key.is_file() or key.read_text() == wanted:
         return write_private(key, wanted)
     write_private(before, key.read_text())
     write_private(key, wanted)
-    _hand_over(deployment, client, shell)
+    _replace_key(deployment, client, shell)
     return True
 
 
-def _hand_over(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
+def _replace_key(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
     """Replace the old key on every machine, then forget it; return False without a master."""
     machines = list_machines(client)
     if machines:
-        if stopped := [one.name for one in machines.values() if one.state != "running"]:
+        stopped = [machine.name for machine in machines.values() if machine.state != "running"]
+        if stopped:
             raise LaunchError(
                 f"The SSH key is being replaced, and {', '.join(stopped)} would keep the old one:"
                 " it does not run.",
-                "Start it on the master (salt-cloud --action start NAME) or destroy it, then run this again.",
+                "Start it on the master (salt-cloud --action start NAME) or destroy it,"
+                " then run this again.",
             )
         if deployment.master() not in machines:
             return False
         master = require_master(deployment, machines)
         old = public_key(deployment.ssh_key_before.read_text())
         new = public_key(deployment.ssh_key.read_text())
-        for machine in (master, *(one for one in machines.values() if one != master)):
+        others = [machine for machine in machines.values() if machine != master]
+        for machine in (master, *others):
             shell.trust(machine)
             shell.script(
                 machine,

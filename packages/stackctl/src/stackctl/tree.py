@@ -89,7 +89,7 @@ def push(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> tup
     """Bring tree, deployment pillar and GPG key to the master, unless it has them.
 
     Each tree has a folder of its own. `current` points to the new one when it is complete; the
-    previous one is kept, for the way back.
+    previous one is kept, so that one can go back.
 
     Returns:
         Whether anything changed, and the revision.

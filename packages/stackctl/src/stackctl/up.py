@@ -42,7 +42,7 @@ def check_host(deployment: Deployment) -> None:
 
 
 def plan(deployment: Deployment) -> list[str]:
-    """Check this host and return what `up` would do, in words; changes nothing.
+    """Check this host and return the steps that `up` would take; changes nothing.
 
     Raises:
         PreflightError: as `up` would.
@@ -90,7 +90,7 @@ def up(
             packages.install(missing, log)
             step.changed, step.detail = True, f"installed {', '.join(missing)}"
     variables = account.start(progress)
-    _secrets(deployment, progress)
+    prepare_secrets(deployment, progress)
     with aws_environment(variables):
         with progress.step("AWS foundation") as step:
             outcome = salt.apply_locally(deployment, log, "aws")
@@ -116,7 +116,7 @@ def up(
     return Result(url, progress.changes > 0)
 
 
-def _secrets(deployment: Deployment, progress: Progress) -> None:
+def prepare_secrets(deployment: Deployment, progress: Progress) -> None:
     """Make the missing secrets of `local`; an operator makes those of a real account."""
     with progress.step("secrets") as step:
         if deployment.is_local:
@@ -142,7 +142,7 @@ class _Machines:
         self._progress = progress
 
     def launch_master(self, launcher: Launcher) -> tuple[bool, Machine]:
-        """Launch the Salt master from this host; return whether that changed it, and the machine."""
+        """Launch the Salt master from this host; return whether it changed, and the machine."""
         name = self._deployment.master()
         host = salt.Operator(self._deployment, self._shell, self._log)
         request = Request(host, [name], profile_args(self._deployment, name))

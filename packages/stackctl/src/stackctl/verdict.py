@@ -80,7 +80,7 @@ def _instance(machine: Machine | None) -> dict[str, str] | None:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a run: a verdict for each machine, and the error of salt-cloud as a whole."""
+    """The outcome of a run: a verdict for each machine, and an error that concerns all of them."""
 
     verdicts: tuple[Verdict, ...]
     problem: str = ""
@@ -101,12 +101,11 @@ class Result:
         return {verdict.machine: verdict.after for verdict in self.verdicts if verdict.after}
 
     def require(self, log: Log) -> None:
-        """Raise LaunchError when a machine is not ready, or salt-cloud failed as a whole."""
+        """Raise LaunchError when a machine is not ready, or the run failed for all."""
         messages = [f"{self.problem}."] if self.problem else []
         if names := [verdict.machine for verdict in self.failed]:
             are = "is" if len(names) == 1 else "are"
-            messages.append(
-                f"{len(names)} of {len(self.verdicts)} machines {are} not ready: {', '.join(names)}."
-            )
+            count = f"{len(names)} of {len(self.verdicts)} machines"
+            messages.append(f"{count} {are} not ready: {', '.join(names)}.")
         if messages:
             raise LaunchError(" ".join(messages), HINT, log.path)
