@@ -12,6 +12,8 @@ from rich.markup import escape
 
 from stackctl.run import Log
 
+MARKS = {"green": "✓", "yellow": "●", "red": "✗"}
+
 
 @dataclass
 class Step:
@@ -59,26 +61,21 @@ class Progress:
             try:
                 yield step
             except BaseException:
-                self._line("✗", title, "", time.monotonic() - begin, "red")
+                self._line(title, begin, "", "red")
                 raise
         self.changes += step.changed
-        mark, colour = ("●", "yellow") if step.changed else ("✓", "green")
-        self._line(
-            mark,
-            title,
-            step.detail or ("done" if step.changed else "unchanged"),
-            time.monotonic() - begin,
-            colour,
-        )
+        detail = step.detail or ("done" if step.changed else "unchanged")
+        self._line(title, begin, detail, "yellow" if step.changed else "green")
         if step.warning:
             self._log.write(f"warning: {step.warning}")
             self._console.print(
                 f"[yellow]! {title}: {escape(step.warning)}[/]", highlight=False, soft_wrap=True
             )
 
-    def _line(self, mark: str, title: str, detail: str, seconds: float, colour: str) -> None:
+    def _line(self, title: str, begin: float, detail: str, colour: str) -> None:
+        seconds = time.monotonic() - begin
         self._log.write(f"== {title}: {detail or 'failed'} ({seconds:.1f} s)")
         self._console.print(
-            f"[{colour}]{mark}[/] {title:<18} {escape(detail)} [dim]{seconds:.1f} s[/]",
+            f"[{colour}]{MARKS[colour]}[/] {title:<18} {escape(detail)} [dim]{seconds:.1f} s[/]",
             highlight=False,
         )
