@@ -1,4 +1,4 @@
-"""Which names, maps and settings are taken for a deployment."""
+"""Which names, maps, settings and ports a deployment accepts."""
 
 from __future__ import annotations
 

@@ -59,13 +59,13 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployment, list[st
 
 @pytest.fixture(scope="module")
 def made(first: tuple[Deployment, list[str]]) -> Deployment:
-    """The same without the list."""
+    """The initialised deployment; only to be looked at."""
     return first[0]
 
 
 @pytest.fixture(scope="module")
 def opened(made: Deployment) -> dict[str, dict[str, str]]:
-    """All its secrets, in the clear."""
+    """All its secrets, decrypted."""
     store = SecretStore(made)
     return {secret: store.read(secret) for secret in store.names()}
 
@@ -349,7 +349,7 @@ def test_interrupted_rotation_is_completed_by_next_run(
 
 
 def test_settings_follow_ssh_key(mine: Deployment) -> None:
-    # As a rotation fields it that was cut short before the settings.
+    # As a rotation leaves it that is interrupted before the settings.
     recipe = catalogue(mine, Authority.new("local"), URL)["cloud-ssh"]
     SecretStore(mine).write("cloud-ssh", recipe())
     before = mine.settings()["ssh_public_key"]

@@ -104,7 +104,7 @@ class Cloud:
     def answering(self, machines: Mapping[str, Machine], deadline: float) -> set[str]:
         self.deadlines |= dict.fromkeys(machines, deadline)
         if self.unreachable and self.ran and "salt-1" in machines:
-            raise LaunchError("salt-1 does not hear its own minion.")
+            raise LaunchError("salt-1 gets no answer from its own minion.")
         return {name for name, machine in machines.items() if machine.deployed} - self.silent
 
     def reach(self, machine: Machine) -> None:
@@ -326,10 +326,11 @@ def test_unreachable_minions_fail_the_run_and_no_machine(cloud: Cloud, log: Log)
     assert not result.failed
     assert outcomes(result) == {"salt-1": "kept", "web-1": "kept", "web-2": "launched"}
     assert {verdict.machine for verdict in result.verdicts if verdict.answers} == {"web-2"}, (
-        "it was heard before"
+        "the installed minion was asked before the master failed"
     )
     with pytest.raises(
-        LaunchError, match=r"^salt-1 does not hear its own minion\. Run the same command again"
+        LaunchError,
+        match=r"^salt-1 gets no answer from its own minion\. Run the same command again",
     ):
         result.require(log)
     assert "web-2" in cloud.living()
@@ -342,7 +343,7 @@ def test_failed_machine_is_destroyed_despite_unreachable_minions(cloud: Cloud, l
     result = cloud.apply("destroy")
     assert verdict_on(result, "web-2").outcome == "destroyed"
     assert verdict_on(result, "web-2").reason.startswith(DIED)
-    printed = r"^salt-1 does not hear its own minion\. 1 of 3 machines is not ready: web-2\."
+    printed = r"^salt-1 gets no answer from its own minion\. 1 of 3 machines is not ready: web-2\."
     with pytest.raises(LaunchError, match=printed):
         result.require(log)
 
@@ -630,9 +631,9 @@ def test_unreachable_minions_before_run_are_an_error(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> set[str]:
-        raise LaunchError("salt-1 does not hear its own minion.")
+        raise LaunchError("salt-1 gets no answer from its own minion.")
 
     monkeypatch.setattr(cloud, "answering", fail)
-    with pytest.raises(StackError, match="does not hear its own minion"):
+    with pytest.raises(StackError, match="gets no answer from its own minion"):
         cloud.apply("destroy")
     assert cloud.ran == []

@@ -1,4 +1,4 @@
-"""Commands end as they ended, and the log holds what was not secret."""
+"""The runner returns output and exit codes unchanged, and logs all but secrets."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class HostShell:
 
 @pytest.fixture
 def cloud(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Master, HostShell]:
-    """A master whose salt-cloud says with what it was called."""
+    """A master whose salt-cloud prints its arguments."""
     program = tmp_path / "bin" / "salt-cloud"
     program.parent.mkdir()
     program.write_text(
@@ -274,7 +274,7 @@ def test_failed_orchestration_is_an_error(log: Log) -> None:
 
 
 class BootingShell:
-    """A way in to a machine whose sshd and minion are still starting."""
+    """A shell on a machine whose sshd and minion are still starting."""
 
     def __init__(self, *answers: str | Exception) -> None:
         self.answers = list(answers)

@@ -1,4 +1,4 @@
-"""The site is healthy only if it says so itself, under its own certificate."""
+"""The site is healthy only if it answers 200 under a valid certificate of its name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settle(deployment: Deployment, port: int, authority: Authority = AUTHORITY) -> None:
-    """Say where the site is, and whom to trust."""
+    """Write the site's address and the trusted authority into the settings."""
     deployment.pillar_dir.mkdir(exist_ok=True)
     settings = {
         "base_url": f"https://127.0.0.1:{port}",

@@ -112,7 +112,7 @@ def test_interrupted_rotation_continues(stack: Stack, failing: str) -> None:
     with pytest.raises(CommandError, match=f"replacing the SSH key on {failing} failed"):
         stack.follow()
     assert stack.deployment.ssh_key_before.is_file()
-    # A machine made meanwhile has the new key from EC2; and the vault may have moved on once more.
+    # A machine launched meanwhile has the new key from EC2, and the key may be rotated again.
     if failing != "lb-1":
         stack.authorize("lb-1", stack.stored)
     stack.stored, stack.failing = new_private_key(), ""

@@ -1,4 +1,4 @@
-"""A second run of `up` leaves alone what is as the tree says, and sees what is not."""
+"""`up` applies nothing when the machines predict no change, and otherwise runs everything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stackctl.states import Migration, StateRun
 
 
 class FakeMaster:
-    """A master that predicts what it is printed, and keeps what it did."""
+    """A master with given predictions, which keeps its calls."""
 
     def __init__(self, predicted: list[StateRun] | ConvergeError) -> None:
         self.predicted = predicted
