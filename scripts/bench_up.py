@@ -1,7 +1,7 @@
-"""Time `up` from nothing, with the image at hand, and with nothing to do; exit with 1 if a target is missed.
+"""Time `up` from nothing, with the image at hand, and with nothing to do.
 
-It takes the local stack down, twice. Programs that apt has installed stay, so "from nothing" is without image, not
-without Docker.
+Exit with 1 if a target is missed. The local stack is removed twice. Programs that apt has installed
+stay, so "from nothing" means without the image, not without Docker.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole stack on this machine, brought up once for all tests of this folder as a user brings it up."""
+"""The whole stack on this machine, brought up once for all tests, as a user brings it up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wholestack import Stack
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The running stack; if it did not run before, it is taken down afterwards and the image is kept."""
+    """The running stack; unless it ran before, it is removed afterwards, and the image is kept."""
     deployment = Deployment(LOCAL, repository_root())
     ran_before = service.status(local.cloud_folder(deployment)).running
     made = Stack(deployment)

@@ -1,4 +1,4 @@
-"""The site as people and their browsers meet it."""
+"""The site as people and their browsers use it."""
 
 from __future__ import annotations
 
@@ -64,17 +64,24 @@ def browser() -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     options.set_capability("acceptInsecureCerts", True)  # the private CA; Visitor verifies it
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "window-size=1400,1000",
-                 "disable-background-networking", "disable-component-update", "disable-sync"):  # fmt: skip
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "window-size=1400,1000",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+    ):
         options.add_argument(f"--{flag}")
     driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
     yield driver
     driver.quit()
 
 
-def test_a_person_logs_in_and_sees_the_example_dags(
-    stack: Stack, browser: webdriver.Chrome
-) -> None:
+def test_person_logs_in_and_sees_example_dags(stack: Stack, browser: webdriver.Chrome) -> None:
     browser.get(stack.url)
     wait = WebDriverWait(browser, 300)
     wait.until(lambda page: page.find_elements(By.NAME, "username"))
@@ -89,7 +96,7 @@ def test_a_person_logs_in_and_sees_the_example_dags(
     assert picture.stat().st_size > 20_000, "the page is blank"
 
 
-def test_a_wrong_password_does_not_let_in(stack: Stack) -> None:
+def test_wrong_password_is_refused(stack: Stack) -> None:
     visitor = Visitor(stack)
     _, where, page = visitor.log_in("wrong")
     assert "/auth/login" in where
@@ -97,7 +104,7 @@ def test_a_wrong_password_does_not_let_in(stack: Stack) -> None:
     assert visitor.get("/api/v2/dags")[0] == 401
 
 
-def test_http_leads_to_https(stack: Stack) -> None:
+def test_http_redirects_to_https(stack: Stack) -> None:
     address = stack.rows()["lb-1"]["address"]
     answer = stack.sh(
         "salt-1",
@@ -107,7 +114,7 @@ def test_http_leads_to_https(stack: Stack) -> None:
     assert answer.split()[1].startswith("https://")
 
 
-def test_only_the_deployments_ca_vouches_for_the_site(stack: Stack) -> None:
+def test_site_has_certificate_of_deployment_ca(stack: Stack) -> None:
     stranger = urllib.request.build_opener(
         urllib.request.HTTPSHandler(context=ssl.create_default_context())
     )
@@ -115,7 +122,7 @@ def test_only_the_deployments_ca_vouches_for_the_site(stack: Stack) -> None:
         stranger.open(stack.url, timeout=10)
 
 
-def test_one_web_machine_less_goes_unnoticed(stack: Stack) -> None:
+def test_site_survives_loss_of_a_web_machine(stack: Stack) -> None:
     visitor = Visitor(stack)
     stack.sh("salt-1", "salt-cloud --assume-yes --action stop web-1")
     try:
@@ -126,7 +133,7 @@ def test_one_web_machine_less_goes_unnoticed(stack: Stack) -> None:
     until(lambda: bool(stack.rows()["web-1"]["healthy"]), "web-1 serves again", 600, every=1)
 
 
-def test_an_update_goes_unnoticed(stack: Stack) -> None:
+def test_site_answers_during_an_update(stack: Stack) -> None:
     started = "systemctl show --property=ActiveEnterTimestamp airflow"
     before = [stack.sh(name, started) for name in ("web-1", "web-2")]
     stack.sh(
@@ -159,11 +166,11 @@ def test_an_update_goes_unnoticed(stack: Stack) -> None:
     )
     assert visited > 10
     assert set(answers) == {200}, (
-        f"{sum(one != 200 for one in answers)} of {len(answers)} visits failed"
+        f"{sum(status != 200 for status in answers)} of {len(answers)} visits failed"
     )
 
 
-def test_too_many_wrong_passwords_are_refused_by_both_web_machines(stack: Stack) -> None:
+def test_login_limit_holds_on_both_web_machines(stack: Stack) -> None:
     allowed, seconds = _login_limit(stack)
     password = stack.secret("airflow-admin", "password")
     for _ in range(5):

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
+from stackctl.catalogue import catalogue
+from stackctl.certificates import Authority
 from stackctl.deployment import Deployment
-from stackctl.secrets import Authority, catalogue
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = Deployment("test", ROOT)

@@ -32,7 +32,7 @@ class Stack:
         timeout: float = 300,
         stdin: str | None = None,
     ) -> str:
-        """Run stackctl and return what it prints; any other exit code than `accept`'s fails the test."""
+        """Run stackctl and return its output; an exit code outside `accept` fails the test."""
         done = subprocess.run(
             [sys.executable, "-m", "stackctl", *arguments],
             capture_output=True,
@@ -62,9 +62,9 @@ class Stack:
         """Run a shell command as root on a machine."""
         return self.ctl("exec", machine, "--", command, accept=accept, stdin=stdin)
 
-    def secret(self, lock: str, leaf: str) -> str:
-        """Return a secret's plaintext."""
-        return self.ctl("secrets", "show", lock, leaf).strip()
+    def secret(self, secret: str, field: str) -> str:
+        """Return a field of a secret, decrypted."""
+        return self.ctl("secrets", "show", secret, field).strip()
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return the table of `status`."""
@@ -73,7 +73,10 @@ class Stack:
         }
 
     def healthy(self) -> dict[str, dict[str, Any]]:
-        """Return that table once all machines and the site are healthy; a minion that is busy counts as silent."""
+        """Return that table once all machines and the site are healthy.
+
+        A busy minion may not answer the first time.
+        """
 
         def rows() -> dict[str, dict[str, Any]]:
             found = self.rows()

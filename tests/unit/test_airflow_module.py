@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from plainpillar import ROOT
-from stackctl.secrets import Authority
+from stackctl.certificates import Authority
 from tlsserver import Page, serving
 
 NAME = "airflow.example.org"

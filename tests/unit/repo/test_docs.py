@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stackctl.cli import parser
+from stackctl.arguments import parser
 
 ROOT = Path(__file__).parents[3]
 CODE = re.compile(r"```.*?```", re.DOTALL)

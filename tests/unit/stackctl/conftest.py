@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def make_checkout(folder: Path) -> Path:
-    """Make a folder that stackctl takes for a checkout, with the production map and the base pillar."""
+    """Make a folder that stackctl accepts as a checkout, with the production map and pillar."""
     for part in ("cloud.maps.d", "pillar/base"):
         shutil.copytree(ROOT / part, folder / part)
     (folder / "pyproject.toml").touch()
@@ -31,7 +31,7 @@ def make_checkout(folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test away from this host's Docker engine, which may hold a stack that somebody needs."""
+    """Keep every test away from this host's Docker engine, which may run a real stack."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("a unit test asked for Docker's engine")
@@ -66,7 +66,7 @@ def account() -> Iterator[EC2Client]:
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2", "AWS_PROFILE"):
             patch.delenv(name, raising=False)
-        yield ec2_client()
+        yield ec2_client(Deployment("local", ROOT))
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ def client(account: EC2Client) -> Iterator[EC2Client]:
         "describe_instances"
     ).paginate()  # what is terminated stays, and fills a page
     if ids := [
-        one["InstanceId"]
+        instance["InstanceId"]
         for page in pages
         for group in page["Reservations"]
-        for one in group["Instances"]
+        for instance in group["Instances"]
     ]:
         account.terminate_instances(InstanceIds=ids)

@@ -1,7 +1,8 @@
-"""The command line: what it accepts, what it says, and how it ends."""
+"""The command line: what it accepts, what it prints, and its exit codes."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from botocore.exceptions import NoCredentialsError
 import localcloud.engine
 import localcloud.image
 import localcloud.service
-from localcloud.errors import PackagesFailed
-from stackctl import cli, local, preflight, salt, secrets, status, up
+from stackctl import arguments, cli, initialise, local, preflight, salt, status, up
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
@@ -46,21 +46,22 @@ def raising(error: Exception) -> Any:
     return verb
 
 
-# -- usage ----------------------------------------------------------------------------------------------------------
+# -- usage -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "words", [[], *([verb] for verb in VERBS), *(["secrets", action] for action in ACTIONS)]
+    "args",
+    [[], ["completion"], *([verb] for verb in VERBS), *(["secrets", action] for action in ACTIONS)],
 )
-def test_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_help(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main([*words, "--help"])
+        cli.main([*args, "--help"])
     assert caught.value.code == 0
-    assert capsys.readouterr().out.startswith(" ".join(["usage: stackctl", *words]))
+    assert capsys.readouterr().out.startswith(" ".join(["usage: stackctl", *args]))
 
 
-def test_every_verb_is_documented_and_does_something(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(cli.VERBS) == VERBS
+def test_every_verb_is_documented_and_implemented(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(cli.VERBS) == VERBS  # `completion` is no work on a deployment
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
@@ -68,78 +69,119 @@ def test_every_verb_is_documented_and_does_something(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "words",
-    [[], ["destroy"], ["up", "--force"], ["exec"], ["exec", "web-1"], ["salt"], ["secrets"], ["secrets", "rotate"],
-     ["secrets", "show"], ["logs", "-n", "many"],
-     ["secrets", "init", "--account", "12345678901"], ["logs", "-n", "-1"], ["up", "--on-failure", "ask"],
-     ["launch", "web-1"], ["status", "web-1"]],
+    "args",
+    [
+        [],
+        ["destroy"],
+        ["up", "--force"],
+        ["exec"],
+        ["exec", "web-1"],
+        ["salt"],
+        ["secrets"],
+        ["secrets", "rotate"],
+        ["secrets", "show"],
+        ["logs", "-n", "many"],
+        ["secrets", "init", "--account", "12345678901"],
+        ["logs", "-n", "-1"],
+        ["up", "--on-failure", "ask"],
+        ["launch", "web-1"],
+        ["status", "web-1"],
+    ],
     ids=" ".join,
-)  # fmt: skip
-def test_wrong_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+)
+def test_wrong_usage(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(words)
+        cli.main(args)
     assert caught.value.code == 2
     assert "usage: stackctl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_names_verbs_and_needs_no_checkout(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    monkeypatch.setattr(cli, "repository_root", raising(AssertionError("it looked for a checkout")))
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in (*VERBS, *ACTIONS, "--on-failure"))
+
+
+def test_completion_for_bash_is_valid_and_completes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out + (
+        'COMP_WORDS=(stackctl sta) COMP_CWORD=1\n_shtab_stackctl\necho "${COMPREPLY[@]}"\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("status\n", "")
 
 
 @pytest.mark.parametrize(
     "verb", [*([verb] for verb in ("up", "launch", "down", "status", "logs")), ["secrets", "list"]]
 )
-def test_the_deployment_is_taken_before_and_behind_the_verb(verb: list[str]) -> None:
-    assert cli.parser().parse_args(["-d", "prod", *verb]).deployment == "prod"
-    assert cli.parser().parse_args([*verb, "-d", "prod"]).deployment == "prod"
-    assert cli.parser().parse_args(verb).deployment == "local"
+def test_deployment_option_is_accepted_before_and_after_verb(verb: list[str]) -> None:
+    assert arguments.parser().parse_args(["-d", "prod", *verb]).deployment == "prod"
+    assert arguments.parser().parse_args([*verb, "-d", "prod"]).deployment == "prod"
+    assert arguments.parser().parse_args(verb).deployment == "local"
 
 
-def test_a_commands_own_options_are_left_to_it() -> None:
-    options = cli.parser().parse_args(["exec", "web-1", "--", "journalctl", "-n", "5"])
+def test_options_of_remote_command_are_not_parsed() -> None:
+    options = arguments.parser().parse_args(["exec", "web-1", "--", "journalctl", "-n", "5"])
     assert (options.machine, options.command) == ("web-1", ["journalctl", "-n", "5"])
-    assert cli.parser().parse_args(["salt", "--", "*", "test.ping"]).words == ["*", "test.ping"]
+    assert arguments.parser().parse_args(["salt", "--", "*", "test.ping"]).args == [
+        "*",
+        "test.ping",
+    ]
     dump = ["runuser", "-u", "postgres", "--", "pg_dump", "airflow"]
-    assert cli.parser().parse_args(["exec", "postgres-1", "--", *dump]).command == dump, (
+    assert arguments.parser().parse_args(["exec", "postgres-1", "--", *dump]).command == dump, (
         "the second -- is runuser's"
     )
 
 
-# -- errors ---------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [["up", "--dry-run"], ["status"], ["logs"], ["secrets", "list"], ["secrets", "rotate", "x"]],
 )
-def test_an_unknown_deployment_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], here: Path, words: list[str]
+def test_unknown_deployment_is_an_error(
+    capsys: pytest.CaptureFixture[str], here: Path, args: list[str]
 ) -> None:
     before = files(here)
-    assert cli.main(["-d", "nope", *words]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
+    assert cli.main(["-d", "nope", *args]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
     assert (
-        told.err
+        printed.err
         == "error: pillar/nope/settings.sls does not exist. Run: stackctl secrets init -d nope\n"
     )
     assert files(here) == before
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "printed"),
     [
-        (StackError("web-1: [salt.state] failed [/dev/null].", "See: [docs]"),
-         "error: web-1: [salt.state] failed [/dev/null]. See: [docs]\n"),
-        (PackagesFailed("apt failed."), "error: apt failed.\n"),
+        (
+            StackError("web-1: [salt.state] failed [/dev/null].", "See: [docs]"),
+            "error: web-1: [salt.state] failed [/dev/null]. See: [docs]\n",
+        ),
         (NoCredentialsError(), "error: Unable to locate credentials\n"),
     ],
-)  # fmt: skip
-def test_errors_are_told_word_for_word(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+)
+def test_errors_are_printed_verbatim(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    printed: str,
 ) -> None:
     monkeypatch.setitem(cli.VERBS, "status", raising(error))
     assert cli.main(["status"]) == 1
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == printed
 
 
-def test_an_interruption_says_how_to_go_on(
+def test_interrupt_exits_with_130_and_hint(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> int:
@@ -150,58 +192,67 @@ def test_an_interruption_says_how_to_go_on(
     assert "Run the same command again" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["-d", "Prod", "status"], "'Prod' is no name for a deployment"),
-    (["--map", "/tmp/large", "status"], "There is no map '/tmp/large'"),
-    (["launch"], "The local cloud does not run. Bring the stack up first: make up"),
-    (["status"], "The local cloud does not run. Bring the stack up first: make up"),
-    (["exec", "web-1", "true"], "The local cloud does not run."),
-    (["logs"], "There is no log of an `up` yet. Run: make up"),
-    (["logs", "mail-1"], "'mail-1' is of no known role. Roles: salt, lb, web, postgres, redis."),
-    (["secrets", "show", "airflow-admin"], "There is no secret 'airflow-admin'. There are: none."),
-])  # fmt: skip
-def test_what_cannot_be_done_is_told(
-    capsys: pytest.CaptureFixture[str], words: list[str], told: str
+@pytest.mark.parametrize(
+    ("args", "printed"),
+    [
+        (["-d", "Prod", "status"], "'Prod' is no name for a deployment"),
+        (["--map", "/tmp/large", "status"], "There is no map '/tmp/large'"),
+        (["launch"], "The local cloud does not run. Bring the stack up first: make up"),
+        (["status"], "The local cloud does not run. Bring the stack up first: make up"),
+        (["exec", "web-1", "true"], "The local cloud does not run."),
+        (["logs"], "There is no log of an `up` yet. Run: make up"),
+        (
+            ["logs", "mail-1"],
+            "'mail-1' is of no known role. Roles: salt, lb, web, postgres, redis.",
+        ),
+        (
+            ["secrets", "show", "airflow-admin"],
+            "There is no secret 'airflow-admin'. There are: none.",
+        ),
+    ],
+)
+def test_impossible_request_is_an_error(
+    capsys: pytest.CaptureFixture[str], args: list[str], printed: str
 ) -> None:
-    assert cli.main(words) == 1
-    assert f"error: {told}" in capsys.readouterr().err
+    assert cli.main(args) == 1
+    assert f"error: {printed}" in capsys.readouterr().err
 
 
-# -- secrets --------------------------------------------------------------------------------------------------------
+# -- secrets ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def initialised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses with which secrets were made, and the account if any, in place of making them."""
+    """The addresses and accounts for which secrets were to be made; none are made."""
     urls: list[str] = []
 
-    def initialise(
+    def record(
         _deployment: object, url: str, _rotate: frozenset[str], account: str | None
     ) -> list[str]:
         urls.append(f"{url} in {account}" if account else url)
         return []
 
-    monkeypatch.setattr(secrets, "initialise", initialise)
+    monkeypatch.setattr(initialise, "initialise", record)
     return urls
 
 
-def test_an_address_that_the_settings_contradict_is_not_passed_over(
+def test_init_refuses_address_that_differs_from_settings(
     capsys: pytest.CaptureFixture[str], initialised: list[str]
 ) -> None:
     assert (
         cli.main(["secrets", "init", "-d", "prod", "--base-url", "https://other.example.org"]) == 1
     )
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
-        "has the address https://airflow.example.org already. Change base_url in pillar/prod/settings.sls"
-        in told
+        "has the address https://airflow.example.org already."
+        " Change base_url in pillar/prod/settings.sls" in printed
     )
-    assert "stackctl secrets rotate edge-tls -d prod" in told
+    assert "stackctl secrets rotate edge-tls -d prod" in printed
     assert initialised == []
 
 
 @pytest.mark.parametrize(
-    ("words", "url"),
+    ("args", "url"),
     [
         (["init", "-d", "prod"], "https://airflow.example.org"),
         (
@@ -213,14 +264,14 @@ def test_an_address_that_the_settings_contradict_is_not_passed_over(
         (["init"], "https://127.0.0.1:8443"),
     ],
 )
-def test_secrets_are_made_for_the_address_of_the_settings(
-    initialised: list[str], words: list[str], url: str
+def test_secrets_are_made_for_address_of_settings(
+    initialised: list[str], args: list[str], url: str
 ) -> None:
-    assert cli.main(["secrets", *words]) == 0
+    assert cli.main(["secrets", *args]) == 0
     assert initialised == [url]
 
 
-def test_a_new_deployment_needs_its_address(
+def test_init_of_new_deployment_needs_base_url(
     capsys: pytest.CaptureFixture[str], initialised: list[str]
 ) -> None:
     assert cli.main(["secrets", "init", "-d", "new"]) == 1
@@ -228,8 +279,8 @@ def test_a_new_deployment_needs_its_address(
     assert initialised == []
 
 
-def test_a_new_deployment_is_bound_to_its_account(initialised: list[str]) -> None:
-    words = [
+def test_init_passes_account_on(initialised: list[str]) -> None:
+    args = [
         "secrets",
         "init",
         "-d",
@@ -239,11 +290,11 @@ def test_a_new_deployment_is_bound_to_its_account(initialised: list[str]) -> Non
         "--account",
         "012345678901",
     ]
-    assert cli.main(words) == 0
+    assert cli.main(args) == 0
     assert initialised == ["https://new.example.org in 012345678901"]
 
 
-def test_no_option_moves_a_deployment_to_another_account(
+def test_init_refuses_another_account(
     capsys: pytest.CaptureFixture[str], here: Path, initialised: list[str]
 ) -> None:
     settings = "settings: {base_url: 'https://airflow.example.org', aws_account: '111111111111'}\n"
@@ -256,26 +307,26 @@ def test_no_option_moves_a_deployment_to_another_account(
     assert cli.main(["secrets", "init", "-d", "prod", "--account", "111111111111"]) == 0
 
 
-# -- up -------------------------------------------------------------------------------------------------------------
+# -- up --------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_what_up_would_do_and_touches_nothing(
+def test_dry_run_prints_steps_and_changes_nothing(
     capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(up, "check_host", lambda _: None)
     before = files(here)
     assert cli.main(["up", "--dry-run"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
         "deployment local: salt-1, lb-1, postgres-1, redis-1, web-1, web-2 in eu-west-1"
-        in told.replace("\n", " ")
+        in printed.replace("\n", " ")
     )
-    assert "start the Docker engine" in told
-    assert "start the local EC2 API on port 5566" in told
+    assert "start the Docker engine" in printed
+    assert "start the local EC2 API on port 5566" in printed
     assert files(here) == before
 
 
-def test_a_dry_run_checks_the_host(
+def test_dry_run_checks_the_host(
     capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("check_programs", "check_docker", "check_disk", "check_network", "check_port"):
@@ -287,7 +338,7 @@ def test_a_dry_run_checks_the_host(
     assert files(here) == before
 
 
-def test_every_check_of_the_host_can_stop_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_failed_check_stops_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = (
         "check_programs",
         "check_docker",
@@ -309,7 +360,7 @@ def test_every_check_of_the_host_can_stop_up(here: Path, monkeypatch: pytest.Mon
     ("settings", "code"),
     [("{}", 1), ("{operator_cidrs: []}", 1), ("{operator_cidrs: [198.51.100.7/32]}", 0)],
 )
-def test_a_real_account_that_nobody_could_reach_is_not_begun(
+def test_up_refuses_real_account_without_operator_cidrs(
     capsys: pytest.CaptureFixture[str],
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -320,18 +371,18 @@ def test_a_real_account_that_nobody_could_reach_is_not_begun(
     monkeypatch.setattr(preflight, "check_account", lambda _: None)
     (here / "pillar" / "prod" / "settings.sls").write_text(f"settings: {settings}\n")
     assert cli.main(["up", "--dry-run", "-d", "prod"]) == code
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     if code:
         assert (
             "pillar/prod/settings.sls names no operator_cidrs: nobody could reach salt-1."
-            in told.err
+            in printed.err
         )
-        assert told.out == ""
+        assert printed.out == ""
     else:
-        assert "launch salt-1" in told.out
+        assert "launch salt-1" in printed.out
 
 
-def test_who_brought_the_site_up_is_told_how_to_log_in(
+def test_up_prints_address_user_and_password_command(
     capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -340,24 +391,31 @@ def test_who_brought_the_site_up_is_told_how_to_log_in(
     path = here / "pillar" / "base" / "airflow.sls"
     path.write_text(path.read_text().replace("username: admin", "username: root"))
     assert cli.main(["up"]) == 0
-    told = capsys.readouterr().out
-    assert "Nothing changed" in told
+    printed = capsys.readouterr().out
+    assert "Nothing changed" in printed
     how = ".venv/bin/stackctl secrets show airflow-admin"
-    assert f"Airflow is up: https://127.0.0.1:8443 · user root · password: {how}\n" in told
+    assert f"Airflow is up: https://127.0.0.1:8443 · user root · password: {how}\n" in printed
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["up"], ["up", "--dry-run"], ["launch"], ["launch", "--dry-run"], ["status"], ["exec", "web-1", "true"],
-     ["salt", "*", "test.ping"]],
+    "args",
+    [
+        ["up"],
+        ["up", "--dry-run"],
+        ["launch"],
+        ["launch", "--dry-run"],
+        ["status"],
+        ["exec", "web-1", "true"],
+        ["salt", "*", "test.ping"],
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("client")
-def test_another_account_is_not_touched(
+def test_verbs_refuse_credentials_of_another_account(
     capsys: pytest.CaptureFixture[str],
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
+    args: list[str],
 ) -> None:
     touched = raising(AssertionError("it was touched"))
     for module, name in (
@@ -370,30 +428,30 @@ def test_another_account_is_not_touched(
     monkeypatch.setattr(preflight, "check_programs", lambda: None)
     settings = "settings: {operator_cidrs: [198.51.100.7/32], aws_account: '210987654321'}\n"
     (here / "pillar" / "prod" / "settings.sls").write_text(settings)
-    assert cli.main(["-d", "prod", *words]) == 1
+    assert cli.main(["-d", "prod", *args]) == 1
     assert "and prod lives in 210987654321 (pillar/prod/settings.sls)" in capsys.readouterr().err
 
 
-# -- down -----------------------------------------------------------------------------------------------------------
+# -- down ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["down"], ["down", "--dry-run"], ["down", "--keep-image"]])
-def test_only_the_local_deployment_is_taken_down(
+@pytest.mark.parametrize("args", [["down"], ["down", "--dry-run"], ["down", "--keep-image"]])
+def test_down_refuses_real_deployment(
     capsys: pytest.CaptureFixture[str],
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
+    args: list[str],
 ) -> None:
     monkeypatch.setattr(localcloud.service, "stop", raising(AssertionError("it went on")))
     before = files(here)
-    assert cli.main([*words, "-d", "prod"]) == 1
-    told = capsys.readouterr()
-    assert "takes only the deployment 'local' away, not 'prod'" in told.err
-    assert told.out == ""
+    assert cli.main([*args, "-d", "prod"]) == 1
+    printed = capsys.readouterr()
+    assert "takes only the deployment 'local' away, not 'prod'" in printed.err
+    assert printed.out == ""
     assert files(here) == before
 
 
-def test_down_removes_the_keys_and_nothing_of_others(
+def test_down_removes_keys_and_no_other_deployment(
     capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destroyed: list[str] = []
@@ -418,28 +476,28 @@ def test_down_removes_the_keys_and_nothing_of_others(
     assert (here / "pillar" / "prod" / "settings.sls").is_file()
 
 
-# -- logs -----------------------------------------------------------------------------------------------------------
+# -- logs ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"), [(0, ""), (2, "[two] ✓\n[/three]\n"), (9, "one\n[two] ✓\n[/three]\n")]
+    ("lines", "printed"), [(0, ""), (2, "[two] ✓\n[/three]\n"), (9, "one\n[two] ✓\n[/three]\n")]
 )
-def test_the_last_lines_of_the_log(
-    capsys: pytest.CaptureFixture[str], here: Path, lines: int, told: str
+def test_logs_prints_last_lines_of_up(
+    capsys: pytest.CaptureFixture[str], here: Path, lines: int, printed: str
 ) -> None:
     folder = here / ".stack" / "local" / "log"
     folder.mkdir(parents=True)
     (folder / "up.log").write_text("one\n[two] ✓\n[/three]\n")
     assert cli.main(["logs", "-n", str(lines)]) == 0
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == printed
 
 
-# -- exec -----------------------------------------------------------------------------------------------------------
+# -- exec ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """The commands that were to run on a machine, in place of running them, each with whether it gets a terminal."""
+    """The commands for machines, in place of running them, and whether they get a terminal."""
     ran: list[tuple[str, bool]] = []
 
     def run(_deployment: object, _verb: str, name: str, command: str, *, tty: bool = False) -> int:
@@ -450,7 +508,7 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     return ran
 
 
-def test_one_word_is_a_shell_line_and_several_are_a_program(remote: list[tuple[str, bool]]) -> None:
+def test_exec_takes_shell_line_or_program_with_args(remote: list[tuple[str, bool]]) -> None:
     assert cli.main(["exec", "web-1", "--", "ps | wc -l"]) == 0
     assert cli.main(["exec", "web-1", "--", "echo", "a b"]) == 0
     assert cli.main(["salt", "--", "*", "test.ping"]) == 0
@@ -463,7 +521,7 @@ def test_one_word_is_a_shell_line_and_several_are_a_program(remote: list[tuple[s
 
 @pytest.mark.parametrize("stdin", [True, False])
 @pytest.mark.parametrize("stdout", [True, False])
-def test_only_a_person_at_both_ends_gets_a_terminal(
+def test_exec_asks_for_terminal_only_when_stdin_and_stdout_are_one(
     remote: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch, *, stdin: bool, stdout: bool
 ) -> None:
     for name, is_terminal in (("stdin", stdin), ("stdout", stdout)):

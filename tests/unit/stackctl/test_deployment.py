@@ -1,4 +1,4 @@
-"""Which names, maps and settings are taken for a deployment."""
+"""Which names, maps, settings and ports a deployment accepts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def with_map(checkout: Path, content: object) -> Deployment:
 
 
 @pytest.mark.parametrize("name", ["local", "prod", "prod-2", "a"])
-def test_names(checkout: Path, name: str) -> None:
-    one = Deployment(name, checkout)
-    assert one.is_local == (name == "local")
-    assert one.pillar_dir == checkout / "pillar" / name
-    assert one.state_dir == checkout / ".stack" / name
+def test_valid_names(checkout: Path, name: str) -> None:
+    deployment = Deployment(name, checkout)
+    assert deployment.is_local == (name == "local")
+    assert deployment.pillar_dir == checkout / "pillar" / name
+    assert deployment.state_dir == checkout / ".stack" / name
 
 
 @pytest.mark.parametrize(
     "name", ["", "base", "Prod", "2nd", "-d", "..", "a/b", "a b", "prod\n", "x" * 32]
 )
-def test_names_refused(checkout: Path, name: str) -> None:
+def test_invalid_names(checkout: Path, name: str) -> None:
     with pytest.raises(
         StackError,
         match=r"is no name for a deployment\. Use lower-case letters, digits and dashes\.",
@@ -41,33 +41,38 @@ def test_names_refused(checkout: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["large", "/etc/passwd", "../small"])
-def test_a_map_that_is_not_there(checkout: Path, name: str) -> None:
+def test_missing_map_is_an_error(checkout: Path, name: str) -> None:
     with pytest.raises(StackError, match=rf"There is no map '{name}'\. See cloud\.maps\.d\."):
         Deployment("local", checkout, name)
 
 
-def test_the_production_map() -> None:
-    one = Deployment("local", ROOT)
-    assert next(iter(one.machines())) == one.master() == "salt-1"
-    assert set(one.machines().values()) == {"salt", "lb", "web", "postgres", "redis"}
+def test_production_map() -> None:
+    deployment = Deployment("local", ROOT)
+    assert next(iter(deployment.machines())) == deployment.master() == "salt-1"
+    assert set(deployment.machines().values()) == {"salt", "lb", "web", "postgres", "redis"}
 
 
 def test_machines_may_have_overrides(checkout: Path) -> None:
-    one = with_map(
+    deployment = with_map(
         checkout, {"web": ["web-2", {"web-1": {"size": "t3.large"}}], "salt": [{"salt-1": None}]}
     )
-    assert list(one.machines().items()) == [("salt-1", "salt"), ("web-1", "web"), ("web-2", "web")]
+    assert list(deployment.machines().items()) == [
+        ("salt-1", "salt"),
+        ("web-1", "web"),
+        ("web-2", "web"),
+    ]
 
 
 @pytest.mark.parametrize(("names", "count"), [([], 0), (["salt-1", "salt-2"], 2)])
-def test_there_is_just_one_master(checkout: Path, names: list[str], count: int) -> None:
+def test_map_needs_exactly_one_master(checkout: Path, names: list[str], count: int) -> None:
     with pytest.raises(
-        StackError, match=rf"other\.map names {count} machines of profile 'salt'\. Name just one\."
+        StackError,
+        match=rf"other\.map names {count} machines of the role 'salt'\. Name just one\.",
     ):
         with_map(checkout, {"salt": names, "web": ["web-1"]}).master()
 
 
-def test_settings_that_do_not_exist_yet(checkout: Path) -> None:
+def test_missing_settings_are_an_error(checkout: Path) -> None:
     with pytest.raises(
         StackError,
         match=r"^pillar/prod/settings\.sls does not exist\. Run: stackctl secrets init -d prod",
@@ -75,7 +80,7 @@ def test_settings_that_do_not_exist_yet(checkout: Path) -> None:
         Deployment("prod", checkout).settings()
 
 
-def test_the_checkout_is_found_from_the_package_and_from_inside_one(
+def test_checkout_is_found_from_package_and_working_directory(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert repository_root() == ROOT
@@ -91,7 +96,7 @@ def test_the_checkout_is_found_from_the_package_and_from_inside_one(
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "http", "-1", "", "²"])
-def test_ports_that_are_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_invalid_ports_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     for variable, port in {
         "STACK_HTTPS_PORT": local.https_port,
         "STACK_API_PORT": local.api_port,
@@ -101,7 +106,7 @@ def test_ports_that_are_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None
             port()
 
 
-def test_ports_are_the_operators_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STACK_HTTPS_PORT", raising=False)
     assert local.base_url() == "https://127.0.0.1:8443"
     monkeypatch.setenv("STACK_HTTPS_PORT", "9443")

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from moto.ec2.responses import general
 
-from localcloud.config import REGION, write_private
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
+    PROJECT,
     Machine,
-    Shell,
-    aws_environment,
     host_keys,
     list_machines,
     require_master,
 )
-from stackctl.run import Log
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -32,8 +25,17 @@ ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPn
 RSA = "ssh-rsa AAAAB3NzaC1yc2E"
 BEGIN = "-----BEGIN SSH HOST KEY KEYS-----"
 END = "-----END SSH HOST KEY KEYS-----"
-# As cloud-init writes it, amidst what else a console shows.
-CONSOLE = f"[  OK  ] Started ssh.\r\n{BEGIN}\r\n{ED25519} root@web-1\r\n{RSA} root@web-1\r\n{END}\r\nweb-1 login: "
+# As cloud-init writes it, amid other output of a console.
+CONSOLE = "\r\n".join(
+    (
+        "[  OK  ] Started ssh.",
+        BEGIN,
+        f"{ED25519} root@web-1",
+        f"{RSA} root@web-1",
+        END,
+        "web-1 login: ",
+    )
+)
 IMAGE = "ami-12c6146b"  # one of those that moto knows
 
 
@@ -56,15 +58,15 @@ def machine(
     return Machine(name, instance_id, state, "10.20.1.9", public)
 
 
-# -- list_machines --------------------------------------------------------------------------------------------------
+# -- list_machines ---------------------------------------------------------------------------------
 
 
-def test_there_are_none_at_first(client: EC2Client) -> None:
+def test_list_machines_of_empty_account(client: EC2Client) -> None:
     assert list_machines(client) == {}
-    assert client.meta.region_name == REGION
+    assert client.meta.region_name == "eu-west-1"
 
 
-def test_machines_by_name(client: EC2Client) -> None:
+def test_list_machines_by_name(client: EC2Client) -> None:
     web, lb = launch(client, "web-1"), launch(client, "lb-1")
     found = list_machines(client)
     assert list(found) == ["lb-1", "web-1"]
@@ -75,41 +77,47 @@ def test_machines_by_name(client: EC2Client) -> None:
     assert found["web-1"].public_address == described["PublicIpAddress"]
 
 
-def test_a_stopped_machine_is_one_and_a_terminated_one_is_none(client: EC2Client) -> None:
+def test_list_machines_omits_terminated_but_not_stopped(client: EC2Client) -> None:
     client.stop_instances(InstanceIds=[launch(client, "web-1")])
     client.terminate_instances(InstanceIds=[launch(client, "web-2")])
-    assert {name: one.state for name, one in list_machines(client).items()} == {"web-1": "stopped"}
+    assert {name: machine.state for name, machine in list_machines(client).items()} == {
+        "web-1": "stopped"
+    }
 
 
-def test_other_projects_machines_are_not_ours(client: EC2Client) -> None:
+def test_project_tag_is_that_of_pillar(deployment: Deployment) -> None:
+    assert deployment.base_pillar("aws")["project"] == PROJECT
+
+
+def test_list_machines_omits_other_projects(client: EC2Client) -> None:
     launch(client, "web-1", project="wiki")
     assert list_machines(client) == {}
 
 
-def test_a_machine_without_a_name_goes_by_its_id(client: EC2Client) -> None:
+def test_machine_without_name_has_its_id(client: EC2Client) -> None:
     instance = launch(client, None)
     assert list(list_machines(client)) == [instance]
 
 
-def test_two_machines_of_one_name_are_an_error_that_names_both(client: EC2Client) -> None:
+def test_two_machines_of_a_name_are_an_error_with_both_ids(client: EC2Client) -> None:
     ids = {launch(client, "web-1"), launch(client, "web-1")}
     with pytest.raises(
         LaunchError, match=r"Two machines are called web-1: .*\. Terminate the one"
     ) as caught:
         list_machines(client)
-    assert all(one in str(caught.value) for one in ids)
+    assert all(instance in str(caught.value) for instance in ids)
 
 
-def test_a_namesake_that_is_gone_does_not_count(client: EC2Client) -> None:
+def test_terminated_machine_of_same_name_is_ignored(client: EC2Client) -> None:
     client.terminate_instances(InstanceIds=[launch(client, "web-1")])
     instance = launch(client, "web-1")
     assert list_machines(client)["web-1"].instance_id == instance
 
 
-# -- host keys ------------------------------------------------------------------------------------------------------
+# -- host keys -------------------------------------------------------------------------------------
 
 
-def test_host_keys_are_read_from_the_console(
+def test_host_keys_are_read_from_console(
     client: EC2Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", CONSOLE)
@@ -121,7 +129,7 @@ def test_host_keys_are_read_from_the_console(
     "console", ["Linux version 6.12\n", f"{BEGIN}\n{ED25519} root@web-1\n", f"{BEGIN}\n{END}\n"],
     ids=["none", "half-written", "empty"],
 )  # fmt: skip
-def test_a_console_without_keys_is_an_error(
+def test_console_without_keys_is_an_error(
     client: EC2Client, monkeypatch: pytest.MonkeyPatch, console: str
 ) -> None:
     monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", console)
@@ -130,7 +138,7 @@ def test_a_console_without_keys_is_an_error(
         host_keys(client, list_machines(client)["web-1"], time.monotonic() - 1)
 
 
-def test_it_waits_for_the_console(client: EC2Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_keys_waits_for_console(client: EC2Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", "")
     launch(client, "web-1")
     waited: list[float] = []
@@ -147,100 +155,13 @@ def test_it_waits_for_the_console(client: EC2Client, monkeypatch: pytest.MonkeyP
     assert len(waited) == 1
 
 
-def test_a_machine_is_trusted_once_and_its_successor_anew(
-    client: EC2Client, monkeypatch: pytest.MonkeyPatch, deployment: Deployment, log: Log
-) -> None:
-    monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", CONSOLE)
-    known = deployment.state_dir / "ssh" / "known_hosts"
-    first = launch(client, "web-1")
-    with Shell(deployment, client, log) as shell:
-        shell.trust(list_machines(client)["web-1"])
-        assert known.read_text() == f"web-1 {ED25519} {first}\nweb-1 {RSA} {first}\n"
-        assert stat.S_IMODE(known.stat().st_mode) == 0o600
-        # A console that has scrolled away does not matter any more.
-        monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", "")
-        shell.trust(list_machines(client)["web-1"], timeout=-1)
-
-        client.terminate_instances(InstanceIds=[first])
-        second = launch(client, "web-1")
-        monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", f"{BEGIN}\n{RSA} root@web-1\n{END}\n")
-        shell.trust(list_machines(client)["web-1"])
-    assert known.read_text() == f"web-1 {RSA} {second}\n"
+# -- the environment -------------------------------------------------------------------------------
 
 
-# -- the way in -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shell(deployment: Deployment, client: EC2Client, log: Log) -> Iterator[Shell]:
-    write_private(deployment.ssh_key, "key")
-    with Shell(deployment, client, log) as made:
-        yield made
-
-
-def test_ssh_checks_host_keys_and_reads_no_configuration(
-    shell: Shell, deployment: Deployment
-) -> None:
-    command = shell.command(machine("salt-1"), "id -u; echo 'a b'")
-    assert command[:3] == ["ssh", "-F", "none"]
-    assert {
-        "StrictHostKeyChecking=yes",
-        "HostKeyAlias=salt-1",
-        "BatchMode=yes",
-        "User=admin",
-    } <= set(command)
-    assert f"UserKnownHostsFile={deployment.state_dir / 'ssh' / 'known_hosts'}" in command
-    assert command[-2:] == ["10.20.1.9", """sudo -n sh -c 'id -u; echo '"'"'a b'"'"''"""]
-
-
-def test_other_machines_are_reached_through_the_master(shell: Shell) -> None:
-    command = shell.command(machine("web-1"), "true", master=machine("salt-1"))
-    proxy = next(one for one in command if one.startswith("ProxyCommand="))
-    assert "HostKeyAlias=salt-1" in proxy
-    # What is open to the master already serves: many machines may be asked at once.
-    assert (
-        next(
-            one
-            for one in shell.command(machine("salt-1"), "true")
-            if one.startswith("ControlPath=")
-        )
-        in proxy
-    )
-    assert proxy.endswith("-W %h:%p 10.20.1.9")
-    assert "HostKeyAlias=web-1" in command
-
-
-def test_a_real_machine_is_reached_at_its_public_address(
-    checkout: Path, client: EC2Client, log: Log
-) -> None:
-    one = machine("salt-1", public="198.51.100.7")
-    with Shell(Deployment("local", checkout), client, log) as local:
-        assert local.address(one) == "10.20.1.9"
-    with Shell(Deployment("prod", checkout), client, log) as real:
-        assert real.address(one) == "198.51.100.7"
-        assert real.address(machine("salt-1")) == "10.20.1.9"
-
-
-def test_the_master_has_to_run(deployment: Deployment) -> None:
+def test_require_master_refuses_stopped_or_missing_master(deployment: Deployment) -> None:
     running = machine("salt-1")
     assert require_master(deployment, {"salt-1": running}) == running
     with pytest.raises(NotUpError, match=r"salt-1 is stopped\. Bring the stack up first: make up"):
         require_master(deployment, {"salt-1": machine("salt-1", state="stopped")})
     with pytest.raises(NotUpError, match="salt-1 is not there"):
         require_master(deployment, {"web-1": machine("web-1")})
-
-
-def test_the_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "before")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    variables = {"AWS_ACCESS_KEY_ID": "during", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
-
-    def interrupted() -> None:
-        with aws_environment(variables):
-            assert {name: os.environ[name] for name in variables} == variables
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert os.environ["AWS_ACCESS_KEY_ID"] == "before"
-    assert "AWS_ENDPOINT_URL" not in os.environ

@@ -1,4 +1,4 @@
-"""Every check of the host passes where all is well, and trips where it is not."""
+"""Every check of the host passes on a good host, and fails on a bad one."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) ->
     monkeypatch.setenv("PATH", str(folder))
 
 
-# -- memory and disk ------------------------------------------------------------------------------------------------
+# -- memory and disk -------------------------------------------------------------------------------
 
 
-def test_memory() -> None:
+def test_check_memory() -> None:
     preflight.check_memory(preflight.NEEDED_MEMORY_GIB * GIB)
     with pytest.raises(
         PreflightError,
@@ -73,12 +73,14 @@ def test_memory() -> None:
         preflight.check_memory(5 * GIB + GIB // 2)
 
 
-def test_this_hosts_memory_is_read() -> None:
+def test_available_memory_reads_this_host() -> None:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < preflight.available_memory() <= total
 
 
-def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_disk_of_nearest_existing_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Path] = []
 
     def usage(path: Path) -> Usage:
@@ -97,10 +99,10 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         preflight.check_disk(tmp_path)
 
 
-# -- ports ----------------------------------------------------------------------------------------------------------
+# -- ports -----------------------------------------------------------------------------------------
 
 
-def test_a_port_that_is_free() -> None:
+def test_check_port_accepts_free_port() -> None:
     address = "127.0.0.77"  # where nobody else takes a port at this moment
     with socket.create_server((address, 0)) as once:
         port = once.getsockname()[1]
@@ -108,7 +110,7 @@ def test_a_port_that_is_free() -> None:
 
 
 @pytest.mark.parametrize("variable", ["STACK_HTTPS_PORT", "STACK_API_PORT"])
-def test_a_port_that_is_taken(listener: socket.socket, variable: str) -> None:
+def test_check_port_refuses_taken_port(listener: socket.socket, variable: str) -> None:
     port = listener.getsockname()[1]
     with pytest.raises(
         PreflightError,
@@ -117,7 +119,7 @@ def test_a_port_that_is_taken(listener: socket.socket, variable: str) -> None:
         preflight.check_port("127.0.0.1", port, variable)
 
 
-def test_a_port_that_somebody_has_on_every_address() -> None:
+def test_check_port_refuses_port_taken_on_every_address() -> None:
     with (
         socket.create_server(("0.0.0.0", 0)) as everywhere,
         pytest.raises(PreflightError, match="is taken"),
@@ -125,24 +127,24 @@ def test_a_port_that_somebody_has_on_every_address() -> None:
         preflight.check_port("127.0.0.1", everywhere.getsockname()[1], "STACK_HTTPS_PORT")
 
 
-def test_an_address_that_is_not_this_hosts() -> None:
+def test_check_port_refuses_address_of_another_host() -> None:
     # RFC 5737: no host has it.
     with pytest.raises(PreflightError, match=r"^Port 8443 of 192\.0\.2\.1 cannot be used: "):
         preflight.check_port("192.0.2.1", 8443, "STACK_HTTPS_PORT")
 
 
-# -- Docker and programs --------------------------------------------------------------------------------------------
+# -- Docker and programs ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("reachable", "uid"), [(True, 1000), (True, 0), (False, 0)])
-def test_docker_that_is_there_or_can_be_installed(
+def test_check_docker_accepts_engine_or_root(
     monkeypatch: pytest.MonkeyPatch, reachable: bool, uid: int
 ) -> None:
     as_user(monkeypatch, uid)
     preflight.check_docker(lambda: reachable)
 
 
-def test_no_docker_and_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_docker_refuses_user_without_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     as_user(monkeypatch, 1000)
     with pytest.raises(
         PreflightError, match=r"installing one needs root\. Run as root \(sudo make up\)"
@@ -150,14 +152,16 @@ def test_no_docker_and_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
         preflight.check_docker(lambda: False)
 
 
-def test_programs_that_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_check_programs_accepts_installed_programs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     as_user(monkeypatch, 1000)
     with_programs(monkeypatch, tmp_path / "bin", *preflight.PROGRAMS)
     assert preflight.missing_packages() == []
     preflight.check_programs()
 
 
-def test_missing_programs_are_named_by_their_packages(
+def test_check_programs_names_packages_of_missing_programs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     as_user(monkeypatch, 1000)
@@ -169,7 +173,7 @@ def test_missing_programs_are_named_by_their_packages(
         preflight.check_programs()
 
 
-def test_root_of_a_debian_host_may_lack_programs(
+def test_check_programs_lets_root_of_debian_install_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     as_user(monkeypatch, 0)
@@ -182,18 +186,20 @@ def test_root_of_a_debian_host_may_lack_programs(
         preflight.check_programs()
 
 
-# -- network --------------------------------------------------------------------------------------------------------
+# -- network ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY"])
-def test_a_network_behind_a_proxy(
+def test_check_network_connects_to_proxy(
     monkeypatch: pytest.MonkeyPatch, listener: socket.socket, variable: str
 ) -> None:
     monkeypatch.setenv(variable, f"http://127.0.0.1:{listener.getsockname()[1]}")
     preflight.check_network(("mirror.invalid",))  # only the proxy has to know that name
 
 
-def test_a_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
+def test_check_network_refuses_closed_proxy(
+    monkeypatch: pytest.MonkeyPatch, closed_port: int
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port}")
     with pytest.raises(
         PreflightError, match=r"^127\.0\.0\.1 cannot be reached: .*refused.* check the network, DNS"
@@ -201,13 +207,13 @@ def test_a_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, closed_po
         preflight.check_network()
 
 
-def test_a_name_that_does_not_resolve() -> None:
+def test_check_network_refuses_unknown_host() -> None:
     # RFC 6761: a name of this zone never exists.
     with pytest.raises(PreflightError, match=r"^mirror\.invalid cannot be reached: "):
         preflight.check_network(("mirror.invalid",))
 
 
-# -- account --------------------------------------------------------------------------------------------------------
+# -- account ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -218,7 +224,7 @@ def prod(checkout: Path, client: object) -> Deployment:
     return made
 
 
-def test_the_deployments_own_account_is_accepted(prod: Deployment) -> None:
+def test_check_account_accepts_account_of_settings(prod: Deployment) -> None:
     prod.settings_path.write_text(f"settings: {{aws_account: '{ACCOUNT}'}}\n")
     preflight.check_account(prod)
 
@@ -226,17 +232,22 @@ def test_the_deployments_own_account_is_accepted(prod: Deployment) -> None:
 @pytest.mark.parametrize(
     "settings", ["{}", f"{{aws_account: {ACCOUNT}}}"], ids=["none", "a number"]
 )
-def test_without_an_account_it_tells_the_line_to_add(prod: Deployment, settings: str) -> None:
+def test_check_account_without_setting_prints_the_line_to_add(
+    prod: Deployment, settings: str
+) -> None:
     prod.settings_path.write_text(f"settings: {settings}\n")
     with pytest.raises(
         PreflightError, match=rf"names no aws_account in quotes; .* belong to {ACCOUNT}"
     ) as caught:
         preflight.check_account(prod)
-    assert caught.value.cure.endswith(f"aws_account: '{ACCOUNT}'")
+    assert caught.value.hint.endswith(f"aws_account: '{ACCOUNT}'")
 
 
-def test_another_account_is_refused(prod: Deployment) -> None:
+def test_check_account_refuses_another_account(prod: Deployment) -> None:
     prod.settings_path.write_text("settings: {aws_account: '210987654321'}\n")
-    told = rf"belong to the AWS account {ACCOUNT}, and prod lives in 210987654321 \(pillar/prod/settings\.sls\)"
-    with pytest.raises(PreflightError, match=told):
+    message = (
+        rf"belong to the AWS account {ACCOUNT},"
+        r" and prod lives in 210987654321 \(pillar/prod/settings\.sls\)"
+    )
+    with pytest.raises(PreflightError, match=message):
         preflight.check_account(prod)

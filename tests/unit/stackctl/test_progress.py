@@ -21,14 +21,14 @@ def progress(screen: io.StringIO, log: Log) -> Progress:
     return Progress(Console(file=screen, width=120), log)
 
 
-def test_a_step_that_changed_nothing(progress: Progress, screen: io.StringIO) -> None:
+def test_unchanged_step(progress: Progress, screen: io.StringIO) -> None:
     with progress.step("EC2 API"):
         pass
     assert screen.getvalue().startswith("✓ EC2 API            unchanged ")
     assert progress.changes == 0
 
 
-def test_a_step_that_changed_something(progress: Progress, screen: io.StringIO, log: Log) -> None:
+def test_changed_step(progress: Progress, screen: io.StringIO, log: Log) -> None:
     with progress.step("machines") as step:
         step.report("launching [web-1] [/tmp]")
         step.changed, step.detail = True, "launched [web-1] [/tmp]"
@@ -37,7 +37,7 @@ def test_a_step_that_changed_something(progress: Progress, screen: io.StringIO, 
     assert "launching [web-1] [/tmp]" in log.path.read_text()
 
 
-def test_a_warning_stands_below_its_step(progress: Progress, screen: io.StringIO, log: Log) -> None:
+def test_warning_is_below_its_step(progress: Progress, screen: io.StringIO, log: Log) -> None:
     with progress.step("Salt master") as step:
         step.warning = "not deployed: [draft]"
     assert screen.getvalue().splitlines()[1] == "! Salt master: not deployed: [draft]"
@@ -45,7 +45,7 @@ def test_a_warning_stands_below_its_step(progress: Progress, screen: io.StringIO
     assert progress.changes == 0
 
 
-def test_a_step_that_fails_is_marked_and_the_error_goes_on(
+def test_failed_step_is_marked_and_raises(
     progress: Progress, screen: io.StringIO, log: Log
 ) -> None:
     def fail() -> None:

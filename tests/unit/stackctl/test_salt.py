@@ -1,4 +1,4 @@
-"""What Salt answers is judged truthfully: success, change, prediction and every kind of failure."""
+"""Salt on this host and on the master: which commands run, and how their answers are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import re
-import shlex
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -17,20 +16,16 @@ import yaml
 from stackctl import salt
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, ConvergeError, LaunchError
-from stackctl.machines import Machine, Shell
+from stackctl.machines import Machine
 from stackctl.run import Log, run
-from stackctl.salt import (
-    MIGRATES,
-    Master,
-    Operator,
-    StateRun,
-    operator_configuration,
-    parse_documents,
-    raise_on_failure,
-    read_orchestration,
-    read_states,
+from stackctl.salt import Master, Operator, operator_configuration
+from stackctl.ssh import Shell
+from stackctl.states import (
+    Migration,
 )
 
+ROOT = Path(__file__).parents[3]
+MIGRATION = Migration("web-1", "airflow.migrate")
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
 GOOD = {"result": True, "changes": {}, "comment": "as it should be", "__id__": "redis-package"}
 CHANGED = {
@@ -53,21 +48,23 @@ FAILED = {
 }
 
 
-class ToldShell:
-    """Answers as told, one answer a command, and keeps the commands."""
+class AnsweringShell:
+    """Gives one answer for each command, and keeps the commands."""
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)
         self.commands: list[list[str]] = []
 
-    def run(self, machine: Machine, remote: str, **_: Any) -> str:
+    def run(self, machine: Machine, args: list[str], **_: Any) -> str:
         assert machine == MASTER
-        self.commands.append(shlex.split(remote))
+        self.commands.append(args)
         return self.answers.pop(0)
 
 
-def master(log: Log, *answers: Any) -> tuple[Master, ToldShell]:
-    shell = ToldShell(*(one if isinstance(one, str) else json.dumps(one) for one in answers))
+def master(log: Log, *answers: Any) -> tuple[Master, AnsweringShell]:
+    shell = AnsweringShell(
+        *(answer if isinstance(answer, str) else json.dumps(answer) for answer in answers)
+    )
     return Master(cast(Shell, shell), MASTER, log), shell
 
 
@@ -80,7 +77,7 @@ def step(
     comment: str = "",
     out: str = "highstate",
 ) -> Any:
-    """Return a step of an orchestration as salt.state gives it, or as salt.function without `out`."""
+    """Return a step of an orchestration: of salt.state, or without `out` of salt.function."""
     changes = ({"out": out} if out else {}) | {"ret": ret} if ret else {}
     return {
         "__run_num__": number,
@@ -91,207 +88,28 @@ def step(
     }
 
 
-# -- read_states ----------------------------------------------------------------------------------------------------
+# -- the master ------------------------------------------------------------------------------------
 
 
-def test_success_without_changes() -> None:
-    assert read_states("redis-1", {"a": GOOD, "b": GOOD}) == StateRun("redis-1", 2, (), ())
-
-
-def test_changes_and_predicted_changes_count() -> None:
-    assert read_states("redis-1", {"a": GOOD, "b": CHANGED}).changed == ("redis-config",)
-    assert read_states("redis-1", {"a": GOOD, "b": PREDICTED}).changed == ("redis-config",)
-
-
-def test_a_failure_is_told_in_one_line() -> None:
-    outcome = read_states("redis-1", {"a": FAILED, "b": CHANGED})
-    assert outcome == StateRun("redis-1", 2, ("redis-config",), ("redis-package: no such package",))
-
-
-def test_a_comment_of_pages_is_cut() -> None:
-    (told,) = read_states(
-        "redis-1", {"a": FAILED | {"comment": "Traceback:\n" + "  in file\n" * 900}}
-    ).failed
-    assert told.startswith("redis-package: Traceback: in file")
-    assert told.endswith(" …")
-    assert len(told) < 400
-
-
-def test_a_failed_state_that_changed_something_is_a_failure() -> None:
-    outcome = read_states("redis-1", {"a": FAILED | {"changes": {"pid": 1}}})
-    assert (outcome.changed, len(outcome.failed)) == ((), 1)
-
-
-@pytest.mark.parametrize(
-    ("answer", "failed"),
-    [
-        (
-            ["Rendering SLS 'base:redis' failed", "and more"],
-            ("Rendering SLS 'base:redis' failed", "and more"),
-        ),
-        ("Minion did not return. [No response]", ("Minion did not return. [No response]",)),
-        (False, ("no answer",)),
-        (None, ("no answer",)),
-        ({}, ("no answer",)),
-        ([], ("no answer",)),
-        ({"retcode": 1}, ("retcode: 1",)),
-    ],
-)
-def test_an_answer_that_is_no_state_run_is_a_failure(answer: Any, failed: tuple[str, ...]) -> None:
-    assert read_states("redis-1", answer) == StateRun(
-        "redis-1", 1 if answer == {"retcode": 1} else 0, (), failed
-    )
-
-
-# -- parse_documents ------------------------------------------------------------------------------------------------
-
-
-def test_documents_one_after_another_are_merged() -> None:
-    output = (
-        json.dumps({"web-1": True}, indent=4) + "\n" + json.dumps({"web-2": {"a": [1]}}, indent=4)
-    )
-    assert parse_documents(output) == {"web-1": True, "web-2": {"a": [1]}}
-
-
-def test_other_lines_are_passed_over() -> None:
-    output = '[WARNING ] {unexpected} in {"web-1\nsalt: {\n{"web-1": true}\nERROR: Minions returned with non-zero'
-    assert parse_documents(output) == {"web-1": True}
-
-
-@pytest.mark.parametrize("output", ["", "No minions matched the target.", "{", "[1, 2]"])
-def test_no_document_is_nothing(output: str) -> None:
-    assert parse_documents(output) == {}
-
-
-# -- read_orchestration ---------------------------------------------------------------------------------------------
-
-
-def test_an_orchestrations_state_runs_are_in_order() -> None:
-    steps = {
-        "z": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}, "postgres-1": {"a": GOOD}}),
-        "a": step(1, "deploy-web", {"web-1": {"a": GOOD}}),
-    }
-    runs = read_orchestration(steps)
-    assert [(one.minion, len(one.changed)) for one in runs] == [
-        ("redis-1", 1),
-        ("postgres-1", 0),
-        ("web-1", 0),
-    ]
-
-
-def test_what_a_function_returns_is_no_state() -> None:
-    steps = {
-        "a": step(0, "deploy-addresses", {"web-1": True, "web-2": {"10.20.1.4": "up"}}, out=""),
-        "b": step(1, "deploy-check", {"web-1": ["x"]}, out=""),
-    }
-    assert read_orchestration(steps) == []
-
-
-def test_a_function_that_failed_is_a_failure() -> None:
-    steps = {
-        "a": step(
-            0,
-            "deploy-addresses",
-            {"web-1": False},
-            out="",
-            result=False,
-            comment="failed on\n web-1",
-        )
-    }
-    assert read_orchestration(steps) == [StateRun("deploy-addresses", 0, (), ("failed on web-1",))]
-
-
-def test_a_failed_state_is_told_once_and_its_followers_after_it() -> None:
-    steps = {
-        "b": step(
-            1,
-            "deploy-web",
-            None,
-            result=False,
-            comment="One or more requisite failed: deploy-stores",
-        ),
-        "a": step(
-            0,
-            "deploy-stores",
-            {"redis-1": {"a": FAILED}},
-            result=False,
-            comment="Run failed on: redis-1",
-        ),
-    }
-    assert [(one.minion, one.failed) for one in read_orchestration(steps)] == [
-        ("redis-1", ("redis-package: no such package",)),
-        ("deploy-web", ("One or more requisite failed: deploy-stores",)),
-    ]
-
-
-def test_a_minion_whose_states_do_not_render_is_a_failure() -> None:
-    answers = {"web-1": ["Rendering SLS failed: no key 'secrets'"], "web-2": {"a": GOOD}}
-    runs = read_orchestration(
-        {"a": step(0, "deploy-web", answers, result=False, comment="Run failed on: web-1")}
-    )
-    assert [(one.minion, one.failed) for one in runs] == [
-        ("web-1", ("Rendering SLS failed: no key 'secrets'",)),
-        ("web-2", ()),
-    ]
-
-
-def test_a_minion_that_gave_no_answer_is_told_in_the_steps_words() -> None:
-    comment = "Run failed on minions: web-1 (no return)"
-    runs = read_orchestration(
-        {"a": step(0, "deploy-web", {"web-1": False}, result=False, comment=comment)}
-    )
-    assert runs == [StateRun("deploy-web", 0, (), (comment,))]
-
-
-def test_an_orchestration_that_does_not_render_is_a_failure(log: Log) -> None:
-    assert read_orchestration(["Rendering SLS 'orch.deploy' failed"])[0].failed
-    assert read_orchestration(None)[0].failed == ("no answer",)
-
-
-# -- raise_on_failure -----------------------------------------------------------------------------------------------
-
-
-def test_success_raises_nothing(log: Log) -> None:
-    raise_on_failure([], log)
-    raise_on_failure([StateRun("web-1", 3, ("a",), ())], log)
-
-
-def test_the_first_failure_is_told_with_how_many_there_are(log: Log) -> None:
-    runs = [
-        StateRun("lb-1", 1, (), ()),
-        StateRun("web-1", 2, (), ("a: x", "b: y")),
-        StateRun("web-2", 1, (), ("c: z",)),
-    ]
-    with pytest.raises(ConvergeError) as caught:
-        raise_on_failure(runs, log)
-    assert caught.value.what == "web-1: a: x (and 2 more)."
-    assert caught.value.log == log.path
-    with pytest.raises(ConvergeError, match=r"^web-2: c: z\. Mend the cause"):
-        raise_on_failure(runs[2:], log)
-
-
-# -- the master -----------------------------------------------------------------------------------------------------
-
-
-def test_it_asks_again_only_those_that_were_silent(log: Log) -> None:
+def test_answering_asks_silent_minions_again(log: Log) -> None:
     no_response = "Minion did not return. [No response]"
-    one, shell = master(
+    salt_master, shell = master(
         log, {"web-1": True, "web-2": no_response, "rogue-1": True}, {"web-2": True}
     )
-    assert one.answering(["web-1", "web-2"], time.monotonic() + 60) == {"web-1", "web-2"}
-    assert [command[2] for command in shell.commands] == ["web-1,web-2", "web-2"]
+    assert salt_master.answering(["web-1", "web-2"], time.monotonic() + 60) == {"web-1", "web-2"}
+    assert [command[4] for command in shell.commands] == ["web-1,web-2", "web-2"]
 
 
-def test_it_gives_up_at_the_deadline(log: Log) -> None:
-    one, shell = master(log, {"web-1": False}, {"web-1": True})
-    assert one.answering(["web-1"], time.monotonic() - 1) == set()
+def test_answering_ends_at_deadline(log: Log) -> None:
+    salt_master, shell = master(log, {"web-1": False}, {"web-1": True})
+    assert salt_master.answering(["web-1"], time.monotonic() - 1) == set()
     assert len(shell.commands) == 1
 
 
-def test_a_master_that_does_not_hear_itself_is_no_judge_of_others(log: Log) -> None:
-    one, _ = master(log, {"web-1": False, "salt-1": False})
-    with pytest.raises(LaunchError, match=r"^salt-1 does not hear its own minion"):
-        one.answering(["web-1", "salt-1"], time.monotonic() - 1)
+def test_answering_fails_if_masters_own_minion_is_silent(log: Log) -> None:
+    salt_master, _ = master(log, {"web-1": False, "salt-1": False})
+    with pytest.raises(LaunchError, match=r"^salt-1 gets no answer from its own minion"):
+        salt_master.answering(["web-1", "salt-1"], time.monotonic() - 1)
 
 
 class HostShell:
@@ -302,16 +120,22 @@ class HostShell:
         self.timeout = 0.0
 
     def run(
-        self, machine: Machine, remote: str, *, what: str, accept: tuple[int, ...], timeout: float
+        self,
+        machine: Machine,
+        args: list[str],
+        *,
+        what: str,
+        accept: tuple[int, ...],
+        timeout: float,
     ) -> str:
         assert machine == MASTER
         self.timeout = timeout
-        return run(["sh", "-c", remote], log=self.log, what=what, accept=accept)
+        return run(args, log=self.log, what=what, accept=accept)
 
 
 @pytest.fixture
 def cloud(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Master, HostShell]:
-    """A master whose salt-cloud says with what it was called."""
+    """A master whose salt-cloud prints its arguments."""
     program = tmp_path / "bin" / "salt-cloud"
     program.parent.mkdir()
     program.write_text(
@@ -319,55 +143,54 @@ def cloud(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ma
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(salt, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(salt, "LOCKFILE", str(tmp_path / "lock"))
     shell = HostShell(log)
     return Master(cast(Shell, shell), MASTER, log), shell
 
 
-def test_salt_cloud_on_the_master_answers_in_json(cloud: tuple[Master, HostShell]) -> None:
-    one, _ = cloud
+def test_salt_cloud_on_master_asks_for_json(cloud: tuple[Master, HostShell]) -> None:
+    salt_master, _ = cloud
     assert (
-        one.salt_cloud(["--destroy", "web 1"], 1)
+        salt_master.salt_cloud(["--destroy", "web 1"], 1)
         == "--destroy web 1 --assume-yes --out=json --log-level=warning\n"
     )
     with pytest.raises(CommandError, match=r"^salt-cloud failed: no quota"):
-        one.salt_cloud(["--fail"], 1)
+        salt_master.salt_cloud(["--fail"], 1)
 
 
-def test_a_second_salt_cloud_on_the_master_waits_and_then_says_why_it_cannot(
+def test_second_salt_cloud_on_master_fails_at_lockfile(
     cloud: tuple[Master, HostShell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, _ = cloud
+    salt_master, _ = cloud
     monkeypatch.setattr(salt, "LOCK_SECONDS", 0)
-    with Path(salt.LOCK).open("w") as lock:
+    with Path(salt.LOCKFILE).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as a salt-cloud holds it whose operator went away
         with pytest.raises(
             LaunchError,
             match=r"^Another salt-cloud still runs on salt-1, .*: wait until it has ended",
         ):
-            one.salt_cloud(["--map", "small"], 6)
-    assert one.salt_cloud(["--map", "small"], 6).startswith("--map small ")
+            salt_master.salt_cloud(["--map", "small"], 6)
+    assert salt_master.salt_cloud(["--map", "small"], 6).startswith("--map small ")
 
 
-def test_every_machine_that_salt_cloud_sees_to_has_its_time(
+def test_timeout_of_salt_cloud_grows_with_machines(
     cloud: tuple[Master, HostShell],
 ) -> None:
-    one, shell = cloud
+    salt_master, shell = cloud
     for machines in (1, 6):
-        one.salt_cloud(["--map", "small"], machines)
+        salt_master.salt_cloud(["--map", "small"], machines)
         assert shell.timeout == salt.LOCK_SECONDS + machines * salt.MACHINE_SECONDS
     assert salt.MACHINE_SECONDS > 900 + 1800, "the driver's waits"
 
 
-class PredictingShell(ToldShell):
+class PredictingShell(AnsweringShell):
     """The master's shell, which answers each of the two questions, in whatever order they come."""
 
-    def run(self, machine: Machine, remote: str, **_: Any) -> str:
+    def run(self, machine: Machine, args: list[str], **_: Any) -> str:
         assert machine == MASTER
-        command = shlex.split(remote)
-        assert command[-1] == "test=True"
-        self.commands.append(command)
-        return self.answers["-C" not in command]
+        assert args[-1] == "test=True"
+        self.commands.append(args)
+        return self.answers["-C" not in args]
 
 
 def predicting(log: Log, machines: Any, database: Any) -> tuple[Master, PredictingShell]:
@@ -375,21 +198,21 @@ def predicting(log: Log, machines: Any, database: Any) -> tuple[Master, Predicti
     return Master(cast(Shell, shell), MASTER, log), shell
 
 
-def test_a_prediction_is_one_run_a_machine(log: Log) -> None:
-    one, _ = predicting(
+def test_prediction_has_a_run_for_each_machine(log: Log) -> None:
+    salt_master, _ = predicting(
         log, {"web-2": {"a": GOOD}, "lb-1": {"a": PREDICTED}}, {"web-1": {"a": GOOD}}
     )
-    assert [(run.minion, len(run.changed)) for run in one.predict()] == [
+    assert [(run.minion, len(run.changed)) for run in salt_master.predict(MIGRATION)] == [
         ("lb-1", 1),
         ("web-2", 0),
         ("web-1", 0),
     ]
 
 
-def test_a_prediction_sees_what_only_the_database_lacks(log: Log) -> None:
+def test_prediction_includes_migration(log: Log) -> None:
     admin = PREDICTED | {"__id__": "airflow-admin"}
-    one, shell = predicting(log, {"web-2": {"a": GOOD}}, {"web-1": {"a": GOOD, "b": admin}})
-    assert [run.changed for run in one.predict()] == [(), ("airflow-admin",)]
+    salt_master, shell = predicting(log, {"web-2": {"a": GOOD}}, {"web-1": {"a": GOOD, "b": admin}})
+    assert [run.changed for run in salt_master.predict(MIGRATION)] == [(), ("airflow-admin",)]
     asked = sorted(command[4:] for command in shell.commands)
     assert asked == [
         ["-C", "not web-1", "state.highstate", "test=True"],
@@ -397,13 +220,12 @@ def test_a_prediction_sees_what_only_the_database_lacks(log: Log) -> None:
     ]
 
 
-def test_the_machine_that_cares_for_the_database_is_the_orchestrations_and_asked_for_all_that_it_runs() -> (
-    None
-):
-    tree = Path(__file__).parents[3] / "salt"
+def test_migration_is_read_from_orchestration_and_contains_the_highstate() -> None:
+    tree = ROOT / "salt"
     steps = yaml.safe_load((tree / "orch" / "deploy.sls").read_text())
-    assert {"tgt": MIGRATES} in steps["deploy-database"]["salt.state"]
-    assert {"sls": "airflow.migrate"} in steps["deploy-database"]["salt.state"]
+    assert Migration.read(ROOT) == MIGRATION
+    assert {"tgt": MIGRATION.machine} in steps["deploy-database"]["salt.state"]
+    assert {"sls": MIGRATION.states} in steps["deploy-database"]["salt.state"]
     top = yaml.safe_load((tree / "top.sls").read_text())["base"]
     included = re.search(
         r"^include:\n(?:  - .+\n)+", (tree / "airflow" / "migrate.sls").read_text(), re.MULTILINE
@@ -413,7 +235,7 @@ def test_the_machine_that_cares_for_the_database_is_the_orchestrations_and_asked
 
 
 @pytest.mark.parametrize(
-    ("machines", "database", "told"),
+    ("machines", "database", "printed"),
     [
         (
             {"web-2": "Minion did not return. [Not connected]"},
@@ -424,20 +246,20 @@ def test_the_machine_that_cares_for_the_database_is_the_orchestrations_and_asked
         ("No return received", {"web-1": {"a": GOOD}}, "No machine predicted its states"),
     ],
 )
-def test_what_cannot_be_predicted_is_an_error(
-    log: Log, machines: Any, database: Any, told: str
+def test_failed_prediction_is_an_error(
+    log: Log, machines: Any, database: Any, printed: str
 ) -> None:
-    one, _ = predicting(log, machines, database)
-    with pytest.raises(ConvergeError, match=f"^{told}"):
-        one.predict()
+    salt_master, _ = predicting(log, machines, database)
+    with pytest.raises(ConvergeError, match=f"^{printed}"):
+        salt_master.predict(MIGRATION)
 
 
-def test_an_orchestration_that_fails_is_an_error(log: Log) -> None:
+def test_failed_orchestration_is_an_error(log: Log) -> None:
     steps = {"a": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}})}
-    one, shell = master(
+    salt_master, shell = master(
         log, {"data": {"salt-1_master": steps}, "outputter": "highstate", "retcode": 0}
     )
-    assert [run.changed for run in one.orchestrate("orch.deploy", lambda _: None)] == [
+    assert [run.changed for run in salt_master.orchestrate("orch.deploy", lambda _: None)] == [
         ("redis-config",)
     ]
     assert shell.commands == [["salt-run", "--out=json", "state.orchestrate", "orch.deploy"]]
@@ -452,7 +274,7 @@ def test_an_orchestration_that_fails_is_an_error(log: Log) -> None:
 
 
 class BootingShell:
-    """A way in to a machine whose sshd and minion are still starting."""
+    """A shell on a machine whose sshd and minion are still starting."""
 
     def __init__(self, *answers: str | Exception) -> None:
         self.answers = list(answers)
@@ -467,7 +289,7 @@ class BootingShell:
         return answer
 
 
-def test_the_masters_own_minion_is_waited_for(
+def test_operator_waits_for_minion_of_master(
     deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stackctl.salt.time.sleep", lambda _: None)
@@ -482,10 +304,10 @@ def test_the_masters_own_minion_is_waited_for(
     assert answering(-1, refused) == set()
 
 
-# -- from this host -------------------------------------------------------------------------------------------------
+# -- from this host --------------------------------------------------------------------------------
 
 
-def test_salt_on_this_host_reads_the_repositorys_own_files(deployment: Deployment) -> None:
+def test_operator_configuration_links_to_checkout(deployment: Deployment) -> None:
     folder = operator_configuration(deployment)
     assert operator_configuration(deployment) == folder
     minion = yaml.safe_load((folder / "minion").read_text())
@@ -496,4 +318,4 @@ def test_salt_on_this_host_reads_the_repositorys_own_files(deployment: Deploymen
     ]
     assert (folder / "cloud.maps.d" / "small.map").is_file()
     written = [minion[name] for name in ("pki_dir", "cachedir", "sock_dir", "log_file")]
-    assert all(Path(one).is_relative_to(deployment.state_dir) for one in written)
+    assert all(Path(path).is_relative_to(deployment.state_dir) for path in written)

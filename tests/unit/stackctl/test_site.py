@@ -1,4 +1,4 @@
-"""The site is healthy only if it says so itself, under its own certificate."""
+"""The site is healthy only if it answers 200 under a valid certificate of its name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from stackctl import site
+from stackctl.certificates import Authority
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
-from stackctl.secrets import Authority
 from tlsserver import Page, serving
 
 AUTHORITY = Authority.new("test")
@@ -29,7 +29,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settle(deployment: Deployment, port: int, authority: Authority = AUTHORITY) -> None:
-    """Say where the site is, and whom to trust."""
+    """Write the site's address and the trusted authority into the settings."""
     deployment.pillar_dir.mkdir(exist_ok=True)
     settings = {
         "base_url": f"https://127.0.0.1:{port}",
@@ -60,37 +60,39 @@ def serve(deployment: Deployment, tmp_path: Path) -> Iterator[Serve]:
         yield start
 
 
-def test_a_site_that_is_well(deployment: Deployment, serve: Serve) -> None:
+def test_healthy_site_has_no_problem(deployment: Deployment, serve: Serve) -> None:
     serve(200)
     assert site.problem(deployment) == ""
     site.require_healthy(deployment, seconds=0)
 
 
 @pytest.mark.parametrize("code", [503, 404])
-def test_a_site_that_answers_otherwise(deployment: Deployment, serve: Serve, code: int) -> None:
+def test_other_status_is_a_problem(deployment: Deployment, serve: Serve, code: int) -> None:
     serve(code)
     assert site.problem(deployment) == f"status {code}"
 
 
-def test_another_names_certificate(deployment: Deployment, serve: Serve) -> None:
+def test_certificate_of_another_name_is_a_problem(deployment: Deployment, serve: Serve) -> None:
     serve(200, name="10.0.0.1")
     assert "certificate verify failed" in site.problem(deployment)
 
 
-def test_a_certificate_that_nobody_vouches_for(deployment: Deployment, serve: Serve) -> None:
+def test_certificate_of_another_authority_is_a_problem(
+    deployment: Deployment, serve: Serve
+) -> None:
     serve(200)
     settle(deployment, int(site.address(deployment).rpartition(":")[2]), Authority.new("other"))
     assert "certificate verify failed" in site.problem(deployment)
 
 
-def test_a_site_that_nobody_serves(deployment: Deployment) -> None:
+def test_closed_port_is_a_problem(deployment: Deployment) -> None:
     with socket.socket() as bound:  # on a port on which nobody else will listen
         bound.bind(("127.0.0.1", 0))
         settle(deployment, bound.getsockname()[1])
         assert "Connection refused" in site.problem(deployment)
 
 
-def test_a_server_that_is_no_web_server(
+def test_server_without_http_is_a_problem(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(deployment, 443)
@@ -102,7 +104,7 @@ def test_a_server_that_is_no_web_server(
     assert site.problem(deployment) == "220 mail.example.org ESMTP"
 
 
-def test_a_site_that_is_not_well_yet_is_waited_for(
+def test_require_healthy_waits_for_site(
     deployment: Deployment, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stackctl.site.time.sleep", lambda _: None)
@@ -110,7 +112,7 @@ def test_a_site_that_is_not_well_yet_is_waited_for(
     site.require_healthy(deployment)
 
 
-def test_a_site_that_stays_ill_is_an_error(deployment: Deployment, serve: Serve) -> None:
+def test_require_healthy_fails_after_deadline(deployment: Deployment, serve: Serve) -> None:
     serve(503)
     with pytest.raises(
         ConvergeError, match=r"^https://127\.0\.0\.1:\d+ is not healthy: status 503\. See: stackctl"

@@ -11,35 +11,33 @@ from typing import cast
 
 import pytest
 
-from localcloud.config import write_private
 from stackctl import tree
 from stackctl.deployment import Deployment
-from stackctl.errors import StackError
-from stackctl.machines import Machine, Shell
-from stackctl.run import Log
+from stackctl.errors import CommandError, StackError
+from stackctl.files import write_private
+from stackctl.machines import Machine
+from stackctl.run import Log, run
+from stackctl.ssh import Shell, script_command
 
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
 
 
 class HereShell:
-    """Runs on this host what is meant for the master, and hands GnuPG nothing but keeps what it would get."""
+    """Runs the master's scripts on this host, but keeps the GPG key in place of importing it."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
         self.key = ""
 
-    def run(
-        self, machine: Machine, remote: str, *, what: str, stdin: str | bytes | None = None
+    def script(
+        self, machine: Machine, args: list[str], *, what: str, stdin: str | bytes | None = None
     ) -> str:
         assert machine == MASTER
         self.ran.append(what)
-        if "gpg --homedir" in remote:
+        if args[0] == "import-gpg-key":
             self.key = cast(str, stdin)
             return ""
-        data = stdin.encode() if isinstance(stdin, str) else stdin or b""
-        return subprocess.run(
-            ["sh", "-c", remote], input=data, capture_output=True, check=True
-        ).stdout.decode()
+        return run(script_command(args), log=None, what=what, stdin=stdin)
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -92,18 +90,16 @@ def push(deployment: Deployment, shell: HereShell, log: Log) -> tuple[bool, str]
     return tree.push(deployment, cast(Shell, shell), MASTER, log)
 
 
-# -- revision -------------------------------------------------------------------------------------------------------
+# -- revision --------------------------------------------------------------------------------------
 
 
-def test_a_clean_checkout_is_its_commit(repository: Path, log: Log) -> None:
+def test_revision_of_clean_checkout_is_commit(repository: Path, log: Log) -> None:
     commit = git(repository, "rev-parse", "HEAD")
     assert tree.revision(repository, log) == (commit, commit)
 
 
 @pytest.mark.parametrize("how", ["edited", "deleted", "added"])
-def test_a_dirty_checkout_says_so_and_is_named_for_its_content(
-    repository: Path, log: Log, how: str
-) -> None:
+def test_revision_of_dirty_checkout_names_its_content(repository: Path, log: Log, how: str) -> None:
     commit = git(repository, "rev-parse", "HEAD")
     top = repository / "salt" / "top.sls"
     match how:
@@ -127,41 +123,39 @@ def test_a_dirty_checkout_says_so_and_is_named_for_its_content(
     assert ("salt/new.sls" in present) == (how == "added")
 
 
-def test_a_file_that_git_does_not_know_is_not_deployed(repository: Path, log: Log) -> None:
+def test_untracked_file_is_not_in_revision(repository: Path, log: Log) -> None:
     commit = git(repository, "rev-parse", "HEAD")
     (repository / "salt" / "draft.sls").write_text("draft: {}\n")
     assert tree.revision(repository, log) == (commit, commit)
 
 
-def test_what_is_no_checkout_is_refused(checkout: Path, log: Log) -> None:
+def test_revision_needs_git_checkout(checkout: Path, log: Log) -> None:
     with pytest.raises(StackError, match=r"is no git checkout\. Clone the repository"):
         tree.revision(checkout, log)
 
 
-def test_files_that_git_does_not_know_are_named(local: Deployment, log: Log) -> None:
-    assert tree.left_out(local, log) == ""
+def test_untracked_warning_names_files(local: Deployment, log: Log) -> None:
+    assert tree.untracked_warning(local, log) == ""
     (local.root / "salt" / "a draft.sls").write_text("draft: {}\n")
     (local.root / "pillar" / "prod").mkdir()
     (local.root / "pillar" / "prod" / "settings.sls").write_text("settings: {}\n")
-    assert tree.left_out(local, log).endswith(
+    assert tree.untracked_warning(local, log).endswith(
         "(git add): pillar/prod/settings.sls, salt/a draft.sls"
     )
     # What is pushed as the deployment's own pillar is not left out.
     prod = Deployment("prod", local.root)
-    assert tree.left_out(prod, log).endswith("(git add): salt/a draft.sls")
+    assert tree.untracked_warning(prod, log).endswith("(git add): salt/a draft.sls")
     for number in range(3):
         (local.root / "salt" / f"{number}.sls").touch()
-    assert tree.left_out(prod, log).endswith(
+    assert tree.untracked_warning(prod, log).endswith(
         "(git add): salt/0.sls, salt/1.sls, salt/2.sls and 1 more"
     )
 
 
-# -- push -----------------------------------------------------------------------------------------------------------
+# -- push ------------------------------------------------------------------------------------------
 
 
-def test_the_master_gets_the_tree_the_pillar_and_the_key(
-    local: Deployment, home: Path, log: Log
-) -> None:
+def test_push_brings_tree_pillar_and_key(local: Deployment, home: Path, log: Log) -> None:
     shell = HereShell()
     changed, name = push(local, shell, log)
     assert changed
@@ -178,14 +172,25 @@ def test_the_master_gets_the_tree_the_pillar_and_the_key(
     assert not (home / "current" / "pillar" / "local").exists()
 
 
-def test_the_same_again_changes_nothing(local: Deployment, home: Path, log: Log) -> None:
+def test_failing_git_archive_is_a_sentence(
+    local: Deployment, home: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "revision", lambda *_: ("name", "0" * 40))
+    with pytest.raises(
+        CommandError, match=r"^git archive failed: fatal: not a tree object.* Log: "
+    ):
+        push(local, HereShell(), log)
+    assert not home.exists()
+
+
+def test_second_push_changes_nothing(local: Deployment, home: Path, log: Log) -> None:
     _, name = push(local, HereShell(), log)
     shell = HereShell()
     assert push(local, shell, log) == (False, name)
     assert shell.ran == ["reading the revision on salt-1"]
 
 
-def test_uncommitted_changes_are_deployed_without_untracked_files(
+def test_push_includes_uncommitted_changes_but_no_untracked_files(
     local: Deployment, home: Path, log: Log
 ) -> None:
     (local.root / "salt" / "top.sls").write_text("base: {'*': [base]}\n")
@@ -196,7 +201,7 @@ def test_uncommitted_changes_are_deployed_without_untracked_files(
     assert not (home / "current" / "salt" / "draft.sls").exists()
 
 
-def test_a_new_tree_keeps_just_the_one_before(local: Deployment, home: Path, log: Log) -> None:
+def test_push_keeps_only_the_previous_tree(local: Deployment, home: Path, log: Log) -> None:
     names = []
     for number in range(3):
         (local.root / "salt" / "top.sls").write_text(f"base: {{'{number}': []}}\n")
@@ -206,7 +211,7 @@ def test_a_new_tree_keeps_just_the_one_before(local: Deployment, home: Path, log
     assert sorted(path.name for path in home.iterdir()) == sorted([*names[1:], "current", "pillar"])
 
 
-def test_a_new_secret_is_pushed_without_the_tree(local: Deployment, home: Path, log: Log) -> None:
+def test_push_of_new_secret_omits_tree(local: Deployment, home: Path, log: Log) -> None:
     push(local, HereShell(), log)
     (local.pillar_dir / "secrets" / "redis-airflow.sls").write_text("other ciphertext\n")
     (local.pillar_dir / "settings.sls").unlink()
@@ -219,20 +224,20 @@ def test_a_new_secret_is_pushed_without_the_tree(local: Deployment, home: Path, 
     assert not (home / "pillar" / "local" / "settings.sls").exists()
 
 
-def test_the_pillars_archive_is_roots_and_the_same_for_the_same_content(local: Deployment) -> None:
-    first = tree._pillar_archive(local)
+def test_pillar_archive_is_private_and_reproducible(local: Deployment) -> None:
+    first = tree.pillar_archive(local)
     for path in [*local.pillar_dir.rglob("*")]:
         path.touch()
         path.chmod(0o755)
-    assert tree._pillar_archive(local) == first
+    assert tree.pillar_archive(local) == first
     with tarfile.open(fileobj=io.BytesIO(first)) as archive:
         members = archive.getmembers()
-    assert {one.name for one in members} == {
+    assert {member.name for member in members} == {
         ".",
         "./settings.sls",
         "./secrets",
         "./secrets/redis-airflow.sls",
     }
-    assert {(one.uid, one.gid, one.uname) for one in members} == {(0, 0, "root")}
-    assert {one.mode for one in members if one.isfile()} == {0o600}
-    assert {one.mode for one in members if one.isdir()} == {0o700}
+    assert {(member.uid, member.gid, member.uname) for member in members} == {(0, 0, "root")}
+    assert {member.mode for member in members if member.isfile()} == {0o600}
+    assert {member.mode for member in members if member.isdir()} == {0o700}

@@ -1,23 +1,26 @@
-"""A second run of `up` leaves alone what is as the tree says, and sees what is not."""
+"""`up` applies nothing when the machines predict no change, and otherwise runs everything."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from io import StringIO
+from pathlib import Path
 from typing import cast
 
 import pytest
 from rich.console import Console
 
 from stackctl import up
+from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
 from stackctl.progress import Progress
 from stackctl.run import Log
-from stackctl.salt import Master, StateRun
+from stackctl.salt import Master
+from stackctl.states import Migration, StateRun
 
 
-class ToldMaster:
-    """A master that predicts what it is told, and keeps what it did."""
+class FakeMaster:
+    """A master with given predictions, which keeps its calls."""
 
     def __init__(self, predicted: list[StateRun] | ConvergeError) -> None:
         self.predicted = predicted
@@ -26,7 +29,8 @@ class ToldMaster:
     def sync(self) -> None:
         self.did.append("sync")
 
-    def predict(self) -> list[StateRun]:
+    def predict(self, migration: Migration) -> list[StateRun]:
+        assert migration.machine == "web-1"
         self.did.append("predict")
         if isinstance(self.predicted, ConvergeError):
             raise self.predicted
@@ -45,34 +49,51 @@ def progress(log: Log) -> Progress:
 
 
 def converge(
-    progress: Progress, master: ToldMaster, *, pushed: bool = False, predict: bool = True
+    progress: Progress, master: FakeMaster, *, pushed: bool = False, predict: bool = True
 ) -> list[str]:
-    up._converge(cast(Master, master), progress, pushed=pushed, predict=predict)
+    migration = Migration("web-1", "airflow.migrate")
+    up.converge(cast(Master, master), migration, progress, pushed=pushed, predict=predict)
     return master.did
 
 
-WELL = StateRun("web-1", 9, (), ())
+UNCHANGED = StateRun("web-1", 9, (), ())
 ROTATED = StateRun("web-1", 9, ("airflow-admin",), ())
 
 
-def test_where_nothing_would_change_nothing_is_applied(progress: Progress) -> None:
-    assert converge(progress, ToldMaster([WELL])) == ["predict"]
+def test_prediction_without_changes_applies_nothing(progress: Progress) -> None:
+    assert converge(progress, FakeMaster([UNCHANGED])) == ["predict"]
     assert progress.changes == 0
 
 
 @pytest.mark.parametrize(
-    "predicted", [[WELL, ROTATED], ConvergeError("web-1: airflow-database: it is behind.")]
+    "predicted", [[UNCHANGED, ROTATED], ConvergeError("web-1: airflow-database: it is behind.")]
 )
-def test_what_would_change_or_cannot_be_predicted_is_applied(
+def test_predicted_or_unpredictable_change_is_applied(
     progress: Progress, predicted: list[StateRun] | ConvergeError
 ) -> None:
-    assert converge(progress, ToldMaster(predicted)) == ["predict", "orch.deploy"]
+    assert converge(progress, FakeMaster(predicted)) == ["predict", "orch.deploy"]
     assert progress.changes == 1
 
 
-def test_a_new_tree_is_brought_to_the_machines_before_they_predict(progress: Progress) -> None:
-    assert converge(progress, ToldMaster([WELL]), pushed=True) == ["sync", "predict"]
+def test_new_tree_is_synced_before_prediction(progress: Progress) -> None:
+    assert converge(progress, FakeMaster([UNCHANGED]), pushed=True) == ["sync", "predict"]
 
 
-def test_new_machines_are_not_asked_what_they_lack(progress: Progress) -> None:
-    assert converge(progress, ToldMaster([WELL]), predict=False) == ["orch.deploy"]
+def test_new_machines_skip_prediction(progress: Progress) -> None:
+    assert converge(progress, FakeMaster([UNCHANGED]), predict=False) == ["orch.deploy"]
+
+
+def test_up_renames_pillar_keys_of_real_deployment(checkout: Path, log: Log) -> None:
+    prod = Deployment("prod", checkout)
+    (prod.pillar_dir / "secrets").mkdir(parents=True)
+    prod.settings_path.write_text("settings: {}\n")
+    file = prod.pillar_dir / "secrets" / "redis-airflow.sls"
+    file.write_text("#!yaml|gpg\nsecrets:\n  redis_airflow:\n    password: |\n      ciphertext\n")
+    screen = StringIO()
+    up.prepare_secrets(prod, Progress(Console(file=screen, width=120), log))
+    assert "  redis-airflow:\n    password: |\n      ciphertext\n" in file.read_text()
+    assert "renamed 1 pillar keys" in screen.getvalue()
+    assert "secrets: commit pillar/prod: redis-airflow" in screen.getvalue()
+    again = Progress(Console(file=StringIO()), log)
+    up.prepare_secrets(prod, again)
+    assert again.changes == 0

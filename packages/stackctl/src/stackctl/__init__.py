@@ -1,1 +1,1 @@
-"""The operator command: brings the whole stack up, shows it, and takes it down."""
+"""The operator command: it brings the stack up, shows its state, and removes it."""

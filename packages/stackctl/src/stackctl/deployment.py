@@ -1,4 +1,4 @@
-"""Which deployment is meant, and where its files are."""
+"""A deployment of the stack: its name, its files, its machines and its settings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any, cast
 import yaml
 
 from stackctl.errors import StackError
+from stackctl.roles import MASTER, RoleTable, role_of
 
 LOCAL = "local"
 
 
 def repository_root() -> Path:
-    """Return the checkout this package runs from, or the working directory's when it is installed elsewhere.
+    """Return the checkout of this package, or the working directory's if it is installed elsewhere.
 
     Raises:
         StackError: neither is a checkout of this repository.
@@ -30,7 +31,7 @@ def repository_root() -> Path:
 
 @dataclass(frozen=True)
 class Deployment:
-    """One deployment of the stack: `local` is the rehearsal on this machine, any other name a real account.
+    """A deployment of the stack: `local` is on this machine, any other is in an AWS account.
 
     Attributes:
         name: also the folder below `pillar/` and below `.stack/`.
@@ -58,7 +59,7 @@ class Deployment:
 
     @property
     def state_dir(self) -> Path:
-        """What this host keeps about the deployment: keys, known hosts, logs. Never in git."""
+        """The folder of keys, known hosts and logs, which git ignores."""
         return self.root / ".stack" / self.name
 
     @property
@@ -72,17 +73,25 @@ class Deployment:
         return self.root / "cloud.maps.d" / f"{self.map_name}.map"
 
     def base_pillar(self, component: str) -> dict[str, Any]:
-        """Return what a file of `pillar/base` says of the component that it is named for."""
+        """Return what a file of `pillar/base` holds about the component that it is named for."""
         text = (self.root / "pillar" / "base" / f"{component}.sls").read_text()
         return cast(dict[str, Any], yaml.safe_load(text)[component])
 
+    def role_table(self) -> RoleTable:
+        """Return the table of roles."""
+        return RoleTable.read(self.root / "pillar" / "base" / "roles.sls")
+
+    def region(self) -> str:
+        """Return the AWS region that the machines are in."""
+        return str(self.base_pillar("aws")["region"])
+
     @property
     def salt_lock(self) -> Path:
-        """The list, pinned by hash, of what a machine's Salt is installed from."""
+        """The list of packages, pinned by hash, from which a machine's Salt is installed."""
         return self.root / "requirements" / "salt.txt"
 
     def machines(self) -> dict[str, str]:
-        """Return minion id -> profile, as the map has them, the Salt master first."""
+        """Return minion id -> profile, as the map has them; the Salt master comes first."""
         profiles = cast(
             dict[str, list[str | dict[str, Any]]], yaml.safe_load(self.map_path.read_text())
         )
@@ -91,26 +100,30 @@ class Deployment:
             for entry in entries:
                 names = entry if isinstance(entry, Mapping) else [entry]
                 found.update(dict.fromkeys(names, profile))
-        return dict(sorted(found.items(), key=lambda item: (item[1] != "salt", item[0])))
+        return dict(sorted(found.items(), key=lambda item: (role_of(item[0]) != MASTER, item[0])))
+
+    def machines_of(self, role: str) -> list[str]:
+        """Return the minion ids of a role that the map names."""
+        return [name for name in self.machines() if role_of(name) == role]
 
     def master(self) -> str:
         """Return the minion id of the Salt master."""
-        masters = [name for name, profile in self.machines().items() if profile == "salt"]
+        masters = self.machines_of(MASTER)
         if len(masters) != 1:
             raise StackError(
-                f"{self.map_path.name} names {len(masters)} machines of profile 'salt'.",
+                f"{self.map_path.name} names {len(masters)} machines of the role '{MASTER}'.",
                 "Name just one.",
             )
         return masters[0]
 
     @property
     def ssh_key(self) -> Path:
-        """The private half of the key with which machines are entered."""
+        """The private SSH key for the machines."""
         return self.state_dir / "ssh" / "key"
 
     @property
     def ssh_key_before(self) -> Path:
-        """The same before a rotation, as long as machines may know no other; see `sshkey`."""
+        """The previous key, during a rotation; see `ssh_rotation`."""
         return self.state_dir / "ssh" / "key.before"
 
     @property

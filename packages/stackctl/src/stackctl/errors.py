@@ -1,4 +1,18 @@
-"""What can go wrong, each with the sentence the operator reads."""
+"""What can go wrong, as a tree. Every error is a sentence for the operator.
+
+* StackError
+
+  * PreflightError
+  * LocalCloudFailed
+  * CommandError
+
+    * MissingProgram
+
+  * SecretsError
+  * LaunchError
+  * ConvergeError
+  * NotUpError
+"""
 
 from __future__ import annotations
 
@@ -6,46 +20,54 @@ from pathlib import Path
 
 
 class StackError(Exception):
-    """Something the operator must know: what failed, what to do about it, and where the log is.
+    """Anything that stops a verb.
 
     Args:
-        what: the failure in one sentence, naming the machine it happened on.
-        cure: what to do next; empty when the sentence already says it.
-        log: the file that holds the whole output, if any.
+        what: the failure in one sentence, with the name of the machine on which it happened.
+        hint: what to do next; empty when the sentence already says it.
+        log: the file that keeps the whole output, if there is one.
     """
 
-    def __init__(self, what: str, cure: str = "", log: Path | None = None) -> None:
+    def __init__(self, what: str, hint: str = "", log: Path | None = None) -> None:
         super().__init__(what)
         self.what = what
-        self.cure = cure
+        self.hint = hint
         self.log = log
 
     def __str__(self) -> str:
-        parts = [self.what, self.cure, f"Log: {self.log}" if self.log else ""]
+        parts = [self.what, self.hint, f"Log: {self.log}" if self.log else ""]
         return " ".join(part for part in parts if part)
 
 
 class PreflightError(StackError):
-    """This host cannot do what was asked; nothing has been touched."""
+    """A check before the first step failed; nothing has been changed."""
+
+
+class LocalCloudFailed(StackError):
+    """The local cloud is not installed, or reported an error."""
 
 
 class CommandError(StackError):
     """A command ended with another exit code than 0.
 
     Args:
-        what: as for every StackError, like `cure` and `log`.
-        code: the exit code; None where it did not come to one.
+        what: as for every StackError, like `hint` and `log`.
+        code: the exit code; None when the command did not end by itself.
     """
 
     def __init__(
-        self, what: str, cure: str = "", log: Path | None = None, code: int | None = None
+        self, what: str, hint: str = "", log: Path | None = None, code: int | None = None
     ) -> None:
-        super().__init__(what, cure, log)
+        super().__init__(what, hint, log)
         self.code = code
 
 
+class MissingProgram(CommandError):
+    """A program is not installed."""
+
+
 class SecretsError(StackError):
-    """A secret is missing, cannot be read or would be overwritten."""
+    """A secret is missing, cannot be decrypted, or would be overwritten."""
 
 
 class LaunchError(StackError):
@@ -57,4 +79,4 @@ class ConvergeError(StackError):
 
 
 class NotUpError(StackError):
-    """The command needs a running stack and there is none."""
+    """The command needs a running stack, and there is none."""

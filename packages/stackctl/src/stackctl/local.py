@@ -1,18 +1,14 @@
-"""The local cloud below the deployment `local`: what it is called, where it listens, how it starts and ends."""
+"""Names, ports and folders of the deployment `local`, which need no local cloud to be known."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from localcloud.config import REGION
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 
-Report = Callable[[str], None]
-EDGE = "lb-1"
 ADDRESS = "127.0.0.1"
 
 
@@ -41,21 +37,10 @@ def _port(variable: str, default: int) -> int:
 
 
 def cloud_name(deployment: Deployment) -> str:
-    """Return what the local cloud's machines are labelled with: another checkout's are never taken for ours."""
+    """Return the label of the local cloud's machines, which differs from other checkouts' label."""
     return f"{deployment.name}-{hashlib.sha256(str(deployment.root).encode()).hexdigest()[:8]}"
 
 
 def cloud_folder(deployment: Deployment) -> Path:
-    """Return where the local cloud keeps its state."""
+    """Return the folder of the local cloud's state."""
     return deployment.state_dir / "cloud"
-
-
-def credentials_files(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the same for root on the master, where AWS has an instance role: file name below ~/.aws -> content."""
-    return {
-        "config": f"[default]\nregion = {REGION}\nendpoint_url = {variables['AWS_ENDPOINT_URL']}\n",
-        "credentials": (
-            f"[default]\naws_access_key_id = {variables['AWS_ACCESS_KEY_ID']}\n"
-            f"aws_secret_access_key = {variables['AWS_SECRET_ACCESS_KEY']}\n"
-        ),
-    }

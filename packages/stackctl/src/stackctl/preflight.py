@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before anything is touched."""
+"""Checks that run before the first step, so that nothing has been changed when one fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import boto3
 
-from localcloud.config import REGION
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 
@@ -32,10 +31,11 @@ def available_memory() -> int:
 
 
 def check_memory(available: int) -> None:
-    """Raise PreflightError when fewer bytes are available than the machines of the small map may take."""
+    """Raise PreflightError when fewer bytes are available than the small map's machines use."""
     if available < NEEDED_MEMORY_GIB * GIB:
         raise PreflightError(
-            f"{available / GIB:.1f} GiB of memory are free; the machines need {NEEDED_MEMORY_GIB} GiB.",
+            f"{available / GIB:.1f} GiB of memory are free;"
+            f" the machines need {NEEDED_MEMORY_GIB} GiB.",
             "Close something large, or use a larger host.",
         )
 
@@ -47,13 +47,20 @@ def check_disk(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < NEEDED_DISK_GIB * GIB:
         raise PreflightError(
-            f"{free / GIB:.1f} GiB are free on the disk of {folder}; {NEEDED_DISK_GIB} GiB are needed.",
+            f"{free / GIB:.1f} GiB are free on the disk of {folder};"
+            f" {NEEDED_DISK_GIB} GiB are needed.",
             "Make room there.",
         )
 
 
 def check_port(host: str, port: int, variable: str) -> None:
-    """Raise PreflightError when something else already listens on the port, which `variable` may set to another."""
+    """Raise PreflightError when another program listens on the port.
+
+    Args:
+        host: the address.
+        port: the port.
+        variable: the environment variable with which the operator chooses another port.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -62,7 +69,8 @@ def check_port(host: str, port: int, variable: str) -> None:
             if error.errno == errno.EADDRINUSE:
                 raise PreflightError(
                     f"Port {port} of {host} is taken by another program.",
-                    f"See which with `ss -ltnp 'sport = :{port}'`, or choose another: {variable}={port + 1} make up",
+                    f"See which with `ss -ltnp 'sport = :{port}'`,"
+                    f" or choose another: {variable}={port + 1} make up",
                 ) from None
             raise PreflightError(
                 f"Port {port} of {host} cannot be used: {error.strerror}."
@@ -94,38 +102,39 @@ def check_programs() -> None:
 
 
 def check_operators(deployment: Deployment) -> None:
-    """Raise PreflightError when the settings let nobody come to the Salt master."""
+    """Raise PreflightError when the settings name no network that may reach the Salt master."""
     if not deployment.settings().get("operator_cidrs"):
         raise PreflightError(
             f"{deployment.settings_path.relative_to(deployment.root)} names no operator_cidrs:"
             f" nobody could reach {deployment.master()}.",
-            "Put in the networks that you come from, such as [198.51.100.7/32].",
+            "Add the networks that you come from, such as [198.51.100.7/32].",
         )
 
 
 def check_account(deployment: Deployment) -> None:
-    """Raise PreflightError unless the credentials in use belong to the AWS account that the settings name.
+    """Raise PreflightError unless the credentials belong to the AWS account of the settings.
 
-    Deployments use the same names and tags: another account's machines would be taken for this deployment's.
+    All deployments have the same names and tags: without this check, another account's machines
+    would count as this deployment's.
     """
-    belongs = boto3.client("sts", region_name=REGION).get_caller_identity()["Account"]
+    belongs = boto3.client("sts", region_name=deployment.region()).get_caller_identity()["Account"]
     wanted = deployment.settings().get("aws_account")
     path = deployment.settings_path.relative_to(deployment.root)
     if not isinstance(wanted, str):
         raise PreflightError(
             f"{path} names no aws_account in quotes; the credentials in use belong to {belongs}.",
-            f"If {deployment.name} is to live there, add below settings: aws_account: '{belongs}'",
+            f"If {deployment.name} belongs there, add below settings: aws_account: '{belongs}'",
         )
     if wanted != belongs:
         raise PreflightError(
             f"The credentials in use belong to the AWS account {belongs},"
             f" and {deployment.name} lives in {wanted} ({path}).",
-            "Use that account's credentials: aws sts get-caller-identity tells whose they are.",
+            "Use that account's credentials; aws sts get-caller-identity shows whose they are.",
         )
 
 
 def check_network(hosts: tuple[str, ...] = MIRRORS) -> None:
-    """Raise PreflightError when the package mirrors cannot be reached, directly or through the configured proxy."""
+    """Raise PreflightError when a package mirror, or the proxy if there is one, is unreachable."""
     proxy = urlsplit(os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY") or "")
     targets = (
         [(proxy.hostname, proxy.port or 3128)]

@@ -1,4 +1,4 @@
-"""What the operator sees while it works: one line a step, with its outcome and elapsed time."""
+"""The steps of a run as the operator sees them: a line each, with outcome and time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from rich.markup import escape
 
 from stackctl.run import Log
 
+MARKS = {"green": "✓", "yellow": "●", "red": "✗"}
+
 
 @dataclass
 class Step:
-    """The outcome of one step, filled in while it runs.
+    """The outcome of a step, which the step fills in while it runs.
 
     Attributes:
         changed: whether it changed anything.
-        detail: what, in words.
-        warning: what the operator should know although the step went well.
+        detail: what it changed.
+        warning: what the operator should know although the step succeeded.
         report: receives a line of progress at a time.
     """
 
@@ -31,7 +33,7 @@ class Step:
 
 
 class Progress:
-    """Prints steps as they end, and on a terminal what the running one is doing."""
+    """Prints each step when it ends, and on a terminal what the current step reports."""
 
     def __init__(self, console: Console, log: Log) -> None:
         self._console = console
@@ -46,7 +48,7 @@ class Progress:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """Run one step: `with progress.step("machine image") as step: ...; step.changed = True`."""
+        """Run a step: `with progress.step("machine image") as step: ...; step.changed = True`."""
         begin = time.monotonic()
         self._log.write(f"== {title}")
         with self._console.status(f"{title} …") as status:
@@ -59,26 +61,21 @@ class Progress:
             try:
                 yield step
             except BaseException:
-                self._line("✗", title, "", time.monotonic() - begin, "red")
+                self._line(title, begin, "", "red")
                 raise
         self.changes += step.changed
-        mark, colour = ("●", "yellow") if step.changed else ("✓", "green")
-        self._line(
-            mark,
-            title,
-            step.detail or ("done" if step.changed else "unchanged"),
-            time.monotonic() - begin,
-            colour,
-        )
+        detail = step.detail or ("done" if step.changed else "unchanged")
+        self._line(title, begin, detail, "yellow" if step.changed else "green")
         if step.warning:
             self._log.write(f"warning: {step.warning}")
             self._console.print(
                 f"[yellow]! {title}: {escape(step.warning)}[/]", highlight=False, soft_wrap=True
             )
 
-    def _line(self, mark: str, title: str, detail: str, seconds: float, colour: str) -> None:
+    def _line(self, title: str, begin: float, detail: str, colour: str) -> None:
+        seconds = time.monotonic() - begin
         self._log.write(f"== {title}: {detail or 'failed'} ({seconds:.1f} s)")
         self._console.print(
-            f"[{colour}]{mark}[/] {title:<18} {escape(detail)} [dim]{seconds:.1f} s[/]",
+            f"[{colour}]{MARKS[colour]}[/] {title:<18} {escape(detail)} [dim]{seconds:.1f} s[/]",
             highlight=False,
         )

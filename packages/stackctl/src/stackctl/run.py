@@ -1,4 +1,4 @@
-"""Run commands, keep their whole output in the log, and tell truthfully how they ended."""
+"""The one way in which stackctl runs external programs, and the log that keeps their output."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stackctl.errors import CommandError
+from stackctl.errors import CommandError, MissingProgram
 
 
 class Log:
-    """The file that holds everything a run of the operator command printed or caused to be printed."""
+    """The file that keeps the commands of one run of stackctl, with their output."""
 
     def __init__(self, folder: Path, verb: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ class Log:
         latest.symlink_to(self.path.name)
 
     def remove(self) -> None:
-        """Leave nothing of it, nor of an earlier run of the verb."""
+        """Remove the log and those of earlier runs of the verb."""
         shutil.rmtree(self.path.parent, ignore_errors=True)
 
     def write(self, text: str) -> None:
@@ -38,7 +38,7 @@ class Log:
 def run(
     command: Sequence[str],
     *,
-    log: Log,
+    log: Log | None,
     what: str,
     stdin: str | bytes | None = None,
     environment: Mapping[str, str] | None = None,
@@ -50,20 +50,49 @@ def run(
 
     Args:
         command: program and arguments; none of them may be secret, since they are logged.
-        log: where the command and what it prints are kept.
-        what: the step in words, for the error ("installing Salt on salt-1").
+        log: where the command and its output are kept; None: nowhere.
+        what: what the command does, for the error ("installing Salt on salt-1").
         stdin: what the command reads; not logged.
         environment: added to this process's environment.
         accept: the exit codes that mean success.
         timeout: seconds until it is killed.
-        quiet: keep the output out of the log, because it is secret or large.
+        quiet: keep the output out of the log and of errors, because it is secret or large.
 
     Raises:
-        CommandError: another exit code, no such program, or too slow.
+        MissingProgram: there is no such program.
+        CommandError: another exit code, or too slow.
     """
-    log.write(f"$ {shlex.join(command)}")
+    return _text(
+        run_bytes(
+            command,
+            log=log,
+            what=what,
+            stdin=stdin,
+            environment=environment,
+            accept=accept,
+            timeout=timeout,
+            quiet=quiet,
+        )
+    )
+
+
+def run_bytes(
+    command: Sequence[str],
+    *,
+    log: Log | None,
+    what: str,
+    stdin: str | bytes | None = None,
+    environment: Mapping[str, str] | None = None,
+    accept: Sequence[int] = (0,),
+    timeout: float = 900,
+    quiet: bool = True,
+) -> bytes:
+    """Run a command whose standard output is no text, such as an archive; see `run`."""
+    write = log.write if log else _ignore
+    path = log.path if log else None
+    write(f"$ {shlex.join(command)}")
     data = stdin.encode() if isinstance(stdin, str) else stdin
-    # Without input of its own a command must not eat the operator's.
+    # A command without input of its own must not read the operator's.
     source: dict[str, Any] = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
     try:
         done = subprocess.run(
@@ -75,25 +104,45 @@ def run(
             env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError:
-        raise CommandError(
-            f"{what}: there is no program '{command[0]}' here.", "Install it.", log.path
-        ) from None
+        raise _missing(command, what, path) from None
     except subprocess.TimeoutExpired as expired:
-        log.write(("" if quiet else _text(expired.stdout)) + _text(expired.stderr))
+        write(("" if quiet else _text(expired.stdout)) + _text(expired.stderr))
         raise CommandError(
-            f"{what} took longer than {timeout:.0f} s.", "Run the same command again.", log.path
+            f"{what} took longer than {timeout:.0f} s.", "Run the same command again.", path
         ) from None
-    output, errors = _text(done.stdout), _text(done.stderr)
-    if not quiet and output:
-        log.write(output)
-    if errors:
-        log.write(errors)
-    log.write(f"exit code {done.returncode}")
+    stdout: bytes = done.stdout
+    output, errors = "" if quiet else _text(stdout), _text(done.stderr)
+    for text in (output, errors):
+        if text:
+            write(text)
+    write(f"exit code {done.returncode}")
     if done.returncode not in accept:
-        told = errors or ("" if quiet else output)
-        last = next((line for line in reversed(told.splitlines()) if line.strip()), "no output")
-        raise CommandError(f"{what} failed: {last.strip()}", log=log.path, code=done.returncode)
-    return output
+        lines = [line for line in (errors or output).splitlines() if line.strip()]
+        last = lines[-1].strip() if lines else "no output"
+        raise CommandError(f"{what} failed: {last}", log=path, code=done.returncode)
+    return stdout
+
+
+def attach(command: Sequence[str], *, what: str) -> int:
+    """Run a command with this terminal's input and output, and return its exit code.
+
+    Nothing is logged: what an operator types may be secret.
+
+    Raises:
+        MissingProgram: there is no such program.
+    """
+    try:
+        return subprocess.call(list(command))
+    except FileNotFoundError:
+        raise _missing(command, what) from None
+
+
+def _missing(command: Sequence[str], what: str, log: Path | None = None) -> MissingProgram:
+    return MissingProgram(f"{what}: there is no program '{command[0]}' here.", "Install it.", log)
+
+
+def _ignore(_: str) -> None:
+    pass
 
 
 def _text(data: bytes | None) -> str:

@@ -1,4 +1,4 @@
-"""The site, asked from here as a user's browser would come."""
+"""The site, asked over HTTPS as by a user's browser."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ import urllib.request
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
 
-HEALTH_PATH = "/api/v2/monitor/health"
-
 
 def address(deployment: Deployment) -> str:
-    """Return what users type."""
+    """Return the address that users type."""
     return str(deployment.settings()["base_url"])
 
 
 def problem(deployment: Deployment, timeout: float = 10) -> str:
-    """Ask the site once, waiting `timeout` seconds for it, and return why it is not healthy; empty: it is."""
+    """Ask the site once and return why it is not healthy; empty: it is.
+
+    Args:
+        deployment: whose site.
+        timeout: seconds to wait for an answer.
+    """
     trust = ssl.create_default_context()
-    trust.load_verify_locations(
-        cadata=str(deployment.settings()["ca_certificate"])
-    )  # or a public certificate
+    # Beside the public CAs, since the site may have a certificate from one.
+    trust.load_verify_locations(cadata=str(deployment.settings()["ca_certificate"]))
     try:
         with urllib.request.urlopen(
-            address(deployment) + HEALTH_PATH, timeout=timeout, context=trust
+            address(deployment) + deployment.role_table().edge.health_path,
+            timeout=timeout,
+            context=trust,
         ) as answer:
             return "" if answer.status == 200 else f"status {answer.status}"
     except urllib.error.HTTPError as error:

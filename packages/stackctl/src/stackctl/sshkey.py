@@ -1,78 +1,28 @@
-"""The deployment's SSH key: rotated in the vault, then on this host and on every machine.
-
-While a rotation is under way the key before lies beside the new one, and either opens a machine; so it may be cut
-short anywhere, and goes on with the next run.
-"""
+"""SSH keys in OpenSSH's format."""
 
 from __future__ import annotations
 
-import shlex
-from typing import TYPE_CHECKING
-
-from localcloud.config import write_private
-from stackctl.deployment import Deployment
-from stackctl.errors import LaunchError
-from stackctl.machines import SSH_USER, Shell, list_machines, require_master
-from stackctl.secrets import Vault, ssh_public
-
-if TYPE_CHECKING:
-    from mypy_boto3_ec2 import EC2Client
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 
-def follow_vault(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
-    """Have this host and every machine take the key that the vault holds; return whether anything changed.
-
-    Without a Salt master nobody reaches the other machines: then they keep the key before, and so does this host,
-    until the next run.
-
-    Raises:
-        LaunchError: a machine does not run, and would keep the old key.
-        CommandError: a machine cannot be reached.
-    """
-    wanted = Vault(deployment).read("cloud-ssh")["private_key"]
-    key, before = deployment.ssh_key, deployment.ssh_key_before
-    if before.is_file() and not _hand_over(
-        deployment, client, shell
-    ):  # a rotation that was cut short
-        return False
-    if not key.is_file() or key.read_text() == wanted:
-        return write_private(key, wanted)
-    write_private(before, key.read_text())
-    write_private(key, wanted)
-    _hand_over(deployment, client, shell)
-    return True
-
-
-def _hand_over(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
-    """Replace the key before by the new one on every machine, then forget it; return whether that could be done."""
-    machines = list_machines(client)
-    if machines:
-        if stopped := [one.name for one in machines.values() if one.state != "running"]:
-            raise LaunchError(
-                f"The SSH key is being replaced, and {', '.join(stopped)} would keep the old one: it does not run.",
-                "Start it on the master (salt-cloud --action start NAME) or destroy it, then run this again.",
-            )
-        if deployment.master() not in machines:
-            return False
-        master = require_master(deployment, machines)
-        script = _script(
-            ssh_public(deployment.ssh_key_before.read_text()),
-            ssh_public(deployment.ssh_key.read_text()),
-        )
-        for machine in (master, *(one for one in machines.values() if one != master)):
-            shell.trust(machine)
-            shell.run(
-                machine, script, master=master, what=f"replacing the SSH key on {machine.name}"
-            )
-    deployment.ssh_key_before.unlink()
-    return True
-
-
-def _script(old: str, new: str) -> str:
-    """Return what replaces one public key by another in the authorized keys, and leaves the operator's other ones."""
-    keys = f"/home/{SSH_USER}/.ssh/authorized_keys"
-    bodies = " ".join(f"-e {shlex.quote(public.split()[1])}" for public in (old, new))
+def new_private_key() -> str:
+    """Return a new ed25519 key without a passphrase."""
     return (
-        f"set -e; {{ grep -vF {bodies} {keys} || true; echo {shlex.quote(new)}; }} > {keys}.new;"
-        f" chown --reference={keys} {keys}.new; chmod --reference={keys} {keys}.new; mv {keys}.new {keys}"
+        ed25519.Ed25519PrivateKey.generate()
+        .private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+        .decode()
     )
+
+
+def public_key(private_key: str) -> str:
+    """Return the public key that belongs to a private key."""
+    key = serialization.load_ssh_private_key(private_key.encode(), None)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return public.decode()

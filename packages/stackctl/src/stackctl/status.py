@@ -1,45 +1,40 @@
-"""What runs, in one table: every machine of the map, its instance, its minion and its service."""
+"""The state of every machine: its instance, its minion, its service and its certificate."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from stackctl.deployment import Deployment
 from stackctl.errors import StackError
-from stackctl.machines import Machine, Shell, ec2_client, list_machines
+from stackctl.machines import Machine, ec2_client, list_machines
+from stackctl.roles import RoleTable, role_of
 from stackctl.run import Log
-from stackctl.salt import Master, parse_documents
+from stackctl.salt import Master
+from stackctl.ssh import Shell
 
-SERVICES = {
-    "salt": "salt-master",
-    "lb": "haproxy",
-    "web": "airflow",
-    "postgres": "postgresql@17-main",
-    "redis": "redis-server",
-}
-CERTIFICATES = {
-    "lb": "/etc/haproxy/tls.pem",
-    "postgres": "/etc/postgresql/17/main/tls/certificate.pem",
-    "redis": "/etc/redis/tls/certificate.pem",
-}
-RENEW_DAYS = 30  # a certificate that ends sooner is not well: a month is time to renew it in
-NO_ANSWER = "Minion did not return"  # what `salt --static` says in a minion's place: salt/client/__init__.py
+RENEW_DAYS = 30  # a certificate that ends sooner has to be renewed
+NO_ANSWER = "Minion did not return"  # `salt --static` prints it: salt/client/__init__.py
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Row:
     """One machine.
 
-    Args:
+    Attributes:
         machine: its name.
         role: its role.
         address: its private address.
-        state: of its instance, in EC2's words.
+        state: of its instance, as EC2 calls it.
         salt: whether its minion answers.
-        service: its service, and what systemd says of it.
-        memory: what its programs hold.
-        certificate: the day on which its service's certificate ends, as YYYY-MM-DD; empty for a role that has none.
+        service: its systemd unit, and the state of that.
+        memory: that its programs hold.
+        certificate: the day on which its service's certificate ends, as YYYY-MM-DD, or `unknown`;
+            empty for a role that has none.
+        problem: why the end-to-end check of its role failed; empty: it did not.
     """
 
     machine: str
@@ -50,10 +45,11 @@ class Row:
     service: str
     memory: str
     certificate: str = ""
+    problem: str = ""
 
     @property
     def expires(self) -> bool:
-        """Whether its certificate has to be renewed; one that cannot be read has to be looked at."""
+        """Whether its certificate has to be renewed, or cannot be read."""
         if not self.certificate:
             return False
         try:
@@ -64,11 +60,9 @@ class Row:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing is wanting."""
-        runs = (self.state, self.salt) == ("running", "answers") and self.service.endswith(
-            " active"
-        )
-        return runs and not self.expires
+        """Whether it runs, answers and serves, with a certificate that lasts."""
+        runs = (self.state, self.salt) == ("running", "answers")
+        return runs and self.service.endswith(" active") and not self.problem and not self.expires
 
     def as_dict(self) -> dict[str, str | bool]:
         """Return the row for `--json`."""
@@ -76,71 +70,53 @@ class Row:
 
 
 def collect(deployment: Deployment, log: Log) -> list[Row]:
-    """Ask the EC2 API and the Salt master; a machine that is not there has a row all the same."""
-    wanted = deployment.machines()
-    client = ec2_client()
-    found = list_machines(client)
-    answers: dict[str, str] = {}
-    master = found.get(deployment.master())
+    """Ask the EC2 API and the Salt master; every machine of the map has a row."""
+    names = list(deployment.machines())
+    client = ec2_client(deployment)
+    machines = list_machines(client)
+    answers: dict[str, Any] = {}
+    master = machines.get(deployment.master())
     if master and master.state == "running":
         with Shell(deployment, client, log) as shell:
             try:
                 shell.trust(master)
-                answers = _services(Master(shell, master, log), sorted(wanted))
+                answers = _ask(Master(shell, master, log), sorted(names))
             except StackError as error:
                 log.write(str(error))
-    names = [*wanted, *(name for name in found if name not in wanted)]
-    return [
-        _row(name, wanted.get(name, name.rpartition("-")[0]), found.get(name), answers.get(name))
-        for name in names
-    ]
+    table = deployment.role_table()
+    names += [name for name in machines if name not in names]
+    return [_row(table, name, machines.get(name), answers.get(name)) for name in names]
 
 
-def _row(name: str, role: str, machine: Machine | None, answer: str | None) -> Row:
-    unit = SERVICES.get(role, "")
-    service, memory, certificate = ((answer or "").splitlines() + [""] * 3)[:3]
-    return Row(
-        name,
-        role,
-        machine.private_address if machine else "",
-        machine.state if machine else "missing",
-        "answers" if answer is not None else "silent",
-        f"{unit} {service or 'unknown'}",
-        memory,
-        certificate,
-    )
-
-
-def _services(master: Master, names: list[str]) -> dict[str, str]:
-    """Return minion -> lines: its service's state, its memory, its certificate's end; asked of all at once."""
-    units = " ".join(
-        f"{role}) unit={unit} tls={CERTIFICATES.get(role, '')};;" for role, unit in SERVICES.items()
-    )
-    # What programs hold, shared pages counted once; the page cache gives way and is no need.
-    memory = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/{kib += $2} END {printf \"%d MiB\\n\", kib/1024}'"
-    script = (
-        f"role=$(sed -n 's/^id: *//p' /etc/salt/minion | sed 's/-[0-9]*$//'); case $role in {units} esac;"
-        f' systemctl is-active $unit; {memory}; [ -z "$tls" ] ||'
-        ' { end=$(openssl x509 -noout -enddate -in "$tls") && date --utc --date="${end#*=}" +%F || echo unknown; }'
-    )
-    output = master.command(
-        [
-            "salt",
-            "--list",
-            ",".join(names),
-            "--out=json",
-            "--static",
-            "--timeout=10",
-            "cmd.run",
-            f"cmd={script}",
-        ],
+def _ask(master: Master, names: list[str]) -> dict[str, Any]:
+    """Return minion -> what `role.status` returned there, for the minions that answer."""
+    answers = master.ask(
+        ["--list", ",".join(names), "--timeout=10", "role.status"],
         what="asking the minions",
-        accept=(0, 1, 2),
         timeout=120,
     )
-    answers = parse_documents(output)
     return {
-        name: text
-        for name, text in answers.items()
-        if isinstance(text, str) and not text.startswith(NO_ANSWER)
+        name: answer
+        for name, answer in answers.items()
+        if isinstance(answer, Mapping)
+        or (isinstance(answer, str) and not answer.startswith(NO_ANSWER))
     }
+
+
+def _row(table: RoleTable, name: str, machine: Machine | None, answer: Any) -> Row:
+    role = table.of(name)
+    unit = role.unit if role else ""
+    # A text is an error of Salt, such as a module that has not been synced yet.
+    status = answer if isinstance(answer, Mapping) else {}
+    memory = status.get("memory_mib")
+    return Row(
+        machine=name,
+        role=role_of(name),
+        address=machine.private_address if machine else "",
+        state=machine.state if machine else "missing",
+        salt="silent" if answer is None else "answers",
+        service=f"{status.get('unit', unit)} {status.get('state', UNKNOWN)}",
+        memory=f"{memory} MiB" if memory is not None else "",
+        certificate=status.get("certificate_end", ""),
+        problem=status.get("problem", "") if status else " ".join(str(answer or "").split()),
+    )

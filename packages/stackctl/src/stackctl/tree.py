@@ -1,37 +1,38 @@
-"""The tree that the Salt master serves: an exact commit, pushed to it and named on it."""
+"""The tree that the Salt master serves: the exact commit of this checkout, and its pillar."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import shlex
-import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from stackctl.deployment import Deployment
 from stackctl.errors import StackError
-from stackctl.machines import Machine, Shell
-from stackctl.run import Log, run
-from stackctl.secrets import Vault
+from stackctl.machines import Machine
+from stackctl.run import Log, run, run_bytes
+from stackctl.secret_store import SecretStore
+from stackctl.ssh import Shell
 
 HOME = "/srv/stack"
+GPG_KEYS = "/etc/salt/gpgkeys"
 
 
-def _git(root: Path, log: Log, *arguments: str) -> str:
-    return run(["git", "-C", str(root), *arguments], log=log, what=f"git {arguments[0]}").strip()
+def _git(root: Path, log: Log, *args: str) -> str:
+    return run(["git", "-C", str(root), *args], log=log, what=f"git {args[0]}").strip()
 
 
 def revision(root: Path, log: Log) -> tuple[str, str]:
-    """Return the name of what is to be deployed, and the git tree that holds it.
+    """Return the name of the revision to deploy, and the git tree that holds it.
 
-    A clean checkout is deployed as its commit. Uncommitted changes to tracked files are deployed too, and say so:
-    `<commit>-dirty-<tree>`.
+    A clean checkout is deployed as its commit. Uncommitted changes to tracked files are deployed
+    too, under a name that shows them: `<commit>-dirty-<tree>`.
     """
     if not (root / ".git").exists():
         raise StackError(
             f"{root} is no git checkout.",
-            "Clone the repository: the master is told which commit it runs.",
+            "Clone the repository: stackctl names the commit that the master serves.",
         )
     commit = _git(root, log, "rev-parse", "HEAD")
     stash = _git(root, log, "stash", "create")
@@ -41,83 +42,90 @@ def revision(root: Path, log: Log) -> tuple[str, str]:
     return f"{commit}-dirty-{tree[:12]}", tree
 
 
-def left_out(deployment: Deployment, log: Log) -> str:
-    """Return a warning that names files which are not deployed because git was not told of them; empty: none are.
+def untracked_warning(deployment: Deployment, log: Log) -> str:
+    """Return a warning about files that git does not track and so are not deployed; empty: none.
 
-    Those that git ignores are meant so. The deployment's own pillar is no such file: it is deployed as it lies there.
+    It does not name files that git ignores, nor the deployment's own pillar, which is deployed from
+    the work tree.
     """
-    files = _git(deployment.root, log, "ls-files", "--others", "--exclude-standard", "-z").split(
-        "\0"
-    )
+    listed = _git(deployment.root, log, "ls-files", "--others", "--exclude-standard", "-z")
     own = f"{deployment.pillar_dir.relative_to(deployment.root)}/"
-    names = [name for name in files if name and not name.startswith(own)]
+    names = [name for name in listed.split("\0") if name and not name.startswith(own)]
     if not names:
         return ""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"not deployed, since git does not know them (git add): {', '.join(names[:3])}{more}"
+    return f"not deployed, because git does not track them (git add): {', '.join(names[:3])}{more}"
 
 
-def _pillar_archive(deployment: Deployment) -> bytes:
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Make a member of an archive root's, private, and the same for the same content."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    member.mtime = 0
+    member.mode = 0o700 if member.isdir() else 0o600
+    return member
+
+
+def pillar_archive(deployment: Deployment) -> bytes:
+    """Return the deployment's pillar as a tar archive, the same for the same content."""
     buffer = io.BytesIO()
-
-    def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.uid = member.gid = 0
-        member.uname = member.gname = "root"
-        member.mtime = 0
-        member.mode = 0o700 if member.isdir() else 0o600
-        return member
-
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(deployment.pillar_dir, arcname=".", filter=anonymous)
+        archive.add(deployment.pillar_dir, arcname=".", filter=_as_root)
+    return buffer.getvalue()
+
+
+def files_archive(files: Mapping[str, str]) -> bytes:
+    """Return texts as a tar archive of private files: file name -> text."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, text in files.items():
+            member = _as_root(tarfile.TarInfo(name))
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
     return buffer.getvalue()
 
 
 def push(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> tuple[bool, str]:
-    """Bring tree, deployment pillar and GPG key to the master; return whether anything changed, and the revision.
+    """Bring tree, deployment pillar and GPG key to the master, unless it has them.
 
-    Each tree lies in a folder of its own; `current` is switched only when it is whole, and the one before is kept as
-    the way back.
+    Each tree has a folder of its own. `current` points to the new one when it is complete; the
+    previous one is kept, so that one can go back.
+
+    Returns:
+        Whether anything changed, and the revision.
     """
     name, treeish = revision(deployment.root, log)
-    pillar = _pillar_archive(deployment)
+    pillar = pillar_archive(deployment)
     digest = hashlib.sha256(pillar).hexdigest()
-    there = shell.run(
+    present = shell.script(
         master,
-        f"cat {HOME}/current/REVISION {HOME}/pillar/{deployment.name}.sha256 2>/dev/null || true",
+        ["read-revision", HOME, deployment.name],
         what=f"reading the revision on {master.name}",
     ).split()
-    if there == [name, digest]:
+    if present == [name, digest]:
         return False, name
-
-    where = shlex.quote(f"{HOME}/{name}")
-    if there[:1] != [name]:
-        archive = subprocess.run(
+    if present[:1] != [name]:
+        archive = run_bytes(
             ["git", "-C", str(deployment.root), "archive", "--format=tar", treeish],
-            capture_output=True,
-            check=True,
-        ).stdout
-        shell.run(
+            log=log,
+            what="git archive",
+        )
+        shell.script(
             master,
-            f"set -e; rm -rf {where}.new; install -d -m 0755 {HOME} {where}.new; tar -x -C {where}.new;"
-            f" echo {shlex.quote(name)} > {where}.new/REVISION; rm -rf {where}; mv {where}.new {where};"
-            f" old=$(readlink {HOME}/current || true); ln -sfn {where} {HOME}/current;"
-            f" for tree in {HOME}/*/REVISION; do tree=$(dirname $tree); case $tree in"
-            f" {where}|$old|{HOME}/current) ;; *) rm -rf $tree;; esac; done",
+            ["push-tree", HOME, name],
             what=f"pushing the tree to {master.name}",
             stdin=archive,
         )
-    # The private key goes first: a pillar that cannot be opened would stop every state.
-    shell.run(
+    # The private key comes first: a pillar that cannot be decrypted would stop every state.
+    shell.script(
         master,
-        "set -e; install -d -m 0700 /etc/salt/gpgkeys; gpg --homedir /etc/salt/gpgkeys --batch --quiet --import",
-        what=f"handing the GPG key to {master.name}",
-        stdin=Vault(deployment).private_key.read_text(),
+        ["import-gpg-key", GPG_KEYS],
+        what=f"importing the GPG key on {master.name}",
+        stdin=SecretStore(deployment).private_key.read_text(),
     )
-    folder = f"{HOME}/pillar/{deployment.name}"
-    shell.run(
+    shell.script(
         master,
-        f"set -e; rm -rf {folder}.new; install -d -m 0700 {HOME}/pillar {folder}.new; tar -x -C {folder}.new;"
-        f" rm -rf {folder}; mv {folder}.new {folder}; echo {digest} > {folder}.sha256",
+        ["push-pillar", HOME, deployment.name, digest],
         what=f"pushing the pillar to {master.name}",
         stdin=pillar,
     )

@@ -1,4 +1,4 @@
-"""Secrets are made once, only the private key opens them, and every certificate is the deployment's."""
+"""Secrets are made once, as ciphertext, and the deployment's authority signs certificates."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from stackctl.catalogue import catalogue
+from stackctl.certificates import CERTIFICATE_DAYS, Authority
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
-from stackctl.secrets import CERTIFICATE_DAYS, Authority, Vault, catalogue, initialise
+from stackctl.initialise import initialise
+from stackctl.secret_store import SecretStore
 
 pytestmark = pytest.mark.skipif(
     shutil.which("gpg") is None, reason="gpg is not installed: it makes the ciphertext"
@@ -30,8 +33,8 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[3]
 URL = "https://127.0.0.1:8443"
 CIPHERTEXT = re.compile(r"-----BEGIN PGP MESSAGE-----\n.+\n-----END PGP MESSAGE-----\n", re.DOTALL)
-# The table of locks and leaves that the states read.
-LEAVES = {
+# The table of secrets and fields that the states read.
+FIELDS = {
     "airflow-admin": {"password"},
     "airflow-keys": {"fernet_key", "secret_key", "jwt_secret"},
     "cloud-ssh": {"private_key"},
@@ -56,15 +59,15 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployment, list[st
 
 @pytest.fixture(scope="module")
 def made(first: tuple[Deployment, list[str]]) -> Deployment:
-    """The same without the list."""
+    """The initialised deployment; only to be looked at."""
     return first[0]
 
 
 @pytest.fixture(scope="module")
 def opened(made: Deployment) -> dict[str, dict[str, str]]:
-    """All its secrets, in the clear."""
-    vault = Vault(made)
-    return {lock: vault.read(lock) for lock in vault.locks()}
+    """All its secrets, decrypted."""
+    store = SecretStore(made)
+    return {secret: store.read(secret) for secret in store.names()}
 
 
 @pytest.fixture
@@ -90,40 +93,48 @@ def changed(before: Mapping[str, str], deployment: Deployment) -> set[str]:
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
-def verify(leaves: Mapping[str, str], authority: str, name: str) -> None:
-    """Raise VerificationError unless a client that trusts the authority accepts the certificate for the name."""
+def verify(fields: Mapping[str, str], authority: str, name: str) -> None:
+    """Raise VerificationError unless clients of the authority accept the certificate for a name."""
     try:
         subject: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         subject = x509.DNSName(name)
     store = Store([x509.load_pem_x509_certificate(authority.encode())])
     verifier = PolicyBuilder().store(store).build_server_verifier(subject)  # type: ignore[arg-type]
-    verifier.verify(x509.load_pem_x509_certificate(leaves["certificate"].encode()), [])
+    verifier.verify(x509.load_pem_x509_certificate(fields["certificate"].encode()), [])
 
 
-# -- initialise -----------------------------------------------------------------------------------------------------
+# -- initialise ------------------------------------------------------------------------------------
 
 
-def test_the_first_time_makes_everything(first: tuple[Deployment, list[str]]) -> None:
+def test_first_run_makes_everything(first: tuple[Deployment, list[str]]) -> None:
     deployment, made = first
-    assert set(made) == {"the GPG key", "settings", *LEAVES}
-    assert Vault(deployment).locks() == sorted(LEAVES)
+    assert set(made) == {"the GPG key", "settings", *FIELDS}
+    assert SecretStore(deployment).names() == sorted(FIELDS)
 
 
-def test_the_second_time_makes_nothing(mine: Deployment) -> None:
+def test_second_run_makes_nothing(mine: Deployment) -> None:
     before = files(mine)
     assert initialise(mine, URL) == []
     assert changed(before, mine) == set()
 
 
-def test_what_is_missing_is_made_and_nothing_else(mine: Deployment) -> None:
+def test_only_missing_secret_is_made(mine: Deployment) -> None:
     before = files(mine)
     (mine.pillar_dir / "secrets" / "redis-airflow.sls").unlink()
     assert initialise(mine, URL) == ["redis-airflow"]
     assert changed(before, mine) == {"secrets/redis-airflow.sls"}
 
 
-def test_settings_are_the_operators(mine: Deployment) -> None:
+def test_old_pillar_key_is_renamed(mine: Deployment) -> None:
+    path = mine.pillar_dir / "secrets" / "redis-airflow.sls"
+    text = path.read_text()
+    path.write_text(text.replace("  redis-airflow:", "  redis_airflow:"))
+    assert initialise(mine, URL) == ["the pillar key of redis-airflow"]
+    assert path.read_text() == text
+
+
+def test_edited_settings_are_kept(mine: Deployment) -> None:
     path = mine.pillar_dir / "settings.sls"
     text = path.read_text().replace("load_examples: true", "load_examples: false # we have our own")
     path.write_text(text)
@@ -141,8 +152,9 @@ def test_settings(made: Deployment) -> None:
     assert settings["ssh_public_key"].startswith("ssh-ed25519 ")
 
 
-def test_a_real_deployment_names_its_operators_itself(tmp_path: Path, made: Deployment) -> None:
-    shutil.copytree(made.root / "cloud.maps.d", tmp_path / "cloud.maps.d")
+def test_settings_of_real_deployment(tmp_path: Path, made: Deployment) -> None:
+    for part in ("cloud.maps.d", "pillar/base"):
+        shutil.copytree(made.root / part, tmp_path / part)
     prod = Deployment("prod", tmp_path)
     initialise(prod, "https://airflow.example.org")
     assert prod.settings()["operator_cidrs"] == []
@@ -153,42 +165,45 @@ def test_a_real_deployment_names_its_operators_itself(tmp_path: Path, made: Depl
     assert prod.settings()["aws_account"] == number
     assert initialise(prod, "https://airflow.example.org") == []
     assert prod.settings()["aws_account"] == number
-    verify(Vault(prod).read("edge-tls"), prod.settings()["ca_certificate"], "airflow.example.org")
+    verify(
+        SecretStore(prod).read("edge-tls"), prod.settings()["ca_certificate"], "airflow.example.org"
+    )
 
 
-# -- ciphertext -----------------------------------------------------------------------------------------------------
+# -- ciphertext ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lock", LEAVES)
-def test_every_leaf_is_ciphertext_that_the_private_key_opens(
-    made: Deployment, opened: dict[str, dict[str, str]], lock: str
+@pytest.mark.parametrize("secret", FIELDS)
+def test_every_field_is_ciphertext_that_private_key_decrypts(
+    made: Deployment, opened: dict[str, dict[str, str]], secret: str
 ) -> None:
-    text = (made.pillar_dir / "secrets" / f"{lock}.sls").read_text()
+    text = (made.pillar_dir / "secrets" / f"{secret}.sls").read_text()
     assert text.startswith("#!yaml|gpg\n")
     data: dict[str, Any] = yaml.safe_load(text)
     assert list(data) == ["secrets"]
-    assert list(data["secrets"]) == [lock.replace("-", "_")]
-    leaves = data["secrets"][lock.replace("-", "_")]
-    assert set(leaves) == LEAVES[lock] == set(opened[lock])
-    for leaf, ciphertext in leaves.items():
+    assert list(data["secrets"]) == [secret]
+    fields = data["secrets"][secret]
+    assert set(fields) == FIELDS[secret] == set(opened[secret])
+    for field, ciphertext in fields.items():
         assert CIPHERTEXT.fullmatch(ciphertext)
-        assert opened[lock][leaf]
+        assert opened[secret][field]
 
 
-def test_secrets_are_what_their_readers_take(opened: dict[str, dict[str, str]]) -> None:
+def test_secrets_have_the_format_of_their_readers(opened: dict[str, dict[str, str]]) -> None:
     Fernet(opened["airflow-keys"]["fernet_key"])
     passwords = [
-        opened[lock]["password"] for lock in ("airflow-admin", "postgres-airflow", "redis-airflow")
+        opened[secret]["password"]
+        for secret in ("airflow-admin", "postgres-airflow", "redis-airflow")
     ]
     assert len(set(passwords)) == 3
-    for one in passwords:
-        assert re.fullmatch(r"[0-9a-f]{48}", one), (
+    for password in passwords:
+        assert re.fullmatch(r"[0-9a-f]{48}", password), (
             "a leading dash would be an option to whatever command it is given"
         )
     serialization.load_ssh_private_key(opened["cloud-ssh"]["private_key"].encode(), None)
 
 
-def test_the_public_key_of_the_settings_belongs_to_the_private_one(
+def test_ssh_public_key_of_settings_matches_secret(
     made: Deployment, opened: dict[str, dict[str, str]]
 ) -> None:
     key = serialization.load_ssh_private_key(opened["cloud-ssh"]["private_key"].encode(), None)
@@ -196,27 +211,27 @@ def test_the_public_key_of_the_settings_belongs_to_the_private_one(
     assert key.public_key() == public
 
 
-def test_another_deployments_key_opens_nothing(mine: Deployment, tmp_path: Path) -> None:
+def test_key_of_another_deployment_decrypts_nothing(mine: Deployment, tmp_path: Path) -> None:
     other = Deployment("other", mine.root)
-    Vault(other).create_key()
-    shutil.copy(Vault(other).private_key, Vault(mine).private_key)
+    SecretStore(other).create_key()
+    shutil.copy(SecretStore(other).private_key, SecretStore(mine).private_key)
     with pytest.raises(SecretsError, match=r"gpg --decrypt failed: .*[Nn]o secret key"):
-        Vault(mine).read("airflow-admin")
+        SecretStore(mine).read("airflow-admin")
 
 
-def test_only_the_owner_reads_the_private_key(made: Deployment) -> None:
-    path = Vault(made).private_key
+def test_private_key_is_readable_by_owner_only(made: Deployment) -> None:
+    path = SecretStore(made).private_key
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE((made.pillar_dir / "secrets").stat().st_mode) == 0o700
     assert path.is_relative_to(made.root / ".stack")
 
 
-# -- certificates ---------------------------------------------------------------------------------------------------
+# -- certificates ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("lock", "names"),
+    ("secret", "names"),
     [
         ("postgres-tls", ["postgres.stack.internal", "postgres-1", "postgres-1.stack.internal"]),
         ("redis-tls", ["redis.stack.internal", "redis-1", "redis-1.stack.internal"]),
@@ -226,174 +241,178 @@ def test_only_the_owner_reads_the_private_key(made: Deployment) -> None:
         ),
     ],
 )
-def test_certificates_carry_their_names_and_chain_to_the_authority(
-    made: Deployment, opened: dict[str, dict[str, str]], lock: str, names: list[str]
+def test_certificate_has_its_names_and_is_signed_by_authority(
+    made: Deployment, opened: dict[str, dict[str, str]], secret: str, names: list[str]
 ) -> None:
     authority = made.settings()["ca_certificate"]
     for name in names:
-        verify(opened[lock], authority, name)
+        verify(opened[secret], authority, name)
     with pytest.raises(VerificationError):
-        verify(opened[lock], authority, "web-1")
-    certificate = x509.load_pem_x509_certificate(opened[lock]["certificate"].encode())
+        verify(opened[secret], authority, "web-1")
+    certificate = x509.load_pem_x509_certificate(opened[secret]["certificate"].encode())
     alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert {str(one.value) for one in alternatives} == set(names)
-    key = serialization.load_pem_private_key(opened[lock]["private_key"].encode(), None)
+    assert {str(alternative.value) for alternative in alternatives} == set(names)
+    key = serialization.load_pem_private_key(opened[secret]["private_key"].encode(), None)
     assert key.public_key() == certificate.public_key()
     left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
     assert dt.timedelta(days=CERTIFICATE_DAYS - 1) < left <= dt.timedelta(days=CERTIFICATE_DAYS)
 
 
-def test_another_authority_vouches_for_nothing(opened: dict[str, dict[str, str]]) -> None:
+def test_certificate_fails_verification_by_another_authority(
+    opened: dict[str, dict[str, str]],
+) -> None:
     with pytest.raises(VerificationError):
         verify(opened["edge-tls"], Authority.new("local").certificate_pem, "localhost")
 
 
-def test_the_authority_signs_servers_only(made: Deployment) -> None:
+def test_authority_cannot_sign_other_authorities(made: Deployment) -> None:
     certificate = x509.load_pem_x509_certificate(made.settings()["ca_certificate"].encode())
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert (constraints.ca, constraints.path_length) == (True, 0)
 
 
-# -- rotate ---------------------------------------------------------------------------------------------------------
+# -- rotate ----------------------------------------------------------------------------------------
 
 
-def test_rotate_changes_just_one_lock(mine: Deployment, opened: dict[str, dict[str, str]]) -> None:
+def test_rotate_changes_only_the_given_secret(
+    mine: Deployment, opened: dict[str, dict[str, str]]
+) -> None:
     before = files(mine)
     assert initialise(mine, URL, frozenset({"redis-airflow"})) == ["redis-airflow"]
     assert changed(before, mine) == {"secrets/redis-airflow.sls"}
-    assert Vault(mine).read("redis-airflow") != opened["redis-airflow"]
+    assert SecretStore(mine).read("redis-airflow") != opened["redis-airflow"]
 
 
-def test_a_rotated_certificate_has_the_same_authority(
+def test_rotated_certificate_has_the_same_authority(
     mine: Deployment, opened: dict[str, dict[str, str]]
 ) -> None:
     authority = mine.settings()["ca_certificate"]
     assert initialise(mine, URL, frozenset({"redis-tls"})) == ["redis-tls"]
-    leaves = Vault(mine).read("redis-tls")
-    assert leaves["private_key"] != opened["redis-tls"]["private_key"]
-    verify(leaves, authority, "redis.stack.internal")
+    fields = SecretStore(mine).read("redis-tls")
+    assert fields["private_key"] != opened["redis-tls"]["private_key"]
+    verify(fields, authority, "redis.stack.internal")
     assert mine.settings()["ca_certificate"] == authority
 
 
-def test_a_new_authority_signs_every_certificate_anew(mine: Deployment) -> None:
+def test_new_authority_signs_every_certificate(mine: Deployment) -> None:
     before = mine.settings()["ca_certificate"]
     made = initialise(mine, URL, frozenset({"deployment-ca"}))
     assert set(made) == {"deployment-ca", "postgres-tls", "redis-tls", "edge-tls", "settings"}
     after = mine.settings()["ca_certificate"]
     assert after != before
-    for lock, name in {
+    for secret, name in {
         "postgres-tls": "postgres-1",
         "redis-tls": "redis-1",
         "edge-tls": "lb-1",
     }.items():
-        verify(Vault(mine).read(lock), after, name)
+        verify(SecretStore(mine).read(secret), after, name)
 
 
-def test_a_certificate_that_was_brought_outlives_the_authority(mine: Deployment) -> None:
+def test_public_certificate_survives_new_authority(mine: Deployment) -> None:
     brought = Authority.new("public").server("edge", ["airflow.example.org"])
     brought["certificate"] += Authority.new(
         "public"
     ).certificate_pem  # a chain, as public CAs give it
-    Vault(mine).write("edge-tls", brought)
+    SecretStore(mine).write("edge-tls", brought)
     made = initialise(mine, URL, frozenset({"deployment-ca"}))
     assert set(made) == {"deployment-ca", "postgres-tls", "redis-tls", "settings"}
-    assert Vault(mine).read("edge-tls") == brought
+    assert SecretStore(mine).read("edge-tls") == brought
     assert "edge-tls" in initialise(mine, URL, frozenset({"edge-tls"})), (
         "asked for by name it is made anew"
     )
 
 
 @pytest.mark.parametrize("last", ["deployment-ca", "postgres-tls", "edge-tls"])
-def test_a_rotation_that_was_cut_short_is_made_whole(
+def test_interrupted_rotation_is_completed_by_next_run(
     mine: Deployment, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
-    write = Vault.write
+    write = SecretStore.write
 
-    def interrupted(vault: Vault, lock: str, leaves: dict[str, str]) -> None:
-        write(vault, lock, leaves)
-        if lock == last:
+    def interrupted(store: SecretStore, secret: str, fields: dict[str, str]) -> None:
+        write(store, secret, fields)
+        if secret == last:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Vault, "write", interrupted)
+        patch.setattr(SecretStore, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             initialise(mine, URL, frozenset({"deployment-ca"}))
     initialise(mine, URL)
     authority = mine.settings()["ca_certificate"]
-    for lock, name in {
+    for secret, name in {
         "postgres-tls": "postgres-1",
         "redis-tls": "redis-1",
         "edge-tls": "lb-1",
     }.items():
-        verify(Vault(mine).read(lock), authority, name)
+        verify(SecretStore(mine).read(secret), authority, name)
     assert initialise(mine, URL) == []
 
 
-def test_the_settings_follow_the_ssh_key(mine: Deployment) -> None:
-    # As a rotation leaves it that was cut short before the settings.
+def test_settings_follow_ssh_key(mine: Deployment) -> None:
+    # As a rotation leaves it that is interrupted before the settings.
     recipe = catalogue(mine, Authority.new("local"), URL)["cloud-ssh"]
-    Vault(mine).write("cloud-ssh", recipe())
+    SecretStore(mine).write("cloud-ssh", recipe())
     before = mine.settings()["ssh_public_key"]
     assert initialise(mine, URL) == ["settings"]
     assert mine.settings()["ssh_public_key"] != before
 
 
 @pytest.mark.parametrize("state", ["initialised", "empty"])
-def test_rotating_what_does_not_exist_touches_nothing(
+def test_rotate_of_unknown_secret_changes_nothing(
     mine: Deployment, deployment: Deployment, state: str
 ) -> None:
-    one = mine if state == "initialised" else deployment
-    before = files(one)
+    target = mine if state == "initialised" else deployment
+    before = files(target)
     with pytest.raises(
         SecretsError,
         match=r"There is no secret 'nonsense'\. There are: airflow-admin, .*, redis-tls\.",
     ):
-        initialise(one, URL, frozenset({"nonsense", "redis-airflow"}))
-    assert changed(before, one) == set()
+        initialise(target, URL, frozenset({"nonsense", "redis-airflow"}))
+    assert changed(before, target) == set()
 
 
-# -- what goes wrong ------------------------------------------------------------------------------------------------
+# -- what goes wrong -------------------------------------------------------------------------------
 
 
-def test_an_unknown_lock_names_the_known_ones(made: Deployment, deployment: Deployment) -> None:
+def test_read_of_unknown_secret_names_known_secrets(
+    made: Deployment, deployment: Deployment
+) -> None:
     with pytest.raises(
         SecretsError, match=r"There is no secret 'wifi'\. There are: airflow-admin, airflow-keys, "
     ):
-        Vault(made).read("wifi")
+        SecretStore(made).read("wifi")
     with pytest.raises(SecretsError, match=r"There is no secret 'wifi'\. There are: none\."):
-        Vault(deployment).read("wifi")
+        SecretStore(deployment).read("wifi")
 
 
-def test_without_the_private_key_it_says_where_it_belongs(mine: Deployment) -> None:
-    path = Vault(mine).private_key
+def test_read_without_private_key_names_its_path(mine: Deployment) -> None:
+    path = SecretStore(mine).private_key
     path.unlink()
     with pytest.raises(
         SecretsError, match=rf"{re.escape(str(path))} is not on this machine\. Copy it here"
     ):
-        Vault(mine).read("airflow-admin")
+        SecretStore(mine).read("airflow-admin")
 
 
-def test_a_private_key_is_never_overwritten(mine: Deployment) -> None:
-    vault = Vault(mine)
-    before = vault.private_key.read_text()
-    vault.public_key.unlink()
+def test_private_key_is_never_overwritten(mine: Deployment) -> None:
+    store = SecretStore(mine)
+    before = store.private_key.read_text()
+    store.public_key.unlink()
     with pytest.raises(SecretsError, match="has lost its public half"):
         initialise(mine, URL)
-    assert vault.private_key.read_text() == before
+    assert store.private_key.read_text() == before
 
 
-def test_an_authority_of_another_kind_is_refused(mine: Deployment) -> None:
+def test_authority_with_another_kind_of_key_is_refused(mine: Deployment) -> None:
     pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    Vault(mine).write("deployment-ca", {"private_key": pem.decode()})
+    SecretStore(mine).write("deployment-ca", {"private_key": pem.decode()})
     with pytest.raises(SecretsError, match="'deployment-ca' is no elliptic-curve key"):
         initialise(mine, URL)
 
 
-def test_a_host_without_gpg_is_told_what_to_install(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_gpg_is_a_sentence(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(SecretsError, match=r"gpg is not installed\. Install the package gnupg\."):
-        Vault(deployment).create_key()
+        SecretStore(deployment).create_key()

@@ -1,0 +1,150 @@
+"""The command line's arguments."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+import shtab
+
+from stackctl.deployment import LOCAL
+from stackctl.launch import ON_FAILURE
+
+DEPLOYMENT_HELP = "see stackctl --help"
+JSON_HELP = "print JSON"
+ON_FAILURE_HELP = (
+    "what happens to a machine that this run launched and that is not ready"
+    " (default: keep, for the next run)"
+)
+
+
+class _Rest(argparse.Action):
+    """Stores the rest of the line, without its first `--`; it may not be empty."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        args = values[1:] if values[:1] == ["--"] else values
+        if not args:
+            parser.error(f"there is no command: {parser.prog} … -- {(self.metavar or self.dest)}")
+        setattr(namespace, self.dest, args)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="stackctl",
+        description="Bring the Airflow stack up, look at it, and take it down.",
+        epilog="Plain Salt works without stackctl: log in to salt-1"
+        " and use salt, salt-run and salt-cloud.",
+    )
+    top.add_argument(
+        "-d",
+        "--deployment",
+        default=LOCAL,
+        help="'local' (this machine, the default) or a folder of pillar/",
+    )
+    top.add_argument(
+        "--map", default="small", help="the map of cloud.maps.d that names the machines"
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_changing_verbs(verbs)
+    _add_reading_verbs(verbs)
+    _add_secrets(_add(verbs, "secrets", "Make, show or renew the deployment's secrets."))
+    completion = _add(verbs, "completion", "Print a shell's completion of the verbs and options.")
+    completion.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    return top
+
+
+def _add(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    # The deployment may be given before the verb or after it.
+    made.add_argument("-d", "--deployment", default=argparse.SUPPRESS, help=DEPLOYMENT_HELP)
+    return made
+
+
+def _add_changing_verbs(verbs: Any) -> None:
+    up = _add(
+        verbs,
+        "up",
+        "Bring up whatever is missing or differs from the tree; a second run changes nothing.",
+    )
+    up.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check this host and print what would be done; change nothing",
+    )
+    up.add_argument("--on-failure", choices=ON_FAILURE, default="keep", help=ON_FAILURE_HELP)
+    launch = _add(
+        verbs,
+        "launch",
+        "Launch and repair the map's machines, and judge each; exit with 1 if one is not ready.",
+    )
+    launch.add_argument("--on-failure", choices=ON_FAILURE, default="keep", help=ON_FAILURE_HELP)
+    launch.add_argument("--serial", action="store_true", help="one after another, not all at once")
+    launch.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be launched or repaired; change nothing",
+    )
+    launch.add_argument("--json", action="store_true", help=JSON_HELP)
+    down = _add(verbs, "down", "Remove the local stack: machines, networks, image, API, keys.")
+    down.add_argument(
+        "--keep-image",
+        action="store_true",
+        help="keep the machine image, so that the next start takes less time",
+    )
+    down.add_argument(
+        "--dry-run", action="store_true", help="print what would be removed; change nothing"
+    )
+
+
+def _add_reading_verbs(verbs: Any) -> None:
+    status = _add(
+        verbs, "status", "Show every machine and the site; exit with 1 unless all are healthy."
+    )
+    status.add_argument("--json", action="store_true", help=JSON_HELP)
+    execute = _add(verbs, "exec", "Run a command as root on a machine: exec web-1 -- uptime")
+    execute.add_argument("machine")
+    execute.add_argument("command", nargs=argparse.REMAINDER, action=_Rest)
+    salt = _add(verbs, "salt", "Run `salt` on the master: salt -- '*' test.ping")
+    salt.add_argument("args", nargs=argparse.REMAINDER, action=_Rest, metavar="ARG")
+    logs = _add(
+        verbs, "logs", "Print the log of a machine's service, or without a machine of the last up."
+    )
+    logs.add_argument("machine", nargs="?")
+    logs.add_argument("-n", "--lines", type=_count, default=50, help="how many (default: 50)")
+
+
+def _add_secrets(verb: argparse.ArgumentParser) -> None:
+    actions = verb.add_subparsers(dest="action", required=True, metavar="ACTION")
+    init = _add(actions, "init", "Make what is missing; secrets that exist stay.")
+    init.add_argument(
+        "--base-url", help="the address that users type (needed the first time, except for 'local')"
+    )
+    init.add_argument(
+        "--account",
+        type=_account_number,
+        help="the AWS account of the deployment; stackctl refuses every other",
+    )
+    _add(actions, "list", "Print the names of all secrets.")
+    show = _add(actions, "show", "Print one field of a secret: show airflow-admin password")
+    show.add_argument("secret", metavar="SECRET")
+    show.add_argument(
+        "field", nargs="?", metavar="FIELD", help="may be omitted if the secret has only one"
+    )
+    rotate = _add(actions, "rotate", "Make secrets anew; `up` then brings them to the machines.")
+    rotate.add_argument("secret", nargs="+", metavar="SECRET")
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise ValueError
+    return number
+
+
+def _account_number(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{12}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no AWS account: it has 12 digits")
+    return text

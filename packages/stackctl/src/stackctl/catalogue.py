@@ -1,0 +1,67 @@
+"""Which secrets a deployment has, and how the fields of each are made."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Callable, Mapping
+from functools import partial
+from urllib.parse import urlsplit
+
+from stackctl import sshkey
+from stackctl.certificates import Authority
+from stackctl.deployment import Deployment
+from stackctl.roles import EDGE_TLS, Role
+
+DEPLOYMENT_CA = "deployment-ca"
+CLOUD_SSH = "cloud-ssh"
+Recipe = Callable[[], dict[str, str]]
+
+
+def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Mapping[str, Recipe]:
+    """Return secret -> function that makes its fields.
+
+    Which minion reads which secret is written in pillar/base/top.sls, which roles have a
+    certificate in pillar/base/roles.sls.
+
+    Args:
+        deployment: the map names the machines, whose names are in the certificates.
+        authority: signs the certificates.
+        base_url: the address that users type.
+    """
+    recipes: dict[str, Recipe] = {
+        DEPLOYMENT_CA: lambda: authority.fields,
+        "postgres-airflow": _password,
+        "redis-airflow": _password,
+        "airflow-keys": _airflow_keys,
+        "airflow-admin": _password,
+        CLOUD_SSH: lambda: {"private_key": sshkey.new_private_key()},
+    }
+    for role in deployment.role_table().roles.values():
+        if role.certificate:
+            names = _host_names(deployment, role)
+            if role.certificate == EDGE_TLS:
+                names += [urlsplit(base_url).hostname or "localhost", "localhost"]
+            unique = list(dict.fromkeys(names))
+            recipes[role.certificate] = partial(authority.server, role.name, unique)
+    return recipes
+
+
+def _host_names(deployment: Deployment, role: Role) -> list[str]:
+    """Return the names by which other machines reach a role's service and its machines."""
+    domain = deployment.role_table().domain
+    ids = deployment.machines_of(role.name)
+    return [f"{role.service}.{domain}", *ids, *(f"{name}.{domain}" for name in ids)]
+
+
+def _password() -> dict[str, str]:
+    """Return 192 random bits in hexadecimal: shells, URLs and options read them literally."""
+    return {"password": secrets.token_hex(24)}
+
+
+def _airflow_keys() -> dict[str, str]:
+    return {
+        "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "secret_key": secrets.token_hex(24),
+        "jwt_secret": secrets.token_hex(64),
+    }

@@ -1,0 +1,143 @@
+"""The deployment's private certificate authority, and the certificates that it signs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from stackctl.errors import SecretsError
+
+CA_DAYS = 3650
+CERTIFICATE_DAYS = 397  # what browsers accept at most: CA/Browser Forum ballot SC31
+
+
+class Authority:
+    """The deployment's private certificate authority."""
+
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self._certificate = certificate
+        self._key = key
+
+    @classmethod
+    def new(cls, deployment: str) -> Authority:
+        """Make an authority that is valid for `CA_DAYS` days."""
+        key = _new_key()
+        builder = _builder(f"{deployment} stack CA", key, CA_DAYS)
+        builder = builder.issuer_name(_name(f"{deployment} stack CA"))
+        return cls(_sign(builder, signer=key, is_authority=True), key)
+
+    @classmethod
+    def load(cls, certificate_pem: str, private_key_pem: str) -> Authority | None:
+        """Return the authority of a certificate and its key; None: they do not belong together.
+
+        Raises:
+            SecretsError: the key is of another kind.
+        """
+        key = serialization.load_pem_private_key(private_key_pem.encode(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise SecretsError("The secret 'deployment-ca' is no elliptic-curve key.")
+        if not certificate_pem:
+            return None
+        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+        return cls(certificate, key) if certificate.public_key() == key.public_key() else None
+
+    @property
+    def certificate_pem(self) -> str:
+        """The certificate, which every client of the stack trusts."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The private key, as the fields of a secret that no machine reads."""
+        return {"private_key": _pem(self._key)}
+
+    def issued(self, certificate_pem: str) -> bool:
+        """Return whether a certificate names this deployment's authority, or an earlier one.
+
+        Every authority of one deployment has the same name.
+        """
+        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+        return certificate.issuer == self._certificate.subject
+
+    def server(self, subject: str, names: Sequence[str]) -> dict[str, str]:
+        """Return key and certificate of a server that answers to `names`.
+
+        Args:
+            subject: the certificate's common name.
+            names: host names or addresses.
+        """
+        key = _new_key()
+        builder = _builder(subject, key, CERTIFICATE_DAYS)
+        builder = builder.issuer_name(self._certificate.subject)
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        builder = builder.add_extension(alternatives, critical=False)
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+        builder = builder.add_extension(usage, critical=False)
+        certificate = _sign(builder, signer=self._key, is_authority=False)
+        pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
+        return {"private_key": _pem(key), "certificate": pem}
+
+
+def _new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _builder(subject: str, key: ec.EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+    """Return a certificate of a key that still needs an issuer, extensions and a signature."""
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _sign(
+    builder: x509.CertificateBuilder, *, signer: ec.EllipticCurvePrivateKey, is_authority: bool
+) -> x509.Certificate:
+    constraints = x509.BasicConstraints(ca=is_authority, path_length=0 if is_authority else None)
+    signer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return (
+        builder.add_extension(constraints, critical=True)
+        .add_extension(signer_id, critical=False)
+        .add_extension(usage, critical=True)
+        .sign(signer, hashes.SHA256())
+    )

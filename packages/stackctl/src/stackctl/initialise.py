@@ -1,0 +1,113 @@
+"""Makes what a deployment lacks: its GPG key, its settings and its secrets."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from stackctl import sshkey
+from stackctl.catalogue import CLOUD_SSH, DEPLOYMENT_CA, catalogue
+from stackctl.certificates import Authority
+from stackctl.deployment import Deployment
+from stackctl.errors import SecretsError
+from stackctl.roles import EDGE_TLS
+from stackctl.secret_store import SecretStore
+
+SETTINGS_HEADER = (
+    "# What is particular to this deployment and not secret;"
+    " made by `stackctl secrets init`, then yours.\n"
+)
+
+
+def initialise(
+    deployment: Deployment,
+    base_url: str,
+    rotate: frozenset[str] = frozenset(),
+    aws_account: str | None = None,
+) -> list[str]:
+    """Make the key, the settings and every secret that is missing; return what was made.
+
+    Args:
+        deployment: whose pillar to fill.
+        base_url: the address that users type; the edge's certificate names its host.
+        rotate: secrets to make anew although they exist.
+        aws_account: the number of the deployment's AWS account; None: as the settings have it.
+
+    Raises:
+        SecretsError: a secret to rotate does not exist, or GPG fails.
+    """
+    store = SecretStore(deployment)
+    settings = deployment.settings() if deployment.has_settings else {}
+    kept = set(store.names()) - rotate
+    authority = _authority(store, settings) if DEPLOYMENT_CA in kept else None
+    if authority is None:
+        authority = Authority.new(deployment.name)
+        kept -= _issued(deployment, store, authority) | {DEPLOYMENT_CA}
+    recipes = catalogue(deployment, authority, base_url)
+    if unknown := rotate - recipes.keys():
+        raise SecretsError(
+            f"There is no secret '{min(unknown)}'.", f"There are: {', '.join(sorted(recipes))}."
+        )
+    made = [f"the pillar key of {secret}" for secret in store.rename_keys()]
+    if store.create_key():
+        made.append("the GPG key")
+    for secret, recipe in recipes.items():
+        if secret not in kept:
+            store.write(secret, recipe())
+            made.append(secret)
+    derived = {
+        "ca_certificate": authority.certificate_pem,
+        "ssh_public_key": sshkey.public_key(store.read(CLOUD_SSH)["private_key"]),
+    }
+    chosen = {"aws_account": aws_account} if aws_account else {}
+    wanted = (settings or _first_settings(deployment, base_url)) | chosen | derived
+    if wanted != settings:
+        text = yaml.safe_dump({"settings": wanted}, sort_keys=False)
+        deployment.settings_path.write_text(SETTINGS_HEADER + text)
+        made.append("settings")
+    return made
+
+
+def _authority(store: SecretStore, settings: Mapping[str, Any]) -> Authority | None:
+    """Return the authority whose certificate the settings hold; None: its key is another's.
+
+    A rotation that was interrupted leaves a new key and the old certificate.
+    """
+    certificate = str(settings.get("ca_certificate", ""))
+    return Authority.load(certificate, store.read(DEPLOYMENT_CA)["private_key"])
+
+
+def _issued(deployment: Deployment, store: SecretStore, authority: Authority) -> set[str]:
+    """Return the certificates that a new authority has to sign again.
+
+    The edge's certificate may come from a public CA; then it stays.
+    """
+    found = {role.certificate for role in deployment.role_table().roles.values()}
+    if EDGE_TLS in store.names():
+        certificate = store.read(EDGE_TLS)["certificate"]
+        if not authority.issued(certificate):
+            found.discard(EDGE_TLS)
+    return found
+
+
+def _first_settings(deployment: Deployment, base_url: str) -> dict[str, Any]:
+    return {
+        "deployment": deployment.name,
+        "base_url": base_url,
+        "load_examples": deployment.is_local,
+        "operator_cidrs": _operator_cidrs(deployment),
+    }
+
+
+def _operator_cidrs(deployment: Deployment) -> list[str]:
+    """Return the networks that reach the master by SSH: for `local` this host, the subnet's router.
+
+    For a real account the operator writes them into settings.sls.
+    """
+    if not deployment.is_local:
+        return []
+    subnet = deployment.base_pillar("aws")["subnet"]["cidr"]
+    return [f"{next(ipaddress.ip_network(subnet).hosts())}/32"]

@@ -1,0 +1,149 @@
+"""The local cloud below the deployment `local`: the only module that imports `localcloud`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import localcloud.engine
+import localcloud.image
+import localcloud.service
+from localcloud.config import CloudConfig
+from localcloud.errors import LocalCloudError
+from stackctl import local, preflight
+from stackctl.deployment import Deployment
+from stackctl.errors import LocalCloudFailed, NotUpError
+from stackctl.progress import Progress
+
+
+@contextmanager
+def _stack_errors() -> Iterator[None]:
+    """Raise the local cloud's errors as stackctl's own, with the same text."""
+    try:
+        yield
+    except LocalCloudError as error:
+        raise LocalCloudFailed(str(error)) from error
+
+
+class LocalCloud:
+    """The account of the deployment `local`; see `stackctl.account.Account`."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._folder = local.cloud_folder(deployment)
+
+    def config(self, image: str = "") -> CloudConfig:
+        """Return the local cloud's configuration.
+
+        Args:
+            image: the tag of the machines' image, where machines are to be launched.
+        """
+        deployment = self._deployment
+        edges = deployment.machines_of(deployment.role_table().edge.name)
+        port = deployment.base_pillar("endpoints")["https"]["port"]
+        return CloudConfig(
+            name=local.cloud_name(deployment),
+            state_dir=self._folder,
+            port=local.api_port(),
+            image=image,
+            publish={name: {port: (local.ADDRESS, local.https_port())} for name in edges[:1]},
+        )
+
+    @_stack_errors()
+    def check(self) -> None:
+        """Raise PreflightError for anything that would stop `up` later; changes nothing."""
+        preflight.check_docker(localcloud.engine.reachable)
+        if self.runs():
+            return  # the checks below passed when it was started; now it uses memory and ports
+        preflight.check_memory(preflight.available_memory())
+        preflight.check_disk(self._deployment.state_dir)
+        preflight.check_network()
+        preflight.check_port(local.ADDRESS, local.api_port(), "STACK_API_PORT")
+        # Machines that exist hold the published port themselves.
+        machines_exist = localcloud.engine.reachable() and localcloud.service.machine_names(
+            self.config()
+        )
+        if not machines_exist:
+            preflight.check_port(local.ADDRESS, local.https_port(), "STACK_HTTPS_PORT")
+
+    @_stack_errors()
+    def runs(self) -> bool:
+        """Return whether its API runs."""
+        return localcloud.service.status(self._folder).running
+
+    @_stack_errors()
+    def pending(self) -> list[str]:
+        """Return the steps that `start` would take; changes nothing."""
+        steps = []
+        if not localcloud.engine.reachable():
+            steps.append("install docker.io if it is absent, and start the Docker engine")
+        elif not localcloud.image.exists(
+            localcloud.engine.connect(), localcloud.image.tag(self._deployment.salt_lock)
+        ):
+            steps.append("build the machine image with mmdebstrap, installing that if it is absent")
+        if not self.runs():
+            steps.append(f"start the local EC2 API on port {local.api_port()}")
+        return steps
+
+    @_stack_errors()
+    def start(self, progress: Progress) -> Mapping[str, str]:
+        """Start the engine, the image and the API where they are missing.
+
+        Returns:
+            The environment that leads boto3 to the API.
+        """
+        with progress.step("docker engine") as step:
+            before = localcloud.engine.reachable()
+            client = localcloud.engine.ensure(step.report)
+            step.changed = not before
+        with progress.step("machine image") as step:
+            known = localcloud.image.tag(self._deployment.salt_lock)
+            step.changed = not localcloud.image.exists(client, known)
+            image = localcloud.image.ensure(client, step.report, self._deployment.salt_lock)
+            step.detail = image
+        with progress.step("EC2 API") as step:
+            step.changed = not self.runs()
+            endpoint = localcloud.service.start(self.config(image), step.report)
+            step.detail = endpoint.url
+        return endpoint.environment
+
+    @_stack_errors()
+    def environment(self) -> Mapping[str, str]:
+        """Return the environment that leads boto3 to the API.
+
+        Raises:
+            NotUpError: the API does not run.
+        """
+        endpoint = localcloud.service.endpoint(self._folder)
+        if endpoint is None:
+            raise NotUpError("The local cloud does not run.", "Bring the stack up first: make up")
+        return endpoint.environment
+
+    def master_files(self, environment: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the files below ~/.aws that take the place of AWS's instance role."""
+        return {
+            "config": (
+                f"[default]\nregion = {self._deployment.region()}\n"
+                f"endpoint_url = {environment['AWS_ENDPOINT_URL']}\n"
+            ),
+            "credentials": (
+                f"[default]\naws_access_key_id = {environment['AWS_ACCESS_KEY_ID']}\n"
+                f"aws_secret_access_key = {environment['AWS_SECRET_ACCESS_KEY']}\n"
+            ),
+        }
+
+    @_stack_errors()
+    def destroy(self, progress: Progress, *, keep_image: bool) -> None:
+        """Remove the machines, the API and the networks, and the image unless it is kept.
+
+        Docker's engine is stopped if `start` has started it.
+        """
+        with progress.step("local cloud") as step:
+            localcloud.service.destroy(self.config(), step.report)
+            step.changed = True
+        if not keep_image and localcloud.engine.reachable():
+            with progress.step("machine image") as step:
+                step.changed = localcloud.image.remove(localcloud.engine.connect())
+        with progress.step("docker engine") as step:
+            step.changed = localcloud.engine.stop_if_ours()
+            step.detail = "stopped" if step.changed else "left as it was"

@@ -1,0 +1,95 @@
+"""The table of roles, pillar/base/roles.sls: what stackctl knows of each role."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stackctl.errors import StackError
+
+MASTER = "salt"
+EDGE_TLS = "edge-tls"  # the certificate that users' browsers see
+_ID = re.compile(r"(.+)-[1-9][0-9]*")
+
+
+def role_of(minion_id: str) -> str:
+    """Return the role of a minion id, `<role>-<number from 1>`; empty for any other id.
+
+    salt/_modules/role.py has the same rule on the machines.
+    """
+    match = _ID.fullmatch(minion_id)
+    return match[1] if match else ""
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role.
+
+    Attributes:
+        name: what precedes the number in its machines' ids.
+        unit: the systemd unit that its machines run.
+        service: the DNS name below the domain by which other machines reach it; its name
+            unless the table has another.
+        certificate: the secret that holds its certificate; empty: it has none.
+        health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
+    """
+
+    name: str
+    unit: str
+    service: str
+    certificate: str = ""
+    health_path: str = ""
+
+    @classmethod
+    def read(cls, name: str, row: Mapping[str, Any]) -> Role:
+        """Return a role from its row of the table; raise KeyError for a missing key."""
+        return cls(
+            name=name,
+            unit=row["unit"],
+            service=row.get("service", name),
+            certificate=row["certificate"]["secret"] if "certificate" in row else "",
+            health_path=row.get("check", {}).get("path", ""),
+        )
+
+
+@dataclass(frozen=True)
+class RoleTable:
+    """Every role, and the domain of the machines' own names."""
+
+    domain: str
+    roles: Mapping[str, Role]
+
+    @classmethod
+    def read(cls, path: Path) -> RoleTable:
+        """Read the table.
+
+        Raises:
+            StackError: it lacks a key.
+        """
+        data = yaml.safe_load(path.read_text())
+        try:
+            roles = {name: Role.read(name, row) for name, row in data["roles"].items()}
+            return cls(data["domain"], roles)
+        except KeyError as error:
+            raise StackError(f"{path} has no key {error}.") from None
+
+    def of(self, minion_id: str) -> Role | None:
+        """Return the role of a machine; None: the table has no such role."""
+        return self.roles.get(role_of(minion_id))
+
+    @property
+    def edge(self) -> Role:
+        """The role that users' browsers connect to.
+
+        Raises:
+            StackError: no role has the certificate for it.
+        """
+        for role in self.roles.values():
+            if role.certificate == EDGE_TLS:
+                return role
+        raise StackError(f"No role of pillar/base/roles.sls has the certificate {EDGE_TLS}.")

@@ -1,0 +1,144 @@
+"""The secrets of a deployment as GPG ciphertext, below `pillar/<deployment>/secrets`.
+
+A secret is a file, `postgres-airflow.sls`, and has fields, such as `password`. Only the
+deployment's private key decrypts them. It is kept in the state directory of this host and on the
+Salt master.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import yaml
+
+from stackctl.deployment import Deployment
+from stackctl.errors import CommandError, MissingProgram, SecretsError
+from stackctl.files import private_directory, write_private
+from stackctl.run import run
+
+
+class SecretStore:
+    """The encrypted secrets of a deployment, and the GPG key pair that encrypts and decrypts them.
+
+    Attributes:
+        folder: where the secrets are.
+        public_key: the file of the public key.
+        private_key: the file of the private key.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self.folder = deployment.pillar_dir / "secrets"
+        self.public_key = deployment.pillar_dir / "public.asc"
+        self.private_key = deployment.state_dir / "gpg-private.asc"
+
+    def create_key(self) -> bool:
+        """Make the key pair unless it exists; return whether it was made.
+
+        Raises:
+            SecretsError: there is a private key without its public key.
+        """
+        if self.public_key.is_file():
+            return False
+        if self.private_key.is_file():
+            raise SecretsError(
+                f"{self.private_key} has lost its public half {self.public_key}.",
+                "Restore that file from git, or move the private key away to begin anew.",
+            )
+        user = f"{self._deployment.name} stack"
+        # Without a passphrase; `future-default` makes ed25519 with a cv25519 subkey that encrypts.
+        kind = ["future-default", "default", "never"]
+        with _gpg_home() as home:
+            _gpg(home, ["--passphrase", "", "--quick-generate-key", user, *kind])
+            write_private(self.private_key, _gpg(home, ["--armor", "--export-secret-keys"]))
+            public = _gpg(home, ["--armor", "--export"])
+        private_directory(self.public_key.parent)
+        self.public_key.write_text(public)
+        return True
+
+    def names(self) -> list[str]:
+        """Return the names of the secrets that exist."""
+        return sorted(path.stem for path in self.folder.glob("*.sls"))
+
+    def write(self, secret: str, fields: Mapping[str, str]) -> None:
+        """Encrypt the fields of a secret into its file."""
+        encrypt = ["--armor", "--encrypt", "--recipient-file", str(self.public_key)]
+        with _gpg_home() as home:
+            encrypted = {field: _gpg(home, encrypt, value) for field, value in fields.items()}
+        lines = ["#!yaml|gpg", "secrets:", f"  {secret}:"]
+        for field, ciphertext in encrypted.items():
+            lines += [
+                f"    {field}: |",
+                *(f"      {line}".rstrip() for line in ciphertext.splitlines()),
+            ]
+        write_private(self._path(secret), "\n".join(lines) + "\n")
+
+    def read(self, secret: str) -> dict[str, str]:
+        """Decrypt all fields of a secret.
+
+        Raises:
+            SecretsError: there is no such secret, or the private key is not on this host.
+        """
+        path = self._path(secret)
+        if not path.is_file():
+            raise SecretsError(
+                f"There is no secret '{secret}'.",
+                f"There are: {', '.join(self.names()) or 'none'}.",
+            )
+        if not self.private_key.is_file():
+            raise SecretsError(
+                f"The private key {self.private_key} is not on this machine.",
+                "Copy it here from where the deployment keeps it, or ask on the Salt master.",
+            )
+        # A file holds one secret. Its key is not looked at: `rename_keys` may still have to run.
+        (ciphertexts,) = yaml.safe_load(path.read_text())["secrets"].values()
+        with _gpg_home() as home:
+            _gpg(home, ["--import", str(self.private_key)])
+            return {field: _gpg(home, ["--decrypt"], text) for field, text in ciphertexts.items()}
+
+    def rename_keys(self) -> list[str]:
+        """Spell each secret's pillar key as its file, and return the secrets that were renamed.
+
+        Earlier versions wrote `postgres_airflow` into `postgres-airflow.sls`. The ciphertext stays.
+        """
+        renamed = []
+        for secret in self.names():
+            path = self._path(secret)
+            old = re.escape(secret.replace("-", "_"))
+            text, count = re.subn(
+                rf"^(\s+){old}:(?=\s*$)", rf"\g<1>{secret}:", path.read_text(), flags=re.MULTILINE
+            )
+            if count and write_private(path, text):
+                renamed.append(secret)
+        return renamed
+
+    def _path(self, secret: str) -> Path:
+        return self.folder / f"{secret}.sls"
+
+
+@contextmanager
+def _gpg_home() -> Iterator[Path]:
+    # A short path of its own: the path of gpg-agent's socket in it holds 107 bytes at most.
+    home = Path(tempfile.mkdtemp(prefix="stackctl-gpg-"))
+    try:
+        yield home
+    finally:
+        with suppress(CommandError):  # without gpg there is no agent either
+            end = ["gpgconf", "--homedir", str(home), "--kill", "all"]
+            run(end, log=None, what="ending gpg-agent")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _gpg(home: Path, args: list[str], stdin: str = "") -> str:
+    command = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--no-tty", *args]
+    try:
+        return run(command, log=None, what=f"gpg {args[0]}", stdin=stdin, quiet=True)
+    except MissingProgram:
+        raise SecretsError("gpg is not installed.", "Install the package gnupg.") from None
+    except CommandError as error:
+        raise SecretsError(error.what, error.hint) from None

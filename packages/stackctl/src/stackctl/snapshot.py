@@ -1,0 +1,142 @@
+"""The machines at one moment, as EC2, sshd and the minions report them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from stackctl.errors import LaunchError, StackError
+from stackctl.machines import Machine, find_machines
+from stackctl.salt_cloud import SaltCloudHost
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+KNOWN_SECONDS = 20  # that a minion has to answer
+NEW_SECONDS = 90  # the same for a minion that salt-cloud has just installed
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The machines at one moment.
+
+    Attributes:
+        machines: the instances by name; a name may have several.
+        answering: the names whose minion answers.
+        unreachable: why no minion could be asked; then their silence is no machine's fault.
+        ssh_errors: name -> why SSH fails.
+    """
+
+    machines: Mapping[str, Sequence[Machine]]
+    answering: frozenset[str] = frozenset()
+    unreachable: str = ""
+    ssh_errors: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_instances(cls, client: EC2Client) -> Snapshot:
+        """Return a snapshot of the instances alone."""
+        machines: dict[str, list[Machine]] = {}
+        for machine in find_machines(client):
+            machines.setdefault(machine.name, []).append(machine)
+        return cls(machines)
+
+    def only(self, name: str) -> Machine | None:
+        """Return the instance of a name; None when it has none or several."""
+        found = self.machines.get(name, ())
+        return found[0] if len(found) == 1 else None
+
+    def running(self, names: Iterable[str]) -> dict[str, Machine]:
+        """Return the machines among `names` that run."""
+        found = {name: self.only(name) for name in names}
+        return {
+            name: machine
+            for name, machine in found.items()
+            if machine and machine.state == "running"
+        }
+
+    def ids(self) -> set[str]:
+        """Return the ids of all instances."""
+        return {machine.instance_id for found in self.machines.values() for machine in found}
+
+    def ssh_error(self, name: str) -> str:
+        """Return why SSH to a machine fails; empty: it works, or the machine does not run."""
+        return self.ssh_errors.get(name, "")
+
+    def problem(self, name: str) -> str:
+        """Return why salt-cloud has to launch or repair a machine; empty: it need not."""
+        found, machine = self.machines.get(name, ()), self.only(name)
+        if machine is None:
+            ids = ", ".join(instance.instance_id for instance in found)
+            return (
+                f"it exists {len(found)} times: {ids}; terminate all but one"
+                if found
+                else "it does not exist"
+            )
+        if machine.state != "running":
+            return f"it is {machine.state}"
+        if not machine.deployed:
+            return "its deployment was not finished"
+        answers = name in self.answering or self.unreachable
+        return "" if answers else "its minion does not answer"
+
+
+def before_run(client: EC2Client, host: SaltCloudHost, names: Sequence[str]) -> Snapshot:
+    """Return a snapshot of the machines before salt-cloud runs.
+
+    Raises:
+        LaunchError: no minion can be asked.
+    """
+    snapshot = Snapshot.of_instances(client)
+    running = snapshot.running(names)
+    answering = host.answering(running, time.monotonic() + KNOWN_SECONDS)
+    return replace(snapshot, answering=frozenset(answering), ssh_errors=_ssh_errors(host, running))
+
+
+def after_run(
+    client: EC2Client, host: SaltCloudHost, names: Sequence[str], installed: set[str]
+) -> Snapshot:
+    """Return a snapshot of the machines after salt-cloud ran.
+
+    When no minion can be asked, the snapshot says so: the rest of it is still worth a table.
+
+    Args:
+        client: the EC2 API.
+        host: where salt-cloud ran.
+        names: the machines that the run was for.
+        installed: those whose minion was just installed; they have longer to answer.
+    """
+    snapshot = Snapshot.of_instances(client)
+    running = snapshot.running(names)
+    new = {name: machine for name, machine in running.items() if name in installed}
+    old = {name: machine for name, machine in running.items() if name not in installed}
+    answering: set[str] = set()
+    unreachable = ""
+    try:
+        for machines, seconds in ((new, NEW_SECONDS), (old, KNOWN_SECONDS)):
+            answering |= host.answering(machines, time.monotonic() + seconds)
+    except LaunchError as error:
+        unreachable = error.what
+    return replace(
+        snapshot,
+        answering=frozenset(answering),
+        unreachable=unreachable,
+        ssh_errors=_ssh_errors(host, running),
+    )
+
+
+def _ssh_errors(host: SaltCloudHost, machines: Mapping[str, Machine]) -> dict[str, str]:
+    """Return name -> error for the machines to which SSH fails."""
+
+    def error_of(machine: Machine) -> str:
+        try:
+            host.reach(machine)
+        except StackError as error:
+            return error.what.rstrip(".")
+        return ""
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        errors = dict(zip(machines, pool.map(error_of, machines.values()), strict=True))
+    return {name: text for name, text in errors.items() if text}

@@ -1,0 +1,185 @@
+"""Which account a deployment uses, and that a real one needs nothing of the local cloud."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import localcloud.engine
+import localcloud.service
+from localcloud.config import Endpoint
+from localcloud.errors import EngineUnavailable
+from stackctl import account, local_cloud
+from stackctl.account import AwsAccount, aws_environment, open_account
+from stackctl.deployment import Deployment
+from stackctl.errors import LocalCloudFailed, NotUpError, StackError
+from stackctl.local_cloud import LocalCloud
+
+# Runs stackctl in an environment in which the local cloud is not installed.
+WITHOUT_LOCALCLOUD = """
+import sys
+from pathlib import Path
+from moto import mock_aws
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "localcloud":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from stackctl import cli, preflight
+checkout, *args = sys.argv[1:]
+cli.repository_root = lambda: Path(checkout)
+preflight.check_programs = lambda: None
+with mock_aws():
+    code = cli.main(args)
+assert not any(name.partition(".")[0] == "localcloud" for name in sys.modules)
+sys.exit(code)
+"""
+
+
+def without_localcloud(checkout: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run stackctl on a checkout, against moto, without the local cloud."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_LOCALCLOUD, str(checkout), *args],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def prod(checkout: Path) -> Deployment:
+    """A real deployment in moto's account."""
+    made = Deployment("prod", checkout)
+    made.pillar_dir.mkdir()
+    made.settings_path.write_text(
+        "settings: {aws_account: '123456789012', operator_cidrs: [198.51.100.7/32]}\n"
+    )
+    return made
+
+
+def test_help_needs_no_localcloud(checkout: Path) -> None:
+    done = without_localcloud(checkout, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: stackctl")
+
+
+def test_real_account_needs_no_localcloud(prod: Deployment) -> None:
+    done = without_localcloud(prod.root, "up", "--dry-run", "-d", "prod")
+    assert done.returncode == 0, done.stderr
+    assert "launch salt-1" in done.stdout
+
+
+@pytest.mark.parametrize("args", [["up", "--dry-run"], ["status"], ["down"]], ids=" ".join)
+def test_local_deployment_without_localcloud_says_what_to_install(
+    checkout: Path, args: list[str]
+) -> None:
+    (checkout / "pillar" / "local").mkdir()
+    (checkout / "pillar" / "local" / "settings.sls").write_text("settings: {}\n")
+    done = without_localcloud(checkout, *args)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "error: The deployment 'local' needs the Python package localcloud, which is not"
+        " installed. Install it with stackctl: pip install 'stackctl[local]'\n"
+    )
+
+
+def test_other_missing_module_is_not_hidden(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "stackctl.local_cloud")
+    monkeypatch.setitem(sys.modules, "stackctl.progress", None)
+    with pytest.raises(ModuleNotFoundError, match=r"stackctl\.progress"):
+        open_account(deployment)
+
+
+def test_only_one_module_imports_localcloud() -> None:
+    package = Path(account.__file__).parent
+    importing = {
+        path.name
+        for path in package.rglob("*.py")
+        if any(
+            line.strip().startswith(("import localcloud", "from localcloud"))
+            for line in path.read_text().splitlines()
+        )
+    }
+    assert importing == {Path(local_cloud.__file__).name}
+
+
+def test_deployment_decides_account(deployment: Deployment, prod: Deployment) -> None:
+    assert isinstance(open_account(deployment), LocalCloud)
+    assert isinstance(open_account(prod), AwsAccount)
+
+
+# -- the local cloud -------------------------------------------------------------------------------
+
+
+def test_error_of_local_cloud_is_a_sentence(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise EngineUnavailable("There is no engine.")
+
+    monkeypatch.setattr(localcloud.service, "endpoint", fail)
+    with pytest.raises(StackError) as caught:
+        open_account(deployment).environment()
+    assert isinstance(caught.value, LocalCloudFailed)
+    assert str(caught.value) == "There is no engine."
+
+
+def test_stopped_local_cloud_has_no_environment(deployment: Deployment) -> None:
+    with pytest.raises(NotUpError, match=r"^The local cloud does not run\. Bring the stack up"):
+        LocalCloud(deployment).environment()
+
+
+def test_edge_is_published_at_https(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STACK_HTTPS_PORT", raising=False)
+    assert LocalCloud(deployment).config().publish == {"lb-1": {443: ("127.0.0.1", 8443)}}
+    deployment.map_path.write_text("salt: [salt-1]\nlb: [lb-2, lb-3]\n")
+    assert list(LocalCloud(deployment).config().publish) == ["lb-2"]
+    deployment.map_path.write_text("salt: [salt-1]\n")
+    assert LocalCloud(deployment).config().publish == {}
+
+
+def test_master_gets_credentials_and_endpoint(deployment: Deployment) -> None:
+    endpoint = Endpoint("http://172.17.0.1:5566", "http://127.0.0.1:5566", "AKIA", "hunter2")
+    files = LocalCloud(deployment).master_files(endpoint.environment)
+    assert files["config"] == (
+        "[default]\nregion = eu-west-1\nendpoint_url = http://172.17.0.1:5566\n"
+    )
+    assert files["credentials"] == (
+        "[default]\naws_access_key_id = AKIA\naws_secret_access_key = hunter2\n"
+    )
+
+
+def test_real_master_gets_no_credentials(prod: Deployment) -> None:
+    assert AwsAccount(prod).master_files({}) == {}
+
+
+# -- the environment -------------------------------------------------------------------------------
+
+
+def test_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "before")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    variables = {"AWS_ACCESS_KEY_ID": "during", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+
+    def interrupted() -> None:
+        with aws_environment(variables):
+            assert {name: os.environ[name] for name in variables} == variables
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "before"
+    assert "AWS_ENDPOINT_URL" not in os.environ

@@ -1,0 +1,142 @@
+"""The scripts of stackctl/remote, run for real in a temporary folder."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shutil
+import stat
+import tarfile
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from stackctl.deployment import Deployment
+from stackctl.errors import CommandError
+from stackctl.run import run
+from stackctl.secret_store import SecretStore
+from stackctl.ssh import script_command
+from stackctl.tree import files_archive
+
+SCRIPTS = sorted(
+    entry.name for entry in (files("stackctl") / "remote").iterdir() if entry.name.endswith(".sh")
+)
+
+
+def remote(*args: str | Path, stdin: str | bytes = "") -> str:
+    """Run a script on this host as on a machine."""
+    command = script_command([str(arg) for arg in args])
+    return run(command, log=None, what=str(args[0]), stdin=stdin)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_says_what_it_does_and_which_args_it_takes(name: str) -> None:
+    shebang, *lines = (files("stackctl") / "remote" / name).read_text().splitlines()
+    assert shebang == "#!/bin/sh"
+    header = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    assert header[0].startswith("# ")
+    assert header[-1].startswith("# Arguments: ")
+
+
+def test_push_tree_switches_current_and_keeps_the_previous_tree(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    for revision in ("one", "two-dirty-2", "three"):
+        remote("push-tree", folder, revision, stdin=files_archive({"top.sls": revision}))
+        assert (folder / "current" / "top.sls").read_text() == revision
+        assert (folder / "current" / "REVISION").read_text() == f"{revision}\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["current", "three", "two-dirty-2"]
+    assert (folder / "current").is_symlink()
+
+
+def test_interrupted_push_tree_leaves_current_alone(tmp_path: Path) -> None:
+    remote("push-tree", tmp_path, "one", stdin=files_archive({"top.sls": "one"}))
+    with pytest.raises(CommandError):
+        remote("push-tree", tmp_path, "two", stdin=files_archive({"top.sls": "two"})[:700])
+    assert (tmp_path / "current" / "top.sls").read_text() == "one"
+
+
+def test_read_revision_prints_revision_and_digest_that_exist(tmp_path: Path) -> None:
+    assert remote("read-revision", tmp_path, "local") == ""
+    remote("push-tree", tmp_path, "one", stdin=files_archive({}))
+    assert remote("read-revision", tmp_path, "local") == "one\n"
+    remote("push-pillar", tmp_path, "local", "abc", stdin=files_archive({}))
+    assert remote("read-revision", tmp_path, "local").split() == ["one", "abc"]
+
+
+def test_push_pillar_replaces_every_file(tmp_path: Path) -> None:
+    remote(
+        "push-pillar", tmp_path, "local", "abc", stdin=files_archive({"a.sls": "1", "b.sls": "2"})
+    )
+    remote("push-pillar", tmp_path, "local", "def", stdin=files_archive({"a.sls": "3"}))
+    pillar = tmp_path / "pillar" / "local"
+    assert {path.name: path.read_text() for path in pillar.iterdir()} == {"a.sls": "3"}
+    assert (tmp_path / "pillar" / "local.sha256").read_text() == "def\n"
+    assert (mode(pillar), mode(pillar.parent)) == (0o700, 0o700)
+
+
+def test_unpack_private_keeps_other_files(tmp_path: Path) -> None:
+    folder = tmp_path / "root" / ".aws"
+    remote("unpack-private", folder, stdin=files_archive({"config": "old", "sso": "mine"}))
+    remote("unpack-private", folder, stdin=files_archive({"config": "new"}))
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "config": "new",
+        "sso": "mine",
+    }
+    assert mode(folder) == 0o700
+    assert mode(folder / "config") == 0o600
+
+
+def test_bootstrap_master_applies_state_with_the_configuration(tmp_path: Path) -> None:
+    program = tmp_path / "salt-call"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    folder = tmp_path / "bootstrap"
+    output = remote("bootstrap-master", folder, program, "master", stdin="id: salt-1\n")
+    assert output == f"--local --config-dir {folder} --out=json state.apply master\n"
+    assert (folder / "minion").read_text() == "id: salt-1\n"
+    program.write_text("#!/bin/sh\nexit 2\n")
+    with pytest.raises(CommandError) as caught:
+        remote("bootstrap-master", folder, program, "master")
+    assert caught.value.code == 2
+
+
+def test_replace_ssh_key_leaves_other_keys_and_mode(tmp_path: Path) -> None:
+    file = tmp_path / "authorized_keys"
+    file.write_text("ssh-ed25519 AAAAmine me\nssh-ed25519 AAAAold+/= deploy\n")
+    file.chmod(0o640)
+    for _ in range(2):
+        remote("replace-ssh-key", file, "ssh-ed25519 AAAAold+/=", "ssh-ed25519 AAAAnew")
+        assert file.read_text() == "ssh-ed25519 AAAAmine me\nssh-ed25519 AAAAnew\n"
+    assert mode(file) == 0o640
+
+
+@pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed: it reads the key")
+def test_import_gpg_key_fills_a_private_key_ring(deployment: Deployment, tmp_path: Path) -> None:
+    store = SecretStore(deployment)
+    store.create_key()
+    with pytest.MonkeyPatch.context() as patch:
+        ring = tmp_path / "ring"  # a short path: gpg-agent's socket is in it
+        patch.setenv("GNUPGHOME", str(ring))
+        remote("import-gpg-key", ring, stdin=store.private_key.read_text())
+        listed = run(
+            ["gpg", "--homedir", str(ring), "--batch", "--list-secret-keys"], log=None, what="gpg"
+        )
+        run(["gpgconf", "--homedir", str(ring), "--kill", "all"], log=None, what="gpgconf")
+    assert "local stack" in listed
+    assert mode(ring) == 0o700
+
+
+def test_files_archive_is_the_same_for_the_same_texts() -> None:
+    archive = files_archive({"config": "ä"})
+    assert archive == files_archive({"config": "ä"})
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        (member,) = opened.getmembers()
+        content = opened.extractfile(member)
+        assert content is not None
+        assert content.read().decode() == "ä"
+    assert (member.name, member.mode, member.uname) == ("config", 0o600, "root")

@@ -1,0 +1,157 @@
+"""Root's shell on the machines: which host keys it trusts, and how it gets there."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from moto.ec2.responses import general
+
+from stackctl.deployment import Deployment
+from stackctl.errors import CommandError
+from stackctl.files import write_private
+from stackctl.machines import Machine, list_machines
+from stackctl.run import Log
+from stackctl.ssh import Shell, is_active, script_command
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPnz9d8yKdHyW6"
+RSA = "ssh-rsa AAAAB3NzaC1yc2E"
+IMAGE = "ami-12c6146b"  # one of those that moto knows
+
+
+def console(*keys: str) -> str:
+    """Return a console's output with host keys, as cloud-init writes it."""
+    lines = "".join(f"{key} root@web-1\r\n" for key in keys)
+    begin, end = (f"-----{word} SSH HOST KEY KEYS-----" for word in ("BEGIN", "END"))
+    return f"[  OK  ] Started ssh.\r\n{begin}\r\n{lines}{end}\r\nweb-1 login: "
+
+
+def launch(client: EC2Client, name: str) -> str:
+    """Launch a machine with the profiles' tags and return its instance id."""
+    answer = client.run_instances(
+        ImageId=IMAGE,
+        MinCount=1,
+        MaxCount=1,
+        TagSpecifications=[
+            {
+                "ResourceType": "instance",
+                "Tags": [
+                    {"Key": "project", "Value": "airflow-stack"},
+                    {"Key": "Name", "Value": name},
+                ],
+            }
+        ],
+    )
+    return answer["Instances"][0]["InstanceId"]
+
+
+def machine(name: str, public: str = "") -> Machine:
+    return Machine(name, "i-1", "running", "10.20.1.9", public)
+
+
+@pytest.fixture
+def shell(deployment: Deployment, client: EC2Client, log: Log) -> Iterator[Shell]:
+    write_private(deployment.ssh_key, "key")
+    with Shell(deployment, client, log) as made:
+        yield made
+
+
+def test_trust_learns_machine_once_and_its_successor_again(
+    client: EC2Client, monkeypatch: pytest.MonkeyPatch, deployment: Deployment, log: Log
+) -> None:
+    monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", console(ED25519, RSA))
+    known = deployment.state_dir / "ssh" / "known_hosts"
+    first = launch(client, "web-1")
+    with Shell(deployment, client, log) as shell:
+        shell.trust(list_machines(client)["web-1"])
+        assert known.read_text() == f"web-1 {ED25519} {first}\nweb-1 {RSA} {first}\n"
+        assert stat.S_IMODE(known.stat().st_mode) == 0o600
+        # Keys that are known need no console.
+        monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", "")
+        shell.trust(list_machines(client)["web-1"], timeout=-1)
+
+        client.terminate_instances(InstanceIds=[first])
+        second = launch(client, "web-1")
+        monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", console(RSA))
+        shell.trust(list_machines(client)["web-1"])
+    assert known.read_text() == f"web-1 {RSA} {second}\n"
+
+
+def test_ssh_checks_host_keys_and_reads_no_configuration(
+    shell: Shell, deployment: Deployment
+) -> None:
+    command = shell.command(machine("salt-1"), ["sh", "-c", "id -u; echo 'a b'"])
+    assert command[:3] == ["ssh", "-F", "none"]
+    assert {
+        "StrictHostKeyChecking=yes",
+        "HostKeyAlias=salt-1",
+        "BatchMode=yes",
+        "User=admin",
+    } <= set(command)
+    assert f"UserKnownHostsFile={deployment.state_dir / 'ssh' / 'known_hosts'}" in command
+    assert command[-2:] == ["10.20.1.9", """sudo -n sh -c 'id -u; echo '"'"'a b'"'"''"""]
+
+
+def test_other_machines_are_reached_through_master(shell: Shell) -> None:
+    command = shell.command(machine("web-1"), ["true"], master=machine("salt-1"))
+    proxy = next(arg for arg in command if arg.startswith("ProxyCommand="))
+    assert "HostKeyAlias=salt-1" in proxy
+    # The open connection to the master is used again: many machines may be asked at once.
+    to_master = shell.command(machine("salt-1"), ["true"])
+    assert next(arg for arg in to_master if arg.startswith("ControlPath=")) in proxy
+    assert proxy.endswith("-W %h:%p 10.20.1.9")
+    assert "HostKeyAlias=web-1" in command
+
+
+def test_real_machine_is_reached_at_its_public_address(
+    checkout: Path, client: EC2Client, log: Log
+) -> None:
+    master = machine("salt-1", public="198.51.100.7")
+    with Shell(Deployment("local", checkout), client, log) as local:
+        assert local.address(master) == "10.20.1.9"
+    with Shell(Deployment("prod", checkout), client, log) as real:
+        assert real.address(master) == "198.51.100.7"
+        assert real.address(machine("salt-1")) == "10.20.1.9"
+
+
+def test_script_command_holds_script_without_comments_and_args() -> None:
+    command = script_command(["read-revision", "/srv/a b", "local"])
+    assert command[:2] == ["sh", "-c"]
+    assert command[3:] == ["read-revision", "/srv/a b", "local"]
+    assert "#" not in command[2]
+    assert "cat" in command[2]
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "active"),
+    [(0, "active", True), (3, "activating", False), (3, "inactive", False), (4, "inactive", False)],
+)
+def test_is_active_reads_answer_of_systemctl(
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    log: Log,
+    code: int,
+    output: str,
+    active: bool,
+) -> None:
+    def here(_machine: Machine, args: list[str], **options: object) -> list[str]:
+        assert args == ["systemctl", "is-active", "haproxy"]
+        return ["sh", "-c", f"echo {output}; exit {code}"]
+
+    monkeypatch.setattr(shell, "command", here)
+    assert is_active(shell, machine("lb-1"), "haproxy") == active
+
+
+def test_script_reads_its_input(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shell, "command", lambda _machine, args, **_: list(args))
+    args = ["import-gpg-key", str(tmp_path / "ring")]
+    with pytest.raises(CommandError, match=r"^importing failed: gpg: "):
+        shell.script(machine("salt-1"), args, what="importing", stdin="no key")
