@@ -1,4 +1,4 @@
-"""What holds for every kind of tests."""
+"""Settings and hooks for all tests."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Let nothing in of the caller's terminal, proxies and account, and nothing out of the tests.
+    """Keep the caller's terminal, proxies and account away from the tests.
 
-    Salt-factories' log server, which starts with the session, stays off every interface but loopback.
+    The log server of salt-factories, which starts with the session, listens on loopback only.
     """
     for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
         os.environ.pop(name, None)
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Drop what Salt would still write at exit, to a stream that pytest has closed by then."""
+    """Drop the log lines that Salt would write at exit, to a stream that pytest has closed."""
     shutdown_temp_handler()
 
 
