@@ -9,12 +9,16 @@ with 1.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Generator, Mapping
 from typing import Any
 
 import pytest
 import salt.config
+
+# This plugin loads Salt before tests/conftest.py removes the import hook that pytest cannot use.
+sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
 
 # By test and option: for each set of the test's parameters, whether the test failed.
 FAILED: dict[tuple[str, str], list[bool]] = defaultdict(list)
