@@ -1,0 +1,95 @@
+"""What the small map's firewalls and security groups let in, as literal lists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from plainpillar import DEPLOYMENT, PlainPillar
+from rendering import Chunk, Compiler
+
+OPERATORS = ["198.51.100.7/32", "203.0.113.0/24"]  # RFC 5737: addresses for documentation
+ANYBODY = "0.0.0.0/0"
+VPC = "10.20.0.0/16"
+MASTER = "10.20.1.10"
+WEB = ["10.20.1.14", "10.20.1.15"]
+
+# Minion id -> port -> the addresses and networks that may connect.
+FIREWALLS: dict[str, dict[int, list[str]]] = {
+    "salt-1": {22: [MASTER, *OPERATORS], 4505: [VPC], 4506: [VPC]},
+    "lb-1": {22: [MASTER], 80: [ANYBODY], 443: [ANYBODY]},
+    "postgres-1": {22: [MASTER], 5432: WEB},
+    "redis-1": {22: [MASTER], 6379: WEB},
+    "web-1": {22: [MASTER], 8080: ["10.20.1.11"]},
+    "web-2": {22: [MASTER], 8080: ["10.20.1.11"]},
+}
+GROUPS = ["airflow-lb", "airflow-postgres", "airflow-redis", "airflow-salt", "airflow-web"]
+# Role -> port -> the security groups and networks that may connect.
+SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
+    "salt": {22: [*OPERATORS, "airflow-salt"], 4505: GROUPS, 4506: GROUPS},
+    "lb": {22: ["airflow-salt"], 80: [ANYBODY], 443: [ANYBODY]},
+    "postgres": {22: ["airflow-salt"], 5432: ["airflow-web"]},
+    "redis": {22: ["airflow-salt"], 6379: ["airflow-web"]},
+    "web": {22: ["airflow-salt"], 8080: ["airflow-lb"]},
+}
+ACCEPT = re.compile(r"^ *(?:ip saddr \{ (?P<sources>[^}]+) \} )?tcp dport (?P<port>\d+) accept")
+
+Openings = dict[int, list[str]]
+
+
+@pytest.fixture(scope="module")
+def pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
+    return PlainPillar(
+        tmp_path_factory.mktemp("pillar"),
+        ssh_public_key="ssh-ed25519 AAAA",
+        operator_cidrs=OPERATORS,
+    )
+
+
+def firewall_openings(rules: str) -> Openings:
+    """Return port -> sources of the nftables rules that accept TCP connections."""
+    found: Openings = {}
+    for line in rules.splitlines():
+        if "tcp dport" in line:
+            rule = ACCEPT.match(line)
+            assert rule is not None, line
+            found.setdefault(int(rule["port"]), []).extend(
+                rule["sources"].split(", ") if rule["sources"] else [ANYBODY]
+            )
+    return {port: sorted(sources) for port, sources in found.items()}
+
+
+def group_openings(chunk: Chunk) -> Openings:
+    """Return port -> sources of a security group's rules."""
+    found: Openings = {}
+    for rule in chunk["rules"]:
+        assert rule["ip_protocol"] == "tcp"
+        assert rule["from_port"] == rule["to_port"]
+        (source,) = rule.keys() & {"cidr_ip", "source_group_name"}
+        found.setdefault(rule["from_port"], []).append(rule[source])
+    return {port: sorted(sources) for port, sources in found.items()}
+
+
+@pytest.mark.parametrize("minion_id", DEPLOYMENT.machines())
+def test_firewall_lets_in_these_sources_only(
+    pillar: PlainPillar, tmp_path: Path, minion_id: str
+) -> None:
+    compiler = Compiler(minion_id, tmp_path / "minion", pillar)
+    (rules,) = (
+        chunk
+        for chunk in compiler.states("base").chunks
+        if chunk["__id__"] == "base-firewall-rules"
+    )
+    assert firewall_openings(compiler.render(rules)["data"]) == FIREWALLS[minion_id]
+
+
+def test_security_groups_let_in_these_sources_only(pillar: PlainPillar, tmp_path: Path) -> None:
+    chunks = Compiler("operator", tmp_path / "minion", pillar).states("aws").chunks
+    prefix = "aws-rules-"
+    assert {
+        chunk["__id__"].removeprefix(prefix): group_openings(chunk)
+        for chunk in chunks
+        if chunk["__id__"].startswith(prefix)
+    } == SECURITY_GROUPS
