@@ -1,4 +1,5 @@
-# Who may know what: the access-control list of the stack. A secret is named for the lock it opens.
+# Who may know what: the access-control list of the stack.
+# A secret is named for what it opens.
 base:
   '*':
     - settings

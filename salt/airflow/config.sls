@@ -84,9 +84,9 @@ airflow-secrets:
     - mode: '0640'
     - show_changes: False
     - context:
-        keys: {{ secrets['airflow_keys'] | json }}
-        database: {{ '%s:%s@postgres.stack.internal:%d/%s' | format(postgres.role, secrets['postgres_airflow']['password'], endpoints.postgres.port, postgres.database) | json }}
-        redis: {{ '%s:%s@redis.stack.internal:%d' | format(redis.user, secrets['redis_airflow']['password'], endpoints.redis.port) | json }}
+        keys: {{ secrets['airflow-keys'] | json }}
+        database: {{ '%s:%s@postgres.stack.internal:%d/%s' | format(postgres.role, secrets['postgres-airflow']['password'], endpoints.postgres.port, postgres.database) | json }}
+        redis: {{ '%s:%s@redis.stack.internal:%d' | format(redis.user, secrets['redis-airflow']['password'], endpoints.redis.port) | json }}
         broker_database: {{ airflow.broker_database | json }}
         limiter_database: {{ airflow.limiter_database | json }}
     - require:

@@ -27,7 +27,7 @@ airflow-migrated:
 airflow-admin:
   airflow.user_present:
     - name: {{ airflow.admin.username | json }}
-    - password: {{ pillar['secrets']['airflow_admin']['password'] | json }}
+    - password: {{ pillar['secrets']['airflow-admin']['password'] | json }}
     - firstname: {{ airflow.admin.firstname | json }}
     - lastname: {{ airflow.admin.lastname | json }}
     - email: {{ airflow.admin.email | json }}

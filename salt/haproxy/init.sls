@@ -2,7 +2,7 @@
 # The web machines come from the Salt mine (`mine.update` after one was added or removed). The id to watch is haproxy-service.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% set haproxy = salt['pillar.get']('haproxy', defaults.haproxy, merge=True) %}
-{% set tls = pillar['secrets']['edge_tls'] %}
+{% set tls = pillar['secrets']['edge-tls'] %}
 
 haproxy-package:
   pkg.installed:

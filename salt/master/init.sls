@@ -56,7 +56,7 @@ master-{{ folder }}:
 master-cloud-key:
   file.managed:
     - name: /etc/salt/cloud-ssh.pem
-    - contents_pillar: secrets:cloud_ssh:private_key
+    - contents_pillar: secrets:cloud-ssh:private_key
     - mode: '0600'
     - show_changes: False
 

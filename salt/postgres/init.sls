@@ -32,7 +32,7 @@ postgres-tls:
 postgres-certificate:
   file.managed:
     - name: {{ etc }}/tls/certificate.pem
-    - contents: {{ secrets['postgres_tls']['certificate'] | json }}
+    - contents: {{ secrets['postgres-tls']['certificate'] | json }}
     - mode: '0644'
     - require:
       - file: postgres-tls
@@ -40,7 +40,7 @@ postgres-certificate:
 postgres-key:
   file.managed:
     - name: {{ etc }}/tls/key.pem
-    - contents: {{ secrets['postgres_tls']['private_key'] | json }}
+    - contents: {{ secrets['postgres-tls']['private_key'] | json }}
     - group: postgres
     - mode: '0640'
     - show_changes: False
@@ -122,7 +122,7 @@ postgres-clients-reload:
 postgres-role:
   postgres_user.present:
     - name: {{ postgres.role | json }}
-    - password: {{ secrets['postgres_airflow']['password'] | json }}
+    - password: {{ secrets['postgres-airflow']['password'] | json }}
     - encrypted: scram-sha-256
     - login: True
     - superuser: False

@@ -28,7 +28,7 @@ redis-ca:
 redis-certificate:
   file.managed:
     - name: /etc/redis/tls/certificate.pem
-    - contents: {{ secrets['redis_tls']['certificate'] | json }}
+    - contents: {{ secrets['redis-tls']['certificate'] | json }}
     - mode: '0644'
     - require:
       - file: redis-tls
@@ -36,7 +36,7 @@ redis-certificate:
 redis-key:
   file.managed:
     - name: /etc/redis/tls/key.pem
-    - contents: {{ secrets['redis_tls']['private_key'] | json }}
+    - contents: {{ secrets['redis-tls']['private_key'] | json }}
     - group: redis
     - mode: '0640'
     - show_changes: False
@@ -54,7 +54,7 @@ redis-users:
     - show_changes: False
     - context:
         user: {{ redis.user | json }}
-        password_hash: {{ salt['hashutil.digest'](secrets['redis_airflow']['password'], checksum='sha256') | json }}
+        password_hash: {{ salt['hashutil.digest'](secrets['redis-airflow']['password'], checksum='sha256') | json }}
         keys: {{ redis['keys'] | json }}
         channels: {{ redis.channels | json }}
     - require:

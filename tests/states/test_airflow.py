@@ -73,7 +73,7 @@ def edge(fleet: Fleet, web: Machine) -> Machine:
 
 @pytest.fixture(scope="module")
 def password(fleet: Fleet) -> str:
-    return fleet.pillar.secrets["airflow_admin"]["password"]
+    return fleet.pillar.secrets["airflow-admin"]["password"]
 
 
 def test_converges(fleet: Fleet, web: Machine) -> None:

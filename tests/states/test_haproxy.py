@@ -135,7 +135,7 @@ def test_a_key_that_is_not_the_certificates_is_never_put_in_place(
 ) -> None:
     before = edge.run("sha256sum", "/etc/haproxy/tls.pem").stdout
     wrong = {
-        "secrets": {"edge_tls": {"private_key": fleet.pillar.secrets["redis_tls"]["private_key"]}}
+        "secrets": {"edge-tls": {"private_key": fleet.pillar.secrets["redis-tls"]["private_key"]}}
     }
     states = edge.salt("state.apply", "haproxy", pillar=wrong)
     assert any("KEY_VALUES_MISMATCH" in comment for comment in failed(states))

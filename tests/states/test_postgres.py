@@ -39,7 +39,7 @@ def web(fleet: Fleet, postgres: Machine) -> Machine:
 @pytest.fixture(scope="module")
 def query(fleet: Fleet, postgres: Machine, web: Machine) -> Query:
     """`query(sql)`: psql's answer to the application's role on a web machine."""
-    password = fleet.pillar.secrets["postgres_airflow"]["password"]
+    password = fleet.pillar.secrets["postgres-airflow"]["password"]
 
     def ask(sql: str, password: str = password, **options: str) -> ProcessResult:
         options = {
@@ -125,7 +125,7 @@ def test_a_machine_of_another_role_is_refused_by_the_firewall(
 
 def test_its_own_address_is_refused_by_pg_hba(fleet: Fleet, postgres: Machine) -> None:
     target = f"host={postgres.address} dbname=airflow user=airflow sslmode=require"
-    password = fleet.pillar.secrets["postgres_airflow"]["password"]
+    password = fleet.pillar.secrets["postgres-airflow"]["password"]
     refused = postgres.run(
         "psql", "-XAtqc", "SELECT 1", target, environment={"PGPASSWORD": password}
     )

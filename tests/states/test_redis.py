@@ -58,7 +58,7 @@ def web(fleet: Fleet, redis: Machine) -> Machine:
 @pytest.fixture(scope="module")
 def session(fleet: Fleet, redis: Machine, web: Machine) -> Session:
     """`session(commands)`: the answers that the application's user gets on a web machine."""
-    password = fleet.pillar.secrets["redis_airflow"]["password"]
+    password = fleet.pillar.secrets["redis-airflow"]["password"]
     trusted = fleet.pillar.ca_certificate
 
     def talk(
@@ -184,7 +184,7 @@ def test_what_it_was_told_outlives_a_crash(redis: Machine, session: Session) -> 
 
 
 def test_the_user_file_holds_no_password(fleet: Fleet, redis: Machine) -> None:
-    password = fleet.pillar.secrets["redis_airflow"]["password"]
+    password = fleet.pillar.secrets["redis-airflow"]["password"]
     assert redis.run("grep", "-rqF", password, "/etc/redis", "/var/lib/redis").returncode == 1
     assert redis.run("cat", "/etc/redis/users.acl", user="nobody").returncode != 0
 

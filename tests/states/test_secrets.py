@@ -12,16 +12,16 @@ from harness import Fleet, Machine, failed
 from waiting import until
 
 SECRETS = {
-    "lb-1": {"edge_tls"},
-    "web-1": {"airflow_admin", "airflow_keys", "postgres_airflow", "redis_airflow"},
-    "postgres-1": {"postgres_airflow", "postgres_tls"},
-    "redis-1": {"redis_airflow", "redis_tls"},
+    "lb-1": {"edge-tls"},
+    "web-1": {"airflow-admin", "airflow-keys", "postgres-airflow", "redis-airflow"},
+    "postgres-1": {"postgres-airflow", "postgres-tls"},
+    "redis-1": {"redis-airflow", "redis-tls"},
 }
 STORES = ("postgres-1", "redis-1")
 ROLES = ("lb-1", "web-1", *STORES)
 
 
-def locks(machine: Machine) -> set[str]:
+def secret_names(machine: Machine) -> set[str]:
     """Return the names of the secrets that the machine is given."""
     return set(machine.salt("pillar.items", unmask=True)["secrets"])
 
@@ -60,7 +60,7 @@ def roles(fleet: Fleet, converged: Callable[[str], Machine]) -> dict[str, Machin
 
 @pytest.mark.parametrize("minion_id", SECRETS)
 def test_each_machine_is_given_its_own_secrets(fleet: Fleet, minion_id: str) -> None:
-    assert locks(fleet.machine(minion_id)) == SECRETS[minion_id]
+    assert secret_names(fleet.machine(minion_id)) == SECRETS[minion_id]
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def liar(fleet: Fleet) -> Iterator[Machine]:
 
 
 def test_a_machine_that_lies_in_its_grains_gains_nothing(liar: Machine) -> None:
-    assert locks(liar) == SECRETS["web-1"]
+    assert secret_names(liar) == SECRETS["web-1"]
 
 
 def test_a_machine_that_takes_anothers_name_is_refused(fleet: Fleet) -> None:
@@ -169,7 +169,7 @@ def test_no_secret_is_in_the_masters_job_cache(
 ) -> None:
     for minion_id in STORES:
         converged(minion_id)
-    assert locks(fleet.machine("redis-1"))  # its answer does hold secrets
+    assert secret_names(fleet.machine("redis-1"))  # its answer does hold secrets
     jobs = {
         path: path.read_bytes()
         for path in Path(fleet.master.config["cachedir"], "jobs").rglob("return.p")

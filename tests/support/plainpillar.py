@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 DEPLOYMENT = Deployment("test", ROOT)
 BASE_URL = "https://airflow.example.com"
 
-Leaves = dict[str, str]
+Fields = dict[str, str]
 
 
 class PlainPillar:
@@ -26,7 +26,7 @@ class PlainPillar:
 
     Attributes:
         path: the pillar root.
-        secrets: lock, as in the pillar with underscores -> leaf -> value.
+        secrets: secret -> field -> value.
         ca_certificate: the deployment's CA, PEM.
     """
 
@@ -48,11 +48,11 @@ class PlainPillar:
         self.path = path
         authority = Authority.new(DEPLOYMENT.name)
         self.ca_certificate = authority.certificate_pem
-        self.secrets: dict[str, Leaves] = {}
+        self.secrets: dict[str, Fields] = {}
         (path / "secrets").mkdir()
-        for lock, recipe in catalogue(DEPLOYMENT, authority, BASE_URL).items():
-            leaves = self.secrets[lock.replace("-", "_")] = recipe()
-            self._write(f"secrets/{lock}", {"secrets": {lock.replace("-", "_"): leaves}})
+        for secret, recipe in catalogue(DEPLOYMENT, authority, BASE_URL).items():
+            fields = self.secrets[secret] = recipe()
+            self._write(f"secrets/{secret}", {"secrets": {secret: fields}})
         decided = {
             "deployment": "test",
             "base_url": BASE_URL,
@@ -77,9 +77,9 @@ class PlainPillar:
         (self.path / f"{name}.sls").write_text(yaml.safe_dump(data, sort_keys=False))
 
     def values(self) -> dict[str, str]:
-        """Return `lock:leaf` -> the secret, for looking for leaks."""
+        """Return `secret:field` -> value, for looking for leaks."""
         return {
-            f"{lock}:{leaf}": value
-            for lock, leaves in self.secrets.items()
-            for leaf, value in leaves.items()
+            f"{secret}:{field}": value
+            for secret, fields in self.secrets.items()
+            for field, value in fields.items()
         }

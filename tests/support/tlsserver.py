@@ -24,19 +24,19 @@ class Page(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(page: type[Page], leaves: Mapping[str, str], folder: Path) -> Iterator[int]:
+def serving(page: type[Page], fields: Mapping[str, str], folder: Path) -> Iterator[int]:
     """Serve a page over TLS while the block runs.
 
     Args:
         page: what answers.
-        leaves: the server's `certificate` and `private_key`, PEM.
+        fields: the server's `certificate` and `private_key`, PEM.
         folder: where to put them.
 
     Yields:
         The port, on 127.0.0.1.
     """
     pem = folder / "server.pem"
-    pem.write_text(leaves["certificate"] + leaves["private_key"])
+    pem.write_text(fields["certificate"] + fields["private_key"])
     server = HTTPServer(("127.0.0.1", 0), page)
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trust.load_cert_chain(pem)

@@ -18,11 +18,11 @@ STATES = {
     "redis": ["base", "redis"],
 }
 SECRETS = {
-    "salt": {"cloud_ssh"},
-    "lb": {"edge_tls"},
-    "web": {"airflow_admin", "airflow_keys", "postgres_airflow", "redis_airflow"},
-    "postgres": {"postgres_airflow", "postgres_tls"},
-    "redis": {"redis_airflow", "redis_tls"},
+    "salt": {"cloud-ssh"},
+    "lb": {"edge-tls"},
+    "web": {"airflow-admin", "airflow-keys", "postgres-airflow", "redis-airflow"},
+    "postgres": {"postgres-airflow", "postgres-tls"},
+    "redis": {"redis-airflow", "redis-tls"},
 }
 MACHINES = DEPLOYMENT.machines()
 
@@ -52,7 +52,7 @@ def test_secrets(compiler: Compile, minion_id: str, role: str) -> None:
 
 
 def test_every_secret_has_a_reader_but_the_authority(pillar: PlainPillar) -> None:
-    assert set(pillar.secrets) - set().union(*SECRETS.values()) == {"deployment_ca"}
+    assert set(pillar.secrets) - set().union(*SECRETS.values()) == {"deployment-ca"}
 
 
 @pytest.mark.parametrize("role", ["postgres", "salt"])
