@@ -50,20 +50,20 @@ _CLI_TIMEOUT = 1800
 _PROBE_TIMEOUT = 30
 
 
-def release_name(lock: str) -> str:
-    """Return ``<version>-<hash of the lock>``, the name of the release that a requirements file describes.
+def release_name(lockfile: str) -> str:
+    """Return ``<version>-<hash of the lockfile>``, the name of the release that a requirements file describes.
 
     Raises CommandExecutionError when the file is missing or does not pin Airflow.
     """
     try:
-        content = Path(lock).read_bytes()
+        content = Path(lockfile).read_bytes()
     except OSError as error:
-        raise CommandExecutionError(f"cannot read the lock {lock}: {error.strerror}") from error
+        raise CommandExecutionError(f"cannot read the lockfile {lockfile}: {error.strerror}") from error
     version = re.search(
         rb"^apache-airflow-core(?:\[[^\]]*\])?==([0-9][\w.]*)", content, re.MULTILINE
     )
     if version is None:
-        raise CommandExecutionError(f"{lock} does not pin apache-airflow-core")
+        raise CommandExecutionError(f"{lockfile} does not pin apache-airflow-core")
     return f"{version.group(1).decode()}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
@@ -84,12 +84,12 @@ def releases(root: str = ROOT) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
 
-def install(lock: str, root: str = ROOT) -> str:
-    """Build the virtual environment of the release that ``lock`` describes and return the release's name.
+def install(lockfile: str, root: str = ROOT) -> str:
+    """Build the virtual environment of the release that ``lockfile`` describes and return the release's name.
 
     What an interrupted run left is built anew. Raises CommandExecutionError with the end of uv's output.
     """
-    name = release_name(lock)
+    name = release_name(lockfile)
     if installed(name, root):
         return name
     target = _release(root, name)
@@ -114,8 +114,8 @@ def install(lock: str, root: str = ROOT) -> str:
         _INSTALL_TIMEOUT,
     )
     strict = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    install_lock = [UV, "pip", "install", "--quiet", "--no-cache", "--compile-bytecode", *strict]
-    _run([*install_lock, "--python", python, "--requirements", lock], environment, _INSTALL_TIMEOUT)
+    install_packages = [UV, "pip", "install", "--quiet", "--no-cache", "--compile-bytecode", *strict]
+    _run([*install_packages, "--python", python, "--requirements", lockfile], environment, _INSTALL_TIMEOUT)
     packages = next(venv.glob("lib/python*/site-packages"))
     folders = {table: str(packages / folder) for table, folder in MIGRATIONS.items()}
     heads = json.loads(

@@ -14,19 +14,19 @@ __opts__: dict[str, Any]
 SERVICE = "airflow"
 
 
-def installed(name: str, lock: str) -> dict[str, Any]:
-    """The release of the file ``lock`` is ready under ``name``, beside the current one, which goes on."""
+def installed(name: str, lockfile: str) -> dict[str, Any]:
+    """The release of the file ``lockfile`` is ready under ``name``, beside the current one, which goes on."""
     ret = _unchanged(name)
     try:
-        if __opts__["test"] and not __salt__["file.file_exists"](lock):
-            return _planned(ret, f"the release of {lock} would be installed")
-        wanted = __salt__["airflow.release_name"](lock)
+        if __opts__["test"] and not __salt__["file.file_exists"](lockfile):
+            return _planned(ret, f"the release of {lockfile} would be installed")
+        wanted = __salt__["airflow.release_name"](lockfile)
         if __salt__["airflow.installed"](wanted, name):
             ret["comment"] = f"{wanted} is installed"
             return ret
         if __opts__["test"]:
             return _planned(ret, f"{wanted} would be installed")
-        __salt__["airflow.install"](lock, name)
+        __salt__["airflow.install"](lockfile, name)
     except CommandExecutionError as error:
         return _failed(ret, error)
     ret["changes"] = {"installed": wanted}
@@ -34,13 +34,13 @@ def installed(name: str, lock: str) -> dict[str, Any]:
     return ret
 
 
-def current(name: str, lock: str) -> dict[str, Any]:
-    """The installed release of the file ``lock`` is current, the one before is kept; what runs it has to restart."""
+def current(name: str, lockfile: str) -> dict[str, Any]:
+    """The installed release of the file ``lockfile`` is current, the one before is kept; what runs it has to restart."""
     ret = _unchanged(name)
     try:
-        if __opts__["test"] and not __salt__["file.file_exists"](lock):
-            return _planned(ret, f"the release of {lock} would be made current")
-        wanted = __salt__["airflow.release_name"](lock)
+        if __opts__["test"] and not __salt__["file.file_exists"](lockfile):
+            return _planned(ret, f"the release of {lockfile} would be made current")
+        wanted = __salt__["airflow.release_name"](lockfile)
         before = __salt__["airflow.current"](name)
         if before == wanted:
             ret["comment"] = f"{wanted} is current"

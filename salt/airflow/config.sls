@@ -12,7 +12,7 @@ include:
 airflow-release:
   airflow.current:
     - name: /opt/airflow
-    - lock: /opt/airflow/requirements.txt
+    - lockfile: /opt/airflow/requirements.txt
     - require:
       - airflow: airflow-installed
 

@@ -14,7 +14,7 @@ airflow-releases:
     - makedirs: True
     - mode: '0755'
 
-airflow-lock:
+airflow-lockfile:
   file.managed:
     - name: /opt/airflow/requirements.txt
     - source: salt://airflow/files/requirements.txt
@@ -26,6 +26,6 @@ airflow-lock:
 airflow-installed:
   airflow.installed:
     - name: /opt/airflow
-    - lock: /opt/airflow/requirements.txt
+    - lockfile: /opt/airflow/requirements.txt
     - require:
-      - file: airflow-lock
+      - file: airflow-lockfile
