@@ -1,4 +1,4 @@
-# Every machine tells the master its address inside the VPC; salt/_modules/stack.py reads it.
+# Every machine tells the master its address inside the VPC; salt/_modules/machines.py reads it.
 {% import_yaml 'aws.sls' as account %}
 mine_functions:
   private_address:

@@ -58,7 +58,9 @@ def release_name(lockfile: str) -> str:
     try:
         content = Path(lockfile).read_bytes()
     except OSError as error:
-        raise CommandExecutionError(f"cannot read the lockfile {lockfile}: {error.strerror}") from error
+        raise CommandExecutionError(
+            f"cannot read the lockfile {lockfile}: {error.strerror}"
+        ) from error
     version = re.search(
         rb"^apache-airflow-core(?:\[[^\]]*\])?==([0-9][\w.]*)", content, re.MULTILINE
     )
@@ -114,8 +116,20 @@ def install(lockfile: str, root: str = ROOT) -> str:
         _INSTALL_TIMEOUT,
     )
     strict = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    install_packages = [UV, "pip", "install", "--quiet", "--no-cache", "--compile-bytecode", *strict]
-    _run([*install_packages, "--python", python, "--requirements", lockfile], environment, _INSTALL_TIMEOUT)
+    install_packages = [
+        UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--no-cache",
+        "--compile-bytecode",
+        *strict,
+    ]
+    _run(
+        [*install_packages, "--python", python, "--requirements", lockfile],
+        environment,
+        _INSTALL_TIMEOUT,
+    )
     packages = next(venv.glob("lib/python*/site-packages"))
     folders = {table: str(packages / folder) for table, folder in MIGRATIONS.items()}
     heads = json.loads(

@@ -73,7 +73,7 @@ airflow-environment:
     - template: jinja
     - mode: '0644'
     - context:
-        proxies: {{ salt['stack.addresses']('lb').values() | list | json }}
+        proxies: {{ salt['machines.addresses']('lb').values() | list | json }}
 
 airflow-secrets:
   file.managed:

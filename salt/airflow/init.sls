@@ -25,8 +25,8 @@ airflow-unit:
         memory_high: {{ airflow.memory_high | json }}
         memory_max: {{ airflow.memory_max | json }}
 
-airflow-fresh:
-  stack.fresh:
+airflow-config-loaded:
+  service_config.loaded:
     - name: airflow
     - files:
       - /opt/airflow/current
@@ -48,7 +48,7 @@ airflow-service:
       - file: airflow-dags-folder
       - file: airflow-logs
     - watch:
-      - stack: airflow-fresh
+      - service_config: airflow-config-loaded
       - airflow: airflow-release
       - file: airflow-ca
       - file: airflow-config

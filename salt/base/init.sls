@@ -1,7 +1,7 @@
 # A patched Debian in UTC that lets in only what pillar `endpoints` names and knows the other machines by name.
 # Read by every role first. Watch: base-firewall.
-{% set machines = salt['stack.addresses']() %}
-{% set rules = salt['stack.inbound'](pillar['endpoints'], pillar['aws']['vpc']['cidr'], pillar['settings'].get('operator_cidrs', [])) %}
+{% set machines = salt['machines.addresses']() %}
+{% set rules = salt['firewall.inbound'](pillar['endpoints'], pillar['aws']['vpc']['cidr'], pillar['settings'].get('operator_cidrs', [])) %}
 
 base-packages:
   pkg.installed:

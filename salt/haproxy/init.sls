@@ -40,7 +40,7 @@ haproxy-config:
     - context:
         haproxy: {{ haproxy | json }}
         base_url: {{ pillar['settings']['base_url'] | json }}
-        web: {{ salt['stack.addresses']('web') | json }}
+        web: {{ salt['machines.addresses']('web') | json }}
         ports:
           http: {{ pillar['endpoints']['http']['port'] | json }}
           https: {{ pillar['endpoints']['https']['port'] | json }}
@@ -49,8 +49,8 @@ haproxy-config:
       - file: haproxy-certificate
       - file: haproxy-unavailable-page
 
-haproxy-fresh:
-  stack.fresh:
+haproxy-config-loaded:
+  service_config.loaded:
     - name: haproxy
     - reload: True
     - files:
@@ -64,7 +64,7 @@ haproxy-service:
     - enable: True
     - reload: True
     - watch:
-      - stack: haproxy-fresh
+      - service_config: haproxy-config-loaded
       - file: haproxy-config
       - file: haproxy-certificate
       - file: haproxy-unavailable-page

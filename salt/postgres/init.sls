@@ -54,7 +54,7 @@ postgres-config:
     - template: jinja
     - mode: '0644'
     - context:
-        address: {{ salt['stack.own_address']() | json }}
+        address: {{ salt['machines.own_address']() | json }}
         port: {{ pillar['endpoints']['postgres']['port'] | json }}
         max_connections: {{ postgres.max_connections | json }}
         settings: {{ postgres.settings | json }}
@@ -71,7 +71,7 @@ postgres-clients:
     - mode: '0640'
     - context:
         postgres: {{ postgres | json }}
-        addresses: {{ salt['stack.addresses'](postgres.clients).values() | list | json }}
+        addresses: {{ salt['machines.addresses'](postgres.clients).values() | list | json }}
     - require:
       - pkg: postgres-package
 
@@ -82,8 +82,8 @@ postgres-unit:
     - makedirs: True
     - mode: '0644'
 
-postgres-fresh:
-  stack.fresh:
+postgres-config-loaded:
+  service_config.loaded:
     - name: {{ service }}
     - files:
       - {{ etc }}/tls/certificate.pem
@@ -95,14 +95,14 @@ postgres-service:
   service.running:
     - name: {{ service }}
     - watch:
-      - stack: postgres-fresh
+      - service_config: postgres-config-loaded
       - file: postgres-certificate
       - file: postgres-key
       - file: postgres-config
       - file: postgres-unit
 
-postgres-clients-fresh:
-  stack.fresh:
+postgres-clients-loaded:
+  service_config.loaded:
     - name: {{ service }}
     - reload: True
     - files:
@@ -115,7 +115,7 @@ postgres-clients-reload:
     - require:
       - service: postgres-service
     - watch:
-      - stack: postgres-clients-fresh
+      - service_config: postgres-clients-loaded
       - file: postgres-clients
 
 # Salt hashes the password itself, so psql is given the SCRAM verifier only.

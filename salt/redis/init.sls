@@ -69,7 +69,7 @@ redis-config:
     - mode: '0640'
     - context:
         redis: {{ redis | json }}
-        address: {{ salt['stack.own_address']() | json }}
+        address: {{ salt['machines.own_address']() | json }}
         port: {{ pillar['endpoints']['redis']['port'] | json }}
     - require:
       - pkg: redis-package
@@ -94,8 +94,8 @@ redis-kernel-load:
     - onchanges:
       - file: redis-kernel
 
-redis-fresh:
-  stack.fresh:
+redis-config-loaded:
+  service_config.loaded:
     - name: redis-server
     - files:
       - /etc/redis/tls/ca.pem
@@ -110,7 +110,7 @@ redis-service:
     - name: redis-server
     - enable: True
     - watch:
-      - stack: redis-fresh
+      - service_config: redis-config-loaded
       - file: redis-ca
       - file: redis-certificate
       - file: redis-key

@@ -174,7 +174,7 @@ def test_a_machine_without_a_migrated_database_says_so(web: Machine) -> None:
 
     # Nothing changes in the next run, but the restart is still owed.
     assert [tag.split("_|-")[1] for tag in changed(web.apply("airflow", test=True))] == [
-        "airflow-fresh",
+        "airflow-config-loaded",
         "airflow-service",
     ]
     assert failed(web.apply("airflow")) == []

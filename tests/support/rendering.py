@@ -6,7 +6,6 @@ Three modules stand in for what only a running stack can answer: the mine, this 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -23,8 +22,8 @@ import salt.utils.templates
 import saltext.boto3.modules
 
 from plainpillar import DEPLOYMENT, ROOT, PlainPillar
+from saltmodules import TREE, load
 
-TREE = ROOT / "salt"
 Chunk = dict[str, Any]
 
 STAND_INS = {
@@ -238,16 +237,8 @@ SILENTLY_IGNORED = frozenset({"show_diff", "diff", "perms", "chmod", "owner"})
 
 
 def _state_function(module: str, name: str) -> Any:
-    if (TREE / "_states" / f"{module}.py").is_file():
-        spec = importlib.util.spec_from_file_location(
-            f"stack_states_{module}", TREE / "_states" / f"{module}.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-    else:
-        loaded = _installed(module)
+    own = (TREE / "_states" / f"{module}.py").is_file()
+    loaded = load("_states", module) if own else _installed(module)
     aliases: dict[str, str] = getattr(loaded, "__func_alias__", {})
     original = next((real for real, alias in aliases.items() if alias == name), name)
     return getattr(loaded, original, None)

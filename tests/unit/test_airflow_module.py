@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import mmap
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from plainpillar import ROOT
+from saltmodules import load
 from stackctl.certificates import Authority
 from tlsserver import Page, serving
 
@@ -19,13 +18,7 @@ NAME = "airflow.example.org"
 URL = f"https://{NAME}/api/v2/monitor/health"
 AUTHORITY = Authority.new("test")
 
-SPEC = importlib.util.spec_from_file_location(
-    "airflow_module", ROOT / "salt" / "_modules" / "airflow.py"
-)
-assert SPEC is not None
-assert SPEC.loader is not None
-airflow = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(airflow)
+airflow = load("_modules", "airflow")
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 from salt.exceptions import CommandExecutionError
+
+from saltmodules import load
 
 GROUPS = {"salt": "s", "web": "w"}
 
@@ -15,13 +15,7 @@ GROUPS = {"salt": "s", "web": "w"}
 @pytest.fixture(scope="module")
 def security_group() -> ModuleType:
     """The execution module, loaded from the tree as Salt does."""
-    path = Path(__file__).parents[3] / "salt" / "_modules" / "security_group.py"
-    spec = importlib.util.spec_from_file_location("security_group", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("_modules", "security_group")
 
 
 def test_an_endpoint_elsewhere_opens_nothing(security_group: ModuleType) -> None:

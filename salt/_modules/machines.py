@@ -1,0 +1,86 @@
+"""The private addresses of the stack's machines, from the Salt mine.
+
+A machine writes its own address into the mine, and the address ends in other machines' firewalls.
+So an address counts only when it lies inside the VPC and no other machine claims it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+# Filled in by Salt's loader.
+__opts__: dict[str, Any] = {}
+__pillar__: dict[str, Any] = {}
+__salt__: dict[str, Any] = {}
+
+MINE_FUNCTION = "private_address"
+_HINT = "Run on the master: salt '{}' mine.update"
+
+
+def addresses(role: str | None = None) -> dict[str, str]:
+    """Return minion id -> private address, sorted by id.
+
+    Args:
+        role: the role of the machines; all machines when it is None.
+
+    Raises:
+        CommandExecutionError: the mine has no machine of that role, a machine has an address that
+            is not in the VPC, or two machines have the same address.
+    """
+    network = ipaddress.IPv4Network(__pillar__["aws"]["vpc"]["cidr"])
+    found = __salt__["mine.get"]("*", MINE_FUNCTION)
+    owners: dict[str, str] = {}
+    for minion_id in sorted(found):
+        address = _address(minion_id, found[minion_id], network)
+        if address in owners:
+            raise CommandExecutionError(
+                f"{owners[address]} and {minion_id} both say that {address} is their address"
+            )
+        owners[address] = minion_id
+    of_role = {
+        minion_id: address
+        for address, minion_id in owners.items()
+        if role in (None, __salt__["role.of"](minion_id))
+    }
+    if not of_role:
+        machine = "machine" if role is None else f"'{role}' machine"
+        raise CommandExecutionError(
+            f"the mine holds no address of any {machine}: has it been launched? {_HINT.format('*')}"
+        )
+    return of_role
+
+
+def own_address() -> str:
+    """Return this machine's private address, as the other machines know it.
+
+    Raises:
+        CommandExecutionError: the mine does not know this machine.
+    """
+    own_id = str(__opts__["id"])
+    known = addresses(__salt__["role.own"]())
+    if own_id not in known:
+        raise CommandExecutionError(
+            f"the mine holds no address of {own_id}. {_HINT.format(own_id)}"
+        )
+    return known[own_id]
+
+
+def _address(minion_id: str, candidates: Any, network: ipaddress.IPv4Network) -> str:
+    if not candidates:
+        raise CommandExecutionError(
+            f"the mine holds no address of {minion_id}. {_HINT.format(minion_id)}"
+        )
+    try:
+        address = ipaddress.IPv4Address(candidates[0])
+    except (ValueError, LookupError, TypeError):
+        raise CommandExecutionError(
+            f"{minion_id} says that {candidates!r} is its address"
+        ) from None
+    if address not in network:
+        raise CommandExecutionError(
+            f"{minion_id} says that {address} is its address, which is not in {network}"
+        )
+    return str(address)

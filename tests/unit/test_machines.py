@@ -1,0 +1,77 @@
+"""The execution module `machines`: addresses from the mine, and which of them are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from saltmodules import functions
+
+MINE = {
+    "web-2": ["10.20.1.3"],
+    "web-1": ["10.20.1.2"],
+    "lb-1": ["10.20.1.4"],
+    "salt-1": ["10.20.1.1"],
+}
+PILLAR = {"aws": {"vpc": {"cidr": "10.20.0.0/16"}}}
+
+
+def addresses(minion_id: str, mine: Mapping[str, Any] = MINE) -> Callable[..., dict[str, str]]:
+    """Return `machines.addresses` of a minion."""
+    return functions(minion_id, PILLAR, mine)["machines.addresses"]
+
+
+def test_addresses_are_sorted_and_of_one_role() -> None:
+    assert list(addresses("lb-1")("web").items()) == [
+        ("web-1", "10.20.1.2"),
+        ("web-2", "10.20.1.3"),
+    ]
+    assert list(addresses("lb-1")()) == ["lb-1", "salt-1", "web-1", "web-2"]
+
+
+def test_missing_role_raises_error_with_hint() -> None:
+    with pytest.raises(CommandExecutionError, match=r"'redis'.*mine\.update"):
+        addresses("web-1")("redis")
+
+
+def test_missing_address_raises_error_with_minion_id() -> None:
+    with pytest.raises(CommandExecutionError, match=r"web-1.*mine\.update"):
+        addresses("lb-1", {"web-1": []})("web")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.20.1.2 } accept; tcp dport { 22",
+        "0.0.0.0/0",
+        "198.51.100.7",
+        "10.21.0.1",
+        "::ffff:10.20.1.2",
+        7.5,
+    ],
+)
+def test_value_that_is_no_vpc_address_is_refused(address: Any) -> None:
+    with pytest.raises(CommandExecutionError, match="web-1 says"):
+        addresses("lb-1", {"web-1": [address]})("web")
+
+
+def test_value_that_is_no_list_is_refused() -> None:
+    with pytest.raises(CommandExecutionError, match="web-1 says"):
+        addresses("lb-1", {"web-1": {"address": "10.20.1.2"}})("web")
+
+
+def test_address_of_two_machines_is_refused() -> None:
+    """A web machine that takes the master's address would be let in where the master is."""
+    with pytest.raises(
+        CommandExecutionError, match=r"salt-1 and web-2 both say that 10\.20\.1\.1 "
+    ):
+        addresses("lb-1", MINE | {"web-2": ["10.20.1.1"]})("web")
+
+
+def test_own_address_comes_from_the_mine() -> None:
+    assert functions("web-2", PILLAR, MINE)["machines.own_address"]() == "10.20.1.3"
+    with pytest.raises(CommandExecutionError, match="web-3"):
+        functions("web-3", PILLAR, MINE)["machines.own_address"]()
