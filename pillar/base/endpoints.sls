@@ -1,13 +1,44 @@
-# Every port of the stack: the roles that listen on it, and the roles that may connect. Anything else is dropped.
-# `*` is every role, `world` is anybody. The machines' firewalls (salt/base) and the security groups (salt/aws) are made
-# from this. The Salt master's SSH is also open to the deployment's `settings:operator_cidrs`. The ports of ssh and of
-# Salt are their programs' own, and stay as they are.
+# Every port of the stack: the roles that listen on it, and the clients that may
+# connect. Everything else is dropped. salt/_modules/endpoints.py reads this for the
+# machines' firewalls (salt/base) and for the security groups (salt/aws).
+#
+# listeners, clients: roles, or `any-role`. Clients may also be `internet` (anybody)
+# and `operators` (the networks in the deployment's `settings:operator_cidrs`).
+# The ports of SSH and of Salt are their programs' own and cannot be changed here.
 endpoints:
-  ssh: {port: 22, 'on': ['*'], from: [salt]}
-  salt-publish: {port: 4505, 'on': [salt], from: ['*']}
-  salt-request: {port: 4506, 'on': [salt], from: ['*']}
-  postgres: {port: 5432, 'on': [postgres], from: [web]}
-  redis: {port: 6379, 'on': [redis], from: [web]}
-  airflow: {port: 8080, 'on': [web], from: [lb]}
-  http: {port: 80, 'on': [lb], from: [world]}
-  https: {port: 443, 'on': [lb], from: [world]}
+  ssh:
+    port: 22
+    listeners: [any-role]
+    clients: [salt]
+  ssh-operators:
+    port: 22
+    listeners: [salt]
+    clients: [operators]
+  salt-publish:
+    port: 4505
+    listeners: [salt]
+    clients: [any-role]
+  salt-request:
+    port: 4506
+    listeners: [salt]
+    clients: [any-role]
+  postgres:
+    port: 5432
+    listeners: [postgres]
+    clients: [web]
+  redis:
+    port: 6379
+    listeners: [redis]
+    clients: [web]
+  airflow:
+    port: 8080
+    listeners: [web]
+    clients: [lb]
+  http:
+    port: 80
+    listeners: [lb]
+    clients: [internet]
+  https:
+    port: 443
+    listeners: [lb]
+    clients: [internet]

@@ -1,4 +1,4 @@
-"""Security groups without the kinds of rules that `boto3_secgroup` cannot take out."""
+"""Security groups without the kinds of rules that `boto3_secgroup` cannot remove."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __salt__: dict[str, Callable[..., Any]]
 __opts__: dict[str, Any]
 
 
-def no_alien_ingress(name: str, vpc_name: str, region: str) -> dict[str, Any]:
+def no_unmanaged_ingress(name: str, vpc_name: str, region: str) -> dict[str, Any]:
     """Ensure that a group lets in neither IPv6 networks nor prefix lists.
 
     Args:
@@ -18,7 +18,7 @@ def no_alien_ingress(name: str, vpc_name: str, region: str) -> dict[str, Any]:
         region: where that is.
 
     Returns:
-        The state's result; `changes` name the rules that were taken out.
+        The state's result; `changes` name the removed rules.
     """
     result: dict[str, Any] = {
         "name": name,
@@ -29,15 +29,15 @@ def no_alien_ingress(name: str, vpc_name: str, region: str) -> dict[str, Any]:
     group_id = __salt__["boto3_secgroup.get_group_id"](name, vpc_name=vpc_name, region=region)
     if not group_id:
         absent = None if __opts__["test"] else False
-        return result | {"result": absent, "comment": f"There is no group {name} in {vpc_name}"}
-    rules = __salt__["security_group.alien_ingress"](group_id, region)
+        return result | {"result": absent, "comment": f"there is no group {name} in {vpc_name}"}
+    rules = __salt__["security_group.unmanaged_ingress"](group_id, region)
     if not rules:
         return result
     result["changes"] = {"old": sorted(rules.values()), "new": []}
     if __opts__["test"]:
         return result | {
             "result": None,
-            "comment": f"{len(rules)} rules would be taken out of {name}",
+            "comment": f"{len(rules)} rules would be removed from {name}",
         }
     __salt__["security_group.revoke_ingress"](group_id, list(rules), region)
-    return result | {"comment": f"{len(rules)} rules were taken out of {name}"}
+    return result | {"comment": f"{len(rules)} rules were removed from {name}"}

@@ -1,13 +1,12 @@
 # Each security group lets in exactly what pillar `endpoints` says; a rule that was added by hand is taken out.
 # Apart from aws.groups, because the groups name each other.
 {% set aws = pillar['aws'] %}
-{% set operators = pillar['settings'].get('operator_cidrs', []) %}
 include:
   - aws.groups
 
 {% for role, group in aws.security_groups.items() %}
-aws-alien-rules-{{ role }}:
-  security_group.no_alien_ingress:
+aws-unmanaged-rules-{{ role }}:
+  security_group.no_unmanaged_ingress:
     - name: {{ group | json }}
     - vpc_name: {{ aws.vpc.name | json }}
     - region: {{ aws.region | json }}
@@ -19,8 +18,8 @@ aws-rules-{{ role }}:
     - name: {{ group | json }}
     - description: {{ ('machines of role ' ~ role) | json }}
     - vpc_name: {{ aws.vpc.name | json }}
-    - rules: {{ salt['security_group.ingress'](role, pillar['endpoints'], aws.security_groups, operators) | json }}
+    - rules: {{ salt['security_group.ingress'](role) | json }}
     - region: {{ aws.region | json }}
     - require:
-      - security_group: aws-alien-rules-{{ role }}
+      - security_group: aws-unmanaged-rules-{{ role }}
 {% endfor %}

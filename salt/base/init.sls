@@ -1,7 +1,5 @@
 # A patched Debian in UTC that lets in only what pillar `endpoints` names and knows the other machines by name.
 # Read by every role first. Watch: base-firewall.
-{% set machines = salt['machines.addresses']() %}
-{% set rules = salt['firewall.inbound'](pillar['endpoints'], pillar['aws']['vpc']['cidr'], pillar['settings'].get('operator_cidrs', [])) %}
 
 base-packages:
   pkg.installed:
@@ -26,7 +24,7 @@ base-hosts:
     - template: jinja
     - mode: '0644'
     - context:
-        machines: {{ machines | json }}
+        machines: {{ salt['machines.addresses']() | json }}
         domain: stack.internal
         hostname: {{ grains['host'] | json }}
         services: [postgres, redis]
@@ -102,7 +100,7 @@ base-firewall-rules:
     - mode: '0644'
     - check_cmd: nft --check --file
     - context:
-        rules: {{ rules | json }}
+        rules: {{ salt['firewall.rules']() | json }}
     - require:
       - pkg: base-packages
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from plainpillar import DEPLOYMENT, ROOT, PlainPillar
-from rendering import TREE, Chunk, Compiled, Compiler, missing_requisites, unknown_options
+from rendering import Chunk, Compiled, Compiler, missing_requisites, unknown_options
+from saltmodules import TREE
 
 IDS = list(DEPLOYMENT.machines())
 # Applied by the operator's own minion, before there is a machine: see packages/stackctl/src/stackctl.

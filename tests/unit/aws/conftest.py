@@ -16,10 +16,10 @@ import salt.config
 import yaml
 from moto.server import ThreadedMotoServer
 
+from plainpillar import DEPLOYMENT, ROOT
 from saltext.ec2 import _client, _images, _request
 from saltext.ec2 import options as _options
 
-ROOT = Path(__file__).parents[3]
 OPERATOR = "198.51.100.7/32"  # RFC 5737: an address for documentation
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPnz9d8yKdHyW6"
 
@@ -29,8 +29,7 @@ States = dict[str, dict[str, Any]]
 @pytest.fixture(scope="session")
 def pillar() -> dict[str, Any]:
     """The production pillar that the foundation is made from."""
-    files = [ROOT / "pillar" / "base" / f"{name}.sls" for name in ("aws", "endpoints")]
-    return {key: value for file in files for key, value in yaml.safe_load(file.read_text()).items()}
+    return {component: DEPLOYMENT.base_pillar(component) for component in ("aws", "endpoints")}
 
 
 @pytest.fixture(scope="module")

@@ -165,12 +165,15 @@ def test_foreign_rules_of_kinds_that_the_stack_has_not_are_taken_out(
     }
     assert openings(client) == before | added
     predicted = {state["__id__"]: state for state in apply("test=True").values()}
-    assert predicted["aws-alien-rules-redis"]["result"] is None
+    assert predicted["aws-unmanaged-rules-redis"]["result"] is None
     assert openings(client) == before | added
     states = apply()
     assert {name: state["comment"] for name, state in states.items() if not state["result"]} == {}
     changed = {state["__id__"]: state["changes"] for state in states.values() if state["changes"]}
     taken_out = {"old": ["tcp 22-22 from ::/0", f"tcp 22-22 from {prefix_list}"], "new": []}
-    assert changed == {"aws-alien-rules-redis": taken_out, "aws-alien-rules-salt": taken_out}
+    assert changed == {
+        "aws-unmanaged-rules-redis": taken_out,
+        "aws-unmanaged-rules-salt": taken_out,
+    }
     assert openings(client) == before
     assert_clean(apply())

@@ -1,0 +1,78 @@
+"""Who may connect to which port of a role, from the pillar ``endpoints``.
+
+The machines' firewall (``firewall``) and the security groups (``security_group``) both ask here.
+They only translate the clients into addresses or into groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+# Filled in by Salt's loader.
+__pillar__: dict[str, Any] = {}
+
+ANY_ROLE = "any-role"
+INTERNET = "internet"
+OPERATORS = "operators"
+KEYS = {"port", "listeners", "clients"}
+# No state sets what these programs listen on, so the rules have to name their default ports.
+FIXED_PORTS = {"ssh": 22, "ssh-operators": 22, "salt-publish": 4505, "salt-request": 4506}
+
+
+def served_by(role: str) -> list[dict[str, Any]]:
+    """Return the endpoints that the machines of a role serve, in the pillar's order.
+
+    Args:
+        role: the role; empty for a machine without one.
+
+    Returns:
+        For each endpoint its ``name``, its ``port``, and who may connect: ``roles`` (a sorted
+        list), ``any_role`` (whether every role may), ``networks`` (the operators' networks) and
+        ``internet`` (whether anybody may).
+
+    Raises:
+        CommandExecutionError: an endpoint has other keys than it needs, names something that is no
+            role, or has a port on which its program does not listen.
+    """
+    endpoints = __pillar__["endpoints"]
+    for name, endpoint in endpoints.items():
+        _check(name, endpoint)
+    return [
+        {"name": name, "port": endpoint["port"], **_resolved(endpoint["clients"])}
+        for name, endpoint in endpoints.items()
+        if {role, ANY_ROLE} & set(endpoint["listeners"])
+    ]
+
+
+def _check(name: str, endpoint: Mapping[str, Any]) -> None:
+    if endpoint.keys() != KEYS:
+        raise CommandExecutionError(
+            f"endpoints:{name} has the keys {', '.join(sorted(endpoint))};"
+            f" it needs {', '.join(sorted(KEYS))}"
+        )
+    port = FIXED_PORTS.get(name, endpoint["port"])
+    if endpoint["port"] != port:
+        raise CommandExecutionError(
+            f"endpoints:{name} has port {endpoint['port']}, but its program listens on {port}:"
+            " put that back; only listeners and clients can be changed"
+        )
+    roles = {*__pillar__["roles"], ANY_ROLE}
+    for key, known in (("listeners", roles), ("clients", roles | {INTERNET, OPERATORS})):
+        for word in endpoint[key]:
+            if word not in known:
+                raise CommandExecutionError(
+                    f"endpoints:{name}:{key} names '{word}', which is no role in pillar roles"
+                )
+
+
+def _resolved(clients: list[str]) -> dict[str, Any]:
+    operators = __pillar__["settings"].get("operator_cidrs", []) if OPERATORS in clients else []
+    return {
+        "roles": sorted({*clients} - {ANY_ROLE, INTERNET, OPERATORS}),
+        "any_role": ANY_ROLE in clients,
+        "networks": list(operators),
+        "internet": INTERNET in clients,
+    }

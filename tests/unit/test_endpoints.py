@@ -1,0 +1,159 @@
+"""The resolver of pillar `endpoints`, and how firewall and security groups translate clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from plainpillar import DEPLOYMENT
+from saltmodules import functions
+
+MINE = {
+    "web-2": ["10.20.1.3"],
+    "web-1": ["10.20.1.2"],
+    "lb-1": ["10.20.1.4"],
+    "salt-1": ["10.20.1.1"],
+}
+NETWORK = "10.20.0.0/16"
+OPERATOR = "192.0.2.0/24"
+GROUPS = {"salt": "s", "web": "w"}
+ENDPOINTS: dict[str, Any] = {
+    "ssh": {"port": 22, "listeners": ["any-role"], "clients": ["salt"]},
+    "ssh-operators": {"port": 22, "listeners": ["salt"], "clients": ["operators"]},
+    "app": {"port": 8080, "listeners": ["web"], "clients": ["lb"]},
+    "https": {"port": 443, "listeners": ["lb"], "clients": ["internet"]},
+    "bus": {"port": 4505, "listeners": ["salt"], "clients": ["any-role"]},
+    "store": {"port": 1, "listeners": ["cache"], "clients": ["web"]},
+}
+
+Rules = list[dict[str, Any]]
+
+
+def pillar(endpoints: dict[str, Any], operators: Sequence[str]) -> dict[str, Any]:
+    return {
+        "aws": {"vpc": {"cidr": NETWORK}, "security_groups": GROUPS},
+        "endpoints": endpoints,
+        "roles": {role: {} for role in ("salt", "lb", "web", "cache")},
+        "settings": {"operator_cidrs": operators},
+    }
+
+
+def firewall(
+    minion_id: str,
+    endpoints: dict[str, Any] = ENDPOINTS,
+    mine: dict[str, list[str]] = MINE,
+    operators: Sequence[str] = (OPERATOR,),
+) -> Rules:
+    """Return the firewall rules of a minion."""
+    return list(functions(minion_id, pillar(endpoints, operators), mine)["firewall.rules"]())
+
+
+def group(role: str, endpoints: dict[str, Any]) -> Rules:
+    """Return the rules of a role's security group."""
+    salt = functions("operator", pillar(endpoints, (OPERATOR,)), {})
+    return list(salt["security_group.ingress"](role))
+
+
+def test_machine_lets_in_its_own_endpoints_only() -> None:
+    assert firewall("web-1") == [
+        {"name": "ssh", "port": 22, "sources": ["10.20.1.1"]},
+        {"name": "app", "port": 8080, "sources": ["10.20.1.4"]},
+    ]
+
+
+def test_firewall_opens_internet_endpoint_without_sources() -> None:
+    assert {"name": "https", "port": 443, "sources": None} in firewall("lb-1")
+
+
+def test_firewall_opens_any_role_endpoint_to_the_vpc() -> None:
+    """Neither today's addresses nor the internet: the mine does not know a new machine yet."""
+    assert firewall("salt-1")[2] == {"name": "bus", "port": 4505, "sources": [NETWORK]}
+
+
+def test_operators_reach_ssh_of_the_master_only() -> None:
+    *others, ssh, bus = firewall("salt-1")
+    assert ssh == {"name": "ssh-operators", "port": 22, "sources": [OPERATOR]}
+    assert not [
+        rule for rule in [*others, bus, *firewall("web-1")] if OPERATOR in (rule["sources"] or [])
+    ]
+
+
+def test_firewall_has_no_rule_for_endpoint_without_clients() -> None:
+    rules = firewall("salt-1", operators=())
+    assert [rule["name"] for rule in rules] == ["ssh", "bus"]
+
+
+def test_client_role_without_machines_stops_the_run() -> None:
+    with pytest.raises(CommandExecutionError, match="'web'"):
+        firewall("cache-1", mine={"cache-1": ["10.20.1.9"], "salt-1": ["10.20.1.1"]})
+
+
+def test_machine_without_role_serves_any_role_endpoints_only() -> None:
+    assert [rule["name"] for rule in firewall("operator")] == ["ssh"]
+
+
+@pytest.mark.parametrize("name", ["ssh", "ssh-operators", "salt-publish", "salt-request"])
+def test_moved_fixed_port_is_refused(name: str) -> None:
+    endpoints = {name: {"port": 2222, "listeners": ["any-role"], "clients": ["any-role"]}}
+    with pytest.raises(
+        CommandExecutionError, match=f"endpoints:{name} has port 2222, .* put that back"
+    ):
+        firewall("web-1", endpoints)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clients": ["webb"]}, r"endpoints:app:clients names 'webb'"),
+        ({"listeners": ["internet"]}, r"endpoints:app:listeners names 'internet'"),
+        ({"from": ["lb"]}, r"endpoints:app has the keys clients, from, listeners, port"),
+    ],
+)
+def test_wrong_endpoint_stops_the_run(change: dict[str, Any], message: str) -> None:
+    """Also on a machine that does not serve it."""
+    with pytest.raises(CommandExecutionError, match=message):
+        firewall("lb-1", ENDPOINTS | {"app": ENDPOINTS["app"] | change})
+
+
+def test_group_opens_nothing_for_endpoints_of_other_roles() -> None:
+    endpoints = {"app": {"port": 8080, "listeners": ["web"], "clients": ["internet"]}}
+    assert group("salt", endpoints) == []
+
+
+def test_group_opens_any_role_endpoint_to_every_group() -> None:
+    rules = group("salt", {"bus": ENDPOINTS["bus"]})
+    assert {rule["source_group_name"] for rule in rules} == {"s", "w"}
+    assert not [rule for rule in rules if "cidr_ip" in rule]
+
+
+def test_group_opens_ssh_of_the_master_to_operators_only() -> None:
+    endpoints = {
+        "ssh": ENDPOINTS["ssh"],
+        "ssh-operators": ENDPOINTS["ssh-operators"],
+        "x": {"port": 1, "listeners": ["salt"], "clients": []},
+    }
+    of_salt = group("salt", endpoints)
+    assert [(rule["from_port"], rule["cidr_ip"]) for rule in of_salt if "cidr_ip" in rule] == [
+        (22, OPERATOR)
+    ]
+    assert not [rule for rule in group("web", endpoints) if "cidr_ip" in rule]
+
+
+def test_client_role_without_group_stops_the_run() -> None:
+    endpoints = {"app": ENDPOINTS["app"]}
+    with pytest.raises(CommandExecutionError, match=r"endpoints:app .*'lb'"):
+        group("web", endpoints)
+
+
+def test_every_endpoint_of_the_stack_resolves() -> None:
+    endpoints = DEPLOYMENT.base_pillar("endpoints")
+    everything = pillar(endpoints, ()) | {"roles": DEPLOYMENT.base_pillar("roles")}
+    served = {
+        endpoint["name"]
+        for role in everything["roles"]
+        for endpoint in functions("operator", everything, {})["endpoints.served_by"](role)
+    }
+    assert served == endpoints.keys()
