@@ -28,15 +28,8 @@ airflow-unit:
 airflow-config-loaded:
   service_config.loaded:
     - name: airflow
-    - files:
-      - /opt/airflow/current
-      - /etc/airflow/ca.pem
-      - /etc/airflow/airflow.cfg
-      - /etc/airflow/environment
-      - /etc/airflow/secrets.env
-      - /etc/airflow/webserver_config.py
-      - /etc/airflow/airflow_local_settings.py
-      - /etc/systemd/system/airflow.service
+    - paths:
+        airflow-release: /opt/airflow/current
 
 airflow-service:
   service.running:

@@ -52,11 +52,6 @@ haproxy-config:
 haproxy-config-loaded:
   service_config.loaded:
     - name: haproxy
-    - reload: True
-    - files:
-      - /etc/haproxy/haproxy.cfg
-      - /etc/haproxy/tls.pem
-      - /etc/haproxy/errors/unavailable.http
 
 haproxy-service:
   service.running:

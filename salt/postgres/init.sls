@@ -85,11 +85,6 @@ postgres-unit:
 postgres-config-loaded:
   service_config.loaded:
     - name: {{ service }}
-    - files:
-      - {{ etc }}/tls/certificate.pem
-      - {{ etc }}/tls/key.pem
-      - {{ etc }}/conf.d/stack.conf
-      - /etc/systemd/system/postgresql@.service.d/stack.conf
 
 postgres-service:
   service.running:
@@ -104,9 +99,6 @@ postgres-service:
 postgres-clients-loaded:
   service_config.loaded:
     - name: {{ service }}
-    - reload: True
-    - files:
-      - {{ etc }}/pg_hba.conf
 
 postgres-clients-reload:
   service.running:

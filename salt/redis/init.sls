@@ -97,13 +97,6 @@ redis-kernel-load:
 redis-config-loaded:
   service_config.loaded:
     - name: redis-server
-    - files:
-      - /etc/redis/tls/ca.pem
-      - /etc/redis/tls/certificate.pem
-      - /etc/redis/tls/key.pem
-      - /etc/redis/users.acl
-      - /etc/redis/redis.conf
-      - /etc/systemd/system/redis-server.service.d/stack.conf
 
 redis-service:
   service.running:
