@@ -1,29 +1,59 @@
-# Every role: the unit that its machines run, how to tell that they serve, the name
-# by which other machines reach it, and its certificate.
-# A minion's role is its id without the number: web-1 is a `web`.
+# Every role, and how its machines serve. The role of a minion is its id without
+# the number: web-1 is a `web`, and an id that is not `<role>-<n>` has no role.
+#
+# unit: the systemd unit that the role's machines run.
+# service: the name below `domain` by which other machines reach the role.
+# check: how a machine of the role tells that it serves (salt/_modules/role.py).
+#   endpoint: the entry of endpoints.sls whose port has to accept a connection at
+#     the machine's own address. A role with a certificate speaks TLS there.
+#   path: a GET of this page has to answer 200.
+#   expect: a text that the page has to contain.
+#   alpn: the protocol that the TLS handshake asks for.
+# certificate:
+#   secret: the secret that holds it.
+#   path: its file on the machine.
 
-# The domain of the machines' own names: web-1.stack.internal, postgres.stack.internal.
+# The domain of the machines' and the services' own names.
 domain: stack.internal
 
 roles:
   salt:
     unit: salt-master
-    check: {endpoint: salt-request}
+    check:
+      endpoint: salt-request
   lb:
     unit: haproxy
-    check: {endpoint: https, path: /api/v2/monitor/health}
-    certificate: {secret: edge-tls, path: /etc/haproxy/tls.pem}
+    check:
+      endpoint: https
+      path: /api/v2/monitor/health
+    certificate:
+      secret: edge-tls
+      path: /etc/haproxy/tls.pem
   web:
     unit: airflow
-    check: {endpoint: airflow, path: /api/v2/monitor/health}
+    # HAProxy checks the web machines in the same way.
+    check:
+      endpoint: airflow
+      path: /api/v2/monitor/health
+      # The page answers 200 even when its database is not healthy.
+      expect: '"metadatabase":{"status":"healthy"}'
   postgres:
-    # Debian names the unit for version and cluster; salt/postgres takes both from here.
+    # Debian names the unit for version and cluster; salt/postgres takes both from
+    # here.
     unit: postgresql@17-main
     service: postgres
-    check: {endpoint: postgres}
-    certificate: {secret: postgres-tls, path: /etc/postgresql/tls/certificate.pem}
+    check:
+      endpoint: postgres
+      # PostgreSQL refuses a TLS handshake that does not ask for this.
+      alpn: postgresql
+    certificate:
+      secret: postgres-tls
+      path: /etc/postgresql/tls/certificate.pem
   redis:
     unit: redis-server
     service: redis
-    check: {endpoint: redis}
-    certificate: {secret: redis-tls, path: /etc/redis/tls/certificate.pem}
+    check:
+      endpoint: redis
+    certificate:
+      secret: redis-tls
+      path: /etc/redis/tls/certificate.pem

@@ -68,6 +68,21 @@ def own_address() -> str:
     return known[own_id]
 
 
+def host_names() -> list[dict[str, Any]]:
+    """Return the ``address`` and the ``names`` of every machine, sorted by id.
+
+    The names are the minion id, the id below the domain, and the name of the role's service.
+    """
+    hosts = []
+    for minion_id, address in addresses().items():
+        names = [minion_id, f"{minion_id}.{__pillar__['domain']}"]
+        role = __salt__["role.of"](minion_id)
+        if "service" in __pillar__["roles"].get(role, {}):
+            names.append(__salt__["role.service_name"](role))
+        hosts.append({"address": address, "names": names})
+    return hosts
+
+
 def _address(minion_id: str, candidates: Any, network: ipaddress.IPv4Network) -> str:
     if not candidates:
         raise CommandExecutionError(

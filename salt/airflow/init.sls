@@ -3,6 +3,8 @@
 # The id to watch is airflow-healthy.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
+{% set port = pillar['endpoints']['airflow']['port'] %}
+{% set path = pillar['roles']['web']['check']['path'] %}
 
 include:
   - airflow.config
@@ -53,6 +55,6 @@ airflow-service:
 
 airflow-healthy:
   airflow.healthy:
-    - name: http://127.0.0.1:{{ pillar['endpoints']['airflow']['port'] }}/api/v2/monitor/health
+    - name: http://127.0.0.1:{{ port }}{{ path }}
     - require:
       - service: airflow-service

@@ -24,10 +24,8 @@ base-hosts:
     - template: jinja
     - mode: '0644'
     - context:
-        machines: {{ salt['machines.addresses']() | json }}
-        domain: stack.internal
+        machines: {{ salt['machines.host_names']() | json }}
         hostname: {{ grains['host'] | json }}
-        services: [postgres, redis]
 
 base-timezone:
   file.symlink:

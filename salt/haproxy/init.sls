@@ -2,6 +2,7 @@
 # The web machines come from the Salt mine (`mine.update` after one was added or removed). The id to watch is haproxy-service.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% set haproxy = salt['pillar.get']('haproxy', defaults.haproxy, merge=True) %}
+{% set server = pillar['roles']['lb'] %}
 {% set tls = pillar['secrets']['edge-tls'] %}
 
 haproxy-package:
@@ -11,7 +12,7 @@ haproxy-package:
 # A key that is not the certificate's is never put in place, as little as a configuration that HAProxy refuses.
 haproxy-certificate:
   file.managed:
-    - name: /etc/haproxy/tls.pem
+    - name: {{ server.certificate.path }}
     - contents: {{ (tls['certificate'] | trim ~ '\n' ~ tls['private_key']) | json }}
     - group: haproxy
     - mode: '0640'
@@ -40,7 +41,9 @@ haproxy-config:
     - context:
         haproxy: {{ haproxy | json }}
         base_url: {{ pillar['settings']['base_url'] | json }}
+        certificate: {{ server.certificate.path }}
         web: {{ salt['machines.addresses']('web') | json }}
+        check: {{ pillar['roles']['web']['check'] | json }}
         ports:
           http: {{ pillar['endpoints']['http']['port'] | json }}
           https: {{ pillar['endpoints']['https']['port'] | json }}
@@ -51,11 +54,11 @@ haproxy-config:
 
 haproxy-config-loaded:
   service_config.loaded:
-    - name: haproxy
+    - name: {{ server.unit }}
 
 haproxy-service:
   service.running:
-    - name: haproxy
+    - name: {{ server.unit }}
     - enable: True
     - reload: True
     - watch:

@@ -2,9 +2,10 @@
 # Watch: postgres-service, postgres-access.
 {% import_yaml 'postgres/defaults.yaml' as defaults %}
 {% set postgres = salt['pillar.get']('postgres', defaults.postgres, merge=True) %}
-{% set secrets = pillar['secrets'] %}
-{% set etc = '/etc/postgresql/%s/%s' | format(postgres.version, postgres.cluster) %}
-{% set service = 'postgresql@%s-%s' | format(postgres.version, postgres.cluster) %}
+{% set secrets, server = pillar['secrets'], pillar['roles']['postgres'] %}
+{% set version, cluster = server.unit.removeprefix('postgresql@').split('-', 1) %}
+{% set etc = '/etc/postgresql/%s/%s' | format(version, cluster) %}
+{% set tls = salt['file.dirname'](server.certificate.path) %}
 
 # Read when the package makes the cluster: checksums find a disk that lies.
 postgres-cluster-defaults:
@@ -16,14 +17,14 @@ postgres-cluster-defaults:
 
 postgres-package:
   pkg.installed:
-    - name: postgresql-{{ postgres.version }}
+    - name: postgresql-{{ version }}
     - install_recommends: False
     - require:
       - file: postgres-cluster-defaults
 
 postgres-tls:
   file.directory:
-    - name: {{ etc }}/tls
+    - name: {{ tls }}
     - group: postgres
     - mode: '0750'
     - require:
@@ -31,7 +32,7 @@ postgres-tls:
 
 postgres-certificate:
   file.managed:
-    - name: {{ etc }}/tls/certificate.pem
+    - name: {{ server.certificate.path }}
     - contents: {{ secrets['postgres-tls']['certificate'] | json }}
     - mode: '0644'
     - require:
@@ -39,7 +40,7 @@ postgres-certificate:
 
 postgres-key:
   file.managed:
-    - name: {{ etc }}/tls/key.pem
+    - name: {{ tls }}/key.pem
     - contents: {{ secrets['postgres-tls']['private_key'] | json }}
     - group: postgres
     - mode: '0640'
@@ -58,7 +59,8 @@ postgres-config:
         port: {{ pillar['endpoints']['postgres']['port'] | json }}
         max_connections: {{ postgres.max_connections | json }}
         settings: {{ postgres.settings | json }}
-        tls: {{ etc }}/tls
+        certificate: {{ server.certificate.path }}
+        key: {{ tls }}/key.pem
     - require:
       - pkg: postgres-package
 
@@ -84,11 +86,11 @@ postgres-unit:
 
 postgres-config-loaded:
   service_config.loaded:
-    - name: {{ service }}
+    - name: {{ server.unit }}
 
 postgres-service:
   service.running:
-    - name: {{ service }}
+    - name: {{ server.unit }}
     - watch:
       - service_config: postgres-config-loaded
       - file: postgres-certificate
@@ -96,13 +98,20 @@ postgres-service:
       - file: postgres-config
       - file: postgres-unit
 
+# Earlier releases kept the certificate here.
+postgres-old-tls:
+  file.absent:
+    - name: {{ etc }}/tls
+    - require:
+      - service: postgres-service
+
 postgres-clients-loaded:
   service_config.loaded:
-    - name: {{ service }}
+    - name: {{ server.unit }}
 
 postgres-clients-reload:
   service.running:
-    - name: {{ service }}
+    - name: {{ server.unit }}
     - reload: True
     - require:
       - service: postgres-service

@@ -2,7 +2,8 @@
 # Watch: redis-service.
 {% import_yaml 'redis/defaults.yaml' as defaults %}
 {% set redis = salt['pillar.get']('redis', defaults.redis, merge=True) %}
-{% set secrets = pillar['secrets'] %}
+{% set secrets, server = pillar['secrets'], pillar['roles']['redis'] %}
+{% set tls = salt['file.dirname'](server.certificate.path) %}
 
 redis-package:
   pkg.installed:
@@ -11,7 +12,7 @@ redis-package:
 
 redis-tls:
   file.directory:
-    - name: /etc/redis/tls
+    - name: {{ tls }}
     - group: redis
     - mode: '0750'
     - require:
@@ -19,7 +20,7 @@ redis-tls:
 
 redis-ca:
   file.managed:
-    - name: /etc/redis/tls/ca.pem
+    - name: {{ tls }}/ca.pem
     - contents_pillar: settings:ca_certificate
     - mode: '0644'
     - require:
@@ -27,7 +28,7 @@ redis-ca:
 
 redis-certificate:
   file.managed:
-    - name: /etc/redis/tls/certificate.pem
+    - name: {{ server.certificate.path }}
     - contents: {{ secrets['redis-tls']['certificate'] | json }}
     - mode: '0644'
     - require:
@@ -35,7 +36,7 @@ redis-certificate:
 
 redis-key:
   file.managed:
-    - name: /etc/redis/tls/key.pem
+    - name: {{ tls }}/key.pem
     - contents: {{ secrets['redis-tls']['private_key'] | json }}
     - group: redis
     - mode: '0640'
@@ -71,6 +72,8 @@ redis-config:
         redis: {{ redis | json }}
         address: {{ salt['machines.own_address']() | json }}
         port: {{ pillar['endpoints']['redis']['port'] | json }}
+        certificate: {{ server.certificate.path }}
+        tls: {{ tls }}
     - require:
       - pkg: redis-package
 
@@ -96,11 +99,11 @@ redis-kernel-load:
 
 redis-config-loaded:
   service_config.loaded:
-    - name: redis-server
+    - name: {{ server.unit }}
 
 redis-service:
   service.running:
-    - name: redis-server
+    - name: {{ server.unit }}
     - enable: True
     - watch:
       - service_config: redis-config-loaded

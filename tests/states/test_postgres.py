@@ -8,9 +8,11 @@ import pytest
 from pytestshellutils.utils.processes import ProcessResult
 
 from harness import Fleet, Machine
+from plainpillar import DEPLOYMENT
 from waiting import until
 
 CA = "/root/ca.pem"
+UNIT = DEPLOYMENT.base_pillar("roles")["postgres"]["unit"]
 MEMORY = 2**30
 SYSTEM = 250 * 2**20  # systemd, journald, sshd and Salt's minion
 Query = Callable[..., ProcessResult]
@@ -88,7 +90,7 @@ def test_the_journal_tells_who_was_refused_and_no_file_grows(
     said = (
         "journalctl",
         "-u",
-        "postgresql@17-main",
+        UNIT,
         "--no-pager",
         "--output=cat",
         "--grep=nosuchdatabase",
@@ -198,9 +200,7 @@ def test_checksums_watch_the_disk(postgres: Machine) -> None:
 
 def test_it_comes_back_after_a_crash(postgres: Machine, query: Query) -> None:
     before = superuser(postgres, "SELECT pg_postmaster_start_time()")
-    assert (
-        postgres.run("systemctl", "kill", "--signal=SIGKILL", "postgresql@17-main").returncode == 0
-    )
+    assert postgres.run("systemctl", "kill", "--signal=SIGKILL", UNIT).returncode == 0
     until(lambda: query("SELECT 1").returncode == 0, "PostgreSQL answers again")
     assert superuser(postgres, "SELECT pg_postmaster_start_time()") != before
 

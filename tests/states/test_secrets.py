@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import Fleet, Machine, failed
+from plainpillar import DEPLOYMENT
 from waiting import until
 
 SECRETS = {
@@ -121,10 +122,12 @@ def test_a_stranger_is_not_accepted(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("store", STORES, indirect=True)
 def test_no_secret_is_in_a_states_return(fleet: Fleet, store: Machine) -> None:
-    tls = "/etc/postgresql/17/main/tls" if store.id == "postgres-1" else "/etc/redis/tls"
-    store.put(f"{tls}/key.pem", "damaged\n")  # a changed file's return shows what changed
+    role = store.id.removesuffix("-1")
+    certificate = DEPLOYMENT.base_pillar("roles")[role]["certificate"]["path"]
+    key = str(Path(certificate).with_name("key.pem"))
+    store.put(key, "damaged\n")  # a changed file's return shows what changed
     returned = json.dumps(fleet.converge(store))
-    assert "key.pem" in returned
+    assert key in returned
     assert leaks(fleet, returned) == []
 
 

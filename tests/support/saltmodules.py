@@ -35,20 +35,26 @@ def load(kind: str, name: str, **dunders: Any) -> ModuleType:
     return module
 
 
-def functions(minion_id: str, pillar: Mapping[str, Any], mine: Mapping[str, Any]) -> Functions:
+def functions(
+    minion_id: str,
+    pillar: Mapping[str, Any],
+    mine: Mapping[str, Any],
+    of_salt: Mapping[str, Callable[..., Any]] | None = None,
+) -> Functions:
     """Return `module.function` -> the stack's execution functions, as `__salt__` of a minion.
 
     Args:
         minion_id: the minion.
         pillar: its pillar.
         mine: minion id -> addresses, what the mine's function `private_address` answers.
+        of_salt: what stands in for Salt's own functions.
     """
 
     def get(target: str, function: str) -> dict[str, Any]:
         assert function == "private_address"
         return {name: found for name, found in mine.items() if fnmatch(name, target)}
 
-    loaded: Functions = {"mine.get": get}
+    loaded: Functions = {"mine.get": get, **(of_salt or {})}
     opts = {"id": minion_id, "test": False}
     for name in OF_THE_STACK:
         module = load("_modules", name, __opts__=opts, __pillar__=pillar, __salt__=loaded)

@@ -16,7 +16,11 @@ MINE = {
     "lb-1": ["10.20.1.4"],
     "salt-1": ["10.20.1.1"],
 }
-PILLAR = {"aws": {"vpc": {"cidr": "10.20.0.0/16"}}}
+PILLAR = {
+    "aws": {"vpc": {"cidr": "10.20.0.0/16"}},
+    "domain": "example.internal",
+    "roles": {"lb": {"service": "site"}, "web": {}},
+}
 
 
 def addresses(minion_id: str, mine: Mapping[str, Any] = MINE) -> Callable[..., dict[str, str]]:
@@ -75,3 +79,15 @@ def test_own_address_comes_from_the_mine() -> None:
     assert functions("web-2", PILLAR, MINE)["machines.own_address"]() == "10.20.1.3"
     with pytest.raises(CommandExecutionError, match="web-3"):
         functions("web-3", PILLAR, MINE)["machines.own_address"]()
+
+
+def test_hosts_have_names_below_the_domain() -> None:
+    """Only a role with a service has a name of its own; an id without a role is no obstacle."""
+    hosts = functions("web-1", PILLAR, MINE | {"web-x": ["10.20.1.9"]})["machines.host_names"]()
+    assert {host["address"]: host["names"] for host in hosts} == {
+        "10.20.1.4": ["lb-1", "lb-1.example.internal", "site.example.internal"],
+        "10.20.1.1": ["salt-1", "salt-1.example.internal"],
+        "10.20.1.2": ["web-1", "web-1.example.internal"],
+        "10.20.1.3": ["web-2", "web-2.example.internal"],
+        "10.20.1.9": ["web-x", "web-x.example.internal"],
+    }

@@ -1,12 +1,190 @@
-"""The execution module `role`: the role that a minion id names."""
+"""The execution module `role`: the role of an id, and what a machine reports about its role."""
 
 from __future__ import annotations
 
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
 import pytest
+from salt.exceptions import CommandExecutionError
 
 from saltmodules import functions
+from stackctl.secrets import Authority
+from tlsserver import Page, serving
+
+AUTHORITY = Authority.new("test")
+HEALTHY = b'{"metadatabase":{"status":"healthy"}}'
 
 
-@pytest.mark.parametrize(("minion_id", "role"), [("web-2", "web"), ("big-web-10", "big-web")])
+@pytest.mark.parametrize(
+    ("minion_id", "role"),
+    [
+        ("web-2", "web"),
+        ("big-web-10", "big-web"),
+        ("web", ""),
+        ("web-", ""),
+        ("-1", ""),
+        ("web-0", ""),
+        ("web-01", ""),
+        ("web-x", ""),
+        ("web_1", ""),
+        ("web-1\n", ""),
+    ],
+)
 def test_role_is_the_id_without_its_number(minion_id: str, role: str) -> None:
-    assert functions(minion_id, {}, {})["role.own"]() == role
+    salt = functions(minion_id, {}, {})
+    assert salt["role.own"]() == salt["role.of"](minion_id) == role
+
+
+def test_service_name_is_below_the_domain() -> None:
+    pillar = {"domain": "example.internal", "roles": {"store": {"service": "db"}, "web": {}}}
+    service_name = functions("web-1", pillar, {})["role.service_name"]
+    assert service_name("store") == "db.example.internal"
+    for role in ("web", "absent"):
+        with pytest.raises(CommandExecutionError, match=role):
+            service_name(role)
+
+
+Status = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def status() -> Status:
+    """`status(port, …)`: of a machine whose role is checked at that port of this host."""
+
+    def ask(port: int, address: str = "127.0.0.1", **role: Any) -> dict[str, Any]:
+        check = role.pop("check", {})
+        pillar: dict[str, Any] = {
+            "aws": {"vpc": {"cidr": "127.0.0.0/8"}},
+            "endpoints": {"app": {"port": port}},
+            "roles": {"web": {"unit": "app@1"} | role},
+        }
+
+        if check is not None:
+            pillar["roles"]["web"]["check"] = {"endpoint": "app"} | check
+
+        def systemctl(command: list[str], *, python_shell: bool) -> str:
+            assert not python_shell
+            assert command[-1] == "app@1"
+            return "active"
+
+        def ip_addrs(cidr: str) -> list[str]:
+            assert cidr == "127.0.0.0/8"
+            return [address] if address else []
+
+        of_salt: dict[str, Callable[..., Any]] = {
+            "cmd.run_stdout": systemctl,
+            "network.ip_addrs": ip_addrs,
+        }
+        return dict(functions("web-1", pillar, {}, of_salt)["role.status"]())
+
+    return ask
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """The port of something that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Callable[..., tuple[int, dict[str, str]]]]:
+    """`site(status, body)`: serve a page over TLS; return the port and the `certificate` entry."""
+    with ExitStack() as servers:
+
+        def serve(status: int = 200, body: bytes = HEALTHY) -> tuple[int, dict[str, str]]:
+            class Health(Page):
+                def answer(self) -> None:
+                    self.send_response(status if self.path == "/health" else 404)
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            fields = AUTHORITY.server("other.example.org", ["other.example.org"])
+            port = servers.enter_context(serving(Health, fields, tmp_path))
+            return port, {"path": str(tmp_path / "server.pem")}
+
+        yield serve
+
+
+def test_status_of_machine_that_serves(status: Status, listener: int) -> None:
+    found = status(listener)
+    assert found.pop("memory_mib") > 20  # this very process is counted
+    assert found == {"unit": "app@1", "state": "active", "problem": "", "certificate_end": ""}
+
+
+def test_role_without_check_has_no_problem(status: Status) -> None:
+    assert status(1, check=None)["problem"] == ""
+
+
+def test_refused_connection_is_a_problem(status: Status, listener: int) -> None:
+    assert status(1)["problem"] == "port 1: [Errno 111] Connection refused"
+    assert status(listener, address="")["problem"] == "this machine has no address in the VPC"
+
+
+def test_silent_server_is_a_problem_soon(status: Status, listener: int) -> None:
+    before = time.monotonic()
+    assert "timed out" in status(listener, check={"path": "/health"})["problem"]
+    assert time.monotonic() - before < 8
+
+
+@pytest.mark.parametrize(
+    ("answer", "check", "problem"),
+    [
+        ({}, {}, ""),
+        ({}, {"path": "/health"}, ""),
+        ({}, {"path": "/health", "expect": '"status":"healthy"'}, ""),
+        ({"status": 503}, {}, ""),
+        ({"status": 503}, {"path": "/health"}, "/health answers 503"),
+        ({}, {"path": "/other"}, "/other answers 404"),
+        (
+            {"body": b"ill"},
+            {"path": "/health", "expect": "healthy"},
+            "/health answers without healthy",
+        ),
+    ],
+)
+def test_page_is_checked_over_tls(
+    status: Status,
+    site: Callable[..., tuple[int, dict[str, str]]],
+    answer: dict[str, Any],
+    check: dict[str, str],
+    problem: str,
+) -> None:
+    """Neither the name nor the CA of the certificate has to be known here."""
+    port, certificate = site(**answer)
+    assert status(port, check=check, certificate=certificate)["problem"] == problem
+
+
+def test_failed_tls_handshake_is_a_problem(
+    status: Status, site: Callable[..., tuple[int, dict[str, str]]]
+) -> None:
+    port, certificate = site()
+    assert "answers" not in status(port, check={"path": "/health"})["problem"]
+    assert status(port, check={"path": "/health"})["problem"].startswith(f"port {port}: ")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        plain = server.getsockname()[1]
+        assert status(plain, certificate=certificate)["problem"].startswith(f"port {plain}: ")
+
+
+def test_certificate_end_is_a_day(
+    status: Status, site: Callable[..., tuple[int, dict[str, str]]], tmp_path: Path
+) -> None:
+    port, certificate = site()
+    end = datetime.fromisoformat(status(port, certificate=certificate)["certificate_end"])
+    assert end.replace(tzinfo=UTC) > datetime.now(UTC) + timedelta(days=30)
+    (tmp_path / "server.pem").write_text("damaged")
+    assert status(port, certificate=certificate)["certificate_end"] == "unknown"
+    (tmp_path / "server.pem").unlink()
+    assert status(port, certificate=certificate)["certificate_end"] == "unknown"
+
+
+@pytest.mark.parametrize("minion_id", ["cache-1", "operator"])
+def test_status_of_unknown_role_fails(minion_id: str) -> None:
+    with pytest.raises(CommandExecutionError, match="pillar roles does not describe"):
+        functions(minion_id, {"roles": {"web": {}}}, {})["role.status"]()

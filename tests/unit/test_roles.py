@@ -1,0 +1,60 @@
+"""What the table of roles says is what the states do: pillar/base/roles.sls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plainpillar import DEPLOYMENT, PlainPillar
+from rendering import Chunk, Compiler
+from saltmodules import functions
+
+ROLES = DEPLOYMENT.base_pillar("roles")
+
+
+@pytest.fixture(scope="module")
+def pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
+    return PlainPillar(tmp_path_factory.mktemp("pillar"))
+
+
+@pytest.fixture
+def chunks(pillar: PlainPillar, tmp_path: Path, role: str) -> list[Chunk]:
+    """What a machine of the role runs."""
+    return Compiler(f"{role}-1", tmp_path / "minion", pillar).highstate().chunks
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_unit_is_the_one_that_the_states_run(chunks: list[Chunk], role: str) -> None:
+    running = {chunk["name"] for chunk in chunks if chunk["state"] == "service"}
+    assert ROLES[role]["unit"] in running
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if "certificate" in ROLES[role]])
+def test_certificate_is_the_file_of_its_secret(
+    chunks: list[Chunk], pillar: PlainPillar, role: str
+) -> None:
+    certificate = ROLES[role]["certificate"]
+    (written,) = (
+        chunk
+        for chunk in chunks
+        if chunk["state"] == "file" and chunk["name"] == certificate["path"]
+    )
+    secret = pillar.secrets[certificate["secret"]]["certificate"]
+    assert secret.strip() in written["contents"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_checked_endpoint_is_served_by_the_role(role: str) -> None:
+    everything: dict[str, Any] = {
+        name: DEPLOYMENT.base_pillar(name) for name in ("aws", "endpoints", "roles")
+    }
+    salt = functions("operator", everything | {"settings": {}}, {})
+    served = {endpoint["name"] for endpoint in salt["endpoints.served_by"](role)}
+    assert ROLES[role]["check"]["endpoint"] in served
+
+
+def test_every_profile_has_a_role_in_the_table() -> None:
+    assert set(ROLES) == set(DEPLOYMENT.machines().values())
+    assert set(ROLES) == set(DEPLOYMENT.base_pillar("aws")["security_groups"])
