@@ -4,7 +4,6 @@ airflow:
     username: admin
     firstname: Stack
     lastname: Admin
-    email: admin@stack.internal
   # Per client address, over all web machines together.
   login_rate_limit: 5 per 40 seconds
   session_lifetime_minutes: 720

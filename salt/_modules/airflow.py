@@ -13,7 +13,7 @@ import ssl
 import subprocess
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from salt.exceptions import CommandExecutionError
 
@@ -344,5 +344,6 @@ def _secrets() -> list[str]:
     with contextlib.suppress(OSError):
         for word in shlex.split(Path(SETTINGS[1]).read_text(), comments=True):
             value = word.partition("=")[2]
-            values += [value, *re.findall(r"://[^:/@]*:([^@]+)@", value)]
+            passwords = re.findall(r"://[^:/@]*:([^@]+)@", value)
+            values += [value, *passwords, *map(unquote, passwords)]
     return [value for value in values if value]

@@ -64,7 +64,7 @@ airflow-config:
         airflow: {{ airflow | json }}
         base_url: {{ pillar['settings']['base_url'] | json }}
         port: {{ endpoints.airflow.port | json }}
-        load_examples: {{ pillar['settings'].get('load_examples', airflow.load_examples) | json }}
+        load_examples: {{ pillar['settings']['load_examples'] | json }}
 
 airflow-environment:
   file.managed:
@@ -85,10 +85,19 @@ airflow-secrets:
     - show_changes: False
     - context:
         keys: {{ secrets['airflow-keys'] | json }}
-        database: {{ '%s:%s@postgres.stack.internal:%d/%s' | format(postgres.role, secrets['postgres-airflow']['password'], endpoints.postgres.port, postgres.database) | json }}
-        redis: {{ '%s:%s@redis.stack.internal:%d' | format(redis.user, secrets['redis-airflow']['password'], endpoints.redis.port) | json }}
-        broker_database: {{ airflow.broker_database | json }}
-        limiter_database: {{ airflow.limiter_database | json }}
+        database:
+          user: {{ postgres.role | json }}
+          password: {{ secrets['postgres-airflow']['password'] | json }}
+          host: {{ salt['role.service_name']('postgres') | json }}
+          port: {{ endpoints.postgres.port | json }}
+          name: {{ postgres.database | json }}
+        redis:
+          user: {{ redis.user | json }}
+          password: {{ secrets['redis-airflow']['password'] | json }}
+          host: {{ salt['role.service_name']('redis') | json }}
+          port: {{ endpoints.redis.port | json }}
+          broker_database: {{ airflow.broker_database | json }}
+          limiter_database: {{ airflow.limiter_database | json }}
     - require:
       - user: airflow-user
 

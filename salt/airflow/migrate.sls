@@ -30,7 +30,7 @@ airflow-admin:
     - password: {{ pillar['secrets']['airflow-admin']['password'] | json }}
     - firstname: {{ airflow.admin.firstname | json }}
     - lastname: {{ airflow.admin.lastname | json }}
-    - email: {{ airflow.admin.email | json }}
+    - email: {{ (airflow.admin.username ~ '@' ~ pillar['domain']) | json }}
     - require:
       - airflow: airflow-migrated
     - require_in:
@@ -39,7 +39,7 @@ airflow-admin:
 airflow-dags:
   airflow.dags_serialized:
     - name: dags
-    - examples: {{ pillar['settings'].get('load_examples', airflow.load_examples) | json }}
+    - examples: {{ pillar['settings']['load_examples'] | json }}
     - require:
       - airflow: airflow-migrated
     - require_in:
