@@ -84,7 +84,7 @@ def test_migrating_again_changes_nothing(web: Machine) -> None:
     assert [tag for tag, state in web.apply("airflow.migrate").items() if state["changes"]] == []
 
 
-def test_the_examples_are_listed(edge: Machine, web: Machine, password: str) -> None:
+def test_example_dags_are_listed(edge: Machine, web: Machine, password: str) -> None:
     listing = """
 result = json.load(ask("/api/v2/dags?limit=1", Authorization=f"Bearer {token(password)}"))["total_entries"]
 """
@@ -92,21 +92,19 @@ result = json.load(ask("/api/v2/dags?limit=1", Authorization=f"Bearer {token(pas
     assert found > 100
 
 
-def test_only_the_right_password_opens_it(edge: Machine, web: Machine, password: str) -> None:
+def test_login_accepts_the_right_password_only(edge: Machine, web: Machine, password: str) -> None:
     both = LOGIN + "result = [login(password), login('wrong')]"
     found = edge.python(both, address=web.address, client="192.0.2.2", password=password)
     assert found == ["in", "refused"]
 
 
-def test_too_many_passwords_are_refused_whatever_worker_answers(
-    edge: Machine, web: Machine, password: str
-) -> None:
+def test_login_limit_holds_over_all_workers(edge: Machine, web: Machine, password: str) -> None:
     tries = LOGIN + "result = [login('wrong') for _ in range(5)] + [login(password)]"
     found = edge.python(tries, address=web.address, client="192.0.2.3", password=password)
     assert found == ["refused"] * 5 + ["limited"]
 
 
-def test_only_the_edge_may_say_who_the_client_is(
+def test_forwarded_address_of_other_machine_is_ignored(
     edge: Machine, web: Machine, password: str
 ) -> None:
     tries = (
@@ -122,7 +120,7 @@ for number in range(6):
     assert found[-1] == "limited"
 
 
-def test_no_other_user_reads_a_secret(fleet: Fleet, web: Machine) -> None:
+def test_other_users_cannot_read_secrets(fleet: Fleet, web: Machine) -> None:
     places = [
         ["ps", "axeww"],
         ["systemctl", "show", "airflow"],
@@ -135,7 +133,7 @@ def test_no_other_user_reads_a_secret(fleet: Fleet, web: Machine) -> None:
     assert not private.keys()
 
 
-def test_it_fits_into_the_machine_under_load(edge: Machine, web: Machine, password: str) -> None:
+def test_memory_under_load_fits_the_machine(edge: Machine, web: Machine, password: str) -> None:
     load = (
         LOGIN
         + """
@@ -155,7 +153,7 @@ with ThreadPoolExecutor(8) as pool:
     assert service_pids(web) == before
 
 
-def test_a_machine_without_a_migrated_database_says_so(web: Machine) -> None:
+def test_unmigrated_database_stops_the_run_before_restart(web: Machine) -> None:
     manifest = Path("/opt/airflow/current/release.json")
     release = json.loads(web.run("cat", str(manifest)).stdout)
     web.put(str(manifest), json.dumps(release | {"heads": {"alembic_version": "newer"}}))
@@ -182,7 +180,7 @@ def test_a_machine_without_a_migrated_database_says_so(web: Machine) -> None:
     assert changed(web.apply("airflow")) == []
 
 
-def test_no_release_comes_under_a_service_that_goes_on(web: Machine) -> None:
+def test_release_state_keeps_running_release_current(web: Machine) -> None:
     def current() -> str:
         return Path(web.run("readlink", "/opt/airflow/current").stdout.strip()).name
 

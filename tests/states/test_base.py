@@ -43,7 +43,7 @@ def listener(machine: Machine) -> Callable[[int], None]:
     return listen
 
 
-def test_machines_know_each_other_by_name(machine: Machine) -> None:
+def test_machine_names_resolve(machine: Machine) -> None:
     for minion_id, address in address_plan().items():
         assert (
             machine.run("getent", "ahostsv4", f"{minion_id}.stack.internal").stdout.split()[0]
@@ -51,18 +51,18 @@ def test_machines_know_each_other_by_name(machine: Machine) -> None:
         )
 
 
-def test_services_have_the_names_on_their_certificates(machine: Machine) -> None:
+def test_service_names_resolve(machine: Machine) -> None:
     plan = address_plan()
     for role in ("postgres", "redis"):
         found = machine.run("getent", "ahostsv4", f"{role}.stack.internal").stdout
         assert found.split()[0] == plan[f"{role}-1"]
 
 
-def test_names_outside_the_stack_resolve(machine: Machine) -> None:
+def test_public_names_resolve(machine: Machine) -> None:
     assert machine.run("getent", "hosts", "deb.debian.org").returncode == 0
 
 
-def test_firewall_drops_a_port_that_no_endpoint_names(
+def test_firewall_drops_port_without_endpoint(
     machine: Machine, web: Machine, listener: Callable[[int], None]
 ) -> None:
     listener(UNNAMED_PORT)
@@ -70,15 +70,13 @@ def test_firewall_drops_a_port_that_no_endpoint_names(
     assert not web.can_reach(machine.address, UNNAMED_PORT)
 
 
-def test_firewall_opens_a_port_to_its_own_clients_only(
-    machine: Machine, web: Machine, fleet: Fleet
-) -> None:
+def test_firewall_opens_port_to_clients_only(machine: Machine, web: Machine, fleet: Fleet) -> None:
     stranger = fleet.machine("postgres-1")
     assert web.can_reach(machine.address, REDIS)
     assert not stranger.can_reach(machine.address, REDIS)
 
 
-def test_ssh_is_open_to_the_master_only(machine: Machine, web: Machine) -> None:
+def test_ssh_is_open_to_master_only(machine: Machine, web: Machine) -> None:
     assert not web.can_reach(machine.address, SSH)
     assert _ssh_methods(machine) == "publickey"
 
@@ -103,11 +101,11 @@ def _ssh_methods(machine: Machine) -> str:
     return refused.stderr.rpartition("(")[2].partition(")")[0]
 
 
-def test_root_may_not_log_in_even_with_a_key(machine: Machine) -> None:
+def test_root_login_is_disabled(machine: Machine) -> None:
     assert "permitrootlogin no" in machine.run("sshd", "-T").stdout.splitlines()
 
 
-def test_firewall_loads_again_without_touching_other_tables(machine: Machine, web: Machine) -> None:
+def test_firewall_restart_keeps_other_tables(machine: Machine, web: Machine) -> None:
     assert machine.run("nft", "add", "table", "ip", "somebody-else").returncode == 0
     assert machine.run("systemctl", "restart", "nftables").returncode == 0
     tables = machine.run("nft", "list", "tables").stdout
@@ -117,7 +115,7 @@ def test_firewall_loads_again_without_touching_other_tables(machine: Machine, we
     assert not web.can_reach(machine.address, SSH)
 
 
-def test_a_broken_rule_leaves_the_old_firewall_in_place(machine: Machine, web: Machine) -> None:
+def test_invalid_rules_keep_the_old_firewall(machine: Machine, web: Machine) -> None:
     rules = machine.run("cat", "/etc/nftables.conf").stdout
     try:
         machine.put("/etc/nftables.conf", rules.replace("policy drop", "policy nonsense"))

@@ -81,23 +81,23 @@ def test_converges(fleet: Fleet, edge: Machine) -> None:
     fleet.assert_idempotent(edge)
 
 
-def test_http_leads_to_https(ask: Callable[[str], object]) -> None:
+def test_http_redirects_to_https(ask: Callable[[str], object]) -> None:
     assert ask("ask(path='/dags?x=1', tls=False)['status']") == 301
     assert ask("ask(path='/dags?x=1', tls=False)['headers']['location']") == f"{BASE_URL}/dags?x=1"
 
 
-def test_https_is_remembered(ask: Callable[[str], object]) -> None:
+def test_hsts_header_is_set(ask: Callable[[str], object]) -> None:
     assert "max-age=" in str(ask("ask()['headers']['strict-transport-security']"))
 
 
-def test_a_client_cannot_say_who_it_is(ask: Callable[[str], object], web: Machine) -> None:
+def test_forged_forwarded_headers_are_removed(ask: Callable[[str], object], web: Machine) -> None:
     forged = "{'X-Forwarded-For': '203.0.113.9', 'Forwarded': 'for=203.0.113.9', 'X-Real-IP': '203.0.113.9'}"
     told = str(ask(f"ask(path='/told', headers={forged})['body']"))
     assert f'"x-forwarded-for":"{web.address}"' in told.lower()
     assert "203.0.113.9" not in told
 
 
-def test_passwords_cannot_be_tried_at_the_token_endpoint(ask: Callable[[str], object]) -> None:
+def test_token_endpoint_is_rate_limited(ask: Callable[[str], object]) -> None:
     tried = ask("[ask('POST', '/auth/token')['status'] for _ in range(7)]")
     assert isinstance(tried, list)
     assert tried[-1] == 429
@@ -114,14 +114,14 @@ def test_passwords_cannot_be_tried_at_the_token_endpoint(ask: Callable[[str], ob
     ) == [200, 200]
 
 
-def test_nobody_outside_executes_tasks(ask: Callable[[str], object]) -> None:
+def test_execution_api_is_denied(ask: Callable[[str], object]) -> None:
     """However the path is spelt: what cannot be decoded reaches nobody."""
     spelt = ["/execution/health", "/%65xecution/health", "/execution%2Fhealth", "/%65xecution/%zz"]
     assert ask(f"[ask(path=path)['status'] for path in {spelt}]") == [404, 404, 404, 400]
     assert ask("ask(path='/dags/100%25?x=%')['status']") == 200
 
 
-def test_without_a_web_machine_it_says_so_and_comes_back(
+def test_unavailable_page_is_shown_until_web_returns(
     ask: Callable[[str], object], web: Machine
 ) -> None:
     web.run("systemctl", "stop", "stub")
@@ -130,9 +130,7 @@ def test_without_a_web_machine_it_says_so_and_comes_back(
     until(lambda: ask("ask()['status']") == 200, "the site is back")
 
 
-def test_a_key_that_is_not_the_certificates_is_never_put_in_place(
-    fleet: Fleet, edge: Machine
-) -> None:
+def test_key_of_other_certificate_is_not_installed(fleet: Fleet, edge: Machine) -> None:
     before = edge.run("sha256sum", "/etc/haproxy/tls.pem").stdout
     wrong = {
         "secrets": {"edge-tls": {"private_key": fleet.pillar.secrets["redis-tls"]["private_key"]}}
@@ -142,11 +140,11 @@ def test_a_key_that_is_not_the_certificates_is_never_put_in_place(
     assert edge.run("sha256sum", "/etc/haproxy/tls.pem").stdout == before
 
 
-def test_a_change_that_haproxy_has_not_read_is_made_up_for(fleet: Fleet, edge: Machine) -> None:
+def test_changed_file_is_loaded_in_the_next_run(fleet: Fleet, edge: Machine) -> None:
     edge.run("touch", "/etc/haproxy/haproxy.cfg")
     assert any("haproxy-service" in tag for tag in changed(edge.apply("haproxy")))
     fleet.assert_idempotent(edge)
 
 
-def test_the_key_is_not_for_everybody(edge: Machine) -> None:
+def test_other_users_cannot_read_the_key(edge: Machine) -> None:
     assert edge.run("cat", "/etc/haproxy/tls.pem", user="admin").returncode != 0

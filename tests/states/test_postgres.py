@@ -70,18 +70,16 @@ def test_converges(fleet: Fleet, postgres: Machine) -> None:
     fleet.assert_idempotent(postgres)
 
 
-def test_the_roles_password_opens_it_over_verified_tls(query: Query) -> None:
+def test_right_password_connects_over_verified_tls(query: Query) -> None:
     answer = query("SELECT current_user, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
     assert answer.stdout.strip() == "airflow|t", answer.stderr
 
 
-def test_a_wrong_password_is_refused(query: Query) -> None:
+def test_wrong_password_is_refused(query: Query) -> None:
     assert "password authentication failed" in query("SELECT 1", password="wrong").stderr
 
 
-def test_the_journal_tells_who_was_refused_and_no_file_grows(
-    postgres: Machine, query: Query
-) -> None:
+def test_refusal_is_logged_to_journal_only(postgres: Machine, query: Query) -> None:
     def sizes() -> str:
         return str(postgres.run("sh", "-c", "wc -c /var/log/postgresql/*").stdout)
 
@@ -105,27 +103,25 @@ def test_plaintext_is_refused(query: Query) -> None:
     assert "no encryption" in answer.stderr
 
 
-def test_its_certificate_is_for_its_own_name_only(query: Query) -> None:
+def test_certificate_is_valid_for_own_name_only(query: Query) -> None:
     assert "does not match host name" in query("SELECT 1", host="redis.stack.internal").stderr
 
 
 @pytest.mark.parametrize("database", ["postgres", "template1"])
-def test_another_database_is_refused(query: Query, database: str) -> None:
+def test_other_database_is_refused(query: Query, database: str) -> None:
     assert "no pg_hba.conf entry" in query("SELECT 1", dbname=database).stderr
 
 
-def test_another_role_is_refused(query: Query) -> None:
+def test_other_database_role_is_refused(query: Query) -> None:
     assert "no pg_hba.conf entry" in query("SELECT 1", user="postgres").stderr
 
 
-def test_a_machine_of_another_role_is_refused_by_the_firewall(
-    fleet: Fleet, postgres: Machine, web: Machine
-) -> None:
+def test_firewall_refuses_other_roles(fleet: Fleet, postgres: Machine, web: Machine) -> None:
     assert web.can_reach(postgres.address, 5432)
     assert not fleet.machine("redis-1").can_reach(postgres.address, 5432)
 
 
-def test_its_own_address_is_refused_by_pg_hba(fleet: Fleet, postgres: Machine) -> None:
+def test_pg_hba_refuses_own_address(fleet: Fleet, postgres: Machine) -> None:
     target = f"host={postgres.address} dbname=airflow user=airflow sslmode=require"
     password = fleet.pillar.secrets["postgres-airflow"]["password"]
     refused = postgres.run(
@@ -146,13 +142,13 @@ def test_its_own_address_is_refused_by_pg_hba(fleet: Fleet, postgres: Machine) -
         "ALTER SYSTEM SET log_statement = 'all'",
     ],
 )
-def test_the_role_has_no_power_beyond_its_database(query: Query, sql: str) -> None:
+def test_database_role_is_denied_privileged_sql(query: Query, sql: str) -> None:
     refused = query(sql)
     assert refused.returncode != 0
     assert "permission denied" in refused.stderr
 
 
-def test_the_role_may_migrate_its_own_database(query: Query) -> None:
+def test_database_role_can_create_tables(query: Query) -> None:
     assert (
         query(
             "CREATE TABLE t (x int); INSERT INTO t VALUES (1); SELECT * FROM t; DROP TABLE t"
@@ -161,7 +157,7 @@ def test_the_role_may_migrate_its_own_database(query: Query) -> None:
     )
 
 
-def test_a_role_without_a_grant_can_do_nothing_there(postgres: Machine) -> None:
+def test_public_has_no_privileges(postgres: Machine) -> None:
     assert (
         superuser(postgres, "SELECT has_database_privilege('public', 'airflow', 'CONNECT')") == "f"
     )
@@ -171,12 +167,12 @@ def test_a_role_without_a_grant_can_do_nothing_there(postgres: Machine) -> None:
     )
 
 
-def test_the_role_leaves_connections_for_repair(postgres: Machine) -> None:
+def test_database_role_leaves_connections_for_repair(postgres: Machine) -> None:
     spare = "SELECT current_setting('max_connections')::int - rolconnlimit FROM pg_roles WHERE rolname = 'airflow'"
     assert int(superuser(postgres, spare)) >= 10
 
 
-def test_drift_is_seen_and_repaired(fleet: Fleet, postgres: Machine, query: Query) -> None:
+def test_drift_is_predicted_and_repaired(fleet: Fleet, postgres: Machine, query: Query) -> None:
     superuser(
         postgres,
         "GRANT CONNECT ON DATABASE airflow TO PUBLIC; ALTER ROLE airflow CREATEDB PASSWORD 'other'",
@@ -194,11 +190,11 @@ def test_drift_is_seen_and_repaired(fleet: Fleet, postgres: Machine, query: Quer
     )
 
 
-def test_checksums_watch_the_disk(postgres: Machine) -> None:
+def test_data_checksums_are_on(postgres: Machine) -> None:
     assert superuser(postgres, "SHOW data_checksums") == "on"
 
 
-def test_it_comes_back_after_a_crash(postgres: Machine, query: Query) -> None:
+def test_service_restarts_after_crash(postgres: Machine, query: Query) -> None:
     before = superuser(postgres, "SELECT pg_postmaster_start_time()")
     assert postgres.run("systemctl", "kill", "--signal=SIGKILL", UNIT).returncode == 0
     until(lambda: query("SELECT 1").returncode == 0, "PostgreSQL answers again")

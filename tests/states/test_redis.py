@@ -78,11 +78,11 @@ def test_converges(fleet: Fleet, redis: Machine) -> None:
     fleet.assert_idempotent(redis)
 
 
-def test_the_users_password_opens_it_over_verified_tls(session: Session) -> None:
+def test_right_password_connects_over_verified_tls(session: Session) -> None:
     assert session(["PING"]) == ["OK", "PONG"]
 
 
-def test_a_wrong_password_is_refused(session: Session) -> None:
+def test_wrong_password_is_refused(session: Session) -> None:
     assert str(session(password="wrong")[0]).startswith("-WRONGPASS")
 
 
@@ -90,11 +90,11 @@ def test_plaintext_is_refused(session: Session) -> None:
     assert "OK" not in session(ca=None)
 
 
-def test_its_certificate_is_for_its_own_name_only(session: Session) -> None:
+def test_certificate_is_valid_for_own_name_only(session: Session) -> None:
     assert "CERTIFICATE_VERIFY_FAILED" in str(session(name="postgres.stack.internal")[0])
 
 
-def test_nobody_gets_in_without_a_user(fleet: Fleet, redis: Machine, web: Machine) -> None:
+def test_anonymous_client_is_refused(fleet: Fleet, redis: Machine, web: Machine) -> None:
     anonymous = [["PING"], ["GET", "LIMITS:x"], ["AUTH", "default", ""], ["AUTH", ""]]
     answers = web.python(
         CLIENT, address=redis.address, ca=fleet.pillar.ca_certificate, name=NAME, commands=anonymous
@@ -107,7 +107,7 @@ def test_nobody_gets_in_without_a_user(fleet: Fleet, redis: Machine, web: Machin
     ]
 
 
-def test_a_broker_finds_what_it_needs(session: Session) -> None:
+def test_broker_commands_are_allowed(session: Session) -> None:
     """The commands of kombu's Redis transport."""
     answers = session(
         ["CLIENT", "SETINFO", "LIB-NAME", "test"],
@@ -129,7 +129,7 @@ def test_a_broker_finds_what_it_needs(session: Session) -> None:
     assert not [answer for answer in answers if str(answer).startswith("-")]
 
 
-def test_a_rate_limiter_finds_what_it_needs(session: Session) -> None:
+def test_rate_limiter_commands_are_allowed(session: Session) -> None:
     """The commands of the `limits` library's Redis storage."""
     script = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
     loaded = session(["SCRIPT", "LOAD", script])[1]
@@ -166,12 +166,12 @@ def test_a_rate_limiter_finds_what_it_needs(session: Session) -> None:
     ],
     ids=" ".join,
 )
-def test_the_user_may_do_nothing_else(session: Session, command: list[str]) -> None:
+def test_other_commands_are_denied(session: Session, command: list[str]) -> None:
     answer = str(session(command)[1])
     assert answer.startswith("-NOPERM") or "ACL failure" in answer
 
 
-def test_what_it_was_told_outlives_a_crash(redis: Machine, session: Session) -> None:
+def test_data_survives_crash(redis: Machine, session: Session) -> None:
     # It writes at once and syncs every second; while it syncs, a write may be late.
     assert session(["SET", "LIMITS:kept", "yes"], ["WAITAOF", "1", "0", "50000"]) == [
         "OK",
@@ -183,12 +183,12 @@ def test_what_it_was_told_outlives_a_crash(redis: Machine, session: Session) -> 
     session(["DEL", "LIMITS:kept"])
 
 
-def test_the_user_file_holds_no_password(fleet: Fleet, redis: Machine) -> None:
+def test_password_is_not_on_disk(fleet: Fleet, redis: Machine) -> None:
     password = fleet.pillar.secrets["redis-airflow"]["password"]
     assert redis.run("grep", "-rqF", password, "/etc/redis", "/var/lib/redis").returncode == 1
     assert redis.run("cat", "/etc/redis/users.acl", user="nobody").returncode != 0
 
 
-def test_the_service_runs_confined(redis: Machine) -> None:
+def test_service_is_sandboxed(redis: Machine) -> None:
     verdict = redis.run("systemd-analyze", "security", "redis-server", "--threshold=40")
     assert verdict.returncode == 0, verdict.stdout.splitlines()[-1]

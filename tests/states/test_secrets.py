@@ -60,7 +60,7 @@ def roles(fleet: Fleet, converged: Callable[[str], Machine]) -> dict[str, Machin
 
 
 @pytest.mark.parametrize("minion_id", SECRETS)
-def test_each_machine_is_given_its_own_secrets(fleet: Fleet, minion_id: str) -> None:
+def test_machine_gets_its_own_secrets_only(fleet: Fleet, minion_id: str) -> None:
     assert secret_names(fleet.machine(minion_id)) == SECRETS[minion_id]
 
 
@@ -80,11 +80,11 @@ def liar(fleet: Fleet) -> Iterator[Machine]:
     machine.salt("saltutil.refresh_grains")
 
 
-def test_a_machine_that_lies_in_its_grains_gains_nothing(liar: Machine) -> None:
+def test_false_grains_give_no_other_secret(liar: Machine) -> None:
     assert secret_names(liar) == SECRETS["web-1"]
 
 
-def test_a_machine_that_takes_anothers_name_is_refused(fleet: Fleet) -> None:
+def test_minion_with_id_of_other_machine_is_refused(fleet: Fleet) -> None:
     machine = fleet.machine("web-1")
     answer = machine.run(
         "timeout", "30", "/opt/salt/bin/salt-call", "--id=postgres-1", "pillar.items", "unmask=True"
@@ -93,7 +93,7 @@ def test_a_machine_that_takes_anothers_name_is_refused(fleet: Fleet) -> None:
     assert leaks(fleet, f"{answer.stdout}{answer.stderr}") == []
 
 
-def test_a_stranger_is_not_accepted(fleet: Fleet) -> None:
+def test_unknown_minion_key_is_not_accepted(fleet: Fleet) -> None:
     machine = fleet.machine("web-1")
     config = {
         "id": "postgres-9",
@@ -121,7 +121,7 @@ def test_a_stranger_is_not_accepted(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("store", STORES, indirect=True)
-def test_no_secret_is_in_a_states_return(fleet: Fleet, store: Machine) -> None:
+def test_state_return_holds_no_secret(fleet: Fleet, store: Machine) -> None:
     role = store.id.removesuffix("-1")
     certificate = DEPLOYMENT.base_pillar("roles")[role]["certificate"]["path"]
     key = str(Path(certificate).with_name("key.pem"))
@@ -132,16 +132,14 @@ def test_no_secret_is_in_a_states_return(fleet: Fleet, store: Machine) -> None:
 
 
 @pytest.mark.parametrize("minion_id", ROLES)
-def test_no_secret_is_in_the_journal(
-    fleet: Fleet, roles: dict[str, Machine], minion_id: str
-) -> None:
+def test_journal_holds_no_secret(fleet: Fleet, roles: dict[str, Machine], minion_id: str) -> None:
     journal = roles[minion_id].run("journalctl", "--no-pager", "--output=cat").stdout
     assert "salt-minion" in journal
     assert leaks(fleet, journal) == []
 
 
 @pytest.mark.parametrize("minion_id", ROLES)
-def test_other_users_find_no_secret_on_the_disk(
+def test_other_users_find_no_secret_on_disk(
     fleet: Fleet, roles: dict[str, Machine], minion_id: str
 ) -> None:
     values = [
@@ -167,7 +165,7 @@ def test_other_users_find_no_secret_on_the_disk(
     assert not roles[minion_id].run(*search, user="nobody").stdout
 
 
-def test_no_secret_is_in_the_masters_job_cache(
+def test_job_cache_of_states_holds_no_secret(
     fleet: Fleet, converged: Callable[[str], Machine]
 ) -> None:
     for minion_id in STORES:
@@ -198,7 +196,7 @@ pathlib.Path("/run/seen").rename("/run/command-lines")
 """
 
 
-def test_no_secret_is_on_a_command_line(fleet: Fleet, converged: Callable[[str], Machine]) -> None:
+def test_command_lines_hold_no_secret(fleet: Fleet, converged: Callable[[str], Machine]) -> None:
     """Everything that runs while Salt sets the role's password anew is looked at."""
     machine = converged("postgres-1")
     machine.put("/root/sampler.py", SAMPLER)

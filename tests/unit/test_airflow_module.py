@@ -40,28 +40,28 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
         yield serve
 
 
-def test_a_well_site_is_healthy_at_the_address_that_was_given(site: Callable[..., str]) -> None:
+def test_healthy_site_is_healthy_at_the_given_address(site: Callable[..., str]) -> None:
     assert airflow.healthy(URL, site(), AUTHORITY.certificate_pem)
 
 
-def test_an_ill_database_is_not(site: Callable[..., str]) -> None:
+def test_unhealthy_database_is_not_healthy(site: Callable[..., str]) -> None:
     assert not airflow.healthy(URL, site(status="unhealthy"), AUTHORITY.certificate_pem)
 
 
-def test_another_names_certificate_is_not(site: Callable[..., str]) -> None:
+def test_certificate_of_other_name_is_not_healthy(site: Callable[..., str]) -> None:
     assert not airflow.healthy(URL, site(name="other.example.org"), AUTHORITY.certificate_pem)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_not(site: Callable[..., str]) -> None:
+def test_untrusted_certificate_is_not_healthy(site: Callable[..., str]) -> None:
     assert not airflow.healthy(URL, site())
     assert not airflow.healthy(URL, site(), Authority.new("other").certificate_pem)
 
 
-def test_nobody_there_is_not() -> None:
+def test_unreachable_site_is_not_healthy() -> None:
     assert not airflow.healthy(URL, "127.0.0.1:1", AUTHORITY.certificate_pem)
 
 
-def test_a_release_that_serves_is_not_removed(tmp_path: Path) -> None:
+def test_prune_keeps_release_in_use(tmp_path: Path) -> None:
     for name in ("serving", "failed", "before", "wanted"):
         library = tmp_path / "releases" / name / "library.so"
         library.parent.mkdir(parents=True)

@@ -75,9 +75,7 @@ def calls(tmp_path: Path, name: str) -> list[str]:
     ]
 
 
-def test_it_takes_turns_with_apts_daily_jobs(
-    tmp_path: Path, program: Program, deploy: Deploy
-) -> None:
+def test_deploy_waits_for_apt_lock(tmp_path: Path, program: Program, deploy: Deploy) -> None:
     count = tmp_path / "updates"
     program("apt-get", f'''
         [ "$1" = update ] || exit 0
@@ -91,7 +89,7 @@ def test_it_takes_turns_with_apts_daily_jobs(
     assert "-o DPkg::Lock::Timeout=300" in install
 
 
-def test_a_lock_that_is_never_given_up_ends_it_with_apts_words(
+def test_deploy_fails_with_apt_message_when_lock_stays(
     tmp_path: Path, program: Program, deploy: Deploy
 ) -> None:
     clock = tmp_path / "clock"
@@ -104,7 +102,7 @@ def test_a_lock_that_is_never_given_up_ends_it_with_apts_words(
 
 
 @pytest.mark.parametrize("ending", [0, 1])
-def test_it_comes_after_cloud_init(
+def test_deploy_waits_for_cloud_init(
     tmp_path: Path, program: Program, deploy: Deploy, ending: int
 ) -> None:
     program("cloud-init", f"exit {ending}")
@@ -115,16 +113,14 @@ def test_it_comes_after_cloud_init(
     assert first == "cloud-init status --wait"
 
 
-def test_the_profiles_grains_reach_the_minion(
+def test_deploy_installs_grains_of_profile(
     tmp_path: Path, program: Program, deploy: Deploy
 ) -> None:
     assert deploy(grains="rack: 7\n").returncode == 0
     assert (tmp_path / "etc/salt/grains").read_text() == "rack: 7\n"
 
 
-def test_grains_that_somebody_set_on_the_machine_stay(
-    tmp_path: Path, program: Program, deploy: Deploy
-) -> None:
+def test_deploy_keeps_existing_grains(tmp_path: Path, program: Program, deploy: Deploy) -> None:
     (tmp_path / "etc/salt").mkdir(parents=True)
     (tmp_path / "etc/salt/grains").write_text("rack: 8\n")
     assert deploy().returncode == 0

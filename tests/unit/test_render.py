@@ -78,11 +78,11 @@ def test_requisites_exist(everything: list[tuple[str, Compiled]]) -> None:
     ] == []
 
 
-def test_options_are_ones_that_salt_knows(chunks: list[tuple[str, Chunk]]) -> None:
+def test_state_options_exist(chunks: list[tuple[str, Chunk]]) -> None:
     assert sorted({unknown for _, chunk in chunks for unknown in unknown_options(chunk)}) == []
 
 
-def test_no_sls_is_dead(everything: list[tuple[str, Compiled]]) -> None:
+def test_every_sls_is_used(everything: list[tuple[str, Compiled]]) -> None:
     reached = {sls for _, compiled in everything for sls in compiled.sls}
     present = {
         ".".join(path.relative_to(TREE).with_suffix("").parts).removesuffix(".init")
@@ -92,7 +92,7 @@ def test_no_sls_is_dead(everything: list[tuple[str, Compiled]]) -> None:
     assert present - reached == set()
 
 
-def test_no_file_is_dead(chunks: list[tuple[str, Chunk]]) -> None:
+def test_every_file_is_used(chunks: list[tuple[str, Chunk]]) -> None:
     text = "\n".join(
         path.read_text()
         for path in TREE.rglob("*")
@@ -120,7 +120,7 @@ def test_sources_exist(chunks: list[tuple[str, Chunk]]) -> None:
     ] == []
 
 
-def test_templates_render_from_their_context_alone(
+def test_templates_render_from_their_context(
     compiler: Compile, chunks: list[tuple[str, Chunk]]
 ) -> None:
     failures = []
@@ -166,7 +166,7 @@ def test_files_with_secrets_are_private(
     }
 
 
-def test_a_mistake_is_found(pillar: PlainPillar, tmp_path: Path) -> None:
+def test_checks_find_planted_mistakes(pillar: PlainPillar, tmp_path: Path) -> None:
     """The checks above can fail."""
     minion = Compiler("web-1", tmp_path / "minion", pillar)
     minion.opts["file_roots"] = {"base": [str(tmp_path)]}

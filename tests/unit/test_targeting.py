@@ -42,21 +42,21 @@ def compiler(tmp_path_factory: pytest.TempPathFactory, pillar: PlainPillar) -> C
 
 
 @pytest.mark.parametrize(("minion_id", "role"), MACHINES.items())
-def test_states(compiler: Compile, minion_id: str, role: str) -> None:
+def test_top_file_gives_states_of_role(compiler: Compile, minion_id: str, role: str) -> None:
     assert compiler(minion_id).top() == STATES[role]
 
 
 @pytest.mark.parametrize(("minion_id", "role"), MACHINES.items())
-def test_secrets(compiler: Compile, minion_id: str, role: str) -> None:
+def test_pillar_gives_secrets_of_role(compiler: Compile, minion_id: str, role: str) -> None:
     assert set(compiler(minion_id).pillar()["secrets"]) == SECRETS[role]
 
 
-def test_every_secret_has_a_reader_but_the_authority(pillar: PlainPillar) -> None:
+def test_every_secret_but_the_ca_has_a_reader(pillar: PlainPillar) -> None:
     assert set(pillar.secrets) - set().union(*SECRETS.values()) == {"deployment-ca"}
 
 
 @pytest.mark.parametrize("role", ["postgres", "salt"])
-def test_a_machine_that_lies_about_itself_learns_nothing(compiler: Compile, role: str) -> None:
+def test_false_grains_give_no_secret(compiler: Compile, role: str) -> None:
     lies = dict.fromkeys(("id", "host", "fqdn", "nodename", "localhost"), f"{role}-1")
     liar = compiler("web-1", role=role, roles=[role], **lies)
     assert set(liar.pillar()["secrets"]) == SECRETS["web"]
@@ -66,7 +66,7 @@ def test_a_machine_that_lies_about_itself_learns_nothing(compiler: Compile, role
 @pytest.mark.parametrize(
     "minion_id", ["intruder-1", "postgres", "xpostgres-1", "web_1", "operator"]
 )
-def test_a_stranger_learns_nothing(compiler: Compile, minion_id: str) -> None:
+def test_unknown_id_gets_no_secret(compiler: Compile, minion_id: str) -> None:
     stranger = compiler(minion_id)
     assert "secrets" not in stranger.pillar()
     assert stranger.top() == ["base"]

@@ -47,7 +47,7 @@ def assert_clean(states: States) -> None:
     assert {name: state["changes"] for name, state in states.items() if state["changes"]} == {}
 
 
-def test_prediction_on_an_empty_account_touches_nothing(
+def test_prediction_on_empty_account_changes_nothing(
     apply: Callable[..., States], client: Client
 ) -> None:
     predicted = apply("test=True")
@@ -56,7 +56,7 @@ def test_prediction_on_an_empty_account_touches_nothing(
     assert client("iam").list_roles()["Roles"] == []
 
 
-def test_first_run_makes_everything(
+def test_first_run_creates_everything(
     applied: States, client: Client, pillar: dict[str, Any]
 ) -> None:
     assert {name: state["comment"] for name, state in applied.items() if not state["result"]} == {}
@@ -88,7 +88,7 @@ def test_second_run_changes_nothing(applied: States, apply: Callable[..., States
     assert_clean(apply("test=True"))
 
 
-def test_a_key_pair_with_another_key_is_replaced(
+def test_key_pair_with_other_key_is_replaced(
     applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
 ) -> None:
     name, ec2 = pillar["aws"]["key_pair"], client("ec2")
@@ -101,7 +101,7 @@ def test_a_key_pair_with_another_key_is_replaced(
     assert ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"] == expected
 
 
-def test_groups_are_what_the_endpoints_say(
+def test_groups_match_endpoints(
     applied: States, client: Client, pillar: dict[str, Any], operator: str
 ) -> None:
     groups = pillar["aws"]["security_groups"]
@@ -119,7 +119,7 @@ def test_groups_are_what_the_endpoints_say(
     }
 
 
-def test_a_rule_that_was_removed_is_put_back_and_a_foreign_one_taken_out(
+def test_removed_rule_is_restored_and_unmanaged_rule_is_removed(
     applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
 ) -> None:
     groups = pillar["aws"]["security_groups"]
@@ -142,7 +142,7 @@ def test_a_rule_that_was_removed_is_put_back_and_a_foreign_one_taken_out(
     assert openings(client) == before
 
 
-def test_foreign_rules_of_kinds_that_the_stack_has_not_are_taken_out(
+def test_unmanaged_ipv6_and_prefix_list_rules_are_removed(
     applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
 ) -> None:
     groups = pillar["aws"]["security_groups"]

@@ -119,7 +119,7 @@ def launch(
     return list(resources(requests["web"], client, pillar["aws"]["region"]))
 
 
-def test_every_profile_that_the_master_launches_is_allowed(
+def test_policy_allows_launch_of_every_profile(
     policy: list[Statement],
     requests: Requests,
     client: Callable[[str], Any],
@@ -130,9 +130,7 @@ def test_every_profile_that_the_master_launches_is_allowed(
             assert allows(policy, "ec2:RunInstances", one), f"{role}: {one}"
 
 
-def test_tags_are_set_by_a_launch_and_by_nothing_else(
-    policy: list[Statement], launch: list[Resource]
-) -> None:
+def test_policy_allows_tags_at_launch_only(policy: list[Statement], launch: list[Resource]) -> None:
     region = {"aws:RequestedRegion": "eu-west-1"}
     for one in launch[:3]:
         fresh = replace(one, keys=region | one.keys)
@@ -156,7 +154,7 @@ def test_tags_are_set_by_a_launch_and_by_nothing_else(
         ("security-group", {"aws:ResourceTag/project": None}),
     ],
 )
-def test_no_other_machine_is_launched(
+def test_policy_denies_launch_with_other_resource(
     policy: list[Statement], launch: list[Resource], kind: str, other: dict[str, str]
 ) -> None:
     (wanted,) = (one for one in launch if one.kind == kind)
@@ -174,14 +172,14 @@ def test_no_other_machine_is_launched(
         Resource("arn:aws:ec2:us-east-1::image/ami-1", {"ec2:Owner": DEBIAN}),
     ],
 )
-def test_nothing_else_is_used_for_it(policy: list[Statement], resource: Resource) -> None:
+def test_policy_denies_foreign_resource(policy: list[Statement], resource: Resource) -> None:
     assert not allows(policy, "ec2:RunInstances", resource)
 
 
 @pytest.mark.parametrize(
     "action", ["TerminateInstances", "StopInstances", "ModifyInstanceAttribute", "DeleteTags"]
 )
-def test_only_own_machines_are_handled(
+def test_policy_allows_actions_on_own_machines_only(
     policy: list[Statement], pillar: dict[str, Any], action: str
 ) -> None:
     aws = pillar["aws"]
@@ -195,7 +193,7 @@ def test_only_own_machines_are_handled(
     )
 
 
-def test_the_master_has_its_role_and_acts_in_one_region_only(
+def test_master_role_is_limited_to_one_region(
     policy: list[Statement], client: Callable[[str], Any], pillar: dict[str, Any]
 ) -> None:
     role, region = pillar["aws"]["salt_role"], pillar["aws"]["region"]

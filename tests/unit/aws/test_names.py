@@ -23,7 +23,7 @@ def profiles() -> dict[str, dict[str, Any]]:
     }
 
 
-def test_profiles_name_what_the_foundation_makes(
+def test_profiles_name_existing_resources(
     profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
 ) -> None:
     named = {option: {one[option] for one in profiles.values() if option in one} for option in
@@ -40,7 +40,7 @@ def test_profiles_name_what_the_foundation_makes(
     }
 
 
-def test_a_new_master_is_where_the_old_one_was(
+def test_salt_profile_has_the_fixed_address(
     profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
 ) -> None:
     aws = pillar["aws"]
@@ -54,7 +54,7 @@ def test_a_new_master_is_where_the_old_one_was(
     assert subnet.subnet_of(ipaddress.IPv4Network(aws["vpc"]["cidr"]))
 
 
-def test_profiles_launch_what_the_master_may_launch(
+def test_profiles_use_allowed_types_and_tags(
     profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
 ) -> None:
     aws = pillar["aws"]

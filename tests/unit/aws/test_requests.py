@@ -7,7 +7,7 @@ from typing import Any
 Requests = dict[str, dict[str, Any]]
 
 
-def test_the_only_copy_of_the_data_is_not_destroyed_in_passing(requests: Requests) -> None:
+def test_postgres_disk_and_instance_are_protected(requests: Requests) -> None:
     assert {role for role, request in requests.items() if request.get("DisableApiTermination")} == {
         "postgres"
     }
@@ -20,9 +20,7 @@ def test_the_only_copy_of_the_data_is_not_destroyed_in_passing(requests: Request
     assert kept == {"postgres"}
 
 
-def test_a_new_master_asks_for_the_old_ones_address(
-    requests: Requests, pillar: dict[str, Any]
-) -> None:
+def test_new_master_requests_the_fixed_address(requests: Requests, pillar: dict[str, Any]) -> None:
     asked = {
         role: interface["PrivateIpAddress"]
         for role, request in requests.items()
