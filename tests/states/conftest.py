@@ -19,14 +19,14 @@ from plainpillar import ROOT, PlainPillar
 
 @pytest.fixture(scope="session")
 def salt_factories_config() -> Iterator[dict[str, Any]]:
-    """Where salt-factories works: a short path of its own, since sockets lie below it (107 bytes at most)."""
+    """The folder of salt-factories: a short path, since sockets below it have at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="stack-states-") as folder:
         yield {"root_dir": Path(folder), "slow_stop": False, "inject_sitecustomize": False}
 
 
 @pytest.fixture(scope="session")
 def event_listener() -> Iterator[EventListener]:
-    """What the master forwards its events to: salt-factories' own, on loopback instead of on every interface."""
+    """The listener to which the master forwards its events, on loopback only."""
     listener = EventListener()
     listener.host = "127.0.0.1"
     with listener:
@@ -49,7 +49,10 @@ def machine_image(docker_client: docker.DockerClient) -> str:
 
 @pytest.fixture(scope="session")
 def plain_pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
-    """The test deployment's settings and secrets; a slow machine's six logins all fall into one window of the limit."""
+    """The test deployment's settings and secrets.
+
+    The window of the login limit is long enough for six logins on a slow machine.
+    """
     return PlainPillar(
         tmp_path_factory.mktemp("pillar"), cidr=str(SUBNET), login_rate_limit="5 per 10 minutes"
     )

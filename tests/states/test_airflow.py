@@ -1,4 +1,4 @@
-"""The Airflow web app on its machine: it converges, keeps its secrets, limits passwords, and fits into 1 GiB."""
+"""The Airflow web app on its machine: convergence, secrets, login limits and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness import Fleet, Machine, changed, failed
 
 MEMORY_LIMIT = 1 << 30
 
-# Asks the machine itself, as a client of a load balancer when `forwarded` is given by one.
+# Requests to the machine itself, as a load balancer forwards them for `client`.
 LOGIN = r"""
 import json, re, urllib.error, urllib.parse, urllib.request
 
@@ -43,13 +43,14 @@ def login(password):
 
 def token(password):
     body = json.dumps({"username": "admin", "password": password}).encode()
-    return json.load(ask("/auth/token", body, **{"Content-Type": "application/json"}))["access_token"]
+    answer = ask("/auth/token", body, **{"Content-Type": "application/json"})
+    return json.load(answer)["access_token"]
 """
 
 
 @pytest.fixture(scope="module")
 def web(converged: Callable[[str], Machine], fleet: Fleet) -> Machine:
-    """The first web machine, its database migrated as the orchestration does it."""
+    """The first web machine, after a migration of the database as in the orchestration."""
     converged("postgres-1")
     converged("redis-1")
     machine = fleet.machine("web-1")
@@ -86,7 +87,8 @@ def test_migrating_again_changes_nothing(web: Machine) -> None:
 
 def test_example_dags_are_listed(edge: Machine, web: Machine, password: str) -> None:
     listing = """
-result = json.load(ask("/api/v2/dags?limit=1", Authorization=f"Bearer {token(password)}"))["total_entries"]
+answer = ask("/api/v2/dags?limit=1", Authorization=f"Bearer {token(password)}")
+result = json.load(answer)["total_entries"]
 """
     found = edge.python(LOGIN + listing, address=web.address, client="192.0.2.1", password=password)
     assert found > 100
@@ -139,10 +141,10 @@ def test_memory_under_load_fits_the_machine(edge: Machine, web: Machine, passwor
         + """
 from concurrent.futures import ThreadPoolExecutor
 bearer = {"Authorization": f"Bearer {token(password)}"}
-def one(number):
+def request(number):
     return ask("/api/v2/dags?limit=50" if number % 2 else "/auth/login/", **bearer).status
 with ThreadPoolExecutor(8) as pool:
-    result = sorted(set(pool.map(one, range(200))))
+    result = sorted(set(pool.map(request, range(200))))
 """
     )
     before = service_pids(web)
@@ -157,7 +159,7 @@ def test_unmigrated_database_stops_the_run_before_restart(web: Machine) -> None:
     manifest = Path("/opt/airflow/current/release.json")
     release = json.loads(web.run("cat", str(manifest)).stdout)
     web.put(str(manifest), json.dumps(release | {"heads": {"alembic_version": "newer"}}))
-    web.run("sh", "-c", "echo >> /etc/airflow/environment")  # what the service has to restart for
+    web.run("sh", "-c", "echo >> /etc/airflow/environment")  # a change that needs a restart
     before = main_pid(web)
     try:
         states = web.apply("airflow")
@@ -170,7 +172,7 @@ def test_unmigrated_database_stops_the_run_before_restart(web: Machine) -> None:
     assert web.run("systemctl", "is-active", "airflow").returncode == 0
     assert main_pid(web) == before
 
-    # Nothing changes in the next run, but the restart is still owed.
+    # In the next run no file changes, but the service still has to restart.
     assert [tag.split("_|-")[1] for tag in changed(web.apply("airflow", test=True))] == [
         "airflow-config-loaded",
         "airflow-service",
@@ -199,12 +201,12 @@ def test_release_state_keeps_running_release_current(web: Machine) -> None:
 
 
 def main_pid(machine: Machine) -> str:
-    """Return the first process of the web app: another after every restart."""
+    """Return the main process of the web app, which a restart replaces."""
     return str(machine.run("systemctl", "show", "-P", "MainPID", "airflow").stdout).strip()
 
 
 def service_pids(machine: Machine) -> set[str]:
-    """Return the processes of the web app: gunicorn puts another in the place of a worker that was killed."""
+    """Return the processes of the web app. Gunicorn replaces a worker that was killed."""
     group = machine.run("systemctl", "show", "-P", "ControlGroup", "airflow").stdout.strip()
     return set(machine.run("cat", f"/sys/fs/cgroup{group}/cgroup.procs").stdout.split())
 

@@ -1,4 +1,4 @@
-"""What every machine has: names, a firewall from pillar `endpoints`, keys-only SSH, security updates."""
+"""Every machine: names, a firewall from pillar `endpoints`, SSH by key, security updates."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ UNNAMED_PORT = 8000  # no endpoint has it
 
 @pytest.fixture(scope="module")
 def machine(converged: Callable[[str], Machine]) -> Machine:
-    """Any converged machine shows what all have."""
+    """A converged machine; all have the same base."""
     return converged("redis-1")
 
 
 @pytest.fixture(scope="module")
 def web(fleet: Fleet) -> Machine:
-    """A client: what is not applied to it does not matter."""
+    """A client on a web machine; no state is applied to it."""
     return fleet.machine("web-1")
 
 
 @pytest.fixture
 def listener(machine: Machine) -> Callable[[int], None]:
-    """`listener(port)`: something on the machine answers there."""
+    """`listener(port)`: start a server on the machine."""
 
     def listen(port: int) -> None:
         unit = f"test-listener-{port}"
@@ -106,12 +106,12 @@ def test_root_login_is_disabled(machine: Machine) -> None:
 
 
 def test_firewall_restart_keeps_other_tables(machine: Machine, web: Machine) -> None:
-    assert machine.run("nft", "add", "table", "ip", "somebody-else").returncode == 0
+    assert machine.run("nft", "add", "table", "ip", "other-program").returncode == 0
     assert machine.run("systemctl", "restart", "nftables").returncode == 0
     tables = machine.run("nft", "list", "tables").stdout
-    assert "table ip somebody-else" in tables
+    assert "table ip other-program" in tables
     assert "table inet stack" in tables
-    machine.run("nft", "delete", "table", "ip", "somebody-else")
+    machine.run("nft", "delete", "table", "ip", "other-program")
     assert not web.can_reach(machine.address, SSH)
 
 

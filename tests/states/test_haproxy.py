@@ -1,4 +1,4 @@
-"""The edge from outside: HTTPS, redirects, who the client is, and one web machine that is gone."""
+"""HAProxy from outside: HTTPS, redirects, forwarded headers, a web machine that fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness import Fleet, Machine, changed, failed
 from plainpillar import BASE_URL
 from waiting import until
 
-# A web app that answers health checks and says what it was told.
+# A web app that answers health checks and returns the headers that it received.
 STUB = """
 import http.server, json
 
@@ -37,13 +37,14 @@ def ask(method="GET", path="/", tls=True, headers={}):
     connection = cls("lb-1", timeout=10, **({"context": context} if tls else {}))
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
-    return {"status": answer.status, "headers": dict(answer.getheaders()), "body": answer.read().decode()}
+    headers = dict(answer.getheaders())
+    return {"status": answer.status, "headers": headers, "body": answer.read().decode()}
 """
 
 
 @pytest.fixture(scope="module")
 def web(fleet: Fleet) -> Machine:
-    """A client, and beside Airflow's place a web app that tells what reaches it."""
+    """A client, which also runs the web app that returns its headers."""
     machine = fleet.machine("web-2")
     assert not [s for s in machine.apply("base").values() if s["result"] is False]
     machine.put("/opt/stub.py", STUB)
@@ -53,7 +54,7 @@ def web(fleet: Fleet) -> Machine:
 
 @pytest.fixture(scope="module")
 def edge(web: Machine, converged: Callable[[str], Machine]) -> Machine:
-    """The load balancer, which has only web-2 to ask: another test's Airflow may run on web-1."""
+    """The load balancer with web-2 only: another test's Airflow may run on web-1."""
     machine = converged("lb-1")
     drain = """
         import socket
@@ -68,12 +69,12 @@ def edge(web: Machine, converged: Callable[[str], Machine]) -> Machine:
 
 @pytest.fixture(scope="module")
 def ask(fleet: Fleet, web: Machine, edge: Machine) -> Callable[[str], object]:
-    """`ask('expression')`: what a client on another machine gets."""
+    """`ask('expression')`: the value of an expression on a client machine."""
 
     def run(expression: str) -> object:
         return web.python(f"{ASK}\nresult = {expression}", ca=fleet.pillar.ca_certificate)
 
-    until(lambda: run("ask()['status']") == 200, "the edge answers")
+    until(lambda: run("ask()['status']") == 200, "HAProxy answers")
     return run
 
 
@@ -91,33 +92,34 @@ def test_hsts_header_is_set(ask: Callable[[str], object]) -> None:
 
 
 def test_forged_forwarded_headers_are_removed(ask: Callable[[str], object], web: Machine) -> None:
-    forged = "{'X-Forwarded-For': '203.0.113.9', 'Forwarded': 'for=203.0.113.9', 'X-Real-IP': '203.0.113.9'}"
-    told = str(ask(f"ask(path='/told', headers={forged})['body']"))
-    assert f'"x-forwarded-for":"{web.address}"' in told.lower()
-    assert "203.0.113.9" not in told
+    address = "203.0.113.9"
+    forged = {"X-Forwarded-For": address, "Forwarded": f"for={address}", "X-Real-IP": address}
+    received = str(ask(f"ask(path='/received', headers={forged})['body']"))
+    assert f'"x-forwarded-for":"{web.address}"' in received.lower()
+    assert address not in received
 
 
 def test_token_endpoint_is_rate_limited(ask: Callable[[str], object]) -> None:
     tried = ask("[ask('POST', '/auth/token')['status'] for _ in range(7)]")
     assert isinstance(tried, list)
     assert tried[-1] == 429
-    spelt = [
+    paths = [
         "/auth/%74oken",
         "/%61uth/%74%6F%6b%65n",
         "/auth%2ftoken",
         "/auth%2Ftoken/cli",
         "/auth/token?x=%",
     ]
-    assert ask(f"[ask('POST', path)['status'] for path in {spelt}]") == [429] * len(spelt)
+    assert ask(f"[ask('POST', path)['status'] for path in {paths}]") == [429] * len(paths)
     assert ask(
         "[ask('POST', path)['status'] for path in ('/auth/login/', '/x?next=/auth/token')]"
     ) == [200, 200]
 
 
 def test_execution_api_is_denied(ask: Callable[[str], object]) -> None:
-    """However the path is spelt: what cannot be decoded reaches nobody."""
-    spelt = ["/execution/health", "/%65xecution/health", "/execution%2Fhealth", "/%65xecution/%zz"]
-    assert ask(f"[ask(path=path)['status'] for path in {spelt}]") == [404, 404, 404, 400]
+    """For each way to write the path. A path that cannot be decoded is a bad request."""
+    paths = ["/execution/health", "/%65xecution/health", "/execution%2Fhealth", "/%65xecution/%zz"]
+    assert ask(f"[ask(path=path)['status'] for path in {paths}]") == [404, 404, 404, 400]
     assert ask("ask(path='/dags/100%25?x=%')['status']") == 200
 
 
@@ -125,7 +127,10 @@ def test_unavailable_page_is_shown_until_web_returns(
     ask: Callable[[str], object], web: Machine
 ) -> None:
     web.run("systemctl", "stop", "stub")
-    until(lambda: "not available right now" in str(ask("ask()['body']")), "the page that says so")
+    until(
+        lambda: "not available right now" in str(ask("ask()['body']")),
+        "the page for an unavailable site",
+    )
     web.run("systemd-run", "--unit=stub", "/opt/salt/bin/python", "/opt/stub.py")
     until(lambda: ask("ask()['status']") == 200, "the site is back")
 

@@ -1,4 +1,4 @@
-"""PostgreSQL from both sides: who gets in, by what way, to what, and what the role may not."""
+"""PostgreSQL from both sides: who may connect, how, to which database, and what is denied."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def postgres(converged: Callable[[str], Machine]) -> Machine:
 
 @pytest.fixture(scope="module")
 def web(fleet: Fleet, postgres: Machine) -> Machine:
-    """Where the clients are: a web machine with psql and the stack's CA."""
+    """A web machine with psql and the stack's CA, for the clients."""
     machine = fleet.machine("web-1")
     if machine.run("which", "psql").returncode:
         machine.run("apt-get", "update", "-qq")
@@ -60,7 +60,7 @@ def query(fleet: Fleet, postgres: Machine, web: Machine) -> Query:
 
 
 def superuser(machine: Machine, sql: str, database: str = "postgres") -> str:
-    """Return the answer to whoever is `postgres` on the machine itself."""
+    """Return the answer to the superuser on the machine itself."""
     done = machine.run("psql", "-XAtqc", sql, database, user="postgres")
     assert done.returncode == 0, done.stderr
     return str(done.stdout).strip()
@@ -85,7 +85,7 @@ def test_refusal_is_logged_to_journal_only(postgres: Machine, query: Query) -> N
 
     before = sizes()
     query("SELECT 1", dbname="nosuchdatabase")
-    said = (
+    refusals = (
         "journalctl",
         "-u",
         UNIT,
@@ -93,7 +93,7 @@ def test_refusal_is_logged_to_journal_only(postgres: Machine, query: Query) -> N
         "--output=cat",
         "--grep=nosuchdatabase",
     )
-    until(lambda: postgres.run(*said).returncode == 0, "the journal tells of the refusal")
+    until(lambda: postgres.run(*refusals).returncode == 0, "the journal holds the refusal")
     assert sizes() == before
 
 
@@ -168,7 +168,10 @@ def test_public_has_no_privileges(postgres: Machine) -> None:
 
 
 def test_database_role_leaves_connections_for_repair(postgres: Machine) -> None:
-    spare = "SELECT current_setting('max_connections')::int - rolconnlimit FROM pg_roles WHERE rolname = 'airflow'"
+    spare = """
+        SELECT current_setting('max_connections')::int - rolconnlimit
+        FROM pg_roles WHERE rolname = 'airflow'
+    """
     assert int(superuser(postgres, spare)) >= 10
 
 
@@ -202,7 +205,7 @@ def test_service_restarts_after_crash(postgres: Machine, query: Query) -> None:
 
 
 def test_memory_fits_the_machine(postgres: Machine) -> None:
-    """Every connection the role may open at once, each of them sorting, stays below 80 % of 1 GiB."""
+    """All connections of the role, each with a sort, stay below 80 % of 1 GiB."""
     shared = _bytes(postgres, "shared_buffers") + _bytes(postgres, "maintenance_work_mem")
     connections = int(
         superuser(postgres, "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'airflow'")

@@ -1,4 +1,4 @@
-"""Redis from both sides: what the broker's user may do, what nobody may, and what outlives a restart."""
+"""Redis from both sides: what the user may do, what is denied, and what survives a crash."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ try:
         sock = ssl.create_default_context(cadata=ca).wrap_socket(sock, server_hostname=name)
     stream = sock.makefile("rwb")
     result = []
-    for words in commands:
-        stream.write(b"*%d\r\n" % len(words))
-        for word in words:
-            stream.write(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()))
+    for args in commands:
+        stream.write(b"*%d\r\n" % len(args))
+        for arg in args:
+            stream.write(b"$%d\r\n%s\r\n" % (len(arg.encode()), arg.encode()))
         stream.flush()
         result.append(read(stream))
 except (OSError, IndexError) as error:
@@ -51,7 +51,7 @@ def redis(converged: Callable[[str], Machine]) -> Machine:
 
 @pytest.fixture(scope="module")
 def web(fleet: Fleet, redis: Machine) -> Machine:
-    """Where the clients are. What is applied to it does not matter here."""
+    """A web machine for the clients; no state is applied to it."""
     return fleet.machine("web-1")
 
 
@@ -160,8 +160,8 @@ def test_rate_limiter_commands_are_allowed(session: Session) -> None:
         ["SCRIPT", "FLUSH"],
         ["CLIENT", "LIST"],
         ["SAVE"],
-        ["GET", "somebody-else"],
-        ["SUBSCRIBE", "somebody-else"],
+        ["GET", "other-application"],
+        ["SUBSCRIBE", "other-application"],
         ["EVAL", "return redis.call('FLUSHALL')", "0"],
     ],
     ids=" ".join,
@@ -172,7 +172,7 @@ def test_other_commands_are_denied(session: Session, command: list[str]) -> None
 
 
 def test_data_survives_crash(redis: Machine, session: Session) -> None:
-    # It writes at once and syncs every second; while it syncs, a write may be late.
+    # Redis syncs its file every second. A write during a sync may take longer.
     assert session(["SET", "LIMITS:kept", "yes"], ["WAITAOF", "1", "0", "50000"]) == [
         "OK",
         "OK",

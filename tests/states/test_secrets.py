@@ -1,4 +1,4 @@
-"""Who learns a secret on a running stack, and where none may turn up."""
+"""Which machine gets which secret on a running stack, and where no secret may appear."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ROLES = ("lb-1", "web-1", *STORES)
 
 
 def secret_names(machine: Machine) -> set[str]:
-    """Return the names of the secrets that the machine is given."""
+    """Return the names of the secrets in the machine's pillar."""
     return set(machine.salt("pillar.items", unmask=True)["secrets"])
 
 
 def private_values(fleet: Fleet) -> dict[str, str]:
-    """Return every secret's value in a form that survives JSON and line breaks; certificates are public."""
+    """Return every private value in a form that survives JSON and line breaks."""
     values = {
         name: value
         for name, value in fleet.pillar.values().items()
@@ -65,23 +65,25 @@ def test_machine_gets_its_own_secrets_only(fleet: Fleet, minion_id: str) -> None
 
 
 @pytest.fixture
-def liar(fleet: Fleet) -> Iterator[Machine]:
+def false_grains_machine(fleet: Fleet) -> Iterator[Machine]:
     """A web machine that claims to be the database."""
     machine = fleet.machine("web-1")
-    lies = dict.fromkeys(("id", "host", "fqdn", "nodename"), "postgres-1") | {"role": "postgres"}
-    machine.put("/etc/salt/grains", json.dumps(lies))
+    false_grains = dict.fromkeys(("id", "host", "fqdn", "nodename"), "postgres-1") | {
+        "role": "postgres"
+    }
+    machine.put("/etc/salt/grains", json.dumps(false_grains))
     machine.salt("saltutil.refresh_grains")
     until(
         lambda: bool(machine.salt("grains.get", "role") == "postgres"),
-        "the minion has taken its lies up",
+        "the minion has loaded its false grains",
     )
     yield machine
     machine.run("rm", "/etc/salt/grains")
     machine.salt("saltutil.refresh_grains")
 
 
-def test_false_grains_give_no_other_secret(liar: Machine) -> None:
-    assert secret_names(liar) == SECRETS["web-1"]
+def test_false_grains_give_no_other_secret(false_grains_machine: Machine) -> None:
+    assert secret_names(false_grains_machine) == SECRETS["web-1"]
 
 
 def test_minion_with_id_of_other_machine_is_refused(fleet: Fleet) -> None:
@@ -125,7 +127,7 @@ def test_state_return_holds_no_secret(fleet: Fleet, store: Machine) -> None:
     role = store.id.removesuffix("-1")
     certificate = DEPLOYMENT.base_pillar("roles")[role]["certificate"]["path"]
     key = str(Path(certificate).with_name("key.pem"))
-    store.put(key, "damaged\n")  # a changed file's return shows what changed
+    store.put(key, "damaged\n")  # the return of a changed file may show the change
     returned = json.dumps(fleet.converge(store))
     assert key in returned
     assert leaks(fleet, returned) == []
@@ -170,7 +172,7 @@ def test_job_cache_of_states_holds_no_secret(
 ) -> None:
     for minion_id in STORES:
         converged(minion_id)
-    assert secret_names(fleet.machine("redis-1"))  # its answer does hold secrets
+    assert secret_names(fleet.machine("redis-1"))  # this answer holds secrets
     jobs = {
         path: path.read_bytes()
         for path in Path(fleet.master.config["cachedir"], "jobs").rglob("return.p")
@@ -197,7 +199,7 @@ pathlib.Path("/run/seen").rename("/run/command-lines")
 
 
 def test_command_lines_hold_no_secret(fleet: Fleet, converged: Callable[[str], Machine]) -> None:
-    """Everything that runs while Salt sets the role's password anew is looked at."""
+    """Sample all processes while Salt sets the password of the database role again."""
     machine = converged("postgres-1")
     machine.put("/root/sampler.py", SAMPLER)
 
@@ -215,7 +217,7 @@ def test_command_lines_hold_no_secret(fleet: Fleet, converged: Callable[[str], M
         return str(machine.run("cat", "/run/command-lines").stdout)
 
     seen = ""
-    for _ in range(10):  # the command lives for some hundredths of a second
+    for _ in range(10):  # the command runs for some hundredths of a second
         seen += command_lines()
         if 'ALTER ROLE "airflow"' in seen:
             break

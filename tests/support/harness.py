@@ -1,7 +1,8 @@
-"""A Salt master on this host and machines in containers that believe they are in production.
+"""A Salt master on this host, and machines in containers that run as in production.
 
-The machines boot the local cloud's image; their minion is the systemd service of the deploy script, with a key that the
-master knew before. States, modules, pillar and top files are the production ones. Only the secrets are the test's own.
+The machines boot the local cloud's image. Their minion is the systemd service of the deploy
+script, and the master knows its key before it starts. States, modules, pillar and top files are
+the production ones; only the secrets belong to the test.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from saltfactories.manager import FactoriesManager
 from memory import oom_kills
 from plainpillar import DEPLOYMENT, PlainPillar
 
-# Two runs at once on one host need two of these.
+# Two runs at the same time on one host need two subnets.
 SUBNET = ipaddress.ip_network(os.environ.get("STATES_SUBNET", "10.30.0.0/24"))
 NETWORK = f"stack-states-{SUBNET.network_address}"
 PREFIX = f"{NETWORK}-"
@@ -42,13 +43,13 @@ States = dict[str, dict[str, Any]]
 
 
 def address_plan() -> dict[str, str]:
-    """Return minion id -> address of every machine of the map. The master's host is the network's gateway."""
+    """Return minion id -> address of every machine of the map; the master's is the gateway."""
     hosts = SUBNET.hosts()
     return {minion_id: str(next(hosts)) for minion_id in DEPLOYMENT.machines()}
 
 
 def open_network(client: docker.DockerClient) -> Network:
-    """Make the machines' network anew, without what a killed run may have left."""
+    """Create the machines' network; remove what an aborted run has left."""
     for container in client.containers.list(all=True, filters={"name": f"^/{PREFIX}"}):
         container.remove(force=True)
     for network in client.networks.list(names=[f"^{NETWORK}$"]):
@@ -95,7 +96,8 @@ class Machine:
 
     def python(self, source: str, **values: Any) -> Any:
         """Run Python on this machine with `values` as names; return what it assigns to `result`."""
-        program = f"import json\nglobals().update(json.loads({json.dumps(values)!r}))\n{textwrap.dedent(source)}"
+        names = f"import json\nglobals().update(json.loads({json.dumps(values)!r}))"
+        program = f"{names}\n{textwrap.dedent(source)}"
         done = self.run("/opt/salt/bin/python", "-c", f"{program}\nprint(json.dumps(result))")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
@@ -116,7 +118,7 @@ class Machine:
         self._container.container.restart()
 
     def oom_kills(self) -> int:
-        """Return how many of this machine's processes the kernel has killed for want of memory."""
+        """Return how many of this machine's processes the kernel has killed for lack of memory."""
         return oom_kills(self._container.container.id)
 
     def can_reach(self, address: str, port: int, seconds: float = 2) -> bool:
@@ -132,7 +134,7 @@ class Machine:
         return bool(self.python(attempt, address=address, port=port, seconds=seconds))
 
     def apply(self, *sls: str, test: bool = False) -> States:
-        """Apply states (the highstate when none is named) and return the single returns, by state tag."""
+        """Apply states, or the highstate when none is named; return state tag -> return."""
         function = "state.apply" if sls else "state.highstate"
         answer = self.salt(
             function, *sls, seconds=HIGHSTATE_SECONDS, **({"test": True} if test else {})
@@ -147,7 +149,7 @@ def changed(states: States) -> list[str]:
 
 
 def failed(states: States) -> list[str]:
-    """Return what each failed state says."""
+    """Return tag and comment of each failed state."""
     return [
         f"{tag}: {state['comment']}" for tag, state in states.items() if state["result"] is False
     ]
@@ -190,7 +192,7 @@ class Fleet:
             "log_level_logfile": "warning",
             "peer": {},
         }
-        # Unless told otherwise, salt-factories accepts any key that asks.
+        # Without this callback, salt-factories accepts any key.
         master = self._factories.salt_master_daemon(
             DEPLOYMENT.master(),
             overrides=overrides,
@@ -204,7 +206,7 @@ class Fleet:
         return master
 
     def publish_addresses(self) -> None:
-        """Tell the master's mine the address of every machine of the map, those that do not run yet among them."""
+        """Put the address of every machine of the map into the mine, also before it runs."""
         cache = salt.cache.factory(self.master.config)
         for minion_id, address in address_plan().items():
             cache.store("mine", minion_id, {"private_address": [address]})
@@ -258,7 +260,9 @@ class Fleet:
         machine = Machine(minion_id, container, self.master)
         machine.put(
             "/etc/salt/minion",
-            f"id: {minion_id}\nmaster: {address_plan()[DEPLOYMENT.master()]}\nautoload_dynamic_modules: false\n",
+            f"id: {minion_id}\n"
+            f"master: {address_plan()[DEPLOYMENT.master()]}\n"
+            "autoload_dynamic_modules: false\n",
         )
         private, public = self._keys[minion_id]
         machine.put("/etc/salt/pki/minion/minion.pem", private, mode=0o400)
@@ -299,7 +303,7 @@ def _minion_unit() -> str:
 
 
 def _machine_options(minion_id: str, client: docker.DockerClient) -> dict[str, Any]:
-    """Return what a t2.micro and systemd ask of a container."""
+    """Return the options of a container with systemd and the size of a t2.micro."""
     endpoint = client.api.create_endpoint_config(ipv4_address=address_plan()[minion_id])
     return {
         "hostname": minion_id,

@@ -1,4 +1,4 @@
-"""What the kernel says of a container's memory."""
+"""The kernel's counters of a container's memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def oom_kills(container_id: str) -> int:
-    """Return how many processes of a container the kernel has killed for want of memory, by its own count.
+    """Return how many processes of a container the kernel has killed for lack of memory.
 
     A container has no kernel log, and Docker's flag is set when the container ends.
 

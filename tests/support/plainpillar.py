@@ -1,6 +1,6 @@
-"""A deployment's pillar as tests use it: the production catalogue of settings and secrets, in plaintext.
+"""A deployment's pillar for tests: the production catalogue of secrets, in plaintext.
 
-It stands in front of `pillar/base`, where a real deployment's ciphertext stands.
+It precedes `pillar/base`, in the place of a real deployment's ciphertext.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Fields = dict[str, str]
 
 
 class PlainPillar:
-    """A pillar root with every secret of the catalogue, made anew.
+    """A pillar root with new values for every secret of the catalogue.
 
     Attributes:
         path: the pillar root.
@@ -77,7 +77,7 @@ class PlainPillar:
         (self.path / f"{name}.sls").write_text(yaml.safe_dump(data, sort_keys=False))
 
     def values(self) -> dict[str, str]:
-        """Return `secret:field` -> value, for looking for leaks."""
+        """Return `secret:field` -> value, to search for leaks."""
         return {
             f"{secret}:{field}": value
             for secret, fields in self.secrets.items()

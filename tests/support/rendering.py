@@ -32,7 +32,8 @@ STAND_INS = {
 import fnmatch
 def get(tgt, fun):
     assert fun == "private_address"
-    return {id: [address] for id, address in __opts__["test_addresses"].items() if fnmatch.fnmatch(id, tgt)}
+    known = __opts__["test_addresses"].items()
+    return {id: [address] for id, address in known if fnmatch.fnmatch(id, tgt)}
 """,
     "network": """
 def ip_addrs(cidr):
@@ -49,7 +50,7 @@ def start(name):
 """,
 }
 
-# The execution modules of Salt's own that compiling and our states' Jinja use; Jinja's import loads all there are.
+# The execution modules of Salt that the states' Jinja uses. Jinja's import would load all.
 OF_SALT = frozenset({"config", "cp", "file", "hashutil", "match", "pillar", "state"})
 
 
@@ -68,12 +69,12 @@ def addresses() -> dict[str, str]:
 
 @dataclass
 class Compiled:
-    """What Salt makes of some states for one minion.
+    """The result of compiling some states for one minion.
 
     Attributes:
         sls: the names of the SLS files that took part, included ones too.
         chunks: the low chunks, one for each state function.
-        errors: what Salt complains about.
+        errors: the messages of Salt's compiler.
     """
 
     sls: set[str]
@@ -82,7 +83,7 @@ class Compiled:
 
 
 class Compiler:
-    """Pillar and states as one minion would get them."""
+    """Pillar and states of one minion."""
 
     def __init__(
         self,
@@ -94,10 +95,10 @@ class Compiler:
         """Prepare a minion.
 
         Args:
-            minion_id: who it is.
+            minion_id: its id.
             folder: an empty folder to work in.
             pillar: the deployment's root, in front of `pillar/base`.
-            grains: what it claims of itself.
+            grains: more grains, true or not.
         """
         modules = folder / "modules"
         modules.mkdir(parents=True)
@@ -112,7 +113,7 @@ class Compiler:
         }
         self.opts = salt.config.minion_config(None)
         self.opts.update(
-            {  # its `|=` is not its own and does nothing
+            {  # `|=` does nothing here
                 "id": minion_id,
                 "file_client": "local",
                 "file_roots": {"base": [str(TREE)]},
@@ -160,7 +161,7 @@ class Compiler:
 
     def _compile(self, matches: dict[str, list[str]]) -> Compiled:
         compiler = self._salt
-        compiler.building_highstate.clear()  # what an earlier compilation left
+        compiler.building_highstate.clear()  # the state of an earlier compilation
         high, errors = compiler.render_highstate(matches)
         sls = {
             body["__sls__"]
@@ -177,7 +178,7 @@ class Compiler:
         return Compiled(sls, chunks, errors + requisite_errors + chunk_errors)
 
     def render(self, chunk: Chunk) -> dict[str, Any]:
-        """Render the template of a `file.managed` chunk, which sees nothing but its context and execution modules."""
+        """Render the template of a `file.managed` chunk with its context alone."""
         context = dict(chunk.get("defaults") or {}) | dict(chunk.get("context") or {})
         source = TREE / str(chunk["source"]).removeprefix("salt://")
         rendered: dict[str, Any] = salt.utils.templates.TEMPLATE_REGISTRY[chunk["template"]](
@@ -194,7 +195,7 @@ class Compiler:
 
 
 def missing_requisites(chunks: list[Chunk]) -> Iterator[str]:
-    """Yield every requisite that points at nothing."""
+    """Yield every requisite that refers to no state."""
     known = {(chunk["state"], chunk[key]) for chunk in chunks for key in ("__id__", "name")}
     known |= {("sls", chunk["__sls__"]) for chunk in chunks}
     known |= {("id", chunk["__id__"]) for chunk in chunks}
@@ -216,11 +217,12 @@ def missing_requisites(chunks: list[Chunk]) -> Iterator[str]:
                     else ("id", requisite)
                 )
                 if pair not in known:
-                    yield f"{chunk['__sls__']}: {chunk['__id__']}: {kind}: {pair[0]}: {pair[1]} does not exist"
+                    where = f"{chunk['__sls__']}: {chunk['__id__']}: {kind}"
+                    yield f"{where}: {pair[0]}: {pair[1]} does not exist"
 
 
 def unknown_options(chunk: Chunk) -> Iterator[str]:
-    """Yield every option that the state function does not take; Salt would ignore some of them silently."""
+    """Yield every option that the state function does not take; Salt may ignore it silently."""
     function = _state_function(chunk["state"], chunk["fun"])
     if function is None:
         yield f"{chunk['__id__']}: there is no state {chunk['state']}.{chunk['fun']}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Page(BaseHTTPRequestHandler):
-    """What a test's page begins with: it says how to `answer` a GET, and nothing is logged."""
+    """The base of a test's page, which defines how to `answer` a GET."""
 
     def do_GET(self) -> None:
         self.answer()
@@ -28,9 +28,9 @@ def serving(page: type[Page], fields: Mapping[str, str], folder: Path) -> Iterat
     """Serve a page over TLS while the block runs.
 
     Args:
-        page: what answers.
+        page: the handler of requests.
         fields: the server's `certificate` and `private_key`, PEM.
-        folder: where to put them.
+        folder: where to write them.
 
     Yields:
         The port, on 127.0.0.1.

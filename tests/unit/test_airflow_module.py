@@ -1,4 +1,4 @@
-"""Airflow's health is asked as users would ask, and no release goes while it serves."""
+"""The execution module `airflow`: the health of a site, and which releases are removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ airflow = load("_modules", "airflow")
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Serve a health page with a certificate for a name; return where."""
+    """`site(status, name)`: serve a health page over TLS; return its address and port."""
     with ExitStack() as servers:
 
         def serve(status: str = "healthy", name: str = NAME) -> str:
@@ -35,7 +35,8 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
                     self.end_headers()
                     self.wfile.write(json.dumps({"metadatabase": {"status": status}}).encode())
 
-            return f"127.0.0.1:{servers.enter_context(serving(Health, AUTHORITY.server(name, [name]), tmp_path))}"
+            certificate = AUTHORITY.server(name, [name])
+            return f"127.0.0.1:{servers.enter_context(serving(Health, certificate, tmp_path))}"
 
         yield serve
 

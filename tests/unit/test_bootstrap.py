@@ -1,4 +1,4 @@
-"""The first script that runs on a new host: what it installs, it installs as root."""
+"""The bootstrap script installs missing packages as root."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ ln -sf /bin/true "$3/bin/uv"
 """
 
 
-@pytest.mark.parametrize(("user", "words"), [(0, "apt-get"), (1000, "sudo apt-get")])
-def test_python3_venv_is_installed_as_root(tmp_path: Path, user: int, words: str) -> None:
+@pytest.mark.parametrize(("user", "command"), [(0, "apt-get"), (1000, "sudo apt-get")])
+def test_python3_venv_is_installed_as_root(tmp_path: Path, user: int, command: str) -> None:
     for name in ("scripts/bootstrap", "requirements/salt.txt"):
         (tmp_path / name).parent.mkdir()
         shutil.copy(ROOT / name, tmp_path / name)
     programs = {
         "python3": PYTHON,
         "id": f"echo {user}",
-        "apt-get": 'echo "${BY-}apt-get $1" >> calls; case $* in install*python3-venv) touch installed;; esac',
+        "apt-get": """
+            echo "${BY-}apt-get $1" >> calls
+            case $* in install*python3-venv) touch installed;; esac
+        """,
         "sudo": 'BY="sudo " exec "$@"',
     }
     (tmp_path / "bin").mkdir()
@@ -39,4 +42,7 @@ def test_python3_venv_is_installed_as_root(tmp_path: Path, user: int, words: str
         [tmp_path / "scripts/bootstrap"], env=path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "calls").read_text().splitlines() == [f"{words} update", f"{words} install"]
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        f"{command} update",
+        f"{command} install",
+    ]

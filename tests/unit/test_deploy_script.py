@@ -1,4 +1,4 @@
-"""The deploy script on a machine in its first minutes, below another root and with stand-ins for its programs."""
+"""The deploy script, below another root and with stand-ins for the programs that it calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Program = Callable[[str, str], None]
 
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
-    """Return what puts a program on the machine; each notes how it was called."""
+    """`program(name, text)`: put a program on the machine that records its calls."""
     (tmp_path / "bin").mkdir()
 
     def make(name: str, text: str = "") -> None:
@@ -41,7 +41,7 @@ def program(tmp_path: Path) -> Program:
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """Return what runs the script as salt-cloud does, with files of these names and texts beside it."""
+    """`deploy(name=text)`: run the script as salt-cloud does, with these files beside it."""
 
     def run(**beside: str) -> subprocess.CompletedProcess[str]:
         staged = tmp_path / "staged"

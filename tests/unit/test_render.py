@@ -1,4 +1,4 @@
-"""Every state, pillar and template of the repository compiles for every machine of the map, and none is left over."""
+"""Every state, pillar and template compiles for every machine of the map, and is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rendering import Chunk, Compiled, Compiler, missing_requisites, unknown_opt
 from saltmodules import TREE
 
 IDS = list(DEPLOYMENT.machines())
-# Applied by the operator's own minion, before there is a machine: see packages/stackctl/src/stackctl.
+# Applied by the operator's own minion, before there is a machine: packages/stackctl.
 OPERATOR = "operator"
 BY_OPERATOR = ("aws",)
 
@@ -36,7 +36,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory, pillar: PlainPillar) -> C
 
 @pytest.fixture(scope="module")
 def everything(compiler: Compile) -> list[tuple[str, Compiled]]:
-    """Minion id and what is applied to it, by the top file, by orchestration, and by the operator."""
+    """Minion ids and what the top file, the orchestration and the operator apply to each."""
     applied = [(minion_id, compiler(minion_id).highstate()) for minion_id in IDS]
     for orchestration in sorted((TREE / "orch").glob("*.sls")):
         plan = compiler(DEPLOYMENT.master()).states(f"orch.{orchestration.stem}")
@@ -135,7 +135,7 @@ def test_templates_render_from_their_context(
 def test_files_with_secrets_are_private(
     compiler: Compile, pillar: PlainPillar, chunks: list[tuple[str, Chunk]]
 ) -> None:
-    """Whatever file receives a secret, or its hash, is closed to other users, and its content is not in the return."""
+    """A file with a secret, or its hash, is closed to other users and absent from the return."""
     open_files, checked = [], set()
     secrets = [value for name, value in pillar.values().items() if "certificate" not in name]
     secrets += [sha256(value.encode()).hexdigest() for value in secrets]

@@ -1,4 +1,4 @@
-"""Who runs what and who may know what: the whole matrix, and what a liar gets."""
+"""Which machine runs which states and gets which secrets, also with false grains."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def test_every_secret_but_the_ca_has_a_reader(pillar: PlainPillar) -> None:
 
 @pytest.mark.parametrize("role", ["postgres", "salt"])
 def test_false_grains_give_no_secret(compiler: Compile, role: str) -> None:
-    lies = dict.fromkeys(("id", "host", "fqdn", "nodename", "localhost"), f"{role}-1")
-    liar = compiler("web-1", role=role, roles=[role], **lies)
-    assert set(liar.pillar()["secrets"]) == SECRETS["web"]
-    assert liar.top() == STATES["web"]
+    false_grains = dict.fromkeys(("id", "host", "fqdn", "nodename", "localhost"), f"{role}-1")
+    minion = compiler("web-1", role=role, roles=[role], **false_grains)
+    assert set(minion.pillar()["secrets"]) == SECRETS["web"]
+    assert minion.top() == STATES["web"]
 
 
 @pytest.mark.parametrize(
     "minion_id", ["intruder-1", "postgres", "xpostgres-1", "web_1", "operator"]
 )
 def test_unknown_id_gets_no_secret(compiler: Compile, minion_id: str) -> None:
-    stranger = compiler(minion_id)
-    assert "secrets" not in stranger.pillar()
-    assert stranger.top() == ["base"]
+    unknown = compiler(minion_id)
+    assert "secrets" not in unknown.pillar()
+    assert unknown.top() == ["base"]
 
 
 @pytest.mark.parametrize("top", ["salt/top.sls", "pillar/base/top.sls"])

@@ -1,4 +1,4 @@
-"""An EC2 and IAM without machines, and the foundation applied to it as the operator does."""
+"""An emulated account without machines, to which the operator's states are applied."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ States = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def pillar() -> dict[str, Any]:
-    """The production pillar that the foundation is made from."""
+    """The production pillar that the states read."""
     return {component: DEPLOYMENT.base_pillar(component) for component in ("aws", "endpoints")}
 
 
@@ -50,7 +50,7 @@ def operator() -> str:
 
 @pytest.fixture(scope="module")
 def environment(endpoint: str) -> dict[str, str]:
-    """What leads boto3 to that account, and to no other."""
+    """The environment in which boto3 uses that account only."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return inherited | {
         "AWS_ENDPOINT_URL": endpoint,
@@ -64,7 +64,7 @@ def environment(endpoint: str) -> dict[str, str]:
 def apply(
     tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
 ) -> Callable[..., States]:
-    """A function that applies `aws` as minion `operator` with the repository's own states and pillar."""
+    """A function that applies `aws` as minion `operator`, with the production states and pillar."""
     folder = tmp_path_factory.mktemp("operator")
     deployment = folder / "pillar"
     deployment.mkdir()
@@ -82,8 +82,9 @@ def apply(
     (folder / "minion").write_text(yaml.safe_dump(minion))
 
     def call(*arguments: str) -> States:
-        command = [str(Path(sys.executable).parent / "salt-call"), "--local", "--config-dir", str(folder),
-                   "--out=json", "--log-level=critical", "state.apply", "aws", *arguments]  # fmt: skip
+        salt_call = [str(Path(sys.executable).parent / "salt-call"), "--local"]
+        options = ["--config-dir", str(folder), "--out=json", "--log-level=critical"]
+        command = [*salt_call, *options, "state.apply", "aws", *arguments]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, timeout=500
         )
@@ -115,7 +116,7 @@ def client(environment: dict[str, str], pillar: dict[str, Any]) -> Callable[[str
 def requests(
     applied: States, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
-    """What each profile asks of EC2 on that foundation, by role: RunInstances' arguments, as the driver makes them."""
+    """Role -> the arguments of RunInstances that the driver makes of the role's profile."""
     folder = tmp_path_factory.mktemp("cloud")
     for name in ("cloud.providers.d", "cloud.profiles.d"):
         (folder / name).symlink_to(ROOT / name)

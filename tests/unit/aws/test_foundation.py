@@ -1,4 +1,4 @@
-"""The account's foundation converges, stays put, and lets in what pillar `endpoints` says and nothing else."""
+"""The account's states converge, change nothing again, and open what `endpoints` names only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Opening = tuple[str, int, str]  # group, port, and the group or network that may
 
 
 def openings(client: Client) -> set[Opening]:
-    """Return what the security groups of the foundation really let in."""
+    """Return what the security groups let in."""
     groups = [
-        one
-        for one in client("ec2").describe_security_groups()["SecurityGroups"]
-        if one["GroupName"] != "default"
+        group
+        for group in client("ec2").describe_security_groups()["SecurityGroups"]
+        if group["GroupName"] != "default"
     ]
     names = {group["GroupId"]: group["GroupName"] for group in groups}
     found: set[Opening] = set()
@@ -26,7 +26,7 @@ def openings(client: Client) -> set[Opening]:
             peers = [names[pair["GroupId"]] for pair in rule["UserIdGroupPairs"]]
             peers += [network["CidrIp"] for network in rule["IpRanges"]]
             peers += [network["CidrIpv6"] for network in rule["Ipv6Ranges"]]
-            peers += [one["PrefixListId"] for one in rule["PrefixListIds"]]
+            peers += [prefix_list["PrefixListId"] for prefix_list in rule["PrefixListIds"]]
             found |= {(group["GroupName"], rule["FromPort"], peer) for peer in peers}
     return found
 
@@ -61,19 +61,21 @@ def test_first_run_creates_everything(
 ) -> None:
     assert {name: state["comment"] for name, state in applied.items() if not state["result"]} == {}
     aws, ec2 = pillar["aws"], client("ec2")
-    vpc = next(one for one in ec2.describe_vpcs()["Vpcs"] if one["CidrBlock"] == aws["vpc"]["cidr"])
+    vpcs = {vpc["CidrBlock"]: vpc for vpc in ec2.describe_vpcs()["Vpcs"]}
+    vpc = vpcs[aws["vpc"]["cidr"]]
     hostnames = ec2.describe_vpc_attribute(VpcId=vpc["VpcId"], Attribute="enableDnsHostnames")
     assert hostnames["EnableDnsHostnames"]["Value"]
-    subnet = next(one for one in ec2.describe_subnets()["Subnets"] if one["VpcId"] == vpc["VpcId"])
+    subnets = {subnet["VpcId"]: subnet for subnet in ec2.describe_subnets()["Subnets"]}
+    subnet = subnets[vpc["VpcId"]]
     assert (subnet["CidrBlock"], subnet["AvailabilityZone"]) == (
         aws["subnet"]["cidr"],
         aws["subnet"]["zone"],
     )
     table = next(
-        one
-        for one in ec2.describe_route_tables()["RouteTables"]
+        table
+        for table in ec2.describe_route_tables()["RouteTables"]
         if subnet["SubnetId"]
-        in {association.get("SubnetId") for association in one["Associations"]}
+        in {association.get("SubnetId") for association in table["Associations"]}
     )
     assert {"0.0.0.0/0"} == {
         route["DestinationCidrBlock"]
@@ -94,10 +96,10 @@ def test_key_pair_with_other_key_is_replaced(
     name, ec2 = pillar["aws"]["key_pair"], client("ec2")
     expected = ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"]
     ec2.delete_key_pair(KeyName=name)
-    foreign = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINd0Jc4hVCdCRRmqoOgqZ0Kp3wyyl4HVUMpcKUaU4R6t"
-    ec2.import_key_pair(KeyName=name, PublicKeyMaterial=foreign.encode())
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINd0Jc4hVCdCRRmqoOgqZ0Kp3wyyl4HVUMpcKUaU4R6t"
+    ec2.import_key_pair(KeyName=name, PublicKeyMaterial=other.encode())
     changed = {state["__id__"]: state["changes"] for state in apply().values() if state["changes"]}
-    assert changed == {"aws-key-pair": {"old": foreign, "new": expected}}
+    assert changed == {"aws-key-pair": {"old": other, "new": expected}}
     assert ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"] == expected
 
 
@@ -106,14 +108,22 @@ def test_groups_match_endpoints(
 ) -> None:
     groups = pillar["aws"]["security_groups"]
     found = openings(client)
-    assert {one for one in found if one[2] == "0.0.0.0/0"} == {
+    assert {opening for opening in found if opening[2] == "0.0.0.0/0"} == {
         (groups["lb"], 80, "0.0.0.0/0"),
         (groups["lb"], 443, "0.0.0.0/0"),
     }
-    assert {one for one in found if one[2] == operator} == {(groups["salt"], 22, operator)}
-    assert {one for one in found if one[1] == 5432} == {(groups["postgres"], 5432, groups["web"])}
-    assert {one[2] for one in found if one[:2] == (groups["salt"], 4505)} == set(groups.values())
-    assert {one[0] for one in found if one[1:] == (22, groups["salt"])} == set(groups.values())
+    assert {opening for opening in found if opening[2] == operator} == {
+        (groups["salt"], 22, operator)
+    }
+    assert {opening for opening in found if opening[1] == 5432} == {
+        (groups["postgres"], 5432, groups["web"])
+    }
+    assert {peer for group, port, peer in found if (group, port) == (groups["salt"], 4505)} == set(
+        groups.values()
+    )
+    assert {group for group, port, peer in found if (port, peer) == (22, groups["salt"])} == set(
+        groups.values()
+    )
     assert {port for _, port, _ in found} == {
         endpoint["port"] for endpoint in pillar["endpoints"].values()
     }
@@ -152,13 +162,13 @@ def test_unmanaged_ipv6_and_prefix_list_rules_are_removed(
     )
     prefix_list = prefixes["PrefixList"]["PrefixListId"]
     rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
-    foreign = rule | {
+    unmanaged = rule | {
         "Ipv6Ranges": [{"CidrIpv6": "::/0"}],
         "PrefixListIds": [{"PrefixListId": prefix_list}],
     }
     for role in ("redis", "salt"):
         ec2.authorize_security_group_ingress(
-            GroupId=group_id(client, groups[role]), IpPermissions=[foreign]
+            GroupId=group_id(client, groups[role]), IpPermissions=[unmanaged]
         )
     added = {
         (groups[role], 22, peer) for role in ("redis", "salt") for peer in ("::/0", prefix_list)
@@ -170,10 +180,10 @@ def test_unmanaged_ipv6_and_prefix_list_rules_are_removed(
     states = apply()
     assert {name: state["comment"] for name, state in states.items() if not state["result"]} == {}
     changed = {state["__id__"]: state["changes"] for state in states.values() if state["changes"]}
-    taken_out = {"old": ["tcp 22-22 from ::/0", f"tcp 22-22 from {prefix_list}"], "new": []}
+    removed = {"old": ["tcp 22-22 from ::/0", f"tcp 22-22 from {prefix_list}"], "new": []}
     assert changed == {
-        "aws-unmanaged-rules-redis": taken_out,
-        "aws-unmanaged-rules-salt": taken_out,
+        "aws-unmanaged-rules-redis": removed,
+        "aws-unmanaged-rules-salt": removed,
     }
     assert openings(client) == before
     assert_clean(apply())

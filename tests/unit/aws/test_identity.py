@@ -1,7 +1,7 @@
-"""The Salt master may launch and handle this stack's machines, and no others: its policy, weighed as IAM weighs it.
+"""The Salt master's policy allows it to launch and manage this stack's machines, and no others.
 
-moto weighs no resources and no conditions, so a small judge stands here: statements that allow, StringEquals, and a
-condition on a key that the resource does not have does not hold.
+moto evaluates neither resources nor conditions, so `allows` does: it knows Allow statements and
+StringEquals. A condition on a key that the resource does not have is not met.
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
 """
 
@@ -22,7 +22,7 @@ DEBIAN = "136693071363"
 
 @dataclass(frozen=True)
 class Resource:
-    """What one resource of a call is to IAM.
+    """One resource of a call, as IAM sees it.
 
     Attributes:
         arn: its name.
@@ -43,10 +43,10 @@ def arn(kind: str, name: str, region: str, account: str = "123456789012") -> str
 
 
 def allows(policy: list[Statement], action: str, resource: Resource) -> bool:
-    """Weigh one action on one resource."""
+    """Return whether a policy allows an action on a resource."""
     return any(
-        any(fnmatchcase(action, one) for one in _list(statement["Action"]))
-        and any(fnmatchcase(resource.arn, one) for one in _list(statement["Resource"]))
+        any(fnmatchcase(action, pattern) for pattern in _list(statement["Action"]))
+        and any(fnmatchcase(resource.arn, pattern) for pattern in _list(statement["Resource"]))
         and all(
             resource.keys.get(key) in _list(wanted) for key, wanted in _equals(statement).items()
         )
@@ -57,7 +57,7 @@ def allows(policy: list[Statement], action: str, resource: Resource) -> bool:
 def _equals(statement: Statement) -> dict[str, Any]:
     conditions = statement.get("Condition", {"StringEquals": {}})
     assert statement["Effect"] == "Allow"
-    assert conditions.keys() == {"StringEquals"}, "the judge knows no other operator"
+    assert conditions.keys() == {"StringEquals"}, "`allows` knows no other operator"
     return dict(conditions["StringEquals"])
 
 
@@ -69,7 +69,7 @@ def _list(value: Any) -> list[str]:
 def policy(
     applied: dict[str, Any], client: Callable[[str], Any], pillar: dict[str, Any]
 ) -> list[Statement]:
-    """What the master's role may do, as the foundation made it."""
+    """The statements of the master's role in the account."""
     found = client("iam").get_role_policy(
         RoleName=pillar["aws"]["salt_role"], PolicyName="salt-cloud"
     )
@@ -79,7 +79,7 @@ def policy(
 def resources(
     request: Mapping[str, Any], client: Callable[[str], Any], region: str
 ) -> Iterator[Resource]:
-    """Yield what RunInstances makes and uses.
+    """Yield the resources that RunInstances creates and uses.
 
     Which type has which keys: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
     """
@@ -115,7 +115,7 @@ def _tags(tags: list[dict[str, str]], key: str) -> dict[str, str]:
 def launch(
     requests: Requests, client: Callable[[str], Any], pillar: dict[str, Any]
 ) -> list[Resource]:
-    """What the launch of a web machine makes and uses."""
+    """The resources that the launch of a web machine creates and uses."""
     return list(resources(requests["web"], client, pillar["aws"]["region"]))
 
 
@@ -126,14 +126,14 @@ def test_policy_allows_launch_of_every_profile(
     pillar: dict[str, Any],
 ) -> None:
     for role, request in requests.items():
-        for one in resources(request, client, pillar["aws"]["region"]):
-            assert allows(policy, "ec2:RunInstances", one), f"{role}: {one}"
+        for resource in resources(request, client, pillar["aws"]["region"]):
+            assert allows(policy, "ec2:RunInstances", resource), f"{role}: {resource}"
 
 
 def test_policy_allows_tags_at_launch_only(policy: list[Statement], launch: list[Resource]) -> None:
     region = {"aws:RequestedRegion": "eu-west-1"}
-    for one in launch[:3]:
-        fresh = replace(one, keys=region | one.keys)
+    for created in launch[:3]:
+        fresh = replace(created, keys=region | created.keys)
         assert allows(
             policy,
             "ec2:CreateTags",
@@ -150,21 +150,21 @@ def test_policy_allows_tags_at_launch_only(policy: list[Statement], launch: list
         ("volume", {"aws:RequestTag/project": None}),
         ("network-interface", {"aws:RequestTag/project": None}),
         ("image", {"ec2:Owner": "999999999999"}),
-        ("subnet", {"aws:ResourceTag/Name": "somebody-elses"}),
+        ("subnet", {"aws:ResourceTag/Name": "of-another-stack"}),
         ("security-group", {"aws:ResourceTag/project": None}),
     ],
 )
 def test_policy_denies_launch_with_other_resource(
     policy: list[Statement], launch: list[Resource], kind: str, other: dict[str, str]
 ) -> None:
-    (wanted,) = (one for one in launch if one.kind == kind)
+    (wanted,) = (resource for resource in launch if resource.kind == kind)
     assert not allows(policy, "ec2:RunInstances", replace(wanted, keys=wanted.keys | other))
 
 
 @pytest.mark.parametrize(
     "resource",
     [
-        Resource("arn:aws:ec2:eu-west-1:123456789012:key-pair/somebody-elses"),
+        Resource("arn:aws:ec2:eu-west-1:123456789012:key-pair/of-another-stack"),
         Resource(
             "arn:aws:ec2:eu-west-1:123456789012:launch-template/lt-1",
             {"aws:ResourceTag/project": "airflow-stack"},
@@ -198,10 +198,12 @@ def test_master_role_is_limited_to_one_region(
 ) -> None:
     role, region = pillar["aws"]["salt_role"], pillar["aws"]["region"]
     profile = client("iam").get_instance_profile(InstanceProfileName=role)["InstanceProfile"]
-    assert [one["RoleName"] for one in profile["Roles"]] == [role]
+    assert [attached["RoleName"] for attached in profile["Roles"]] == [role]
     for statement in policy:
         here = _equals(statement).get("aws:RequestedRegion") == region
-        assert here or all(f":{region}:" in one for one in _list(statement["Resource"])), statement
+        assert here or all(f":{region}:" in pattern for pattern in _list(statement["Resource"])), (
+            statement
+        )
         actions = _list(statement["Action"])
         assert not {
             action

@@ -1,4 +1,4 @@
-"""What the profiles name is what the foundation makes."""
+"""The profiles name the resources that the account's states create."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ PROFILES = Path(__file__).parents[3] / "cloud.profiles.d"
 @pytest.fixture(scope="module")
 def profiles() -> dict[str, dict[str, Any]]:
     return {
-        name: one
+        name: profile
         for path in PROFILES.glob("*.conf")
-        for name, one in yaml.safe_load(path.read_text()).items()
+        for name, profile in yaml.safe_load(path.read_text()).items()
     }
 
 
 def test_profiles_name_existing_resources(
     profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
 ) -> None:
-    named = {option: {one[option] for one in profiles.values() if option in one} for option in
-             ("keyname", "subnetname", "securitygroupname", "iam_profile")}  # fmt: skip
+    named = {
+        option: {profile[option] for profile in profiles.values() if option in profile}
+        for option in ("keyname", "subnetname", "securitygroupname", "iam_profile")
+    }
     aws = pillar["aws"]
     assert named == {
         "keyname": {aws["key_pair"]},
@@ -36,7 +38,7 @@ def test_profiles_name_existing_resources(
         "iam_profile": {aws["salt_role"]},
     }
     assert set(aws["security_groups"]) == {
-        role for role, one in profiles.items() if "securitygroupname" in one
+        role for role, profile in profiles.items() if "securitygroupname" in profile
     }
 
 
@@ -44,13 +46,13 @@ def test_salt_profile_has_the_fixed_address(
     profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
 ) -> None:
     aws = pillar["aws"]
-    assert {role: one["private_ip"] for role, one in profiles.items() if "private_ip" in one} == {
-        "salt": aws["salt_address"]
+    fixed = {
+        role: profile["private_ip"] for role, profile in profiles.items() if "private_ip" in profile
     }
+    assert fixed == {"salt": aws["salt_address"]}
     subnet = ipaddress.IPv4Network(aws["subnet"]["cidr"])
-    assert (
-        ipaddress.IPv4Address(aws["salt_address"]) in list(subnet)[4:-1]
-    )  # AWS keeps the others for itself
+    # AWS reserves the first four addresses and the last one.
+    assert ipaddress.IPv4Address(aws["salt_address"]) in list(subnet)[4:-1]
     assert subnet.subnet_of(ipaddress.IPv4Network(aws["vpc"]["cidr"]))
 
 
@@ -58,6 +60,8 @@ def test_profiles_use_allowed_types_and_tags(
     profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
 ) -> None:
     aws = pillar["aws"]
-    assert {one["size"] for one in profiles.values() if "size" in one} == set(aws["instance_types"])
-    assert {one["tag"]["project"] for one in profiles.values() if "tag" in one} == {aws["project"]}
+    sizes = {profile["size"] for profile in profiles.values() if "size" in profile}
+    assert sizes == set(aws["instance_types"])
+    projects = {profile["tag"]["project"] for profile in profiles.values() if "tag" in profile}
+    assert projects == {aws["project"]}
     assert aws["image_owner"] == catalog.OWNER

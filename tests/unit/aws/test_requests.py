@@ -1,4 +1,4 @@
-"""What the profiles ask of EC2: what outlives a slip of the hand, and what a successor has of its predecessor."""
+"""The profiles' requests: protection of data, the master's address, encrypted disks."""
 
 from __future__ import annotations
 
