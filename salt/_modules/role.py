@@ -101,7 +101,13 @@ def _problem(role: Mapping[str, Any]) -> str:
         connection.connect()
         if "certificate" in role:
             connection.sock = _tls(check).wrap_socket(connection.sock)
-        return _page_problem(connection, check) if "path" in check else ""
+        if "path" in check:
+            return _page_problem(connection, check)
+        if isinstance(connection.sock, ssl.SSLSocket):
+            # Otherwise the close resets the connection, which PostgreSQL logs.
+            with contextlib.suppress(OSError):
+                connection.sock.unwrap()
+        return ""
     except (OSError, http.client.HTTPException) as error:
         return f"port {port}: {str(error) or type(error).__name__}"
     finally:

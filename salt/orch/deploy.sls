@@ -10,6 +10,14 @@ deploy-states:
     - name: saltutil.sync_states
     - tgt: '*'
 
+# Minions keep their pillar in memory; role.status and the mine read it there.
+deploy-pillar:
+  salt.function:
+    - name: saltutil.refresh_pillar
+    - tgt: '*'
+    - require:
+      - salt: deploy-modules
+
 # Every machine's firewall and configuration is made from the addresses of all.
 deploy-addresses:
   salt.function:
