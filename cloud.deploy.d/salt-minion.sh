@@ -1,48 +1,51 @@
 #!/bin/sh
-# Installs the hash-locked Salt into /opt/salt, hands the minion its pre-seeded keys, starts it, and proves that it runs.
-# salt-cloud uploads the minion's configuration and keys beside this script, and the lock by `file_map`.
-# A second run repairs whatever a first one left half done.
+# Installs Salt from a lockfile with hashes into /opt/salt, installs the minion's pre-seeded keys,
+# starts the minion and checks that it runs. salt-cloud uploads the minion's configuration and keys
+# beside this script, and the lockfile by `file_map`. A second run completes an interrupted run.
 set -eu
 
 staged=$(dirname "$(readlink -f "$0")")
-lock=/opt/salt-deploy/requirements.txt
+lockfile=/opt/salt-deploy/requirements.txt
 venv=/opt/salt
 installed=$venv/requirements.txt
-patience=300   # seconds for each thing that is waited for
+timeout=300   # seconds, for cloud-init and for apt's locks
 
 say() { echo "salt-minion deploy: $*"; }
 die() { say "$*" >&2; exit 1; }
 
-[ -s "$lock" ] || die "$lock is missing: set file_map in the cloud configuration"
+[ -s "$lockfile" ] || die "$lockfile is missing: set file_map in the cloud configuration"
 [ -s "$staged/minion" ] || die "$staged/minion is missing: this script is run by salt-cloud"
 
-# In its first minutes a machine is still cloud-init's, and apt's daily jobs may hold its locks.
+# In the machine's first minutes cloud-init still runs, and apt's daily jobs may hold apt's locks.
 if command -v cloud-init >/dev/null; then
-    timeout "$patience" cloud-init status --wait >/dev/null || say "cloud-init has not ended well; going on without it"
+    timeout "$timeout" cloud-init status --wait >/dev/null ||
+        say "cloud-init has failed; continuing"
 fi
 # `apt-get install` can wait for its locks, `apt-get update` cannot.
 apt_update() {
-    deadline=$(($(date +%s) + patience))
-    until said=$(apt-get update -qq 2>&1); do
-        [ "$(date +%s)" -lt "$deadline" ] || die "apt-get update: $said"
+    deadline=$(($(date +%s) + timeout))
+    until output=$(apt-get update -qq 2>&1); do
+        [ "$(date +%s)" -lt "$deadline" ] || die "apt-get update: $output"
         sleep 2
     done
 }
 
-if cmp -s "$lock" "$installed"; then
-    say "Salt is installed already, as locked"
+if cmp -s "$lockfile" "$installed"; then
+    say "the locked Salt is installed already"
 else
-    say "installing Salt from the lock"
+    say "installing Salt from the lockfile"
     export DEBIAN_FRONTEND=noninteractive
     apt_update
-    apt-get install -y -qq -o "DPkg::Lock::Timeout=$patience" --no-install-recommends python3-venv ca-certificates gnupg >/dev/null
+    apt-get install -y -qq -o "DPkg::Lock::Timeout=$timeout" --no-install-recommends \
+        python3-venv ca-certificates gnupg >/dev/null
     rm -rf "$venv"
     python3 -m venv "$venv"
-    # Wheels of sdists are built here: /tmp may be mounted noexec.
+    # pip builds wheels here, because /tmp may be mounted noexec.
     mkdir -p "$venv/build"
-    TMPDIR="$venv/build" "$venv/bin/pip" install --quiet --no-cache-dir --no-deps --require-hashes -r "$lock"
+    TMPDIR="$venv/build" "$venv/bin/pip" install --quiet --no-cache-dir --no-deps \
+        --require-hashes -r "$lockfile"
     rm -rf "$venv/build"
-    cp "$lock" "$installed"
+    cp "$lockfile" "$installed"
 fi
 for command in salt-call salt-minion; do
     ln -sf "$venv/bin/$command" "/usr/local/bin/$command"
@@ -52,7 +55,8 @@ install -d -m 0755 /etc/salt /etc/salt/minion.d
 install -d -m 0700 /etc/salt/pki/minion
 install -m 0600 "$staged/minion.pem" /etc/salt/pki/minion/minion.pem
 install -m 0644 "$staged/minion.pub" /etc/salt/pki/minion/minion.pub
-rm -f /etc/salt/pki/minion/minion_master.pub   # the master's key is checked against master_finger anew
+# Without this file, the minion checks the master's key against master_finger again.
+rm -f /etc/salt/pki/minion/minion_master.pub
 install -m 0644 "$staged/minion" /etc/salt/minion
 if [ -s "$staged/grains" ]; then
     install -m 0644 "$staged/grains" /etc/salt/grains
@@ -81,5 +85,6 @@ systemctl enable --quiet salt-minion.service
 systemctl restart salt-minion.service
 
 rm -rf /opt/salt-deploy
-systemctl is-active --quiet salt-minion.service || die "salt-minion does not run; see: journalctl -u salt-minion"
+systemctl is-active --quiet salt-minion.service ||
+    die "salt-minion does not run; see: journalctl -u salt-minion"
 say "salt-minion runs as {{ vm['name'] }}"

@@ -1,4 +1,4 @@
-# What each machine runs. The id is proved by the minion's key; nothing is targeted by a grain.
+# What each machine runs. The minion's key proves its id; no state is targeted by a grain.
 base:
   '*':
     - base

@@ -1,9 +1,10 @@
-# The account's foundation: what salt/aws makes and cloud.profiles.d names.
+# The resources of the account that salt/aws creates and cloud.profiles.d names.
 aws:
   region: eu-west-1
-  # The tag by which the Salt master knows what it may touch.
+  # The tag of the resources that the Salt master may manage.
   project: airflow-stack
-  # What the Salt master may launch: instance types, and images of this owner (Debian).
+  # What the Salt master may launch: instance types, and images of this owner
+  # (Debian).
   instance_types: [t2.micro]
   image_owner: '136693071363'
   vpc:
@@ -13,7 +14,8 @@ aws:
     name: airflow-a
     cidr: 10.20.1.0/24
     zone: eu-west-1a
-  # Every machine lets in SSH from here alone, and looks for its master here: a new salt-1 takes the old one's place.
+  # Every machine lets in SSH from this address only, and finds its master
+  # there. A new salt-1 gets the same address.
   salt_address: 10.20.1.250
   internet_gateway: airflow
   route_table: airflow

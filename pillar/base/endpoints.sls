@@ -1,10 +1,11 @@
 # Every port of the stack: the roles that listen on it, and the clients that may
-# connect. Everything else is dropped. salt/_modules/endpoints.py reads this for the
-# machines' firewalls (salt/base) and for the security groups (salt/aws).
+# connect. Everything else is dropped. salt/_modules/endpoints.py reads this for
+# the machines' firewalls (salt/base) and for the security groups (salt/aws).
 #
-# listeners, clients: roles, or `any-role`. Clients may also be `internet` (anybody)
-# and `operators` (the networks in the deployment's `settings:operator_cidrs`).
-# The ports of SSH and of Salt are their programs' own and cannot be changed here.
+# listeners, clients: roles, or `any-role`. Clients may also be `internet`
+# (anybody) and `operators` (the networks in the deployment's
+# `settings:operator_cidrs`). The ports of SSH and of Salt are their programs'
+# own and cannot be changed here.
 endpoints:
   ssh:
     port: 22

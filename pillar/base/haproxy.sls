@@ -1,5 +1,7 @@
-# What the site decides about its edge; sizes that follow from the machine are in salt/haproxy/defaults.yaml.
+# What the site decides about HAProxy. Sizes that follow from the machine are in
+# salt/haproxy/defaults.yaml.
 haproxy:
   hsts_seconds: 31536000
-  # Passwords tried through the API's token endpoint, per client address: Airflow itself does not limit that one.
+  # Passwords at the API's token endpoint, per client address. Airflow does not
+  # limit that endpoint.
   token_rate: {requests: 5, seconds: 40}

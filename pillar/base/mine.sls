@@ -1,4 +1,5 @@
-# Every machine tells the master its address inside the VPC; salt/_modules/machines.py reads it.
+# Every machine sends the master its address inside the VPC;
+# salt/_modules/machines.py reads it.
 {% import_yaml 'aws.sls' as account %}
 mine_functions:
   private_address:

@@ -1,6 +1,7 @@
-# What the site decides about its database; sizes that follow from the machine are in salt/postgres/defaults.yaml.
+# What the site decides about PostgreSQL. Sizes that follow from the machine are
+# in salt/postgres/defaults.yaml.
 postgres:
   database: airflow
   role: airflow
-  # The role of machines whose addresses pg_hba.conf lets in.
+  # The role of the machines that pg_hba.conf lets in.
   clients: web

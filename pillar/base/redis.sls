@@ -1,3 +1,4 @@
-# What the site decides about its Redis; sizes that follow from the machine are in salt/redis/defaults.yaml.
+# What the site decides about Redis. Sizes that follow from the machine are in
+# salt/redis/defaults.yaml.
 redis:
   user: airflow

@@ -4,8 +4,8 @@
 # unit: the systemd unit that the role's machines run.
 # service: the name below `domain` by which other machines reach the role.
 # check: how a machine of the role tells that it serves (salt/_modules/role.py).
-#   endpoint: the entry of endpoints.sls whose port has to accept a connection at
-#     the machine's own address. A role with a certificate speaks TLS there.
+#   endpoint: the entry of endpoints.sls whose port has to accept a connection
+#     at the machine's own address. A role with a certificate speaks TLS there.
 #   path: a GET of this page has to answer 200.
 #   expect: a text that the page has to contain.
 #   alpn: the protocol that the TLS handshake asks for.
@@ -38,8 +38,8 @@ roles:
       # The page answers 200 even when its database is not healthy.
       expect: '"metadatabase":{"status":"healthy"}'
   postgres:
-    # Debian names the unit for version and cluster; salt/postgres takes both from
-    # here.
+    # Debian names the unit for version and cluster; salt/postgres takes both
+    # from here.
     unit: postgresql@17-main
     service: postgres
     check:

@@ -1,4 +1,4 @@
-"""Releases of Airflow on a machine, and what its database holds; the state module of the same name decides."""
+"""Releases of Airflow on a machine, and the content of its database."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import shlex
 import shutil
 import ssl
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,10 +25,10 @@ UV = "/opt/salt/bin/uv"
 PYTHON = "/usr/bin/python3"
 SYSTEM_CAS = "/etc/ssl/certs/ca-certificates.crt"
 
-# Written last, so a release without it was interrupted.
+# Written last: a release without it is incomplete.
 MANIFEST = "release.json"
 
-# The folders with Alembic's revisions, by the table in which the database remembers its own.
+# The folders with Alembic's revisions, by the table that holds the database's revision.
 MIGRATIONS = {
     "alembic_version": "airflow/migrations",
     "alembic_version_fab": "airflow/providers/fab/migrations",
@@ -44,14 +45,14 @@ for table, folder in json.loads(sys.argv[1]).items():
 print(json.dumps(heads))
 """
 
-# A first installation downloads some 100 MB; a migration of a large database may take longer than that.
+# In seconds. A first installation downloads some 100 MB; a migration may take longer.
 _INSTALL_TIMEOUT = 900
 _CLI_TIMEOUT = 1800
 _PROBE_TIMEOUT = 30
 
 
 def release_name(lockfile: str) -> str:
-    """Return ``<version>-<hash of the lockfile>``, the name of the release that a requirements file describes.
+    """Return the name of the release that a lockfile describes: ``<version>-<hash of the file>``.
 
     Raises CommandExecutionError when the file is missing or does not pin Airflow.
     """
@@ -70,7 +71,7 @@ def release_name(lockfile: str) -> str:
 
 
 def installed(name: str, root: str = ROOT) -> bool:
-    """Say whether a release is there in full."""
+    """Return whether a release is installed completely."""
     return _release(root, name).joinpath(MANIFEST).is_file()
 
 
@@ -81,15 +82,15 @@ def current(root: str = ROOT) -> str | None:
 
 
 def releases(root: str = ROOT) -> list[str]:
-    """Return the names of all releases on this machine, also of unfinished ones."""
+    """Return the names of all releases on this machine, also of incomplete ones."""
     folder = Path(root, "releases")
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
 
 def install(lockfile: str, root: str = ROOT) -> str:
-    """Build the virtual environment of the release that ``lockfile`` describes and return the release's name.
+    """Build the virtual environment of a lockfile's release, and return the release's name.
 
-    What an interrupted run left is built anew. Raises CommandExecutionError with the end of uv's output.
+    An incomplete release is built again. Raises CommandExecutionError with the end of uv's output.
     """
     name = release_name(lockfile)
     if installed(name, root):
@@ -97,7 +98,7 @@ def install(lockfile: str, root: str = ROOT) -> str:
     target = _release(root, name)
     if target.exists():
         shutil.rmtree(target)
-    # Wheels are unpacked, and Airflow's home is sought, inside the release: /tmp may be mounted noexec.
+    # uv unpacks wheels inside the release, because /tmp may be mounted noexec.
     scratch = target / "scratch"
     scratch.mkdir(parents=True, mode=0o755)
     environment = {
@@ -143,7 +144,7 @@ def install(lockfile: str, root: str = ROOT) -> str:
 
 
 def activate(name: str, root: str = ROOT) -> None:
-    """Point ``current`` at a release, in one step, so that it is never missing."""
+    """Make a release current. The link is replaced in one step, so it is never missing."""
     if not installed(name, root):
         raise CommandExecutionError(f"release {name} is not installed")
     link = Path(root, "current")
@@ -164,9 +165,9 @@ def in_use(root: str = ROOT) -> set[str]:
 
 
 def prune(keep: list[str], root: str = ROOT) -> list[str]:
-    """Remove every release but those to keep, and those that still serve; return the names of the removed.
+    """Remove the releases that are neither to keep nor in use; return their names.
 
-    After an upgrade that failed, what serves is neither the release that is wanted now nor the one before it.
+    After a failed upgrade, the release in use is neither the new release nor the previous one.
     """
     wanted = {*keep, *in_use(root)}
     removed = [name for name in releases(root) if name not in wanted]
@@ -176,7 +177,7 @@ def prune(keep: list[str], root: str = ROOT) -> list[str]:
 
 
 def heads(root: str = ROOT) -> dict[str, str]:
-    """Return the database revisions that the current release wants, by the table that holds each."""
+    """Return table -> revision of the database that the current release needs."""
     name = current(root)
     if name is None or not installed(name, root):
         raise CommandExecutionError(
@@ -189,18 +190,19 @@ def heads(root: str = ROOT) -> dict[str, str]:
 
 
 def database(username: str | None = None, password: str | None = None) -> dict[str, Any]:
-    """Ask the database, in a fraction of a second and without loading Airflow.
+    """Query the database without loading Airflow, in a fraction of a second.
 
-    Returns ``revisions`` (table -> revision, empty on an empty database), ``dags`` (how many are serialized),
-    ``serialized_by`` (the mark of ``mark_serialized``) and, when a username is given, ``user`` (``absent``, ``other
-    password`` or ``present``). Raises CommandExecutionError when the database cannot be reached.
+    Returns ``revisions`` (table -> revision, empty on an empty database), ``dags`` (how many are
+    serialized), ``serialized_by`` (the mark of ``mark_serialized``) and, when a username is given,
+    ``user`` (``absent``, ``other password`` or ``present``). Raises CommandExecutionError when the
+    database does not answer.
     """
     answer: dict[str, Any] = _ask({"do": "report", "username": username, "password": password})
     return answer
 
 
 def mark_serialized(mark: str) -> None:
-    """Note beside the serialized DAGs which release made them, and of which bundles."""
+    """Store with the serialized DAGs which release made them, and of which bundles."""
     _ask({"do": "mark", "mark": mark})
 
 
@@ -210,15 +212,16 @@ def migrate() -> None:
     _airflow(["sync-perm"])
 
 
-def create_user(
-    username: str, password: str, firstname: str, lastname: str, email: str, role: str
-) -> None:
-    """Create a user of the web app; the password travels through a pipe."""
-    names = ["--firstname", firstname, "--lastname", lastname, "--email", email]
-    _airflow(
-        ["users", "create", "--username", username, "--role", role, *names],
-        f"{password}\n{password}\n",
-    )
+def create_user(username: str, password: str, profile: Mapping[str, str]) -> None:
+    """Create a user of the web app; the password travels through a pipe.
+
+    Args:
+        username: the name with which the user logs in.
+        password: the password.
+        profile: ``firstname``, ``lastname``, ``email`` and ``role``.
+    """
+    options = [text for name, value in profile.items() for text in (f"--{name}", value)]
+    _airflow(["users", "create", "--username", username, *options], f"{password}\n{password}\n")
 
 
 def reset_password(username: str, password: str) -> None:
@@ -232,12 +235,12 @@ def serialize_dags() -> None:
 
 
 def healthy(url: str, via: str | None = None, ca: str | None = None) -> bool:
-    """Say whether a health page of Airflow answers and finds its database well.
+    """Return whether a health page of Airflow answers that its database is healthy.
 
     Args:
         url: the page, as users type it.
-        via: ``address:port`` of the machine to ask, wherever the name in ``url`` leads.
-        ca: a CA's certificate in PEM, trusted besides the system's own.
+        via: ``address:port`` of the machine to ask, instead of the address of the name in ``url``.
+        ca: a CA's certificate in PEM, which is trusted like the system's CAs.
     """
     page = urlsplit(url)
     connection = http.client.HTTPConnection(via or page.netloc, timeout=5)
@@ -266,7 +269,11 @@ def _release(root: str, name: str) -> Path:
 def _ask(question: dict[str, Any]) -> Any:
     python = str(Path(ROOT, "current/venv/bin/python"))
     answer = _run(
-        [python, "-I", DATABASE_TOOL], _settings(), _PROBE_TIMEOUT, json.dumps(question), "airflow"
+        [python, "-I", DATABASE_TOOL],
+        _settings(),
+        _PROBE_TIMEOUT,
+        stdin=json.dumps(question),
+        user="airflow",
     )
     return json.loads(answer)
 
@@ -276,8 +283,8 @@ def _airflow(arguments: list[str], stdin: str = "") -> None:
         [str(Path(ROOT, "current/venv/bin/airflow")), *arguments],
         _settings(),
         _CLI_TIMEOUT,
-        stdin,
-        "airflow",
+        stdin=stdin,
+        user="airflow",
     )
 
 
@@ -290,8 +297,8 @@ def _settings() -> dict[str, str]:
         except OSError as error:
             message = f"cannot read {path}: {error.strerror}; apply the state airflow.config"
             raise CommandExecutionError(message) from error
-        for word in shlex.split("\n".join(lines), comments=True):
-            key, _, value = word.partition("=")
+        for setting in shlex.split("\n".join(lines), comments=True):
+            key, _, value = setting.partition("=")
             environment[key] = value
     return environment
 
@@ -300,12 +307,13 @@ def _run(
     command: list[str],
     environment: dict[str, str],
     timeout: int,
+    *,
     stdin: str = "",
     user: str | None = None,
 ) -> str:
     """Run a command away from any terminal and return its output.
 
-    Raises CommandExecutionError with the end of what it said, known secrets taken out.
+    Raises CommandExecutionError with the end of the output, without known secrets.
     """
     try:
         done = subprocess.run(
@@ -329,11 +337,11 @@ def _run(
     except OSError as error:
         raise CommandExecutionError(f"cannot run {command[0]}: {error.strerror}") from error
     if done.returncode != 0:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
+        output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
         for secret in _secrets():
-            said = said.replace(secret, "***")
+            output = output.replace(secret, "***")
         raise CommandExecutionError(
-            f"{shlex.join(command[:4])} failed with {done.returncode}: {said}"
+            f"{shlex.join(command[:4])} failed with {done.returncode}: {output}"
         )
     return done.stdout
 
@@ -342,8 +350,8 @@ def _secrets() -> list[str]:
     """Return every value of the secrets file, and the passwords inside its URLs."""
     values: list[str] = []
     with contextlib.suppress(OSError):
-        for word in shlex.split(Path(SETTINGS[1]).read_text(), comments=True):
-            value = word.partition("=")[2]
+        for setting in shlex.split(Path(SETTINGS[1]).read_text(), comments=True):
+            value = setting.partition("=")[2]
             passwords = re.findall(r"://[^:/@]*:([^@]+)@", value)
             values += [value, *passwords, *map(unquote, passwords)]
     return [value for value in values if value]

@@ -1,4 +1,4 @@
-"""EC2 key pairs by their public half: `boto3_ec2` knows only whether a name is taken, not by which key."""
+"""EC2 key pairs with their public keys, which `boto3_ec2` does not return."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __salt__: dict[str, Callable[..., Any]]
 
 
 def public_key(name: str, region: str) -> str | None:
-    """Return the public half of a key pair in OpenSSH's format without its comment, or None when there is no such pair.
+    """Return a key pair's public key in OpenSSH's format without comment, or None without a pair.
 
     Raises CommandExecutionError when EC2 does not answer as expected.
     """
@@ -26,12 +26,15 @@ def material(openssh: str) -> str:
 
 
 def upload(name: str, openssh: str, region: str) -> None:
-    """Make a key pair out of a public key. Raises CommandExecutionError when the name is taken or EC2 refuses."""
+    """Create a key pair from a public key.
+
+    Raises CommandExecutionError when the name is taken or EC2 refuses.
+    """
     __salt__["ec2.call"](
         "import_key_pair", region, KeyName=name, PublicKeyMaterial=openssh.encode()
     )
 
 
 def delete(name: str, region: str) -> None:
-    """Forget a key pair; machines keep the key that they were launched with."""
+    """Delete a key pair; machines keep the key with which they were launched."""
     __salt__["ec2.call"]("delete_key_pair", region, KeyName=name)

@@ -9,7 +9,7 @@ from salt.utils.crypt import pem_finger
 def finger(path: str = "/etc/salt/pki/master/master.pub") -> str:
     """Return the SHA-256 fingerprint of a master's public key, as ``master_finger`` wants it.
 
-    Raises CommandExecutionError when the key is not there (yet): the master makes it at its first start.
+    Raises CommandExecutionError without a key: the master makes it at its first start.
     """
     fingerprint = pem_finger(path, sum_type="sha256")
     if not fingerprint:

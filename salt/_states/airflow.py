@@ -1,4 +1,4 @@
-"""What an Airflow machine and its database should be: the release, the schema, the first user, the DAGs to show."""
+"""The release of an Airflow machine, and the schema, first user and DAGs of its database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICE = "airflow"
 
 
 def installed(name: str, lockfile: str) -> dict[str, Any]:
-    """The release of the file ``lockfile`` is ready under ``name``, beside the current one, which goes on."""
+    """The release of ``lockfile`` is installed below ``name``. The current release stays."""
     ret = _unchanged(name)
     try:
         if __opts__["test"] and not __salt__["file.file_exists"](lockfile):
@@ -35,7 +35,10 @@ def installed(name: str, lockfile: str) -> dict[str, Any]:
 
 
 def current(name: str, lockfile: str) -> dict[str, Any]:
-    """The installed release of the file ``lockfile`` is current, the one before is kept; what runs it has to restart."""
+    """The installed release of ``lockfile`` is current, and the previous release is kept.
+
+    The service that runs it has to restart.
+    """
     ret = _unchanged(name)
     try:
         if __opts__["test"] and not __salt__["file.file_exists"](lockfile):
@@ -59,11 +62,11 @@ def current(name: str, lockfile: str) -> dict[str, Any]:
 
 
 def database_current(name: str) -> dict[str, Any]:
-    """The database has the revision that the current release wants; never changes anything."""
+    """The database has the revision that the current release needs; this changes nothing."""
     ret = _unchanged(name)
     try:
         if __opts__["test"] and __salt__["airflow.current"]() is None:
-            return _planned(ret, "the database would be looked at")
+            return _planned(ret, "the database would be checked")
         behind = _behind()
     except CommandExecutionError as error:
         return _failed(ret, error)
@@ -76,7 +79,7 @@ def database_current(name: str) -> dict[str, Any]:
 
 
 def migrated(name: str) -> dict[str, Any]:
-    """The database has the revision that the current release wants; it is brought there when it has not."""
+    """The database has the revision that the current release needs; else it is migrated."""
     ret = _unchanged(name)
     try:
         if __opts__["test"] and __salt__["airflow.current"]() is None:
@@ -88,7 +91,7 @@ def migrated(name: str) -> dict[str, Any]:
         if __opts__["test"]:
             return _planned(ret, f"{behind}: it would be migrated")
         before = __salt__["airflow.database"]()["revisions"]
-        _alone(__salt__["airflow.migrate"])
+        _with_service_stopped(__salt__["airflow.migrate"])
         after = __salt__["airflow.database"]()["revisions"]
         behind = _behind()
     except CommandExecutionError as error:
@@ -102,7 +105,7 @@ def migrated(name: str) -> dict[str, Any]:
 def user_present(
     name: str, password: str, firstname: str, lastname: str, email: str, role: str = "Admin"
 ) -> dict[str, Any]:
-    """The user can log in with this password; an existing user's other attributes are left alone."""
+    """The user can log in with this password; other attributes of an existing user stay."""
     ret = _unchanged(name)
     try:
         if __opts__["test"] and (__salt__["airflow.current"]() is None or _behind()):
@@ -117,11 +120,10 @@ def user_present(
                 f"user {name} would be {'created' if found == 'absent' else 'given this password'}",
             )
         if found == "absent":
-            _alone(
-                __salt__["airflow.create_user"], name, password, firstname, lastname, email, role
-            )
+            profile = {"firstname": firstname, "lastname": lastname, "email": email, "role": role}
+            _with_service_stopped(__salt__["airflow.create_user"], name, password, profile)
         else:
-            _alone(__salt__["airflow.reset_password"], name, password)
+            _with_service_stopped(__salt__["airflow.reset_password"], name, password)
         after = __salt__["airflow.database"](name, password)["user"]
     except CommandExecutionError as error:
         return _failed(ret, error)
@@ -132,9 +134,9 @@ def user_present(
 
 
 def dags_serialized(name: str, examples: bool) -> dict[str, Any]:
-    """The web app can show the DAGs of this release, with or without Airflow's examples.
+    """The database holds the serialized DAGs of this release, with or without the examples.
 
-    Nobody else does it where no DAG processor runs.
+    Where a DAG processor runs, it does the same; this stack has none.
     """
     ret = _unchanged(name)
     try:
@@ -148,7 +150,7 @@ def dags_serialized(name: str, examples: bool) -> dict[str, Any]:
             return ret
         if __opts__["test"]:
             return _planned(ret, "the DAGs would be serialized")
-        _alone(__salt__["airflow.serialize_dags"])
+        _with_service_stopped(__salt__["airflow.serialize_dags"])
         __salt__["airflow.mark_serialized"](mark)
         after = __salt__["airflow.database"]()
     except CommandExecutionError as error:
@@ -165,18 +167,22 @@ def dags_serialized(name: str, examples: bool) -> dict[str, Any]:
 def healthy(
     name: str, timeout: int = 60, via: str | None = None, ca: str | None = None
 ) -> dict[str, Any]:
-    """The health page ``name`` finds its database well, within ``timeout`` seconds; never changes anything.
+    """The health page ``name`` reports a healthy database; this changes nothing.
 
-    ``via`` and ``ca`` as in the execution module.
+    Args:
+        name: the URL of the page.
+        timeout: seconds within which the page has to do so.
+        via: as in the execution module.
+        ca: as in the execution module.
     """
     ret = _unchanged(name)
     deadline = time.monotonic() + timeout
-    while not (well := __salt__["airflow.healthy"](name, via, ca)):
+    while not (is_healthy := __salt__["airflow.healthy"](name, via, ca)):
         if __opts__["test"] or time.monotonic() > deadline:
             break
         time.sleep(0.5)
-    if well:
-        ret["comment"] = "Airflow answers and its database is well"
+    if is_healthy:
+        ret["comment"] = "Airflow answers and its database is healthy"
     elif __opts__["test"]:
         return _planned(ret, "Airflow does not answer yet")
     else:
@@ -186,27 +192,27 @@ def healthy(
 
 
 def _behind() -> str:
-    """Say in what the database differs from the current release; empty when in nothing."""
+    """Return how the database differs from the current release; "" when it does not."""
     found = __salt__["airflow.database"]()["revisions"]
     wanted = __salt__["airflow.heads"]()
     if not found:
         return "the database is empty"
     if found != wanted:
-        return f"the database is at {_spoken(found)}, the release wants {_spoken(wanted)}"
+        return f"the database is at {_listed(found)}, the release needs {_listed(wanted)}"
     return ""
 
 
-def _spoken(revisions: dict[str, str]) -> str:
+def _listed(revisions: dict[str, str]) -> str:
     return ", ".join(f"{table} {revision}" for table, revision in sorted(revisions.items()))
 
 
-def _alone(work: Callable[..., None], *arguments: Any) -> None:
-    """Do work while the web service is stopped: 1 GiB does not hold it and Airflow's command line at once."""
+def _with_service_stopped(work: Callable[..., None], *args: Any) -> None:
+    """Work while the web service is stopped: 1 GiB is too small for it and Airflow's CLI."""
     running = __salt__["service.status"](SERVICE)
     if running:
         __salt__["service.stop"](SERVICE)
     try:
-        work(*arguments)
+        work(*args)
     finally:
         if running:
             __salt__["service.start"](SERVICE)

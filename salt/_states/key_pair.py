@@ -10,7 +10,7 @@ __opts__: dict[str, Any]
 
 
 def present(name: str, public_key: str, region: str) -> dict[str, Any]:
-    """Ensure that new machines let in the holder of a key.
+    """A key pair of this name holds this public key.
 
     Args:
         name: of the key pair.
@@ -18,7 +18,8 @@ def present(name: str, public_key: str, region: str) -> dict[str, Any]:
         region: where it belongs.
 
     Returns:
-        The state's result. A pair of that name with another key is replaced; running machines keep the old one.
+        The state's result. A pair of that name with another key is replaced; running machines keep
+        their key.
     """
     result: dict[str, Any] = {
         "name": name,
@@ -36,11 +37,11 @@ def present(name: str, public_key: str, region: str) -> dict[str, Any]:
     if __opts__["test"]:
         result |= {
             "result": None,
-            "comment": f"{name} would be {'made' if old is None else 'replaced'}",
+            "comment": f"{name} would be {'created' if old is None else 'replaced'}",
         }
         return result
     if old is not None:
         __salt__["key_pair.delete"](name, region)
     __salt__["key_pair.upload"](name, public_key, region)
-    result["comment"] = f"{name} was {'made' if old is None else 'replaced'}"
+    result["comment"] = f"{name} was {'created' if old is None else 'replaced'}"
     return result

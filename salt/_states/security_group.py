@@ -10,7 +10,7 @@ __opts__: dict[str, Any]
 
 
 def no_unmanaged_ingress(name: str, vpc_name: str, region: str) -> dict[str, Any]:
-    """Ensure that a group lets in neither IPv6 networks nor prefix lists.
+    """A group lets in neither IPv6 networks nor prefix lists.
 
     Args:
         name: of the group.

@@ -1,5 +1,5 @@
-# Airflow's locked release is current, and its settings are in /etc/airflow, owned by root; the secrets among them are
-# readable by the user airflow only.
+# Airflow's locked release is current, and its settings are in /etc/airflow, owned by root. Only
+# root and the user airflow can read the secrets.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 {% set secrets = pillar['secrets'] %}
@@ -8,7 +8,8 @@
 include:
   - airflow.release
 
-# Not before the service is about to be restarted: a process that goes on would load the rest of itself from here.
+# Only directly before the service restarts: a running process would load further modules from the
+# new release.
 airflow-release:
   airflow.current:
     - name: /opt/airflow

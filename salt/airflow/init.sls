@@ -1,6 +1,6 @@
-# The Airflow web app of the locked release answers on its port, with a migrated database behind it.
-# Needs a database that `airflow.migrate` has brought up once, from one web machine; without it this stops at airflow-database.
-# The id to watch is airflow-healthy.
+# The Airflow web app of the locked release answers on its port, with a migrated database.
+# `airflow.migrate` has to migrate the database first, on one web machine. Without a migrated
+# database this stops at airflow-database. Watch: airflow-healthy.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 {% set port = pillar['endpoints']['airflow']['port'] %}

@@ -1,6 +1,7 @@
-# As airflow, and before the service starts the database is migrated, has its first user and the DAGs to show.
-# Applied on exactly one web machine: salt web-1 state.apply airflow.migrate (the orchestration deploy does it). Each step
-# first asks the database and does nothing when there is nothing to do. Base comes first: it makes the stores' names known.
+# As `airflow`, and before the service starts the database is migrated and holds the first user and
+# the DAGs. Applied on one web machine only, by the orchestration or by hand: salt web-1 state.apply
+# airflow.migrate. Each step asks the database first and changes only what is missing. `base` comes
+# first: it makes the names of PostgreSQL and Redis known.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 

@@ -1,4 +1,5 @@
-# Airflow's locked release is installed in a virtual environment of its own, beside the one that runs and goes on running.
+# Airflow's locked release is installed in a virtual environment of its own. The running release
+# stays current.
 
 airflow-user:
   user.present:

@@ -1,4 +1,4 @@
-# Every role has a security group. A group by itself lets nothing in; aws.rules opens what is meant to be open.
+# Every role has a security group, which lets nothing in until aws.rules adds rules.
 {% set aws = pillar['aws'] %}
 include:
   - aws.network

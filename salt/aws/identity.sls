@@ -1,8 +1,10 @@
-# The operator's key opens the machines; the Salt master may launch and remove this stack's machines in its region, without a key.
-# RunInstances asks for every resource that it makes or uses: each statement here has conditions that all of its resources know.
+# The account has the operator's key pair, and a role by which the Salt master may launch and manage
+# this stack's machines in its region. AWS evaluates RunInstances for every resource that it creates
+# or uses, so each statement's conditions are ones that all of its resources have:
 # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
 {% set aws = pillar['aws'] %}
 {% set arn = 'arn:aws:ec2:' ~ aws.region ~ ':*:' %}
+{% set parameters = 'arn:aws:ssm:' ~ aws.region ~ '::parameter/aws/service/debian/*' %}
 
 aws-key-pair:
   key_pair.present:
@@ -23,17 +25,17 @@ aws-salt-role:
         salt-cloud:
           Version: '2012-10-17'
           Statement:
-            - Sid: Look
+            - Sid: DescribeEc2
               Effect: Allow
               Action: ['ec2:Describe*', 'ec2:GetConsoleOutput']
               Resource: '*'
               Condition:
                 StringEquals: {'aws:RequestedRegion': {{ aws.region | json }}}
-            - Sid: FindImages
+            - Sid: GetImageParameters
               Effect: Allow
               Action: ['ssm:GetParameter', 'ssm:GetParameters']
-              Resource: {{ ('arn:aws:ssm:' ~ aws.region ~ '::parameter/aws/service/debian/*') | json }}
-            - Sid: LaunchOwn
+              Resource: {{ parameters | json }}
+            - Sid: RunOwnInstances
               Effect: Allow
               Action: 'ec2:RunInstances'
               Resource: {{ (arn ~ 'instance/*') | json }}
@@ -41,35 +43,35 @@ aws-salt-role:
                 StringEquals:
                   'aws:RequestTag/project': {{ aws.project | json }}
                   'ec2:InstanceType': {{ aws.instance_types | json }}
-            - Sid: LaunchWithOwn
+            - Sid: RunInstancesWithOwnVolumesAndInterfaces
               Effect: Allow
               Action: 'ec2:RunInstances'
               Resource: {{ [arn ~ 'volume/*', arn ~ 'network-interface/*'] | json }}
               Condition:
                 StringEquals: {'aws:RequestTag/project': {{ aws.project | json }}}
-            - Sid: LaunchFromImage
+            - Sid: RunInstancesFromDebianImages
               Effect: Allow
               Action: 'ec2:RunInstances'
               Resource: {{ ('arn:aws:ec2:' ~ aws.region ~ '::image/*') | json }}
               Condition:
                 StringEquals: {'ec2:Owner': {{ aws.image_owner | json }}}
-            - Sid: LaunchInSubnet
+            - Sid: RunInstancesInSubnet
               Effect: Allow
               Action: 'ec2:RunInstances'
               Resource: {{ (arn ~ 'subnet/*') | json }}
               Condition:
                 StringEquals: {'aws:ResourceTag/Name': {{ aws.subnet.name | json }}}
-            - Sid: LaunchInGroups
+            - Sid: RunInstancesInSecurityGroups
               Effect: Allow
               Action: 'ec2:RunInstances'
               Resource: {{ (arn ~ 'security-group/*') | json }}
               Condition:
                 StringEquals: {'aws:ResourceTag/project': {{ aws.project | json }}}
-            - Sid: LaunchWithKey
+            - Sid: RunInstancesWithKeyPair
               Effect: Allow
               Action: 'ec2:RunInstances'
               Resource: {{ (arn ~ 'key-pair/' ~ aws.key_pair) | json }}
-            - Sid: TagAtLaunch
+            - Sid: CreateTagsAtLaunch
               Effect: Allow
               Action: 'ec2:CreateTags'
               Resource: '*'
@@ -77,7 +79,7 @@ aws-salt-role:
                 StringEquals:
                   'aws:RequestedRegion': {{ aws.region | json }}
                   'ec2:CreateAction': RunInstances
-            - Sid: ManageOwn
+            - Sid: ManageOwnInstances
               Effect: Allow
               Action:
                 - 'ec2:CreateTags'

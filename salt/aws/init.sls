@@ -1,5 +1,5 @@
-# The account holds everything that cloud.profiles.d names, and no machine yet.
-# Applied from the operator's side, without a master: docs/runbooks.md.
+# The account has everything that cloud.profiles.d names, and no machine yet.
+# The operator's own minion applies this without a master: docs/runbooks.md.
 include:
   - aws.network
   - aws.groups

@@ -1,4 +1,4 @@
-# One VPC with one public subnet, whose way out is an internet gateway.
+# The account has one VPC with one public subnet, which an internet gateway connects.
 {% set aws = pillar['aws'] %}
 
 aws-vpc:

@@ -1,5 +1,5 @@
-# Each security group lets in exactly what pillar `endpoints` says; a rule that was added by hand is taken out.
-# Apart from aws.groups, because the groups name each other.
+# Each security group lets in exactly what pillar `endpoints` says; other rules are removed.
+# The rules come after all groups, because the groups refer to each other.
 {% set aws = pillar['aws'] %}
 include:
   - aws.groups

@@ -1,5 +1,5 @@
-# A patched Debian in UTC that lets in only what pillar `endpoints` names and knows the other machines by name.
-# Read by every role first. Watch: base-firewall.
+# A Debian with security updates, in UTC, that lets in only what pillar `endpoints` names and knows
+# the other machines by name. Every machine applies this first. Watch: base-firewall.
 
 base-packages:
   pkg.installed:
@@ -9,7 +9,7 @@ base-packages:
       - tzdata
       - unattended-upgrades
 
-# Debian's cloud image lets cloud-init write /etc/hosts again at every boot.
+# In Debian's cloud image, cloud-init writes /etc/hosts again at every boot.
 base-hosts-stay:
   file.managed:
     - name: /etc/cloud/cloud.cfg.d/90-stack.cfg
@@ -82,7 +82,7 @@ base-host-keys:
     - require:
       - file: base-host-keys-unit
 
-# Debian's unit flushes every table when it stops, other programs' (Docker's DNS) among them.
+# Debian's unit flushes all tables when it stops, also those of other programs (Docker's DNS).
 base-firewall-unit:
   file.managed:
     - name: /etc/systemd/system/nftables.service.d/stack.conf

@@ -1,5 +1,6 @@
-# HAProxy answers HTTPS for all web machines, sends HTTP there, and is reloaded, never restarted, when they change.
-# The web machines come from the Salt mine (`mine.update` after one was added or removed). The id to watch is haproxy-service.
+# HAProxy answers HTTPS for all web machines and redirects HTTP to it. It is reloaded, never
+# restarted, when they change. The web machines come from the Salt mine: `mine.update` after one was
+# added or removed. Watch: haproxy-service.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% set haproxy = salt['pillar.get']('haproxy', defaults.haproxy, merge=True) %}
 {% set server = pillar['roles']['lb'] %}
@@ -9,7 +10,8 @@ haproxy-package:
   pkg.installed:
     - name: haproxy
 
-# A key that is not the certificate's is never put in place, as little as a configuration that HAProxy refuses.
+# check_cmd refuses a key that does not belong to the certificate, as it refuses a configuration
+# that HAProxy does not accept.
 haproxy-certificate:
   file.managed:
     - name: {{ server.certificate.path }}
@@ -18,7 +20,8 @@ haproxy-certificate:
     - mode: '0640'
     - show_changes: False
     - check_cmd: >-
-        /opt/salt/bin/python -c 'import ssl, sys; ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(sys.argv[1])'
+        /opt/salt/bin/python -c 'import ssl, sys;
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(sys.argv[1])'
     - require:
       - pkg: haproxy-package
 

@@ -1,5 +1,6 @@
-# salt-1 is the Salt master of the deployed tree, holds its own minion's key and can launch machines with salt-cloud.
-# Applied first by `salt-call --local`, so nothing here may ask the mine or another machine.
+# salt-1 is the Salt master of the deployed tree, has accepted its own minion's key, and can launch
+# machines with salt-cloud. `salt-call --local` applies this first, so nothing here may read the
+# mine or ask another machine.
 {% import_yaml 'master/defaults.yaml' as defaults %}
 {% set master = salt['pillar.get']('master', defaults.master, merge=True) %}
 {% set tree = '/srv/stack/current' %}
@@ -30,7 +31,7 @@ master-own-minion-key:
     - makedirs: True
     - mode: '0644'
 
-# The driver is the tree's own package; it is installed again when the tree has moved on.
+# The driver is a package of the tree. It is installed again when the tree's revision changes.
 master-cloud-driver:
   cmd.run:
     - name: >-
@@ -70,7 +71,7 @@ master-service:
       - file: master-config
       - file: master-unit
 
-# The machines pin this master by its key's fingerprint, which exists once the master has started.
+# The machines pin this master by the fingerprint of its key, which it makes at its first start.
 master-cloud-config:
   file.managed:
     - name: /etc/salt/cloud

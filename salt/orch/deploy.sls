@@ -1,4 +1,5 @@
-# The whole stack serves: stores first, the database migrated once, then the web machines, the load balancer, a smoke test.
+# The whole stack serves. Order: PostgreSQL and Redis, one migration of the database, the web
+# machines, the load balancers, a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
 deploy-modules:
   salt.function:
@@ -18,7 +19,7 @@ deploy-pillar:
     - require:
       - salt: deploy-modules
 
-# Every machine's firewall and configuration is made from the addresses of all.
+# The firewall and the configuration of every machine need the addresses of all machines.
 deploy-addresses:
   salt.function:
     - name: mine.update
@@ -27,7 +28,7 @@ deploy-addresses:
       - salt: deploy-modules
       - salt: deploy-states
 
-# The longest download needs no database: it goes on while the stores are made.
+# The longest download needs no database, so it runs while PostgreSQL and Redis are set up.
 deploy-release:
   salt.state:
     - tgt: 'web-*'
@@ -44,7 +45,8 @@ deploy-stores:
     - require:
       - salt: deploy-addresses
 
-# Any one web machine could do it; ids start at 1. It serves the new release before any other is touched.
+# Any web machine can migrate; ids start at 1. It serves the new release before the other web
+# machines change.
 deploy-database:
   salt.state:
     - tgt: web-1
@@ -53,7 +55,7 @@ deploy-database:
       - salt: deploy-release
       - salt: deploy-stores
 
-# One at a time, so that the others serve meanwhile; the first that fails is the last that is touched.
+# One machine at a time, so that the others serve meanwhile. The first failure stops the rollout.
 deploy-web:
   salt.state:
     - tgt: 'web-*'

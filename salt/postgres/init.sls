@@ -1,4 +1,5 @@
-# PostgreSQL holds one database, whose role reaches it over TLS from its clients' machines only and owns nothing else.
+# PostgreSQL has one database. Its role connects over TLS, from the clients' machines only, and owns
+# nothing else.
 # Watch: postgres-service, postgres-access.
 {% import_yaml 'postgres/defaults.yaml' as defaults %}
 {% set postgres = salt['pillar.get']('postgres', defaults.postgres, merge=True) %}
@@ -7,7 +8,7 @@
 {% set etc = '/etc/postgresql/%s/%s' | format(version, cluster) %}
 {% set tls = salt['file.dirname'](server.certificate.path) %}
 
-# Read when the package makes the cluster: checksums find a disk that lies.
+# The package reads this when it makes the cluster. Checksums detect a corrupt disk.
 postgres-cluster-defaults:
   file.managed:
     - name: /etc/postgresql-common/createcluster.d/stack.conf
@@ -119,7 +120,7 @@ postgres-clients-reload:
       - service_config: postgres-clients-loaded
       - file: postgres-clients
 
-# Salt hashes the password itself, so psql is given the SCRAM verifier only.
+# Salt hashes the password itself, so psql gets the SCRAM verifier only.
 postgres-role:
   postgres_user.present:
     - name: {{ postgres.role | json }}
@@ -157,11 +158,13 @@ postgres-access-script:
     - require:
       - pkg: postgres-package
 
-# Nobody connects anywhere by being PUBLIC, and the role cannot take every connection there is.
+# PUBLIC has no privilege on any database, and the role cannot use up all connections.
 postgres-access:
   cmd.run:
     - name: psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file {{ etc }}/access.sql
-    - unless: psql --no-psqlrc --tuples-only --set ON_ERROR_STOP=1 --set check=1 --file {{ etc }}/access.sql | grep -qw locked
+    - unless: >-
+        psql --no-psqlrc --tuples-only --set ON_ERROR_STOP=1 --set check=1
+        --file {{ etc }}/access.sql | grep -qw restricted
     - runas: postgres
     - cwd: /
     - require:

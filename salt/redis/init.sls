@@ -1,8 +1,10 @@
-# Redis answers on TLS only, knows one user who may use a broker and a counter and nothing else, and keeps what it was told.
+# Redis answers over TLS only, has one user with the commands of a broker and a counter, and keeps
+# its data over a restart.
 # Watch: redis-service.
 {% import_yaml 'redis/defaults.yaml' as defaults %}
 {% set redis = salt['pillar.get']('redis', defaults.redis, merge=True) %}
 {% set secrets, server = pillar['secrets'], pillar['roles']['redis'] %}
+{% set password = secrets['redis-airflow']['password'] %}
 {% set tls = salt['file.dirname'](server.certificate.path) %}
 
 redis-package:
@@ -44,7 +46,7 @@ redis-key:
     - require:
       - file: redis-tls
 
-# Redis takes a password's hash as well as the password.
+# Redis accepts the hash of a password in place of the password.
 redis-users:
   file.managed:
     - name: /etc/redis/users.acl
@@ -55,7 +57,7 @@ redis-users:
     - show_changes: False
     - context:
         user: {{ redis.user | json }}
-        password_hash: {{ salt['hashutil.digest'](secrets['redis-airflow']['password'], checksum='sha256') | json }}
+        password_hash: {{ salt['hashutil.digest'](password, checksum='sha256') | json }}
         keys: {{ redis['keys'] | json }}
         channels: {{ redis.channels | json }}
     - require:
@@ -90,7 +92,7 @@ redis-kernel:
     - source: salt://redis/files/sysctl.conf
     - mode: '0644'
 
-# systemd itself leaves this service alone where /proc/sys is not its own, as in a container.
+# systemd skips this service where /proc/sys is read-only, as in a container.
 redis-kernel-load:
   cmd.run:
     - name: systemctl restart systemd-sysctl.service

@@ -1,5 +1,5 @@
-# Every load balancer answers a stranger at the address that users type, with a certificate that is trusted for it (by a
-# public CA or by the deployment's own) and a healthy database behind it. Changes nothing.
+# Every load balancer answers at the address that users type, with a certificate that a public CA or
+# the deployment's CA has signed, and with a healthy database. This changes nothing.
 {% set port = pillar['endpoints']['https']['port'] %}
 {% set path = pillar['roles']['lb']['check']['path'] %}
 {% for id, address in salt['machines.addresses']('lb').items() %}

@@ -108,7 +108,7 @@ def test_deploy_waits_for_cloud_init(
     program("cloud-init", f"exit {ending}")
     done = deploy()
     assert done.returncode == 0, done.stderr
-    assert ("cloud-init has not ended well" in done.stdout) == bool(ending)
+    assert ("cloud-init has failed" in done.stdout) == bool(ending)
     first = (tmp_path / "calls").read_text().splitlines()[0]
     assert first == "cloud-init status --wait"
 

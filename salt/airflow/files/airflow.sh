@@ -1,5 +1,5 @@
 #!/bin/sh
-# Airflow's command line as the web service sees the world. Managed by Salt (salt/airflow).
+# Airflow's command line with the environment of the web service. Managed by Salt (salt/airflow).
 # It takes some 300 MB: on a machine of 1 GiB stop the service first (`systemctl stop airflow`).
 set -eu
 if [ ! -r /etc/airflow/secrets.env ]; then

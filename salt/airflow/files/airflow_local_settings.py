@@ -5,7 +5,7 @@ import os
 
 
 def _freeze() -> None:
-    """Keep what was loaded before the workers fork out of the garbage collector, so that its pages stay shared."""
+    """Exclude what was loaded before the fork from garbage collection: its pages stay shared."""
     if os.environ.get("_AIRFLOW_PROCESS_CONTEXT") == "server":
         gc.collect()
         gc.freeze()

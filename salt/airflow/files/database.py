@@ -1,6 +1,7 @@
-"""Answers questions about Airflow's database as JSON, without the seconds and the 300 MB that loading Airflow costs.
+"""Answers questions about Airflow's database as JSON, without loading Airflow (seconds, 300 MB).
 
-Reads one question from stdin, so that no password is ever an argument. Run with the release's Python as user airflow.
+Reads one question from stdin, so that no password is an argument. The user airflow runs this with
+the release's Python.
 """
 
 import json
@@ -26,7 +27,7 @@ def exists(db: connection, table: str) -> bool:
         return cursor.fetchone() != (None,)
 
 
-def one(db: connection, query: str, *arguments: str) -> Any:
+def first_value(db: connection, query: str, *arguments: str) -> Any:
     """Return the first column of the first row, or None."""
     with db.cursor() as cursor:
         cursor.execute(query, arguments)
@@ -35,11 +36,11 @@ def one(db: connection, query: str, *arguments: str) -> Any:
 
 
 def report(db: connection, username: str | None, password: str | None) -> dict[str, Any]:
-    """Return the revisions, the number of serialized DAGs and their mark, and how a user stands."""
+    """Return the revisions, the serialized DAGs' number and mark, and the state of a user."""
     revisions = {
         table: found
         for table, query in REVISIONS.items()
-        if exists(db, table) and (found := one(db, query))
+        if exists(db, table) and (found := first_value(db, query))
     }
     answer: dict[str, Any] = {
         "revisions": revisions,
@@ -48,13 +49,13 @@ def report(db: connection, username: str | None, password: str | None) -> dict[s
         "user": None,
     }
     if exists(db, "serialized_dag"):
-        answer["dags"] = one(db, "SELECT count(DISTINCT dag_id) FROM serialized_dag")
-        answer["serialized_by"] = one(db, "SELECT obj_description('serialized_dag'::regclass)")
+        answer["dags"] = first_value(db, "SELECT count(DISTINCT dag_id) FROM serialized_dag")
+        query = "SELECT obj_description('serialized_dag'::regclass)"
+        answer["serialized_by"] = first_value(db, query)
     if username:
         known = exists(db, "ab_user")
-        hashed = (
-            one(db, "SELECT password FROM ab_user WHERE username = %s", username) if known else None
-        )
+        query = "SELECT password FROM ab_user WHERE username = %s"
+        hashed = first_value(db, query, username) if known else None
         if hashed is None:
             answer["user"] = "absent"
         else:
@@ -65,13 +66,13 @@ def report(db: connection, username: str | None, password: str | None) -> dict[s
 
 
 def mark(db: connection, text: str) -> None:
-    """Keep the mark where it goes away together with the DAGs that it speaks of."""
+    """Store the mark on the table of the DAGs: both disappear together."""
     with db.cursor() as cursor:
         cursor.execute(sql.SQL("COMMENT ON TABLE serialized_dag IS {}").format(sql.Literal(text)))
 
 
 def main() -> int:
-    """Answer one question; return 1 and say why when the database cannot."""
+    """Answer one question; print the error and return 1 when the database does not answer."""
     question = json.load(sys.stdin)
     url = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "", 1)
     try:

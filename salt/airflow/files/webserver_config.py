@@ -7,8 +7,8 @@ from flask_appbuilder.const import AUTH_DB
 AUTH_TYPE = AUTH_DB
 WTF_CSRF_ENABLED = True
 
-# Wrong passwords are counted in Redis, so that the limit holds over all web machines and their workers.
+# Redis counts wrong passwords, so that the limit holds over all web machines and workers.
 RATELIMIT_STORAGE_URI = os.environ["RATELIMIT_STORAGE_URI"]
 RATELIMIT_STRATEGY = "fixed-window"
-# Without Redis people can still log in: each worker then counts for itself.
+# Without Redis, users can still log in, and each worker counts by itself.
 RATELIMIT_IN_MEMORY_FALLBACK_ENABLED = True
