@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import re
 import ssl
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ __pillar__: dict[str, Any] = {}
 __salt__: dict[str, Any] = {}
 
 ID = re.compile(r"(?P<role>.+)-[1-9][0-9]*")
+DESCRIPTION = "/etc/salt/role.json"
 _TIMEOUT = 5  # seconds for each step of a check
 
 
@@ -43,14 +45,33 @@ def service_name(role: str) -> str:
     Raises:
         CommandExecutionError: pillar ``roles`` gives the role no service.
     """
-    service = _description(role).get("service")
+    service = _entry(role).get("service")
     if service is None:
         raise CommandExecutionError(f"roles:{role} has no service, so it has no name of its own")
     return f"{service}.{__pillar__['domain']}"
 
 
-def status() -> dict[str, Any]:
+def description() -> dict[str, Any]:
+    """Return what ``status`` has to know about this machine, from this run's pillar.
+
+    Returns:
+        The keys of the role's entry in pillar ``roles``, the machine's ``address``, and the
+        ``port`` of the check's endpoint. The state ``base`` writes them to ``DESCRIPTION``.
+
+    Raises:
+        CommandExecutionError: the minion has no role, or pillar ``roles`` does not describe it.
+    """
+    role = {**_entry(own()), "address": __salt__["machines.own_address"]()}
+    if "check" in role:
+        role["port"] = __pillar__["endpoints"][role["check"]["endpoint"]]["port"]
+    return role
+
+
+def status(path: str = DESCRIPTION) -> dict[str, Any]:
     """Return how this machine serves its role.
+
+    Args:
+        path: the file with the machine's ``description``.
 
     Returns:
         ``unit``: its systemd unit. ``state``: the unit's state in systemd's words. ``problem``: why
@@ -59,25 +80,29 @@ def status() -> dict[str, Any]:
         "unknown" when the file is not readable, "" for a role without a certificate.
 
     Raises:
-        CommandExecutionError: the minion has no role, or pillar ``roles`` does not describe it.
+        CommandExecutionError: the file is missing, because no highstate has run yet.
     """
-    role = _description(own())
-    certificate = role.get("certificate")
+    try:
+        role = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise CommandExecutionError(
+            f"{path}: {error.strerror}: apply the highstate first"
+        ) from error
     return {
         "unit": role["unit"],
         "state": _unit_state(role["unit"]),
         "problem": _problem(role),
         "memory_mib": _memory_mib(),
-        "certificate_end": _certificate_end(certificate["path"]) if certificate else "",
+        "certificate_end": _certificate_end(role),
     }
 
 
-def _description(role: str) -> Mapping[str, Any]:
+def _entry(role: str) -> Mapping[str, Any]:
     try:
-        description: Mapping[str, Any] = __pillar__["roles"][role]
+        entry: Mapping[str, Any] = __pillar__["roles"][role]
     except KeyError:
         raise CommandExecutionError(f"pillar roles does not describe the role '{role}'") from None
-    return description
+    return entry
 
 
 def _unit_state(unit: str) -> str:
@@ -89,14 +114,10 @@ def _unit_state(unit: str) -> str:
 
 def _problem(role: Mapping[str, Any]) -> str:
     """Return why a role's check fails at this machine's own address, or an empty string."""
-    check = role.get("check")
-    if check is None:
+    if "check" not in role:
         return ""
-    port = __pillar__["endpoints"][check["endpoint"]]["port"]
-    addresses = __salt__["network.ip_addrs"](cidr=__pillar__["aws"]["vpc"]["cidr"])
-    if not addresses:
-        return "this machine has no address in the VPC"
-    connection = http.client.HTTPConnection(addresses[0], port, timeout=_TIMEOUT)
+    check, port = role["check"], role["port"]
+    connection = http.client.HTTPConnection(role["address"], port, timeout=_TIMEOUT)
     try:
         connection.connect()
         if "certificate" in role:
@@ -147,9 +168,12 @@ def _memory_mib() -> int:
     return kib // 1024
 
 
-def _certificate_end(path: str) -> str:
+def _certificate_end(role: Mapping[str, Any]) -> str:
+    if "certificate" not in role:
+        return ""
     try:
-        certificate = x509.load_pem_x509_certificate(Path(path).read_bytes())
+        pem = Path(role["certificate"]["path"]).read_bytes()
+        certificate = x509.load_pem_x509_certificate(pem)
     except (OSError, ValueError):
         return "unknown"
     return certificate.not_valid_after_utc.date().isoformat()

@@ -27,6 +27,14 @@ base-hosts:
         machines: {{ salt['machines.host_names']() | json }}
         hostname: {{ grains['host'] | json }}
 
+# role.status reads this. The pillar that a minion keeps in memory may be older than this run's.
+base-role:
+  file.serialize:
+    - name: /etc/salt/role.json
+    - serializer: json
+    - dataset: {{ salt['role.description']() | json }}
+    - mode: '0644'
+
 base-timezone:
   file.symlink:
     - name: /etc/localtime

@@ -11,14 +11,6 @@ deploy-states:
     - name: saltutil.sync_states
     - tgt: '*'
 
-# Minions keep their pillar in memory; role.status and the mine read it there.
-deploy-pillar:
-  salt.function:
-    - name: saltutil.refresh_pillar
-    - tgt: '*'
-    - require:
-      - salt: deploy-modules
-
 # The firewall and the configuration of every machine need the addresses of all machines.
 deploy-addresses:
   salt.function:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -50,38 +51,54 @@ def test_service_name_is_below_the_domain() -> None:
             service_name(role)
 
 
+PILLAR = {
+    "aws": {"vpc": {"cidr": "127.0.0.0/8"}},
+    "endpoints": {"app": {"port": 8080}},
+    "roles": {
+        "web": {"unit": "app@1", "check": {"endpoint": "app", "path": "/health"}},
+        "batch": {"unit": "batch"},
+    },
+}
+MINE = {"web-1": ["127.0.0.1"], "batch-1": ["127.0.0.2"], "operator": ["127.0.0.3"]}
+
+
+def test_description_has_address_and_port() -> None:
+    assert functions("web-1", PILLAR, MINE)["role.description"]() == {
+        "unit": "app@1",
+        "check": {"endpoint": "app", "path": "/health"},
+        "address": "127.0.0.1",
+        "port": 8080,
+    }
+    assert functions("batch-1", PILLAR, MINE)["role.description"]() == {
+        "unit": "batch",
+        "address": "127.0.0.2",
+    }
+
+
+@pytest.mark.parametrize("minion_id", ["cache-1", "operator"])
+def test_description_of_unknown_role_fails(minion_id: str) -> None:
+    with pytest.raises(CommandExecutionError, match="pillar roles does not describe"):
+        functions(minion_id, PILLAR, MINE)["role.description"]()
+
+
 Status = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def status() -> Status:
+def status(tmp_path: Path) -> Status:
     """`status(port, …)`: of a machine whose role is checked at that port of this host."""
 
-    def ask(port: int, address: str = "127.0.0.1", **role: Any) -> dict[str, Any]:
-        check = role.pop("check", {})
-        pillar: dict[str, Any] = {
-            "aws": {"vpc": {"cidr": "127.0.0.0/8"}},
-            "endpoints": {"app": {"port": port}},
-            "roles": {"web": {"unit": "app@1"} | role},
-        }
-
-        if check is not None:
-            pillar["roles"]["web"]["check"] = {"endpoint": "app"} | check
-
+    def ask(port: int, **role: Any) -> dict[str, Any]:
         def systemctl(command: list[str], *, python_shell: bool) -> str:
             assert not python_shell
             assert command[-1] == "app@1"
             return "active"
 
-        def ip_addrs(cidr: str) -> list[str]:
-            assert cidr == "127.0.0.0/8"
-            return [address] if address else []
-
-        of_salt: dict[str, Callable[..., Any]] = {
-            "cmd.run_stdout": systemctl,
-            "network.ip_addrs": ip_addrs,
-        }
-        return dict(functions("web-1", pillar, {}, of_salt)["role.status"]())
+        description = {"unit": "app@1", "address": "127.0.0.1", "port": port, "check": {}} | role
+        path = tmp_path / "role.json"
+        path.write_text(json.dumps(description))
+        salt = functions("web-1", {}, {}, {"cmd.run_stdout": systemctl})
+        return dict(salt["role.status"](str(path)))
 
     return ask
 
@@ -118,13 +135,19 @@ def test_status_of_machine_that_serves(status: Status, listener: int) -> None:
     assert found == {"unit": "app@1", "state": "active", "problem": "", "certificate_end": ""}
 
 
-def test_role_without_check_has_no_problem(status: Status) -> None:
-    assert status(1, check=None)["problem"] == ""
+def test_role_without_check_has_no_problem(tmp_path: Path) -> None:
+    (tmp_path / "role.json").write_text('{"unit": "app", "address": "127.0.0.1"}')
+    salt = functions("web-1", {}, {}, {"cmd.run_stdout": lambda *_, **__: "active"})
+    assert salt["role.status"](str(tmp_path / "role.json"))["problem"] == ""
 
 
-def test_refused_connection_is_a_problem(status: Status, listener: int) -> None:
+def test_refused_connection_is_a_problem(status: Status) -> None:
     assert status(1)["problem"] == "port 1: [Errno 111] Connection refused"
-    assert status(listener, address="")["problem"] == "this machine has no address in the VPC"
+
+
+def test_status_before_the_first_highstate_fails(tmp_path: Path) -> None:
+    with pytest.raises(CommandExecutionError, match="apply the highstate first"):
+        functions("web-1", {}, {})["role.status"](str(tmp_path / "absent"))
 
 
 def test_silent_server_is_a_problem_soon(status: Status, listener: int) -> None:
@@ -182,9 +205,3 @@ def test_certificate_end_is_a_day(
     assert status(port, certificate=certificate)["certificate_end"] == "unknown"
     (tmp_path / "server.pem").unlink()
     assert status(port, certificate=certificate)["certificate_end"] == "unknown"
-
-
-@pytest.mark.parametrize("minion_id", ["cache-1", "operator"])
-def test_status_of_unknown_role_fails(minion_id: str) -> None:
-    with pytest.raises(CommandExecutionError, match="pillar roles does not describe"):
-        functions(minion_id, {"roles": {"web": {}}}, {})["role.status"]()

@@ -9,7 +9,7 @@ import pytest
 
 from plainpillar import DEPLOYMENT, PlainPillar
 from rendering import Chunk, Compiler
-from saltmodules import functions
+from saltmodules import functions, load
 
 ROLES = DEPLOYMENT.base_pillar("roles")
 
@@ -29,6 +29,13 @@ def chunks(pillar: PlainPillar, tmp_path: Path, role: str) -> list[Chunk]:
 def test_unit_is_the_one_that_the_states_run(chunks: list[Chunk], role: str) -> None:
     running = {chunk["name"] for chunk in chunks if chunk["state"] == "service"}
     assert ROLES[role]["unit"] in running
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_base_writes_what_status_reads(chunks: list[Chunk], role: str) -> None:
+    (written,) = (chunk for chunk in chunks if chunk["__id__"] == "base-role")
+    assert written["name"] == load("_modules", "role").DESCRIPTION
+    assert written["dataset"].items() >= ROLES[role].items()
 
 
 @pytest.mark.parametrize("role", [role for role in ROLES if "certificate" in ROLES[role]])
