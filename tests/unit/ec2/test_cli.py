@@ -52,8 +52,8 @@ def test_map_makes_two_calls_per_machine_and_shares_queries(
         )
         with place.cloud.faults.inject() as client:
             assert all(
-                "already exists" in said["Message"]
-                for said in place.apply(machines).output.values()
+                "already exists" in output["Message"]
+                for output in place.apply(machines).output.values()
             )
             assert client.seen().calls == {"DescribeInstances": 1}
 

@@ -326,25 +326,25 @@ def test_fault_occurs(story: Story, case: Case) -> None:
 
 
 def test_error_names_machine_reason_and_next_step(story: Story, case: Case) -> None:
-    said = story.runs[0].output[case.name]
+    output = story.runs[0].output[case.name]
     if not case.says:
-        assert said["deployed"] is True
+        assert output["deployed"] is True
         return
-    error = said["Error"]
+    error = output["Error"]
     assert re.search(rf"(^|[ ]){case.name}[ ]", error), error
     assert re.search(".*".join(map(re.escape, case.says)), error), error
     assert f"Failed to deploy '{case.name}'. Error: {error}" in story.runs[0].done.stderr
 
 
 def test_failure_leaves_one_machine_or_none_and_its_key(story: Story, case: Case) -> None:
-    after, said = story.after[0], story.runs[0].output[case.name]
+    after, output = story.after[0], story.runs[0].output[case.name]
     assert len(after.living.get(case.name, [])) == (case.leaves == "alive")
     assert len(after.launched.get(case.name, [])) == (case.leaves != "nothing")
     unheard = case.name in (
         "slow-for-ever",
         "answer-lost-for-ever",
     )  # it was launched, but its key was never sent
-    assert (case.name in after.accepted) == (case.leaves == "alive" and not unheard), said
+    assert (case.name in after.accepted) == (case.leaves == "alive" and not unheard), output
     (disk,) = [
         after.disks[one] for one in after.living.get(case.name, []) if one in after.disks
     ] or [{}]
@@ -354,12 +354,12 @@ def test_failure_leaves_one_machine_or_none_and_its_key(story: Story, case: Case
 
 
 def test_second_run_repairs_machine(story: Story, case: Case) -> None:
-    before, after, said = story.after[0], story.after[1], story.runs[1].output[case.name]
+    before, after, output = story.after[0], story.after[1], story.runs[1].output[case.name]
     (instance_id,) = after.living[case.name]
     if case.says:
-        assert said["deployed"] is True
+        assert output["deployed"] is True
     else:
-        assert "already exists" in said["Message"]
+        assert "already exists" in output["Message"]
     assert (before.living.get(case.name) == [instance_id]) == (case.leaves == "alive")
     assert len(after.launched[case.name]) == 1 + (case.leaves == "terminated")
     disk = after.disks[instance_id]
@@ -381,18 +381,18 @@ def test_core_exits_zero_after_errors_in_map(story: Story) -> None:
 
 
 def test_retries_are_logged(story: Story) -> None:
-    for said in (
+    for warning in (
         "GetConsoleOutput failed at try 2: RequestLimitExceeded",
         "RunInstances failed at try 1: InternalError",
         "CreateTags failed at try 1: Unavailable",
         "RunInstances failed at try 1: Read timeout",
         "RunInstances failed at try 1: Connection was closed",
     ):
-        assert said in story.runs[0].done.stderr
+        assert warning in story.runs[0].done.stderr
 
 
 def test_third_run_changes_nothing(story: Story) -> None:
-    assert all("already exists" in said["Message"] for said in story.runs[2].output.values())
+    assert all("already exists" in output["Message"] for output in story.runs[2].output.values())
     assert story.after[2] == story.after[1]
     assert story.calls == {"DescribeInstances": 1}
 
@@ -468,7 +468,7 @@ def test_second_run_repairs_shared_failure(place: Site, how: tuple[str, ...]) ->
 def test_failed_query_launches_no_map(place: Site) -> None:
     provider = place.folder / "cloud.providers.d/cloud.conf"
     machines: dict[str, dict[str, Any]] = {"web-1": {"deploy": False}}
-    for fault, said, how in (
+    for fault, message, how in (
         (Fault("lost", "DescribeInstances"), "Connection was closed", ()),
         (faults.throttled("DescribeInstances"), "RequestLimitExceeded", ()),
         (unavailable("DescribeInstances", 500), "InternalError", ("--parallel",)),
@@ -481,5 +481,5 @@ def test_failed_query_launches_no_map(place: Site) -> None:
             assert set(client.seen().calls) == {"DescribeInstances"}
         assert done.returncode != 0
         assert "the machines of cloud:ec2 cannot be listed" in done.stderr
-        assert said in done.stderr
+        assert message in done.stderr
     assert place.instances() == {}

@@ -74,7 +74,7 @@ def build(launch: Launch) -> dict[str, Any]:
     if not options.get("image") and options.get("del_root_vol_on_destroy") is False:
         raise ConfigurationError(
             f"{name}: del_root_vol_on_destroy needs image:"
-            " what launch_template says of the root volume stays as it is"
+            " without image, launch_template alone decides about the root volume"
         )
     image = _images.Image("")
     if options.get("image"):
