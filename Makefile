@@ -1,7 +1,7 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint unit states cloud machines stack image bench-up bench-driver size \
-	lock lock-airflow
+.PHONY: help up down status test lint unit states cloud machines stack image \
+	bench-up bench-driver size lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
 # A shell script is a file that ends in .sh, or whose first line says so.
@@ -31,7 +31,8 @@ lint: $(BIN)/stackctl ## check formats, types, SLS, YAML, documents, shell
 	$(BIN)/mypy
 	$(BIN)/salt-lint $$(git ls-files -co --exclude-standard '*.sls' '*.j2')
 	$(BIN)/yamllint --strict .
-	$(BIN)/shellcheck $$({ git ls-files -co --exclude-standard '*.sh'; git grep --untracked -lE "^$(SHEBANG)"; } | sort -u)
+	$(BIN)/shellcheck $$({ git ls-files -co --exclude-standard '*.sh'; \
+		git grep --untracked -lE "^$(SHEBANG)"; } | sort -u)
 
 unit: $(BIN)/stackctl ## test Python, templates, targeting, documents: no root, no Docker
 	$(BIN)/pytest --numprocesses=auto --dist=loadfile tests/unit
@@ -63,9 +64,11 @@ size: $(BIN)/stackctl ## count lines of code and show the longest files and func
 
 lock: $(BIN)/stackctl lock-airflow ## renew all versions: uv.lock, Salt's and Airflow's
 	$(BIN)/uv lock --upgrade
-	$(BIN)/uv export --quiet --only-group machine --no-emit-workspace --format requirements-txt > requirements/salt.txt
+	$(BIN)/uv export --quiet --only-group machine --no-emit-workspace --format requirements-txt \
+		> requirements/salt.txt
 
 AIRFLOW := salt/airflow/files/requirements
 lock-airflow: $(BIN)/stackctl ## renew Airflow's lock alone, after a change of its requirements.in
-	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --custom-compile-command 'see requirements.in' \
-		--python-version 3.13 --python-platform x86_64-manylinux_2_40 $(AIRFLOW).in -o $(AIRFLOW).txt
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
+		--python-version 3.13 --python-platform x86_64-manylinux_2_40 \
+		--custom-compile-command 'see requirements.in' $(AIRFLOW).in -o $(AIRFLOW).txt
