@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,26 @@ def test_commit_hooks_run_the_tools_of_make_lint() -> None:
     tools = hook_tools((ROOT / ".pre-commit-config.yaml").read_text())
     assert "ruff format" in tools
     assert tools == lint_tools((ROOT / "Makefile").read_text())
+
+
+def test_lint_checks_every_shell_script(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    scripts = {"a.sh": "true\n", "b": "#!/bin/sh\n", "c": "#!/usr/bin/env bash\n"}
+    for name, text in (scripts | {"d": "#!/usr/bin/python3\n", "e.txt": "echo\n"}).items():
+        (tmp_path / name).write_text(text)
+    tools = tmp_path / ".venv/bin"
+    tools.mkdir(parents=True)
+    for tool in ("stackctl", "ruff", "mdformat", "mypy", "salt-lint", "yamllint"):
+        (tools / tool).symlink_to("/bin/true")
+    (tools / "shellcheck").write_text("#!/bin/sh\necho shellcheck: $*\n")
+    (tools / "shellcheck").chmod(0o755)
+    (tmp_path / ".gitignore").write_text("/.venv/\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        ["make", "--silent", "--old-file=.venv/bin/stackctl", "lint"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == f"shellcheck: {' '.join(scripts)}"
 
 
 def test_workflow_runs_ci_script() -> None:
