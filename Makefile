@@ -62,13 +62,13 @@ bench-driver: $(BIN)/stackctl ## count and time the EC2 driver's requests, again
 size: $(BIN)/stackctl ## count lines of code and show the longest files and functions
 	@$(BIN)/python scripts/code_size.py
 
-lock: $(BIN)/stackctl lock-airflow ## renew all versions: uv.lock, Salt's and Airflow's
+lock: $(BIN)/stackctl lock-airflow ## renew every lockfile: uv.lock, Salt's and Airflow's
 	$(BIN)/uv lock --upgrade
 	$(BIN)/uv export --quiet --only-group machine --no-emit-workspace --format requirements-txt \
 		> requirements/salt.txt
 
 AIRFLOW := salt/airflow/files/requirements
-lock-airflow: $(BIN)/stackctl ## renew Airflow's lock alone, after a change of its requirements.in
+lock-airflow: $(BIN)/stackctl ## renew Airflow's lockfile alone, after a change of its requirements.in
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
 		--python-version 3.13 --python-platform x86_64-manylinux_2_40 \
 		--custom-compile-command 'see requirements.in' $(AIRFLOW).in -o $(AIRFLOW).txt
