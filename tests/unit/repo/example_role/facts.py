@@ -1,0 +1,100 @@
+"""Print what the parts of a tree say about the role `cache`, as JSON.
+
+It runs in a copy of the tree, with the copy's own packages and helpers. Its argument is an empty
+folder to work in.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from plainpillar import DEPLOYMENT, PlainPillar
+from rendering import Compiled, Compiler, missing_requisites, unknown_options
+
+FOLDER = Path(sys.argv[1])
+MACHINES = list(DEPLOYMENT.machines())
+
+
+@cache
+def pillar() -> PlainPillar:
+    """Return the deployment's pillar with every secret."""
+    (FOLDER / "pillar").mkdir()
+    return PlainPillar(FOLDER / "pillar", ssh_public_key="ssh-ed25519 AAAA", operator_cidrs=[])
+
+
+@cache
+def compiler(minion_id: str) -> Compiler:
+    """Return Salt as that minion."""
+    return Compiler(minion_id, FOLDER / minion_id, pillar())
+
+
+@cache
+def highstate(minion_id: str) -> Compiled:
+    """Return the states that the top file gives a minion."""
+    return compiler(minion_id).highstate()
+
+
+def content(minion_id: str, state: str) -> str:
+    """Return the content of the file that a state makes from a template; empty if it fails."""
+    for chunk in highstate(minion_id).chunks:
+        if chunk["__id__"] == state:
+            return str(compiler(minion_id).render(chunk)["data"])
+    return ""
+
+
+def errors(minion_id: str) -> list[str]:
+    """Return what is wrong with a minion's states and templates."""
+    states = highstate(minion_id)
+    found = states.errors + list(missing_requisites(states.chunks))
+    for chunk in states.chunks:
+        found += unknown_options(chunk)
+        if chunk.get("template"):
+            rendered = compiler(minion_id).render(chunk)
+            found += [] if rendered["result"] else [str(rendered["data"])]
+    return found
+
+
+def security_groups() -> dict[str, Any]:
+    """Return security group -> rules."""
+    chunks = compiler("operator").states("aws").chunks
+    return {
+        chunk["name"]: chunk["rules"]
+        for chunk in chunks
+        if chunk["state"] == "boto3_secgroup" and "rules" in chunk
+    }
+
+
+def certificate_names() -> list[str]:
+    """Return the DNS names of the role's certificate."""
+    pem = pillar().secrets["cache-tls"]["certificate"]
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return names.value.get_values_for_type(x509.DNSName)
+
+
+def deployed() -> list[str]:
+    """Return the targets to which the orchestration applies all states."""
+    chunks = compiler(DEPLOYMENT.master()).states("orch.deploy").chunks
+    return [step["tgt"] for step in chunks if step.get("highstate")]
+
+
+FACTS = {
+    "machines": MACHINES,
+    "top": compiler("cache-1").top(),
+    "errors": errors("cache-1"),
+    "sls": sorted(highstate("cache-1").sls),
+    "configuration": content("cache-1", "cache-config"),
+    "secrets": {name: sorted(compiler(name).pillar()["secrets"]) for name in MACHINES},
+    "firewalls": {name: content(name, "base-firewall-rules") for name in MACHINES},
+    "hosts": content("web-1", "base-hosts"),
+    "security_groups": security_groups(),
+    "deployed": deployed(),
+    "certificate_names": certificate_names(),
+}
+print(json.dumps(FACTS))
