@@ -1,6 +1,7 @@
-"""The six steps of CONTRIBUTING.md add a role that every part of the tree knows.
+"""The steps of CONTRIBUTING.md add a role that every part of the tree knows.
 
-The steps are taken in a copy of the tree, for a role `cache` that runs memcached.
+They are taken in a copy of the tree, for a role `cache` that runs memcached. The sixth step is
+tests, which this file stands for.
 """
 
 from __future__ import annotations
@@ -140,8 +141,15 @@ def test_document_names_every_file_of_its_step(changed: list[list[str]]) -> None
         for path in paths
         if not names_file(step, path)
     ] == []
-    assert "`tests/states/`" in steps[5]
-    assert not names_file(steps[0], "pillar/base/roles.sls")
+    assert names_file(steps[5], "tests/states/test_cache.py")
+
+
+def test_undocumented_file_is_found() -> None:
+    step = "1. Add it to `pillar/base/roles.sls`, and write `salt/<component>/`."
+    assert names_file(step, "pillar/base/roles.sls")
+    assert names_file(step, "salt/cache/files/memcached.conf.j2")
+    assert not names_file(step, "pillar/base/aws.sls")
+    assert not names_file(step, "salt/top.sls")
 
 
 def test_states_and_templates_render(facts: Facts) -> None:
@@ -190,3 +198,7 @@ def test_other_machines_know_its_names(facts: Facts) -> None:
 
 def test_orchestration_applies_its_states(facts: Facts) -> None:
     assert [target for target in facts["deployed"] if "cache-*" in target.split(" or ")] != []
+
+
+def test_logs_print_its_unit(facts: Facts) -> None:
+    assert facts["log_command"].split()[-2:] == ["-u", "memcached"]

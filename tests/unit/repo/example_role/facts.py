@@ -11,11 +11,13 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from cryptography import x509
 
 from plainpillar import DEPLOYMENT, PlainPillar
 from rendering import Compiled, Compiler, missing_requisites, unknown_options
+from stackctl import cli
 
 FOLDER = Path(sys.argv[1])
 MACHINES = list(DEPLOYMENT.machines())
@@ -84,6 +86,13 @@ def deployed() -> list[str]:
     return [step["tgt"] for step in chunks if step.get("highstate")]
 
 
+def log_command() -> str:
+    """Return what `stackctl logs cache-1` runs on the machine."""
+    with patch.object(cli, "_remote", return_value=0) as remote:
+        cli.main(["logs", "cache-1"])
+    return str(remote.call_args.args[3])
+
+
 FACTS = {
     "machines": MACHINES,
     "top": compiler("cache-1").top(),
@@ -96,5 +105,6 @@ FACTS = {
     "security_groups": security_groups(),
     "deployed": deployed(),
     "certificate_names": certificate_names(),
+    "log_command": log_command(),
 }
 print(json.dumps(FACTS))
