@@ -202,3 +202,17 @@ def test_orchestration_applies_its_states(facts: Facts) -> None:
 
 def test_logs_print_its_unit(facts: Facts) -> None:
     assert facts["log_command"].split()[-2:] == ["-u", "memcached"]
+
+
+def test_status_row_is_green_when_it_serves(facts: Facts) -> None:
+    row = facts["status_rows"]["serves"]
+    assert (row["role"], row["service"]) == ("cache", "memcached active")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", row["certificate"])
+    assert row["healthy"] is True
+
+
+def test_status_row_is_red_when_it_does_not_serve(facts: Facts) -> None:
+    row = facts["status_rows"]["refuses"]
+    assert row["service"] == "memcached active"
+    assert "refused" in row["problem"]
+    assert row["healthy"] is False

@@ -10,14 +10,18 @@ import json
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 from cryptography import x509
 
 from plainpillar import DEPLOYMENT, PlainPillar
 from rendering import Compiled, Compiler, missing_requisites, unknown_options
-from stackctl import cli
+from saltmodules import load
+from stackctl import cli, status
+from stackctl.machines import Machine
+from stackctl.run import Log
+from tlsserver import Page, serving
 
 FOLDER = Path(sys.argv[1])
 MACHINES = list(DEPLOYMENT.machines())
@@ -93,6 +97,44 @@ def log_command() -> str:
     return str(remote.call_args.args[3])
 
 
+def status_answer(port: int) -> dict[str, Any]:
+    """Return what `role.status` answers on cache-1 when its unit runs and it serves on a port."""
+    known = compiler("cache-1").pillar()
+    known["endpoints"]["cache"]["port"] = port
+    path = FOLDER / "certificate.pem"
+    path.write_text(pillar().secrets["cache-tls"]["certificate"])
+    known["roles"]["cache"]["certificate"]["path"] = str(path)
+    answers = {
+        "cmd.run_stdout": lambda command, **_: "active" if command[-1] == "memcached" else "",
+        "network.ip_addrs": lambda **_: ["127.0.0.1"],
+    }
+    opts = {"id": "cache-1"}
+    module = load("_modules", "role", __opts__=opts, __pillar__=known, __salt__=answers)
+    return cast(dict[str, Any], module.status())
+
+
+def status_row(answer: object) -> dict[str, Any]:
+    """Return the row that `stackctl status --json` has for cache-1 when its minion answers this."""
+    machines = {name: Machine(name, "i-0", "running", "10.20.1.9", "") for name in MACHINES}
+    with (
+        patch.object(status, "ec2_client"),
+        patch.object(status, "list_machines", return_value=machines),
+        patch.object(status, "Shell"),
+        patch.object(status, "Master") as master,
+    ):
+        master.return_value.ask.return_value = {"cache-1": answer}
+        rows = status.collect(DEPLOYMENT, Log(FOLDER / "log", "status"))
+    (row,) = (row for row in rows if row.machine == "cache-1")
+    return row.as_dict()
+
+
+def status_rows() -> dict[str, dict[str, Any]]:
+    """Return the row of a machine that serves, and of one that has stopped serving."""
+    with serving(Page, pillar().secrets["cache-tls"], FOLDER) as port:
+        serves = status_answer(port)
+    return {"serves": status_row(serves), "refuses": status_row(status_answer(port))}
+
+
 FACTS = {
     "machines": MACHINES,
     "top": compiler("cache-1").top(),
@@ -106,5 +148,6 @@ FACTS = {
     "deployed": deployed(),
     "certificate_names": certificate_names(),
     "log_command": log_command(),
+    "status_rows": status_rows(),
 }
 print(json.dumps(FACTS))
