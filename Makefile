@@ -1,11 +1,14 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint unit states cloud machines stack image bench-up bench-driver lock
+.PHONY: help up down status test lint unit states cloud machines stack image \
+	bench-up bench-driver size lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
+# A shell script is a file that ends in .sh, or whose first line says so.
+SHEBANG := \#!(/usr)?/bin/(env )?(ba)?sh
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 $(BIN)/stackctl: uv.lock pyproject.toml scripts/bootstrap
 	@scripts/bootstrap
@@ -13,48 +16,59 @@ $(BIN)/stackctl: uv.lock pyproject.toml scripts/bootstrap
 up: $(BIN)/stackctl ## bring the whole stack up on this machine (idempotent)
 	@$(BIN)/stackctl up
 
-down: $(BIN)/stackctl ## take it away again, with everything it left
+down: $(BIN)/stackctl ## remove the local stack, with everything it left
 	@$(BIN)/stackctl down
 
 status: $(BIN)/stackctl ## show machines, minions and services
 	@$(BIN)/stackctl status
 
-test: lint unit machines stack ## everything, cheapest first
+test: lint unit machines stack ## run every check, cheapest first
 
-lint: $(BIN)/stackctl ## formats, types, SLS, YAML, shell
+lint: $(BIN)/stackctl ## check formats, types, SLS, YAML, documents, shell
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mdformat --check $$(git ls-files -co --exclude-standard "*.md")
 	$(BIN)/mypy
 	$(BIN)/salt-lint $$(git ls-files -co --exclude-standard '*.sls' '*.j2')
 	$(BIN)/yamllint --strict .
-	$(BIN)/shellcheck $$(git grep --untracked -lE '^#!(/usr)?/bin/(env )?(ba)?sh')
+	$(BIN)/shellcheck $$({ git ls-files -co --exclude-standard '*.sh'; \
+		git grep --untracked -lE "^$(SHEBANG)"; } | sort -u)
 
-unit: $(BIN)/stackctl ## Python, templates, targeting, docs: no root, no Docker
+unit: $(BIN)/stackctl ## test Python, templates, targeting, documents: no root, no Docker
 	$(BIN)/pytest --numprocesses=auto --dist=loadfile tests/unit
 
 image: $(BIN)/stackctl
 	@$(BIN)/python -m localcloud image requirements/salt.txt
 
-states: image ## every role converged twice in a container, then its behaviour
+states: image ## apply every role twice in a container, then test its behaviour
 	$(BIN)/pytest tests/states
 
-cloud: image ## salt-cloud against the local EC2, with real machines and faults
+cloud: image ## test salt-cloud against the local EC2, with real machines and faults
 	$(BIN)/pytest tests/cloud
 
-machines: image ## both of these, side by side
+machines: image ## run `states` and `cloud` side by side
 	$(BIN)/pytest --numprocesses=2 --dist=loadscope tests/states tests/cloud
 
-stack: $(BIN)/stackctl ## the whole stack, as a user meets it
+stack: $(BIN)/stackctl ## test the whole stack as a user meets it
 	@scripts/install-browser
 	$(BIN)/pytest tests/stack
 
-bench-up: $(BIN)/stackctl ## time `up` from nothing, from the image, and when nothing is to do
+bench-up: $(BIN)/stackctl ## time `up` from nothing, with the image at hand, and with nothing to do
 	$(BIN)/python scripts/bench_up.py
 
-bench-driver: $(BIN)/stackctl ## count and time what the EC2 driver asks for, against its targets
+bench-driver: $(BIN)/stackctl ## count and time the EC2 driver's requests, against its targets
 	$(BIN)/python scripts/bench_driver.py
 
-lock: $(BIN)/stackctl ## renew uv.lock and what is exported from it
+size: $(BIN)/stackctl ## count lines of code and show the longest files and functions
+	@$(BIN)/python scripts/code_size.py
+
+lock: $(BIN)/stackctl lock-airflow ## renew every lockfile: uv.lock, Salt's and Airflow's
 	$(BIN)/uv lock --upgrade
-	$(BIN)/uv export --quiet --only-group machine --no-emit-workspace --format requirements-txt > requirements/salt.txt
+	$(BIN)/uv export --quiet --only-group machine --no-emit-workspace --format requirements-txt \
+		> requirements/salt.txt
+
+AIRFLOW := salt/airflow/files/requirements
+lock-airflow: $(BIN)/stackctl ## renew Airflow's lockfile alone, after a change of its requirements.in
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
+		--python-version 3.13 --python-platform x86_64-manylinux_2_40 \
+		--custom-compile-command 'see requirements.in' $(AIRFLOW).in -o $(AIRFLOW).txt

@@ -1,4 +1,4 @@
-"""The sizes of the services fit together, for every map."""
+"""The database allows the connections that the web machines of every map open."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def sizes(component: str) -> dict[str, Any]:
-    """Return the sizes of a component as its states take them without a pillar that says otherwise."""
+    """Return the sizes of a component: its defaults, changed by `pillar/base`."""
     values: dict[str, Any] = yaml.safe_load(
         (ROOT / "salt" / component / "defaults.yaml").read_text()
     )[component]
@@ -22,7 +22,7 @@ def sizes(component: str) -> dict[str, Any]:
 
 
 def connections(airflow: dict[str, Any], machines: int) -> int:
-    """Return how many connections the web machines open at most: a worker has two pools."""
+    """Return how many connections the web machines open at most: each worker has two pools."""
     return (
         machines
         * int(airflow["workers"])
@@ -34,20 +34,20 @@ def connections(airflow: dict[str, Any], machines: int) -> int:
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "cloud.maps.d").glob("*.map")), ids=lambda path: path.stem
 )
-def test_the_database_has_a_connection_for_every_web_worker(path: Path) -> None:
+def test_database_allows_connections_of_every_web_worker(path: Path) -> None:
     machines = len(yaml.safe_load(path.read_text())["web"])
     assert machines > 0
     assert connections(sizes("airflow"), machines) <= sizes("postgres")["role_connections"]
 
 
-def test_the_database_has_room_for_a_third_web_machine() -> None:
+def test_database_allows_a_third_web_machine() -> None:
     assert connections(sizes("airflow"), 3) <= sizes("postgres")["role_connections"]
 
 
-def test_people_who_repair_have_connections_left() -> None:
+def test_operators_have_connections_left() -> None:
     postgres = sizes("postgres")
     assert postgres["max_connections"] - postgres["role_connections"] >= 10
 
 
-def test_the_guard_trips() -> None:
+def test_fourth_web_machine_is_refused() -> None:
     assert connections(sizes("airflow"), 4) > sizes("postgres")["role_connections"]

@@ -1,4 +1,4 @@
-"""The stack goes to one region: no file of the tree names another one."""
+"""The stack is deployed to one region: no file of the tree names another region."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from plainpillar import DEPLOYMENT
 
 ROOT = Path(__file__).parents[3]
 REGION = "eu-west-1"
-# The names of AWS regions: area, direction, number. https://docs.aws.amazon.com/general/latest/gr/rande.html
+# The names of AWS regions: area, direction, number.
+# https://docs.aws.amazon.com/general/latest/gr/rande.html
 NAME = re.compile(
-    r"\b(?:us|us-gov|us-iso|eu|eu-isoe|ap|sa|ca|me|af|il|mx|cn)-(?:(?:north|south)?(?:east|west)?|central)-\d(?=[a-f]?\b)"
+    r"\b(?:us|us-gov|us-iso|eu|eu-isoe|ap|sa|ca|me|af|il|mx|cn)"
+    r"-(?:(?:north|south)?(?:east|west)?|central)-\d(?=[a-f]?\b)"
 )
-# Tests name others to see them refused; the lock's hashes are no names.
+# Tests name other regions to show that they are refused; the hashes of the lock are no names.
 EXEMPT = ("tests/", "uv.lock")
 
 
 def foreign_regions(text: str) -> set[str]:
-    """Return every region that the text names, but ours."""
+    """Return every region that the text names, except ours."""
     return set(NAME.findall(text)) - {REGION}
 
 
@@ -50,7 +52,7 @@ def problems(kind: str, entries: dict[str, Any]) -> list[str]:
         if kind == "profile" and {entry.get("location", REGION), entry.get("region", REGION)} != {
             REGION
         }:
-            found.append(f"profile {name} goes elsewhere")
+            found.append(f"profile {name} is in another region")
     return found
 
 
@@ -59,7 +61,7 @@ def test_no_file_names_another_region() -> None:
     assert {name: regions for name, regions in found.items() if regions} == {}
 
 
-def test_every_provider_and_profile_is_tied_to_the_region() -> None:
+def test_providers_and_profiles_are_tied_to_the_region() -> None:
     found, files = [], 0
     for kind, folder in (("provider", "cloud.providers.d"), ("profile", "cloud.profiles.d")):
         for path in (ROOT / folder).glob("*.conf"):
@@ -75,7 +77,7 @@ def test_foundation_is_in_the_region() -> None:
     assert aws["subnet"]["zone"].startswith(REGION)
 
 
-def test_the_guard_trips() -> None:
+def test_guards_trip() -> None:
     assert foreign_regions("zone: us-east-1a, eu-west-1b and eu-west-2") == {
         "us-east-1",
         "eu-west-2",
