@@ -15,7 +15,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from saltmodules import functions
-from stackctl.secrets import Authority
+from stackctl.certificates import Authority
 from tlsserver import Page, serving
 
 AUTHORITY = Authority.new("test")
