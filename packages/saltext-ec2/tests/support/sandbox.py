@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,10 +38,17 @@ mkdir -p "{folder}/$1" && cd "{folder}/$1" && exec sh -c "$2"
 
 
 class Server:
-    """Moto's server on a free port; it remembers the names of the API calls."""
+    """Moto's server on a free port; it remembers the names of the API calls.
+
+    Attributes:
+        calls: these names, oldest first.
+        delays: seconds that a call takes longer, by its name.
+        url: where the server listens.
+    """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.delays: dict[str, float] = {}
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -50,6 +59,7 @@ class Server:
         target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
         if call := target or parse_qs(body.decode("latin-1")).get("Action", [""])[0]:
             self.calls.append(call)
+            time.sleep(self.delays.get(call, 0))
         return self._application(environ, start_response)
 
     @contextmanager
@@ -69,6 +79,7 @@ class Server:
         request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
         urllib.request.urlopen(request).close()
         self.calls.clear()
+        self.delays.clear()
 
     def client(self, service: str) -> Any:
         """Return a boto3 client."""
@@ -109,6 +120,11 @@ class Run:
         """Everything that the user sees."""
         return self.stdout + self.stderr
 
+    @property
+    def failed(self) -> bool:
+        """Whether the command says that it failed, by exit code or by an error in its answer."""
+        return self.code != 0 or '"Error"' in self.stdout
+
     def __str__(self) -> str:
         return f"exit code {self.code}\n{self.stdout}\n{self.stderr}"
 
@@ -129,6 +145,9 @@ class Sandbox:
         providers: the providers' file.
         profiles: the profiles' file.
         environment: of the commands.
+        providers_text: the providers' file as text, in place of `providers`.
+        profiles_text: the profiles' file as text, in place of `profiles`.
+        timeout: seconds after which a command is stopped.
     """
 
     server: Server
@@ -137,6 +156,9 @@ class Sandbox:
     providers: dict[str, Any] = field(default_factory=dict)
     profiles: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    providers_text: str = ""
+    profiles_text: str = ""
+    timeout: float = 60
 
     def __post_init__(self) -> None:
         self.ec2 = self.server.client("ec2")
@@ -228,9 +250,9 @@ class Sandbox:
         self.write("cloud", self.main)
         self.write("master", {key: self.main[key] for key in ("pki_dir", "cachedir", "sock_dir")})
         self.write("minion", {"id": "here", "root_dir": str(self.folder), "file_client": "local"})
-        self.write("cloud.providers.d/providers.conf", self.providers)
-        self.write("cloud.profiles.d/profiles.conf", self.profiles)
-        done = subprocess.run(
+        self.write("cloud.providers.d/providers.conf", self.providers_text or self.providers)
+        self.write("cloud.profiles.d/profiles.conf", self.profiles_text or self.profiles)
+        process = subprocess.Popen(
             [
                 str(Path(sys.executable).with_name(program)),
                 f"--config-dir={self.folder}",
@@ -238,12 +260,19 @@ class Sandbox:
                 *arguments,
             ],
             env=self.environment,
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
-            check=False,
+            start_new_session=True,
         )
-        return Run(done.returncode, done.stdout, done.stderr)
+        try:
+            stdout, stderr = process.communicate(timeout=self.timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        return Run(process.returncode, stdout, stderr)
 
     def salt_cloud(self, *arguments: str) -> Run:
         """Run salt-cloud, which asks for no confirmation."""
@@ -280,6 +309,17 @@ class Sandbox:
         done = self.salt_cloud(f"--profile={profile}", *names)
         assert not done.code, done
         assert set(names) <= set(self.instances())
+
+    def assert_refused(self, done: Run, *words: str) -> None:
+        """Insist that a command failed with a sentence that has these words, and launched nothing.
+
+        No key may be left behind, and no traceback be shown.
+        """
+        assert done.failed, done
+        assert [word for word in words if word not in done.output] == [], done
+        assert "Traceback" not in done.output, done
+        assert self.server.calls.count("RunInstances") == 0, done
+        assert self.accepted_keys() == set(), done
 
     def changing_calls(self) -> list[str]:
         """Return the names of the API calls that changed something or cost something."""
