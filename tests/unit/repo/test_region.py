@@ -19,7 +19,7 @@ NAME = re.compile(
     r"\b(?:us|us-gov|us-iso|eu|eu-isoe|ap|sa|ca|me|af|il|mx|cn)-(?:(?:north|south)?(?:east|west)?|central)-\d(?=[a-f]?\b)"
 )
 # Tests name others to see them refused; the lock's hashes are no names.
-EXEMPT = ("tests/", "uv.lock")
+EXEMPT = ("tests/", "packages/saltext-ec2/tests/", "uv.lock")
 
 
 def foreign_regions(text: str) -> set[str]:
