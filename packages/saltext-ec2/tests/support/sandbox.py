@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +36,17 @@ mkdir -p "{folder}/$1" && cd "{folder}/$1" && exec sh -c "$2"
 
 
 class Server:
-    """Moto's server on a free port; it remembers the names of the API calls."""
+    """Moto's server on a free port; it remembers the names of the API calls.
+
+    Attributes:
+        calls: the calls' names, in the order in which they came.
+        answers: by a call's name, what answers it in place of moto: it gets the call's parameters
+            and returns a status and a body, or None, and then moto answers.
+    """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.answers: dict[str, Callable[[dict[str, str]], tuple[str, str] | None]] = {}
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -50,6 +57,11 @@ class Server:
         target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
         if call := target or parse_qs(body.decode("latin-1")).get("Action", [""])[0]:
             self.calls.append(call)
+        if call in self.answers:
+            given = {key: values[0] for key, values in parse_qs(body.decode("latin-1")).items()}
+            if answer := self.answers[call](given):
+                start_response(answer[0], [("Content-Type", "text/xml")])
+                return [answer[1].encode()]
         return self._application(environ, start_response)
 
     @contextmanager
@@ -69,6 +81,7 @@ class Server:
         request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
         urllib.request.urlopen(request).close()
         self.calls.clear()
+        self.answers.clear()
 
     def client(self, service: str) -> Any:
         """Return a boto3 client."""
@@ -228,7 +241,8 @@ class Sandbox:
         self.write("cloud", self.main)
         self.write("master", {key: self.main[key] for key in ("pki_dir", "cachedir", "sock_dir")})
         self.write("minion", {"id": "here", "root_dir": str(self.folder), "file_client": "local"})
-        self.write("cloud.providers.d/providers.conf", self.providers)
+        if self.providers:  # Salt refuses providers both here and in the main file
+            self.write("cloud.providers.d/providers.conf", self.providers)
         self.write("cloud.profiles.d/profiles.conf", self.profiles)
         done = subprocess.run(
             [
