@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +44,14 @@ class Server:
         calls: these names, oldest first.
         delays: seconds that a call takes longer, by its name.
         url: where the server listens.
+        answers: by a call's name, what answers it in place of moto: it gets the call's parameters
+            and returns a status and a body, or None, and then moto answers.
     """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.delays: dict[str, float] = {}
+        self.answers: dict[str, Callable[[dict[str, str]], tuple[str, str] | None]] = {}
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -60,6 +63,11 @@ class Server:
         if call := target or parse_qs(body.decode("latin-1")).get("Action", [""])[0]:
             self.calls.append(call)
             time.sleep(self.delays.get(call, 0))
+        if call in self.answers:
+            given = {key: values[0] for key, values in parse_qs(body.decode("latin-1")).items()}
+            if answer := self.answers[call](given):
+                start_response(answer[0], [("Content-Type", "text/xml")])
+                return [answer[1].encode()]
         return self._application(environ, start_response)
 
     @contextmanager
@@ -80,6 +88,7 @@ class Server:
         urllib.request.urlopen(request).close()
         self.calls.clear()
         self.delays.clear()
+        self.answers.clear()
 
     def client(self, service: str) -> Any:
         """Return a boto3 client."""
@@ -250,7 +259,9 @@ class Sandbox:
         self.write("cloud", self.main)
         self.write("master", {key: self.main[key] for key in ("pki_dir", "cachedir", "sock_dir")})
         self.write("minion", {"id": "here", "root_dir": str(self.folder), "file_client": "local"})
-        self.write("cloud.providers.d/providers.conf", self.providers_text or self.providers)
+        # Salt refuses providers both here and in the main file.
+        if self.providers_text or self.providers:
+            self.write("cloud.providers.d/providers.conf", self.providers_text or self.providers)
         self.write("cloud.profiles.d/profiles.conf", self.profiles_text or self.profiles)
         process = subprocess.Popen(
             [
