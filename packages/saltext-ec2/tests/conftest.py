@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import salt  # noqa: F401  # it puts its import hook in front
+from salt._logging import shutdown_temp_handler
 
 from sandbox import Sandbox, Server
 
@@ -26,6 +26,11 @@ def pytest_configure() -> None:
         AWS_EC2_METADATA_DISABLED="true",
         MOTO_EC2_LOAD_DEFAULT_AMIS="false",
     )
+
+
+def pytest_unconfigure() -> None:
+    """Drop the log lines that Salt would write at exit, to a stream that pytest has closed."""
+    shutdown_temp_handler()
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -26,6 +23,8 @@ import boto3
 import yaml
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
+
+import saltprograms
 
 REGION = "eu-west-1"
 _READ_ONLY = ("Describe", "Get", "List", "AssumeRole")
@@ -263,27 +262,13 @@ class Sandbox:
         if self.providers_text or self.providers:
             self.write("cloud.providers.d/providers.conf", self.providers_text or self.providers)
         self.write("cloud.profiles.d/profiles.conf", self.profiles_text or self.profiles)
-        process = subprocess.Popen(
-            [
-                str(Path(sys.executable).with_name(program)),
-                f"--config-dir={self.folder}",
-                "--out=json",
-                *arguments,
-            ],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+        done = saltprograms.run(
+            program,
+            [f"--config-dir={self.folder}", "--out=json", *arguments],
+            self.environment,
+            self.timeout,
         )
-        try:
-            stdout, stderr = process.communicate(timeout=self.timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            raise
-        return Run(process.returncode, stdout, stderr)
+        return Run(done.returncode, done.stdout, done.stderr)
 
     def salt_cloud(self, *arguments: str) -> Run:
         """Run salt-cloud, which asks for no confirmation."""
