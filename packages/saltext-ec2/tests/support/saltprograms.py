@@ -15,20 +15,26 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "pytest",  # is imported again in each process otherwise, since it is the main module
-        "salt.cli.call",
-        "salt.cloud.cli",
-        "salt.cloud.libcloudfuncs",
-        "salt.minion",
-        "salt.scripts",
-        "saltext.ec2.clouds.ec2",
-    ]
-)
+_CONTEXT.set_forkserver_preload(["saltloaded"])
+
+
+def _start_server() -> None:
+    """Start the process with Salt loaded, unless it runs.
+
+    Older versions of Python do not hand `sys.path` to it.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def run(
@@ -46,6 +52,7 @@ def run(
         subprocess.TimeoutExpired: the program has not ended before.
     """
     command = [program, *arguments]
+    _start_server()
     with tempfile.TemporaryDirectory() as folder:
         process = _CONTEXT.Process(target=_main, args=(command, dict(environment), folder))
         process.start()
