@@ -1,6 +1,6 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint unit states cloud machines stack image \
+.PHONY: help up down status test lint unit oldest-salt states cloud machines stack image \
 	bench-up bench-driver size lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
@@ -35,7 +35,20 @@ lint: $(BIN)/stackctl ## check formats, types, SLS, YAML, documents, shell
 		git grep --untracked -lE "^$(SHEBANG)"; } | sort -u)
 
 unit: $(BIN)/stackctl ## test Python, templates, targeting, documents: no root, no Docker
-	$(BIN)/pytest --numprocesses=auto --dist=loadfile tests/unit
+	$(BIN)/pytest --numprocesses=auto --dist=loadfile tests/unit packages/saltext-ec2/tests
+
+# The lockfile has the newest Salt. These are an environment and a Salt of their own; the overrides
+# are those of pyproject.toml.
+OLDEST_SALT := 3008.0
+OLDEST := .stack/salt-$(OLDEST_SALT)
+oldest-salt: $(BIN)/stackctl ## test the EC2 driver with the oldest Salt that it supports
+	@mkdir -p .stack
+	printf '%s\n' 'certifi>=2025.1.31' 'timelib; sys_platform == "never"' > $(OLDEST).txt
+	$(BIN)/uv venv --quiet --clear $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --overrides $(OLDEST).txt \
+		--group packages/saltext-ec2/pyproject.toml:test --editable packages/saltext-ec2 \
+		salt==$(OLDEST_SALT)
+	cd packages/saltext-ec2 && $(CURDIR)/$(OLDEST)/bin/pytest -p no:cacheprovider tests
 
 image: $(BIN)/stackctl
 	@$(BIN)/python -m localcloud image requirements/salt.txt

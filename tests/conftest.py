@@ -39,11 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need machines, by their folder."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in MARKS:
-            item.add_marker(MARKS[folder])
-            item.add_marker(pytest.mark.timeout(MACHINES_SECONDS))
+    for folder, mark in MARKS.items():
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent / folder):
+                item.add_marker(mark)
+                item.add_marker(pytest.mark.timeout(MACHINES_SECONDS))
 
 
 def pytest_unconfigure() -> None:

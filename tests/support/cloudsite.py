@@ -20,7 +20,7 @@ import yaml
 
 from localcloud.machines import Machine
 from memorycloud import MemoryHost, Running, running
-from saltcloud import salt_cloud
+from saltprograms import run
 
 HOST_KEY = """-----BEGIN SSH HOST KEY KEYS-----
 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOne root@machine
@@ -115,8 +115,11 @@ class Site:
             "AWS_ACCESS_KEY_ID": keys.access_key_id,
             "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
         }
-        return salt_cloud(
-            [f"--config-dir={self.folder}", "--out=json", "--assume-yes", *args], environment
+        return run(
+            "salt-cloud",
+            [f"--config-dir={self.folder}", "--out=json", "--assume-yes", *args],
+            environment,
+            seconds=500,
         )
 
     def apply(self, machines: Mapping[str, Mapping[str, Any]], *args: str) -> Applied:

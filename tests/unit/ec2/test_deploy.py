@@ -358,8 +358,9 @@ def test_host_keys_come_from_last_block_of_console() -> None:
 def machine_with(ec2: Any = None, **options: Any) -> Machine:
     """Return the machine web-1 with the default options and these."""
     defaults = {"host_keys": "console", "known_hosts_file": None, "wait_for_ip_interval": 0}
-    connection: Any = SimpleNamespace(ec2=ec2)
-    instance: Any = {"InstanceId": "i-1"}
+    cache = SimpleNamespace(get=lambda *_: False)
+    connection: Any = SimpleNamespace(ec2=ec2, cache=cache)
+    instance: Any = {"InstanceId": "i-1", "InstanceType": "t3.micro"}
     return Machine(connection, defaults | options, "web-1", instance)
 
 

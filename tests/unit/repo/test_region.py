@@ -21,7 +21,7 @@ NAME = re.compile(
     r"-(?:(?:north|south)?(?:east|west)?|central)-\d(?=[a-f]?\b)"
 )
 # Tests name other regions to show that they are refused; the hashes of the lock are no names.
-EXEMPT = ("tests/", "uv.lock")
+EXEMPT = ("tests/", "packages/saltext-ec2/tests/", "uv.lock")
 
 
 def foreign_regions(text: str) -> set[str]:

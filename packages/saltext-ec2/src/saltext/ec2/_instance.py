@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from saltext.ec2 import _attachments, _lookup, _request, _tags
+from saltext.ec2 import _attachments, _console, _lookup, _request, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
 from saltext.ec2._request import Launch
@@ -186,9 +186,7 @@ def console_output(machine: Machine) -> dict[str, Any]:
     Raises:
         ApiError: EC2 refuses.
     """
-    with api_errors(f"reading the console of {machine.name}"):
-        answer = machine.connection.ec2.get_console_output(InstanceId=machine.id)
-    return {"id": machine.id, "output": answer.get("Output", "")}
+    return {"id": machine.id, "output": _console.read(machine)}
 
 
 # -- the end ---------------------------------------------------------------------------------------

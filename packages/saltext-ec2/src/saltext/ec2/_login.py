@@ -27,7 +27,8 @@ class Login:
         users: names to log in with; several are tried in turn.
         host_key_options: OpenSSH's options that say which host key is trusted.
         private_key: the file of the key; empty: an SSH agent holds it.
-        proxy: the command that reaches the machine through a gateway; empty: directly.
+        gateway: the gateway through which the machine is reached; empty: directly.
+        proxy: the command that reaches the machine through the gateway.
         sudo: whether becoming root needs sudo.
     """
 
@@ -36,6 +37,7 @@ class Login:
     users: Sequence[str]
     host_key_options: Mapping[str, str]
     private_key: str = ""
+    gateway: str = ""
     proxy: str = ""
     sudo: bool = True
 
@@ -85,6 +87,7 @@ def prepare(machine: Machine, known_hosts: host_keys.KnownHosts, wait: Wait) -> 
         options["ssh_username"],
         host_keys.ssh_options(machine, known_hosts, wait),
         private_key(options),
+        options["ssh_gateway"] or "",
         proxy,
         sudo=options["sudo"] is not False,
     )

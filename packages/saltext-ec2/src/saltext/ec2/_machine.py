@@ -41,6 +41,11 @@ class Machine:
         return self.instance["InstanceId"]
 
     @property
+    def type(self) -> str:
+        """The instance type, such as `t3.micro`."""
+        return self.instance["InstanceType"]
+
+    @property
     def state(self) -> str:
         """The state of the instance, such as `running`."""
         return self.instance["State"]["Name"]

@@ -43,6 +43,8 @@ trap 'exit 129' HUP INT TERM
 tar -xmf - -C "$folder"
 timeout --kill-after=30 "$3" sh "$folder/run" </dev/null 9<&-
 """
+# What ssh prints when its proxy command has ended before the machine's sshd answered.
+PROXY_FAILED = ("Connection closed by UNKNOWN", "kex_exchange_identification")
 TIMED_OUT = (124, 137)  # exit codes of `timeout`
 GRACE = 120  # seconds after the script's timeout when the local ssh is killed
 
@@ -107,10 +109,7 @@ def run(name: str, login: Login, script: Script, wait: Wait) -> None:
             break
         output = attempt.output
         if "Host key verification failed" in output or "IDENTIFICATION HAS CHANGED" in output:
-            raise DeployError(
-                f"{login.address} shows another host key than the console of {name}:"
-                " it is not trusted"
-            )
+            raise DeployError(_untrusted(name, login, output))
         log.debug("%s: SSH as %s: %s", name, user, output)
         if "Permission denied" in output:
             refusal, pause = output, min(2 * pause, LOGIN_SECONDS_MAX)
@@ -121,6 +120,25 @@ def run(name: str, login: Login, script: Script, wait: Wait) -> None:
         wait.pause(pause)
     if attempt.returncode:
         raise DeployError(f"the deploy script ended with {attempt.returncode}: {attempt.output}")
+
+
+def _untrusted(name: str, login: Login, output: str) -> str:
+    """Return a sentence that says whose host key is not trusted: the gateway's or the machine's.
+
+    The ssh that logs in to the gateway is the other's proxy command. Its messages come on the same
+    stream; when it fails, the other says that its connection was closed.
+    """
+    if login.gateway and any(closed in output for closed in PROXY_FAILED):
+        host = login.gateway.partition(":")[0]
+        if "has changed" in output:
+            problem = "shows another host key than known_hosts has"
+        else:
+            problem = "has no host key in known_hosts"
+        return (
+            f"the gateway {host} {problem}: it is not trusted, and {login.address} was not reached;"
+            " check its key, and add it to ~/.ssh/known_hosts of the user that runs salt-cloud"
+        )
+    return f"{login.address} shows another host key than the console of {name}: it is not trusted"
 
 
 def _attempt(name: str, login: Login, user: str, script: Script) -> Attempt:

@@ -5,16 +5,20 @@ The console comes from EC2's API, so that nobody on the network between can repl
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from saltext.ec2 import _console
 from saltext.ec2._machine import Machine
 from saltext.ec2._wait import Wait
-from saltext.ec2.errors import ApiError, DeployError, api_errors
+from saltext.ec2.errors import ApiError, DeployError
 
-# The longest pause between two reads of a console, which EC2 shows minutes late.
+log = logging.getLogger(__name__)
+
+# The longest pause between two reads of a console, which EC2 may show minutes late.
 CONSOLE_SECONDS = 15
 
 # cloud-init's module keys_to_console prints this block; the kernel's log may add time stamps.
@@ -41,13 +45,12 @@ def read(machine: Machine) -> list[str]:
         ApiError: EC2 does not return the console.
     """
     try:
-        with api_errors(f"reading the console of {machine.name}"):
-            answer = machine.connection.ec2.get_console_output(InstanceId=machine.id)
+        output = _console.read(machine)
     except ApiError as error:
         if error.code != "InvalidInstanceID.NotFound":
             raise
         return []  # right after a launch EC2 may not know the instance everywhere
-    return from_console(answer.get("Output", ""))
+    return from_console(output)
 
 
 class KnownHosts:
@@ -109,11 +112,16 @@ def ssh_options(machine: Machine, known_hosts: KnownHosts, wait: Wait) -> dict[s
 
 def _wait_for_keys(machine: Machine, wait: Wait) -> list[str]:
     pause: float = machine.options["wait_for_ip_interval"]
+    message = ""
     while not (keys := read(machine)):
+        if not message and _console.is_late(machine):
+            message = f"EC2 posts the console of {machine.type} some minutes after the boot"
+            log.warning("%s: %s; its SSH host keys are awaited", machine.name, message)
         if wait.over:
             raise DeployError(
                 "its console does not show its SSH host keys, as images with cloud-init print them"
                 " at first boot; for others set known_hosts_file, or host_keys: none"
+                + (f" ({message}: ssh_connect_timeout may be too short)" if message else "")
             )
         wait.pause(pause)
         pause = min(2 * pause, CONSOLE_SECONDS)
