@@ -16,9 +16,9 @@ from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ConfigurationError, Ec2Error, NotFound
 
 QUERIES = {
-    "get_configured_provider", "list_nodes", "list_nodes_full", "list_nodes_min",
-    "list_nodes_select", "avail_images", "avail_locations", "avail_sizes", "show_image",
-    "list_availability_zones",
+    "get_configured_provider", "optimize_providers", "list_nodes", "list_nodes_full",
+    "list_nodes_min", "list_nodes_select", "avail_images", "avail_locations", "avail_sizes",
+    "show_image", "list_availability_zones",
 }  # fmt: skip
 LIFE = {
     "create",

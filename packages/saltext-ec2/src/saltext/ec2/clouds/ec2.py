@@ -20,6 +20,7 @@ import salt.utils.cloud
 MISSING = ""
 try:
     from saltext.ec2 import (
+        _accounts,
         _arguments,
         _attributes,
         _client,
@@ -170,10 +171,10 @@ def _only_ec2_errors(function: Callable[..., Returned]) -> Callable[..., Returne
     return call
 
 
-def _find(name: str) -> Machine:
+def _find(name: str, *, ended: bool = False) -> Machine:
     context = _context()
     provider = context.provider()
-    return _machine.find(context.connect(provider), provider, name)
+    return _machine.find(context.connect(provider), provider, name, ended=ended)
 
 
 # -- queries ---------------------------------------------------------------------------------------
@@ -192,6 +193,19 @@ def get_configured_provider() -> dict[str, Any] | bool:
         return False
     _client.model_loader()  # the core calls this before it forks, so that all processes have it
     return provider
+
+
+def optimize_providers(providers: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the providers to query: of those that share an account and region, one.
+
+    The core calls this before it queries the providers in processes of their own.
+
+    IAM: ec2:DescribeInstances
+
+    Raises:
+        Ec2Error: EC2 did not answer, a provider cannot be used, or a map names an unknown provider.
+    """
+    return _accounts.optimize(_context(), providers)
 
 
 @_query("machines")
@@ -358,6 +372,7 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
 def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """Terminate one machine. The core removes its key from the master.
 
+    For a machine that has been terminated already, the rest is done, such as releasing addresses.
     What EC2 does not release with it, such as an elastic address, is in the answer under `left`.
 
     CLI Example: ``salt-cloud --destroy web-1``
@@ -372,7 +387,7 @@ def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """
     if call == "function":
         raise Ec2Error("destroy needs a machine: salt-cloud --destroy NAME")
-    return _destroy.destroy(_context(), _find(name))
+    return _destroy.destroy(_context(), _find(name, ended=True))
 
 
 @_action
