@@ -7,6 +7,7 @@ machines, and a failure is an ordinary error.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from saltext.ec2 import _lookup, _maps, _tags
+from saltext.ec2 import _lookup, _lost, _maps, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._context import DRIVER, Context
 from saltext.ec2.errors import Ec2Error, QueryFailed, describe
@@ -117,6 +118,7 @@ def _optimize(
         except Ec2Error as error:
             raise _failure(kept[0], error) from error
         machines |= _divide(found, kept, provider_of)
+    _lost.check(context.opts, itertools.chain.from_iterable(machines.values()))
     _inherited.pid, _inherited.listed = os.getpid(), time.monotonic()
     _inherited.machines = machines
     return {alias: providers[alias] for alias in machines}

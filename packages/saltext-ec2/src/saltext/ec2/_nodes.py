@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import salt.utils.cloud
 
-from saltext.ec2 import _accounts, _lookup, _tags
+from saltext.ec2 import _accounts, _lookup, _lost, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._context import Context
 from saltext.ec2.tags import DEPLOY_TAG
@@ -60,7 +60,7 @@ def listed(context: Context, connection: Connection) -> Nodes:
     """Return the machines with salt-cloud's fields.
 
     While salt-cloud applies a map or a profile, it creates what this does not contain, see
-    `_finished`.
+    `_finished`. While it destroys machines, lost ones are listed too: it then removes their keys.
 
     Raises:
         ApiError: EC2 did not answer.
@@ -69,6 +69,9 @@ def listed(context: Context, connection: Connection) -> Nodes:
     nodes = living(found)
     if context.applying:
         nodes = _finished(nodes)
+    if context.opts.get("destroy"):
+        lost = _lost.find(context.opts, found)
+        nodes |= {name: describe(instance) for name, instance in lost.items()}
     return {name: {field: node[field] for field in FIELDS} for name, node in nodes.items()}
 
 
