@@ -6,9 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import salt.utils.cloud
-
-from saltext.ec2 import _accounts, _lookup, _lost, _tags
+from saltext.ec2 import _accounts, _cachedir, _lookup, _lost, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._context import Context
 from saltext.ec2.tags import DEPLOY_TAG
@@ -82,8 +80,7 @@ def full(context: Context, connection: Connection) -> Nodes:
         ApiError: EC2 did not answer.
     """
     nodes = living(_accounts.instances(context, connection))
-    if context.opts.get("update_cachedir"):
-        salt.utils.cloud.cache_node_list(nodes, context.provider_alias, context.opts)
+    _cachedir.put_all(context, nodes)
     return nodes
 
 

@@ -23,6 +23,7 @@ try:
         _accounts,
         _arguments,
         _attributes,
+        _cachedir,
         _client,
         _create,
         _destroy,
@@ -277,7 +278,9 @@ def show_instance(machine: Machine) -> dict[str, Any]:
     Raises:
         NotFound: there is no such machine.
     """
-    return _nodes.describe(machine.instance)
+    node = _nodes.describe(machine.instance)
+    _cachedir.put(_context(), node)
+    return node
 
 
 @_query("regions")
