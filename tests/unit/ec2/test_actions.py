@@ -122,10 +122,16 @@ def test_unexpected_exception_is_raised_as_ec2_error(
 
 
 def test_stop_start_and_reboot_change_state(web: dict[str, Any]) -> None:
-    assert driver.stop("web-1", call="action")["previousState"] == "running"
+    (stopped,) = driver.stop("web-1", call="action")
+    assert (stopped["id"], stopped["previousState"]["name"]) == (web["id"], "running")
     assert driver.list_nodes()["web-1"]["state"] == "stopped"
-    assert driver.start("web-1", call="action")["previousState"] == "stopped"
-    assert driver.reboot("web-1", call="action") == {"id": web["id"], "rebooted": True}
+    (started,) = driver.start("web-1", call="action")
+    assert (started["id"], started["previousState"]["name"]) == (web["id"], "stopped")
+    assert driver.reboot("web-1", call="action") == {
+        "id": web["id"],
+        "rebooted": True,
+        "Reboot": "Complete",
+    }
     assert driver.show_instance("web-1", call="action")["state"] == "running"
 
 
@@ -165,7 +171,7 @@ def test_destroy_refuses_protected_machine(ec2: Any, web: dict[str, Any]) -> Non
     ):
         driver.destroy("web-1")
     assert driver.disable_term_protect("web-1", call="action") is False
-    assert driver.destroy("web-1")["currentState"] == "shutting-down"
+    assert driver.destroy("web-1")["currentState"]["name"] == "shutting-down"
 
 
 def test_deletion_of_volumes_is_switched(web: dict[str, Any]) -> None:

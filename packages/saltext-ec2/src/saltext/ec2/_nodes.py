@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from saltext.ec2 import _accounts, _cachedir, _lookup, _lost, _tags
+from saltext.ec2 import _accounts, _answers, _cachedir, _lookup, _lost, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._context import Context
 from saltext.ec2.tags import DEPLOY_TAG
@@ -18,14 +18,18 @@ log = logging.getLogger(__name__)
 
 Nodes = dict[str, dict[str, Any]]
 
-FIELDS = ("id", "image", "size", "state", "private_ips", "public_ips")
+FIELDS = ("id", "image", "name", "size", "state", "private_ips", "public_ips")
 
 
 def describe(instance: InstanceTypeDef) -> dict[str, Any]:
-    """Return EC2's description of an instance, with salt-cloud's fields for all clouds."""
-    tags = _tags.as_dict(instance)
+    """Return EC2's description of an instance, with salt-cloud's fields for all clouds.
+
+    The keys of the 3007 driver are there too.
+    """
+    tags, plain = _tags.as_dict(instance), _lookup.plain(instance)
     return {
-        **_lookup.plain(instance),
+        **_answers.instance(plain),
+        **plain,
         "id": instance["InstanceId"],
         "image": instance.get("ImageId"),
         "size": instance.get("InstanceType"),

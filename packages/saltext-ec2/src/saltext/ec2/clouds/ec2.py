@@ -394,7 +394,7 @@ def destroy(name: str, call: str | None = None) -> dict[str, Any]:
 
 
 @_action
-def start(machine: Machine) -> dict[str, Any]:
+def start(machine: Machine) -> list[dict[str, Any]]:
     """Start a stopped machine.
 
     CLI Example: ``salt-cloud -a start web-1``
@@ -405,7 +405,7 @@ def start(machine: Machine) -> dict[str, Any]:
 
 
 @_action
-def stop(machine: Machine) -> dict[str, Any]:
+def stop(machine: Machine) -> list[dict[str, Any]]:
     """Stop a running machine; its volumes stay.
 
     CLI Example: ``salt-cloud -a stop web-1``
