@@ -23,12 +23,8 @@ SCRIPT = "echo printed-by-script\necho wrong-by-script >&2\n"
     ids=["profile", "map", "parallel", "salt-call"],
 )
 def test_answer_is_json_beside_script_that_prints(
-    sandbox: Sandbox, command: tuple[str, ...], request: pytest.FixtureRequest
+    sandbox: Sandbox, command: tuple[str, ...]
 ) -> None:
-    if "parallel" not in request.node.callspec.id:
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="the script's output comes before the JSON")
-        )
     sandbox.main["display_ssh_output"] = True
     sandbox.write("deploy.sh", SCRIPT)
     sandbox.write("map", {"p1": ["n1"]})
@@ -39,7 +35,6 @@ def test_answer_is_json_beside_script_that_prints(
     assert "by-script" not in done.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="the script's output goes to standard output")
 def test_script_output_is_shown_on_stderr(sandbox: Sandbox) -> None:
     sandbox.main["display_ssh_output"] = True
     sandbox.write("deploy.sh", SCRIPT)
