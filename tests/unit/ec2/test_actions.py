@@ -146,6 +146,15 @@ def test_rename_changes_name_and_key(web: dict[str, Any], opts: dict[str, Any]) 
         driver.rename("web-3", {"newname": "web-3"}, call="action")
 
 
+def test_rename_refuses_machine_while_its_minion_runs(web: dict[str, Any]) -> None:
+    driver.set_tags("web-1", {"salt-cloud:deploy": "done"}, call="action")
+    with pytest.raises(ConfigurationError, match="its minion runs and would keep the id web-1"):
+        driver.rename("web-1", {"newname": "web-3"}, call="action")
+    driver.stop("web-1", call="action")
+    driver.rename("web-1", {"newname": "web-3"}, call="action")
+    assert list(driver.list_nodes()) == ["web-3"]
+
+
 def test_destroy_renames_machine_if_main_configuration_says_so(
     ec2: Any, web: dict[str, Any], opts: dict[str, Any]
 ) -> None:

@@ -430,12 +430,15 @@ def reboot(machine: Machine) -> dict[str, Any]:
 def rename(machine: Machine, *, newname: str) -> dict[str, Any]:
     """Give a machine, and its key on this master, another name.
 
+    A machine whose minion runs is refused: the minion would keep its id.
+
     CLI Example: ``salt-cloud -a rename web-1 newname=web-3``
 
     IAM: ec2:CreateTags, ec2:DescribeInstances
 
     Raises:
         NotFound: another machine has the new name.
+        ConfigurationError: the machine runs a minion.
     """
     renamed = _attributes.rename(machine, newname)
     _minion_keys.rename(__opts__, machine.name, newname)
