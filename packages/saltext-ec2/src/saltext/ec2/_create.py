@@ -142,6 +142,7 @@ def _launch(order: Order, resolved: Mapping[str, Any]) -> tuple[Machine, bool]:
     name, connection = order.name, order.context.connect(resolved)
     instance, predecessors = _lookup.before_launch(connection, name)
     if instance is None:
+        _attachments.check_addresses(connection, resolved, name)
         order.context.event(
             name,
             "requesting",
