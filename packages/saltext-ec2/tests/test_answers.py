@@ -23,12 +23,8 @@ SCRIPT = "echo printed-by-script\necho wrong-by-script >&2\n"
     ids=["profile", "map", "parallel", "salt-call"],
 )
 def test_answer_is_json_beside_script_that_prints(
-    sandbox: Sandbox, command: tuple[str, ...], request: pytest.FixtureRequest
+    sandbox: Sandbox, command: tuple[str, ...]
 ) -> None:
-    if "parallel" not in request.node.callspec.id:
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="the script's output comes before the JSON")
-        )
     sandbox.main["display_ssh_output"] = True
     sandbox.write("deploy.sh", SCRIPT)
     sandbox.write("map", {"p1": ["n1"]})
@@ -39,7 +35,6 @@ def test_answer_is_json_beside_script_that_prints(
     assert "by-script" not in done.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="the script's output goes to standard output")
 def test_script_output_is_shown_on_stderr(sandbox: Sandbox) -> None:
     sandbox.main["display_ssh_output"] = True
     sandbox.write("deploy.sh", SCRIPT)
@@ -90,7 +85,6 @@ def only(done: Run, name: str = "n1") -> Any:
         "launchTime", "privateDnsName", "rootDeviceName", "instanceState", "placement", "tagSet",
     ],
 )  # fmt: skip
-@pytest.mark.xfail(strict=True, reason="keys begin with a capital alone")
 def test_instance_has_key_in_old_spelling(answers: dict[str, Any], asked: str, key: str) -> None:
     assert key in answers[asked]
 
@@ -102,12 +96,10 @@ def test_instance_has_keys_of_every_cloud(answers: dict[str, Any], asked: str) -
     }  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="a query's answer has no name")
 def test_query_tells_name(answers: dict[str, Any]) -> None:
     assert answers["query"]["name"] == "n1"
 
 
-@pytest.mark.xfail(strict=True, reason="states are text")
 def test_destroy_tells_states_as_mappings(answers: dict[str, Any]) -> None:
     assert answers["destroy"]["instanceId"].startswith("i-")
     assert answers["destroy"]["currentState"]["name"] == "shutting-down"
@@ -115,7 +107,6 @@ def test_destroy_tells_states_as_mappings(answers: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("action", "state"), [("stop", "stopping"), ("start", "pending")])
-@pytest.mark.xfail(strict=True, reason="the answer is a mapping with states as text")
 def test_stop_and_start_tell_states_in_list(
     answers: dict[str, Any], action: str, state: str
 ) -> None:
@@ -124,12 +115,10 @@ def test_stop_and_start_tell_states_in_list(
     assert change["currentState"]["name"] == state
 
 
-@pytest.mark.xfail(strict=True, reason="the answer is id and rebooted")
 def test_reboot_is_complete(answers: dict[str, Any]) -> None:
     assert answers["reboot"]["Reboot"] == "Complete"
 
 
-@pytest.mark.xfail(strict=True, reason="the answer has VolumeId alone")
 def test_created_volume_tells_its_id(answers: dict[str, Any]) -> None:
     assert answers["create_volume"]["volumeId"].startswith("vol-")
 

@@ -88,7 +88,6 @@ def test_windows_option_in_profile_is_refused(sandbox: Sandbox) -> None:
     sandbox.assert_refused(done, "win_installer", "Windows")
 
 
-@pytest.mark.xfail(strict=True, reason="a failing worker costs a traceback, or hangs the core")
 def test_query_that_fails_for_one_account_ends_with_sentence(sandbox: Sandbox) -> None:
     sandbox.providers["two"] = {
         **sandbox.providers["one"],

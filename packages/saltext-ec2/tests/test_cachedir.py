@@ -10,8 +10,6 @@ import pytest
 
 from sandbox import Sandbox
 
-WITHOUT_LOADER = "salt.utils.cloud is called without the loader: NameError: __opts__"
-
 
 def index(sandbox: Sandbox) -> dict[str, Any]:
     """Return the index, which salt-ssh's cloud roster reads: it is kept whatever the options."""
@@ -32,7 +30,6 @@ def caching(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
-@pytest.mark.xfail(strict=True, reason="create keeps no index")
 def test_create_adds_machine_to_index(sandbox: Sandbox) -> None:
     sandbox.launch("n1")
     entry = {"id": "n1", "profile": "p1", "driver": "ec2", "provider": "one"}
@@ -40,7 +37,6 @@ def test_create_adds_machine_to_index(sandbox: Sandbox) -> None:
     assert cached(sandbox) == {}  # without update_cachedir
 
 
-@pytest.mark.xfail(strict=True, reason="create caches nothing")
 def test_create_caches_machine(caching: Sandbox) -> None:
     caching.launch("n1", "n2")
     found = cached(caching)
@@ -49,7 +45,6 @@ def test_create_caches_machine(caching: Sandbox) -> None:
     assert found["n1"]["name"] == "n1"
 
 
-@pytest.mark.xfail(strict=True, reason=WITHOUT_LOADER)
 @pytest.mark.parametrize("query", ["--full-query", "--select-query"])
 def test_query_updates_cache(caching: Sandbox, query: str) -> None:
     caching.launch("n1", "n2")
@@ -59,7 +54,6 @@ def test_query_updates_cache(caching: Sandbox, query: str) -> None:
     assert set(done.answer["one"]["ec2"]) == set(cached(caching)) == {"n1"}
 
 
-@pytest.mark.xfail(strict=True, reason=WITHOUT_LOADER)
 def test_destroy_removes_machine_key_and_cache_entry(caching: Sandbox) -> None:
     caching.launch("n1", "n2")
     done = caching.salt_cloud("--destroy", "n1")
@@ -68,7 +62,6 @@ def test_destroy_removes_machine_key_and_cache_entry(caching: Sandbox) -> None:
     assert set(index(caching)) == set(cached(caching)) == {"n2"}
 
 
-@pytest.mark.xfail(strict=True, reason=WITHOUT_LOADER)
 def test_parallel_destroy_removes_machines_keys_and_cache_entries(caching: Sandbox) -> None:
     caching.launch("n1", "n2")
     done = caching.salt_cloud("--parallel", "--destroy", "n1", "n2")
@@ -78,7 +71,6 @@ def test_parallel_destroy_removes_machines_keys_and_cache_entries(caching: Sandb
     assert caching.accepted_keys() == set()
 
 
-@pytest.mark.xfail(strict=True, reason="show_instance caches nothing")
 def test_show_instance_caches_machine(caching: Sandbox) -> None:
     caching.launch("n1")
     for path in (caching.folder / "cache").rglob("n1.p"):
@@ -88,7 +80,6 @@ def test_show_instance_caches_machine(caching: Sandbox) -> None:
     assert set(cached(caching)) == {"n1"}
 
 
-@pytest.mark.xfail(strict=True, reason=WITHOUT_LOADER)
 def test_query_compares_cache_without_error(caching: Sandbox) -> None:
     caching.main["diff_cache_events"] = True
     caching.launch("n1")

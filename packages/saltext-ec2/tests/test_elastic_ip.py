@@ -75,7 +75,6 @@ def interface(sandbox: Sandbox, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["n1", "n2"], ids=["same-name", "another-name"])
-@pytest.mark.xfail(strict=True, reason="Resource.AlreadyAssociated ends the launch at once")
 def test_address_of_machine_that_shuts_down_is_waited_for(
     sandbox: Sandbox, holder: Any, name: str
 ) -> None:
@@ -104,7 +103,6 @@ def test_address_of_machine_that_is_stopped_is_not_taken(
     assert holders(sandbox) == [before]
 
 
-@pytest.mark.xfail(strict=True, reason="the machine is launched, and left without the address")
 def test_address_of_machine_that_runs_is_refused_before_launch(
     sandbox: Sandbox, holder: Any
 ) -> None:

@@ -30,13 +30,11 @@ def test_instance_is_created_and_listed(sandbox: Sandbox) -> None:
     assert "cloud-test-1" in listed(sandbox)
 
 
-@pytest.mark.xfail(strict=True, reason="the answer has no ipv6Address")
 def test_answer_to_creation_has_ipv6_address(sandbox: Sandbox) -> None:
     done = salt_cloud(sandbox, "-p", "p1", "cloud-test-1", NO_DEPLOY)
     assert any("ipv6Address:" in line for line in done.stdout.splitlines()), done
 
 
-@pytest.mark.xfail(strict=True, reason="currentState is text, not a mapping with a name")
 def test_destroy_answers_shutting_down_by_provider_driver_and_name(sandbox: Sandbox) -> None:
     sandbox.launch("cloud-test-1")
     done = sandbox.salt_cloud("-d", "cloud-test-1", "--out=yaml")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from sandbox import Sandbox
 
 
-@pytest.mark.xfail(strict=True, reason="the minion keeps its old id, and nothing says so")
 def test_rename_of_running_minion_renames_minion_or_is_refused(sandbox: Sandbox) -> None:
     sandbox.launch("n1")
     logins = (sandbox.folder / "hosts/ssh.log").read_text()

@@ -6,8 +6,6 @@ import pytest
 
 from sandbox import REGION, Sandbox
 
-TWICE = "every provider of an account and region lists all of its machines"
-
 
 @pytest.fixture
 def two(sandbox: Sandbox) -> Sandbox:
@@ -25,7 +23,6 @@ def listed(sandbox: Sandbox, query: str = "--query") -> list[str]:
     return sorted(name for machines in drivers for name in machines)
 
 
-@pytest.mark.xfail(strict=True, reason=TWICE)
 def test_query_lists_machine_once(two: Sandbox) -> None:
     two.launch("a1")
     two.launch("b1", profile="p2")
@@ -33,7 +30,6 @@ def test_query_lists_machine_once(two: Sandbox) -> None:
     assert listed(two, "--full-query") == ["a1", "b1"]
 
 
-@pytest.mark.xfail(strict=True, reason=TWICE)
 def test_same_account_and_region_written_differently_is_listed_once(sandbox: Sandbox) -> None:
     sandbox.environment["AWS_REGION"] = REGION
     role = "use-instance-role-credentials"
@@ -57,7 +53,6 @@ def test_two_regions_are_both_queried(sandbox: Sandbox) -> None:
     assert sandbox.server.calls.count("DescribeInstances") == 2
 
 
-@pytest.mark.xfail(strict=True, reason="destroy stops at the second listing of a machine")
 @pytest.mark.parametrize("arguments", [(), ("--parallel",)], ids=["serial", "parallel"])
 def test_destroy_of_machines_of_both_providers_succeeds(
     two: Sandbox, arguments: tuple[str, ...]
@@ -70,7 +65,6 @@ def test_destroy_of_machines_of_both_providers_succeeds(
     assert set(two.instances()) == two.accepted_keys() == {"a1"}
 
 
-@pytest.mark.xfail(strict=True, reason="destroy stops at the second listing of a machine")
 def test_destroy_of_map_of_both_providers_succeeds(two: Sandbox) -> None:
     machines = {"p1": ["a1"], "p2": ["b1"]}
     assert not two.apply(machines).failed
@@ -97,7 +91,6 @@ def test_second_map_run_launches_nothing(two: Sandbox) -> None:
     assert two.changing_calls() == []
 
 
-@pytest.mark.xfail(strict=True, reason="the other provider's listing counts as not in the map")
 def test_hard_map_keeps_machines_of_both_providers(two: Sandbox) -> None:
     two.main["enable_hard_maps"] = True
     machines = {"p1": ["a1"], "p2": ["b1"]}
@@ -122,7 +115,6 @@ def test_map_chooses_provider_with_driver(two: Sandbox, provider: str) -> None:
     assert set(two.instances()) == {"c1"}
 
 
-@pytest.mark.xfail(strict=True, reason="the core unpacks what is not there")
 def test_map_with_provider_without_driver_works_or_is_refused(two: Sandbox) -> None:
     done = two.apply({"p1": [{"c1": {"provider": "two"}}]})
     if done.failed:
@@ -131,7 +123,6 @@ def test_map_with_provider_without_driver_works_or_is_refused(two: Sandbox) -> N
         assert set(two.instances()) == {"c1"}
 
 
-@pytest.mark.xfail(strict=True, reason="the core's message is not a sentence")
 @pytest.mark.parametrize("provider", ["nosuch", "nosuch:ec2", "a:b:c"])
 def test_map_with_unknown_provider_is_refused(two: Sandbox, provider: str) -> None:
     done = two.apply({"p1": [{"c1": {"provider": provider}}]})

@@ -16,9 +16,9 @@ from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ConfigurationError, Ec2Error, NotFound
 
 QUERIES = {
-    "get_configured_provider", "list_nodes", "list_nodes_full", "list_nodes_min",
-    "list_nodes_select", "avail_images", "avail_locations", "avail_sizes", "show_image",
-    "list_availability_zones",
+    "get_configured_provider", "optimize_providers", "list_nodes", "list_nodes_full",
+    "list_nodes_min", "list_nodes_select", "avail_images", "avail_locations", "avail_sizes",
+    "show_image", "list_availability_zones",
 }  # fmt: skip
 LIFE = {
     "create",
@@ -122,10 +122,16 @@ def test_unexpected_exception_is_raised_as_ec2_error(
 
 
 def test_stop_start_and_reboot_change_state(web: dict[str, Any]) -> None:
-    assert driver.stop("web-1", call="action")["previousState"] == "running"
+    (stopped,) = driver.stop("web-1", call="action")
+    assert (stopped["id"], stopped["previousState"]["name"]) == (web["id"], "running")
     assert driver.list_nodes()["web-1"]["state"] == "stopped"
-    assert driver.start("web-1", call="action")["previousState"] == "stopped"
-    assert driver.reboot("web-1", call="action") == {"id": web["id"], "rebooted": True}
+    (started,) = driver.start("web-1", call="action")
+    assert (started["id"], started["previousState"]["name"]) == (web["id"], "stopped")
+    assert driver.reboot("web-1", call="action") == {
+        "id": web["id"],
+        "rebooted": True,
+        "Reboot": "Complete",
+    }
     assert driver.show_instance("web-1", call="action")["state"] == "running"
 
 
@@ -138,6 +144,15 @@ def test_rename_changes_name_and_key(web: dict[str, Any], opts: dict[str, Any]) 
     assert [path.name for path in keys.iterdir()] == ["web-3"]
     with pytest.raises(NotFound, match="there is a machine called web-3"):
         driver.rename("web-3", {"newname": "web-3"}, call="action")
+
+
+def test_rename_refuses_machine_while_its_minion_runs(web: dict[str, Any]) -> None:
+    driver.set_tags("web-1", {"salt-cloud:deploy": "done"}, call="action")
+    with pytest.raises(ConfigurationError, match="its minion runs and would keep the id web-1"):
+        driver.rename("web-1", {"newname": "web-3"}, call="action")
+    driver.stop("web-1", call="action")
+    driver.rename("web-1", {"newname": "web-3"}, call="action")
+    assert list(driver.list_nodes()) == ["web-3"]
 
 
 def test_destroy_renames_machine_if_main_configuration_says_so(
@@ -165,7 +180,7 @@ def test_destroy_refuses_protected_machine(ec2: Any, web: dict[str, Any]) -> Non
     ):
         driver.destroy("web-1")
     assert driver.disable_term_protect("web-1", call="action") is False
-    assert driver.destroy("web-1")["currentState"] == "shutting-down"
+    assert driver.destroy("web-1")["currentState"]["name"] == "shutting-down"
 
 
 def test_deletion_of_volumes_is_switched(web: dict[str, Any]) -> None:

@@ -529,7 +529,7 @@ def test_script_output_is_shown_if_configured(
     for shown in (True, False):
         entered(display_ssh_output=shown)
         deploying.script.show("installing")
-        assert ("installing" in capsys.readouterr().out) is shown
+        assert ("installing" in capsys.readouterr().err) is shown
 
 
 @pytest.mark.covers("wait_for_ip_timeout")

@@ -30,8 +30,9 @@ ACTIONS = sorted(
 UNCHECKED = {"iam:PassRole", "ssm:GetParameters"}  # moto does not check the first; see `live`
 # What a map, a query, `stackctl` and the usual actions on machines call.
 MAP_FUNCTIONS = (
-    "get_configured_provider", "list_nodes", "list_nodes_min", "list_nodes_full",
-    "list_nodes_select", "create", "destroy", "show_instance", "start", "stop", "reboot",
+    "get_configured_provider", "optimize_providers", "list_nodes", "list_nodes_min",
+    "list_nodes_full", "list_nodes_select", "create", "destroy", "show_instance",
+    "start", "stop", "reboot",
 )  # fmt: skip
 
 Make = Callable[..., dict[str, Any]]
@@ -125,6 +126,7 @@ def test_docstrings_name_exactly_the_actions_that_functions_use(
     opts["query.selection"] = ["id"]
     for query in QUERIES:
         getattr(driver, query)()
+    driver.optimize_providers({"cloud": opts["providers"]["cloud"]["ec2"]})
     driver.show_image({"image": "ssm:/images/other"}, call="function")
     driver.create(machine("web-1"))
     for name, arguments in ACTIONS_OF_MACHINE:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from saltext.ec2 import _request, _tags
+from saltext.ec2 import _lookup, _request, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
-from saltext.ec2.errors import ApiError, api_errors
+from saltext.ec2._wait import Wait
+from saltext.ec2.errors import ApiError, ConfigurationError, LaunchError, api_errors
 from saltext.ec2.tags import RELEASE_TAG
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def _associate_addresses(
             private.get("Primary") or wanted.get("allocate_new_eips")
         ):
             continue
+        if allocation := wanted.get("associate_eip"):
+            _wait_for_address(machine, allocation)
         with api_errors(f"giving {machine.name} an elastic address"):
             ec2.associate_address(
                 AllocationId=wanted.get("associate_eip") or _allocation(machine),
@@ -117,6 +120,62 @@ def _associate_addresses(
             )
         changed = True
     return changed
+
+
+def check_addresses(connection: Connection, options: Mapping[str, Any], name: str) -> None:
+    """Check before the launch of a machine that no other keeps the elastic addresses for it.
+
+    Raises:
+        ConfigurationError: a machine that is not about to end has an address of `associate_eip`.
+        ApiError: EC2 did not answer.
+    """
+    for interface in options.get("network_interfaces") or []:
+        if allocation := interface.get("associate_eip"):
+            _is_held(connection, allocation, name)
+
+
+def _is_held(connection: Connection, allocation: str, name: str) -> bool:
+    """Return whether a machine that is about to end still has an elastic address.
+
+    Raises:
+        ConfigurationError: another machine or interface has it.
+        ApiError: EC2 did not answer.
+    """
+    with api_errors(f"looking up the elastic address {allocation}"):
+        (address,) = connection.ec2.describe_addresses(AllocationIds=[allocation])["Addresses"]
+    holder = address.get("InstanceId") or address.get("NetworkInterfaceId")
+    if not holder:
+        return False
+    instance: Mapping[str, Any] = {}
+    if address.get("InstanceId"):
+        instance = _lookup.instances_by_id(connection, [holder]).get(holder, {})
+    state = instance.get("State", {}).get("Name", "in use")
+    if state in ("shutting-down", "terminated"):
+        return True
+    owner = _tags.as_dict(instance).get("Name")
+    raise ConfigurationError(
+        f"{name}: associate_eip {allocation} belongs to {holder}"
+        f" ({f'{owner}, ' if owner else ''}{state}), and is not taken from it"
+    )
+
+
+def _wait_for_address(machine: Machine, allocation: str) -> None:
+    """Wait until a machine that is being terminated has released an elastic address.
+
+    Raises:
+        ConfigurationError: another machine or interface has it.
+        LaunchError: `wait_for_ip_timeout` has passed.
+        ApiError: EC2 did not answer.
+    """
+    options = machine.options
+    wait = Wait.lasting(options["wait_for_ip_timeout"], machine.watch())
+    while _is_held(machine.connection, allocation, machine.name):
+        if wait.over:
+            raise LaunchError(
+                f"{machine.name}: associate_eip {allocation} is still held by a terminated machine"
+                f" after {options['wait_for_ip_timeout']:g} s"
+            )
+        wait.pause(options["wait_for_ip_interval"])
 
 
 def _allocation(machine: Machine) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 from saltext.ec2 import _lookup, _machine, _tags
 from saltext.ec2._machine import Machine
-from saltext.ec2.errors import NotFound, api_errors
+from saltext.ec2.errors import ConfigurationError, NotFound, api_errors
+from saltext.ec2.tags import DEPLOY_TAG
 
 
 def rename(machine: Machine, newname: str) -> dict[str, Any]:
@@ -14,9 +15,17 @@ def rename(machine: Machine, newname: str) -> dict[str, Any]:
 
     Raises:
         NotFound: another machine has the new name.
+        ConfigurationError: the machine runs a minion, which would keep the old name as its id.
         ApiError: EC2 refuses.
     """
     connection, name = machine.connection, machine.name
+    deployed = _tags.as_dict(machine.instance).get(DEPLOY_TAG) == "done"
+    if deployed and machine.state in ("pending", "running"):
+        raise ConfigurationError(
+            f"{name} is not renamed, because its minion runs and would keep the id {name}: set the"
+            f" id to {newname} in /etc/salt/minion on the machine, then salt-cloud -a stop {name};"
+            f" salt-cloud -a rename {name} newname={newname}; salt-cloud -a start {newname}"
+        )
     if _lookup.only(newname, _lookup.named(connection, newname)) is not None:
         raise NotFound(f"{name} cannot be renamed: there is a machine called {newname}")
     _tags.write(connection, [machine.id], {"Name": newname})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,12 +41,14 @@ class Connection:
     """The clients of one provider.
 
     Attributes:
+        account: what the account and region are known by: equal for the same ones.
         region: their region.
         ec2: the client of EC2.
         ssm: the client of Systems Manager, whose parameters contain the ids of the newest images.
         cache: recent answers, shared with the other processes of a run.
     """
 
+    account: str
     region: str
     ec2: EC2Client
     ssm: SSMClient
@@ -56,8 +59,8 @@ def region_of(options: Mapping[str, Any]) -> str:
     """Return the region in these options.
 
     Args:
-        options: `location` or `region`, `allowed_regions`, `profile_name`; without a region, the
-            default of boto3.
+        options: `location` or `region`, `allowed_regions`, `profile_name`; without a region, that
+            of the environment's AWS_REGION, or the default of boto3.
 
     Raises:
         ConfigurationError: there is no region, or there are two.
@@ -67,7 +70,10 @@ def region_of(options: Mapping[str, Any]) -> str:
     if location and region and location != region:
         raise ConfigurationError(f"location is {location} but region is {region}: set one of them")
     chosen = (
-        location or region or boto3.Session(profile_name=options.get("profile_name")).region_name
+        location
+        or region
+        or os.environ.get("AWS_REGION")
+        or boto3.Session(profile_name=options.get("profile_name")).region_name
     )
     if not chosen:
         raise ConfigurationError(
@@ -144,9 +150,18 @@ def _connect(wanted_json: str, cache_folder: str) -> Connection:
         client.meta.events.register("needs-retry", _report_retry)
     with api_errors("finding the credentials"):
         credentials = session.get_credentials()
-    access_key = credentials.access_key if credentials else ""
-    account = f"{wanted['region']} {ec2.meta.endpoint_url} {access_key}"
-    return Connection(wanted["region"], ec2, ssm, Cache(cache_folder, account))
+    identity = wanted["role_arn"] or _identity(credentials, session)
+    account = f"{wanted['region']} {ec2.meta.endpoint_url} {identity}"
+    return Connection(account, wanted["region"], ec2, ssm, Cache(cache_folder, account))
+
+
+def _identity(credentials: Any, session: boto3.Session) -> str:
+    """Return the access key, or the profile if each session gets an access key of its own."""
+    if credentials is None:
+        return ""
+    if credentials.method.startswith("assume-role"):
+        return f"{credentials.method} {session.profile_name}"
+    return str(credentials.access_key)
 
 
 def _report_retry(

@@ -38,6 +38,14 @@ class Context:
         """The provider's name without the driver, such as `eu-west-1`."""
         return self.provider_name.split(":")[0]
 
+    @property
+    def applying(self) -> bool:
+        """Whether salt-cloud is about to apply a map or a profile."""
+        given = ("map", "map_data", "map_pillar", "profile")
+        other = ("destroy", "action", "selected_query_option")
+        applies = any(self.opts.get(name) for name in given)
+        return applies and not any(self.opts.get(name) for name in other)
+
     def configured_provider(self) -> dict[str, Any] | None:
         """Return the options of the active provider, or None when there is none.
 

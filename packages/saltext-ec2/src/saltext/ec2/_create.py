@@ -15,6 +15,7 @@ import salt.utils.files
 from saltext.ec2 import (
     _archive,
     _attachments,
+    _cachedir,
     _destroy,
     _install,
     _instance,
@@ -78,6 +79,7 @@ def create(context: Context, vm_: dict[str, Any]) -> dict[str, Any]:
     with _before_launch(order):
         resolved, archive = _prepare(order)
         machine, new = _launch(order, resolved)
+    _cachedir.index(context, vm_)
     try:
         machine = _deploy(order, machine, archive)
     except Exception as error:
@@ -140,6 +142,7 @@ def _launch(order: Order, resolved: Mapping[str, Any]) -> tuple[Machine, bool]:
     name, connection = order.name, order.context.connect(resolved)
     instance, predecessors = _lookup.before_launch(connection, name)
     if instance is None:
+        _attachments.check_addresses(connection, resolved, name)
         order.context.event(
             name,
             "requesting",
@@ -201,6 +204,7 @@ def _finish(order: Order, machine: Machine) -> dict[str, Any]:
             ) from error
         result["tags"][DEPLOY_TAG] = "done"
         result["deployed"] = True
+    _cachedir.put(order.context, result)
     vm_ = order.vm_
     if vm_.get("make_master"):
         # The core reads the new master's address here, for the other machines of the map.

@@ -6,9 +6,7 @@ import logging
 import uuid
 from typing import Any
 
-import salt.utils.cloud
-
-from saltext.ec2 import _instance, _tags
+from saltext.ec2 import _cachedir, _instance, _tags
 from saltext.ec2._context import Context
 from saltext.ec2._machine import Machine
 from saltext.ec2.errors import ApiError
@@ -38,6 +36,5 @@ def destroy(context: Context, machine: Machine) -> dict[str, Any]:
         except ApiError as error:
             log.error("%s is destroyed, but keeps its name: %s", name, error)
     context.event(name, "destroyed", "destroyed instance", data)
-    if opts.get("update_cachedir"):
-        salt.utils.cloud.delete_minion_cachedir(name, context.provider_alias, opts)
+    _cachedir.remove(context, name)
     return change

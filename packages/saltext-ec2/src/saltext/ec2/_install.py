@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from saltext.ec2 import _login, _session
@@ -43,7 +44,7 @@ def install(context: Context, machine: Machine, vm_: dict[str, Any], archive: by
         options["deploy_timeout"],
         folder=options["tmp_dir"],
         keep=options["keep_tmp"],
-        show=print if shown else log.debug,
+        show=_print if shown else log.debug,
     )
     login = _login.prepare(machine, KnownHosts(context.opts["cachedir"]), wait)
     _session.run(machine.name, login, script, wait)
@@ -53,3 +54,8 @@ def install(context: Context, machine: Machine, vm_: dict[str, Any], archive: by
         f"{machine.name} has been deployed at {address}",
         {"host": address},
     )
+
+
+def _print(line: str) -> None:
+    """Show a line of the deploy script beside the answer, which programs read."""
+    print(line, file=sys.stderr, flush=True)

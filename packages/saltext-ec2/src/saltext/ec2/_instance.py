@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from saltext.ec2 import _attachments, _console, _lookup, _request, _tags
+from saltext.ec2 import _answers, _attachments, _console, _lookup, _request, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
 from saltext.ec2._request import Launch
@@ -144,8 +144,11 @@ def wait_until_ready(machine: Machine) -> Machine:
 # -- states ----------------------------------------------------------------------------------------
 
 
-def start(machine: Machine) -> dict[str, Any]:
+def start(machine: Machine) -> list[dict[str, Any]]:
     """Start a machine; if it is stopping, wait until it has stopped.
+
+    Returns:
+        A list with its states, as the 3007 driver returned it.
 
     Raises:
         ApiError: EC2 refuses.
@@ -155,18 +158,21 @@ def start(machine: Machine) -> dict[str, Any]:
         if machine.state == "stopping":
             ec2.get_waiter("instance_stopped").wait(InstanceIds=[machine.id])
         answer = ec2.start_instances(InstanceIds=[machine.id])
-    return _state_change(answer["StartingInstances"][0])
+    return [_answers.state_change(change) for change in answer["StartingInstances"]]
 
 
-def stop(machine: Machine) -> dict[str, Any]:
+def stop(machine: Machine) -> list[dict[str, Any]]:
     """Stop a machine.
+
+    Returns:
+        A list with its states, as the 3007 driver returned it.
 
     Raises:
         ApiError: EC2 refuses.
     """
     with api_errors(f"stopping {machine.name}"):
         answer = machine.connection.ec2.stop_instances(InstanceIds=[machine.id])
-    return _state_change(answer["StoppingInstances"][0])
+    return [_answers.state_change(change) for change in answer["StoppingInstances"]]
 
 
 def reboot(machine: Machine) -> dict[str, Any]:
@@ -177,7 +183,7 @@ def reboot(machine: Machine) -> dict[str, Any]:
     """
     with api_errors(f"rebooting {machine.name}"):
         machine.connection.ec2.reboot_instances(InstanceIds=[machine.id])
-    return {"id": machine.id, "rebooted": True}
+    return {"id": machine.id, "rebooted": True, "Reboot": "Complete"}
 
 
 def console_output(machine: Machine) -> dict[str, Any]:
@@ -186,7 +192,13 @@ def console_output(machine: Machine) -> dict[str, Any]:
     Raises:
         ApiError: EC2 refuses.
     """
-    return {"id": machine.id, "output": _console.read(machine)}
+    output = _console.read(machine)
+    return {
+        "id": machine.id,
+        "instanceId": machine.id,
+        "output": output,
+        "output_decoded": output,
+    }
 
 
 # -- the end ---------------------------------------------------------------------------------------
@@ -234,7 +246,7 @@ def terminate(machine: Machine) -> dict[str, Any]:
     with api_errors(f"destroying {name}"):
         answer = connection.ec2.terminate_instances(InstanceIds=[machine.id])
     _lookup.forget_name(connection, name)
-    change = _state_change(answer["TerminatingInstances"][0])
+    change = _answers.state_change(answer["TerminatingInstances"][0])
     if left := _attachments.release_addresses(machine, addresses):
         change["left"] = left
     return change
@@ -251,11 +263,3 @@ def _cancel_spot_request(machine: Machine) -> None:
     except ApiError as error:
         if error.code != "InvalidSpotInstanceRequestID.NotFound":
             raise
-
-
-def _state_change(change: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "id": change["InstanceId"],
-        "previousState": change["PreviousState"]["Name"],
-        "currentState": change["CurrentState"]["Name"],
-    }

@@ -99,8 +99,16 @@ class Machine:
         return check
 
 
-def find(connection: Connection, options: Mapping[str, Any], name: str) -> Machine:
+def find(
+    connection: Connection, options: Mapping[str, Any], name: str, *, ended: bool = False
+) -> Machine:
     """Return the living machine that a name, or an instance id, stands for.
+
+    Args:
+        connection: the connection to its region.
+        options: those of its provider.
+        name: its name, or the id of its instance.
+        ended: whether to return the last terminated machine of that name if none lives.
 
     Raises:
         NotFound: there is no such machine, or there are several.
@@ -111,6 +119,8 @@ def find(connection: Connection, options: Mapping[str, Any], name: str) -> Machi
     else:
         found = _lookup.named(connection, name)
     instance = _lookup.only(name, found)
+    if instance is None and ended and found:
+        instance = max(found, key=lambda terminated: str(terminated.get("LaunchTime")))
     if instance is None:
         raise NotFound(f"there is no machine called {name} in {connection.region}")
     return Machine(connection, options, name, instance)

@@ -35,6 +35,17 @@ def remove_accepted(vm_: Mapping[str, Any], opts: Mapping[str, Any]) -> None:
     salt.utils.cloud.remove_key(opts["pki_dir"], minion_id(vm_, opts))
 
 
+def accepted(opts: Mapping[str, Any], name: str) -> bool:
+    """Return whether the master accepts a key of this id, perhaps with a domain appended.
+
+    `salt.cloud.Cloud.destroy` looks for the key in the same way.
+    """
+    folder = Path(opts["pki_dir"], "minions")
+    return (folder / name).is_file() or any(
+        path.name.startswith(f"{name}.") for path in folder.glob("*")
+    )
+
+
 def rename(opts: Mapping[str, Any], old: str, new: str) -> None:
     """Move the accepted key of one minion id to another."""
     salt.utils.cloud.rename_key(opts["pki_dir"], old, new)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import salt.utils.cloud
-
-from saltext.ec2 import _lookup, _tags
+from saltext.ec2 import _accounts, _answers, _cachedir, _lookup, _lost, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._context import Context
 from saltext.ec2.tags import DEPLOY_TAG
@@ -20,14 +18,18 @@ log = logging.getLogger(__name__)
 
 Nodes = dict[str, dict[str, Any]]
 
-FIELDS = ("id", "image", "size", "state", "private_ips", "public_ips")
+FIELDS = ("id", "image", "name", "size", "state", "private_ips", "public_ips")
 
 
 def describe(instance: InstanceTypeDef) -> dict[str, Any]:
-    """Return EC2's description of an instance, with salt-cloud's fields for all clouds."""
-    tags = _tags.as_dict(instance)
+    """Return EC2's description of an instance, with salt-cloud's fields for all clouds.
+
+    The keys of the 3007 driver are there too.
+    """
+    tags, plain = _tags.as_dict(instance), _lookup.plain(instance)
     return {
-        **_lookup.plain(instance),
+        **_answers.instance(plain),
+        **plain,
         "id": instance["InstanceId"],
         "image": instance.get("ImageId"),
         "size": instance.get("InstanceType"),
@@ -43,16 +45,11 @@ def _addresses(instance: Mapping[str, Any], key: str) -> list[str]:
     return [instance[key]] if instance.get(key) else []
 
 
-def living(connection: Connection) -> Nodes:
+def living(found: Iterable[InstanceTypeDef]) -> Nodes:
     """Return the machines that are not terminated, by name.
 
     A machine without a name, or whose name another one has too, is listed by its id.
-
-    Raises:
-        ApiError: EC2 did not answer.
     """
-    found = _lookup.instances(connection)
-    _lookup.remember_names(connection, found)
     alive = [instance for instance in found if instance["State"]["Name"] in _lookup.LIVING]
     names = [_tags.as_dict(instance).get("Name") for instance in alive]
     return {
@@ -65,14 +62,18 @@ def listed(context: Context, connection: Connection) -> Nodes:
     """Return the machines with salt-cloud's fields.
 
     While salt-cloud applies a map or a profile, it creates what this does not contain, see
-    `_finished`.
+    `_finished`. While it destroys machines, lost ones are listed too: it then removes their keys.
 
     Raises:
         ApiError: EC2 did not answer.
     """
-    nodes = living(connection)
-    if _applying(context.opts):
+    found = _accounts.instances(context, connection)
+    nodes = living(found)
+    if context.applying:
         nodes = _finished(nodes)
+    if context.opts.get("destroy"):
+        lost = _lost.find(context.opts, found)
+        nodes |= {name: describe(instance) for name, instance in lost.items()}
     return {name: {field: node[field] for field in FIELDS} for name, node in nodes.items()}
 
 
@@ -82,17 +83,9 @@ def full(context: Context, connection: Connection) -> Nodes:
     Raises:
         ApiError: EC2 did not answer.
     """
-    nodes = living(connection)
-    if context.opts.get("update_cachedir"):
-        salt.utils.cloud.cache_node_list(nodes, context.provider_alias, context.opts)
+    nodes = living(_accounts.instances(context, connection))
+    _cachedir.put_all(context, nodes)
     return nodes
-
-
-def _applying(opts: Mapping[str, Any]) -> bool:
-    """Return whether salt-cloud is about to apply a map or a profile."""
-    applies = any(opts.get(name) for name in ("map", "map_data", "map_pillar", "profile"))
-    other = any(opts.get(name) for name in ("destroy", "action", "selected_query_option"))
-    return applies and not other
 
 
 def _finished(nodes: Mapping[str, dict[str, Any]]) -> Nodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from saltext.ec2 import _lookup, _request, _tags
+from saltext.ec2 import _answers, _lookup, _request, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
 from saltext.ec2.errors import NotFound, api_errors
@@ -95,7 +95,7 @@ def create(
         answer = connection.ec2.create_volume(AvailabilityZone=zone, **wanted)
     volume: dict[str, Any] = _lookup.plain(answer)
     del volume["ResponseMetadata"]
-    return volume
+    return _answers.small(volume) | volume
 
 
 def delete(connection: Connection, volume_id: str) -> dict[str, Any]:
@@ -119,7 +119,15 @@ def attach(machine: Machine, volume_id: str, device: str) -> dict[str, Any]:
         answer = machine.connection.ec2.attach_volume(
             InstanceId=machine.id, VolumeId=volume_id, Device=device
         )
-    return {"volume_id": volume_id, "device": device, "state": answer["State"]}
+    state = answer["State"]
+    return {
+        "volume_id": volume_id,
+        "volumeId": volume_id,
+        "instanceId": machine.id,
+        "device": device,
+        "state": state,
+        "status": state,
+    }
 
 
 def detach(machine: Machine, volume_id: str) -> dict[str, Any]:
@@ -130,4 +138,11 @@ def detach(machine: Machine, volume_id: str) -> dict[str, Any]:
     """
     with api_errors(f"detaching {volume_id} from {machine.name}"):
         answer = machine.connection.ec2.detach_volume(InstanceId=machine.id, VolumeId=volume_id)
-    return {"volume_id": volume_id, "state": answer["State"]}
+    state = answer["State"]
+    return {
+        "volume_id": volume_id,
+        "volumeId": volume_id,
+        "instanceId": machine.id,
+        "state": state,
+        "status": state,
+    }

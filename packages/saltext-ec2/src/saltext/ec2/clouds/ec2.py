@@ -20,8 +20,10 @@ import salt.utils.cloud
 MISSING = ""
 try:
     from saltext.ec2 import (
+        _accounts,
         _arguments,
         _attributes,
+        _cachedir,
         _client,
         _create,
         _destroy,
@@ -170,10 +172,10 @@ def _only_ec2_errors(function: Callable[..., Returned]) -> Callable[..., Returne
     return call
 
 
-def _find(name: str) -> Machine:
+def _find(name: str, *, ended: bool = False) -> Machine:
     context = _context()
     provider = context.provider()
-    return _machine.find(context.connect(provider), provider, name)
+    return _machine.find(context.connect(provider), provider, name, ended=ended)
 
 
 # -- queries ---------------------------------------------------------------------------------------
@@ -192,6 +194,19 @@ def get_configured_provider() -> dict[str, Any] | bool:
         return False
     _client.model_loader()  # the core calls this before it forks, so that all processes have it
     return provider
+
+
+def optimize_providers(providers: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the providers to query: of those that share an account and region, one.
+
+    The core calls this before it queries the providers in processes of their own.
+
+    IAM: ec2:DescribeInstances
+
+    Raises:
+        Ec2Error: EC2 did not answer, a provider cannot be used, or a map names an unknown provider.
+    """
+    return _accounts.optimize(_context(), providers)
 
 
 @_query("machines")
@@ -263,7 +278,9 @@ def show_instance(machine: Machine) -> dict[str, Any]:
     Raises:
         NotFound: there is no such machine.
     """
-    return _nodes.describe(machine.instance)
+    node = _nodes.describe(machine.instance)
+    _cachedir.put(_context(), node)
+    return node
 
 
 @_query("regions")
@@ -358,6 +375,7 @@ def create(vm_: dict[str, Any]) -> dict[str, Any]:
 def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """Terminate one machine. The core removes its key from the master.
 
+    For a machine that has been terminated already, the rest is done, such as releasing addresses.
     What EC2 does not release with it, such as an elastic address, is in the answer under `left`.
 
     CLI Example: ``salt-cloud --destroy web-1``
@@ -372,11 +390,11 @@ def destroy(name: str, call: str | None = None) -> dict[str, Any]:
     """
     if call == "function":
         raise Ec2Error("destroy needs a machine: salt-cloud --destroy NAME")
-    return _destroy.destroy(_context(), _find(name))
+    return _destroy.destroy(_context(), _find(name, ended=True))
 
 
 @_action
-def start(machine: Machine) -> dict[str, Any]:
+def start(machine: Machine) -> list[dict[str, Any]]:
     """Start a stopped machine.
 
     CLI Example: ``salt-cloud -a start web-1``
@@ -387,7 +405,7 @@ def start(machine: Machine) -> dict[str, Any]:
 
 
 @_action
-def stop(machine: Machine) -> dict[str, Any]:
+def stop(machine: Machine) -> list[dict[str, Any]]:
     """Stop a running machine; its volumes stay.
 
     CLI Example: ``salt-cloud -a stop web-1``
@@ -412,12 +430,15 @@ def reboot(machine: Machine) -> dict[str, Any]:
 def rename(machine: Machine, *, newname: str) -> dict[str, Any]:
     """Give a machine, and its key on this master, another name.
 
+    A machine whose minion runs is refused: the minion would keep its id.
+
     CLI Example: ``salt-cloud -a rename web-1 newname=web-3``
 
     IAM: ec2:CreateTags, ec2:DescribeInstances
 
     Raises:
         NotFound: another machine has the new name.
+        ConfigurationError: the machine runs a minion.
     """
     renamed = _attributes.rename(machine, newname)
     _minion_keys.rename(__opts__, machine.name, newname)
