@@ -14,6 +14,7 @@ master-config:
     - makedirs: True
     - mode: '0644'
     - context:
+        id: {{ grains['id'] | json }}
         tree: {{ tree | json }}
         deployment: {{ pillar['settings']['deployment'] | json }}
         master: {{ master | json }}
@@ -23,6 +24,17 @@ master-unit:
     - name: /etc/systemd/system/salt-master.service
     - source: salt://master/files/salt-master.service
     - mode: '0644'
+
+# A master that started before it had an id keeps its key.
+{% for kind in ['pem', 'pub'] %}
+master-key-{{ kind }}:
+  file.copy:
+    - name: /etc/salt/pki/master/{{ grains['id'] }}.{{ kind }}
+    - source: /etc/salt/pki/master/master.{{ kind }}
+    - mode: '0400'
+    - onlyif: test -e /etc/salt/pki/master/master.{{ kind }}
+    - unless: test -e /etc/salt/pki/master/{{ grains['id'] }}.{{ kind }}
+{% endfor %}
 
 master-own-minion-key:
   file.managed:
@@ -66,6 +78,8 @@ master-service:
     - name: salt-master
     - enable: True
     - require:
+      - file: master-key-pem
+      - file: master-key-pub
       - file: master-own-minion-key
     - watch:
       - file: master-config
