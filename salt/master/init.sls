@@ -44,10 +44,12 @@ master-own-minion-key:
     - mode: '0644'
 
 # The driver is a package of the tree. It is installed again when the tree's revision changes.
+# In earlier trees it was a part of the package airflow-stack.
 master-cloud-driver:
   cmd.run:
     - name: >-
-        /opt/salt/bin/uv pip install --quiet --offline --no-deps --reinstall-package saltext.ec2
+        /opt/salt/bin/uv pip uninstall --quiet --python /opt/salt/bin/python airflow-stack
+        && /opt/salt/bin/uv pip install --quiet --offline --no-deps --reinstall-package saltext.ec2
         --python /opt/salt/bin/python {{ tree }}/packages/saltext-ec2
         && cp {{ tree }}/REVISION /opt/salt/driver-revision
     - unless: cmp -s {{ tree }}/REVISION /opt/salt/driver-revision
