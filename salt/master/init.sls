@@ -14,6 +14,7 @@ master-config:
     - makedirs: True
     - mode: '0644'
     - context:
+        id: {{ grains['id'] | json }}
         tree: {{ tree | json }}
         deployment: {{ pillar['settings']['deployment'] | json }}
         master: {{ master | json }}
@@ -24,6 +25,17 @@ master-unit:
     - source: salt://master/files/salt-master.service
     - mode: '0644'
 
+# A master that started before it had an id keeps its key.
+{% for kind in ['pem', 'pub'] %}
+master-key-{{ kind }}:
+  file.copy:
+    - name: /etc/salt/pki/master/{{ grains['id'] }}.{{ kind }}
+    - source: /etc/salt/pki/master/master.{{ kind }}
+    - mode: '0400'
+    - onlyif: test -e /etc/salt/pki/master/master.{{ kind }}
+    - unless: test -e /etc/salt/pki/master/{{ grains['id'] }}.{{ kind }}
+{% endfor %}
+
 master-own-minion-key:
   file.managed:
     - name: /etc/salt/pki/master/minions/{{ grains['id'] }}
@@ -32,10 +44,12 @@ master-own-minion-key:
     - mode: '0644'
 
 # The driver is a package of the tree. It is installed again when the tree's revision changes.
+# In earlier trees it was a part of the package airflow-stack.
 master-cloud-driver:
   cmd.run:
     - name: >-
-        /opt/salt/bin/uv pip install --quiet --offline --no-deps --reinstall-package saltext.ec2
+        /opt/salt/bin/uv pip uninstall --quiet --python /opt/salt/bin/python airflow-stack
+        && /opt/salt/bin/uv pip install --quiet --offline --no-deps --reinstall-package saltext.ec2
         --python /opt/salt/bin/python {{ tree }}/packages/saltext-ec2
         && cp {{ tree }}/REVISION /opt/salt/driver-revision
     - unless: cmp -s {{ tree }}/REVISION /opt/salt/driver-revision
@@ -66,6 +80,8 @@ master-service:
     - name: salt-master
     - enable: True
     - require:
+      - file: master-key-pem
+      - file: master-key-pub
       - file: master-own-minion-key
     - watch:
       - file: master-config

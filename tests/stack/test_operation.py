@@ -48,6 +48,15 @@ def test_master_serves_the_commit_of_the_checkout(stack: Stack) -> None:
     assert stack.sh("salt-1", "cat /srv/stack/current/REVISION").startswith(head)
 
 
+def test_restarted_master_keeps_its_key_and_its_minions(stack: Stack) -> None:
+    key = "sha256sum < /etc/salt/pki/master/master.pub"
+    before = stack.sh("salt-1", key)
+    stack.sh("salt-1", "systemctl restart salt-master")
+    rows = stack.healthy()
+    assert {row["salt"] for row in rows.values()} == {"answers"}
+    assert stack.sh("salt-1", key) == before
+
+
 def test_no_machine_runs_out_of_memory(stack: Stack) -> None:
     client = docker.from_env()
     for container in client.containers.list(
