@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Launch:
         name: its name.
         userdata: its rendered user data.
         deploy: whether a minion will be installed on it.
+        report: is called with each request before it is sent.
     """
 
     connection: Connection
@@ -34,6 +35,7 @@ class Launch:
     name: str
     userdata: str = ""
     deploy: bool = True
+    report: Callable[[Mapping[str, Any]], None] = lambda _: None
 
 
 def places(launch: Launch) -> list[Launch]:
