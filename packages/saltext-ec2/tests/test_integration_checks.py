@@ -97,7 +97,6 @@ def test_root_volume_takes_size_and_type_from_mapping(sandbox: Sandbox) -> None:
     assert (volume["Size"], volume["VolumeType"]) == (21, "gp2")
 
 
-@pytest.mark.xfail(strict=True, reason="a tag of a device is refused")
 def test_device_of_mapping_has_its_own_tags(sandbox: Sandbox) -> None:
     sandbox.profiles["p1"]["block_device_mappings"] = [
         {"DeviceName": "/dev/sda1", "tag": {"disk": "root"}}

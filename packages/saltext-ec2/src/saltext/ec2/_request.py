@@ -288,15 +288,14 @@ def block_devices(
 
 
 def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
-    device = {key: value for key, value in entry.items() if not key.startswith("Ebs")}
+    device = {
+        key: value
+        for key, value in entry.items()
+        if key != "tag" and not key.startswith("Ebs")  # see `_attachments.attach`
+    }
     if not device.get("DeviceName"):
         raise ConfigurationError(
             f"block_device_mappings: an entry has no DeviceName: {dict(entry)}"
-        )
-    if "tag" in device:
-        raise ConfigurationError(
-            f"block_device_mappings: {device['DeviceName']} cannot have a tag of its own: set tag,"
-            " which all volumes of the machine get, or list it in volumes, with tags"
         )
     ebs = dict(entry.get("Ebs") or {})
     ebs |= {
