@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from harness import Fleet, Machine, address_plan
+from plainpillar import DOMAIN
 from waiting import until
 
 SSH = 22
@@ -46,15 +47,14 @@ def listener(machine: Machine) -> Callable[[int], None]:
 def test_machine_names_resolve(machine: Machine) -> None:
     for minion_id, address in address_plan().items():
         assert (
-            machine.run("getent", "ahostsv4", f"{minion_id}.stack.internal").stdout.split()[0]
-            == address
+            machine.run("getent", "ahostsv4", f"{minion_id}.{DOMAIN}").stdout.split()[0] == address
         )
 
 
 def test_service_names_resolve(machine: Machine) -> None:
     plan = address_plan()
     for role in ("postgres", "redis"):
-        found = machine.run("getent", "ahostsv4", f"{role}.stack.internal").stdout
+        found = machine.run("getent", "ahostsv4", f"{role}.{DOMAIN}").stdout
         assert found.split()[0] == plan[f"{role}-1"]
 
 

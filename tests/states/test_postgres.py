@@ -8,7 +8,7 @@ import pytest
 from pytestshellutils.utils.processes import ProcessResult
 
 from harness import Fleet, Machine
-from plainpillar import DEPLOYMENT
+from plainpillar import DEPLOYMENT, DOMAIN
 from waiting import until
 
 CA = "/root/ca.pem"
@@ -45,7 +45,7 @@ def query(fleet: Fleet, postgres: Machine, web: Machine) -> Query:
 
     def ask(sql: str, password: str = password, **options: str) -> ProcessResult:
         options = {
-            "host": "postgres.stack.internal",
+            "host": f"postgres.{DOMAIN}",
             "hostaddr": postgres.address,
             "dbname": "airflow",
             "user": "airflow",
@@ -104,7 +104,7 @@ def test_plaintext_is_refused(query: Query) -> None:
 
 
 def test_certificate_is_valid_for_own_name_only(query: Query) -> None:
-    assert "does not match host name" in query("SELECT 1", host="redis.stack.internal").stderr
+    assert "does not match host name" in query("SELECT 1", host=f"redis.{DOMAIN}").stderr
 
 
 @pytest.mark.parametrize("database", ["postgres", "template1"])

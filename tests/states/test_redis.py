@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from harness import Fleet, Machine
+from plainpillar import DOMAIN
 from waiting import until
 
 CLIENT = r"""
@@ -38,7 +39,7 @@ except (OSError, IndexError) as error:
 """
 
 USER = "airflow"
-NAME = "redis.stack.internal"
+NAME = f"redis.{DOMAIN}"
 
 Session = Callable[..., list[object]]
 
@@ -91,7 +92,7 @@ def test_plaintext_is_refused(session: Session) -> None:
 
 
 def test_certificate_is_valid_for_own_name_only(session: Session) -> None:
-    assert "CERTIFICATE_VERIFY_FAILED" in str(session(name="postgres.stack.internal")[0])
+    assert "CERTIFICATE_VERIFY_FAILED" in str(session(name=f"postgres.{DOMAIN}")[0])
 
 
 def test_anonymous_client_is_refused(fleet: Fleet, redis: Machine, web: Machine) -> None:

@@ -16,6 +16,7 @@ from stackctl.deployment import Deployment
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = Deployment("test", ROOT)
+DOMAIN = DEPLOYMENT.role_table().domain
 BASE_URL = "https://airflow.example.com"
 
 Fields = dict[str, str]

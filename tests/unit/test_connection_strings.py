@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from plainpillar import PlainPillar
+from plainpillar import DOMAIN, PlainPillar
 from rendering import Compiler
 
 SPECIAL = "/p:a@s?s#w%o&r=d+ $HOME'\"\\;~é"
@@ -43,7 +43,7 @@ def test_special_characters_survive(
 ) -> None:
     url = urlsplit(environment[variable])
     assert (url.username, unquote(url.password or "")) == ("airflow", SPECIAL)
-    assert (url.hostname, url.path) == (f"{host}.stack.internal", path)
+    assert (url.hostname, url.path) == (f"{host}.{DOMAIN}", path)
     assert url.port == {"postgres": 5432, "redis": 6379}[host]
     assert url.query.split("&")[0] == query
     assert url.fragment == ""

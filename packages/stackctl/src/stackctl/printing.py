@@ -56,11 +56,12 @@ def print_status_json(rows: Sequence[Row], site_problem: str) -> None:
 
 def print_status(rows: Sequence[Row], site_address: str, site_problem: str) -> None:
     """Print the machines as a table, and below it what is wrong with them, and the site."""
-    table = Table("machine", "role", "address", "state", "salt", "service", "memory", box=None)
+    titles = ("machine", "address", "state", "salt", "service", "memory")
+    # At most 80 columns, so that names are complete without a terminal.
+    table = Table(*titles, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(
             f"[{'green' if row.healthy else 'red'}]{row.machine}[/]",
-            row.role,
             row.address,
             row.state,
             row.salt,

@@ -99,18 +99,17 @@ def log_command() -> str:
 
 def status_answer(port: int) -> dict[str, Any]:
     """Return what `role.status` answers on cache-1 when its unit runs and it serves on a port."""
-    known = compiler("cache-1").pillar()
-    known["endpoints"]["cache"]["port"] = port
-    path = FOLDER / "certificate.pem"
-    path.write_text(pillar().secrets["cache-tls"]["certificate"])
-    known["roles"]["cache"]["certificate"]["path"] = str(path)
+    certificate = FOLDER / "certificate.pem"
+    certificate.write_text(pillar().secrets["cache-tls"]["certificate"])
+    (written,) = (chunk for chunk in highstate("cache-1").chunks if chunk["__id__"] == "base-role")
+    here = {"address": "127.0.0.1", "port": port, "certificate": {"path": str(certificate)}}
+    description = FOLDER / "role.json"
+    description.write_text(json.dumps(written["dataset"] | here))
     answers = {
-        "cmd.run_stdout": lambda command, **_: "active" if command[-1] == "memcached" else "",
-        "network.ip_addrs": lambda **_: ["127.0.0.1"],
+        "cmd.run_stdout": lambda command, **_: "active" if command[-1] == "memcached" else ""
     }
-    opts = {"id": "cache-1"}
-    module = load("_modules", "role", __opts__=opts, __pillar__=known, __salt__=answers)
-    return cast(dict[str, Any], module.status())
+    module = load("_modules", "role", __salt__=answers)
+    return cast(dict[str, Any], module.status(str(description)))
 
 
 def status_row(answer: object) -> dict[str, Any]:
