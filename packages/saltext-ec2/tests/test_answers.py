@@ -131,7 +131,6 @@ def test_created_volume_tells_its_id(answers: dict[str, Any]) -> None:
     ],
     ids=["profile", "present"],
 )
-@pytest.mark.xfail(strict=True, reason="the state says that the instance is already present")
 def test_state_repairs_machine_without_minion_or_says_so(
     sandbox: Sandbox, arguments: tuple[str, ...]
 ) -> None:

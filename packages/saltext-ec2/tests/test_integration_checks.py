@@ -97,7 +97,6 @@ def test_root_volume_takes_size_and_type_from_mapping(sandbox: Sandbox) -> None:
     assert (volume["Size"], volume["VolumeType"]) == (21, "gp2")
 
 
-@pytest.mark.xfail(strict=True, reason="a tag of a device is refused")
 def test_device_of_mapping_has_its_own_tags(sandbox: Sandbox) -> None:
     sandbox.profiles["p1"]["block_device_mappings"] = [
         {"DeviceName": "/dev/sda1", "tag": {"disk": "root"}}
@@ -147,16 +146,8 @@ def test_create_volume_takes_arguments_of_old_driver(
     ("arguments", "named"),
     [
         (("size=10",), "zone"),
-        pytest.param(
-            (f"zone={REGION}a", "size=10", "type=io1"),
-            "iops",
-            marks=pytest.mark.xfail(strict=True, reason="io1 without iops is asked of EC2"),
-        ),
-        pytest.param(
-            (f"zone={REGION}a", "size=10", "kmskeyid=k", "encrypted=False"),
-            "encrypted",
-            marks=pytest.mark.xfail(strict=True, reason="a key for plain data is asked of EC2"),
-        ),
+        ((f"zone={REGION}a", "size=10", "type=io1"), "iops"),
+        ((f"zone={REGION}a", "size=10", "kmskeyid=k", "encrypted=False"), "encrypted"),
     ],
 )
 def test_create_volume_refuses_incomplete_arguments(

@@ -49,7 +49,6 @@ def test_execution_module_removes_key_of_lost_machine_or_says_how(lost: Sandbox)
         assert "salt-key" in done.output
 
 
-@pytest.mark.xfail(strict=True, reason="the state says that the instance is absent; its key is not")
 def test_state_removes_key_of_lost_machine_or_says_how(lost: Sandbox) -> None:
     done = lost.run("salt-call", "--local", "state.single", "cloud.absent", "n1")
     (result,) = done.answer["local"].values()

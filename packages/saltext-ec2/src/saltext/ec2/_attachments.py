@@ -23,11 +23,15 @@ log = logging.getLogger(__name__)
 
 def needed(options: Mapping[str, Any]) -> bool:
     """Return whether a machine with these options needs `attach`."""
-    return any(
-        volume.get("volume_id") or volume.get("tags") for volume in options.get("volumes") or []
-    ) or any(
-        set(_request.INTERFACE_LATER) & set(interface)
-        for interface in options.get("network_interfaces") or []
+    return (
+        any(
+            volume.get("volume_id") or volume.get("tags") for volume in options.get("volumes") or []
+        )
+        or any(device.get("tag") for device in options.get("block_device_mappings") or [])
+        or any(
+            set(_request.INTERFACE_LATER) & set(interface)
+            for interface in options.get("network_interfaces") or []
+        )
     )
 
 
@@ -43,7 +47,12 @@ def attach(machine: Machine) -> bool:
         ApiError: EC2 refuses.
     """
     options = machine.options
-    _attach_volumes(machine, options.get("volumes") or [])
+    tagged = [
+        {"device": device["DeviceName"], "tags": device["tag"]}
+        for device in options.get("block_device_mappings") or []
+        if device.get("tag")
+    ]
+    _attach_volumes(machine, [*(options.get("volumes") or []), *tagged])
     interfaces = {
         interface["Attachment"]["DeviceIndex"]: interface
         for interface in machine.instance.get("NetworkInterfaces", [])

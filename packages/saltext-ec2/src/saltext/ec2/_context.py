@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,23 @@ class Context:
         chosen = given if given is not None else self.provider()
         return _client.connect(chosen, self.opts["cachedir"])
 
+    def filtered(self, tag: str, data: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+        """Return the data of an event that `filter_events` of the main configuration leaves.
+
+        Args:
+            tag: the last part of the event's tag: `created`.
+            data: everything that the event can have.
+            keys: what it has unless `filter_events` says otherwise.
+        """
+        rules = (self.opts.get("filter_events") or {}).get(tag) or {}
+        wanted = [*(keys if rules.get("use_defaults", True) else ()), *(rules.get("keys") or ())]
+        return {key: data[key] for key in wanted if key in data}
+
     def event(self, name: str, tag: str, message: str, data: Mapping[str, Any]) -> None:
+        """Send an event about a machine, with its name; see `send`."""
+        self.send(name, tag, message, {"name": name, **data})
+
+    def send(self, name: str, tag: str, message: str, data: Mapping[str, Any]) -> None:
         """Send an event about a machine to the master's event bus, if a master runs here.
 
         Without a master, Salt would wait one second for it at each event.
@@ -93,7 +109,7 @@ class Context:
             name: the machine's name.
             tag: the last part of the event's tag: `created`.
             message: what happens, in words.
-            data: further fields of the event.
+            data: the fields of the event.
         """
         socket = Path(self.opts["sock_dir"], "master_event_pull.ipc")
         if self.opts.get("ipc_mode") != "tcp" and not socket.exists():
@@ -103,7 +119,7 @@ class Context:
             "event",
             message,
             f"salt/cloud/{name}/{tag}",
-            args={"name": name, **data},
+            args=dict(data),
             sock_dir=self.opts["sock_dir"],
             transport=self.opts["transport"],
         )

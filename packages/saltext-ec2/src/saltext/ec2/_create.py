@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from saltext.ec2 import (
     _tags,
     options,
 )
-from saltext.ec2._context import Context
+from saltext.ec2._context import DRIVER, Context
 from saltext.ec2._machine import Machine
 from saltext.ec2.errors import (
     ApiError,
@@ -81,6 +82,7 @@ def create(context: Context, vm_: dict[str, Any]) -> dict[str, Any]:
         machine, new = _launch(order, resolved)
     _cachedir.index(context, vm_)
     try:
+        _report_launch(order, machine, new=new)
         machine = _deploy(order, machine, archive)
     except Exception as error:
         log.debug("%s is launched, but not ready", order.name, exc_info=True)
@@ -119,12 +121,9 @@ def _prepare(order: Order) -> tuple[dict[str, Any], bytes]:
     options.check(vm_, source, context.opts)
     options.check_provider(vm_, context.provider(), source, context.opts)
     resolved = options.resolve(vm_, context.opts)
-    context.event(
-        order.name,
-        "creating",
-        "starting create",
-        {"profile": vm_.get("profile"), "provider": vm_["driver"]},
-    )
+    data = {**vm_, **_identity(order)}
+    creating = context.filtered("creating", data, _identity(order))
+    context.send(order.name, "creating", "starting create", creating)
     archive = b""
     if order.deploy:
         _login.private_key(resolved)
@@ -143,14 +142,13 @@ def _launch(order: Order, resolved: Mapping[str, Any]) -> tuple[Machine, bool]:
     instance, predecessors = _lookup.before_launch(connection, name)
     if instance is None:
         _attachments.check_addresses(connection, resolved, name)
-        order.context.event(
-            name,
-            "requesting",
-            "requesting instance",
-            {"size": resolved["size"], "image": str(resolved["image"])},
-        )
         launch = _request.Launch(
-            connection, resolved, name, _userdata(order, resolved), order.deploy
+            connection,
+            resolved,
+            name,
+            _userdata(order, resolved),
+            order.deploy,
+            functools.partial(_report_request, order, connection.region),
         )
         return _instance.launch(launch, predecessors), True
     machine = Machine(connection, resolved, name, instance)
@@ -158,6 +156,42 @@ def _launch(order: Order, resolved: Mapping[str, Any]) -> tuple[Machine, bool]:
     if machine.state in ("stopping", "stopped"):
         _instance.start(machine)
     return machine, False
+
+
+def _identity(order: Order) -> dict[str, Any]:
+    """Return what the events at the beginning and at the end say about a machine."""
+    return {
+        "name": order.name,
+        "profile": order.vm_.get("profile"),
+        "provider": order.context.provider_name,
+        "driver": DRIVER,
+    }
+
+
+def _report_request(order: Order, region: str, request: Mapping[str, Any]) -> None:
+    """Send the event for a launch, without the user data, which may contain secrets."""
+    shown = {key: value for key, value in request.items() if key != "UserData"}
+    data = {
+        "size": request.get("InstanceType"),
+        "image": request.get("ImageId"),
+        "location": region,
+        "kwargs": order.context.filtered("requesting", shown, shown),
+    }
+    order.context.event(order.name, "requesting", "requesting instance", data)
+
+
+def _report_launch(order: Order, machine: Machine, *, new: bool) -> None:
+    """Send the events for what 3007's driver did after the launch; here it is part of it."""
+
+    def event(tag: str, message: str, data: Mapping[str, Any]) -> None:
+        order.context.event(order.name, tag, message, data)
+
+    event("querying", "querying instance", {"instance_id": machine.id})
+    if new:
+        tags = _tags.as_dict(machine.instance)
+        event("tagging", "setting tags", {"tags": tags, "instance_id": machine.id})
+    if volumes := machine.options.get("volumes"):
+        event("attaching_volumes", "attaching volumes", {"volumes": volumes})
 
 
 def _userdata(order: Order, resolved: Mapping[str, Any]) -> str:
@@ -209,12 +243,13 @@ def _finish(order: Order, machine: Machine) -> dict[str, Any]:
     if vm_.get("make_master"):
         # The core reads the new master's address here, for the other machines of the map.
         result["deploy_kwargs"] = {"host": vm_.get("ssh_host"), "salt_host": vm_.get("salt_host")}
-    order.context.event(
-        order.name,
-        "created",
-        "created instance",
-        {"instance_id": machine.id, "provider": vm_["driver"]},
-    )
+    keys = {
+        **_identity(order),
+        "instance_id": machine.id,
+        "volumes": machine.options.get("volumes") or [],
+    }
+    created = order.context.filtered("created", {**vm_, **keys}, keys)
+    order.context.send(order.name, "created", "created instance", created)
     return result
 
 

@@ -63,6 +63,7 @@ def launch(wanted: Launch, predecessors: Sequence[str]) -> Machine:
 def _launch_in(wanted: Launch, predecessors: Sequence[str]) -> Machine:
     connection, name = wanted.connection, wanted.name
     request = _request.build(wanted)
+    wanted.report(request)
     for _ in range(TOKENS):
         # EC2 remembers a token for longer than it shows the instance that the token launched.
         token = _request.client_token(connection.region, name, request, predecessors)

@@ -145,7 +145,7 @@ DISKS = (
     Option("block_device_mappings", "changed", LIST, main_file=True, text=
         "EC2's list of block devices, nested or with `Ebs.` keys. Every volume, the root volume"
         " too, is gp3 and encrypted unless this option says otherwise. All volumes have the tags of"
-        " `tag`; tags of a single volume belong in `volumes`."),
+        " `tag`; an entry can have a `tag` of its own, which its volume gets after the launch."),
     Option("volumes", "changed", LIST, main_file=True, text=
         "Further volumes. Each entry has a `device`, and one of `size`, `snapshot` and `volume_id`"
         " (an existing volume). Optional keys are `type`, `iops`, `throughput`, `encrypted`,"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Launch:
         name: its name.
         userdata: its rendered user data.
         deploy: whether a minion will be installed on it.
+        report: is called with each request before it is sent.
     """
 
     connection: Connection
@@ -34,6 +35,7 @@ class Launch:
     name: str
     userdata: str = ""
     deploy: bool = True
+    report: Callable[[Mapping[str, Any]], None] = lambda _: None
 
 
 def places(launch: Launch) -> list[Launch]:
@@ -286,15 +288,14 @@ def block_devices(
 
 
 def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
-    device = {key: value for key, value in entry.items() if not key.startswith("Ebs")}
+    device = {
+        key: value
+        for key, value in entry.items()
+        if key != "tag" and not key.startswith("Ebs")  # see `_attachments.attach`
+    }
     if not device.get("DeviceName"):
         raise ConfigurationError(
             f"block_device_mappings: an entry has no DeviceName: {dict(entry)}"
-        )
-    if "tag" in device:
-        raise ConfigurationError(
-            f"block_device_mappings: {device['DeviceName']} cannot have a tag of its own: set tag,"
-            " which all volumes of the machine get, or list it in volumes, with tags"
         )
     ebs = dict(entry.get("Ebs") or {})
     ebs |= {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from saltext.ec2 import _answers, _lookup, _request, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
-from saltext.ec2.errors import NotFound, api_errors
+from saltext.ec2.errors import ConfigurationError, NotFound, api_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import FilterTypeDef
@@ -78,13 +78,17 @@ def create(
         settings: what an entry of the option `volumes` may have.
 
     Raises:
-        ConfigurationError: a setting is unknown.
+        ConfigurationError: a setting is unknown, or another one is needed with it.
         ApiError: EC2 refuses.
     """
     numbers = {key: int(settings[key]) for key in ("size", "iops", "throughput") if key in settings}
     (device,) = _request.new_volumes([{**settings, **numbers, "device": "-"}])
     wanted = {"VolumeType": "gp3", "Encrypted": True} | device["Ebs"]
     wanted["Encrypted"] = str(wanted["Encrypted"]).lower() == "true"
+    if wanted["VolumeType"] in ("io1", "io2") and "Iops" not in wanted:
+        raise ConfigurationError(f"create_volume: type={wanted['VolumeType']} needs iops=…")
+    if "KmsKeyId" in wanted and not wanted["Encrypted"]:
+        raise ConfigurationError("create_volume: kmskeyid needs encrypted=True")
     if "VolumeSize" in wanted:
         wanted["Size"] = wanted.pop("VolumeSize")
     elif "SnapshotId" not in wanted:

@@ -401,6 +401,7 @@ def start(machine: Machine) -> list[dict[str, Any]]:
 
     IAM: ec2:DescribeInstances, ec2:StartInstances
     """
+    _context().event(machine.name, "starting", "starting instance", {"instance_id": machine.id})
     return _instance.start(machine)
 
 
@@ -412,6 +413,7 @@ def stop(machine: Machine) -> list[dict[str, Any]]:
 
     IAM: ec2:DescribeInstances, ec2:StopInstances
     """
+    _context().event(machine.name, "stopping", "stopping instance", {"instance_id": machine.id})
     return _instance.stop(machine)
 
 

@@ -1,0 +1,1 @@
+"""The states that Salt's loader finds in this extension."""
