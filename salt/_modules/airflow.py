@@ -12,6 +12,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -111,31 +112,14 @@ def install(lockfile: str, root: str = ROOT) -> str:
     }
     venv = target / "venv"
     python = str(venv / "bin" / "python")
-    _run(
-        [UV, "venv", "--quiet", "--no-cache", "--python", PYTHON, str(venv)],
-        environment,
-        _INSTALL_TIMEOUT,
-    )
+    run = partial(_run, environment=environment, timeout=_INSTALL_TIMEOUT)
+    run([UV, "venv", "--quiet", "--no-cache", "--python", PYTHON, str(venv)])
+    options = ["--quiet", "--no-cache", "--compile-bytecode", "--python", python]
     strict = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    install_packages = [
-        UV,
-        "pip",
-        "install",
-        "--quiet",
-        "--no-cache",
-        "--compile-bytecode",
-        *strict,
-    ]
-    _run(
-        [*install_packages, "--python", python, "--requirements", lockfile],
-        environment,
-        _INSTALL_TIMEOUT,
-    )
+    run([UV, "pip", "install", *options, *strict, "--requirements", lockfile])
     packages = next(venv.glob("lib/python*/site-packages"))
     folders = {table: str(packages / folder) for table, folder in MIGRATIONS.items()}
-    heads = json.loads(
-        _run([python, "-c", _HEADS, json.dumps(folders)], environment, _INSTALL_TIMEOUT)
-    )
+    heads = json.loads(run([python, "-c", _HEADS, json.dumps(folders)]))
     shutil.rmtree(scratch)
     manifest = target / f"{MANIFEST}.new"
     manifest.write_text(json.dumps({"name": name, "heads": heads}, indent=2) + "\n")

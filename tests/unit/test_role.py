@@ -16,30 +16,39 @@ from salt.exceptions import CommandExecutionError
 
 from saltmodules import functions
 from stackctl.certificates import Authority
+from stackctl.roles import role_of
 from tlsserver import Page, serving
 
 AUTHORITY = Authority.new("test")
 HEALTHY = b'{"metadatabase":{"status":"healthy"}}'
 
 
-@pytest.mark.parametrize(
-    ("minion_id", "role"),
-    [
-        ("web-2", "web"),
-        ("big-web-10", "big-web"),
-        ("web", ""),
-        ("web-", ""),
-        ("-1", ""),
-        ("web-0", ""),
-        ("web-01", ""),
-        ("web-x", ""),
-        ("web_1", ""),
-        ("web-1\n", ""),
-    ],
-)
+# Ids, and the role of each; "" for an id that has none.
+IDS = [
+    ("web-2", "web"),
+    ("web-12", "web"),
+    ("big-web-10", "big-web"),
+    ("", ""),
+    ("web", ""),
+    ("web-", ""),
+    ("-1", ""),
+    ("web-0", ""),
+    ("web-01", ""),
+    ("web-x", ""),
+    ("web_1", ""),
+    ("web-1\n", ""),
+]
+
+
+@pytest.mark.parametrize(("minion_id", "role"), IDS)
 def test_role_is_the_id_without_its_number(minion_id: str, role: str) -> None:
     salt = functions(minion_id, {}, {})
     assert salt["role.own"]() == salt["role.of"](minion_id) == role
+
+
+@pytest.mark.parametrize(("minion_id", "role"), IDS)
+def test_operator_command_reads_the_same_role_from_an_id(minion_id: str, role: str) -> None:
+    assert role_of(minion_id) == role
 
 
 def test_service_name_is_below_the_domain() -> None:

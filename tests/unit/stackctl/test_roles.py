@@ -9,28 +9,9 @@ import yaml
 
 from stackctl.deployment import Deployment
 from stackctl.errors import StackError
-from stackctl.roles import Role, RoleTable, role_of
+from stackctl.roles import Role, RoleTable
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.mark.parametrize(
-    ("minion_id", "role"),
-    [
-        ("web-1", "web"),
-        ("web-12", "web"),
-        ("redis-cache-2", "redis-cache"),
-        ("web", ""),
-        ("web-0", ""),
-        ("web-01", ""),
-        ("web-x", ""),
-        ("-1", ""),
-        ("web-1\n", ""),
-        ("", ""),
-    ],
-)
-def test_role_of(minion_id: str, role: str) -> None:
-    assert role_of(minion_id) == role
 
 
 def test_production_table_names_role_of_every_machine_and_profile() -> None:
