@@ -231,4 +231,5 @@ def call_functions(ec2: Any, folder: Path) -> None:
     public = ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"]
     (folder / "key.pub").write_text(public)
     driver.import_keypair({"keyname": "i", "file": str(folder / "key.pub")}, call="function")
+    driver.stop("web-1", call="action")  # the name of a running minion stays
     driver.rename("web-1", {"newname": "web-3"}, call="action")
