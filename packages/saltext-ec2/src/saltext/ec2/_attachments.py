@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def needed(options: Mapping[str, Any]) -> bool:
     """Return whether a machine with these options needs `attach`."""
     return any(
-        volume.get("volume_id") or volume.get("tags") for volume in options.get("volumes") or []
+        volume.get("volume_id") or volume.get("tags") for volume in _volumes(options)
     ) or any(
         set(_request.INTERFACE_LATER) & set(interface)
         for interface in options.get("network_interfaces") or []
@@ -42,7 +42,7 @@ def attach(machine: Machine) -> bool:
         ApiError: EC2 refuses.
     """
     options = machine.options
-    _attach_volumes(machine, options.get("volumes") or [])
+    _attach_volumes(machine, _volumes(options))
     interfaces = {
         interface["Attachment"]["DeviceIndex"]: interface
         for interface in machine.instance.get("NetworkInterfaces", [])
@@ -56,6 +56,16 @@ def attach(machine: Machine) -> bool:
         ):
             changed |= _associate_addresses(machine, wanted, interface)
     return changed
+
+
+def _volumes(options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entries of `volumes`, and the tagged ones of `block_device_mappings` as such."""
+    tagged = [
+        {"device": entry["DeviceName"], "tags": entry["tag"]}
+        for entry in options.get("block_device_mappings") or []
+        if entry.get("tag")
+    ]
+    return [*(options.get("volumes") or []), *tagged]
 
 
 def _attach_volumes(machine: Machine, volumes: Sequence[Mapping[str, Any]]) -> None:

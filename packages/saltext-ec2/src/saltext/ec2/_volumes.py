@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from saltext.ec2 import _lookup, _request, _tags
+from saltext.ec2 import _arguments, _lookup, _request, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
+from saltext.ec2._option_table import VOLUME
 from saltext.ec2.errors import NotFound, api_errors
 
 if TYPE_CHECKING:
@@ -81,10 +82,9 @@ def create(
         ConfigurationError: a setting is unknown.
         ApiError: EC2 refuses.
     """
-    numbers = {key: int(settings[key]) for key in ("size", "iops", "throughput") if key in settings}
-    (device,) = _request.new_volumes([{**settings, **numbers, "device": "-"}])
+    typed = _arguments.typed("create_volume", settings, VOLUME)
+    (device,) = _request.new_volumes([{**typed, "device": "-"}])
     wanted = {"VolumeType": "gp3", "Encrypted": True} | device["Ebs"]
-    wanted["Encrypted"] = str(wanted["Encrypted"]).lower() == "true"
     if "VolumeSize" in wanted:
         wanted["Size"] = wanted.pop("VolumeSize")
     elif "SnapshotId" not in wanted:

@@ -22,6 +22,7 @@ try:
     from saltext.ec2 import (
         _arguments,
         _attributes,
+        _check,
         _client,
         _create,
         _destroy,
@@ -81,8 +82,10 @@ def _action(function: Callable[..., Returned]) -> Callable[..., Returned]:
     """Make an action, which Salt calls by a machine's name, of a function that takes a machine."""
 
     @functools.wraps(function)
-    def call_action(name: str, kwargs: Arguments = None, call: str | None = None) -> Returned:
-        if call != "action":
+    def call_action(
+        name: str | None = None, kwargs: Arguments = None, call: str | None = None
+    ) -> Returned:
+        if call != "action" or not name:
             action = function.__name__
             raise Ec2Error(f"{action} is an action on a machine: salt-cloud -a {action} NAME")
         arguments = _arguments.bind(function, kwargs)
@@ -95,14 +98,26 @@ def _function(function: Callable[..., Returned]) -> Callable[..., Returned]:
     """Make a function, which Salt calls by a provider's name, of one that takes a connection."""
 
     @functools.wraps(function)
-    def call_function(kwargs: Arguments = None, call: str | None = None) -> Returned:
-        if call == "action":
-            name = function.__name__
-            raise Ec2Error(f"{name} is not an action on a machine: salt-cloud -f {name} PROVIDER")
-        arguments = _arguments.bind(function, kwargs)
+    def call_function(*given: Any, kwargs: Arguments = None, call: str | None = None) -> Returned:
+        arguments = _function_arguments(function, given, kwargs, call)
         return function(_context().connect(), **arguments)
 
     return call_function
+
+
+def _function_arguments(
+    function: Callable[..., Any], given: tuple[Any, ...], kwargs: Arguments, call: str | None
+) -> dict[str, Any]:
+    """Return the arguments of a function; Salt's core calls an action with a machine's name.
+
+    Raises:
+        Ec2Error: it is called as an action, or with arguments that it does not take.
+    """
+    first, *rest = given or (None,)
+    if "action" in (call, *rest) or isinstance(first, str):
+        name = function.__name__
+        raise Ec2Error(f"{name} is not an action on a machine: salt-cloud -f {name} PROVIDER")
+    return _arguments.bind(function, first if kwargs is None else kwargs)
 
 
 def _query(
@@ -115,12 +130,11 @@ def _query(
     """
 
     def decorate(function: Callable[..., Returned]) -> Callable[..., Returned]:
-        call_function = _function(function)
-
         @functools.wraps(function)
-        def call_query(kwargs: Arguments = None, call: str | None = None) -> Returned:
+        def call_query(*given: Any, kwargs: Arguments = None, call: str | None = None) -> Returned:
+            arguments = _function_arguments(function, given, kwargs, call)
             try:
-                return call_function(kwargs, call)
+                return function(_context().connect_to_query(), **arguments)
             except Exception as error:
                 provider = _context().provider_name
                 log.debug("The %s of %s cannot be listed", listed, provider, exc_info=True)
@@ -172,7 +186,7 @@ def _only_ec2_errors(function: Callable[..., Returned]) -> Callable[..., Returne
 
 def _find(name: str) -> Machine:
     context = _context()
-    provider = context.provider()
+    provider = context.provider_of_machine()
     return _machine.find(context.connect(provider), provider, name)
 
 
@@ -182,16 +196,32 @@ def _find(name: str) -> Machine:
 def get_configured_provider() -> dict[str, Any] | bool:
     """Return the active provider's options, or False when there is none.
 
+    The core asks for each provider before it does anything. A fault of one provider is therefore
+    logged here, and raised when that provider is used.
+
+    IAM: none
+    """
+    context = _context()
+    provider = context.configured_provider()
+    if provider is None:
+        return False
+    context.warn_of_faults()
+    _client.model_loader()  # the core calls this before it forks, so that all processes have it
+    return provider
+
+
+def optimize_providers(providers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the providers that the core queries.
+
+    The core calls this in its main process, before it asks EC2 and before it launches anything.
+
     IAM: none
 
     Raises:
-        ConfigurationError: an option is unknown, or the region is refused.
+        ConfigurationError: the map or profile that is about to be applied has faults.
     """
-    provider = _context().configured_provider()
-    if provider is None:
-        return False
-    _client.model_loader()  # the core calls this before it forks, so that all processes have it
-    return provider
+    _check.refuse_run(_context())
+    return dict(providers)
 
 
 @_query("machines")
@@ -252,17 +282,27 @@ def list_nodes_select(connection: Connection) -> Nodes:
     return dict(salt.utils.cloud.list_nodes_select(nodes, __opts__["query.selection"]))
 
 
-@_action
-def show_instance(machine: Machine) -> dict[str, Any]:
+@_action_or_function
+def show_instance(
+    connection: Connection, machine: Machine | None, *, name: str = "", instance_id: str = ""
+) -> dict[str, Any]:
     """Return everything that EC2 describes of one machine.
 
-    CLI Example: ``salt-cloud -a show_instance web-1``
+    CLI Example: ``salt-cloud -a show_instance web-1``; ``salt-cloud -f show_instance PROVIDER
+    name=web-1``, or ``instance_id=i-…``
 
     IAM: ec2:DescribeInstances
 
     Raises:
         NotFound: there is no such machine.
     """
+    if machine is None:
+        if not (name or instance_id):
+            raise errors.ConfigurationError(
+                "show_instance needs a machine: salt-cloud -a show_instance NAME; a function needs"
+                " name=… or instance_id=…"
+            )
+        machine = _machine.find(connection, _context().provider(), instance_id or name)
     return _nodes.describe(machine.instance)
 
 
@@ -277,7 +317,9 @@ def avail_locations(connection: Connection) -> dict[str, dict[str, Any]]:
     Raises:
         QueryFailed: EC2 did not answer.
     """
-    return _regions.usable(connection, _context().provider().get("allowed_regions"))
+    return _regions.usable(
+        connection, (_context().configured_provider() or {}).get("allowed_regions")
+    )
 
 
 @_query("instance types")
@@ -305,7 +347,34 @@ def avail_images(connection: Connection, *, owner: str = "") -> dict[str, dict[s
     Raises:
         QueryFailed: EC2 did not answer.
     """
-    return _images.owned(connection, str(owner or _context().provider().get("owner") or "self"))
+    return _images.owned(
+        connection, str(owner or (_context().configured_provider() or {}).get("owner") or "self")
+    )
+
+
+def check(kwargs: Arguments = None, call: str | None = None) -> dict[str, Any]:
+    """Read all providers, profiles and maps, and name everything that is wrong with them.
+
+    Maps are those of `cloud.maps.d`, and one more with `map=FILE`. Nothing is changed.
+
+    CLI Example: ``salt-cloud -f check PROVIDER``; ``salt-cloud -f check PROVIDER map=FILE``
+
+    IAM: none
+    IAM, depending on use: ec2:DescribeImages, ec2:DescribeKeyPairs, ec2:DescribeSecurityGroups,
+        ec2:DescribeSubnets, ssm:GetParameters
+
+    Raises:
+        ConfigurationError: there are faults; the message has a line `FILE:LINE: sentence` for each.
+    """
+    if call == "action":
+        raise Ec2Error("check is not an action on a machine: salt-cloud -f check PROVIDER")
+    arguments = {name: value for name, value in (kwargs or {}).items() if name[:2] != "__"}
+    map_path = str(arguments.pop("map", ""))
+    if arguments:
+        raise errors.ConfigurationError(f"check does not take {', '.join(arguments)}; it takes map")
+    if found := _check.all_faults(_context(), map_path):
+        raise errors.ConfigurationError("\n".join(found))
+    return {"faults": []}
 
 
 @_function
