@@ -214,7 +214,7 @@ def in_memory(folder: Path, latency: float) -> Iterator[tuple[Bench, Host]]:
         (folder / "bin").mkdir()
         (folder / "bin/ssh").write_text(FALSE_SSH)
         (folder / "bin/ssh").chmod(0o755)
-        (folder / "key").touch()
+        (folder / "key").touch(mode=0o600)
 
         def clear() -> None:
             cloud.settle()

@@ -80,8 +80,8 @@ the other differences.
 
 def _section(section: Sequence[options.Option]) -> str:
     status = section[0].status
-    if status in ("ignored", "refused"):
-        result = "logs a warning" if status == "ignored" else "stops with an error"
+    if status in ("ignored", "obsolete", "refused"):
+        result = "stops with an error" if status == "refused" else "logs a warning, once in a run,"
         rows = (
             [", ".join(map(_name, same)), text]
             for text, same in itertools.groupby(section, lambda option: option.text)

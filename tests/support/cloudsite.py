@@ -207,7 +207,7 @@ def _configure(folder: Path, ssh: str, script: str, options: Mapping[str, Any]) 
     minions = [f"pki_dir/{name}" for name in ("minions", "minions_pre", "minions_rejected")]
     for name in ("sock_dir", "bin", *minions):
         (folder / name).mkdir(parents=True)
-    (folder / "key").touch()
+    (folder / "key").touch(mode=0o600)
     (folder / "deploy.sh").write_text(script)
     (folder / "bin/ssh").write_text(ssh)
     (folder / "bin/ssh").chmod(0o755)

@@ -38,7 +38,6 @@ def broken(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
-@pytest.mark.xfail(strict=True, reason=STOPS)
 def test_other_provider_is_usable(broken: Sandbox) -> None:
     for command in (
         ("--list-providers",),
@@ -74,7 +73,6 @@ def test_wrong_provider_is_refused_when_it_is_used(sandbox: Sandbox, option: str
     sandbox.assert_refused(sandbox.salt_cloud("--profile=p2", "n1"), word)
 
 
-@pytest.mark.xfail(strict=True, reason="what is for Windows stops every command")
 def test_options_of_other_clouds_in_main_file_are_no_error(sandbox: Sandbox) -> None:
     sandbox.main |= OF_OTHER_CLOUDS
     assert not sandbox.salt_cloud("--list-providers").failed

@@ -12,7 +12,6 @@ import pytest
 
 from sandbox import Run, Sandbox
 
-NO_VERB = "there is no such verb"
 PROVIDERS = """\
 one: {provider}
 two:
@@ -67,7 +66,6 @@ def faulty(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
-@pytest.mark.xfail(strict=True, reason=NO_VERB)
 def test_correct_configuration_passes(sandbox: Sandbox) -> None:
     sandbox.write("cloud.maps.d/web.map", {"p1": ["n1", {"n2": {"size": "t3.small"}}]})
     done = check(sandbox)
@@ -75,7 +73,6 @@ def test_correct_configuration_passes(sandbox: Sandbox) -> None:
     assert not done.failed, done
 
 
-@pytest.mark.xfail(strict=True, reason=NO_VERB)
 def test_every_fault_is_named_with_file_and_line(faulty: Sandbox) -> None:
     done = check(faulty)
     assert done.code != 0, done
@@ -94,7 +91,6 @@ def test_every_fault_is_named_with_file_and_line(faulty: Sandbox) -> None:
         assert word in lines[0]
 
 
-@pytest.mark.xfail(strict=True, reason=NO_VERB)
 def test_map_that_cannot_be_read_is_a_fault(sandbox: Sandbox) -> None:
     maps = {
         "yaml": "p1:\n  - n1\n bad: [\n",
@@ -109,7 +105,6 @@ def test_map_that_cannot_be_read_is_a_fault(sandbox: Sandbox) -> None:
     assert [name for name in maps if f"{name}.map:" not in done.output] == [], done
 
 
-@pytest.mark.xfail(strict=True, reason=NO_VERB)
 def test_map_of_argument_is_checked(sandbox: Sandbox) -> None:
     path = sandbox.write("elsewhere.map", MAP.replace("good", "p1"))
     done = check(sandbox, f"map={path}")
@@ -117,7 +112,6 @@ def test_map_of_argument_is_checked(sandbox: Sandbox) -> None:
     assert "elsewhere.map:4: " in done.output, done
 
 
-@pytest.mark.xfail(strict=True, reason=NO_VERB)
 def test_what_the_account_lacks_is_a_fault(sandbox: Sandbox) -> None:
     wrong = {
         "image": "ami-00000000000000000",
@@ -132,7 +126,6 @@ def test_what_the_account_lacks_is_a_fault(sandbox: Sandbox) -> None:
     assert [value for value in wrong.values() if value not in done.output] == [], done
 
 
-@pytest.mark.xfail(strict=True, reason="each machine is checked when its turn comes")
 def test_map_with_fault_launches_nothing(sandbox: Sandbox) -> None:
     done = sandbox.apply({"p1": ["n1", {"n2": {"sizze": "t3.micro"}}, {"n3": {"tagg": {}}}]})
     sandbox.assert_refused(done, "sizze", "tagg")

@@ -6,14 +6,11 @@ import pytest
 
 from sandbox import REGION, Run, Sandbox
 
-ADDED = "unknown option __pub_fun"
-
 
 def salt_call(sandbox: Sandbox, *arguments: str) -> Run:
     return sandbox.run("salt-call", "--local", *arguments)
 
 
-@pytest.mark.xfail(strict=True, reason=ADDED)
 def test_create_launches_machine(sandbox: Sandbox) -> None:
     options = [f"image={sandbox.image}", "size=t3.micro", "subnetname=a", "securitygroup=web"]
     done = salt_call(sandbox, "cloud.create", "one", "n1", *options)
@@ -23,7 +20,6 @@ def test_create_launches_machine(sandbox: Sandbox) -> None:
     assert [tag for tag in tags if tag.startswith("__")] == []
 
 
-@pytest.mark.xfail(strict=True, reason=ADDED)
 def test_create_names_wrong_option(sandbox: Sandbox) -> None:
     options = [f"image={sandbox.image}", "size=t3.micro", "rubbish=1"]
     done = salt_call(sandbox, "cloud.create", "one", "n1", *options)
@@ -32,7 +28,6 @@ def test_create_names_wrong_option(sandbox: Sandbox) -> None:
     assert sandbox.instances() == {}
 
 
-@pytest.mark.xfail(strict=True, reason=ADDED)
 def test_volume_is_created(sandbox: Sandbox) -> None:
     zone = f"zone={REGION}a"
     done = salt_call(sandbox, "cloud.action", "create_volume", "provider=one", zone, "size=3")
@@ -72,7 +67,6 @@ def test_action_of_machine_takes_its_arguments_only(sandbox: Sandbox) -> None:
     assert sandbox.instances() == {}
 
 
-@pytest.mark.xfail(strict=True, reason="__pub_fun becomes a tag")
 def test_set_tags_of_resource_sets_its_arguments_only(sandbox: Sandbox) -> None:
     volume = sandbox.ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=1)["VolumeId"]
     arguments = ["provider=one", f"resource_id={volume}", "tier=front"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from sandbox import Sandbox
 
 # The options that are true or false, of the driver and of salt-cloud itself.
@@ -71,7 +69,6 @@ OTHERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="text is taken for true, whatever it says")
 def test_quoted_boolean_is_refused(sandbox: Sandbox) -> None:
     options = {name: {name: "False"} for name in BOOLEANS} | IN_LISTS
     machines = [{f"n{number}": values} for number, values in enumerate(options.values())]
@@ -79,7 +76,6 @@ def test_quoted_boolean_is_refused(sandbox: Sandbox) -> None:
     sandbox.assert_refused(done, *options)
 
 
-@pytest.mark.xfail(strict=True, reason="text is taken for true, whatever it says")
 def test_quoted_boolean_is_refused_wherever_it_stands(sandbox: Sandbox) -> None:
     for options in (sandbox.main, sandbox.providers["one"], sandbox.profiles["p1"]):
         options["keep_tmp"] = "False"
@@ -87,13 +83,11 @@ def test_quoted_boolean_is_refused_wherever_it_stands(sandbox: Sandbox) -> None:
         del options["keep_tmp"]
 
 
-@pytest.mark.xfail(strict=True, reason="DeleteOnTermination is set to true")
 def test_quoted_false_does_not_delete_root_volume(sandbox: Sandbox) -> None:
     sandbox.profiles["p1"]["del_root_vol_on_destroy"] = "False"
     sandbox.assert_refused(sandbox.salt_cloud("--profile=p1", "n1"), "del_root_vol_on_destroy")
 
 
-@pytest.mark.xfail(strict=True, reason="text is taken for true, whatever it says")
 def test_quoted_rename_on_destroy_is_refused_before_destroying(sandbox: Sandbox) -> None:
     sandbox.launch("n1")
     sandbox.providers["one"]["rename_on_destroy"] = "False"
@@ -103,7 +97,6 @@ def test_quoted_rename_on_destroy_is_refused_before_destroying(sandbox: Sandbox)
     assert set(sandbox.instances()) == {"n1"}
 
 
-@pytest.mark.xfail(strict=True, reason="most are found by Python or EC2, in their words")
 def test_value_of_other_type_is_refused_with_its_option(sandbox: Sandbox) -> None:
     options = enumerate(OTHERS.items())
     done = sandbox.apply(
@@ -114,7 +107,6 @@ def test_value_of_other_type_is_refused_with_its_option(sandbox: Sandbox) -> Non
         assert python not in done.output, done
 
 
-@pytest.mark.xfail(strict=True, reason="quoted numbers are handed to botocore as text")
 def test_quoted_number_is_a_number(sandbox: Sandbox) -> None:
     sandbox.profiles["p1"] |= {
         "ssh_port": "22",

@@ -545,7 +545,6 @@ CONFIGURATIONS = {
     "main-file": Configuration(
         main="""
             log_level_logfile: debug
-            sync_after_install: ''
             win_username: Administrator
             providers:
               tower:
@@ -601,18 +600,6 @@ CONFIGURATIONS = {
         names=("m1", "m2"),
     ),
 }
-UNFINISHED = {
-    "manual": "stops at win_deploy_auth_retries, at del_all_vol_on_destroy, and at the provider's"
-    " securitygroup beside network_interfaces",
-    "names-in-a-map": "stops at del_all_vol_on_destroy",
-    "words-without-effect": "stops at delete_ssh_keys, then at enable_term_protect",
-    "extends": "stops at flush_mine_on_destroy",
-    "master": "stops at flush_mine_on_destroy",
-    "misnamed-login": "stops at ssh_user",
-    "several-logins": "stops at delete_sshkeys",
-    "device-tags": "stops at sh_username, then at the tag of a device",
-    "main-file": "stops at win_username in the main file, then at rename_on_destroy in a profile",
-}
 
 
 @pytest.fixture
@@ -650,19 +637,7 @@ def configured(sandbox: Sandbox, request: pytest.FixtureRequest) -> tuple[Sandbo
     return sandbox, found
 
 
-@pytest.mark.parametrize(
-    "configured",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(strict=True, reason=UNFINISHED[name])]
-            if name in UNFINISHED
-            else [],
-        )
-        for name in CONFIGURATIONS
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("configured", CONFIGURATIONS, indirect=True)
 def test_public_configuration_launches_and_lists(
     configured: tuple[Sandbox, Configuration],
 ) -> None:

@@ -16,7 +16,7 @@ from moto.ec2.models.instances import Instance
 from moto.ec2.models.spot_requests import SpotRequestBackend
 
 import iamactions
-from saltext.ec2 import _client
+from saltext.ec2 import _client, _context, options
 from saltext.ec2.clouds import ec2 as driver
 
 PROVIDER = {
@@ -32,6 +32,13 @@ PROVIDER = {
 def _no_early_log() -> None:
     """Stop Salt from collecting log messages for its own logging, which is never set up here."""
     salt._logging.shutdown_temp_handler()
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings_yet() -> None:
+    """Forget the warnings of earlier tests: the driver warns once in a process."""
+    options._warned.clear()
+    _context._WARNED.clear()
 
 
 @pytest.fixture(autouse=True)

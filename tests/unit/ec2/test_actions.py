@@ -27,6 +27,8 @@ LIFE = {
     "stop",
     "reboot",
     "rename",
+    "check",
+    "optimize_providers",
     "show_instance",
     "get_console_output",
 }

@@ -65,7 +65,7 @@ def test_misconfiguration_launches_nothing(place: Site) -> None:
         for bad, message in (
             (
                 "  sizes: t2.micro\n",
-                "web-1 (profile web): unknown option sizes; did you mean size?",
+                "profile web: unknown option sizes; did you mean size?",
             ),
             ("  win_installer: x\n", "win_installer is not supported"),
         ):
@@ -84,12 +84,13 @@ def test_misconfiguration_launches_nothing(place: Site) -> None:
 
 
 @pytest.mark.parametrize("how", [(), ("--parallel",)])
-def test_broken_script_fails_its_machine_only(place: Site, how: tuple[str, ...]) -> None:
-    (place.folder / "broken.sh").write_text("{% if %}\n")
+def test_broken_script_stops_map_before_launch(place: Site, how: tuple[str, ...]) -> None:
+    broken = place.folder / "broken.sh"
+    broken.write_text("{% if %}\n")
     applied = place.apply({"web-1": {"script": "broken"}, "web-2": {}}, *how)
-    assert "web-1 is not launched: TemplateSyntaxError: " in applied.errors["web-1"]
-    assert applied.output["web-2"]["deployed"] is True
-    assert list(place.instances()) == list(place.accepted()) == ["web-2"]
+    assert applied.done.returncode == 1
+    assert f": web-1: script {broken} cannot be rendered: " in applied.done.stderr
+    assert list(place.instances()) == list(place.accepted()) == []
 
 
 @pytest.mark.parametrize("how", [(), ("--parallel",)])

@@ -38,8 +38,9 @@ def test_region_of_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_provider_in_refused_region_is_refused(opts: dict[str, Any]) -> None:
     opts["providers"]["cloud"]["ec2"]["location"] = "eu-west-2"
-    with pytest.raises(RegionRefused):
-        driver.get_configured_provider()
+    assert driver.get_configured_provider()
+    with pytest.raises(RegionRefused, match="provider cloud:ec2: region eu-west-2 is refused"):
+        driver.list_availability_zones()
 
 
 def test_provider_needs_no_credentials(opts: dict[str, Any]) -> None:

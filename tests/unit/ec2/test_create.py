@@ -166,7 +166,12 @@ def test_create_refuses_region_that_is_not_allowed(
 
 
 @pytest.mark.parametrize(
-    "option", [option.name for option in _options.OPTIONS if option.provider_only]
+    "option",
+    [
+        option.name
+        for option in _options.OPTIONS
+        if option.provider_only and option.name != "rename_on_destroy"
+    ],
 )
 def test_create_refuses_other_value_of_provider_option(
     ec2: Any, machine: Machine, opts: dict[str, Any], option: str
@@ -174,9 +179,17 @@ def test_create_refuses_other_value_of_provider_option(
     with pytest.raises(
         ConfigurationError, match=rf"^web-1 \(profile small\): {option} differs from its provider's"
     ) as caught:
-        driver.create(machine("web-1", **{option: "other"}))
+        driver.create(machine("web-1", **{option: "http://other"}))
     assert "other" not in str(caught.value), "the value may be a secret"
     assert instances(ec2) == []
+
+
+@pytest.mark.covers("rename_on_destroy")
+def test_rename_on_destroy_of_profile_is_a_warning(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver.create(machine("web-1", rename_on_destroy=True))
+    assert "web-1 (profile small): rename_on_destroy has no effect" in caplog.text
 
 
 def test_create_accepts_provider_option_of_main_configuration(
@@ -298,7 +311,7 @@ class Deployment:
 def deploying(opts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     """Replace the SSH session of deployments, and only that."""
     deployment = Deployment()
-    (tmp_path / "key").touch()
+    (tmp_path / "key").touch(mode=0o600)
     (tmp_path / "probe.sh").write_text("true")
     opts |= {
         "deploy": True,
@@ -382,7 +395,8 @@ def test_create_refuses_invalid_value_before_launch(
     ec2: Any, entered: Entered, option: str, value: object, right: str
 ) -> None:
     with pytest.raises(
-        ConfigurationError, match=re.escape(f"web-1: {option} is {right}, not {value!r}")
+        ConfigurationError,
+        match=re.escape(f"web-1 (profile small): {option} must be {right}, not {value!r}"),
     ):
         entered(**{option: value})
     assert instances(ec2) == []
@@ -451,7 +465,7 @@ def test_login_has_configured_private_key(
     entered: Entered, opts: dict[str, Any], tmp_path: Path, option: str
 ) -> None:
     del opts["private_key"]
-    (tmp_path / "other").touch()
+    (tmp_path / "other").touch(mode=0o600)
     assert entered(**{option: str(tmp_path / "other")}).private_key == str(tmp_path / "other")
     with pytest.raises(ConfigurationError, match="private_key /nowhere does not exist"):
         entered(**{option: "/nowhere"})
@@ -469,18 +483,17 @@ def test_login_without_private_key_needs_ssh_agent(
 
 
 @pytest.mark.covers("host_keys", "known_hosts_file")
-def test_login_trusts_configured_host_keys(entered: Entered) -> None:
+def test_login_trusts_configured_host_keys(entered: Entered, tmp_path: Path) -> None:
     trusted = entered().host_key_options
     assert trusted["StrictHostKeyChecking"] == "yes"
     assert (
         Path(trusted["UserKnownHostsFile"]).read_text()
         == f"{trusted['HostKeyAlias']} ssh-ed25519 AAAA\n"
     )
-    trusted = entered(known_hosts_file="/etc/ssh/known").host_key_options
-    assert (trusted["StrictHostKeyChecking"], trusted["UserKnownHostsFile"]) == (
-        "yes",
-        "/etc/ssh/known",
-    )
+    known = tmp_path / "known"
+    known.touch()
+    trusted = entered(known_hosts_file=str(known)).host_key_options
+    assert (trusted["StrictHostKeyChecking"], trusted["UserKnownHostsFile"]) == ("yes", str(known))
     assert entered(host_keys="none").host_key_options["StrictHostKeyChecking"] == "no"
 
 
@@ -495,17 +508,19 @@ def test_login_uses_configured_gateway(
     assert command[-7:] == ["-p", "22", "-l", "root", "-W", "%h:%p", "gate.example.com"]
     assert f"IdentityFile={tmp_path / 'key'}" in command
     assert deploying.port is None, "only the gateway can reach the machine's port"
+    key = tmp_path / "gate"
+    key.touch(mode=0o600)
     command = shlex.split(
         entered(
             ssh_gateway="gate.example.com",
             ssh_gateway_port=2222,
             ssh_gateway_username="jump",
-            ssh_gateway_private_key="/gate/key",
+            ssh_gateway_private_key=str(key),
             ssh_gateway_command="nc -q0 %h %p",
         ).proxy
     )
     assert command[-9:] == ["-p", "2222", "-l", "jump", "gate.example.com", "nc", "-q0", "%h", "%p"]
-    assert "IdentityFile=/gate/key" in command
+    assert f"IdentityFile={key}" in command
 
 
 @pytest.mark.covers("ssh_connect_timeout", "deploy_timeout", "tmp_dir", "keep_tmp")

@@ -12,7 +12,7 @@ import pytest
 import salt.config
 
 import driver_docs
-from saltext.ec2 import _option_types, options
+from saltext.ec2 import _option_types, _preflight, options
 from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ConfigurationError
 
@@ -129,10 +129,14 @@ def test_refused_option_is_an_error_that_says_what_to_use(option: options.Option
 
 
 @pytest.mark.covers(status="ignored")
-@pytest.mark.parametrize("option", of_status("ignored"), ids=lambda option: option.name)
-def test_ignored_option_warns(option: options.Option, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.covers(status="obsolete")
+@pytest.mark.parametrize("option", of_status("ignored", "obsolete"), ids=lambda option: option.name)
+def test_option_without_effect_warns_once(
+    option: options.Option, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         options.check({"image": "x", option.name: "x"}, "profile web")
+        options.check({"image": "x", option.name: "x"}, "profile db")
     assert [record.getMessage() for record in caplog.records] == [
         f"profile web: {option.name} has no effect. {option.text}"
     ]
@@ -144,7 +148,7 @@ def test_core_option_is_left_to_the_core(
     option: options.Option, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        options.check({option.name: "x"}, "profile web")
+        options.check({option.name: None}, "profile web")
     assert caplog.records == []
     assert option.name not in options.resolve({"driver": "ec2"}, {"providers": {}})
 
@@ -153,18 +157,19 @@ def test_main_configuration_is_checked(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        options.check({"image": "x"}, "profile web", {"wait_for_spot_timeout": 30})
+        assert options.main_faults({"wait_for_spot_timeout": 30}) == []
     assert "the main cloud configuration: wait_for_spot_timeout has no effect" in caplog.text
-    with pytest.raises(
-        ConfigurationError, match="the main cloud configuration: win_installer is not supported"
-    ):
-        options.check({"image": "x"}, "profile web", {"win_installer": "/salt.exe"})
-    # `reactor` is the master's own there.
-    options.check(
-        {"image": "x"},
-        "profile web",
-        {**salt.config.DEFAULT_MASTER_OPTS, **salt.config.DEFAULT_CLOUD_OPTS},
-    )
+    (fault,) = options.main_faults({"keep_tmp": "False"})
+    assert str(fault) == "the main cloud configuration: keep_tmp must be true or false, not 'False'"
+
+
+def test_main_configuration_belongs_to_all_clouds(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert options.main_faults({"win_installer": "/salt.exe", "ssh_user": "root"}) == []
+        # `reactor` is the master's own there.
+        opts = {**salt.config.DEFAULT_MASTER_OPTS, **salt.config.DEFAULT_CLOUD_OPTS}
+        assert options.main_faults(opts) == []
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("where", ["provider", "machine"])
@@ -181,8 +186,9 @@ def test_provider_and_machine_are_checked(
                 "location": "eu-west-1",
                 option: "x",
             }
+            assert driver.get_configured_provider()
             with pytest.raises(ConfigurationError, match=f"provider cloud:ec2: .*{option}.*{hint}"):
-                driver.get_configured_provider()
+                driver.create(machine("web-1"))
         else:
             with pytest.raises(
                 ConfigurationError, match=rf"web-1 \(profile small\): .*{option}.*{hint}"
@@ -192,17 +198,41 @@ def test_provider_and_machine_are_checked(
 
 
 def test_word_of_salt_is_known_in_the_main_configuration_only() -> None:
-    # salt-cloud merges the main configuration into each machine.
-    opts: dict[str, Any] = {
-        "ssh_user": "root",
-        "profiles": {"web": {}, "db": {"ssh_user": "admin"}},
-    }
-    options.check({"ssh_user": "root", "profile": "web"}, "web-1", opts)
-    for given in ({"ssh_user": "admin", "profile": "db"}, {"ssh_user": "admin"}):
+    # With --profile, salt-cloud merges the main configuration into each machine.
+    profiles: dict[str, Any] = {"web": {}, "db": {"timeout": 5}}
+    opts: dict[str, Any] = {"timeout": 5, "profiles": profiles, "profile": "web"}
+    assert _preflight.own({"timeout": 5}, {}, profiles["web"], opts) == {}
+    for given, profile in (({"timeout": 5}, profiles["web"]), (profiles["db"], {})):
+        in_map = _preflight.own(given, {}, profile, {**opts, "profile": None})
         with pytest.raises(
-            ConfigurationError, match="unknown option ssh_user; did you mean ssh_username"
+            ConfigurationError,
+            match="unknown option timeout; timeout belongs in the main cloud configuration file",
         ):
-            options.check(given, "db-1", opts)
+            options.check(in_map, "db-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("append_domain", "append_domain belongs under minion"),
+        ("id_function", "id_function belongs under minion"),
+        ("pool_size", "pool_size belongs in the main cloud configuration file"),
+        ("interface", "belongs in the main cloud configuration file, or under minion"),
+        ("subnet_name", "did you mean subnetname?"),
+        ("rubbish", "options.md lists all options"),
+    ],
+)
+def test_unknown_option_has_hint(name: str, place: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(place)):
+        options.check({name: 1}, "profile web")
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"profile web: monitoring must be true or false, not 'no'; profile web: unknown",
+    ):
+        options.check({"monitoring": "no", "sizze": "x"}, "profile web")
 
 
 def test_map_outranks_profile_provider_and_main_configuration() -> None:
@@ -227,7 +257,7 @@ def test_map_outranks_profile_provider_and_main_configuration() -> None:
 
 def test_every_option_with_an_effect_has_a_type() -> None:
     untyped = [option.name for option in options.OPTIONS if option.type is _option_types.ANYTHING]
-    assert untyped == [option.name for option in of_status("ignored", "refused")]
+    assert untyped == [option.name for option in of_status("ignored", "obsolete", "refused")]
 
 
 @pytest.mark.parametrize(
@@ -278,11 +308,23 @@ def test_value_has_the_type_of_its_option(name: str, given: Any, typed: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
-    [("size", True), ("tag", ["a"]), ("volumes", {}), ("monitoring", "no"), ("securitygroup", {})],
+    ("name", "given", "message"),
+    [
+        ("size", True, "size must be text, not True"),
+        ("tag", ["a"], "tag must be a mapping, not ['a']"),
+        ("volumes", {}, "volumes must be a list of mappings, not {}"),
+        ("volumes", [{"size": "big"}], "volumes[0].size must be a whole number from 1, not 'big'"),
+        ("volumes", [10], "volumes[0] must be a mapping, not 10"),
+        ("monitoring", "no", "monitoring must be true or false, not 'no'"),
+        ("securitygroup", {}, "securitygroup must be a name or a list of names, not {}"),
+        ("ssh_username", [""], "ssh_username must be a user or a list of users, not ['']"),
+        ("key", ["secret"], "key must be text"),
+    ],
 )
-def test_value_of_another_type_is_unchanged_where_nothing_refuses_it(name: str, given: Any) -> None:
-    assert options.value(name, given, "web-1") is given
+def test_value_of_another_type_is_refused(name: str, given: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        options.value(name, given, "web-1")
+    assert str(raised.value) == f"web-1: {message}"
 
 
 @pytest.mark.covers("ssh_username")
@@ -291,7 +333,7 @@ def test_deployment_without_a_user_is_refused(
     machine: Callable[..., dict[str, Any]], ec2: Any, given: Any
 ) -> None:
     with pytest.raises(
-        ConfigurationError, match="web-1: ssh_username is a user or a list of users, not "
+        ConfigurationError, match="ssh_username must be a user or a list of users, not "
     ):
         driver.create(machine("web-1", ssh_username=given))
     assert ec2.describe_instances()["Reservations"] == []

@@ -53,7 +53,7 @@ def deploying(
     monkeypatch.setattr(_login, "wait_for_port", lambda *_: None)
     monkeypatch.setattr(_session, "run", run)
     monkeypatch.setattr(host_keys, "from_console", lambda _: ["ssh-ed25519 AAAA"])
-    (tmp_path / "key").touch()
+    (tmp_path / "key").touch(mode=0o600)
     opts |= {"deploy": True, "private_key": str(tmp_path / "key")}
     return error.append
 
@@ -129,6 +129,10 @@ def test_docstrings_name_exactly_the_actions_that_functions_use(
     driver.optimize_providers({"cloud": opts["providers"]["cloud"]["ec2"]})
     driver.show_image({"image": "ssm:/images/other"}, call="function")
     driver.create(machine("web-1"))
+    given = {"image": "ssm:/images/other", "keyname": "deploy"}
+    (tmp_path / "web.map").write_text(json.dumps({"small": [{"web-2": given}]}))
+    opts["cachedir"] = str(tmp_path / "empty")  # the machines above have filled the cache
+    assert driver.check({"map": str(tmp_path / "web.map")}, call="function") == {"faults": []}
     for name, arguments in ACTIONS_OF_MACHINE:
         # moto knows no (Un)MonitorInstances, which it says after the call is recorded.
         with contextlib.suppress(NotImplementedError):

@@ -298,8 +298,10 @@ def test_launch_without_template_needs_image_and_size(ec2: Any, launch: Launcher
     for option in ("image", "size"):
         with pytest.raises(ConfigurationError, match=f"web-1: {option} is not set"):
             launch(**{option: None})
-    with pytest.raises(ConfigurationError, match="launch_template is a mapping with id or name"):
+    with pytest.raises(ConfigurationError, match="launch_template must be a mapping, not 'lt-1'"):
         launch(launch_template="lt-1")
+    with pytest.raises(ConfigurationError, match="launch_template is a mapping with id or name"):
+        launch(launch_template={"arn": "lt-1"})
     assert ec2.describe_instances()["Reservations"] == []
 
 
@@ -422,9 +424,28 @@ def test_mapping_without_ebs_is_unchanged() -> None:
 
 
 @pytest.mark.covers("block_device_mappings")
-def test_block_device_mappings_refuse_entry_without_device(launch: Launcher) -> None:
+def test_tag_of_block_device_is_tag_of_its_volume(ec2: Any, launch: Launcher) -> None:
+    device = {"DeviceName": "/dev/sdf", "Ebs.VolumeSize": 1, "tag": {"tier": "log"}}
+    found = volumes(ec2, launch(block_device_mappings=[device]))
+    assert {device: tags(volume).get("tier") for device, volume in found.items()} == {
+        "/dev/sda1": None,
+        "/dev/sdf": "log",
+    }
+
+
+@pytest.mark.covers("block_device_mappings")
+def test_block_device_mapping_needs_name(launch: Launcher) -> None:
     with pytest.raises(ConfigurationError, match="an entry has no DeviceName"):
         launch(block_device_mappings=[{"Ebs.VolumeSize": 3}])
+
+
+@pytest.mark.covers("block_device_mappings")
+def test_block_device_mapping_refuses_root_of_other_images(ec2: Any, launch: Launcher) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"/dev/xvda would be a second volume: .* is /dev/sda1"
+    ):
+        launch(block_device_mappings=[{"DeviceName": "/dev/xvda", "Ebs.VolumeSize": 3}])
+    assert ec2.describe_instances()["Reservations"] == []
 
 
 @pytest.mark.covers("volumes")

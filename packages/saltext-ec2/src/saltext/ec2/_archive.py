@@ -53,11 +53,7 @@ def _files(
     """Return the content and mode of each file, by name."""
     minion = salt.utils.cloud.minion_config(opts, vm_)
     script_name = setting("script") or "bootstrap-salt"
-    script = salt.utils.cloud.os_script(script_name, vm_, opts, minion)
-    if not script:
-        raise ConfigurationError(
-            f"there is no deploy script {script_name} in deploy_scripts_search_path"
-        )
+    script = _rendered(str(script_name), vm_, opts, minion)
 
     files: dict[str, tuple[str, int]] = {
         "deploy.sh": (script, 0o700),
@@ -76,8 +72,8 @@ def _files(
             salt.utils.cloud.salt_config_to_yaml(salt.utils.cloud.master_config(opts, vm_)),
             0o600,
         )
-        files["master.pem"] = (vm_["master_pem"], 0o600)
-        files["master.pub"] = (vm_["master_pub"], 0o644)
+        files["master.pem"] = (vm_.get("master_pem") or "", 0o600)
+        files["master.pub"] = (vm_.get("master_pub") or "", 0o644)
     for minion_id, key in (vm_.get("preseed_minion_keys") or {}).items():
         files[f"preseed-minion-keys/{minion_id}"] = (key, 0o600)
     if path := setting("master_sign_pub_file"):
@@ -86,6 +82,22 @@ def _files(
     destinations = list((setting("file_map") or {}).values())
     files["run"] = (_runner(setting, script, destinations, opts), 0o700)
     return files
+
+
+def _rendered(
+    name: str, vm_: Mapping[str, Any], opts: Mapping[str, Any], minion: Mapping[str, Any]
+) -> str:
+    """Return the deploy script, which may be a template."""
+    folders = ["", *opts.get("deploy_scripts_search_path", ())]
+    paths = [Path(folder, name + end) for folder in folders for end in ("", ".sh")]
+    path = next((path for path in paths if path.is_file()), name)
+    try:
+        script = salt.utils.cloud.os_script(name, vm_, opts, minion)
+    except Exception as error:
+        raise ConfigurationError(f"script {path} cannot be rendered: {error}") from error
+    if not script:
+        raise ConfigurationError(f"there is no deploy script {name} in deploy_scripts_search_path")
+    return str(script)
 
 
 def _local(path: str, option: str) -> Path:
@@ -131,7 +143,8 @@ def _runner(
     inline = setting("inline_script") or []
     commands = [inline] if isinstance(inline, str) else inline
     lines += [f"sh -c {shlex.quote(command)}" for command in commands]
-    # With --parallel, the core runs start_action from the master.
-    if opts.get("start_action") and not opts.get("parallel"):
-        lines.append(f"salt-call {opts['start_action']}")
+    # With --parallel, the core runs the main file's start_action from the master.
+    action = setting("start_action")
+    if action and not (opts.get("parallel") and action == opts.get("start_action")):
+        lines.append(f"salt-call {action}")
     return "\n".join(lines) + "\n"

@@ -23,15 +23,11 @@ log = logging.getLogger(__name__)
 
 def needed(options: Mapping[str, Any]) -> bool:
     """Return whether a machine with these options needs `attach`."""
-    return (
-        any(
-            volume.get("volume_id") or volume.get("tags") for volume in options.get("volumes") or []
-        )
-        or any(device.get("tag") for device in options.get("block_device_mappings") or [])
-        or any(
-            set(_request.INTERFACE_LATER) & set(interface)
-            for interface in options.get("network_interfaces") or []
-        )
+    return any(
+        volume.get("volume_id") or volume.get("tags") for volume in _volumes(options)
+    ) or any(
+        set(_request.INTERFACE_LATER) & set(interface)
+        for interface in options.get("network_interfaces") or []
     )
 
 
@@ -47,12 +43,7 @@ def attach(machine: Machine) -> bool:
         ApiError: EC2 refuses.
     """
     options = machine.options
-    tagged = [
-        {"device": device["DeviceName"], "tags": device["tag"]}
-        for device in options.get("block_device_mappings") or []
-        if device.get("tag")
-    ]
-    _attach_volumes(machine, [*(options.get("volumes") or []), *tagged])
+    _attach_volumes(machine, _volumes(options))
     interfaces = {
         interface["Attachment"]["DeviceIndex"]: interface
         for interface in machine.instance.get("NetworkInterfaces", [])
@@ -66,6 +57,16 @@ def attach(machine: Machine) -> bool:
         ):
             changed |= _associate_addresses(machine, wanted, interface)
     return changed
+
+
+def _volumes(options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entries of `volumes`, and the tagged ones of `block_device_mappings` as such."""
+    tagged = [
+        {"device": entry["DeviceName"], "tags": entry["tag"]}
+        for entry in options.get("block_device_mappings") or []
+        if entry.get("tag")
+    ]
+    return [*(options.get("volumes") or []), *tagged]
 
 
 def _attach_volumes(machine: Machine, volumes: Sequence[Mapping[str, Any]]) -> None:

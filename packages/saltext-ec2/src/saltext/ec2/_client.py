@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # The old driver's word for the credentials that boto3 finds.
 INSTANCE_ROLE = "use-instance-role-credentials"
+REGION_OPTIONS = ("location", "region", "allowed_regions", "profile_name")
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,30 @@ def region_of(options: Mapping[str, Any]) -> str:
         ConfigurationError: there is no region, or there are two.
         RegionRefused: the region is not one of `allowed_regions`.
     """
-    location, region = options.get("location"), options.get("region")
+    location, region, allowed, profile_name = _typed(options, REGION_OPTIONS)
     if location and region and location != region:
         raise ConfigurationError(f"location is {location} but region is {region}: set one of them")
     chosen = (
         location
         or region
         or os.environ.get("AWS_REGION")
-        or boto3.Session(profile_name=options.get("profile_name")).region_name
+        or boto3.Session(profile_name=profile_name).region_name
     )
     if not chosen:
         raise ConfigurationError(
             "no region: set location in the provider, or AWS_REGION in the environment"
         )
-    check_region(str(chosen), options)
+    check_region(str(chosen), {"allowed_regions": allowed})
     return str(chosen)
+
+
+def _typed(options: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return the values of some options in the types of those options.
+
+    Raises:
+        ConfigurationError: a value has another type than its option.
+    """
+    return [_options.value(name, options.get(name), "the connection") for name in names]
 
 
 def check_region(region: str, options: Mapping[str, Any]) -> None:
@@ -113,25 +123,22 @@ def connect(options: Mapping[str, Any], cache_folder: str) -> Connection:
             that takes a number has none.
         ApiError: AWS refuses the role.
     """
+    names = ("id", "key", "token", "role_arn", "profile_name", "max_attempts", "api_timeout")
     wanted = {
         "region": region_of(options),
-        **{name: options.get(name) for name in ("id", "key", "token", "role_arn", "profile_name")},
+        **dict(zip(names, _typed(options, names), strict=True)),
         "endpoint_url": _endpoint(options),
-        **{
-            name: _options.value(name, options.get(name), "the connection")
-            for name in ("max_attempts", "api_timeout")
-        },
     }
     return _connect(json.dumps(wanted, sort_keys=True), cache_folder)
 
 
 def _endpoint(options: Mapping[str, Any]) -> str | None:
-    if options.get("endpoint"):
-        if options.get("endpoint_url"):
-            raise ConfigurationError("endpoint and endpoint_url are both set")
-        endpoint = str(options["endpoint"])
-        return endpoint if "://" in endpoint else f"https://{endpoint}"
-    return options.get("endpoint_url")
+    endpoint, url = _typed(options, ("endpoint", "endpoint_url"))
+    if not endpoint:
+        return str(url) if url else None
+    if url:
+        raise ConfigurationError("endpoint and endpoint_url are both set")
+    return str(endpoint) if "://" in endpoint else f"https://{endpoint}"
 
 
 @functools.lru_cache(maxsize=8)

@@ -12,11 +12,20 @@ import salt.config
 
 from saltext.ec2 import _client, options
 from saltext.ec2._client import Connection
-from saltext.ec2.errors import ConfigurationError
+from saltext.ec2.errors import ConfigurationError, Ec2Error
+from saltext.ec2.options import Fault
 
 log = logging.getLogger(__name__)
 
 DRIVER = "ec2"
+
+# The providers whose faults this process and its parents have logged.
+_WARNED: set[str] = set()
+
+
+def _is_of_provider(name: str) -> bool:
+    option = options.TABLE.get(name)
+    return bool(option and (option.provider_only or name in ("max_attempts", "api_timeout")))
 
 
 @dataclass(frozen=True)
@@ -47,32 +56,68 @@ class Context:
         return applies and not any(self.opts.get(name) for name in other)
 
     def configured_provider(self) -> dict[str, Any] | None:
-        """Return the options of the active provider, or None when there is none.
-
-        Raises:
-            ConfigurationError: an option is unknown, or the region is refused.
-        """
+        """Return the options of the active provider, unchecked, or None when there is none."""
         provider = salt.config.is_provider_configured(
             self.opts, self.provider_name, ("driver",), log_message=False
         )
-        if not provider:
-            return None
-        options.check(provider, f"provider {self.provider_name}", self.opts)
-        _client.region_of(provider)
-        return dict(provider)
+        return dict(provider) if provider else None
+
+    def provider_faults(self) -> list[Fault]:
+        """Return what is wrong with the active provider."""
+        provider, source = self.configured_provider(), f"provider {self.provider_name}"
+        if provider is None:
+            return [Fault(source, "driver", f"there is no such provider with driver: {DRIVER}")]
+        found = options.faults(provider, source)
+        if not {fault.option for fault in found} & set(_client.REGION_OPTIONS):
+            try:
+                _client.region_of(provider)
+            except Ec2Error as error:
+                found.append(Fault(source, "location", str(error)))
+        return found
+
+    def query_faults(self) -> list[Fault]:
+        """Return what keeps EC2 from being asked for the machines of the active provider."""
+        return [
+            fault
+            for fault in self.provider_faults()
+            if fault.option != "rename_on_destroy" and _is_of_provider(fault.option)
+        ]
+
+    def warn_of_faults(self) -> None:
+        """Log what is wrong with the active provider, once in a run."""
+        if self.provider_name not in _WARNED and (found := self.provider_faults()):
+            _WARNED.add(self.provider_name)
+            log.warning("%s", "; ".join(map(str, found)))
 
     def provider(self) -> dict[str, Any]:
         """Return the options of the active provider.
 
         Raises:
-            ConfigurationError: there is no such provider, or see `configured_provider`.
+            ConfigurationError: there is no such provider, or something is wrong with it.
         """
-        provider = self.configured_provider()
-        if provider is None:
-            raise ConfigurationError(
-                f"there is no provider {self.provider_name} with driver: {DRIVER}"
-            )
-        return provider
+        found = self.provider_faults()
+        if [fault.option for fault in found] == ["location"]:
+            try:
+                _client.region_of(self.configured_provider() or {})
+            except Ec2Error as error:
+                raise type(error)(str(found[0])) from error
+        options.refuse(found)
+        return self.configured_provider() or {}
+
+    def provider_of_machine(self) -> dict[str, Any]:
+        """Return the options of the active provider for an action on a machine that exists.
+
+        Options that only a launch reads are no reason to leave the machine alone.
+
+        Raises:
+            ConfigurationError: there is no such provider, or EC2 cannot be asked with its options.
+        """
+        options.refuse(
+            fault
+            for fault in self.provider_faults()
+            if fault.option == "driver" or _is_of_provider(fault.option)
+        )
+        return self.configured_provider() or {}
 
     def connect(self, given: Mapping[str, Any] | None = None) -> Connection:
         """Return the connection for some options; without them, for the active provider's.
@@ -95,6 +140,24 @@ class Context:
         rules = (self.opts.get("filter_events") or {}).get(tag) or {}
         wanted = [*(keys if rules.get("use_defaults", True) else ()), *(rules.get("keys") or ())]
         return {key: data[key] for key in wanted if key in data}
+
+    def connect_to_query(self) -> Connection:
+        """Return the connection of the active provider for a query of its machines.
+
+        What is wrong with a provider beside its region and credentials is no reason to hide its
+        machines.
+
+        Raises:
+            ConfigurationError: EC2 cannot be asked with the provider's options.
+            ApiError: AWS refuses the credentials.
+        """
+        provider = self.configured_provider()
+        if provider is None:
+            return self.connect()
+        try:
+            return _client.connect(provider, self.opts["cachedir"])
+        except ConfigurationError as error:
+            raise ConfigurationError(f"provider {self.provider_name}: {error}") from error
 
     def event(self, name: str, tag: str, message: str, data: Mapping[str, Any]) -> None:
         """Send an event about a machine, with its name; see `send`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,20 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import salt.config
-import salt.utils.cloud
-import salt.utils.files
 
 from saltext.ec2 import (
-    _archive,
     _attachments,
     _cachedir,
     _destroy,
     _install,
     _instance,
-    _login,
     _lookup,
     _minion_keys,
     _nodes,
+    _preflight,
     _request,
     _tags,
     options,
@@ -32,7 +30,6 @@ from saltext.ec2._context import DRIVER, Context
 from saltext.ec2._machine import Machine
 from saltext.ec2.errors import (
     ApiError,
-    ConfigurationError,
     DeployError,
     Ec2Error,
     LaunchError,
@@ -75,15 +72,19 @@ def create(context: Context, vm_: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Ec2Error: the machine does not run, or its minion is not installed.
     """
-    deploy = bool(salt.config.get_cloud_config_value("deploy", vm_, context.opts))
+    for name in [name for name in vm_ if name.startswith("__")]:
+        del vm_[name]  # Salt's execution module `cloud` adds __pub_fun and so on
+    # A value of another type, which is refused later, may have left an accepted key.
+    deploy = salt.config.get_cloud_config_value("deploy", vm_, context.opts) is not False
     order = Order(context, vm_, deploy)
     with _before_launch(order):
-        resolved, archive = _prepare(order)
-        machine, new = _launch(order, resolved)
+        plan = _prepare(order)
+        order = dataclasses.replace(order, deploy=plan.deploy)
+        machine, new = _launch(order, plan)
     _cachedir.index(context, vm_)
     try:
         _report_launch(order, machine, new=new)
-        machine = _deploy(order, machine, archive)
+        machine = _deploy(order, machine, plan.archive)
     except Exception as error:
         log.debug("%s is launched, but not ready", order.name, exc_info=True)
         raise _failure(order, machine, error, new=new) from error
@@ -110,35 +111,28 @@ def _before_launch(order: Order) -> Iterator[None]:
         ) from error
 
 
-def _prepare(order: Order) -> tuple[dict[str, Any], bytes]:
-    """Check everything that can be checked without a machine.
-
-    Returns:
-        The machine's options, and the archive to send to it.
-    """
+def _prepare(order: Order) -> _preflight.Plan:
+    """Check everything that can be checked without a machine."""
     context, vm_ = order.context, order.vm_
-    source = f"{order.name} (profile {vm_.get('profile')})"
-    options.check(vm_, source, context.opts)
-    options.check_provider(vm_, context.provider(), source, context.opts)
-    resolved = options.resolve(vm_, context.opts)
+    context.provider()
+    options.refuse(_preflight.faults(context, vm_))
+    plan = _preflight.plan(context, vm_)
     data = {**vm_, **_identity(order)}
     creating = context.filtered("creating", data, _identity(order))
     context.send(order.name, "creating", "starting create", creating)
-    archive = b""
-    if order.deploy:
-        _login.private_key(resolved)
-        archive = _archive.build(vm_, context.opts)
+    if plan.deploy:
         _minion_keys.remove_pending(vm_, context.opts)
-    return resolved, archive
+    return plan
 
 
-def _launch(order: Order, resolved: Mapping[str, Any]) -> tuple[Machine, bool]:
+def _launch(order: Order, plan: _preflight.Plan) -> tuple[Machine, bool]:
     """Launch the machine, unless it exists; start it if it has been stopped.
 
     Returns:
         The machine, and whether it is new.
     """
-    name, connection = order.name, order.context.connect(resolved)
+    name, resolved = order.name, plan.options
+    connection = order.context.connect(resolved)
     instance, predecessors = _lookup.before_launch(connection, name)
     if instance is None:
         _attachments.check_addresses(connection, resolved, name)
@@ -146,8 +140,8 @@ def _launch(order: Order, resolved: Mapping[str, Any]) -> tuple[Machine, bool]:
             connection,
             resolved,
             name,
-            _userdata(order, resolved),
-            order.deploy,
+            plan.userdata,
+            plan.deploy,
             functools.partial(_report_request, order, connection.region),
         )
         return _instance.launch(launch, predecessors), True
@@ -192,23 +186,6 @@ def _report_launch(order: Order, machine: Machine, *, new: bool) -> None:
         event("tagging", "setting tags", {"tags": tags, "instance_id": machine.id})
     if volumes := machine.options.get("volumes"):
         event("attaching_volumes", "attaching volumes", {"volumes": volumes})
-
-
-def _userdata(order: Order, resolved: Mapping[str, Any]) -> str:
-    text: str = resolved.get("userdata") or ""
-    if path := resolved.get("userdata_file"):
-        if text:
-            raise ConfigurationError(f"{order.name}: userdata and userdata_file are both set")
-        try:
-            with salt.utils.files.fopen(path, "r") as handle:
-                text = handle.read()
-        except OSError as error:
-            raise ConfigurationError(
-                f"{order.name}: userdata_file cannot be read: {error}"
-            ) from error
-    if not text:
-        return ""
-    return str(salt.utils.cloud.userdata_template(order.context.opts, order.vm_, text) or "")
 
 
 def _deploy(order: Order, machine: Machine, archive: bytes) -> Machine:

@@ -53,7 +53,31 @@ def find(connection: Connection, wanted: str | Mapping[str, Any]) -> Image:
     return Image(*fields)
 
 
+def check(wanted: str | Mapping[str, Any]) -> None:
+    """Check that `find` can look for an image, without looking for it.
+
+    Raises:
+        ConfigurationError: it is none of the forms that `find` knows.
+    """
+    if not isinstance(wanted, Mapping):
+        if not str(wanted).startswith((*SSM_PREFIXES, "ami-")):
+            raise ConfigurationError(
+                f"image {wanted!r} is not ami-…, ssm:/parameter, or a mapping with owner and name"
+                " (the newest is taken)"
+            )
+        return
+    if unknown := set(wanted) - {"owner", "name", "architecture"}:
+        raise ConfigurationError(
+            f"image knows owner, name and architecture, not {', '.join(sorted(unknown))}"
+        )
+    if not (wanted.get("owner") and wanted.get("name")):
+        raise ConfigurationError(
+            "image by name needs both owner and name: names alone can be taken by anybody"
+        )
+
+
 def _find(connection: Connection, wanted: str | Mapping[str, Any]) -> Image:
+    check(wanted)
     if isinstance(wanted, Mapping):
         return _newest(connection, wanted)
     image_id = str(wanted)
@@ -62,10 +86,7 @@ def _find(connection: Connection, wanted: str | Mapping[str, Any]) -> Image:
             image_id = _parameter(connection, image_id.removeprefix(prefix))
             break
     if not image_id.startswith("ami-"):
-        raise ConfigurationError(
-            f"image {wanted!r} is not ami-…, ssm:/parameter, or a mapping with owner and name"
-            " (the newest is taken)"
-        )
+        raise ConfigurationError(f"image {wanted!r} is no parameter with the id of an image")
     with api_errors(f"looking up the image {image_id}"):
         found = connection.ec2.describe_images(
             Filters=[{"Name": "image-id", "Values": [image_id]}], IncludeDeprecated=True
@@ -87,14 +108,6 @@ def _parameter(connection: Connection, name: str) -> str:
 
 
 def _newest(connection: Connection, wanted: Mapping[str, Any]) -> Image:
-    if unknown := set(wanted) - {"owner", "name", "architecture"}:
-        raise ConfigurationError(
-            f"image knows owner, name and architecture, not {', '.join(sorted(unknown))}"
-        )
-    if not (wanted.get("owner") and wanted.get("name")):
-        raise ConfigurationError(
-            "image by name needs both owner and name: names alone can be taken by anybody"
-        )
     filters: list[FilterTypeDef] = [
         {"Name": "name", "Values": [str(wanted["name"])]},
         {"Name": "state", "Values": ["available"]},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +99,7 @@ def private_key(options: Mapping[str, Any]) -> str:
     """Return the path of the private key; empty: an SSH agent holds the key.
 
     Raises:
-        ConfigurationError: no key is configured, or the file does not exist.
+        ConfigurationError: no key is configured, the file does not exist, or others may use it.
     """
     path = options.get("private_key") or options.get("key_filename") or options.get("ssh_keyfile")
     if not path:
@@ -106,9 +108,35 @@ def private_key(options: Mapping[str, Any]) -> str:
         raise ConfigurationError(
             "private_key is not set: it names the file with the key pair's private half"
         )
+    return _usable_key(str(path), "private_key")
+
+
+def check_files(options: Mapping[str, Any]) -> None:
+    """Check the files that a login needs beside the private key.
+
+    Raises:
+        ConfigurationError: a file does not exist, or others may use the gateway's key.
+    """
+    if options.get("ssh_gateway") and (key := options.get("ssh_gateway_private_key")):
+        _usable_key(str(key), "ssh_gateway_private_key")
+    known_hosts = options.get("known_hosts_file")
+    if known_hosts and not Path(known_hosts).exists():
+        raise ConfigurationError(f"known_hosts_file {known_hosts} does not exist")
+
+
+def _usable_key(path: str, option: str) -> str:
+    """Return the path of a private key that OpenSSH accepts."""
     if not Path(path).is_file():
-        raise ConfigurationError(f"private_key {path} does not exist")
-    return str(path)
+        raise ConfigurationError(f"{option} {path} does not exist")
+    mode = stat.S_IMODE(Path(path).stat().st_mode)
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"{option} {path} has the mode {mode:04o}, with which OpenSSH refuses it:"
+            f" chmod 0600 {path}"
+        )
+    if not os.access(path, os.R_OK):
+        raise ConfigurationError(f"{option} {path} cannot be read by this user")
+    return path
 
 
 def proxy_command(options: Mapping[str, Any]) -> str:

@@ -12,21 +12,27 @@ from typing import Any, Literal
 from saltext.ec2._option_types import (
     ANYTHING,
     BOOLEAN,
+    COMMANDS,
+    COUNT,
     LIST,
     MAPPING,
     NAMES,
+    PRICE,
     SECONDS,
     TEXT,
     TEXT_OR_FALSE,
     TEXT_OR_LIST,
     TEXT_OR_MAPPING,
+    URL,
     USERS,
     WHOLE,
     Type,
     choice,
+    list_of,
+    mapping_of,
 )
 
-Status = Literal["same", "changed", "new", "core", "ignored", "refused"]
+Status = Literal["same", "changed", "new", "core", "ignored", "obsolete", "refused"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Option:
         name: the option as a user writes it.
         status: how the option compares with the driver of Salt 3007: it is the `same`, has
             `changed`, or is `new`. Salt's `core` reads it, as before. It is `ignored`, with a
-            warning, since it has no meaning any more. Or it is `refused`.
+            warning, since it has no meaning any more. It is `obsolete`, with a warning, since it
+            never had an effect in a provider, profile or map. Or it is `refused`.
         type: what the value must be.
         text: what the option does; for a refused option, what to use instead.
         default: the value when the option is absent. With None nothing is sent, and EC2 decides.
@@ -53,6 +60,45 @@ class Option:
     main_file: bool = False
     provider_only: bool = False
 
+
+_EBS = {
+    "DeleteOnTermination": BOOLEAN, "Encrypted": BOOLEAN, "Iops": WHOLE, "KmsKeyId": TEXT,
+    "SnapshotId": TEXT, "Throughput": WHOLE, "VolumeSize": WHOLE, "VolumeType": TEXT,
+}  # fmt: skip
+_DEVICES = list_of(
+    mapping_of({
+        "DeviceName": TEXT, "VirtualName": TEXT, "NoDevice": TEXT, "tag": MAPPING,
+        "Ebs": mapping_of(_EBS), **{f"Ebs.{key}": kind for key, kind in _EBS.items()},
+    }),
+    "a list of mappings",
+)  # fmt: skip
+VOLUME: Mapping[str, Type] = {
+    "device": TEXT, "size": WHOLE, "snapshot": TEXT, "volume_id": TEXT, "type": TEXT,
+    "iops": WHOLE, "throughput": WHOLE, "encrypted": BOOLEAN, "kmskeyid": TEXT,
+    "kms_key_id": TEXT, "tags": MAPPING,
+}  # fmt: skip
+_VOLUMES = list_of(mapping_of(VOLUME), "a list of mappings")
+_INTERFACES = list_of(
+    mapping_of({
+        "DeviceIndex": COUNT, "NetworkCardIndex": COUNT, "NetworkInterfaceId": TEXT,
+        "SubnetId": TEXT, "SubnetName": TEXT, "subnetname": TEXT, "SecurityGroupId": NAMES,
+        "securitygroupname": NAMES, "Groups": NAMES, "PrivateIpAddress": TEXT,
+        "PrivateIpAddresses": list_of(
+            mapping_of({"Primary": BOOLEAN, "PrivateIpAddress": TEXT}), "a list of mappings"
+        ),
+        "SecondaryPrivateIpAddressCount": COUNT, "Ipv6AddressCount": COUNT,
+        "AssociatePublicIpAddress": BOOLEAN, "DeleteOnTermination": BOOLEAN,
+        "SourceDestCheck": BOOLEAN, "Description": TEXT, "InterfaceType": TEXT,
+        "associate_eip": TEXT, "allocate_new_eip": BOOLEAN, "allocate_new_eips": BOOLEAN,
+    }),
+    "a list of mappings",
+)  # fmt: skip
+_SPOT_CONFIG = mapping_of({
+    "spot_price": PRICE, "type": TEXT, "interruption": TEXT, "tag": MAPPING,
+})  # fmt: skip
+_CPU = mapping_of({
+    "CoreCount": WHOLE, "ThreadsPerCore": WHOLE, "core_count": WHOLE, "threads_per_core": WHOLE,
+})  # fmt: skip
 
 ACCOUNT = (
     Option("location", "changed", TEXT, provider_only=True, text=
@@ -73,7 +119,7 @@ ACCOUNT = (
         "The driver assumes this role with the credentials."),
     Option("profile_name", "new", TEXT, provider_only=True, text=
         "A profile of the AWS configuration files."),
-    Option("endpoint_url", "new", TEXT, provider_only=True, text=
+    Option("endpoint_url", "new", URL, provider_only=True, text=
         "The URL of another EC2 endpoint than Amazon's. Without it, and for SSM and STS, boto3"
         " finds the endpoint (`AWS_ENDPOINT_URL`)."),
     Option("endpoint", "same", TEXT, provider_only=True, text=
@@ -111,7 +157,7 @@ MACHINE = (
         " IMDSv2 is required unless this option says otherwise."),
     Option("credit_specification", "new", TEXT_OR_MAPPING, text=
         "`standard` or `unlimited`, for burstable types."),
-    Option("cpu_options", "new", MAPPING, text=
+    Option("cpu_options", "new", _CPU, text=
         "`{CoreCount: …, ThreadsPerCore: …}`."),
     Option("userdata", "same", TEXT, text=
         "The user data."),
@@ -134,7 +180,7 @@ MACHINE = (
         "The name of the placement group."),
     Option("tenancy", "same", TEXT, text=
         "`default`, `dedicated` or `host`."),
-    Option("spot_config", "changed", MAPPING, text=
+    Option("spot_config", "changed", _SPOT_CONFIG, text=
         "Launch a spot instance. The keys are optional: `spot_price` (without it, at most the"
         " on-demand price), `type` (`one-time`, `persistent`), `interruption` (`terminate`, `stop`,"
         " `hibernate`), and `tag` (further tags of the spot request, which has the machine's tags"
@@ -142,11 +188,11 @@ MACHINE = (
 )  # fmt: skip
 
 DISKS = (
-    Option("block_device_mappings", "changed", LIST, main_file=True, text=
+    Option("block_device_mappings", "changed", _DEVICES, main_file=True, text=
         "EC2's list of block devices, nested or with `Ebs.` keys. Every volume, the root volume"
         " too, is gp3 and encrypted unless this option says otherwise. All volumes have the tags of"
-        " `tag`; an entry can have a `tag` of its own, which its volume gets after the launch."),
-    Option("volumes", "changed", LIST, main_file=True, text=
+        " the option `tag`; an entry may have a `tag` with further tags of its volume."),
+    Option("volumes", "changed", _VOLUMES, main_file=True, text=
         "Further volumes. Each entry has a `device`, and one of `size`, `snapshot` and `volume_id`"
         " (an existing volume). Optional keys are `type`, `iops`, `throughput`, `encrypted`,"
         " `kmskeyid` and `tags`. A new volume is part of the launch, and gp3 and encrypted unless"
@@ -181,7 +227,7 @@ NETWORK = (
         "Whether the machine gets a public address. Without it, the subnet decides."),
     Option("private_ip", "new", TEXT, text=
         "The private address of the machine."),
-    Option("network_interfaces", "same", LIST, text=
+    Option("network_interfaces", "same", _INTERFACES, text=
         "EC2's list of network interfaces, with `SubnetId` or `subnetname`, `SecurityGroupId` or"
         " `securitygroupname`, `PrivateIpAddress`, `PrivateIpAddresses`,"
         " `SecondaryPrivateIpAddressCount`, `AssociatePublicIpAddress`, `SourceDestCheck`,"
@@ -261,7 +307,7 @@ CORE = tuple(Option(name, "core", kind, text) for name, kind, text in (
     ("script_args", TEXT, "The arguments of the deploy script."),
     ("script_env", MAPPING, "The environment of the deploy script."),
     ("inline_script", TEXT_OR_LIST, "Commands that run after the deploy script."),
-    ("preflight_cmds", LIST, "Commands that run before the deploy script."),
+    ("preflight_cmds", COMMANDS, "Commands that run before the deploy script."),
     ("file_map", MAPPING,
      "Files to copy to the machine before the deploy script runs. Each file must exist."),
     ("minion", MAPPING, "The configuration of the minion."),
@@ -275,7 +321,6 @@ CORE = tuple(Option(name, "core", kind, text) for name, kind, text in (
     ("master_finger", TEXT, "The fingerprint of the master's key."),
     ("requires", LIST, "Machines of the map that are created before this machine."),
     ("start_action", TEXT, "The first function that the minion runs."),
-    ("sync_after_install", TEXT, "What the minion synchronises first."),
     ("domain", TEXT, "The domain of the minion's id, with `use_fqdn`."),
     ("use_fqdn", BOOLEAN, "Add `domain` to the minion's id."),
 ))  # fmt: skip
@@ -303,6 +348,32 @@ _NO_WINDOWS = (
     " deploy: False."
 )
 
+_USERS = "Set ssh_username."
+_NO_RETRIES = "The driver deploys no Windows machines."
+_NO_KEYS = "The core removes the key of a machine that it destroys."
+
+OBSOLETE = tuple(Option(name, "obsolete", ANYTHING, text) for name, text in (
+    ("seed", "Set deploy: False."),
+    ("win_deploy_auth_retries", _NO_RETRIES),
+    ("win_deploy_auth_retry_delay", _NO_RETRIES),
+    ("delete_ssh_keys", _NO_KEYS),
+    ("delete_sshkeys", _NO_KEYS),
+    ("del_all_vol_on_destroy", "Set del_all_vols_on_destroy."),
+    ("delvol_on_destroy", "Set del_root_vol_on_destroy and del_all_vols_on_destroy."),
+    ("enable_term_protect", "Set termination_protection."),
+    ("ssh_user", _USERS),
+    ("sh_username", _USERS),
+    ("usernames", _USERS),
+    ("sync_after_install",
+     "Set it in the main cloud configuration file: salt-cloud reads it only there."),
+    ("flush_mine_on_destroy",
+     "Nothing in Salt reads it: write a reactor on salt/cloud/*/destroyed that flushes the mine."),
+))  # fmt: skip
+# The same inside the entries of an option.
+OBSOLETE_KEYS = {
+    "volumes": {"mount_point": "A state of the minion mounts the volume."},
+}
+
 REFUSED = (
     Option("service_url", "refused", ANYTHING, "Set endpoint_url."),
     Option("ec2_api_version", "refused", ANYTHING,
@@ -317,15 +388,13 @@ REFUSED = (
     Option("password", "refused", ANYTHING, _KEYS_ONLY),
     Option("deploy_command", "refused", ANYTHING, main_file=True, text=
         "The script runs in tmp_dir: set that option where /tmp is mounted noexec."),
-    Option("seed", "refused", ANYTHING, "It never had an effect. Set deploy: False."),
     Option("reactor", "refused", ANYTHING,
         "React to the event salt/cloud/NAME/deploying or salt/cloud/NAME/created."),
     Option("ssm_document", "refused", ANYTHING,
         "Associate the document with the running machine: aws ssm create-association."),
     *(Option(name, "refused", ANYTHING, _NO_WINDOWS, main_file=True) for name in (
-        "win_installer", "win_username", "win_password", "win_deploy_auth_retries",
-        "win_deploy_auth_retry_delay", "use_winrm", "winrm_port", "winrm_use_ssl",
-        "winrm_verify_ssl", "smb_port",
+        "win_installer", "win_username", "win_password", "use_winrm", "winrm_port",
+        "winrm_use_ssl", "winrm_verify_ssl", "smb_port",
     )),
 )  # fmt: skip
 
@@ -337,6 +406,7 @@ SECTIONS: Mapping[str, tuple[Option, ...]] = {
     "Login and deployment": DEPLOYMENT,
     "Options of salt-cloud itself": CORE,
     "Options without effect": IGNORED,
+    "Options that never had an effect": OBSOLETE,
     "Refused options": REFUSED,
 }
 OPTIONS = tuple(option for section in SECTIONS.values() for option in section)

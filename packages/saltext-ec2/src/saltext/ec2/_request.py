@@ -11,9 +11,12 @@ from typing import Any
 
 from saltext.ec2 import _images, _networks, _tags
 from saltext.ec2._client import Connection
+from saltext.ec2._option_table import OBSOLETE_KEYS
 from saltext.ec2.errors import ConfigurationError
 from saltext.ec2.tags import DEPLOY_TAG
 
+# The names that images give to their root devices.
+ROOT_DEVICES = frozenset(("/dev/sda", "/dev/sda1", "/dev/xvda", "/dev/xvda1"))
 TAGGED = ("instance", "volume", "network-interface")
 
 
@@ -46,7 +49,15 @@ def places(launch: Launch) -> list[Launch]:
     Raises:
         ConfigurationError: two of them are lists.
     """
-    options = launch.options
+    options, lists = launch.options, _lists_of_places(launch.options)
+    choices = [{key: place} for key in lists for place in options[key]]
+    return [
+        dataclasses.replace(launch, options={**options, **choice}) for choice in choices or [{}]
+    ]
+
+
+def _lists_of_places(options: Mapping[str, Any]) -> list[str]:
+    """Return the option that is a list of places, if there is one."""
     lists = [
         key
         for key in ("subnetname", "subnetid", "availability_zone")
@@ -54,10 +65,73 @@ def places(launch: Launch) -> list[Launch]:
     ]
     if len(lists) > 1:
         raise ConfigurationError(f"{' and '.join(lists)} are lists: one of them can be")
-    choices = [{key: place} for key in lists for place in options[key]]
-    return [
-        dataclasses.replace(launch, options={**options, **choice}) for choice in choices or [{}]
-    ]
+    return lists
+
+
+def check(options: Mapping[str, Any], name: str) -> None:
+    """Check what can be checked without a call to EC2.
+
+    Args:
+        options: those of a machine, see `options.resolve`.
+        name: its name.
+
+    Raises:
+        ConfigurationError: an option is absent or malformed.
+    """
+    template = options.get("launch_template")
+    for needed in ("image", "size"):
+        if not options.get(needed) and not template:
+            raise ConfigurationError(f"{name}: {needed} is not set")
+    if not options.get("image") and options.get("del_root_vol_on_destroy") is False:
+        raise ConfigurationError(
+            f"{name}: del_root_vol_on_destroy needs image:"
+            " without image, launch_template alone decides about the root volume"
+        )
+    if template:
+        _launch_template(template, name)
+    _lists_of_places(options)
+    _hardware(options)
+    volumes = options.get("volumes") or []
+    new_volumes(volumes)
+    mappings = [_block_device(entry) for entry in options.get("block_device_mappings") or []]
+    devices = [volume["device"] for volume in volumes]
+    devices += [mapping["DeviceName"] for mapping in mappings]
+    if twice := sorted({device for device in devices if devices.count(device) > 1}):
+        raise ConfigurationError(
+            f"{name}: block_device_mappings and volumes name {', '.join(twice)} twice"
+        )
+    _check_network(options, name)
+    _check_tags(options, name)
+
+
+def _check_tags(options: Mapping[str, Any], name: str) -> None:
+    tag = options.get("tag") or {}
+    if not isinstance(tag, Mapping):
+        raise ConfigurationError(f"{name}: tag must be a mapping, not {tag!r}")
+    if tag.get("Name", name) != name:
+        raise ConfigurationError(
+            f"{name}: the tag Name is the machine's name and cannot be {tag['Name']!r}"
+        )
+
+
+def _check_network(options: Mapping[str, Any], name: str) -> None:
+    if options.get("network_interfaces"):
+        for option, key in ON_INTERFACE.items():
+            if options.get(option) not in (None, "", []):
+                raise ConfigurationError(
+                    f"{name}: with network_interfaces, {option} is set on each interface: {key}"
+                )
+        for given in options["network_interfaces"]:
+            _all_known(
+                "network_interfaces", given, (*INTERFACE, *INTERFACE_NAMES, *INTERFACE_LATER)
+            )
+        return
+    if options.get("subnetid") and options.get("subnetname"):
+        raise ConfigurationError(f"{name}: a subnet is given by name and by id")
+    # EC2 accepts this choice only as part of an interface.
+    public = options.get("associate_public_ip") is not None
+    if public and not (options.get("subnetid") or options.get("subnetname")):
+        raise ConfigurationError(f"{name}: associate_public_ip needs subnetname or subnetid")
 
 
 def build(launch: Launch) -> dict[str, Any]:
@@ -68,16 +142,9 @@ def build(launch: Launch) -> dict[str, Any]:
         NotFound: the image, subnet or a security group does not exist.
         ApiError: EC2 did not answer.
     """
+    check(launch.options, launch.name)
     connection, options, name = launch.connection, launch.options, launch.name
     template = options.get("launch_template")
-    for needed in ("image", "size"):
-        if not options.get(needed) and not template:
-            raise ConfigurationError(f"{name}: {needed} is not set")
-    if not options.get("image") and options.get("del_root_vol_on_destroy") is False:
-        raise ConfigurationError(
-            f"{name}: del_root_vol_on_destroy needs image:"
-            " without image, launch_template alone decides about the root volume"
-        )
     image = _images.Image("")
     if options.get("image"):
         image = _images.find(connection, options["image"])
@@ -239,7 +306,8 @@ def new_volumes(given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     }
     devices = []
     for volume in given:
-        _all_known("volumes", volume, ("device", "volume_id", "tags", *known))
+        given_keys = set(volume) - set(OBSOLETE_KEYS["volumes"])
+        _all_known("volumes", given_keys, ("device", "volume_id", "tags", *known))
         if not volume.get("device"):
             raise ConfigurationError(f"volumes: an entry has no device: {dict(volume)}")
         if not volume.get("volume_id"):
@@ -268,9 +336,11 @@ def block_devices(
         delete_others: the same for all other volumes.
 
     Raises:
-        ConfigurationError: an entry has no DeviceName.
+        ConfigurationError: an entry has no DeviceName, or means the root device and names another.
     """
     devices = [_block_device(entry) for entry in given]
+    for device in devices:
+        _check_root(device, image)
     if image.root_device and image.root_device not in {device["DeviceName"] for device in devices}:
         devices.insert(0, {"DeviceName": image.root_device, "Ebs": {}})
     for device in devices:
@@ -285,6 +355,21 @@ def block_devices(
             ebs.setdefault("DeleteOnTermination", delete)
         device["Ebs"] = ebs
     return devices
+
+
+def _check_root(device: Mapping[str, Any], image: _images.Image) -> None:
+    """Refuse a new volume under the name that the root device has in other images."""
+    name = device["DeviceName"]
+    if (
+        image.root_device
+        and name in ROOT_DEVICES - {image.root_device}
+        and "Ebs" in device
+        and "SnapshotId" not in device["Ebs"]
+    ):
+        raise ConfigurationError(
+            f"block_device_mappings: {name} would be a second volume: the root device of"
+            f" {image.id} is {image.root_device}"
+        )
 
 
 def _block_device(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,18 +399,9 @@ def tag_specifications(
     Args:
         launch: its tags are those of `tag`; `tag` of `spot_config` is for the spot request alone.
         interfaces: the request's; EC2 refuses tags for interfaces that exist already.
-
-    Raises:
-        ConfigurationError: the tags are no mapping, or contain another Name.
     """
     name, tag = launch.name, launch.options.get("tag") or {}
     spot = launch.options.get("spot_config")
-    if not isinstance(tag, Mapping):
-        raise ConfigurationError(f"{name}: tag must be a mapping, not {tag!r}")
-    if tag.get("Name", name) != name:
-        raise ConfigurationError(
-            f"{name}: the tag Name is the machine's name and cannot be {tag['Name']!r}"
-        )
     own: dict[str, dict[str, Any]] = {resource: {} for resource in TAGGED}
     if interfaces and all("NetworkInterfaceId" in interface for interface in interfaces):
         del own["network-interface"]
@@ -342,11 +418,6 @@ def tag_specifications(
 def _network(connection: Connection, options: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the part of the request about the network."""
     if options.get("network_interfaces"):
-        for option, key in ON_INTERFACE.items():
-            if options.get(option) not in (None, "", []):
-                raise ConfigurationError(
-                    f"{name}: with network_interfaces, {option} is set on each interface: {key}"
-                )
         return {
             "NetworkInterfaces": [
                 _interface(connection, given, name) for given in options["network_interfaces"]
@@ -364,9 +435,6 @@ def _network(connection: Connection, options: Mapping[str, Any], name: str) -> d
     public = options.get("associate_public_ip")
     if public is None:
         return network | {"SecurityGroupIds": groups}
-    # EC2 accepts this choice only as part of an interface.
-    if not subnet:
-        raise ConfigurationError(f"{name}: associate_public_ip needs subnetname or subnetid")
     interface = {
         "DeviceIndex": 0,
         "AssociatePublicIpAddress": public,
@@ -409,7 +477,6 @@ INTERFACE_LATER = ("SourceDestCheck", "associate_eip", "allocate_new_eip", "allo
 
 
 def _interface(connection: Connection, given: Mapping[str, Any], machine: str) -> dict[str, Any]:
-    _all_known("network_interfaces", given, (*INTERFACE, *INTERFACE_NAMES, *INTERFACE_LATER))
     interface = {key: given[key] for key in INTERFACE if key in given}
     interface.setdefault("DeviceIndex", 0)
     if "NetworkInterfaceId" not in interface:

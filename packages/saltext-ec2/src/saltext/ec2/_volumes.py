@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from saltext.ec2 import _answers, _lookup, _request, _tags
+from saltext.ec2 import _answers, _arguments, _lookup, _request, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
+from saltext.ec2._option_table import VOLUME
 from saltext.ec2.errors import ConfigurationError, NotFound, api_errors
 
 if TYPE_CHECKING:
@@ -81,10 +82,9 @@ def create(
         ConfigurationError: a setting is unknown, or another one is needed with it.
         ApiError: EC2 refuses.
     """
-    numbers = {key: int(settings[key]) for key in ("size", "iops", "throughput") if key in settings}
-    (device,) = _request.new_volumes([{**settings, **numbers, "device": "-"}])
+    typed = _arguments.typed("create_volume", settings, VOLUME)
+    (device,) = _request.new_volumes([{**typed, "device": "-"}])
     wanted = {"VolumeType": "gp3", "Encrypted": True} | device["Ebs"]
-    wanted["Encrypted"] = str(wanted["Encrypted"]).lower() == "true"
     if wanted["VolumeType"] in ("io1", "io2") and "Iops" not in wanted:
         raise ConfigurationError(f"create_volume: type={wanted['VolumeType']} needs iops=…")
     if "KmsKeyId" in wanted and not wanted["Encrypted"]:

@@ -1,6 +1,7 @@
 """The errors of the driver; salt-cloud reports them with a sentence and a non-zero exit code.
 
-Ec2Error (a `SaltCloudSystemExit`, which every path through salt-cloud's core handles)
+Ec2Error (a `SaltCloudSystemExit`, which every path through salt-cloud's core handles, and a
+          `CommandExecutionError`, of which `salt-call` prints the sentence)
 ├── ConfigurationError   an option is unknown, wrong, or absent though it is needed
 │   └── RegionRefused    the region is not one of `allowed_regions`
 ├── NotFound             an image, subnet, group, machine … does not exist, or is ambiguous
@@ -16,10 +17,10 @@ import contextlib
 from collections.abc import Iterator
 
 from botocore.exceptions import BotoCoreError, ClientError
-from salt.exceptions import SaltCloudSystemExit
+from salt.exceptions import CommandExecutionError, SaltCloudSystemExit
 
 
-class Ec2Error(SaltCloudSystemExit):  # type: ignore[misc]
+class Ec2Error(SaltCloudSystemExit, CommandExecutionError):  # type: ignore[misc]
     """Any failure of this driver; its text is one sentence for the operator."""
 
 

@@ -24,6 +24,7 @@ try:
         _arguments,
         _attributes,
         _cachedir,
+        _check,
         _client,
         _create,
         _destroy,
@@ -83,8 +84,10 @@ def _action(function: Callable[..., Returned]) -> Callable[..., Returned]:
     """Make an action, which Salt calls by a machine's name, of a function that takes a machine."""
 
     @functools.wraps(function)
-    def call_action(name: str, kwargs: Arguments = None, call: str | None = None) -> Returned:
-        if call != "action":
+    def call_action(
+        name: str | None = None, kwargs: Arguments = None, call: str | None = None
+    ) -> Returned:
+        if call != "action" or not name:
             action = function.__name__
             raise Ec2Error(f"{action} is an action on a machine: salt-cloud -a {action} NAME")
         arguments = _arguments.bind(function, kwargs)
@@ -97,14 +100,26 @@ def _function(function: Callable[..., Returned]) -> Callable[..., Returned]:
     """Make a function, which Salt calls by a provider's name, of one that takes a connection."""
 
     @functools.wraps(function)
-    def call_function(kwargs: Arguments = None, call: str | None = None) -> Returned:
-        if call == "action":
-            name = function.__name__
-            raise Ec2Error(f"{name} is not an action on a machine: salt-cloud -f {name} PROVIDER")
-        arguments = _arguments.bind(function, kwargs)
+    def call_function(*given: Any, kwargs: Arguments = None, call: str | None = None) -> Returned:
+        arguments = _function_arguments(function, given, kwargs, call)
         return function(_context().connect(), **arguments)
 
     return call_function
+
+
+def _function_arguments(
+    function: Callable[..., Any], given: tuple[Any, ...], kwargs: Arguments, call: str | None
+) -> dict[str, Any]:
+    """Return the arguments of a function; Salt's core calls an action with a machine's name.
+
+    Raises:
+        Ec2Error: it is called as an action, or with arguments that it does not take.
+    """
+    first, *rest = given or (None,)
+    if "action" in (call, *rest) or isinstance(first, str):
+        name = function.__name__
+        raise Ec2Error(f"{name} is not an action on a machine: salt-cloud -f {name} PROVIDER")
+    return _arguments.bind(function, first if kwargs is None else kwargs)
 
 
 def _query(
@@ -117,12 +132,11 @@ def _query(
     """
 
     def decorate(function: Callable[..., Returned]) -> Callable[..., Returned]:
-        call_function = _function(function)
-
         @functools.wraps(function)
-        def call_query(kwargs: Arguments = None, call: str | None = None) -> Returned:
+        def call_query(*given: Any, kwargs: Arguments = None, call: str | None = None) -> Returned:
+            arguments = _function_arguments(function, given, kwargs, call)
             try:
-                return call_function(kwargs, call)
+                return function(_context().connect_to_query(), **arguments)
             except Exception as error:
                 provider = _context().provider_name
                 log.debug("The %s of %s cannot be listed", listed, provider, exc_info=True)
@@ -174,7 +188,7 @@ def _only_ec2_errors(function: Callable[..., Returned]) -> Callable[..., Returne
 
 def _find(name: str, *, ended: bool = False) -> Machine:
     context = _context()
-    provider = context.provider()
+    provider = context.provider_of_machine()
     return _machine.find(context.connect(provider), provider, name, ended=ended)
 
 
@@ -184,14 +198,16 @@ def _find(name: str, *, ended: bool = False) -> Machine:
 def get_configured_provider() -> dict[str, Any] | bool:
     """Return the active provider's options, or False when there is none.
 
-    IAM: none
+    The core asks for each provider before it does anything. A fault of one provider is therefore
+    logged here, and raised when that provider is used.
 
-    Raises:
-        ConfigurationError: an option is unknown, or the region is refused.
+    IAM: none
     """
-    provider = _context().configured_provider()
+    context = _context()
+    provider = context.configured_provider()
     if provider is None:
         return False
+    context.warn_of_faults()
     _client.model_loader()  # the core calls this before it forks, so that all processes have it
     return provider
 
@@ -204,8 +220,10 @@ def optimize_providers(providers: Mapping[str, Mapping[str, Any]]) -> Mapping[st
     IAM: ec2:DescribeInstances
 
     Raises:
+        ConfigurationError: the map or profile that is about to be applied has faults.
         Ec2Error: EC2 did not answer, a provider cannot be used, or a map names an unknown provider.
     """
+    _check.refuse_run(_context())
     return _accounts.optimize(_context(), providers)
 
 
@@ -267,17 +285,27 @@ def list_nodes_select(connection: Connection) -> Nodes:
     return dict(salt.utils.cloud.list_nodes_select(nodes, __opts__["query.selection"]))
 
 
-@_action
-def show_instance(machine: Machine) -> dict[str, Any]:
+@_action_or_function
+def show_instance(
+    connection: Connection, machine: Machine | None, *, name: str = "", instance_id: str = ""
+) -> dict[str, Any]:
     """Return everything that EC2 describes of one machine.
 
-    CLI Example: ``salt-cloud -a show_instance web-1``
+    CLI Example: ``salt-cloud -a show_instance web-1``; ``salt-cloud -f show_instance PROVIDER
+    name=web-1``, or ``instance_id=i-…``
 
     IAM: ec2:DescribeInstances
 
     Raises:
         NotFound: there is no such machine.
     """
+    if machine is None:
+        if not (name or instance_id):
+            raise errors.ConfigurationError(
+                "show_instance needs a machine: salt-cloud -a show_instance NAME; a function needs"
+                " name=… or instance_id=…"
+            )
+        machine = _machine.find(connection, _context().provider(), instance_id or name)
     node = _nodes.describe(machine.instance)
     _cachedir.put(_context(), node)
     return node
@@ -294,7 +322,9 @@ def avail_locations(connection: Connection) -> dict[str, dict[str, Any]]:
     Raises:
         QueryFailed: EC2 did not answer.
     """
-    return _regions.usable(connection, _context().provider().get("allowed_regions"))
+    return _regions.usable(
+        connection, (_context().configured_provider() or {}).get("allowed_regions")
+    )
 
 
 @_query("instance types")
@@ -322,7 +352,34 @@ def avail_images(connection: Connection, *, owner: str = "") -> dict[str, dict[s
     Raises:
         QueryFailed: EC2 did not answer.
     """
-    return _images.owned(connection, str(owner or _context().provider().get("owner") or "self"))
+    return _images.owned(
+        connection, str(owner or (_context().configured_provider() or {}).get("owner") or "self")
+    )
+
+
+def check(kwargs: Arguments = None, call: str | None = None) -> dict[str, Any]:
+    """Read all providers, profiles and maps, and name everything that is wrong with them.
+
+    Maps are those of `cloud.maps.d`, and one more with `map=FILE`. Nothing is changed.
+
+    CLI Example: ``salt-cloud -f check PROVIDER``; ``salt-cloud -f check PROVIDER map=FILE``
+
+    IAM: none
+    IAM, depending on use: ec2:DescribeImages, ec2:DescribeKeyPairs, ec2:DescribeSecurityGroups,
+        ec2:DescribeSubnets, ssm:GetParameters
+
+    Raises:
+        ConfigurationError: there are faults; the message has a line `FILE:LINE: sentence` for each.
+    """
+    if call == "action":
+        raise Ec2Error("check is not an action on a machine: salt-cloud -f check PROVIDER")
+    arguments = {name: value for name, value in (kwargs or {}).items() if name[:2] != "__"}
+    map_path = str(arguments.pop("map", ""))
+    if arguments:
+        raise errors.ConfigurationError(f"check does not take {', '.join(arguments)}; it takes map")
+    if found := _check.all_faults(_context(), map_path):
+        raise errors.ConfigurationError("\n".join(found))
+    return {"faults": []}
 
 
 @_function
