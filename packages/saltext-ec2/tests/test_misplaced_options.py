@@ -27,7 +27,7 @@ MAIN_ONLY: dict[str, Any] = {
 # These stand in many profiles and never did anything there: a warning, with what to do instead.
 WITHOUT_EFFECT: dict[str, tuple[Any, str]] = {
     "sync_after_install": ("all", "main cloud configuration"),
-    "flush_mine_on_destroy": (True, "reactor on salt/cloud/*/destroyed"),
+    "flush_mine_on_destroy": (True, "reactor on salt/cloud/NAME/destroyed"),
 }
 
 
