@@ -263,11 +263,7 @@ def state(sandbox: Sandbox, *arguments: str) -> tuple[Run, dict[str, Any]]:
     ("arguments", "option"),
     [
         (("cloud.present", "n1", "cloud_provider=one", "imagge=x"), "imagge"),
-        pytest.param(
-            ("cloud.present", "n1", "cloud_provider=one", "image=x", "volumes={a: b}"),
-            "volumes",
-            marks=pytest.mark.xfail(strict=True, reason="the mapping's keys are taken for volumes"),
-        ),
+        (("cloud.present", "n1", "cloud_provider=one", "image=x", "volumes={a: b}"), "volumes"),
         (("cloud.profile", "n1", "profile=wrong"), "imagge"),
         (("cloud.profile", "n1", "profile=untagged"), "tag"),
     ],

@@ -19,7 +19,11 @@ Machine = Callable[..., dict[str, Any]]
 def two(opts: dict[str, Any]) -> dict[str, Any]:
     """Return the options of the providers `cloud` and `two`, by alias; profiles name each."""
     opts["providers"]["two"] = {"ec2": dict(opts["providers"]["cloud"]["ec2"])}
-    opts["profiles"] = {"p1": {"provider": "cloud:ec2"}, "p2": {"provider": "two:ec2"}}
+    web = {"image": "ssm:/images/web", "size": "t3.micro", "deploy": False}
+    opts["profiles"] = {
+        name: {**web, "provider": provider, "profile": name}
+        for name, provider in {"p1": "cloud:ec2", "p2": "two:ec2"}.items()
+    }
     return {alias: drivers["ec2"] for alias, drivers in opts["providers"].items()}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import salt.utils.dictupdate
 
-from saltext.ec2 import _key_pairs, _positions, _preflight, _request, options
+from saltext.ec2 import _key_pairs, _maps, _positions, _preflight, _request, options
 from saltext.ec2._context import DRIVER, Context
 from saltext.ec2._positions import Document, Unreadable
 from saltext.ec2.errors import ConfigurationError, Ec2Error
@@ -52,7 +52,7 @@ def all_faults(context: Context, map_path: str = "") -> list[str]:
         found += checker.provider(alias)
     for name in checker.files.profiles:
         found += checker.profile(name)
-    for path in _maps(checker.files.folder, map_path):
+    for path in _map_files(checker.files.folder, map_path):
         found += checker.map_file(path)
     return list(dict.fromkeys(found))
 
@@ -93,7 +93,7 @@ def _run_faults(checker: Checker, opts: Mapping[str, Any]) -> Iterator[str]:
         yield from checker.profile(opts["profile"])
 
 
-def _maps(folder: Path, map_path: str) -> Iterable[Path]:
+def _map_files(folder: Path, map_path: str) -> Iterable[Path]:
     paths = sorted(path for path in (folder / "cloud.maps.d").glob("*") if path.is_file())
     return [*paths, *([Path(map_path)] if map_path else [])]
 
@@ -241,7 +241,7 @@ class Checker:
         if DRIVER in self.context.opts["providers"].get(alias, {}) and driver != DRIVER:
             return f"provider: {provider} must be written {alias}:{DRIVER} in a map"
         if alias not in self.context.opts["providers"]:
-            return f"there is no provider {provider}"
+            return _maps.no_provider(provider, self.context.opts)
         return ""
 
     def _merged(

@@ -74,14 +74,20 @@ def providers(opts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_provider(machine: str, provider: Any, opts: Mapping[str, Any]) -> None:
-    known = [
-        f"{alias}:{driver}" for alias in opts["providers"] for driver in opts["providers"][alias]
-    ]
-    if provider not in known:
-        raise ConfigurationError(
-            f"{machine}: there is no provider {provider}; a map names a provider with its driver:"
-            f" {' or '.join(known)}"
-        )
+    if provider not in _providers(opts):
+        raise ConfigurationError(f"{machine}: {no_provider(provider, opts)}")
+
+
+def no_provider(provider: Any, opts: Mapping[str, Any]) -> str:
+    """Return the sentence about a map's provider that is in no file."""
+    return (
+        f"there is no provider {provider}; a map names a provider with its driver:"
+        f" {' or '.join(_providers(opts))}"
+    )
+
+
+def _providers(opts: Mapping[str, Any]) -> list[str]:
+    return [f"{alias}:{driver}" for alias, found in opts["providers"].items() for driver in found]
 
 
 def provider_of_profile(opts: Mapping[str, Any]) -> str:

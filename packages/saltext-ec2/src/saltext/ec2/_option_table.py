@@ -367,7 +367,7 @@ OBSOLETE = tuple(Option(name, "obsolete", ANYTHING, text) for name, text in (
     ("sync_after_install",
      "Set it in the main cloud configuration file: salt-cloud reads it only there."),
     ("flush_mine_on_destroy",
-     "Nothing in Salt reads it: write a reactor on salt/cloud/NAME/destroyed that flushes the mine."),
+     "Nothing in Salt reads it: flush the mine in a reactor on salt/cloud/NAME/destroyed."),
 ))  # fmt: skip
 # The same inside the entries of an option.
 OBSOLETE_KEYS = {
