@@ -31,7 +31,8 @@ from localcloud.faults import Fault, FaultClient
 from localcloud.machines import Machine
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+for folder in ("tests/support", "packages/saltext-ec2/tests/support"):
+    sys.path.insert(0, str(ROOT / folder))
 
 from cloudsite import HOST_KEY  # noqa: E402
 from memorycloud import MemoryHost, running  # noqa: E402

@@ -1,0 +1,24 @@
+"""The scripts of the repository start, with all that they import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", ["bench_driver.py", "code_size.py", "driver_docs.py"])
+def test_script_prints_its_help(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage:")
