@@ -20,32 +20,12 @@ from stackctl.machines import Machine
 from stackctl.run import Log, run
 from stackctl.salt import Master, Operator, operator_configuration
 from stackctl.ssh import Shell
-from stackctl.states import (
-    Migration,
-)
+from stackctl.states import Migration
+from stateresults import CHANGED, FAILED, GOOD, PREDICTED
 
 ROOT = Path(__file__).parents[3]
 MIGRATION = Migration("web-1", "airflow.migrate")
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
-GOOD = {"result": True, "changes": {}, "comment": "as it should be", "__id__": "redis-package"}
-CHANGED = {
-    "result": True,
-    "changes": {"diff": "+port 0"},
-    "comment": "updated",
-    "__id__": "redis-config",
-}
-PREDICTED: dict[str, Any] = {
-    "result": None,
-    "changes": {},
-    "comment": "would be updated",
-    "__id__": "redis-config",
-}
-FAILED = {
-    "result": False,
-    "changes": {},
-    "comment": "no such\n  package",
-    "__id__": "redis-package",
-}
 
 
 class AnsweringShell:

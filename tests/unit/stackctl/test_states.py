@@ -18,26 +18,7 @@ from stackctl.states import (
     read_orchestration,
     read_states,
 )
-
-GOOD = {"result": True, "changes": {}, "comment": "as it should be", "__id__": "redis-package"}
-CHANGED = {
-    "result": True,
-    "changes": {"diff": "+port 0"},
-    "comment": "updated",
-    "__id__": "redis-config",
-}
-PREDICTED: dict[str, Any] = {
-    "result": None,
-    "changes": {},
-    "comment": "would be updated",
-    "__id__": "redis-config",
-}
-FAILED = {
-    "result": False,
-    "changes": {},
-    "comment": "no such\n  package",
-    "__id__": "redis-package",
-}
+from stateresults import CHANGED, FAILED, GOOD, PREDICTED
 
 
 def step(
