@@ -63,6 +63,17 @@ def test_machines_may_have_overrides(checkout: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "name", ["web-evil", "web-proxy-1", "web-0", "web-01", "xweb-1", "web-1.evil", "redis-1", "web"]
+)
+def test_map_names_machines_by_role_and_number(checkout: Path, name: str) -> None:
+    deployment = with_map(checkout, {"salt": ["salt-1"], "web": ["web-1", name]})
+    with pytest.raises(
+        StackError, match=rf"^other\.map names '{name}' below the profile 'web'.*<n>"
+    ):
+        deployment.machines()
+
+
 @pytest.mark.parametrize(("names", "count"), [([], 0), (["salt-1", "salt-2"], 2)])
 def test_map_needs_exactly_one_master(checkout: Path, names: list[str], count: int) -> None:
     with pytest.raises(

@@ -91,7 +91,12 @@ class Deployment:
         return self.root / "requirements" / "salt.txt"
 
     def machines(self) -> dict[str, str]:
-        """Return minion id -> profile, as the map has them; the Salt master comes first."""
+        """Return minion id -> profile, as the map has them; the Salt master comes first.
+
+        Raises:
+            StackError: an id is not `<role>-<n>` of its profile's role. Its machine would get the
+                states and secrets of another role, or of none.
+        """
         profiles = cast(
             dict[str, list[str | dict[str, Any]]], yaml.safe_load(self.map_path.read_text())
         )
@@ -100,6 +105,13 @@ class Deployment:
             for entry in entries:
                 names = entry if isinstance(entry, Mapping) else [entry]
                 found.update(dict.fromkeys(names, profile))
+        for name, profile in found.items():
+            if role_of(name) != profile:
+                raise StackError(
+                    f"{self.map_path.name} names '{name}' below the profile '{profile}', but the"
+                    " id of a machine is its role and a number: the id decides what it may know.",
+                    f"Name it {profile}-<n>, with a number from 1 and no leading zero.",
+                )
         return dict(sorted(found.items(), key=lambda item: (role_of(item[0]) != MASTER, item[0])))
 
     def machines_of(self, role: str) -> list[str]:
