@@ -1,14 +1,15 @@
-# What each machine runs. The minion's key proves its id; no state is targeted by a grain.
+# What each machine runs. The minion's key proves its id; no state is targeted by a grain. An id is
+# <role>-<n>, as in salt/_modules/role.py; a glob would also match web-evil and web-proxy-1.
 base:
   '*':
     - base
-  'salt-*':
+  'E@^salt-[1-9][0-9]*$':
     - master
-  'lb-*':
+  'E@^lb-[1-9][0-9]*$':
     - haproxy
-  'web-*':
+  'E@^web-[1-9][0-9]*$':
     - airflow
-  'postgres-*':
+  'E@^postgres-[1-9][0-9]*$':
     - postgres
-  'redis-*':
+  'E@^redis-[1-9][0-9]*$':
     - redis

@@ -1,5 +1,6 @@
 # Who may know what: the access-control list of the stack.
-# A secret is named for what it opens.
+# A secret is named for what it opens. An id is <role>-<n>, as in
+# salt/_modules/role.py; a glob would also match web-evil and web-proxy-1.
 base:
   '*':
     - settings
@@ -7,12 +8,12 @@ base:
     - endpoints
     - roles
     - mine
-  'salt-*':
+  'E@^salt-[1-9][0-9]*$':
     - secrets.cloud-ssh
-  'lb-*':
+  'E@^lb-[1-9][0-9]*$':
     - haproxy
     - secrets.edge-tls
-  'web-*':
+  'E@^web-[1-9][0-9]*$':
     - airflow
     - postgres
     - redis
@@ -20,11 +21,11 @@ base:
     - secrets.airflow-keys
     - secrets.postgres-airflow
     - secrets.redis-airflow
-  'postgres-*':
+  'E@^postgres-[1-9][0-9]*$':
     - postgres
     - secrets.postgres-airflow
     - secrets.postgres-tls
-  'redis-*':
+  'E@^redis-[1-9][0-9]*$':
     - redis
     - secrets.redis-airflow
     - secrets.redis-tls

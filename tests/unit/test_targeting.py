@@ -63,9 +63,27 @@ def test_false_grains_give_no_secret(compiler: Compile, role: str) -> None:
     assert minion.top() == STATES["web"]
 
 
-@pytest.mark.parametrize(
-    "minion_id", ["intruder-1", "postgres", "xpostgres-1", "web_1", "operator"]
+# Each looks like a machine of the stack to a glob or to an unanchored expression.
+NOT_OURS = (
+    "intruder-1",
+    "postgres",
+    "xpostgres-1",
+    "web_1",
+    "operator",
+    "web-evil",
+    "web-proxy-1",
+    "redis-sentinel-1",
+    "web-01",
+    "web-0",
+    "web-",
+    "xweb-1",
+    "web-1.evil",
+    "web-1-2",
+    "salt-1_master",
 )
+
+
+@pytest.mark.parametrize("minion_id", NOT_OURS)
 def test_unknown_id_gets_no_secret(compiler: Compile, minion_id: str) -> None:
     unknown = compiler(minion_id)
     assert "secrets" not in unknown.pillar()
@@ -76,7 +94,7 @@ def test_unknown_id_gets_no_secret(compiler: Compile, minion_id: str) -> None:
 def test_top_files_match_ids_only(top: str) -> None:
     rules = yaml.safe_load((ROOT / top).read_text())
     assert list(rules) == ["base"]
-    assert set(rules["base"]) == {"*"} | {f"{role}-*" for role in STATES}
+    assert set(rules["base"]) == {"*"} | {f"E@^{role}-[1-9][0-9]*$" for role in STATES}
     assert all(isinstance(sls, str) for entries in rules["base"].values() for sls in entries), (
-        "a matcher other than glob"
+        "a matcher beside the id"
     )

@@ -21,6 +21,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 EXAMPLE = Path(__file__).parent / "example_role"
 PORT = 11211
+IDS = "E@^cache-[1-9][0-9]*$"
 Facts = dict[str, Any]
 
 
@@ -63,7 +64,7 @@ def network(tree: Path) -> list[Path]:
 
 
 def pillar(tree: Path) -> list[Path]:
-    section = "  'cache-*':\n    - secrets.cache-tls\n"
+    section = f"  '{IDS}':\n    - secrets.cache-tls\n"
     return [insert(tree / "pillar/base/top.sls", "", section)]
 
 
@@ -76,7 +77,7 @@ def state(tree: Path) -> list[Path]:
     files = sorted((tree / "salt/cache").rglob("*"))
     return [
         *(path for path in files if path.is_file()),
-        insert(tree / "salt/top.sls", "", "  'cache-*':\n    - cache\n"),
+        insert(tree / "salt/top.sls", "", f"  '{IDS}':\n    - cache\n"),
         deploy,
     ]
 
