@@ -39,6 +39,34 @@ def own() -> str:
     return of(str(__opts__["id"]))
 
 
+def accepted(*roles: str) -> list[str]:
+    """Return the minions whose keys the master has accepted, by role and then by number.
+
+    For the orchestration (salt/orch), which names its machines: the master, where this runs, waits
+    for a machine that is named, and skips a silent one that is only matched by a pattern.
+
+    Args:
+        roles: the roles of the minions; every role of pillar ``roles`` when there are none.
+
+    Raises:
+        CommandExecutionError: one of `roles` has no minion.
+    """
+    answer = __salt__["saltutil.wheel"]("key.list", "accepted")
+    ids = [str(minion_id) for minion_id in answer["return"].get("minions", [])]
+    found = {
+        role: sorted(
+            (minion_id for minion_id in ids if of(minion_id) == role),
+            key=lambda minion_id: int(minion_id.rpartition("-")[2]),
+        )
+        for role in roles or __pillar__["roles"]
+    }
+    if missing := [role for role in roles if not found[role]]:
+        raise CommandExecutionError(
+            f"the master has accepted no minion of the role '{missing[0]}': launch its machines"
+        )
+    return [minion_id for members in found.values() for minion_id in members]
+
+
 def service_name(role: str) -> str:
     """Return the domain name by which machines reach a role.
 

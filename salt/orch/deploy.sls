@@ -1,29 +1,55 @@
 # The whole stack serves. Order: PostgreSQL and Redis, one migration of the database, the web
 # machines, the load balancers, a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
+# Every step names its machines, so a machine that does not answer fails its step by name.
+{% set everything = salt['role.accepted']() %}
+{% set stores = salt['role.accepted']('postgres', 'redis') %}
+{% set web = salt['role.accepted']('web') %}
+{% set edge = salt['role.accepted']('lb', 'salt') %}
+{% set master = salt['role.accepted']('salt') %}
+
 deploy-modules:
   salt.function:
     - name: saltutil.sync_modules
-    - tgt: '*'
+    - tgt: {{ everything | json }}
+    - tgt_type: list
+    - expect_minions: True
 
 deploy-states:
   salt.function:
     - name: saltutil.sync_states
-    - tgt: '*'
+    - tgt: {{ everything | json }}
+    - tgt_type: list
+    - expect_minions: True
+    - require:
+      - salt: deploy-modules
+
+# mine.update takes its functions from the pillar that the minion holds in memory.
+deploy-pillar:
+  salt.function:
+    - name: saltutil.refresh_pillar
+    - tgt: {{ everything | json }}
+    - tgt_type: list
+    - expect_minions: True
+    - kwarg: {wait: True, timeout: 60}
+    - require:
+      - salt: deploy-states
 
 # The firewall and the configuration of every machine need the addresses of all machines.
 deploy-addresses:
   salt.function:
     - name: mine.update
-    - tgt: '*'
+    - tgt: {{ everything | json }}
+    - tgt_type: list
+    - expect_minions: True
     - require:
-      - salt: deploy-modules
-      - salt: deploy-states
+      - salt: deploy-pillar
 
 # The longest download needs no database, so it runs while PostgreSQL and Redis are set up.
 deploy-release:
   salt.state:
-    - tgt: 'web-*'
+    - tgt: {{ web | json }}
+    - tgt_type: list
     - sls: airflow.release
     - parallel: True
     - require:
@@ -31,43 +57,45 @@ deploy-release:
 
 deploy-stores:
   salt.state:
-    - tgt: 'postgres-* or redis-*'
-    - tgt_type: compound
+    - tgt: {{ stores | json }}
+    - tgt_type: list
     - highstate: True
     - require:
       - salt: deploy-addresses
 
-# Any web machine can migrate; ids start at 1. It serves the new release before the other web
-# machines change.
+# Any web machine can migrate. It serves the new release before the other web machines change.
 deploy-database:
   salt.state:
-    - tgt: web-1
+    - tgt: [{{ web | first | json }}]
+    - tgt_type: list
     - sls: airflow.migrate
     - require:
       - salt: deploy-release
       - salt: deploy-stores
 
 # One machine at a time, so that the others serve meanwhile. The first failure stops the rollout.
-deploy-web:
+{% for id in web %}
+deploy-{{ id }}:
   salt.state:
-    - tgt: 'web-*'
+    - tgt: [{{ id | json }}]
+    - tgt_type: list
     - highstate: True
-    - batch: 1
-    - failhard: True
     - require:
-      - salt: deploy-database
+      - salt: deploy-{{ loop.previtem | default('database') }}
+{% endfor %}
 
 deploy-edge:
   salt.state:
-    - tgt: 'lb-* or salt-*'
-    - tgt_type: compound
+    - tgt: {{ edge | json }}
+    - tgt_type: list
     - highstate: True
     - require:
-      - salt: deploy-web
+      - salt: deploy-{{ web | last }}
 
 deploy-smoke:
   salt.state:
-    - tgt: 'salt-*'
+    - tgt: {{ master | json }}
+    - tgt_type: list
     - sls: smoke
     - require:
       - salt: deploy-edge

@@ -1,7 +1,7 @@
 """Salt's own compiler for one minion, without a master, a machine or root.
 
 Modules stand in for what only a running stack can answer: the mine, this machine's address, the
-master's key, its services.
+master's key and those that it has accepted, its services.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ def ip_addrs(cidr):
     "master_key": """
 def finger(path=None):
     return "00:11:22"
+""",
+    "saltutil": """
+def wheel(name, match):
+    assert (name, match) == ("key.list", "accepted")
+    return {"return": {"minions": __opts__["test_accepted"]}, "success": True}
 """,
     # Without it, Salt has no state `service` and turns each `watch` of one into a `require`.
     "service": """
@@ -125,6 +130,7 @@ class Compiler:
                 "states_dirs": [str(TREE / "_states")],
                 "disable_modules": sorted(_shipped_modules() - OF_SALT),
                 "test_addresses": addresses(),
+                "test_accepted": sorted(addresses()),
                 "grains": own_grains | dict(grains or {}),
             }
         )

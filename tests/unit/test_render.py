@@ -43,16 +43,12 @@ def everything(compiler: Compile) -> list[tuple[str, Compiled]]:
         applied.append((DEPLOYMENT.master(), plan))
         for step in plan.chunks:
             if sls := step.get("sls"):
-                target = _first_match(step["tgt"])
+                target = step["tgt"][0]
                 applied.append(
                     (target, compiler(target).states(*([sls] if isinstance(sls, str) else sls)))
                 )
     applied += [(OPERATOR, compiler(OPERATOR).states(sls)) for sls in BY_OPERATOR]
     return applied
-
-
-def _first_match(target: str) -> str:
-    return next(minion_id for minion_id in IDS if Path(minion_id).match(target))
 
 
 @pytest.fixture(scope="module")

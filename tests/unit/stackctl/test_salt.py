@@ -25,6 +25,7 @@ from stateresults import CHANGED, FAILED, GOOD, PREDICTED
 
 ROOT = Path(__file__).parents[3]
 MIGRATION = Migration("web-1", "airflow.migrate")
+NAMES = ["web-1", "lb-1", "web-2"]
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.10", "")
 
 
@@ -170,7 +171,7 @@ class PredictingShell(AnsweringShell):
         assert machine == MASTER
         assert args[-1] == "test=True"
         self.commands.append(args)
-        return self.answers["-C" not in args]
+        return self.answers["state.apply" in args]
 
 
 def predicting(log: Log, machines: Any, database: Any) -> tuple[Master, PredictingShell]:
@@ -178,21 +179,42 @@ def predicting(log: Log, machines: Any, database: Any) -> tuple[Master, Predicti
     return Master(cast(Shell, shell), MASTER, log), shell
 
 
+def test_sync_refreshes_the_pillar_before_the_addresses(log: Log) -> None:
+    salt_master, shell = master(log, {}, {}, {}, {})
+    salt_master.sync()
+    done = [command[4:] for command in shell.commands]
+    assert done == [
+        ["saltutil.sync_modules"],
+        ["saltutil.sync_states"],
+        ["saltutil.refresh_pillar", "wait=True", "timeout=60"],
+        ["mine.update"],
+    ]
+
+
 def test_prediction_has_a_run_for_each_machine(log: Log) -> None:
     salt_master, _ = predicting(
-        log, {"web-2": {"a": GOOD}, "lb-1": {"a": PREDICTED}}, {"web-1": {"a": GOOD}}
+        log,
+        # web-3 is no longer in the map, and still runs.
+        {"web-3": {"a": GOOD}, "web-2": {"a": GOOD}, "lb-1": {"a": PREDICTED}},
+        {"web-1": {"a": GOOD}},
     )
-    assert [(run.minion, len(run.changed)) for run in salt_master.predict(MIGRATION)] == [
+    assert [(run.minion, len(run.changed)) for run in salt_master.predict(MIGRATION, NAMES)] == [
         ("lb-1", 1),
         ("web-2", 0),
+        ("web-3", 0),
         ("web-1", 0),
     ]
 
 
 def test_prediction_includes_migration(log: Log) -> None:
     admin = PREDICTED | {"__id__": "airflow-admin"}
-    salt_master, shell = predicting(log, {"web-2": {"a": GOOD}}, {"web-1": {"a": GOOD, "b": admin}})
-    assert [run.changed for run in salt_master.predict(MIGRATION)] == [(), ("airflow-admin",)]
+    others = {"lb-1": {"a": GOOD}, "web-2": {"a": GOOD}}
+    salt_master, shell = predicting(log, others, {"web-1": {"a": GOOD, "b": admin}})
+    assert [run.changed for run in salt_master.predict(MIGRATION, NAMES)] == [
+        (),
+        (),
+        ("airflow-admin",),
+    ]
     asked = sorted(command[4:] for command in shell.commands)
     assert asked == [
         ["-C", "not web-1", "state.highstate", "test=True"],
@@ -200,12 +222,8 @@ def test_prediction_includes_migration(log: Log) -> None:
     ]
 
 
-def test_migration_is_read_from_orchestration_and_contains_the_highstate() -> None:
+def test_migration_contains_the_highstate() -> None:
     tree = ROOT / "salt"
-    steps = yaml.safe_load((tree / "orch" / "deploy.sls").read_text())
-    assert Migration.read(ROOT) == MIGRATION
-    assert {"tgt": MIGRATION.machine} in steps["deploy-database"]["salt.state"]
-    assert {"sls": MIGRATION.states} in steps["deploy-database"]["salt.state"]
     top = yaml.safe_load((tree / "top.sls").read_text())["base"]
     included = re.search(
         r"^include:\n(?:  - .+\n)+", (tree / "airflow" / "migrate.sls").read_text(), re.MULTILINE
@@ -218,12 +236,18 @@ def test_migration_is_read_from_orchestration_and_contains_the_highstate() -> No
     ("machines", "database", "printed"),
     [
         (
-            {"web-2": "Minion did not return. [Not connected]"},
+            {"lb-1": {"a": GOOD}, "web-2": "Minion did not return. [Not connected]"},
             {"web-1": {"a": GOOD}},
             "web-2: Minion did not return",
         ),
-        ({"web-2": {"a": GOOD}}, {"web-1": {"a": FAILED}}, "web-1: redis-package: no such package"),
-        ("No return received", {"web-1": {"a": GOOD}}, "No machine predicted its states"),
+        # What `salt --static` prints when web-2 does not answer.
+        ({"lb-1": {"a": GOOD}}, {"web-1": {"a": GOOD}}, "web-2: no answer"),
+        (
+            {"lb-1": {"a": GOOD}, "web-2": {"a": GOOD}},
+            {"web-1": {"a": FAILED}},
+            "web-1: redis-package: no such package",
+        ),
+        ("No return received", {"web-1": {"a": GOOD}}, "lb-1: no answer"),
     ],
 )
 def test_failed_prediction_is_an_error(
@@ -231,7 +255,7 @@ def test_failed_prediction_is_an_error(
 ) -> None:
     salt_master, _ = predicting(log, machines, database)
     with pytest.raises(ConvergeError, match=f"^{printed}"):
-        salt_master.predict(MIGRATION)
+        salt_master.predict(MIGRATION, NAMES)
 
 
 def test_failed_orchestration_is_an_error(log: Log) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, StackError
 from stackctl.run import Log
 from stackctl.states import (
@@ -188,12 +189,21 @@ def test_rendering_error_of_minion_is_a_failure() -> None:
     ]
 
 
-def test_silent_minion_has_comment_of_step() -> None:
-    comment = "Run failed on minions: web-1 (no return)"
+def test_silent_minion_is_named_beside_another_failure() -> None:
+    answers = {"redis-1": {"a": FAILED}, "postgres-1": False}
     runs = read_orchestration(
-        {"a": step(0, "deploy-web", {"web-1": False}, result=False, comment=comment)}
+        {"a": step(0, "deploy-stores", answers, result=False, comment="Run failed on minions")}
     )
-    assert runs == [StateRun("deploy-web", 0, (), (comment,))]
+    assert [(run.minion, run.failed) for run in runs] == [
+        ("redis-1", ("redis-package: no such package",)),
+        ("postgres-1", ("no answer",)),
+    ]
+
+
+def test_step_without_answer_has_its_comment() -> None:
+    comment = "No minions returned"
+    runs = read_orchestration({"a": step(0, "deploy-web-1", None, result=False, comment=comment)})
+    assert runs == [StateRun("deploy-web-1", 0, (), (comment,))]
 
 
 def test_rendering_error_of_orchestration_is_a_failure(log: Log) -> None:
@@ -227,16 +237,19 @@ def test_error_has_first_failure_and_number_of_others(log: Log) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "{}",
-        "deploy-database: {salt.function: []}",
-        "deploy-database: {salt.state: [{tgt: web-1}]}",
-        "{% for x in y %}",
-    ],
+    ("web", "machine"),
+    [(["web-1", "web-2"], "web-1"), (["web-10", "web-3"], "web-3")],
 )
-def test_orchestration_without_migration_is_an_error(tmp_path: Path, text: str) -> None:
-    (tmp_path / "salt" / "orch").mkdir(parents=True)
-    (tmp_path / "salt" / "orch" / "deploy.sls").write_text(text)
-    with pytest.raises(StackError, match=r"deploy\.sls has no step deploy-database"):
-        Migration.read(tmp_path)
+def test_lowest_web_machine_migrates(checkout: Path, web: list[str], machine: str) -> None:
+    assert Migration.of(with_map(checkout, web)) == Migration(machine, "airflow.migrate")
+
+
+def test_map_without_web_machine_is_an_error(checkout: Path) -> None:
+    with pytest.raises(StackError, match=r"other\.map names no machine of the role 'web'"):
+        Migration.of(with_map(checkout, []))
+
+
+def with_map(checkout: Path, web: list[str]) -> Deployment:
+    content = {"salt": ["salt-1"], "web": web}
+    (checkout / "cloud.maps.d" / "other.map").write_text(json.dumps(content))
+    return Deployment("local", checkout, "other")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import StringIO
 from pathlib import Path
 from typing import cast
@@ -18,6 +18,8 @@ from stackctl.run import Log
 from stackctl.salt import Master
 from stackctl.states import Migration, StateRun
 
+MACHINES = ("salt-1", "lb-1", "web-1")
+
 
 class FakeMaster:
     """A master with given predictions, which keeps its calls."""
@@ -29,8 +31,9 @@ class FakeMaster:
     def sync(self) -> None:
         self.did.append("sync")
 
-    def predict(self, migration: Migration) -> list[StateRun]:
+    def predict(self, migration: Migration, machines: Collection[str]) -> list[StateRun]:
         assert migration.machine == "web-1"
+        assert machines == MACHINES
         self.did.append("predict")
         if isinstance(self.predicted, ConvergeError):
             raise self.predicted
@@ -49,7 +52,11 @@ def progress(log: Log) -> Progress:
 
 
 def converge(
-    progress: Progress, master: FakeMaster, *, pushed: bool = False, predict: bool = True
+    progress: Progress,
+    master: FakeMaster,
+    *,
+    pushed: bool = False,
+    predict: Collection[str] = MACHINES,
 ) -> list[str]:
     migration = Migration("web-1", "airflow.migrate")
     up.converge(cast(Master, master), migration, progress, pushed=pushed, predict=predict)

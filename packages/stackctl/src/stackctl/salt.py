@@ -13,7 +13,7 @@ import yaml
 
 from saltext.ec2.options import TABLE
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, ConvergeError, LaunchError, StackError
+from stackctl.errors import CommandError, LaunchError, StackError
 from stackctl.files import private_directory, write_private
 from stackctl.machines import Machine
 from stackctl.run import Log, run
@@ -228,14 +228,19 @@ class Master:
         return found
 
     def sync(self) -> None:
-        """Bring the tree's modules and states to every machine, as the orchestration does first."""
-        for kind in ("modules", "states"):
-            self.command(
-                ["salt", "*", "--out=json", "--static", f"saltutil.sync_{kind}"],
-                what=f"syncing {kind}",
-            )
+        """Bring the tree's modules, states, pillar and addresses to every machine.
 
-    def predict(self, migration: Migration) -> list[StateRun]:
+        The orchestration does the same first.
+        """
+        for function in (
+            ["saltutil.sync_modules"],
+            ["saltutil.sync_states"],
+            ["saltutil.refresh_pillar", "wait=True", "timeout=60"],
+            ["mine.update"],
+        ):
+            self.command(["salt", "*", "--out=json", "--static", *function], what=function[0])
+
+    def predict(self, migration: Migration, machines: Iterable[str]) -> list[StateRun]:
         """Return what the orchestration would change on each machine; changes nothing.
 
         One machine is asked for the migration's states in place of its highstate: they contain it,
@@ -243,24 +248,24 @@ class Master:
 
         Args:
             migration: the machine, and the states.
+            machines: the machines of the map; others that the master knows are asked too.
 
         Raises:
             ConvergeError: a state failed or a machine gave no answer.
         """
+        asked = migration.machine
         questions = (
-            ["-C", f"not {migration.machine}", "state.highstate"],
-            [migration.machine, "state.apply", migration.states],
+            (["-C", f"not {asked}", "state.highstate"], set(machines) - {asked}),
+            ([asked, "state.apply", migration.states], {asked}),
         )
         with ThreadPoolExecutor() as pool:
             return [run for runs in pool.map(self._predict, questions) for run in runs]
 
-    def _predict(self, args: Sequence[str]) -> list[StateRun]:
+    def _predict(self, question: tuple[list[str], set[str]]) -> list[StateRun]:
+        args, machines = question
         answers = self.ask(["--timeout=60", *args, "test=True"], what="predicting the states")
-        runs = [read_states(name, result) for name, result in sorted(answers.items())]
-        if not runs:
-            raise ConvergeError(
-                "No machine predicted its states.", "See: stackctl status", self._log.path
-            )
+        # With --static, Salt leaves a machine that does not answer out of its output.
+        runs = [read_states(name, answers.get(name)) for name in sorted({*answers, *machines})]
         raise_on_failure(runs, self._log)
         return runs
 

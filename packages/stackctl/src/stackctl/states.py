@@ -6,11 +6,9 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, StackError
 from stackctl.run import Log
 
@@ -101,7 +99,7 @@ def read_orchestration(steps: Any) -> list[StateRun]:
         changes = step.get("changes") or {}
         # Only steps that applied states have `out: highstate`; other steps called a function.
         per_minion = changes["ret"] if changes.get("out") == "highstate" else {}
-        inner = [read_states(minion, result) for minion, result in per_minion.items() if result]
+        inner = [read_states(minion, result) for minion, result in per_minion.items()]
         runs += inner
         if step.get("result") is False and not any(run.failed for run in inner):
             comment = " ".join(str(step.get("comment")).split())
@@ -122,16 +120,15 @@ class Migration:
     states: str
 
     @classmethod
-    def read(cls, root: Path) -> Migration:
-        """Read the step `deploy-database` of salt/orch/deploy.sls.
+    def of(cls, deployment: Deployment) -> Migration:
+        """Return the migration of a deployment; salt/orch/deploy.sls has the same rule.
 
         Raises:
-            StackError: there is no such step.
+            StackError: the map names no web machine.
         """
-        path = root / "salt" / "orch" / "deploy.sls"
-        try:
-            rows = yaml.safe_load(path.read_text())["deploy-database"]["salt.state"]
-            step = {key: value for row in rows for key, value in row.items()}
-            return cls(step["tgt"], step["sls"])
-        except (KeyError, TypeError, AttributeError, yaml.YAMLError):
-            raise StackError(f"{path} has no step deploy-database with tgt and sls.") from None
+        machines = deployment.machines_of("web")
+        if not machines:
+            raise StackError(
+                f"{deployment.map_path.name} names no machine of the role 'web'.", "Name one."
+            )
+        return cls(min(machines, key=lambda name: int(name.rpartition("-")[2])), "airflow.migrate")

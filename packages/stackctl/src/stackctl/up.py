@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import yaml
@@ -107,8 +107,8 @@ def up(
             )
             master = salt.Master(shell, machine, log)
             others = machines.launch_others(launcher, master)
-            migration = Migration.read(deployment.root)
-            converge(master, migration, progress, pushed=pushed, predict=not others.changed)
+            names = () if others.changed else tuple(deployment.machines())
+            converge(master, Migration.of(deployment), progress, pushed=pushed, predict=names)
         url = site.address(deployment)
         with progress.step("site") as step:
             site.require_healthy(deployment)
@@ -211,7 +211,12 @@ class _Machines:
 
 
 def converge(
-    master: salt.Master, migration: Migration, progress: Progress, *, pushed: bool, predict: bool
+    master: salt.Master,
+    migration: Migration,
+    progress: Progress,
+    *,
+    pushed: bool,
+    predict: Collection[str],
 ) -> None:
     """Run the orchestration, unless it would change nothing.
 
@@ -220,7 +225,7 @@ def converge(
         migration: see `salt.Master.predict`.
         progress: where to show the step.
         pushed: the master has just got another tree.
-        predict: ask the machines first; new ones are not asked.
+        predict: every machine, to ask them first; none when some are new.
     """
     with progress.step("states") as step:
         if predict:
@@ -230,7 +235,7 @@ def converge(
             with contextlib.suppress(ConvergeError):
                 if pushed:
                     master.sync()
-                if not any(run.changed for run in master.predict(migration)):
+                if not any(run.changed for run in master.predict(migration, predict)):
                     step.detail = "0 changes"
                     return
         step.report("orchestration deploy")

@@ -1,0 +1,113 @@
+"""The orchestration: which machines each step names, in which order, for which accepted keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from plainpillar import DEPLOYMENT, PlainPillar
+from rendering import Compiled, Compiler
+from stackctl.states import Migration
+
+OTHERS = ["salt-1", "lb-1", "postgres-1", "redis-1"]
+# Accepted keys that are no machines of the stack.
+STRANGERS = ["web-evil", "web-proxy-1", "redis-sentinel-1", "web-0", "web-01", "web-1.evil"]
+
+Render = Callable[..., Compiled]
+
+
+@pytest.fixture(scope="module")
+def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
+    """`render('web-1', …)`: the orchestration when these keys and `OTHERS` are accepted."""
+    pillar = PlainPillar(tmp_path_factory.mktemp("pillar"), ssh_public_key="x", operator_cidrs=[])
+
+    def compiled(*web: str, others: list[str] = OTHERS) -> Compiled:
+        # The id under which the master renders an orchestration.
+        master = f"{DEPLOYMENT.master()}_master"
+        compiler = Compiler(master, tmp_path_factory.mktemp("master"), pillar)
+        # As the master lists them.
+        compiler.opts["test_accepted"] = sorted([*web, *others])
+        return compiler.states("orch.deploy")
+
+    return compiled
+
+
+def targets(compiled: Compiled) -> dict[str, Any]:
+    assert compiled.errors == []
+    return {chunk["__id__"]: chunk["tgt"] for chunk in compiled.chunks}
+
+
+def test_every_step_names_its_machines(render: Render) -> None:
+    steps = targets(render("web-1", "web-2"))
+    everything = ["salt-1", "lb-1", "web-1", "web-2", "postgres-1", "redis-1"]
+    assert steps == {
+        "deploy-modules": everything,
+        "deploy-states": everything,
+        "deploy-pillar": everything,
+        "deploy-addresses": everything,
+        "deploy-release": ["web-1", "web-2"],
+        "deploy-stores": ["postgres-1", "redis-1"],
+        "deploy-database": ["web-1"],
+        "deploy-web-1": ["web-1"],
+        "deploy-web-2": ["web-2"],
+        "deploy-edge": ["lb-1", "salt-1"],
+        "deploy-smoke": ["salt-1"],
+    }
+
+
+def test_no_step_skips_a_silent_machine(render: Render) -> None:
+    for chunk in render("web-1", "web-2").chunks:
+        assert chunk["tgt_type"] == "list", chunk["__id__"]
+        # Salt drops the minions of a batch that miss its ping.
+        assert not chunk.keys() & {"batch", "subset", "fail_minions", "allow_fail"}
+        # The default of salt.state is True, that of salt.function is False.
+        assert chunk.get("expect_minions", chunk["fun"] == "state") is True, chunk["__id__"]
+
+
+def test_web_machines_change_one_after_the_other_by_number(render: Render) -> None:
+    web = [f"web-{number}" for number in range(1, 11)]
+    compiled = render(*web)
+    assert targets(compiled)["deploy-release"] == web
+    steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
+    order = ["deploy-database", *(f"deploy-{name}" for name in web), "deploy-edge"]
+    for before, step in pairwise(order):
+        assert {"salt": before} in steps[step]["require"]
+    assert sorted(order, key=lambda step: steps[step]["order"]) == order
+
+
+def test_lowest_web_machine_migrates(render: Render) -> None:
+    assert targets(render("web-10", "web-3"))["deploy-database"] == ["web-3"]
+
+
+def test_operator_command_predicts_the_migration_of_the_orchestration(render: Render) -> None:
+    compiled = render(*DEPLOYMENT.machines_of("web"))
+    (step,) = (chunk for chunk in compiled.chunks if chunk["__id__"] == "deploy-database")
+    migration = Migration.of(DEPLOYMENT)
+    assert (step["tgt"], step["sls"]) == ([migration.machine], migration.states)
+
+
+def test_keys_of_no_role_are_ignored(render: Render) -> None:
+    with_strangers = render("web-1", "web-2", *STRANGERS)
+    assert targets(with_strangers) == targets(render("web-1", "web-2"))
+
+
+@pytest.mark.parametrize(
+    ("web", "others", "role"),
+    [([], OTHERS, "web"), (["web-1"], [*OTHERS[:-1], "redis-sentinel-1"], "redis")],
+)
+def test_role_without_machine_stops_the_run(
+    render: Render, web: list[str], others: list[str], role: str
+) -> None:
+    (error,) = render(*web, others=others).errors
+    assert f"the master has accepted no minion of the role '{role}'" in error
+
+
+def test_addresses_come_from_a_fresh_pillar(render: Render) -> None:
+    steps = {chunk["__id__"]: chunk for chunk in render("web-1").chunks}
+    assert steps["deploy-addresses"]["name"] == "mine.update"
+    assert {"salt": "deploy-pillar"} in steps["deploy-addresses"]["require"]
+    assert steps["deploy-pillar"]["name"] == "saltutil.refresh_pillar"
+    assert steps["deploy-pillar"]["kwarg"]["wait"] is True
