@@ -12,10 +12,11 @@ from rich.console import Console
 
 from stackctl import up
 from stackctl.deployment import Deployment
-from stackctl.errors import ConvergeError
+from stackctl.errors import ConvergeError, SecretsError
 from stackctl.progress import Progress
 from stackctl.run import Log
 from stackctl.salt import Master
+from stackctl.secret_store import SecretStore
 from stackctl.states import Migration, StateRun
 
 MACHINES = ("salt-1", "lb-1", "web-1")
@@ -87,13 +88,12 @@ def test_new_tree_is_synced_before_prediction(progress: Progress) -> None:
 
 
 def test_new_machines_skip_prediction(progress: Progress) -> None:
-    assert converge(progress, FakeMaster([UNCHANGED]), predict=False) == ["orch.deploy"]
+    assert converge(progress, FakeMaster([UNCHANGED]), predict=()) == ["orch.deploy"]
 
 
 def test_up_renames_pillar_keys_of_real_deployment(checkout: Path, log: Log) -> None:
     prod = Deployment("prod", checkout)
-    (prod.pillar_dir / "secrets").mkdir(parents=True)
-    prod.settings_path.write_text("settings: {}\n")
+    with_every_secret(prod)
     file = prod.pillar_dir / "secrets" / "redis-airflow.sls"
     file.write_text("#!yaml|gpg\nsecrets:\n  redis_airflow:\n    password: |\n      ciphertext\n")
     screen = StringIO()
@@ -104,3 +104,35 @@ def test_up_renames_pillar_keys_of_real_deployment(checkout: Path, log: Log) -> 
     again = Progress(Console(file=StringIO()), log)
     up.prepare_secrets(prod, again)
     assert again.changes == 0
+
+
+def with_every_secret(deployment: Deployment) -> None:
+    """Give a deployment settings and a file for every secret that a machine reads."""
+    store = SecretStore(deployment)
+    store.folder.mkdir(parents=True)
+    deployment.settings_path.write_text("settings: {}\n")
+    for secret in store.missing():
+        (store.folder / f"{secret}.sls").touch()
+
+
+def test_up_names_secret_that_real_deployment_lacks(checkout: Path, log: Log) -> None:
+    prod = Deployment("prod", checkout)
+    with_every_secret(prod)
+    (prod.pillar_dir / "secrets" / "postgres-owner.sls").unlink()
+    with pytest.raises(
+        SecretsError,
+        match=r"pillar/prod lacks secrets that the machines read: postgres-owner\."
+        r".*stackctl secrets init -d prod",
+    ):
+        up.prepare_secrets(prod, Progress(Console(file=StringIO()), log))
+
+
+def test_up_makes_secret_that_local_lacks(checkout: Path, log: Log) -> None:
+    deployment = Deployment("local", checkout)
+    up.prepare_secrets(deployment, Progress(Console(file=StringIO()), log))
+    file = deployment.pillar_dir / "secrets" / "postgres-owner.sls"
+    file.unlink()
+    again = Progress(Console(file=StringIO()), log)
+    up.prepare_secrets(deployment, again)
+    assert file.is_file()
+    assert again.changes == 1

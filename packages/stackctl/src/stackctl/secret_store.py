@@ -65,6 +65,16 @@ class SecretStore:
         """Return the names of the secrets that exist."""
         return sorted(path.stem for path in self.folder.glob("*.sls"))
 
+    def missing(self) -> list[str]:
+        """Return the secrets that pillar/base/top.sls gives to some machine and that do not exist.
+
+        Salt would stop at the first such machine, and say that an SLS is not available.
+        """
+        top = yaml.safe_load((self._deployment.root / "pillar/base/top.sls").read_text())
+        names = {name for entries in top["base"].values() for name in entries}
+        wanted = {name.removeprefix("secrets.") for name in names if name.startswith("secrets.")}
+        return sorted(wanted - set(self.names()))
+
     def write(self, secret: str, fields: Mapping[str, str]) -> None:
         """Encrypt the fields of a secret into its file."""
         encrypt = ["--armor", "--encrypt", "--recipient-file", str(self.public_key)]

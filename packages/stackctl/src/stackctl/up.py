@@ -11,7 +11,7 @@ import yaml
 from stackctl import local, packages, preflight, salt, site, ssh_rotation, states, tree
 from stackctl.account import aws_environment, enter, open_account
 from stackctl.deployment import Deployment
-from stackctl.errors import ConvergeError
+from stackctl.errors import ConvergeError, SecretsError
 from stackctl.initialise import initialise
 from stackctl.launch import Launcher, OnFailure
 from stackctl.machines import Machine, ec2_client, list_machines, require_master
@@ -117,15 +117,26 @@ def up(
 
 
 def prepare_secrets(deployment: Deployment, progress: Progress) -> None:
-    """Make the missing secrets of `local`; an operator makes those of a real account."""
+    """Make the missing secrets of `local`; an operator makes those of a real account.
+
+    Raises:
+        SecretsError: a real account lacks a secret, for example one that is new in this tree.
+    """
     with progress.step("secrets") as step:
+        store = SecretStore(deployment)
         if deployment.is_local:
             made = initialise(deployment, local.base_url())
             step.changed, step.detail = bool(made), f"made {len(made)}" if made else ""
-        elif renamed := SecretStore(deployment).rename_keys():
+        elif renamed := store.rename_keys():
             step.changed, step.detail = True, f"renamed {len(renamed)} pillar keys"
             step.warning = f"commit pillar/{deployment.name}: {', '.join(renamed)}"
         deployment.settings()
+        if missing := store.missing():
+            raise SecretsError(
+                f"pillar/{deployment.name} lacks secrets that the machines read:"
+                f" {', '.join(missing)}.",
+                f"Make what is missing: stackctl secrets init -d {deployment.name}",
+            )
 
 
 def _count(changes: int) -> str:
