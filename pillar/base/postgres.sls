@@ -2,6 +2,19 @@
 # in salt/postgres/defaults.yaml.
 postgres:
   database: airflow
+  # Owns the database and its schema, and migrates it. It has no limits: a
+  # migration holds a lock in an idle transaction while it works.
+  owner: airflow_owner
+  # The web app's role: it reads and writes rows.
   role: airflow
+  # What the sessions of that role begin with. Nobody waits for an answer longer
+  # than 60 s: then HAProxy gives up (salt/haproxy/defaults.yaml).
+  role_settings:
+    statement_timeout: 60s
+    # Less, so that the log names the lock and not the statement that waits.
+    lock_timeout: 20s
+    # Between two statements a request computes; a dead one keeps its locks, and
+    # keeps autovacuum from removing rows.
+    idle_in_transaction_session_timeout: 60s
   # The role of the machines that pg_hba.conf lets in.
   clients: web

@@ -20,10 +20,12 @@ base:
     - secrets.airflow-admin
     - secrets.airflow-keys
     - secrets.postgres-airflow
+    - secrets.postgres-owner
     - secrets.redis-airflow
   'E@^postgres-[1-9][0-9]*$':
     - postgres
     - secrets.postgres-airflow
+    - secrets.postgres-owner
     - secrets.postgres-tls
   'E@^redis-[1-9][0-9]*$':
     - redis

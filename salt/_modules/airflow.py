@@ -21,6 +21,10 @@ from salt.exceptions import CommandExecutionError
 
 ROOT = "/opt/airflow"
 SETTINGS = ("/etc/airflow/environment", "/etc/airflow/secrets.env")
+# Beside them, for commands: no limits on the time of statements.
+COMMAND_SETTINGS = "/etc/airflow/command.env"
+# Instead of the web app's own connection: the role that owns the database. Only root reads it.
+OWNER_SETTINGS = "/etc/airflow/owner.env"
 DATABASE_TOOL = "/opt/airflow/database.py"
 UV = "/opt/salt/bin/uv"
 PYTHON = "/usr/bin/python3"
@@ -177,23 +181,23 @@ def database(username: str | None = None, password: str | None = None) -> dict[s
     """Query the database without loading Airflow, in a fraction of a second.
 
     Returns ``revisions`` (table -> revision, empty on an empty database), ``dags`` (how many are
-    serialized), ``serialized_by`` (the mark of ``mark_serialized``) and, when a username is given,
-    ``user`` (``absent``, ``other password`` or ``present``). Raises CommandExecutionError when the
-    database does not answer.
+    serialized), ``marks`` (the text of ``mark`` for ``dags``, or None) and,
+    when a username is given, ``user`` (``absent``, ``other password`` or ``present``). Raises
+    CommandExecutionError when the database does not answer.
     """
     answer: dict[str, Any] = _ask({"do": "report", "username": username, "password": password})
     return answer
 
 
-def mark_serialized(mark: str) -> None:
-    """Store with the serialized DAGs which release made them, and of which bundles."""
-    _ask({"do": "mark", "mark": mark})
+def mark(work: str, text: str) -> None:
+    """Store in the database which release did some work: ``dags``."""
+    _ask({"do": "mark", "work": work, "mark": text}, owner=True)
 
 
 def migrate() -> None:
     """Bring the database's schema, and FAB's roles and permissions, to the current release."""
-    _airflow(["db", "migrate"])
-    _airflow(["sync-perm"])
+    _airflow(["db", "migrate"], owner=True)
+    _airflow(["sync-perm"], owner=True)
 
 
 def create_user(username: str, password: str, profile: Mapping[str, str]) -> None:
@@ -250,36 +254,43 @@ def _release(root: str, name: str) -> Path:
     return Path(root, "releases", name)
 
 
-def _ask(question: dict[str, Any]) -> Any:
-    python = str(Path(ROOT, "current/venv/bin/python"))
+def _ask(question: dict[str, Any], *, owner: bool = False) -> Any:
+    # Root's environment is closed to the web app, which runs meanwhile. All files that this program
+    # loads are root's.
     answer = _run(
-        [python, "-I", DATABASE_TOOL],
-        _settings(),
+        [str(Path(ROOT, "current/venv/bin/python")), "-I", DATABASE_TOOL],
+        _settings(owner=owner),
         _PROBE_TIMEOUT,
         stdin=json.dumps(question),
-        user="airflow",
+        user=None if owner else "airflow",
     )
     return json.loads(answer)
 
 
-def _airflow(arguments: list[str], stdin: str = "") -> None:
+def _airflow(arguments: list[str], stdin: str = "", *, owner: bool = False) -> None:
+    """Run Airflow's command line.
+
+    It loads plugins from a folder of the user airflow, so it never runs as root. The states stop
+    the web app meanwhile: no process of that user may then read the owner's password.
+    """
     _run(
         [str(Path(ROOT, "current/venv/bin/airflow")), *arguments],
-        _settings(),
+        _settings(COMMAND_SETTINGS, owner=owner),
         _CLI_TIMEOUT,
         stdin=stdin,
         user="airflow",
     )
 
 
-def _settings() -> dict[str, str]:
-    """Return the service's environment, as systemd would read it."""
+def _settings(*more: str, owner: bool = False) -> dict[str, str]:
+    """Return the service's environment, as systemd would read it, and that of more files."""
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-    for path in SETTINGS:
+    for path in (*SETTINGS, *more, *([OWNER_SETTINGS] if owner else [])):
         try:
             lines = Path(path).read_text().splitlines()
         except OSError as error:
-            message = f"cannot read {path}: {error.strerror}; apply the state airflow.config"
+            state = "airflow.migrate" if path == OWNER_SETTINGS else "airflow.config"
+            message = f"cannot read {path}: {error.strerror}; apply the state {state}"
             raise CommandExecutionError(message) from error
         for setting in shlex.split("\n".join(lines), comments=True):
             key, _, value = setting.partition("=")
@@ -331,11 +342,12 @@ def _run(
 
 
 def _secrets() -> list[str]:
-    """Return every value of the secrets file, and the passwords inside its URLs."""
+    """Return every value of the secrets files, and the passwords inside their URLs."""
     values: list[str] = []
-    with contextlib.suppress(OSError):
-        for setting in shlex.split(Path(SETTINGS[1]).read_text(), comments=True):
-            value = setting.partition("=")[2]
-            passwords = re.findall(r"://[^:/@]*:([^@]+)@", value)
-            values += [value, *passwords, *map(unquote, passwords)]
+    for path in (SETTINGS[1], OWNER_SETTINGS):
+        with contextlib.suppress(OSError):
+            for setting in shlex.split(Path(path).read_text(), comments=True):
+                value = setting.partition("=")[2]
+                passwords = re.findall(r"://[^:/@]*:([^@]+)@", value)
+                values += [value, *passwords, *map(unquote, passwords)]
     return [value for value in values if value]

@@ -145,21 +145,21 @@ def dags_serialized(name: str, examples: bool) -> dict[str, Any]:
         if __opts__["test"] and (current is None or _behind()):
             return _planned(ret, "the DAGs would be serialized")
         before = __salt__["airflow.database"]()
-        if before["serialized_by"] == mark and (before["dags"] or not examples):
+        if before["marks"]["dags"] == mark and (before["dags"] or not examples):
             ret["comment"] = f"{before['dags']} DAGs are serialized"
             return ret
         if __opts__["test"]:
             return _planned(ret, "the DAGs would be serialized")
         _with_service_stopped(__salt__["airflow.serialize_dags"])
-        __salt__["airflow.mark_serialized"](mark)
+        __salt__["airflow.mark"]("dags", mark)
         after = __salt__["airflow.database"]()
     except CommandExecutionError as error:
         return _failed(ret, error)
     ret["changes"] = {
         "dags": {"old": before["dags"], "new": after["dags"]},
-        "serialized_by": {"old": before["serialized_by"], "new": mark},
+        "serialized_by": {"old": before["marks"]["dags"], "new": after["marks"]["dags"]},
     }
-    ret["result"] = bool(after["dags"]) or not examples
+    ret["result"] = after["marks"]["dags"] == mark and (bool(after["dags"]) or not examples)
     ret["comment"] = f"{after['dags']} DAGs are serialized"
     return ret
 

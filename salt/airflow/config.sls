@@ -102,6 +102,12 @@ airflow-secrets:
     - require:
       - user: airflow-user
 
+airflow-command-environment:
+  file.managed:
+    - name: /etc/airflow/command.env
+    - source: salt://airflow/files/command.env
+    - mode: '0644'
+
 airflow-login-config:
   file.managed:
     - name: /etc/airflow/webserver_config.py

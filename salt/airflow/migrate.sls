@@ -1,5 +1,5 @@
-# As `airflow`, and before the service starts the database is migrated and holds the first user and
-# the DAGs. Applied on one web machine only, by the orchestration or by hand: salt web-1 state.apply
+# As `airflow`, and the database is migrated and holds the first user and the DAGs.
+# Applied on one web machine only, by the orchestration or by hand: salt web-1 state.apply
 # airflow.migrate. Each step asks the database first and changes only what is missing. `base` comes
 # first: it makes the names of PostgreSQL and Redis known.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
@@ -9,6 +9,22 @@ include:
   - base
   - airflow
 
+airflow-owner:
+  file.managed:
+    - name: /etc/airflow/owner.env
+    - source: salt://airflow/files/owner.env.j2
+    - template: jinja
+    - mode: '0600'
+    - show_changes: False
+    - context:
+        user: {{ pillar['postgres']['owner'] | json }}
+        password: {{ pillar['secrets']['postgres-owner']['password'] | json }}
+        host: {{ salt['role.service_name']('postgres') | json }}
+        port: {{ pillar['endpoints']['postgres']['port'] | json }}
+        name: {{ pillar['postgres']['database'] | json }}
+    - require:
+      - file: airflow-settings
+
 airflow-migrated:
   airflow.migrated:
     - name: airflow
@@ -17,6 +33,8 @@ airflow-migrated:
       - file: airflow-config
       - file: airflow-environment
       - file: airflow-secrets
+      - file: airflow-owner
+      - file: airflow-command-environment
       - file: airflow-local-settings
       - file: airflow-login-config
       - file: airflow-database-tool

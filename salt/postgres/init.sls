@@ -1,5 +1,5 @@
-# PostgreSQL has one database. Its role connects over TLS, from the clients' machines only, and owns
-# nothing else.
+# PostgreSQL has one database. One role owns it and migrates it; the application's role reads and
+# writes its rows. Both connect over TLS, from the clients' machines only.
 # Watch: postgres-service, postgres-access.
 {% import_yaml 'postgres/defaults.yaml' as defaults %}
 {% set postgres = salt['pillar.get']('postgres', defaults.postgres, merge=True) %}
@@ -120,11 +120,12 @@ postgres-clients-reload:
       - service_config: postgres-clients-loaded
       - file: postgres-clients
 
-# Salt hashes the password itself, so psql gets the SCRAM verifier only.
-postgres-role:
+# Salt hashes the passwords itself, so psql gets the SCRAM verifiers only.
+{% for kind, secret in [('role', 'postgres-airflow'), ('owner', 'postgres-owner')] %}
+postgres-{{ kind }}:
   postgres_user.present:
-    - name: {{ postgres.role | json }}
-    - password: {{ secrets['postgres-airflow']['password'] | json }}
+    - name: {{ postgres[kind] | json }}
+    - password: {{ secrets[secret]['password'] | json }}
     - encrypted: scram-sha-256
     - login: True
     - superuser: False
@@ -135,38 +136,33 @@ postgres-role:
     - user: postgres
     - require:
       - service: postgres-clients-reload
+{% endfor %}
 
+# Its owner is set below, together with all other privileges: the application would notice a moment
+# between the two.
 postgres-database:
   postgres_database.present:
     - name: {{ postgres.database | json }}
-    - owner: {{ postgres.role | json }}
     - encoding: UTF8
     - template: template0
     - user: postgres
     - require:
       - postgres_user: postgres-role
+      - postgres_user: postgres-owner
 
-postgres-access-script:
-  file.managed:
-    - name: {{ etc }}/access.sql
-    - source: salt://postgres/files/access.sql.j2
-    - template: jinja
-    - group: postgres
-    - mode: '0640'
-    - context:
-        postgres: {{ postgres | json }}
-    - require:
-      - pkg: postgres-package
-
-# PUBLIC has no privilege on any database, and the role cannot use up all connections.
 postgres-access:
-  cmd.run:
-    - name: psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file {{ etc }}/access.sql
-    - unless: >-
-        psql --no-psqlrc --tuples-only --set ON_ERROR_STOP=1 --set check=1
-        --file {{ etc }}/access.sql | grep -qw restricted
-    - runas: postgres
-    - cwd: /
+  postgres_access.present:
+    - name: {{ postgres.database | json }}
+    - owner: {{ postgres.owner | json }}
+    - role: {{ postgres.role | json }}
+    - connections: {{ postgres.role_connections | json }}
+    - settings: {{ postgres.role_settings | json }}
     - require:
       - postgres_database: postgres-database
-      - file: postgres-access-script
+
+# Earlier releases set the privileges with this script.
+postgres-old-access-script:
+  file.absent:
+    - name: {{ etc }}/access.sql
+    - require:
+      - postgres_access: postgres-access

@@ -57,6 +57,16 @@ def test_restarted_master_keeps_its_key_and_its_minions(stack: Stack) -> None:
     assert stack.sh("salt-1", key) == before
 
 
+def test_silent_machine_fails_the_orchestration_by_name(stack: Stack) -> None:
+    stack.sh("web-2", "systemctl stop salt-minion")
+    try:
+        printed = stack.sh("salt-1", "salt-run state.orchestrate orch.deploy", accept=(1,))
+    finally:
+        stack.sh("web-2", "systemctl start salt-minion")
+    assert "failed on minions: web-2" in printed
+    stack.healthy()
+
+
 def test_no_machine_runs_out_of_memory(stack: Stack) -> None:
     client = docker.from_env()
     for container in client.containers.list(
@@ -73,6 +83,7 @@ def test_secrets_are_in_no_log_and_no_process(stack: Stack, machine: str) -> Non
         stack.secret(secret, field)
         for secret, field in (
             ("postgres-airflow", "password"),
+            ("postgres-owner", "password"),
             ("redis-airflow", "password"),
             ("airflow-admin", "password"),
             ("airflow-keys", "jwt_secret"),

@@ -122,11 +122,31 @@ for number in range(6):
     assert found[-1] == "limited"
 
 
+def test_owner_of_the_database_is_roots_alone(web: Machine) -> None:
+    owner = "/etc/airflow/owner.env"
+    assert web.run("stat", "-c", "%a %U:%G", owner).stdout.strip() == "600 root:root"
+    for user in ("airflow", "admin"):
+        assert "Permission denied" in web.run("cat", owner, user=user).stderr
+    environments = [f"/proc/{pid}/environ" for pid in service_pids(web)]
+    seen = web.run("cat", *environments).stdout
+    assert "postgresql+psycopg2://airflow:" in seen
+    assert "airflow_owner" not in seen
+
+
+def test_command_line_uses_the_owner_on_request(web: Machine) -> None:
+    show = ("airflow", "config", "get-value", "database", "sql_alchemy_conn")
+    assert "://airflow:" in web.run(*show).stdout
+    as_owner = web.run(*show, environment={"AIRFLOW_DATABASE_ROLE": "owner"})
+    assert "://airflow_owner:" in as_owner.stdout, as_owner.stderr
+    refused = web.run(*show, environment={"AIRFLOW_DATABASE_ROLE": "postgres"})
+    assert "AIRFLOW_DATABASE_ROLE is 'app' or 'owner'" in refused.stderr
+
+
 def test_other_users_cannot_read_secrets(fleet: Fleet, web: Machine) -> None:
     places = [
         ["ps", "axeww"],
         ["systemctl", "show", "airflow"],
-        ["cat", "/etc/airflow/airflow.cfg", "/etc/airflow/environment", "/etc/airflow/secrets.env"],
+        ["sh", "-c", "cat /etc/airflow/*"],
     ]
     seen = "".join(web.run(*command, user="admin").stdout for command in places)
     assert "/var/lib/airflow" in seen

@@ -14,8 +14,14 @@ from waiting import until
 
 SECRETS = {
     "lb-1": {"edge-tls"},
-    "web-1": {"airflow-admin", "airflow-keys", "postgres-airflow", "redis-airflow"},
-    "postgres-1": {"postgres-airflow", "postgres-tls"},
+    "web-1": {
+        "airflow-admin",
+        "airflow-keys",
+        "postgres-airflow",
+        "postgres-owner",
+        "redis-airflow",
+    },
+    "postgres-1": {"postgres-airflow", "postgres-owner", "postgres-tls"},
     "redis-1": {"redis-airflow", "redis-tls"},
 }
 STORES = ("postgres-1", "redis-1")

@@ -1,14 +1,17 @@
-"""The execution module `airflow`: the health of a site, and which releases are removed."""
+"""The execution module `airflow`: a site's health, removed releases, and which role does what."""
 
 from __future__ import annotations
 
 import json
 import mmap
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 from saltmodules import load
 from stackctl.certificates import Authority
@@ -72,3 +75,85 @@ def test_prune_keeps_release_in_use(tmp_path: Path) -> None:
             assert airflow.prune(["wanted", "before"], str(tmp_path)) == ["failed"]
         assert airflow.prune(["wanted", "before"], str(tmp_path)) == ["serving"]
     assert airflow.releases(str(tmp_path)) == ["before", "wanted"]
+
+
+# -- the roles of the database ---------------------------------------------------------------------
+
+
+class Runs:
+    """What the module has run: the command, the user, and the environment."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[list[str], str | None, dict[str, str]]] = []
+
+    def __call__(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        self.all.append((command[1:], options["user"], options["env"]))
+        return subprocess.CompletedProcess(command, 0, "{}", "")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """The module with settings of its own, and with processes that do nothing."""
+    for name, content in {
+        "environment": "AIRFLOW_HOME='/var/lib/airflow'",
+        "secrets.env": "CONN='postgresql://airflow:app-pass@db/airflow'",
+        "command.env": "PGOPTIONS='-c statement_timeout=0'",
+        "owner.env": "CONN='postgresql://airflow_owner:owner%2Dpass@db/airflow'",
+    }.items():
+        (tmp_path / name).write_text(f"{content}\n")
+    settings = [str(tmp_path / name) for name in ("environment", "secrets.env")]
+    monkeypatch.setattr(airflow, "SETTINGS", tuple(settings))
+    monkeypatch.setattr(airflow, "COMMAND_SETTINGS", str(tmp_path / "command.env"))
+    monkeypatch.setattr(airflow, "OWNER_SETTINGS", str(tmp_path / "owner.env"))
+    runs = Runs()
+    monkeypatch.setattr(airflow.subprocess, "run", runs)
+    return runs
+
+
+def test_owner_changes_the_schema(runs: Runs) -> None:
+    airflow.migrate()
+    assert [arguments for arguments, *_ in runs.all] == [["db", "migrate"], ["sync-perm"]]
+    for _, user, environment in runs.all:
+        # Airflow loads plugins of the user airflow: it may not run as root.
+        assert user == "airflow"
+        assert environment["CONN"].startswith("postgresql://airflow_owner:")
+        assert environment["AIRFLOW_HOME"] == "/var/lib/airflow"
+
+
+def test_owner_marks_as_root(runs: Runs) -> None:
+    airflow.mark("dags", "3.3.2-new")
+    ((_, user, environment),) = runs.all
+    # The web app runs meanwhile, and may not read the environment.
+    assert user is None
+    assert environment["CONN"].startswith("postgresql://airflow_owner:")
+
+
+def test_application_role_does_everything_else(runs: Runs) -> None:
+    airflow.serialize_dags()
+    airflow.create_user("admin", "secret", {"role": "Admin"})
+    airflow.reset_password("admin", "secret")
+    airflow.database()
+    assert {user for _, user, _ in runs.all} == {"airflow"}
+    assert {environment["CONN"] for *_, environment in runs.all} == {
+        "postgresql://airflow:app-pass@db/airflow"
+    }
+    # Commands may take longer than requests.
+    assert ["PGOPTIONS" in environment for *_, environment in runs.all] == [True] * 3 + [False]
+
+
+def test_missing_owner_names_the_state_that_makes_it(runs: Runs) -> None:
+    Path(airflow.OWNER_SETTINGS).unlink()
+    with pytest.raises(
+        CommandExecutionError, match=r"owner\.env.*apply the state airflow\.migrate"
+    ):
+        airflow.migrate()
+    airflow.serialize_dags()
+
+
+def test_failure_hides_passwords_of_both_roles(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 1, "", "app-pass, owner-pass and owner%2Dpass")
+
+    monkeypatch.setattr(airflow.subprocess, "run", fail)
+    with pytest.raises(CommandExecutionError, match=r"failed with 1: \*{3}, \*{3} and \*{3}$"):
+        airflow.migrate()

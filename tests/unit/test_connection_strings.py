@@ -15,17 +15,33 @@ SPECIAL = "/p:a@s?s#w%o&r=d+ $HOME'\"\\;~é"
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """The service's secret environment when both passwords are made of special characters."""
+def compiler(tmp_path: Path) -> Compiler:
     (tmp_path / "pillar").mkdir()
-    compiler = Compiler("web-1", tmp_path / "minion", PlainPillar(tmp_path / "pillar"))
-    (chunk,) = (
-        chunk for chunk in compiler.states("airflow").chunks if chunk["__id__"] == "airflow-secrets"
-    )
-    for store in ("database", "redis"):
-        chunk["context"][store]["password"] = SPECIAL
+    return Compiler("web-1", tmp_path / "minion", PlainPillar(tmp_path / "pillar"))
+
+
+def rendered(compiler: Compiler, state: str, *passwords: str) -> dict[str, str]:
+    """Return an environment file when the passwords are made of special characters."""
+    chunks = compiler.states("airflow.migrate").chunks
+    (chunk,) = (chunk for chunk in chunks if chunk["__id__"] == state)
+    for place in passwords:
+        (chunk["context"][place] if place else chunk["context"])["password"] = SPECIAL
     words = shlex.split(compiler.render(chunk)["data"], comments=True)
     return dict(word.split("=", 1) for word in words)
+
+
+@pytest.fixture
+def environment(compiler: Compiler) -> dict[str, str]:
+    """The service's secret environment."""
+    return rendered(compiler, "airflow-secrets", "database", "redis")
+
+
+def test_owner_replaces_every_connection_of_the_schema(compiler: Compiler) -> None:
+    owner = rendered(compiler, "airflow-owner", "")
+    app = rendered(compiler, "airflow-secrets", "database")
+    assert set(owner) == {name for name in app if "DATABASE__SQL_ALCHEMY_CONN" in name}
+    for name, value in owner.items():
+        assert value.replace("//airflow_owner:", "//airflow:") == app[name]
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,7 @@ def test_files_with_secrets_are_private(
                 open_files.append(f"{minion_id}: {chunk['__id__']}")
     assert open_files == []
     assert checked == {
+        "airflow-owner",
         "airflow-secrets",
         "haproxy-certificate",
         "master-cloud-key",

@@ -20,8 +20,8 @@ STATES = {
 SECRETS = {
     "salt": {"cloud-ssh"},
     "lb": {"edge-tls"},
-    "web": {"airflow-admin", "airflow-keys", "postgres-airflow", "redis-airflow"},
-    "postgres": {"postgres-airflow", "postgres-tls"},
+    "web": {"airflow-admin", "airflow-keys", "postgres-airflow", "postgres-owner", "redis-airflow"},
+    "postgres": {"postgres-airflow", "postgres-owner", "postgres-tls"},
     "redis": {"redis-airflow", "redis-tls"},
 }
 MACHINES = DEPLOYMENT.machines()

@@ -1,7 +1,7 @@
 """Answers questions about Airflow's database as JSON, without loading Airflow (seconds, 300 MB).
 
-Reads one question from stdin, so that no password is an argument. The user airflow runs this with
-the release's Python.
+Reads one question from stdin, so that no password is an argument. It runs with the release's
+Python: as the user airflow for questions, and as root with the database's owner for marks.
 """
 
 import json
@@ -18,6 +18,11 @@ REVISIONS = {
     "alembic_version": "SELECT version_num FROM alembic_version",
     "alembic_version_fab": "SELECT version_num FROM alembic_version_fab",
 }
+COMMENT = "SELECT obj_description(to_regclass(%s), 'pg_class')"
+
+# What a release does once -> the table that holds the result. The comment of that table is the
+# mark of the release that did it: a restored dump brings both back, a dropped table loses both.
+MARKED = {"dags": "serialized_dag"}
 
 
 def exists(db: connection, table: str) -> bool:
@@ -36,7 +41,7 @@ def first_value(db: connection, query: str, *arguments: str) -> Any:
 
 
 def report(db: connection, username: str | None, password: str | None) -> dict[str, Any]:
-    """Return the revisions, the serialized DAGs' number and mark, and the state of a user."""
+    """Return the revisions, the marks, the number of serialized DAGs, and the state of a user."""
     revisions = {
         table: found
         for table, query in REVISIONS.items()
@@ -45,13 +50,11 @@ def report(db: connection, username: str | None, password: str | None) -> dict[s
     answer: dict[str, Any] = {
         "revisions": revisions,
         "dags": 0,
-        "serialized_by": None,
+        "marks": {work: first_value(db, COMMENT, table) for work, table in MARKED.items()},
         "user": None,
     }
     if exists(db, "serialized_dag"):
         answer["dags"] = first_value(db, "SELECT count(DISTINCT dag_id) FROM serialized_dag")
-        query = "SELECT obj_description('serialized_dag'::regclass)"
-        answer["serialized_by"] = first_value(db, query)
     if username:
         known = exists(db, "ab_user")
         query = "SELECT password FROM ab_user WHERE username = %s"
@@ -65,10 +68,11 @@ def report(db: connection, username: str | None, password: str | None) -> dict[s
     return answer
 
 
-def mark(db: connection, text: str) -> None:
-    """Store the mark on the table of the DAGs: both disappear together."""
+def mark(db: connection, work: str, text: str) -> None:
+    """Store the mark of work that was done."""
+    table, comment = sql.Identifier(MARKED[work]), sql.Literal(text)
     with db.cursor() as cursor:
-        cursor.execute(sql.SQL("COMMENT ON TABLE serialized_dag IS {}").format(sql.Literal(text)))
+        cursor.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(table, comment))
 
 
 def main() -> int:
@@ -78,7 +82,7 @@ def main() -> int:
     try:
         with psycopg2.connect(url, connect_timeout=10) as db:
             if question["do"] == "mark":
-                mark(db, question["mark"])
+                mark(db, question["work"], question["mark"])
                 answer: dict[str, Any] = {}
             else:
                 answer = report(db, question["username"], question["password"])

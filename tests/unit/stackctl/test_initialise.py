@@ -41,6 +41,7 @@ FIELDS = {
     "deployment-ca": {"private_key"},
     "edge-tls": {"private_key", "certificate"},
     "postgres-airflow": {"password"},
+    "postgres-owner": {"password"},
     "postgres-tls": {"private_key", "certificate"},
     "redis-airflow": {"password"},
     "redis-tls": {"private_key", "certificate"},

@@ -1,0 +1,44 @@
+"""Who owns a PostgreSQL database, and what the application's role may do in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+__salt__: dict[str, Callable[..., Any]]
+__opts__: dict[str, Any]
+
+
+def present(
+    name: str, owner: str, role: str, connections: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """One role owns the database and all in it; another reads and writes rows, within limits.
+
+    What the second role owned before becomes the owner's. PUBLIC has no privilege on any database.
+
+    Args:
+        name: the database.
+        owner: the role that owns it.
+        role: the role that reads and writes.
+        connections: how many connections `role` may open.
+        settings: what its sessions begin with; the owner's begin with the server's settings.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    limits = {"connections": connections, "settings": settings}
+    try:
+        statements = __salt__["postgres_access.differences"](name, owner, role, limits)
+        if not statements:
+            return {**ret, "comment": f"{owner} owns {name}, and {role} has its privileges"}
+        if __opts__["test"]:
+            return {**ret, "result": None, "comment": f"would execute: {'; '.join(statements)}"}
+        __salt__["postgres_access.execute"](name, statements)
+        left = __salt__["postgres_access.differences"](name, owner, role, limits)
+    except CommandExecutionError as error:
+        # Before its first highstate, a machine has no PostgreSQL to compare with.
+        return {**ret, "result": None if __opts__["test"] else False, "comment": str(error)}
+    ret["changes"] = {"executed": statements}
+    ret["result"] = not left
+    ret["comment"] = f"still to execute: {'; '.join(left)}" if left else "the access was set"
+    return ret

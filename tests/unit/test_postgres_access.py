@@ -1,0 +1,157 @@
+"""The module and the state `postgres_access`, with a fake psql and a fake module."""
+
+from __future__ import annotations
+
+import json
+from types import ModuleType
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from saltmodules import load
+
+LIMITS = {"connections": 72, "settings": {"statement_timeout": "60s"}}
+STATEMENTS = ["ALTER DATABASE airflow OWNER TO airflow_owner", "ALTER ROLE airflow RESET work_mem"]
+
+# -- the module ------------------------------------------------------------------------------------
+
+
+class Psql:
+    """What psql was asked, and what it answers in turn."""
+
+    def __init__(self, *answers: str, retcode: int = 0) -> None:
+        self.answers = list(answers)
+        self.retcode = retcode
+        self.scripts: list[str] = []
+        self.commands: list[list[str]] = []
+
+    def __call__(self, command: list[str], **options: Any) -> dict[str, Any]:
+        assert options["runas"] == "postgres"
+        assert options["python_shell"] is False
+        self.commands.append(command)
+        self.scripts.append(options["stdin"])
+        out = self.answers.pop(0)
+        return {"retcode": self.retcode, "stdout": out, "stderr": "ERROR: no"}
+
+
+def module(psql: Psql) -> ModuleType:
+    return load("_modules", "postgres_access", __salt__={"cmd.run_all": psql})
+
+
+def test_differences_are_the_lines_of_psql() -> None:
+    psql = Psql("postgres\nairflow\nairflow_owner", "\n".join(STATEMENTS))
+    found = module(psql).differences("airflow", "airflow_owner", "airflow", LIMITS)
+    assert found == STATEMENTS
+    asked = psql.commands[1]
+    variables = dict(word.split("=", 1) for word in asked if "=" in word and word[:2] != "--")
+    assert json.loads(variables.pop("settings")) == LIMITS["settings"]
+    assert variables == {
+        "ON_ERROR_STOP": "1",
+        "owner": "airflow_owner",
+        "role": "airflow",
+        "connections": "72",
+    }
+    assert asked[-2:] == ["--dbname", "airflow"]
+
+
+def test_nothing_to_do_is_no_statement() -> None:
+    psql = Psql("airflow\nairflow_owner", "")
+    assert module(psql).differences("airflow", "airflow_owner", "airflow", LIMITS) == []
+
+
+@pytest.mark.parametrize("known", ["airflow", "airflow_owner"])
+def test_missing_role_is_named(known: str) -> None:
+    missing = ({"airflow", "airflow_owner"} - {known}).pop()
+    with pytest.raises(CommandExecutionError, match=f"^PostgreSQL has no role {missing}$"):
+        module(Psql(known)).differences("airflow", "airflow_owner", "airflow", LIMITS)
+
+
+def test_statements_are_one_transaction_that_does_not_wait_for_ever() -> None:
+    psql = Psql("")
+    module(psql).execute("airflow", STATEMENTS)
+    (script,) = psql.scripts
+    lines = script.splitlines()
+    assert (lines[0], lines[-1]) == ("BEGIN;", "COMMIT;")
+    assert "lock_timeout" in lines[1]
+    assert lines[2:-1] == [f"{statement};" for statement in STATEMENTS]
+
+
+def test_failed_statement_is_an_error() -> None:
+    with pytest.raises(CommandExecutionError, match=r"^psql failed with 3: ERROR: no$"):
+        module(Psql("", retcode=3)).execute("airflow", STATEMENTS)
+
+
+# -- the state -------------------------------------------------------------------------------------
+
+
+class Access:
+    """A database that differs by these statements."""
+
+    def __init__(self, differences: list[str]) -> None:
+        self.left = differences
+        self.executed: list[str] = []
+        self.works = True
+        self.fails = False
+
+    def differences(self, database: str, owner: str, role: str, limits: Any) -> list[str]:
+        assert (database, owner, role, limits) == ("airflow", "airflow_owner", "airflow", LIMITS)
+        if self.fails:
+            raise CommandExecutionError("PostgreSQL has no role airflow_owner")
+        return self.left
+
+    def execute(self, database: str, statements: list[str]) -> None:
+        assert database == "airflow"
+        self.executed += statements
+        self.left = [] if self.works else self.left
+
+
+def apply(access: Access, *, test: bool = False) -> dict[str, Any]:
+    functions = {
+        "postgres_access.differences": access.differences,
+        "postgres_access.execute": access.execute,
+    }
+    state = load("_states", "postgres_access", __salt__=functions, __opts__={"test": test})
+    ret: dict[str, Any] = state.present("airflow", "airflow_owner", "airflow", **LIMITS)
+    assert ret["name"] == "airflow"
+    return ret
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_access_as_it_should_be_is_unchanged(test: bool) -> None:
+    access = Access([])
+    ret = apply(access, test=test)
+    assert (ret["result"], ret["changes"], access.executed) == (True, {}, [])
+    assert ret["comment"]
+
+
+def test_differences_are_executed_and_reported() -> None:
+    access = Access(STATEMENTS)
+    ret = apply(access)
+    assert (ret["result"], ret["changes"]) == (True, {"executed": STATEMENTS})
+    assert access.executed == STATEMENTS
+    assert apply(access)["changes"] == {}
+
+
+def test_differences_are_predicted() -> None:
+    access = Access(STATEMENTS)
+    ret = apply(access, test=True)
+    assert (ret["result"], ret["changes"], access.executed) == (None, {}, [])
+    assert all(statement in ret["comment"] for statement in STATEMENTS)
+
+
+def test_statement_without_effect_fails_the_state() -> None:
+    access = Access(STATEMENTS)
+    access.works = False
+    ret = apply(access)
+    assert (ret["result"], ret["changes"]) == (False, {"executed": STATEMENTS})
+    assert STATEMENTS[0] in ret["comment"]
+
+
+@pytest.mark.parametrize(("test", "result"), [(False, False), (True, None)])
+def test_database_that_does_not_answer(test: bool, result: bool | None) -> None:
+    access = Access(STATEMENTS)
+    access.fails = True
+    ret = apply(access, test=test)
+    assert (ret["result"], ret["changes"]) == (result, {})
+    assert ret["comment"] == "PostgreSQL has no role airflow_owner"
