@@ -181,7 +181,7 @@ def database(username: str | None = None, password: str | None = None) -> dict[s
     """Query the database without loading Airflow, in a fraction of a second.
 
     Returns ``revisions`` (table -> revision, empty on an empty database), ``dags`` (how many are
-    serialized), ``marks`` (the text of ``mark`` for ``dags``, or None) and,
+    serialized), ``marks`` (the texts of ``mark`` for ``dags`` and ``permissions``, or None) and,
     when a username is given, ``user`` (``absent``, ``other password`` or ``present``). Raises
     CommandExecutionError when the database does not answer.
     """
@@ -190,13 +190,17 @@ def database(username: str | None = None, password: str | None = None) -> dict[s
 
 
 def mark(work: str, text: str) -> None:
-    """Store in the database which release did some work: ``dags``."""
+    """Store in the database which release did some work: ``dags`` or ``permissions``."""
     _ask({"do": "mark", "work": work, "mark": text}, owner=True)
 
 
 def migrate() -> None:
-    """Bring the database's schema, and FAB's roles and permissions, to the current release."""
+    """Bring the database's schema to the current release."""
     _airflow(["db", "migrate"], owner=True)
+
+
+def sync_permissions() -> None:
+    """Bring FAB's roles and permissions to the current release."""
     _airflow(["sync-perm"], owner=True)
 
 

@@ -1,4 +1,4 @@
-"""The release of an Airflow machine, and the schema, first user and DAGs of its database."""
+"""The release of an Airflow machine, and its database: schema, permissions, first user, DAGs."""
 
 from __future__ import annotations
 
@@ -99,6 +99,34 @@ def migrated(name: str) -> dict[str, Any]:
     ret["changes"] = {"revisions": {"old": before, "new": after}}
     ret["result"] = not behind
     ret["comment"] = behind or "the database was migrated"
+    return ret
+
+
+def permissions_synced(name: str) -> dict[str, Any]:
+    """The database holds FAB's roles and permissions of the current release.
+
+    The service does not do this when it starts: ``update_fab_perms`` is off. A mark in the database
+    says which release did it, so a sync that failed is done by the next run.
+    """
+    ret = _unchanged(name)
+    try:
+        current = __salt__["airflow.current"]()
+        if __opts__["test"] and (current is None or _behind()):
+            return _planned(ret, "the permissions would be synced")
+        before = __salt__["airflow.database"]()["marks"]["permissions"]
+        if before == current:
+            ret["comment"] = f"the permissions are those of {current}"
+            return ret
+        if __opts__["test"]:
+            return _planned(ret, "the permissions would be synced")
+        _with_service_stopped(__salt__["airflow.sync_permissions"])
+        __salt__["airflow.mark"]("permissions", current)
+        after = __salt__["airflow.database"]()["marks"]["permissions"]
+    except CommandExecutionError as error:
+        return _failed(ret, error)
+    ret["changes"] = {"permissions": {"old": before, "new": after}}
+    ret["result"] = after == current
+    ret["comment"] = f"the permissions are those of {after}"
     return ret
 
 

@@ -1,4 +1,4 @@
-# As `airflow`, and the database is migrated and holds the first user and the DAGs.
+# As `airflow`, and the database is migrated and holds the permissions, the first user and the DAGs.
 # Applied on one web machine only, by the orchestration or by hand: salt web-1 state.apply
 # airflow.migrate. Each step asks the database first and changes only what is missing. `base` comes
 # first: it makes the names of PostgreSQL and Redis known.
@@ -43,6 +43,13 @@ airflow-migrated:
     - require_in:
       - airflow: airflow-database
 
+airflow-permissions:
+  airflow.permissions_synced:
+    - name: airflow
+    - require:
+      - airflow: airflow-migrated
+
+# On an empty database, the user's role is one of those that the permissions bring.
 airflow-admin:
   airflow.user_present:
     - name: {{ airflow.admin.username | json }}
@@ -51,7 +58,7 @@ airflow-admin:
     - lastname: {{ airflow.admin.lastname | json }}
     - email: {{ (airflow.admin.username ~ '@' ~ pillar['domain']) | json }}
     - require:
-      - airflow: airflow-migrated
+      - airflow: airflow-permissions
     - require_in:
       - airflow: airflow-database
 

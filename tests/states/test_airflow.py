@@ -142,6 +142,29 @@ def test_command_line_uses_the_owner_on_request(web: Machine) -> None:
     assert "AIRFLOW_DATABASE_ROLE is 'app' or 'owner'" in refused.stderr
 
 
+def test_permissions_of_a_release_are_synced_without_a_new_revision(
+    fleet: Fleet, web: Machine
+) -> None:
+    def sql(statement: str) -> str:
+        database = fleet.machine("postgres-1")
+        done = database.run("psql", "-XAtqc", statement, "airflow", user="postgres")
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout).strip()
+
+    # As after a release with new permissions, or after a sync that failed.
+    count = "SELECT count(*) FROM ab_permission_view_role"
+    before = sql(count)
+    sql("COMMENT ON TABLE ab_permission_view IS 'earlier'; DELETE FROM ab_permission_view_role")
+    assert [tag.split("_|-")[1] for tag in changed(web.apply("airflow.migrate", test=True))] == [
+        "airflow-permissions"
+    ]
+    states = web.apply("airflow.migrate")
+    assert failed(states) == []
+    assert [tag.split("_|-")[1] for tag in changed(states)] == ["airflow-permissions"]
+    assert sql(count) == before
+    assert changed(web.apply("airflow.migrate")) == []
+
+
 def test_other_users_cannot_read_secrets(fleet: Fleet, web: Machine) -> None:
     places = [
         ["ps", "axeww"],

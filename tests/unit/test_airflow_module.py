@@ -110,18 +110,20 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     return runs
 
 
-def test_owner_changes_the_schema(runs: Runs) -> None:
-    airflow.migrate()
-    assert [arguments for arguments, *_ in runs.all] == [["db", "migrate"], ["sync-perm"]]
-    for _, user, environment in runs.all:
-        # Airflow loads plugins of the user airflow: it may not run as root.
-        assert user == "airflow"
-        assert environment["CONN"].startswith("postgresql://airflow_owner:")
-        assert environment["AIRFLOW_HOME"] == "/var/lib/airflow"
+@pytest.mark.parametrize(
+    ("work", "command"), [("migrate", ["db", "migrate"]), ("sync_permissions", ["sync-perm"])]
+)
+def test_owner_changes_the_schema(runs: Runs, work: str, command: list[str]) -> None:
+    getattr(airflow, work)()
+    ((arguments, user, environment),) = runs.all
+    # Airflow loads plugins of the user airflow: it may not run as root.
+    assert (arguments, user) == (command, "airflow")
+    assert environment["CONN"].startswith("postgresql://airflow_owner:")
+    assert environment["AIRFLOW_HOME"] == "/var/lib/airflow"
 
 
 def test_owner_marks_as_root(runs: Runs) -> None:
-    airflow.mark("dags", "3.3.2-new")
+    airflow.mark("permissions", "3.3.2-new")
     ((_, user, environment),) = runs.all
     # The web app runs meanwhile, and may not read the environment.
     assert user is None

@@ -22,7 +22,7 @@ COMMENT = "SELECT obj_description(to_regclass(%s), 'pg_class')"
 
 # What a release does once -> the table that holds the result. The comment of that table is the
 # mark of the release that did it: a restored dump brings both back, a dropped table loses both.
-MARKED = {"dags": "serialized_dag"}
+MARKED = {"dags": "serialized_dag", "permissions": "ab_permission_view"}
 
 
 def exists(db: connection, table: str) -> bool:
