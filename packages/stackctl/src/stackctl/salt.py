@@ -35,9 +35,22 @@ MACHINE_SECONDS = 600 + sum(
 LOCKFILE = "/run/salt-cloud.lock"
 LOCK_SECONDS = 300  # that a salt-cloud on the master waits for another one there
 LOCKED = 75  # EX_TEMPFAIL of sysexits.h, which salt-cloud does not use
-# cloud.deploy.d/salt-minion.sh reads the list of Salt's packages there.
-REQUIREMENTS_ON_MACHINE = "/opt/salt-deploy/requirements.txt"
+FILES_ON_MACHINE = "/opt/salt-deploy"  # cloud.deploy.d/salt-minion.sh reads them there
 ANY_RESULT = (0, 1, 2)  # exit codes of Salt's commands: failures are read from their output
+
+
+def file_map(deployment: Deployment) -> dict[str, str]:
+    """Return the files that the deploy script needs: path on this host -> path on the machine.
+
+    salt/master/files/cloud.j2 has the same for the files on the master.
+    """
+    minion = deployment.root / "salt" / "minion" / "files"
+    paths = {
+        "requirements.txt": deployment.salt_lock,
+        "salt-minion.service": minion / "salt-minion.service",
+        "reconnect.conf": minion / "reconnect.conf",
+    }
+    return {str(path): f"{FILES_ON_MACHINE}/{name}" for name, path in paths.items()}
 
 
 def operator_configuration(deployment: Deployment) -> Path:
@@ -66,7 +79,7 @@ def operator_configuration(deployment: Deployment) -> Path:
     cloud = {
         "private_key": str(deployment.ssh_key),
         "ssh_interface": "private_ips" if deployment.is_local else "public_ips",
-        "file_map": {str(deployment.salt_lock): REQUIREMENTS_ON_MACHINE},
+        "file_map": file_map(deployment),
         "enable_cloud_grains": False,
         # Only the master is launched from here, and it is its own master.
         "minion": {"master": "127.0.0.1"},
