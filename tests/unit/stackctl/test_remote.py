@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
+import os
 import shutil
 import stat
+import sys
 import tarfile
+import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +23,26 @@ from stackctl.secret_store import SecretStore
 from stackctl.ssh import script_command
 from stackctl.tree import files_archive
 
+# As salt.client of Salt 3008: only web-1 answers.
+FAKE_CLIENT = """
+import time
+class LocalClient:
+    def __enter__(self):
+        self.event = self
+        self.left = ["web-1"]
+        return self
+    def __exit__(self, *_):
+        pass
+    def run_job(self, tgt, fun, arg=(), tgt_type="glob", listen=False):
+        assert (fun, tgt_type, listen) == ("test.ping", "list", True)
+        self.arg = arg
+        return {"jid": "1", "minions": tgt.split(",")} if tgt else {}
+    def get_event(self, wait, tag):
+        assert tag == "salt/job/1/ret"
+        if self.left:
+            return {"id": self.left.pop(), "return": self.arg}
+        time.sleep(wait)
+"""
 SCRIPTS = sorted(
     entry.name for entry in (files("stackctl") / "remote").iterdir() if entry.name.endswith(".sh")
 )
@@ -95,14 +119,110 @@ def test_bootstrap_master_applies_state_with_the_configuration(tmp_path: Path) -
     program = tmp_path / "salt-call"
     program.write_text('#!/bin/sh\necho "$@"\n')
     program.chmod(0o755)
-    folder = tmp_path / "bootstrap"
-    output = remote("bootstrap-master", folder, program, "master", stdin="id: salt-1\n")
+    folder, pki = tmp_path / "bootstrap", tmp_path / "pki"
+    pki.mkdir()
+    (pki / "salt-1.pub").write_text("key")
+    args = ("bootstrap-master", folder, pki, program, "master")
+    output = remote(*args, stdin="id: salt-1\n")
     assert output == f"--local --config-dir {folder} --out=json state.apply master\n"
     assert (folder / "minion").read_text() == "id: salt-1\n"
     program.write_text("#!/bin/sh\nexit 2\n")
     with pytest.raises(CommandError) as caught:
-        remote("bootstrap-master", folder, program, "master")
+        remote(*args)
     assert caught.value.code == 2
+
+
+@pytest.fixture
+def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """State of each systemd unit on the machine; changing it changes the state."""
+    states: dict[str, str] = {}
+    program = tmp_path / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\nfor unit; do :; done\nstate=$(cat '{tmp_path}/'$unit)\n"
+        '[ "$2" = --quiet ] || echo "$state"\n[ "$state" = active ]\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    class Units(dict[str, str]):
+        def __setitem__(self, name: str, state: str) -> None:
+            super().__setitem__(name, state)
+            (tmp_path / name).write_text(state)
+
+    states = Units()
+    states["salt-master"] = states["salt-minion"] = "active"
+    return states
+
+
+def test_master_is_ready_after_its_state_was_applied_with_its_present_key(
+    tmp_path: Path, units: dict[str, str]
+) -> None:
+    folder, pki = tmp_path / "bootstrap", tmp_path / "pki"
+    pki.mkdir()
+    (pki / "salt-1.pub").write_text("key")
+
+    def ready() -> bool:
+        return remote("master-is-ready", folder, pki, "salt-master") == "yes\n"
+
+    def bootstrap(program: str) -> None:
+        remote("bootstrap-master", folder, pki, program, "master")
+
+    assert not ready()
+    bootstrap("true")
+    assert ready()
+    units["salt-master"] = "failed"
+    assert not ready()
+    units["salt-master"] = "active"
+    with pytest.raises(CommandError):
+        bootstrap("false")
+    assert not ready(), "its state has failed"
+    bootstrap("true")
+    (pki / "salt-1.pub").write_text("another key")
+    assert not ready()
+
+
+@pytest.mark.parametrize(
+    ("minion", "master", "printed"),
+    [
+        ("inactive", "active", "stopped"),
+        ("activating", "active", "stopped"),
+        ("active", "active", "ask"),
+        ("active", "activating", "starting"),
+        ("active", "inactive", "unasked"),
+        ("active", "failed", "unasked"),
+    ],
+)
+def test_own_minion_is_asked_only_by_a_master_that_runs(
+    tmp_path: Path, units: dict[str, str], minion: str, master: str, printed: str
+) -> None:
+    pki = tmp_path / "pki"
+    (pki / "minion").mkdir(parents=True)
+    (pki / "minion" / "minion.pub").write_text("new")
+    denied = pki / "master" / "minions_denied" / "salt-1"
+    denied.parent.mkdir(parents=True)
+    denied.touch()
+    units["salt-minion"], units["salt-master"] = minion, master
+    assert remote("own-minion", pki, "salt-1") == f"{printed}\n"
+    accepted = pki / "master" / "minions" / "salt-1"
+    assert (accepted.read_text() if accepted.exists() else "") == (
+        "new" if printed == "ask" else ""
+    )
+    assert denied.exists() == (printed != "ask")
+
+
+def test_ask_minions_returns_what_came_in_time(tmp_path: Path) -> None:
+    (tmp_path / "salt").mkdir()
+    (tmp_path / "salt" / "__init__.py").touch()
+    (tmp_path / "salt" / "client.py").write_text(FAKE_CLIENT)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    question = ("list", "web-1,web-2", "test.ping", "x=1")
+    began = time.monotonic()
+    assert json.loads(remote("ask-minions", python, "1", *question)) == {"web-1": ["x=1"]}
+    assert time.monotonic() - began < 5
+    assert json.loads(remote("ask-minions", python, "1", "list", "", "test.ping")) == {}
 
 
 def test_replace_ssh_key_leaves_other_keys_and_mode(tmp_path: Path) -> None:

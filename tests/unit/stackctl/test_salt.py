@@ -258,11 +258,13 @@ class BootingShell:
 
     def __init__(self, *answers: str | Exception) -> None:
         self.answers = list(answers)
+        self.scripts: list[str] = []
 
     def trust(self, machine: Machine) -> None:
         assert machine == MASTER
 
-    def run(self, *_: object, **__: object) -> str:
+    def script(self, _machine: Machine, args: list[str], **_: object) -> str:
+        self.scripts.append(args[0])
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -279,9 +281,12 @@ def test_operator_waits_for_minion_of_master(
         operator = Operator(deployment, cast(Shell, BootingShell(*answers)), log)
         return operator.answering({"salt-1": MASTER}, time.monotonic() + deadline)
 
-    assert answering(60, refused, "activating\n", "active\n") == {"salt-1"}
-    assert answering(-1, "inactive\n") == set()
+    assert answering(60, refused, "stopped\n", "unasked\n") == {"salt-1"}
+    assert answering(-1, "stopped\n") == set()
     assert answering(-1, refused) == set()
+    # Where the master runs, a minion that only runs is not enough: the master may refuse its key.
+    assert answering(60, "starting\n", "ask\n", "{}", "ask\n", '{"salt-1": true}') == {"salt-1"}
+    assert answering(-1, "ask\n", "{}") == set()
 
 
 # -- from this host --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from stackctl.errors import CommandError
 from stackctl.files import write_private
 from stackctl.machines import Machine, list_machines
 from stackctl.run import Log
-from stackctl.ssh import Shell, is_active, script_command
+from stackctl.ssh import Shell, script_command
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -126,26 +126,6 @@ def test_script_command_holds_script_without_comments_and_args() -> None:
     assert command[3:] == ["read-revision", "/srv/a b", "local"]
     assert "#" not in command[2]
     assert "cat" in command[2]
-
-
-@pytest.mark.parametrize(
-    ("code", "output", "active"),
-    [(0, "active", True), (3, "activating", False), (3, "inactive", False), (4, "inactive", False)],
-)
-def test_is_active_reads_answer_of_systemctl(
-    shell: Shell,
-    monkeypatch: pytest.MonkeyPatch,
-    log: Log,
-    code: int,
-    output: str,
-    active: bool,
-) -> None:
-    def here(_machine: Machine, args: list[str], **options: object) -> list[str]:
-        assert args == ["systemctl", "is-active", "haproxy"]
-        return ["sh", "-c", f"echo {output}; exit {code}"]
-
-    monkeypatch.setattr(shell, "command", here)
-    assert is_active(shell, machine("lb-1"), "haproxy") == active
 
 
 def test_script_reads_its_input(

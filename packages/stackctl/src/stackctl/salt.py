@@ -17,7 +17,7 @@ from stackctl.errors import CommandError, ConvergeError, LaunchError, StackError
 from stackctl.files import private_directory, write_private
 from stackctl.machines import Machine
 from stackctl.run import Log, run
-from stackctl.ssh import Shell, is_active
+from stackctl.ssh import Shell
 from stackctl.states import (
     Migration,
     StateRun,
@@ -36,6 +36,8 @@ LOCKFILE = "/run/salt-cloud.lock"
 LOCK_SECONDS = 300  # that a salt-cloud on the master waits for another one there
 LOCKED = 75  # EX_TEMPFAIL of sysexits.h, which salt-cloud does not use
 FILES_ON_MACHINE = "/opt/salt-deploy"  # cloud.deploy.d/salt-minion.sh reads them there
+PKI = "/etc/salt/pki"  # on the machines
+SALT = "/opt/salt/bin"
 ANY_RESULT = (0, 1, 2)  # exit codes of Salt's commands: failures are read from their output
 
 
@@ -139,18 +141,30 @@ class Operator:
         return run(command, log=self._log, what="salt-cloud", timeout=machines * MACHINE_SECONDS)
 
     def answering(self, machines: Mapping[str, Machine], deadline: float) -> set[str]:
-        """Return the machines whose minion runs: without a master, no minion can be asked."""
+        """Return the machines whose minion answers its own master.
+
+        Where no master runs yet, a minion that runs is enough: nobody can ask it.
+        """
         return {name for name, machine in machines.items() if self._has_minion(machine, deadline)}
 
     def _has_minion(self, machine: Machine, deadline: float) -> bool:
         while True:
             with contextlib.suppress(StackError):  # its sshd may still be starting
                 self._shell.trust(machine)
-                if is_active(self._shell, machine, "salt-minion"):
+                if self._answers(machine):
                     return True
             if time.monotonic() > deadline:
                 return False
             time.sleep(1)
+
+    def _answers(self, machine: Machine) -> bool:
+        what = f"asking the minion of {machine.name}"
+        state = self._shell.script(machine, ["own-minion", PKI, machine.name], what=what).strip()
+        if state != "ask":
+            return state == "unasked"
+        return ask_minions(self._shell, machine, ["list", machine.name, "test.ping"], 5) == {
+            machine.name: True
+        }
 
     def reach(self, machine: Machine) -> None:
         """Log in to a machine; raise StackError."""
@@ -159,6 +173,21 @@ class Operator:
 
 
 # -- on the master ---------------------------------------------------------------------------------
+
+
+def ask_minions(
+    shell: Shell, master: Machine, question: Sequence[str], seconds: int
+) -> dict[str, object]:
+    """Return minion -> answer of those that answer in time.
+
+    Args:
+        shell: a shell on the master.
+        master: the Salt master.
+        question: type of the target, target, function, and its arguments.
+        seconds: after which no answer is awaited.
+    """
+    args = ["ask-minions", f"{SALT}/python", str(seconds), *question]
+    return parse_documents(shell.script(master, args, what="asking the minions"))
 
 
 class Master:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 SSH_USER = "admin"
-NOT_ACTIVE = (3, 4)  # exit codes of `systemctl is-active` for a unit that does not run
 
 
 class Shell:
@@ -188,17 +187,6 @@ def script_command(args: Sequence[str]) -> list[str]:
     # The log shows the command, so the comments are left out.
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return ["sh", "-c", "\n".join(lines), name, *rest]
-
-
-def is_active(shell: Shell, machine: Machine, unit: str) -> bool:
-    """Return whether systemd runs a unit on the machine."""
-    output = shell.run(
-        machine,
-        ["systemctl", "is-active", unit],
-        what=f"reading the state of {unit} on {machine.name}",
-        accept=(0, *NOT_ACTIVE),
-    )
-    return output.strip() == "active"
 
 
 def _ssh_options(options: dict[str, str]) -> list[str]:

@@ -20,11 +20,12 @@ from stackctl.roles import MASTER
 from stackctl.run import Log
 from stackctl.salt_cloud import Request, map_args, profile_args
 from stackctl.secret_store import SecretStore
-from stackctl.ssh import Shell, is_active
+from stackctl.ssh import Shell
 from stackctl.states import Migration
 from stackctl.verdict import Result as LaunchResult
 
-SALT_CALL = "/opt/salt/bin/salt-call"
+MASTER_PKI = f"{salt.PKI}/master"
+BOOTSTRAP = f"{tree.HOME}/bootstrap"  # on the master
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ def up(
             with progress.step("SSH key") as step:
                 step.changed = ssh_rotation.follow_store(deployment, client, shell)
             machines = _Machines(deployment, shell, log, progress)
-            launched, machine = machines.launch_master(launcher)
-            pushed = machines.start_master(
-                machine, account.master_files(variables), is_new=launched
-            )
+            machine = machines.launch_master(launcher)
+            pushed, applied = machines.start_master(machine, account.master_files(variables))
+            if applied:
+                machine = machines.connect_master(launcher)
             master = salt.Master(shell, machine, log)
             others = machines.launch_others(launcher, master)
             migration = Migration.read(deployment.root)
@@ -141,26 +142,39 @@ class _Machines:
         self._log = log
         self._progress = progress
 
-    def launch_master(self, launcher: Launcher) -> tuple[bool, Machine]:
-        """Launch the Salt master from this host; return whether it changed, and the machine."""
+    def launch_master(self, launcher: Launcher) -> Machine:
+        """Launch or repair the Salt master from this host, and return the machine."""
+        result = launcher.step(self._deployment.master(), self._master_request())
+        return require_master(self._deployment, result.machines)
+
+    def connect_master(self, launcher: Launcher) -> Machine:
+        """Have the minion of a Salt master that has just started answer it; return the machine.
+
+        Before, nobody could ask that minion, and it may not trust the master's key.
+        """
+        name = self._deployment.master()
+        result = launcher.step(f"{name}'s minion", self._master_request(), new=[name])
+        return require_master(self._deployment, result.machines)
+
+    def _master_request(self) -> Request:
         name = self._deployment.master()
         host = salt.Operator(self._deployment, self._shell, self._log)
-        request = Request(host, [name], profile_args(self._deployment, name))
-        result = launcher.step(name, request)
-        return bool(result.changed), require_master(self._deployment, result.machines)
+        return Request(host, [name], profile_args(self._deployment, name))
 
     def launch_others(self, launcher: Launcher, master: salt.Master) -> LaunchResult:
         """Have the Salt master launch the machines of the map."""
         names = list(self._deployment.machines())
         return launcher.step("machines", Request(master, names, map_args(self._deployment)))
 
-    def start_master(self, machine: Machine, aws_files: Mapping[str, str], *, is_new: bool) -> bool:
-        """Have the Salt master serve this tree; return whether the tree had to be pushed.
+    def start_master(self, machine: Machine, aws_files: Mapping[str, str]) -> tuple[bool, bool]:
+        """Have the Salt master serve this tree.
 
         Args:
             machine: the master's.
             aws_files: files below ~/.aws that lead it to the account.
-            is_new: its minion was just installed, with a key that the master does not know.
+
+        Returns:
+            Whether the tree had to be pushed, and whether the master's state was applied.
         """
         deployment, shell = self._deployment, self._shell
         unit = deployment.role_table().roles[MASTER].unit
@@ -175,13 +189,20 @@ class _Machines:
                     stdin=tree.files_archive(aws_files),
                 )
             changed = 0
-            if pushed or is_new or not is_active(shell, machine, unit):
+            apply = pushed or not self._is_ready(machine, unit)
+            if apply:
                 step.report("applying its state")
                 changed = self._bootstrap_master(machine)
             step.changed = pushed or bool(changed)
             step.detail = f"revision {revision[:12]}{'-dirty' if 'dirty' in revision else ''}"
             step.warning = tree.untracked_warning(deployment, self._log)
-        return pushed
+        return pushed, apply
+
+    def _is_ready(self, machine: Machine, unit: str) -> bool:
+        """Return whether the master runs, and salt-cloud there knows its present key."""
+        args = ["master-is-ready", BOOTSTRAP, MASTER_PKI, unit]
+        what = f"reading the state of {unit} on {machine.name}"
+        return self._shell.script(machine, args, what=what).strip() == "yes"
 
     def _bootstrap_master(self, machine: Machine) -> int:
         """Apply the master's state from the pushed tree, without a master; return the changes."""
@@ -200,7 +221,7 @@ class _Machines:
         }
         output = self._shell.script(
             machine,
-            ["bootstrap-master", f"{tree.HOME}/bootstrap", SALT_CALL, "master"],
+            ["bootstrap-master", BOOTSTRAP, MASTER_PKI, f"{salt.SALT}/salt-call", "master"],
             what=f"making {machine.name} the Salt master",
             stdin=yaml.safe_dump(config),
             accept=salt.ANY_RESULT,
