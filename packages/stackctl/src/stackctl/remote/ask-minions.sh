@@ -5,7 +5,8 @@
 set -eu
 python=$1 seconds=$2
 shift 2
-exec timeout "$((seconds + 10))" "$python" -c '
+code=0
+timeout "$((seconds + 5))" "$python" -c '
 import json, sys, time
 import salt.client
 seconds, target_type, target, function, *arguments = sys.argv[1:]
@@ -20,4 +21,6 @@ with salt.client.LocalClient() as client:
             found[event["id"]] = event["return"]
             waiting.discard(event["id"])
 print(json.dumps(found))
-' "$seconds" "$@"
+' "$seconds" "$@" || code=$?
+[ "$code" != 124 ] || echo "the Salt master does not answer" >&2
+exit "$code"
