@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from io import StringIO
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 from botocore.exceptions import ClientError
@@ -562,6 +562,24 @@ class Shell:
         assert machine.name == "salt-1"
 
 
+class Session:
+    """The lock on the master, which is free."""
+
+    jobs = None
+    held: ClassVar[list[str]] = []
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.held.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def hold(self, machine: Machine) -> None:
+        self.held.append(machine.name)
+
+
 class Master(Cloud):
     """The master as the verb makes it, with the map on it."""
 
@@ -586,6 +604,7 @@ def master(
     monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
     monkeypatch.setattr(cli, "enter", lambda _: nullcontext())
     monkeypatch.setattr(cli, "Shell", Shell)
+    monkeypatch.setattr(cli, "Session", Session)
     monkeypatch.setattr(cli, "Master", lambda *_: made)
     return made
 
@@ -598,6 +617,7 @@ def test_verb_prints_table_and_exits_with_0_if_all_are_ready(
     assert printed.out.count("kept") == len(NAMES)
     assert "stackctl up" not in printed.out
     assert printed.err == ""
+    assert Session.held == ["salt-1"]
     master.end(master.living()["web-2"])
     assert cli.main(["launch", "--serial"]) == 0
     assert "stackctl up applies it" in capsys.readouterr().out
@@ -656,6 +676,7 @@ def test_dry_run_exits_with_0(
     printed = capsys.readouterr().out
     assert "to launch" in printed
     assert "to start" in printed
+    assert Session.held == [], "what changes nothing takes no lock"
     assert master.ran == []
 
 

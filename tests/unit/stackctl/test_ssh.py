@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from moto.ec2.responses import general
 
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError
+from stackctl.errors import CommandError, UnreachableError
 from stackctl.files import write_private
 from stackctl.machines import Machine, list_machines
 from stackctl.run import Log
@@ -135,3 +136,40 @@ def test_script_reads_its_input(
     args = ["import-gpg-key", str(tmp_path / "ring")]
     with pytest.raises(CommandError, match=r"^importing failed: gpg: "):
         shell.script(machine("salt-1"), args, what="importing", stdin="no key")
+
+
+NO_ROUTE = "ssh: connect to host 10.20.1.250 port 22: No route to host"
+BROKEN = "client_loop: send disconnect: Broken pipe"
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        (
+            "ssh: connect to host 10.20.1.9 port 22: Connection refused",
+            "ssh: connect to host 10.20.1.9 port 22: Connection refused",
+        ),
+        # Behind the master, the first line is the cause.
+        (
+            f"{NO_ROUTE}\nConnection closed by UNKNOWN port 65535",
+            NO_ROUTE,
+        ),
+        # The master went away while `salt` ran there.
+        (
+            f"event.py:1: ResourceWarning: unclosed MasterEvent\n{BROKEN}",
+            BROKEN,
+        ),
+        ("", "the connection ended"),
+    ],
+)
+def test_lost_connection_is_one_sentence_with_the_cure(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, printed: str, reason: str
+) -> None:
+    command = ["sh", "-c", f"printf '%s' {shlex.quote(printed)} >&2; exit 255"]
+    monkeypatch.setattr(shell, "command", lambda *_, **__: command)
+    with pytest.raises(UnreachableError) as caught:
+        shell.run(machine("salt-1"), ["true"], what="asking the minions")
+    assert caught.value.what == (
+        f"asking the minions failed: SSH has no connection to salt-1: {reason}."
+    )
+    assert "stackctl up starts and repairs" in caught.value.hint

@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from saltext.ec2.options import TABLE
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, ConvergeError, LaunchError, StackError
+from stackctl.errors import ConvergeError, LaunchError, StackError
 from stackctl.files import private_directory, write_private
+from stackctl.locks import Jobs
 from stackctl.machines import Machine
 from stackctl.run import Log, run
 from stackctl.ssh import Shell
@@ -32,9 +34,7 @@ SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
 MACHINE_SECONDS = 600 + sum(
     TABLE[name].default for name in ("ssh_connect_timeout", "deploy_timeout")
 )
-LOCKFILE = "/run/salt-cloud.lock"
-LOCK_SECONDS = 300  # that a salt-cloud on the master waits for another one there
-LOCKED = 75  # EX_TEMPFAIL of sysexits.h, which salt-cloud does not use
+STATES_SECONDS = 900  # that a run waits for states that a machine still applies
 FILES_ON_MACHINE = "/opt/salt-deploy"  # cloud.deploy.d/salt-minion.sh reads them there
 PKI = "/etc/salt/pki"  # on the machines
 SALT = "/opt/salt/bin"
@@ -193,10 +193,25 @@ def ask_minions(
 class Master:
     """The Salt master's own commands."""
 
-    def __init__(self, shell: Shell, machine: Machine, log: Log) -> None:
+    def __init__(self, shell: Shell, machine: Machine, log: Log, jobs: Jobs | None = None) -> None:
+        """Keep the context.
+
+        Args:
+            shell: a shell on the machines.
+            machine: the master.
+            log: the log that an error names.
+            jobs: runs what changes machines; None: this object only asks.
+        """
         self._shell = shell
         self._log = log
+        self._jobs = jobs
         self.machine = machine
+
+    def _job(self, args: Sequence[str], *, task: str, **options: Any) -> str:
+        """Run a command that changes machines; see `stackctl.locks.Jobs.run`."""
+        if self._jobs is None:
+            raise TypeError(f"{task} needs the lock of the jobs")
+        return self._jobs.run(self.machine, args, task=task, **options)
 
     def command(
         self,
@@ -215,28 +230,9 @@ class Master:
         return parse_documents(self.command(command, what=what, accept=ANY_RESULT, timeout=timeout))
 
     def salt_cloud(self, args: Sequence[str], machines: int) -> str:
-        """Run salt-cloud on the master, for so many machines, and return its JSON.
-
-        A lockfile admits one salt-cloud at a time: one whose stackctl was interrupted here still
-        runs there.
-
-        Raises:
-            LaunchError: another salt-cloud still runs.
-        """
-        lock = ["flock", f"--timeout={LOCK_SECONDS}", f"--conflict-exit-code={LOCKED}", LOCKFILE]
-        timeout = LOCK_SECONDS + machines * MACHINE_SECONDS
-        command = [*lock, "salt-cloud", *args, *SALT_CLOUD_OPTIONS]
-        try:
-            return self.command(command, what="salt-cloud", timeout=timeout)
-        except CommandError as error:
-            if error.code != LOCKED:
-                raise
-        name = self.machine.name
-        raise LaunchError(
-            f"Another salt-cloud still runs on {name}, perhaps of a run that was interrupted:"
-            f" wait until it has ended (stackctl exec {name} -- pgrep -a salt-cloud).",
-            log=self._log.path,
-        )
+        """Run salt-cloud on the master, for so many machines, and return its JSON."""
+        command = ["salt-cloud", *args, *SALT_CLOUD_OPTIONS]
+        return self._job(command, task="salt-cloud", timeout=machines * MACHINE_SECONDS)
 
     def reach(self, machine: Machine) -> None:
         """Log in to a machine by way of the master; raise StackError."""
@@ -277,6 +273,40 @@ class Master:
                 what=f"syncing {kind}",
             )
 
+    def wait_for_states(self, note: Callable[[str], None]) -> None:
+        """Wait until no machine applies states: two runs at once on a machine are refused.
+
+        An orchestration whose salt-run was killed leaves such a run behind.
+
+        Args:
+            note: told what this waits for.
+
+        Raises:
+            ConvergeError: a run has not ended after `STATES_SECONDS`.
+        """
+        deadline = time.monotonic() + STATES_SECONDS
+        question = ["glob", "*", "saltutil.is_running", "state.*"]
+        while True:
+            answers = ask_minions(self._shell, self.machine, question, 5)
+            running = [
+                (name, job)
+                for name, jobs in sorted(answers.items())
+                for job in (jobs if isinstance(jobs, list) else ())
+            ]
+            if not running:
+                return
+            name, job = running[0]
+            what = f"{job.get('fun')} on {name} (job {job.get('jid')})"
+            if time.monotonic() > deadline:
+                raise ConvergeError(
+                    f"{what} still runs.",
+                    f"Wait for it, or end it: stackctl salt -- {name} saltutil.kill_job"
+                    f" {job.get('jid')}",
+                    self._log.path,
+                )
+            note(f"waiting for {what}, which still runs")
+            time.sleep(2)
+
     def predict(self, migration: Migration) -> list[StateRun]:
         """Return what the orchestration would change on each machine; changes nothing.
 
@@ -313,9 +343,9 @@ class Master:
             ConvergeError: a step or a state in it failed.
         """
         report(name)
-        output = self.command(
+        output = self._job(
             ["salt-run", "--out=json", "state.orchestrate", name],
-            what=f"orchestration {name}",
+            task=f"orchestration {name}",
             accept=ANY_RESULT,
         )
         data = parse_documents(output).get("data")

@@ -5,24 +5,29 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import yaml
 
 from stackctl import local, packages, preflight, salt, site, ssh_rotation, states, tree
 from stackctl.account import aws_environment, enter, open_account
 from stackctl.deployment import Deployment
-from stackctl.errors import ConvergeError
+from stackctl.errors import CommandError, ConvergeError
 from stackctl.initialise import initialise
 from stackctl.launch import Launcher, OnFailure
+from stackctl.locks import Holder, Jobs, Session, on_this_host
 from stackctl.machines import Machine, ec2_client, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.roles import MASTER
 from stackctl.run import Log
 from stackctl.salt_cloud import Request, map_args, profile_args
 from stackctl.secret_store import SecretStore
-from stackctl.ssh import Shell
+from stackctl.ssh import Shell, script_command
 from stackctl.states import Migration
 from stackctl.verdict import Result as LaunchResult
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
 
 MASTER_PKI = f"{salt.PKI}/master"
 BOOTSTRAP = f"{tree.HOME}/bootstrap"  # on the master
@@ -71,6 +76,7 @@ def up(
     *,
     on_failure: OnFailure = "keep",
     show: Callable[[LaunchResult], None] = lambda _: None,
+    wait: bool = False,
 ) -> Result:
     """Bring up whatever of the stack is missing or differs from the tree.
 
@@ -80,10 +86,30 @@ def up(
         log: where to keep their output.
         on_failure: see `launch.Launcher`.
         show: receives the result of each launch.
+        wait: for another run that changes the deployment.
 
     Raises:
+        BusyError: another run changes the deployment.
         StackError: what failed, on which machine, and what to do. A later run continues from there.
     """
+    holder = Holder.this("up")
+    with on_this_host(deployment, holder, progress.note, wait=wait):
+        return _up(_Run(deployment, progress, log, holder, wait), on_failure, show)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run of `up` carries along."""
+
+    deployment: Deployment
+    progress: Progress
+    log: Log
+    holder: Holder
+    wait: bool
+
+
+def _up(run: _Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -> Result:
+    deployment, progress, log = run.deployment, run.progress, run.log
     account = open_account(deployment)
     with progress.step("preflight") as step:
         check_host(deployment)
@@ -98,15 +124,20 @@ def up(
             step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
         client = ec2_client(deployment)
         launcher = Launcher(client, progress, log, on_failure=on_failure, show=show)
-        with Shell(deployment, client, log) as shell:
+        with (
+            Shell(deployment, client, log) as shell,
+            Session(shell, log, run.holder, progress.note, wait=run.wait) as session,
+        ):
+            _hold_early(run, client, shell, session)
             with progress.step("SSH key") as step:
                 step.changed = ssh_rotation.follow_store(deployment, client, shell)
-            machines = _Machines(deployment, shell, log, progress)
+            machines = _Machines(run, shell, session.jobs)
             machine = machines.launch_master(launcher)
+            session.hold(machine)
             pushed, applied = machines.start_master(machine, account.master_files(variables))
             if applied:
                 machine = machines.connect_master(launcher)
-            master = salt.Master(shell, machine, log)
+            master = salt.Master(shell, machine, log, session.jobs)
             others = machines.launch_others(launcher, master)
             migration = Migration.read(deployment.root)
             converge(master, migration, progress, pushed=pushed, predict=not others.changed)
@@ -115,6 +146,17 @@ def up(
             site.require_healthy(deployment)
             step.detail = url
     return Result(url, progress.changes > 0)
+
+
+def _hold_early(run: _Run, client: EC2Client, shell: Shell, session: Session) -> None:
+    """Take the lock on a Salt master that can be reached before this run changes anything there."""
+    master = list_machines(client).get(run.deployment.master())
+    if master is None or master.state != "running":
+        return
+    # One that cannot be reached is repaired before it is locked.
+    with contextlib.suppress(CommandError):
+        shell.trust(master)
+        session.hold(master)
 
 
 def prepare_secrets(deployment: Deployment, progress: Progress) -> None:
@@ -136,11 +178,12 @@ def _count(changes: int) -> str:
 class _Machines:
     """The steps of one run of `up` that bring up machines."""
 
-    def __init__(self, deployment: Deployment, shell: Shell, log: Log, progress: Progress) -> None:
-        self._deployment = deployment
+    def __init__(self, run: _Run, shell: Shell, jobs: Jobs) -> None:
+        self._deployment = run.deployment
+        self._log = run.log
+        self._progress = run.progress
         self._shell = shell
-        self._log = log
-        self._progress = progress
+        self._jobs = jobs
 
     def launch_master(self, launcher: Launcher) -> Machine:
         """Launch or repair the Salt master from this host, and return the machine."""
@@ -219,10 +262,11 @@ class _Machines:
             "module_dirs": [f"{current}/salt"],
             "hash_type": "sha256",
         }
-        output = self._shell.script(
+        args = ["bootstrap-master", BOOTSTRAP, MASTER_PKI, f"{salt.SALT}/salt-call", "master"]
+        output = self._jobs.run(
             machine,
-            ["bootstrap-master", BOOTSTRAP, MASTER_PKI, f"{salt.SALT}/salt-call", "master"],
-            what=f"making {machine.name} the Salt master",
+            script_command(args),
+            task=f"making {machine.name} the Salt master",
             stdin=yaml.safe_dump(config),
             accept=salt.ANY_RESULT,
         )
@@ -254,6 +298,7 @@ def converge(
                 if not any(run.changed for run in master.predict(migration)):
                     step.detail = "0 changes"
                     return
+        master.wait_for_states(progress.note)
         step.report("orchestration deploy")
         runs = master.orchestrate("orch.deploy", step.report)
         changes = sum(len(run.changed) for run in runs)
