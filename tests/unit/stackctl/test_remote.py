@@ -23,25 +23,42 @@ from stackctl.secret_store import SecretStore
 from stackctl.ssh import script_command
 from stackctl.tree import files_archive
 
-# As salt.client of Salt 3008: only web-1 answers.
+# As salt.client of Salt 3008: web-1 answers, slow-1 after 2 s, but a ping at once.
 FAKE_CLIENT = """
-import time
+import queue
+import threading
 class LocalClient:
     def __enter__(self):
         self.event = self
-        self.left = ["web-1"]
+        self.events = queue.Queue()
+        self.jobs = 0
         return self
     def __exit__(self, *_):
         pass
     def run_job(self, tgt, fun, arg=(), tgt_type="glob", listen=False):
-        assert (fun, tgt_type, listen) == ("test.ping", "list", True)
-        self.arg = arg
-        return {"jid": "1", "minions": tgt.split(",")} if tgt else {}
+        assert (tgt_type, listen) == ("list", True)
+        names = tgt.split(",") if isinstance(tgt, str) else tgt
+        if not tgt:
+            return {}
+        self.jobs += 1
+        for name in names:
+            self.events.put({"jid": str(self.jobs), "minions": [name]})
+            quick = fun == "test.ping" and name == "slow-1"
+            if name == "web-1" or quick:
+                self.answer(str(self.jobs), name, list(arg))
+            elif name == "slow-1":
+                late = threading.Timer(2, self.answer, (str(self.jobs), name, "late"))
+                late.daemon = True
+                late.start()
+        return {"jid": str(self.jobs), "minions": names}
+    def answer(self, jid, name, value):
+        self.events.put({"jid": jid, "id": name, "return": value})
     def get_event(self, wait, tag):
-        assert tag == "salt/job/1/ret"
-        if self.left:
-            return {"id": self.left.pop(), "return": self.arg}
-        time.sleep(wait)
+        assert tag == "salt/job/"
+        try:
+            return self.events.get(timeout=wait)
+        except queue.Empty:
+            return None
 """
 SCRIPTS = sorted(
     entry.name for entry in (files("stackctl") / "remote").iterdir() if entry.name.endswith(".sh")
@@ -211,18 +228,41 @@ def test_own_minion_is_asked_only_by_a_master_that_runs(
     assert denied.exists() == (printed != "ask")
 
 
-def test_ask_minions_returns_what_came_in_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "silent", "names", "answers", "at_most"),
+    [
+        (60, 60, "web-1", {"web-1": ["x=1"]}, 5),
+        (1, 1, "web-1,gone-1", {"web-1": ["x=1"]}, 5),
+        (60, 1, "web-1,gone-1", {"web-1": ["x=1"]}, 5),
+        # One that is slow and alive is waited for, and the silent one is not.
+        (60, 1, "web-1,slow-1,gone-1", {"web-1": ["x=1"], "slow-1": "late"}, 10),
+        (60, 60, "", {}, 5),
+    ],
+)
+def test_ask_minions_gives_up_silent_minions_alone(
+    tmp_path: Path, seconds: int, silent: int, names: str, answers: object, at_most: int
+) -> None:
     (tmp_path / "salt").mkdir()
     (tmp_path / "salt" / "__init__.py").touch()
     (tmp_path / "salt" / "client.py").write_text(FAKE_CLIENT)
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    question = ("list", "web-1,web-2", "test.ping", "x=1")
     began = time.monotonic()
-    assert json.loads(remote("ask-minions", python, "1", *question)) == {"web-1": ["x=1"]}
-    assert time.monotonic() - began < 5
-    assert json.loads(remote("ask-minions", python, "1", "list", "", "test.ping")) == {}
+    question = ("list", names, "role.status", "x=1")
+    printed = remote("ask-minions", python, str(seconds), str(silent), *question)
+    assert json.loads(printed) == answers
+    assert time.monotonic() - began < at_most
+
+
+def test_ask_minions_names_a_master_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "timeout").write_text("#!/bin/sh\nexit 124\n")
+    (tmp_path / "timeout").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(CommandError, match="the Salt master does not answer"):
+        remote("ask-minions", "python", "1", "1", "list", "web-1", "test.ping")
 
 
 def test_replace_ssh_key_leaves_other_keys_and_mode(tmp_path: Path) -> None:

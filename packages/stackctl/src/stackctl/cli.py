@@ -30,7 +30,7 @@ from stackctl.run import Log, attach
 from stackctl.salt import Master
 from stackctl.salt_cloud import Request, map_args, require_same_map
 from stackctl.secret_store import SecretStore
-from stackctl.ssh import Shell
+from stackctl.ssh import SSH_FAILED, Shell
 from stackctl.up import plan, up
 from stackctl.verdict import Result
 
@@ -145,14 +145,12 @@ def _down(deployment: Deployment, options: argparse.Namespace) -> int:
 
 
 def _status(deployment: Deployment, options: argparse.Namespace) -> int:
-    with enter(deployment):
-        rows = status.collect(deployment, _log(deployment, "status"))
-    problem = site.problem(deployment)
+    report = status.collect(deployment, _log(deployment, "status"))
     if options.json:
-        printing.print_status_json(rows, problem)
+        printing.print_status_json(report)
     else:
-        printing.print_status(rows, site.address(deployment), problem)
-    return 0 if not problem and rows and all(row.healthy for row in rows) else 1
+        printing.print_status(report, site.address(deployment), deployment.command("up"))
+    return 0 if report.healthy else 1
 
 
 def _remote(deployment: Deployment, verb: str, name: str, line: str, *, tty: bool = False) -> int:
@@ -167,7 +165,12 @@ def _remote(deployment: Deployment, verb: str, name: str, line: str, *, tty: boo
             shell.trust(master)
             shell.trust(machines[name])
             args = shell.command(machines[name], ["sh", "-c", line], master=master, tty=tty)
-            return attach(args, what=f"SSH to {name}")
+            code = attach(args, what=f"SSH to {name}")
+            if code == SSH_FAILED:
+                # It may be the command's own exit code. SSH has said why, and this what to do.
+                for machine in (master, machines[name]):
+                    shell.run(machine, ["true"], master=master, what=f"SSH to {machine.name}")
+            return code
 
 
 def _exec(deployment: Deployment, options: argparse.Namespace) -> int:

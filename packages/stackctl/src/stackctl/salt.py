@@ -176,7 +176,12 @@ class Operator:
 
 
 def ask_minions(
-    shell: Shell, master: Machine, question: Sequence[str], seconds: int
+    shell: Shell,
+    master: Machine,
+    question: Sequence[str],
+    seconds: int,
+    *,
+    silent: int | None = None,
 ) -> dict[str, object]:
     """Return minion -> answer of those that answer in time.
 
@@ -185,8 +190,13 @@ def ask_minions(
         master: the Salt master.
         question: type of the target, target, function, and its arguments.
         seconds: after which no answer is awaited.
+        silent: seconds after which a minion is given up that does not answer a ping either.
+
+    Raises:
+        UnreachableError: SSH does not reach the master.
+        CommandError: the Salt master does not answer.
     """
-    args = ["ask-minions", f"{SALT}/python", str(seconds), *question]
+    args = ["ask-minions", f"{SALT}/python", str(seconds), str(silent or seconds), *question]
     return parse_documents(shell.script(master, args, what="asking the minions"))
 
 

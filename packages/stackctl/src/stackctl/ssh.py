@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from stackctl.catalogue import CLOUD_SSH
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, UnreachableError
+from stackctl.errors import CommandError, LaunchError, UnreachableError
 from stackctl.files import write_private
 from stackctl.machines import Machine, host_keys
 from stackctl.run import Log, last_reason, run
@@ -41,7 +41,7 @@ class Shell:
     def __init__(
         self,
         deployment: Deployment,
-        client: EC2Client,
+        client: EC2Client | None,
         log: Log,
         *,
         connect_seconds: int = CONNECT_SECONDS,
@@ -50,7 +50,7 @@ class Shell:
 
         Args:
             deployment: whose machines.
-            client: the EC2 API.
+            client: the EC2 API; None: it does not answer, and no new machine can be trusted.
             log: keeps commands and their output.
             connect_seconds: that a machine has to answer SSH.
         """
@@ -86,6 +86,8 @@ class Shell:
             )
             if any(line.endswith(f" {machine.instance_id}") for line in known):
                 return
+            if self._client is None:
+                raise LaunchError(f"The host keys of {machine.name} are not known here.")
             keys = host_keys(self._client, machine, time.monotonic() + timeout)
             lines = [line for line in known if not line.startswith(f"{machine.name} ")]
             lines += [f"{machine.name} {key} {machine.instance_id}" for key in keys]
