@@ -173,3 +173,14 @@ def test_lost_connection_is_one_sentence_with_the_cure(
         f"asking the minions failed: SSH has no connection to salt-1: {reason}."
     )
     assert "stackctl up starts and repairs" in caught.value.hint
+
+
+def test_machine_that_boots_is_waited_for(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("stackctl.ssh.time.sleep", lambda _: (tmp_path / "sshd").touch())
+    command = ["sh", "-c", f"[ -e {tmp_path}/sshd ] || exit 255"]
+    monkeypatch.setattr(shell, "command", lambda *_, **__: command)
+    with pytest.raises(UnreachableError):
+        shell.wait_for(machine("web-1"), machine("salt-1"), seconds=-1)
+    shell.wait_for(machine("web-1"), machine("salt-1"))

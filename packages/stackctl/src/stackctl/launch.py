@@ -7,15 +7,12 @@ EC2, sshd and its minion report before and after the run.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from botocore.exceptions import ClientError, WaiterError
-
 from saltext.ec2.tags import DEPLOY_TAG
 from stackctl.errors import StackError
-from stackctl.machines import Machine
+from stackctl.machines import Machine, start_machines
 from stackctl.progress import Progress
 from stackctl.run import Log
 from stackctl.salt_cloud import Request, SaltCloudHost, error_in, read_output
@@ -24,11 +21,9 @@ from stackctl.verdict import Outcome, Result, Verdict
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_ec2.type_defs import WaiterConfigTypeDef
 
 OnFailure = Literal["keep", "destroy"]
 ON_FAILURE = get_args(OnFailure)
-START_SECONDS = 120  # that EC2 has to stop or to start an instance
 Report = Callable[[str], None]
 """Receives one line of progress at a time."""
 
@@ -151,24 +146,10 @@ class Launcher:
         if not stopped:
             return set()
         report(f"starting {', '.join(stopped)}")
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            runs = pool.map(self._start_one, stopped.values())
-            return {name for name, running in zip(stopped, runs, strict=True) if running}
-
-    def _start_one(self, machine: Machine) -> bool:
-        ids = [machine.instance_id]
-        patience: WaiterConfigTypeDef = {"Delay": 2, "MaxAttempts": START_SECONDS // 2}
-        try:
-            if machine.state == "stopping":
-                waiter = self._client.get_waiter("instance_stopped")
-                waiter.wait(InstanceIds=ids, WaiterConfig=patience)
-            self._client.start_instances(InstanceIds=ids)
-            running = self._client.get_waiter("instance_running")
-            running.wait(InstanceIds=ids, WaiterConfig=patience)
-        except (ClientError, WaiterError) as error:
-            self._log.write(f"starting {machine.name}: {error}")
-            return False
-        return True
+        refused = start_machines(self._client, stopped.values())
+        for name, error in refused.items():
+            self._log.write(f"starting {name}: {error}")
+        return set(stopped) - set(refused)
 
     def _salt_cloud(self, request: Request, to_do: Sequence[str], report: Report) -> _Run:
         report(f"salt-cloud launches or repairs {', '.join(to_do)}")

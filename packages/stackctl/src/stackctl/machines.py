@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import boto3
+from botocore.exceptions import ClientError, WaiterError
 
 from saltext.ec2.host_keys import from_console
 from saltext.ec2.tags import DEPLOY_TAG
@@ -17,8 +19,9 @@ from stackctl.errors import LaunchError, NotUpError
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_ec2.type_defs import InstanceTypeDef
+    from mypy_boto3_ec2.type_defs import InstanceTypeDef, WaiterConfigTypeDef
 
+START_SECONDS = 120  # that EC2 has to stop or to start an instance
 ENDED = ("shutting-down", "terminated")
 PROJECT = "airflow-stack"  # pillar/base/aws.sls has it too, and a test compares them
 
@@ -122,6 +125,31 @@ def list_machines(client: EC2Client) -> dict[str, Machine]:
             )
         found[machine.name] = machine
     return found
+
+
+def start_machines(client: EC2Client, machines: Iterable[Machine]) -> dict[str, str]:
+    """Start machines that are stopped or stopping, and wait until they run.
+
+    Returns:
+        name -> why EC2 does not start it, for those that it does not.
+    """
+    patience: WaiterConfigTypeDef = {"Delay": 2, "MaxAttempts": START_SECONDS // 2}
+
+    def start(machine: Machine) -> tuple[str, str]:
+        ids = [machine.instance_id]
+        try:
+            if machine.state == "stopping":
+                stopped = client.get_waiter("instance_stopped")
+                stopped.wait(InstanceIds=ids, WaiterConfig=patience)
+            client.start_instances(InstanceIds=ids)
+            running = client.get_waiter("instance_running")
+            running.wait(InstanceIds=ids, WaiterConfig=patience)
+        except (ClientError, WaiterError) as error:
+            return machine.name, str(error)
+        return machine.name, ""
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return {name: error for name, error in pool.map(start, machines) if error}
 
 
 def host_keys(client: EC2Client, machine: Machine, deadline: float) -> list[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SSH_USER = "admin"
 SSH_FAILED = 255  # exit code of ssh itself
 CONNECT_SECONDS = 15
+BOOT_SECONDS = 90  # that a machine needs at most from its start to its sshd
 _SSH_ERROR = re.compile(
     r"ssh: |ssh_|kex_|client_loop|packet_write|mux_client|banner exchange"
     r"|(Connection|Timeout|Host key|Permission|Received disconnect|Write failed|Read from)\b"
@@ -186,6 +187,23 @@ class Shell:
             if error.code != SSH_FAILED:
                 raise
             raise unreachable(machine, what, error.errors, self._log) from None
+
+    def wait_for(self, machine: Machine, master: Machine, seconds: float = BOOT_SECONDS) -> None:
+        """Wait until a machine that boots lets this host in.
+
+        Raises:
+            UnreachableError: it does not, after so many seconds.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.run(machine, ["true"], master=master, what=f"SSH to {machine.name}")
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+            else:
+                return
 
     def script(
         self,
