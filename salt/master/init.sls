@@ -95,6 +95,7 @@ master-cloud-config:
     - template: jinja
     - mode: '0640'
     - context:
+        id: {{ grains['id'] | json }}
         tree: {{ tree | json }}
         address: {{ address | json }}
     - retry: {attempts: 20, interval: 1}

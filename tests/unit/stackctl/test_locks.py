@@ -286,6 +286,25 @@ def test_job_goes_on_after_an_interruption_which_says_so(
     started[0].wait()
 
 
+def test_interrupted_wait_names_what_goes_on(
+    shell: Shell,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+    other_job: subprocess.Popen[bytes],
+) -> None:
+    def note(_: str) -> None:
+        monkeypatch.setattr(shell, "script", interrupt)
+
+    def interrupt(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=r"goes on: `stackctl up` of other@desk .*orch\.deploy"):
+        Jobs(shell, ME, note).run(MASTER, ["true"], task="salt-cloud")
+    with pytest.raises(KeyboardInterrupt) as caught:
+        Jobs(shell, ME, note).wait(MASTER)
+    assert not isinstance(caught.value, Interrupted), "nothing of this run goes on"
+
+
 def test_interruption_is_one_sentence_and_exit_code_130(
     checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ from stackctl.ssh import SSH_FAILED, Shell, script_command, unreachable
 SESSION_FILE = "/run/stackctl-session.lock"  # on the master, like the next
 JOB_FILE = "/run/stackctl-job.lock"
 LOCKED = 75  # EX_TEMPFAIL of sysexits.h; no program that runs below a lock uses it
+NOTHING = "nothing"  # the task of a run that only waits
 POLL_SECONDS = 3
 BEAT_SECONDS = 15  # hold-lock.sh gives a connection up after a minute of silence
 WAIT_SECONDS = 3600  # that a run waits for another run, and for what goes on on the master
@@ -211,7 +212,7 @@ class Jobs:
 
     def wait(self, machine: Machine) -> None:
         """Wait for what an interrupted run has left running there; see `run`."""
-        self.run(machine, ["true"], task="waiting")
+        self.run(machine, ["true"], task=NOTHING)
 
     def run(
         self,
@@ -243,6 +244,7 @@ class Jobs:
         holder = self._holder.doing(task)
         script = ["run-locked", JOB_FILE, str(POLL_SECONDS), holder.text(), *args]
         deadline = time.monotonic() + WAIT_SECONDS
+        goes_on = "" if task == NOTHING else task
         while True:
             try:
                 output = self._shell.script(
@@ -254,14 +256,18 @@ class Jobs:
                     timeout=timeout,
                 )
             except KeyboardInterrupt:
+                if not goes_on:
+                    raise
                 raise Interrupted(
-                    f"On {machine.name} goes on: {task}.",
+                    f"On {machine.name} goes on: {goes_on}.",
                     "Run the same command again: it waits for that and continues from there.",
                 ) from None
             state, _, text = output.partition(" ")
             if state != "locked":
                 return output
-            _wait(Holder.read(text), deadline, self._note, seconds=0)
+            other = Holder.read(text)
+            goes_on = str(other)
+            _wait(other, deadline, self._note, seconds=0)
 
 
 def _wait(other: Holder, deadline: float, note: Note, seconds: float = POLL_SECONDS) -> None:

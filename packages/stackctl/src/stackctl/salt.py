@@ -270,7 +270,8 @@ class Master:
         if name in wanted - found:
             raise LaunchError(
                 f"{name} gets no answer from its own minion, so it cannot ask the others.",
-                f"See: stackctl exec {name} -- journalctl -u salt-master -u salt-minion -n 50",
+                "stackctl up repairs that minion."
+                f" See: stackctl exec {name} -- journalctl -u salt-master -u salt-minion -n 50",
                 self._log.path,
             )
         return found

@@ -12,7 +12,7 @@ import yaml
 from stackctl import local, packages, preflight, salt, site, ssh_rotation, states, tree
 from stackctl.account import aws_environment, enter, open_account
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, ConvergeError
+from stackctl.errors import CommandError, ConvergeError, LaunchError
 from stackctl.initialise import initialise
 from stackctl.launch import Launcher, OnFailure
 from stackctl.locks import Holder, Jobs, Session, on_this_host
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MASTER_PKI = f"{salt.PKI}/master"
 BOOTSTRAP = f"{tree.HOME}/bootstrap"  # on the master
+TRUST_SECONDS = 20  # that its console has to show its host keys, before anything is repaired
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ def _hold_early(run: _Run, client: EC2Client, shell: Shell, session: Session) ->
     if master is None or master.state != "running":
         return
     # One that cannot be reached is repaired before it is locked.
-    with contextlib.suppress(CommandError):
-        shell.trust(master)
+    with contextlib.suppress(CommandError, LaunchError):
+        shell.trust(master, timeout=TRUST_SECONDS)
         session.hold(master)
 
 
