@@ -1,11 +1,13 @@
 #!/bin/sh
 # Installs Salt from a lockfile with hashes into /opt/salt, installs the minion's pre-seeded keys,
 # starts the minion and checks that it runs. salt-cloud uploads the minion's configuration and keys
-# beside this script, and the lockfile by `file_map`. A second run completes an interrupted run.
+# beside this script, and by `file_map` the lockfile and the files of salt/minion. A second run
+# completes an interrupted run.
 set -eu
 
 staged=$(dirname "$(readlink -f "$0")")
-lockfile=/opt/salt-deploy/requirements.txt
+files=/opt/salt-deploy
+lockfile=$files/requirements.txt
 venv=/opt/salt
 installed=$venv/requirements.txt
 timeout=300   # seconds, for cloud-init and for apt's locks
@@ -13,7 +15,9 @@ timeout=300   # seconds, for cloud-init and for apt's locks
 say() { echo "salt-minion deploy: $*"; }
 die() { say "$*" >&2; exit 1; }
 
-[ -s "$lockfile" ] || die "$lockfile is missing: set file_map in the cloud configuration"
+for name in requirements.txt salt-minion.service reconnect.conf; do
+    [ -s "$files/$name" ] || die "$files/$name is missing: set file_map in the cloud configuration"
+done
 [ -s "$staged/minion" ] || die "$staged/minion is missing: this script is run by salt-cloud"
 
 # In the machine's first minutes cloud-init still runs, and apt's daily jobs may hold apt's locks.
@@ -62,29 +66,13 @@ if [ -s "$staged/grains" ]; then
     install -m 0644 "$staged/grains" /etc/salt/grains
 fi
 
-cat > /etc/systemd/system/salt-minion.service <<'UNIT'
-[Unit]
-Description=Salt minion
-After=network-online.target
-Wants=network-online.target
-
-[Service]
-Type=notify
-NotifyAccess=all
-ExecStart=/opt/salt/bin/salt-minion
-KillMode=process
-LimitNOFILE=8192
-Restart=on-failure
-RestartSec=5
-
-[Install]
-WantedBy=multi-user.target
-UNIT
+install -m 0644 "$files/salt-minion.service" /etc/systemd/system/salt-minion.service
+install -m 0644 "$files/reconnect.conf" /etc/salt/minion.d/reconnect.conf
 systemctl daemon-reload
 systemctl enable --quiet salt-minion.service
 systemctl restart salt-minion.service
 
-rm -rf /opt/salt-deploy
+rm -rf "$files"
 systemctl is-active --quiet salt-minion.service ||
     die "salt-minion does not run; see: journalctl -u salt-minion"
 say "salt-minion runs as {{ vm['name'] }}"

@@ -26,6 +26,8 @@ roles:
     check:
       endpoint: https
       path: /api/v2/monitor/health
+      # The page answers 200 even when its database is not healthy.
+      expect: &healthy '"metadatabase":{"status":"healthy"}'
     certificate:
       secret: edge-tls
       path: /etc/haproxy/tls.pem
@@ -35,8 +37,7 @@ roles:
     check:
       endpoint: airflow
       path: /api/v2/monitor/health
-      # The page answers 200 even when its database is not healthy.
-      expect: '"metadatabase":{"status":"healthy"}'
+      expect: *healthy
   postgres:
     # Debian names the unit for version and cluster; salt/postgres takes both
     # from here.

@@ -1,5 +1,7 @@
 # A Debian with security updates, in UTC, that lets in only what pillar `endpoints` names and knows
 # the other machines by name. Every machine applies this first. Watch: base-firewall.
+include:
+  - minion
 
 base-packages:
   pkg.installed:

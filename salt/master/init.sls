@@ -1,6 +1,6 @@
-# salt-1 is the Salt master of the deployed tree, has accepted its own minion's key, and can launch
-# machines with salt-cloud. `salt-call --local` applies this first, so nothing here may read the
-# mine or ask another machine.
+# salt-1 is the Salt master of the deployed tree, has accepted its own minion's key, can launch
+# machines with salt-cloud, and starts those that ended by themselves. `salt-call --local` applies
+# this first, so nothing here may read the mine or ask another machine.
 {% import_yaml 'master/defaults.yaml' as defaults %}
 {% set master = salt['pillar.get']('master', defaults.master, merge=True) %}
 {% set tree = '/srv/stack/current' %}
@@ -95,8 +95,41 @@ master-cloud-config:
     - template: jinja
     - mode: '0640'
     - context:
+        id: {{ grains['id'] | json }}
         tree: {{ tree | json }}
         address: {{ address | json }}
     - retry: {attempts: 20, interval: 1}
     - require:
       - service: master-service
+
+master-ended-machines-program:
+  file.managed:
+    - name: /usr/local/lib/start_ended_machines.py
+    - source: salt://master/files/start_ended_machines.py
+    - mode: '0644'
+
+master-ended-machines-unit:
+  file.managed:
+    - name: /etc/systemd/system/start-ended-machines.service
+    - source: salt://master/files/start-ended-machines.service.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        region: {{ pillar['aws']['region'] | json }}
+        project: {{ pillar['aws']['project'] | json }}
+
+master-ended-machines-timer:
+  file.managed:
+    - name: /etc/systemd/system/start-ended-machines.timer
+    - source: salt://master/files/start-ended-machines.timer
+    - mode: '0644'
+
+master-ended-machines:
+  service.running:
+    - name: start-ended-machines.timer
+    - enable: True
+    - require:
+      - file: master-ended-machines-program
+    - watch:
+      - file: master-ended-machines-unit
+      - file: master-ended-machines-timer

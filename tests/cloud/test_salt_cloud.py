@@ -21,6 +21,7 @@ import yaml
 from plainpillar import DEPLOYMENT
 from realcloud import PUBLISHED, ROOT, RealCloud, free_port
 from saltext.ec2.tags import DEPLOY_TAG
+from stackctl.salt import file_map
 from waiting import until
 
 MAP = ROOT / "cloud.maps.d/small.map"
@@ -120,11 +121,10 @@ def _configure(cloud: RealCloud, folder: Path) -> None:
         "publish_port": free_port(address),
         "worker_threads": 2,
     }
-    lock = {str(ROOT / "requirements/salt.txt"): "/opt/salt-deploy/requirements.txt"}
     salt_cloud = {
         "private_key": str(cloud.key),
         "ssh_interface": "private_ips",
-        "file_map": lock,
+        "file_map": file_map(DEPLOYMENT),
         "enable_cloud_grains": False,
         "minion": {"master": address, "master_port": port},
     }

@@ -20,7 +20,9 @@ import pytest
 import yaml
 
 from localcloud.faults import Fault, FaultClient
+from plainpillar import DEPLOYMENT
 from realcloud import ROOT, Machine, RealCloud
+from stackctl.salt import file_map
 
 SCRIPT = (ROOT / "cloud.deploy.d/salt-minion.sh").read_text()
 LINES = SCRIPT.splitlines(keepends=True)
@@ -192,7 +194,7 @@ def _configure(cloud: RealCloud, folder: Path) -> Path:
         "log_file": str(folder / "log"),
         "private_key": str(cloud.key),
         "ssh_interface": "private_ips",
-        "file_map": {str(ROOT / "requirements/salt.txt"): "/opt/salt-deploy/requirements.txt"},
+        "file_map": file_map(DEPLOYMENT),
         "minion": {"master": "127.0.0.1"},
     }
     (folder / "cloud").write_text(yaml.safe_dump(configuration))

@@ -38,6 +38,12 @@ NETWORK = f"stack-states-{SUBNET.network_address}"
 PREFIX = f"{NETWORK}-"
 HIGHSTATE_SECONDS = 600
 MINION_START_SECONDS = 60
+MINION = "salt/minion/files"
+# What the deploy script installs, and where.
+MINION_FILES = {
+    "salt-minion.service": "/etc/systemd/system",
+    "reconnect.conf": "/etc/salt/minion.d",
+}
 
 States = dict[str, dict[str, Any]]
 
@@ -267,7 +273,8 @@ class Fleet:
         private, public = self._keys[minion_id]
         machine.put("/etc/salt/pki/minion/minion.pem", private, mode=0o400)
         machine.put("/etc/salt/pki/minion/minion.pub", public)
-        machine.put("/etc/systemd/system/salt-minion.service", _minion_unit())
+        for name, folder in MINION_FILES.items():
+            machine.put(f"{folder}/{name}", (DEPLOYMENT.root / MINION / name).read_text())
         started = time.time()
         done = machine.run("systemctl", "enable", "--now", "salt-minion")
         assert done.returncode == 0, done.stderr
@@ -294,12 +301,6 @@ def _key_pair() -> tuple[str, str]:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return private.decode(), public.decode().rstrip("\n")
-
-
-def _minion_unit() -> str:
-    """Return the unit that the deploy script writes."""
-    script = (DEPLOYMENT.root / "cloud.deploy.d/salt-minion.sh").read_text()
-    return script.partition("<<'UNIT'\n")[2].partition("\nUNIT\n")[0] + "\n"
 
 
 def _machine_options(minion_id: str, client: docker.DockerClient) -> dict[str, Any]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from plainpillar import ROOT
+from plainpillar import DEPLOYMENT, ROOT
+from stackctl.salt import file_map
 
 SCRIPT = (ROOT / "cloud.deploy.d/salt-minion.sh").read_text()
+FILES = [Path(path).name for path in file_map(DEPLOYMENT).values()]
 HELD = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 812 (apt-get)"
 
 Deploy = Callable[..., subprocess.CompletedProcess[str]]
@@ -41,9 +43,12 @@ def program(tmp_path: Path) -> Program:
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """`deploy(name=text)`: run the script as salt-cloud does, with these files beside it."""
+    """`deploy(name=text)`: run the script as salt-cloud does, with these files beside it.
 
-    def run(**beside: str) -> subprocess.CompletedProcess[str]:
+    `files` are the names of those that `file_map` uploads.
+    """
+
+    def run(files: Sequence[str] | None = None, **beside: str) -> subprocess.CompletedProcess[str]:
         staged = tmp_path / "staged"
         staged.mkdir(exist_ok=True)
         for name, text in {
@@ -55,7 +60,8 @@ def deploy(tmp_path: Path) -> Deploy:
             (staged / name).write_text(text)
         for folder in ("opt/salt-deploy", "etc/systemd/system", "usr/local/bin"):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "opt/salt-deploy/requirements.txt").write_text("salt==3008.5\n")
+        for name in FILES if files is None else files:
+            (tmp_path / "opt/salt-deploy" / name).write_text(f"{name}\n")
         text = re.sub(r"(?<![\w/])/(?=(opt|etc|usr)/)", f"{tmp_path}/", SCRIPT)
         (staged / "deploy.sh").write_text(text)
         return subprocess.run(
@@ -125,3 +131,44 @@ def test_deploy_keeps_existing_grains(tmp_path: Path, program: Program, deploy: 
     (tmp_path / "etc/salt/grains").write_text("rack: 8\n")
     assert deploy().returncode == 0
     assert (tmp_path / "etc/salt/grains").read_text() == "rack: 8\n"
+
+
+def test_deploy_installs_unit_and_reconnection(
+    tmp_path: Path, program: Program, deploy: Deploy
+) -> None:
+    assert deploy().returncode == 0
+    unit = tmp_path / "etc/systemd/system/salt-minion.service"
+    assert unit.read_text() == "salt-minion.service\n"
+    assert (tmp_path / "etc/salt/minion.d/reconnect.conf").read_text() == "reconnect.conf\n"
+    assert not (tmp_path / "opt/salt-deploy").exists()
+
+
+@pytest.mark.parametrize("missing", FILES)
+def test_deploy_names_missing_file(
+    tmp_path: Path, program: Program, deploy: Deploy, missing: str
+) -> None:
+    done = deploy(files=[name for name in FILES if name != missing])
+    assert done.returncode == 1
+    assert f"opt/salt-deploy/{missing} is missing: set file_map" in done.stderr
+    assert not (tmp_path / "etc/systemd/system/salt-minion.service").exists()
+
+
+def test_master_uploads_the_same_files_as_the_operator() -> None:
+    template = (ROOT / "salt/master/files/cloud.j2").read_text()
+    block = template.partition("file_map:\n")[2].partition("\nenable_")[0]
+    lines = dict(line.strip().split(": ") for line in block.splitlines())
+    assert {path.removeprefix("{{ tree }}/"): there for path, there in lines.items()} == {
+        str(Path(path).relative_to(ROOT)): there for path, there in file_map(DEPLOYMENT).items()
+    }
+
+
+def test_units_of_ours_that_must_run_restart_whatever_their_exit_code() -> None:
+    units = [*(ROOT / "salt").rglob("*.service*"), *(ROOT / "packages").rglob("*.service")]
+    restarts = {
+        str(path.relative_to(ROOT)): line.removeprefix("Restart=")
+        for path in units
+        for line in path.read_text().splitlines()
+        if line.startswith("Restart=")
+    }
+    assert {"salt/minion/files/salt-minion.service"} < set(restarts)
+    assert set(restarts.values()) == {"always"}, restarts

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from io import StringIO
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
+from botocore.exceptions import ClientError
 from rich.console import Console
 
 from saltext.ec2.tags import DEPLOY_TAG
@@ -192,13 +193,9 @@ def test_failed_deploy_has_reason_of_salt_cloud_and_is_repaired_later(
     assert not repaired.failed
 
 
-@pytest.mark.parametrize("how", ["silent", "stopped"])
-def test_deployed_machine_that_is_not_ready_is_repaired(cloud: Cloud, how: str) -> None:
+def test_deployed_machine_with_silent_minion_is_repaired(cloud: Cloud) -> None:
     instance = cloud.living()["web-1"]
-    if how == "silent":
-        cloud.silent.add("web-1")
-    else:
-        cloud.client.stop_instances(InstanceIds=[instance])
+    cloud.silent.add("web-1")
     result = cloud.apply()
     verdict = verdict_on(result, "web-1")
     assert (verdict.outcome, verdict.ready) == ("repaired", True)
@@ -206,6 +203,50 @@ def test_deployed_machine_that_is_not_ready_is_repaired(cloud: Cloud, how: str) 
         instance,
         instance,
     ]
+
+
+def test_stopped_machine_is_only_started(cloud: Cloud) -> None:
+    instance = cloud.living()["web-1"]
+    cloud.client.stop_instances(InstanceIds=[instance])
+    verdict = verdict_on(cloud.apply(), "web-1")
+    assert (verdict.outcome, verdict.ready) == ("started", True)
+    assert verdict.before
+    assert verdict.after
+    assert (verdict.before.state, verdict.after.state) == ("stopped", "running")
+    assert verdict.after.instance_id == instance
+    assert cloud.ran == [], "its minion has its key, and nothing is installed again"
+
+
+def test_started_machine_has_time_to_boot(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "time", SimpleNamespace(monotonic=lambda: 0.5))
+    cloud.client.stop_instances(InstanceIds=[cloud.living()["web-1"]])
+    cloud.apply()
+    assert cloud.deadlines["web-1"] == 0.5 + snapshot.NEW_SECONDS
+    assert cloud.deadlines["web-2"] == 0.5 + snapshot.KNOWN_SECONDS
+
+
+def test_started_machine_whose_minion_stays_silent_is_repaired(cloud: Cloud) -> None:
+    cloud.client.stop_instances(InstanceIds=[cloud.living()["web-1"]])
+    cloud.silent.add("web-1")
+    verdict = verdict_on(cloud.apply(), "web-1")
+    assert (verdict.outcome, verdict.ready) == ("repaired", True)
+    assert cloud.counted == [1]
+
+
+def test_machine_that_ec2_does_not_start_has_reason_of_salt_cloud(
+    cloud: Cloud, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.client.stop_instances(InstanceIds=[cloud.living()["web-1"]])
+    cloud.failing["web-1"] = "no capacity in eu-west-1a"
+    answer: Any = {"Error": {"Code": "InsufficientInstanceCapacity", "Message": "none left"}}
+
+    def refuse(**_: object) -> None:
+        raise ClientError(answer, "StartInstances")
+
+    monkeypatch.setattr(cloud.client, "start_instances", refuse)
+    verdict = verdict_on(cloud.apply(), "web-1")
+    assert (verdict.outcome, verdict.reason) == ("kept", "no capacity in eu-west-1a")
+    assert "starting web-1: " in log.path.read_text()
 
 
 def test_machine_with_ssh_error_is_reported_and_not_repaired(cloud: Cloud) -> None:
@@ -521,6 +562,24 @@ class Shell:
         assert machine.name == "salt-1"
 
 
+class Session:
+    """The lock on the master, which is free."""
+
+    jobs = None
+    held: ClassVar[list[str]] = []
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.held.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def hold(self, machine: Machine) -> None:
+        self.held.append(machine.name)
+
+
 class Master(Cloud):
     """The master as the verb makes it, with the map on it."""
 
@@ -545,6 +604,7 @@ def master(
     monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
     monkeypatch.setattr(cli, "enter", lambda _: nullcontext())
     monkeypatch.setattr(cli, "Shell", Shell)
+    monkeypatch.setattr(cli, "Session", Session)
     monkeypatch.setattr(cli, "Master", lambda *_: made)
     return made
 
@@ -557,6 +617,7 @@ def test_verb_prints_table_and_exits_with_0_if_all_are_ready(
     assert printed.out.count("kept") == len(NAMES)
     assert "stackctl up" not in printed.out
     assert printed.err == ""
+    assert Session.held == ["salt-1"]
     master.end(master.living()["web-2"])
     assert cli.main(["launch", "--serial"]) == 0
     assert "stackctl up applies it" in capsys.readouterr().out
@@ -610,8 +671,12 @@ def test_dry_run_exits_with_0(
     master: Master, capsys: pytest.CaptureFixture[str], form: list[str]
 ) -> None:
     master.end(master.living()["web-2"])
+    master.client.stop_instances(InstanceIds=[master.living()["web-1"]])
     assert cli.main(["launch", "--dry-run", *form]) == 0
-    assert "to launch" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "to launch" in printed
+    assert "to start" in printed
+    assert Session.held == [], "what changes nothing takes no lock"
     assert master.ran == []
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,7 @@ from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
     PROJECT,
     Machine,
+    find_ended,
     host_keys,
     list_machines,
     require_master,
@@ -83,6 +86,19 @@ def test_list_machines_omits_terminated_but_not_stopped(client: EC2Client) -> No
     assert {name: machine.state for name, machine in list_machines(client).items()} == {
         "web-1": "stopped"
     }
+
+
+def test_machine_that_does_not_run_has_the_reason_of_ec2(client: EC2Client) -> None:
+    stopped, running = launch(client, "web-1"), launch(client, "lb-1")
+    client.stop_instances(InstanceIds=[stopped])
+    machines = list_machines(client)
+    assert re.fullmatch(
+        r"Client\.UserInitiatedShutdown: User initiated shutdown \(20.* UTC\)",
+        machines["web-1"].reason,
+    )
+    assert machines["lb-1"].reason == ""
+    client.terminate_instances(InstanceIds=[running])
+    assert find_ended(client)["lb-1"].reason.startswith("Client.UserInitiatedShutdown")
 
 
 def test_project_tag_is_that_of_pillar(deployment: Deployment) -> None:
@@ -161,7 +177,13 @@ def test_host_keys_waits_for_console(client: EC2Client, monkeypatch: pytest.Monk
 def test_require_master_refuses_stopped_or_missing_master(deployment: Deployment) -> None:
     running = machine("salt-1")
     assert require_master(deployment, {"salt-1": running}) == running
-    with pytest.raises(NotUpError, match=r"salt-1 is stopped\. Bring the stack up first: make up"):
-        require_master(deployment, {"salt-1": machine("salt-1", state="stopped")})
-    with pytest.raises(NotUpError, match="salt-1 is not there"):
-        require_master(deployment, {"web-1": machine("web-1")})
+    stopped = machine("salt-1", state="stopped")
+    for reason, said in (("", ""), ("Server.ScheduledStop", ", says EC2: Server.ScheduledStop")):
+        with pytest.raises(NotUpError) as caught:
+            require_master(deployment, {"salt-1": replace(stopped, reason=reason)})
+        assert str(caught.value) == (
+            f"salt-1, the Salt master, is stopped{said}. This starts it: stackctl up"
+        )
+    prod = Deployment("prod", deployment.root)
+    with pytest.raises(NotUpError, match=r"no salt-1\. This launches it: stackctl up -d prod"):
+        require_master(prod, {"web-1": machine("web-1")})

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
+import os
 import shutil
 import stat
+import sys
 import tarfile
+import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +23,43 @@ from stackctl.secret_store import SecretStore
 from stackctl.ssh import script_command
 from stackctl.tree import files_archive
 
+# As salt.client of Salt 3008: web-1 answers, slow-1 after 2 s, but a ping at once.
+FAKE_CLIENT = """
+import queue
+import threading
+class LocalClient:
+    def __enter__(self):
+        self.event = self
+        self.events = queue.Queue()
+        self.jobs = 0
+        return self
+    def __exit__(self, *_):
+        pass
+    def run_job(self, tgt, fun, arg=(), tgt_type="glob", listen=False):
+        assert (tgt_type, listen) == ("list", True)
+        names = tgt.split(",") if isinstance(tgt, str) else tgt
+        if not tgt:
+            return {}
+        self.jobs += 1
+        for name in names:
+            self.events.put({"jid": str(self.jobs), "minions": [name]})
+            quick = fun == "test.ping" and name == "slow-1"
+            if name == "web-1" or quick:
+                self.answer(str(self.jobs), name, list(arg))
+            elif name == "slow-1":
+                late = threading.Timer(2, self.answer, (str(self.jobs), name, "late"))
+                late.daemon = True
+                late.start()
+        return {"jid": str(self.jobs), "minions": names}
+    def answer(self, jid, name, value):
+        self.events.put({"jid": jid, "id": name, "return": value})
+    def get_event(self, wait, tag):
+        assert tag == "salt/job/"
+        try:
+            return self.events.get(timeout=wait)
+        except queue.Empty:
+            return None
+"""
 SCRIPTS = sorted(
     entry.name for entry in (files("stackctl") / "remote").iterdir() if entry.name.endswith(".sh")
 )
@@ -95,14 +136,133 @@ def test_bootstrap_master_applies_state_with_the_configuration(tmp_path: Path) -
     program = tmp_path / "salt-call"
     program.write_text('#!/bin/sh\necho "$@"\n')
     program.chmod(0o755)
-    folder = tmp_path / "bootstrap"
-    output = remote("bootstrap-master", folder, program, "master", stdin="id: salt-1\n")
+    folder, pki = tmp_path / "bootstrap", tmp_path / "pki"
+    pki.mkdir()
+    (pki / "salt-1.pub").write_text("key")
+    args = ("bootstrap-master", folder, pki, program, "master")
+    output = remote(*args, stdin="id: salt-1\n")
     assert output == f"--local --config-dir {folder} --out=json state.apply master\n"
     assert (folder / "minion").read_text() == "id: salt-1\n"
     program.write_text("#!/bin/sh\nexit 2\n")
     with pytest.raises(CommandError) as caught:
-        remote("bootstrap-master", folder, program, "master")
+        remote(*args)
     assert caught.value.code == 2
+
+
+@pytest.fixture
+def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """State of each systemd unit on the machine; changing it changes the state."""
+    states: dict[str, str] = {}
+    program = tmp_path / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\nfor unit; do :; done\nstate=$(cat '{tmp_path}/'$unit)\n"
+        '[ "$2" = --quiet ] || echo "$state"\n[ "$state" = active ]\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    class Units(dict[str, str]):
+        def __setitem__(self, name: str, state: str) -> None:
+            super().__setitem__(name, state)
+            (tmp_path / name).write_text(state)
+
+    states = Units()
+    states["salt-master"] = states["salt-minion"] = "active"
+    return states
+
+
+def test_master_is_ready_after_its_state_was_applied_with_its_present_key(
+    tmp_path: Path, units: dict[str, str]
+) -> None:
+    folder, pki = tmp_path / "bootstrap", tmp_path / "pki"
+    pki.mkdir()
+    (pki / "salt-1.pub").write_text("key")
+
+    def ready() -> bool:
+        return remote("master-is-ready", folder, pki, "salt-master") == "yes\n"
+
+    def bootstrap(program: str) -> None:
+        remote("bootstrap-master", folder, pki, program, "master")
+
+    assert not ready()
+    bootstrap("true")
+    assert ready()
+    units["salt-master"] = "failed"
+    assert not ready()
+    units["salt-master"] = "active"
+    with pytest.raises(CommandError):
+        bootstrap("false")
+    assert not ready(), "its state has failed"
+    bootstrap("true")
+    (pki / "salt-1.pub").write_text("another key")
+    assert not ready()
+
+
+@pytest.mark.parametrize(
+    ("minion", "master", "printed"),
+    [
+        ("inactive", "active", "stopped"),
+        ("activating", "active", "stopped"),
+        ("active", "active", "ask"),
+        ("active", "activating", "starting"),
+        ("active", "inactive", "unasked"),
+        ("active", "failed", "unasked"),
+    ],
+)
+def test_own_minion_is_asked_only_by_a_master_that_runs(
+    tmp_path: Path, units: dict[str, str], minion: str, master: str, printed: str
+) -> None:
+    pki = tmp_path / "pki"
+    (pki / "minion").mkdir(parents=True)
+    (pki / "minion" / "minion.pub").write_text("new")
+    denied = pki / "master" / "minions_denied" / "salt-1"
+    denied.parent.mkdir(parents=True)
+    denied.touch()
+    units["salt-minion"], units["salt-master"] = minion, master
+    assert remote("own-minion", pki, "salt-1") == f"{printed}\n"
+    accepted = pki / "master" / "minions" / "salt-1"
+    assert (accepted.read_text() if accepted.exists() else "") == (
+        "new" if printed == "ask" else ""
+    )
+    assert denied.exists() == (printed != "ask")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "silent", "names", "answers", "at_most"),
+    [
+        (60, 60, "web-1", {"web-1": ["x=1"]}, 5),
+        (1, 1, "web-1,gone-1", {"web-1": ["x=1"]}, 5),
+        (60, 1, "web-1,gone-1", {"web-1": ["x=1"]}, 5),
+        # One that is slow and alive is waited for, and the silent one is not.
+        (60, 1, "web-1,slow-1,gone-1", {"web-1": ["x=1"], "slow-1": "late"}, 10),
+        (60, 60, "", {}, 5),
+    ],
+)
+def test_ask_minions_gives_up_silent_minions_alone(
+    tmp_path: Path, seconds: int, silent: int, names: str, answers: object, at_most: int
+) -> None:
+    (tmp_path / "salt").mkdir()
+    (tmp_path / "salt" / "__init__.py").touch()
+    (tmp_path / "salt" / "client.py").write_text(FAKE_CLIENT)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    began = time.monotonic()
+    question = ("list", names, "role.status", "x=1")
+    printed = remote("ask-minions", python, str(seconds), str(silent), *question)
+    assert json.loads(printed) == answers
+    assert time.monotonic() - began < at_most
+
+
+def test_ask_minions_names_a_master_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "timeout").write_text("#!/bin/sh\nexit 124\n")
+    (tmp_path / "timeout").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(CommandError, match="the Salt master does not answer"):
+        remote("ask-minions", "python", "1", "1", "list", "web-1", "test.ping")
 
 
 def test_replace_ssh_key_leaves_other_keys_and_mode(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stackctl.errors import CommandError, MissingProgram
-from stackctl.run import Log, attach, run, run_bytes
+from stackctl.run import Log, attach, last_reason, run, run_bytes
 from waiting import runs
 
 
@@ -141,3 +141,22 @@ def test_log_is_private_and_newest_has_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "log" / "up.log").resolve() == newer.path
     newer.remove()
     assert not (tmp_path / "log").exists()
+
+
+NOISE = """\
+/opt/salt/lib/python3.13/site-packages/salt/utils/event.py:1: ResourceWarning: unclosed MasterEvent
+  self.close()
+[WARNING ] Minion web-1 did not respond
+Exception ignored in: <function IOLoop.__del__ at 0x7f>
+Task was destroyed but it is pending!
+sys:1: ResourceWarning: unclosed <socket.socket fd=9>
+"""
+
+
+def test_reason_is_no_warning_about_what_is_not_closed(log: Log) -> None:
+    script = f"echo 'No master answers' >&2; printf '%s' '{NOISE}' >&2; exit 1"
+    with pytest.raises(CommandError, match=r"^asking failed: No master answers"):
+        run(["sh", "-c", script], log=log, what="asking")
+    assert "MasterEvent" in log.path.read_text()
+    assert last_reason(NOISE.splitlines()[0]).endswith("MasterEvent"), "there is nothing better"
+    assert last_reason("\n") == ""

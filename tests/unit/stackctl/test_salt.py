@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -16,8 +14,9 @@ import yaml
 from stackctl import salt
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, ConvergeError, LaunchError
+from stackctl.locks import Jobs
 from stackctl.machines import Machine
-from stackctl.run import Log, run
+from stackctl.run import Log
 from stackctl.salt import Master, Operator, operator_configuration
 from stackctl.ssh import Shell
 from stackctl.states import Migration
@@ -93,75 +92,86 @@ def test_answering_fails_if_masters_own_minion_is_silent(log: Log) -> None:
         salt_master.answering(["web-1", "salt-1"], time.monotonic() - 1)
 
 
-class HostShell:
-    """The master's shell, with this host in the master's place."""
+class RecordingJobs:
+    """Keeps what would run under the lock of the jobs, and answers."""
 
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.timeout = 0.0
+    def __init__(self, answer: str = "") -> None:
+        self.answer = answer
+        self.ran: list[tuple[list[str], str, float]] = []
 
     def run(
         self,
         machine: Machine,
         args: list[str],
         *,
-        what: str,
-        accept: tuple[int, ...],
-        timeout: float,
+        task: str,
+        timeout: float = 0,
+        accept: tuple[int, ...] = (0,),
     ) -> str:
         assert machine == MASTER
-        self.timeout = timeout
-        return run(args, log=self.log, what=what, accept=accept)
+        assert 1 in accept or task == "salt-cloud"
+        self.ran.append((args, task, timeout))
+        return self.answer
 
 
-@pytest.fixture
-def cloud(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Master, HostShell]:
-    """A master whose salt-cloud prints its arguments."""
-    program = tmp_path / "bin" / "salt-cloud"
-    program.parent.mkdir()
-    program.write_text(
-        '#!/bin/sh\n[ "$1" != --fail ] || { echo no quota >&2; exit 1; }\necho "$@"\n'
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(salt, "LOCKFILE", str(tmp_path / "lock"))
-    shell = HostShell(log)
-    return Master(cast(Shell, shell), MASTER, log), shell
+def changing(log: Log, answer: Any = "") -> tuple[Master, RecordingJobs]:
+    jobs = RecordingJobs(answer if isinstance(answer, str) else json.dumps(answer))
+    return Master(cast(Shell, AnsweringShell()), MASTER, log, cast(Jobs, jobs)), jobs
 
 
-def test_salt_cloud_on_master_asks_for_json(cloud: tuple[Master, HostShell]) -> None:
-    salt_master, _ = cloud
-    assert (
-        salt_master.salt_cloud(["--destroy", "web 1"], 1)
-        == "--destroy web 1 --assume-yes --out=json --log-level=warning\n"
-    )
-    with pytest.raises(CommandError, match=r"^salt-cloud failed: no quota"):
-        salt_master.salt_cloud(["--fail"], 1)
+def test_salt_cloud_on_master_asks_for_json(log: Log) -> None:
+    salt_master, jobs = changing(log, "{}")
+    assert salt_master.salt_cloud(["--destroy", "web 1"], 1) == "{}"
+    options = ["--assume-yes", "--out=json", "--log-level=warning"]
+    assert jobs.ran[0][:2] == (["salt-cloud", "--destroy", "web 1", *options], "salt-cloud")
 
 
-def test_second_salt_cloud_on_master_fails_at_lockfile(
-    cloud: tuple[Master, HostShell], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    salt_master, _ = cloud
-    monkeypatch.setattr(salt, "LOCK_SECONDS", 0)
-    with Path(salt.LOCKFILE).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as a salt-cloud holds it whose operator went away
-        with pytest.raises(
-            LaunchError,
-            match=r"^Another salt-cloud still runs on salt-1, .*: wait until it has ended",
-        ):
-            salt_master.salt_cloud(["--map", "small"], 6)
-    assert salt_master.salt_cloud(["--map", "small"], 6).startswith("--map small ")
-
-
-def test_timeout_of_salt_cloud_grows_with_machines(
-    cloud: tuple[Master, HostShell],
-) -> None:
-    salt_master, shell = cloud
+def test_timeout_of_salt_cloud_grows_with_machines(log: Log) -> None:
+    salt_master, jobs = changing(log)
     for machines in (1, 6):
         salt_master.salt_cloud(["--map", "small"], machines)
-        assert shell.timeout == salt.LOCK_SECONDS + machines * salt.MACHINE_SECONDS
+        assert jobs.ran[-1][2] == machines * salt.MACHINE_SECONDS
     assert salt.MACHINE_SECONDS > 900 + 1800, "the driver's waits"
+
+
+def test_master_without_jobs_changes_nothing(log: Log) -> None:
+    salt_master, shell = master(log)
+    with pytest.raises(TypeError, match="lock of the jobs"):
+        salt_master.salt_cloud(["--map", "small"], 6)
+    assert shell.commands == []
+
+
+RUNNING = {"jid": "20261126031207", "fun": "state.highstate", "pid": 31}
+
+
+class StatesShell(AnsweringShell):
+    """The master's shell, which tells which states run."""
+
+    def script(self, machine: Machine, args: list[str], **_: Any) -> str:
+        assert args[-2:] == ["saltutil.is_running", "state.*"]
+        return self.run(machine, args)
+
+
+def states_shell(log: Log, *answers: Any) -> Master:
+    shell = StatesShell(*(json.dumps(answer) for answer in answers))
+    return Master(cast(Shell, shell), MASTER, log)
+
+
+def test_states_that_still_run_are_waited_for(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackctl.salt.time.sleep", lambda _: None)
+    notes: list[str] = []
+    busy = {"web-1": [RUNNING], "lb-1": [], "web-2": "'saltutil' is not available"}
+    states_shell(log, busy, busy, {"web-1": [], "lb-1": []}).wait_for_states(notes.append)
+    text = "waiting for state.highstate on web-1 (job 20261126031207), which still runs"
+    assert notes == [text, text]
+
+
+def test_states_that_do_not_end_are_named(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(salt, "STATES_SECONDS", -1)
+    with pytest.raises(
+        ConvergeError, match=r"^state\.highstate on web-1 \(job 20261126031207\) still runs\."
+    ):
+        states_shell(log, {"web-1": [RUNNING]}).wait_for_states(lambda _: None)
 
 
 class PredictingShell(AnsweringShell):
@@ -260,19 +270,20 @@ def test_failed_prediction_is_an_error(
 
 def test_failed_orchestration_is_an_error(log: Log) -> None:
     steps = {"a": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}})}
-    salt_master, shell = master(
+    salt_master, jobs = changing(
         log, {"data": {"salt-1_master": steps}, "outputter": "highstate", "retcode": 0}
     )
     assert [run.changed for run in salt_master.orchestrate("orch.deploy", lambda _: None)] == [
         ("redis-config",)
     ]
-    assert shell.commands == [["salt-run", "--out=json", "state.orchestrate", "orch.deploy"]]
+    command = ["salt-run", "--out=json", "state.orchestrate", "orch.deploy"]
+    assert [job[:2] for job in jobs.ran] == [(command, "orchestration orch.deploy")]
     for answer in (
         {"data": {"salt-1_master": ["Rendering SLS 'orch.deploy' failed"]}, "retcode": 1},
         {"data": "Exception occurred in runner state.orchestrate", "retcode": 1},
         "",
     ):
-        failing, _ = master(log, answer)
+        failing, _ = changing(log, answer)
         with pytest.raises(ConvergeError, match=r"^master: "):
             failing.orchestrate("orch.deploy", lambda _: None)
 
@@ -282,11 +293,13 @@ class BootingShell:
 
     def __init__(self, *answers: str | Exception) -> None:
         self.answers = list(answers)
+        self.scripts: list[str] = []
 
     def trust(self, machine: Machine) -> None:
         assert machine == MASTER
 
-    def run(self, *_: object, **__: object) -> str:
+    def script(self, _machine: Machine, args: list[str], **_: object) -> str:
+        self.scripts.append(args[0])
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -303,9 +316,12 @@ def test_operator_waits_for_minion_of_master(
         operator = Operator(deployment, cast(Shell, BootingShell(*answers)), log)
         return operator.answering({"salt-1": MASTER}, time.monotonic() + deadline)
 
-    assert answering(60, refused, "activating\n", "active\n") == {"salt-1"}
-    assert answering(-1, "inactive\n") == set()
+    assert answering(60, refused, "stopped\n", "unasked\n") == {"salt-1"}
+    assert answering(-1, "stopped\n") == set()
     assert answering(-1, refused) == set()
+    # Where the master runs, a minion that only runs is not enough: the master may refuse its key.
+    assert answering(60, "starting\n", "ask\n", "{}", "ask\n", '{"salt-1": true}') == {"salt-1"}
+    assert answering(-1, "ask\n", "{}") == set()
 
 
 # -- from this host --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from stackctl.errors import ConvergeError
 from tlsserver import Page, serving
 
 AUTHORITY = Authority.new("test")
+HEALTHY = '{"metadatabase":{"status":"healthy"},"scheduler":{"status":null}}'
 Serve = Callable[..., None]
 
 
@@ -43,7 +44,7 @@ def serve(deployment: Deployment, tmp_path: Path) -> Iterator[Serve]:
     """Let the deployment's site answer with these codes, one after another, the last for good."""
     with ExitStack() as servers:
 
-        def start(*codes: int, name: str = "127.0.0.1") -> None:
+        def start(*codes: int, name: str = "127.0.0.1", text: str = HEALTHY) -> None:
             left = list(codes)
 
             class Health(Page):
@@ -51,6 +52,7 @@ def serve(deployment: Deployment, tmp_path: Path) -> Iterator[Serve]:
                     code = left.pop(0) if len(left) > 1 else left[0]
                     self.send_response(code if self.path == "/api/v2/monitor/health" else 404)
                     self.end_headers()
+                    self.wfile.write(text.encode())
 
             settle(
                 deployment,
@@ -64,6 +66,13 @@ def test_healthy_site_has_no_problem(deployment: Deployment, serve: Serve) -> No
     serve(200)
     assert site.problem(deployment) == ""
     site.require_healthy(deployment, seconds=0)
+
+
+def test_page_that_says_otherwise_is_a_problem(deployment: Deployment, serve: Serve) -> None:
+    serve(200, text='{"metadatabase":{"status":"unhealthy"},"scheduler":{"status":"healthy"}}')
+    assert site.problem(deployment) == (
+        '/api/v2/monitor/health answers without "metadatabase":{"status":"healthy"}'
+    )
 
 
 @pytest.mark.parametrize("code", [503, 404])

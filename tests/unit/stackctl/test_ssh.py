@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,11 @@ import pytest
 from moto.ec2.responses import general
 
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError
+from stackctl.errors import CommandError, UnreachableError
 from stackctl.files import write_private
 from stackctl.machines import Machine, list_machines
 from stackctl.run import Log
-from stackctl.ssh import Shell, is_active, script_command
+from stackctl.ssh import Shell, script_command
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -128,26 +129,6 @@ def test_script_command_holds_script_without_comments_and_args() -> None:
     assert "cat" in command[2]
 
 
-@pytest.mark.parametrize(
-    ("code", "output", "active"),
-    [(0, "active", True), (3, "activating", False), (3, "inactive", False), (4, "inactive", False)],
-)
-def test_is_active_reads_answer_of_systemctl(
-    shell: Shell,
-    monkeypatch: pytest.MonkeyPatch,
-    log: Log,
-    code: int,
-    output: str,
-    active: bool,
-) -> None:
-    def here(_machine: Machine, args: list[str], **options: object) -> list[str]:
-        assert args == ["systemctl", "is-active", "haproxy"]
-        return ["sh", "-c", f"echo {output}; exit {code}"]
-
-    monkeypatch.setattr(shell, "command", here)
-    assert is_active(shell, machine("lb-1"), "haproxy") == active
-
-
 def test_script_reads_its_input(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -155,3 +136,51 @@ def test_script_reads_its_input(
     args = ["import-gpg-key", str(tmp_path / "ring")]
     with pytest.raises(CommandError, match=r"^importing failed: gpg: "):
         shell.script(machine("salt-1"), args, what="importing", stdin="no key")
+
+
+NO_ROUTE = "ssh: connect to host 10.20.1.250 port 22: No route to host"
+BROKEN = "client_loop: send disconnect: Broken pipe"
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        (
+            "ssh: connect to host 10.20.1.9 port 22: Connection refused",
+            "ssh: connect to host 10.20.1.9 port 22: Connection refused",
+        ),
+        # Behind the master, the first line is the cause.
+        (
+            f"{NO_ROUTE}\nConnection closed by UNKNOWN port 65535",
+            NO_ROUTE,
+        ),
+        # The master went away while `salt` ran there.
+        (
+            f"event.py:1: ResourceWarning: unclosed MasterEvent\n{BROKEN}",
+            BROKEN,
+        ),
+        ("", "the connection ended"),
+    ],
+)
+def test_lost_connection_is_one_sentence_with_the_cure(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, printed: str, reason: str
+) -> None:
+    command = ["sh", "-c", f"printf '%s' {shlex.quote(printed)} >&2; exit 255"]
+    monkeypatch.setattr(shell, "command", lambda *_, **__: command)
+    with pytest.raises(UnreachableError) as caught:
+        shell.run(machine("salt-1"), ["true"], what="asking the minions")
+    assert caught.value.what == (
+        f"asking the minions failed: SSH has no connection to salt-1: {reason}."
+    )
+    assert "stackctl up starts and repairs" in caught.value.hint
+
+
+def test_machine_that_boots_is_waited_for(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("stackctl.ssh.time.sleep", lambda _: (tmp_path / "sshd").touch())
+    command = ["sh", "-c", f"[ -e {tmp_path}/sshd ] || exit 255"]
+    monkeypatch.setattr(shell, "command", lambda *_, **__: command)
+    with pytest.raises(UnreachableError):
+        shell.wait_for(machine("web-1"), machine("salt-1"), seconds=-1)
+    shell.wait_for(machine("web-1"), machine("salt-1"))

@@ -29,6 +29,7 @@ class Stack:
         self.stored = new_private_key()
         self.states = dict.fromkeys(NAMES, "running")
         self.entered: list[str] = []
+        self.waited_for: list[str] = []
         self.failing = ""
         write_private(deployment.ssh_key, self.stored)
         for name in NAMES:
@@ -46,6 +47,10 @@ class Stack:
         }
 
     def trust(self, _: Machine) -> None: ...
+
+    def wait_for(self, machine: Machine, master: Machine) -> None:
+        assert master.state == machine.state == "running"
+        self.waited_for.append(machine.name)
 
     def script(self, machine: Machine, args: list[str], *, master: Machine, what: str) -> None:
         assert master.name == "salt-1"
@@ -127,14 +132,24 @@ def test_rotation_interrupted_between_its_files_continues(stack: Stack) -> None:
     stack.check()
 
 
-def test_stopped_machine_stops_rotation(stack: Stack) -> None:
+@pytest.mark.parametrize("name", ["web-1", "salt-1"])
+def test_stopped_machine_is_started_for_the_rotation(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     stack.stored = new_private_key()
-    stack.states["web-1"] = "stopped"
-    with pytest.raises(LaunchError, match="web-1 would keep the old one: it does not run"):
+    stack.states[name] = "stopped"
+    monkeypatch.setattr(ssh_rotation, "start_machines", lambda *_: {name: "no capacity"})
+    with pytest.raises(LaunchError, match=f"{name} would keep the old one: it does not start: no"):
         stack.follow()
     assert stack.entered == []
-    stack.states["web-1"] = "running"
+
+    def start(_client: object, machines: list[Machine]) -> dict[str, str]:
+        stack.states |= {machine.name: "running" for machine in machines}
+        return {}
+
+    monkeypatch.setattr(ssh_rotation, "start_machines", start)
     stack.follow()
+    assert stack.waited_for == [name]
     stack.check()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Self
@@ -13,7 +14,7 @@ import pytest
 
 from stackctl import cli, site, status
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError
+from stackctl.errors import NotUpError, UnreachableError
 from stackctl.machines import Machine
 from stackctl.run import Log
 
@@ -43,11 +44,11 @@ HEALTHY = status.Row("web-1", "web", "10.20.1.8", "running", "answers", "airflow
 
 
 class MasterShell:
-    """The master's shell, which gives one answer or raises it, and keeps the commands."""
+    """The master's shell, which gives one answer or raises it, and keeps the questions."""
 
-    def __init__(self, answer: str | Exception, commands: list[list[str]]) -> None:
+    def __init__(self, answer: str | Exception, asked: list[list[str]]) -> None:
         self.answer = answer
-        self.commands = commands
+        self.asked = asked
 
     def __enter__(self) -> Self:
         return self
@@ -55,31 +56,52 @@ class MasterShell:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def trust(self, machine: Machine) -> None:
+    def trust(self, machine: Machine, timeout: float) -> None:
         assert machine.name == "salt-1"
+        assert timeout < 10
 
-    def run(self, _machine: Machine, args: list[str], **_: object) -> str:
-        self.commands.append(args)
+    def script(self, _machine: Machine, args: list[str], **_: object) -> str:
+        self.asked.append(args)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
 
 @pytest.fixture
-def rows(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that returns the rows of a stack with these machines and answers of Salt."""
-    commands: list[list[str]] = []
+def report(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that returns the report on a stack with these machines and answers of Salt."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(status, "enter", lambda _: nullcontext())
+    monkeypatch.setattr(status, "ec2_client", lambda _: "the API")
+    monkeypatch.setattr(site, "problem", lambda *_: "")
 
     def collect(
-        machines: Mapping[str, Machine], answer: Mapping[str, Any] | Exception
-    ) -> dict[str, status.Row]:
-        output = answer if isinstance(answer, Exception) else json.dumps(answer)
-        monkeypatch.setattr(status, "ec2_client", lambda _: None)
-        monkeypatch.setattr(status, "list_machines", lambda _: machines)
-        monkeypatch.setattr(status, "Shell", lambda *_: MasterShell(output, commands))
-        return {row.machine: row for row in status.collect(deployment, log)}
+        machines: Mapping[str, Machine] | Exception,
+        answer: Mapping[str, Any] | Exception,
+        ended: Mapping[str, Machine] | None = None,
+    ) -> status.Report:
+        def listed(_: object) -> Mapping[str, Machine]:
+            if isinstance(machines, Exception):
+                raise machines
+            return machines
 
-    collect.commands = commands  # type: ignore[attr-defined]
+        output = answer if isinstance(answer, Exception) else json.dumps(answer)
+        monkeypatch.setattr(status, "list_machines", listed)
+        monkeypatch.setattr(status, "find_ended", lambda _: ended or {})
+        monkeypatch.setattr(status, "Shell", lambda *_, **__: MasterShell(output, asked))
+        return status.collect(deployment, log)
+
+    collect.asked = asked  # type: ignore[attr-defined]
+    return collect
+
+
+@pytest.fixture
+def rows(report: Any) -> Any:
+    """A function that returns only the rows, by machine."""
+
+    def collect(*args: Any, **options: Any) -> dict[str, status.Row]:
+        return {row.machine: row for row in report(*args, **options).rows}
+
     return collect
 
 
@@ -109,10 +131,11 @@ def test_healthy_stack(rows: Any) -> None:
         {"service": "airflow activating"},
         {"service": "airflow unknown"},
         {"problem": "status 503"},
+        {"drift": ("nftables: a rule is missing",)},
     ],
     ids=str,
 )
-def test_row_with_one_fault_is_not_healthy(wrong: dict[str, str]) -> None:
+def test_row_with_one_fault_is_not_healthy(wrong: dict[str, Any]) -> None:
     assert HEALTHY.healthy
     assert HEALTHY.as_dict()["healthy"] is True
     assert not replace(HEALTHY, **wrong).healthy
@@ -156,19 +179,15 @@ def test_minion_without_status_is_unknown(rows: Any, answer: Any) -> None:
     assert not row.healthy
 
 
-def test_status_is_one_salt_command(rows: Any) -> None:
-    rows(MACHINES, ACTIVE)
-    (command,) = rows.commands
-    listed = "lb-1,postgres-1,redis-1,salt-1,web-1,web-2"
-    assert command == [
-        "salt",
-        "--out=json",
-        "--static",
-        "--list",
-        listed,
-        "--timeout=10",
-        "role.status",
-    ]
+def test_status_is_one_question_to_the_machines_that_run(report: Any) -> None:
+    report(MACHINES, ACTIVE)
+    stopped = MACHINES | {"web-1": replace(MACHINES["web-1"], state="stopped")}
+    report(stopped, ACTIVE)
+    listed = ["lb-1,postgres-1,redis-1,salt-1,web-1,web-2", "lb-1,postgres-1,redis-1,salt-1,web-2"]
+    for names, question in zip(listed, report.asked, strict=True):
+        name, _python, seconds, silent, *rest = question
+        assert (name, rest) == ("ask-minions", ["list", names, "role.status"])
+        assert int(silent) < int(seconds) < 8
 
 
 def test_new_role_needs_no_change_in_python(
@@ -196,25 +215,10 @@ def test_new_role_needs_no_change_in_python(
     assert ran == ["cache-1: journalctl --no-pager -n 50 -u memcached"]
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "Minion did not return. [Not connected]",
-        "Minion did not return. [No response]\nThe minions may not",
-        "Minion did not return",
-        False,
-        None,
-    ],
-)
-def test_minion_without_return_is_silent(rows: Any, answer: object) -> None:
-    found = rows(MACHINES, ACTIVE | {"web-2": answer})
+def test_minion_without_answer_is_silent(rows: Any) -> None:
+    found = rows(MACHINES, {name: text for name, text in ACTIVE.items() if name != "web-2"})
     assert (found["web-2"].salt, found["web-2"].service) == ("silent", "airflow unknown")
     assert [name for name, row in found.items() if not row.healthy] == ["web-2"]
-
-
-def test_minion_without_entry_is_silent(rows: Any) -> None:
-    found = rows(MACHINES, {name: text for name, text in ACTIVE.items() if name != "lb-1"})
-    assert found["lb-1"].salt == "silent"
 
 
 def test_missing_machine_has_a_row(rows: Any) -> None:
@@ -229,30 +233,114 @@ def test_unmapped_machine_has_a_row(rows: Any) -> None:
     assert found["web-3"].role == "web"
 
 
-def test_stopped_master_is_not_asked(rows: Any) -> None:
+SHUT_DOWN = "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
+
+
+def test_machine_that_ended_has_the_reason_of_ec2(rows: Any) -> None:
+    stopped = replace(MACHINES["web-1"], state="stopped", reason=SHUT_DOWN)
+    lost = replace(MACHINES["web-2"], state="terminated", reason="Server.InternalError: gone")
+    machines = {name: machine for name, machine in MACHINES.items() if name != "web-2"}
+    found = rows(machines | {"web-1": stopped}, ACTIVE, {"web-2": lost, "lb-1": lost})
+    assert (found["web-1"].state, found["web-1"].reason) == ("stopped", SHUT_DOWN)
+    assert (found["web-2"].state, found["web-2"].reason) == ("missing", lost.reason)
+    assert found["lb-1"].healthy, "its predecessor has ended"
+
+
+def test_master_that_does_not_run_is_not_asked_and_named(report: Any) -> None:
     unreachable = AssertionError("a master that does not run was asked")
-    found = rows(MACHINES | {"salt-1": replace(MACHINES["salt-1"], state="stopped")}, unreachable)
-    assert {row.salt for row in found.values()} == {"silent"}
-    assert found["salt-1"].state == "stopped"
+    stopped = replace(MACHINES["salt-1"], state="stopped", reason=SHUT_DOWN)
+    found = report(MACHINES | {"salt-1": stopped}, unreachable)
+    assert {row.salt for row in found.rows} == {"unknown"}
+    said = f"salt-1, the Salt master, is stopped, says EC2: {SHUT_DOWN}."
+    assert found.errors == [f"No machine could be asked. {said} This starts it: stackctl up"]
+    del (without := dict(MACHINES))["salt-1"]
+    assert report(without, unreachable).errors == [
+        "No machine could be asked. There is no salt-1. This launches it: stackctl up"
+    ]
 
 
-def test_error_of_master_is_logged(rows: Any, log: Log) -> None:
-    found = rows(MACHINES, CommandError("asking the minions failed: Connection refused"))
-    assert not any(row.healthy for row in found.values())
-    assert "Connection refused" in log.path.read_text()
+def test_master_without_connection_is_one_sentence(report: Any, log: Log) -> None:
+    error = UnreachableError(
+        "Asking the minions failed: SSH has no connection to salt-1: no.", "Up!"
+    )
+    found = report(MACHINES, error)
+    assert not found.healthy
+    assert {(row.state, row.salt) for row in found.rows} == {("running", "unknown")}
+    assert found.errors == [f"No machine could be asked. {error.what} Up!"]
+    assert error.what in log.path.read_text()
+
+
+def test_api_without_answer_leaves_machines_and_site(
+    report: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = NotUpError("The local cloud does not run.", "Bring the stack up first: make up")
+    with pytest.raises(NotUpError):  # nothing is known from before
+        report(down, ACTIVE)
+    assert report(MACHINES, ACTIVE).healthy
+    monkeypatch.setattr(site, "problem", lambda *_: "status 503")
+    found = report(down, ACTIVE)
+    assert not found.healthy
+    assert {(row.state, row.salt) for row in found.rows} == {("unknown", "answers")}
+    assert found.rows[0].address == MACHINES["salt-1"].private_address
+    assert (found.site, len(found.errors)) == ("status 503", 1)
+    assert found.errors[0].startswith("EC2: The local cloud does not run.")
+
+
+def test_frozen_api_and_site_are_given_up(report: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    report(MACHINES, ACTIVE)
+    monkeypatch.setattr(status, "API_SECONDS", 0.1)
+    monkeypatch.setattr(status, "SITE_SECONDS", 0.2)
+    frozen = threading.Event()
+    monkeypatch.setattr(status, "ec2_client", lambda _: frozen.wait(60))
+    monkeypatch.setattr(site, "problem", lambda *_: frozen.wait(60))
+    try:
+        found = status_of(report)
+    finally:
+        frozen.set()
+    assert found.errors == ["EC2: No answer within 0.1 s."]
+    assert found.site == "No answer within 0.2 s."
+    assert {row.salt for row in found.rows} == {"answers"}
+
+
+def status_of(report: Any) -> status.Report:
+    """Return the report on a stack whose minions all answer."""
+    found: status.Report = report(MACHINES, ACTIVE)
+    return found
+
+
+def test_question_raises_what_the_asked_raises() -> None:
+    def fail() -> None:
+        raise TimeoutError("the asked")
+
+    with pytest.raises(TimeoutError, match="the asked"):
+        status.answer_of(status.ask(fail), 60)
+
+
+def test_drift_is_not_healthy_and_hints_are(rows: Any) -> None:
+    more = {"drift": ["nftables: a rule is missing"], "outdated": [], "reboot_required": False}
+    hints = {"drift": [], "outdated": ["airflow"], "reboot_required": True}
+    found = rows(
+        MACHINES, ACTIVE | {"web-1": ACTIVE["web-1"] | more, "web-2": ACTIVE["web-2"] | hints}
+    )
+    assert not found["web-1"].healthy
+    assert found["web-1"].drift == ("nftables: a rule is missing",)
+    assert found["web-2"].healthy
+    assert (found["web-2"].outdated, found["web-2"].reboot_required) == (("airflow",), True)
+    assert found["web-2"].as_dict()["reboot_required"] is True
 
 
 @pytest.fixture
 def say(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the verb with these rows and this problem of the site; return the exit code."""
 
-    def run(found: list[status.Row], *args: str, problem: str = "") -> int:
+    def run(
+        found: list[status.Row], *args: str, problem: str = "", errors: Sequence[str] = ()
+    ) -> int:
         deployment.pillar_dir.mkdir(exist_ok=True)
         deployment.settings_path.write_text("settings: {base_url: 'https://airflow.example.org'}\n")
         monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
-        monkeypatch.setattr(cli, "enter", lambda _: nullcontext())
-        monkeypatch.setattr(status, "collect", lambda *_: found)
-        monkeypatch.setattr(site, "problem", lambda _: problem)
+        report = status.Report(found, problem, errors)
+        monkeypatch.setattr(status, "collect", lambda *_: report)
         return cli.main(["status", *args])
 
     return run
@@ -272,7 +360,10 @@ def test_exit_code_is_0_only_if_all_are_healthy(
     assert say(found, *form) == code
     printed = capsys.readouterr().out
     if form:
-        assert json.loads(printed) == [row.as_dict() | {"site": "healthy"} for row in found]
+        whole = {"site": "healthy", "errors": []}
+        assert json.loads(printed) == [
+            json.loads(json.dumps(row.as_dict())) | whole for row in found
+        ]
     else:
         assert printed.count("airflow active") == len(found)
         assert printed.endswith("site https://airflow.example.org: healthy\n")
@@ -300,3 +391,23 @@ def test_failed_check_is_printed_below_the_table(
 ) -> None:
     assert say([HEALTHY, replace(HEALTHY, machine="web-2", problem="[503] at /health")]) == 1
     assert capsys.readouterr().out.splitlines()[-2] == "web-2: check failed: [503] at /health"
+
+
+def test_error_is_printed_and_exits_with_1(say: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert say([HEALTHY], errors=["EC2 API: no answer"]) == 1
+    assert "\nEC2 API: no answer\nsite " in capsys.readouterr().out
+    assert say([HEALTHY], "--json", errors=["EC2 API: no answer"]) == 1
+    assert json.loads(capsys.readouterr().out)[0]["errors"] == ["EC2 API: no answer"]
+
+
+def test_reason_drift_and_hints_are_printed(say: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert say([replace(HEALTHY, outdated=("airflow",), reboot_required=True)]) == 0
+    assert capsys.readouterr().out.splitlines()[2:4] == [
+        "web-1: hint: runs with older files than its disk has: airflow",
+        "web-1: hint: an update waits for a reboot",
+    ]
+    assert say([replace(HEALTHY, state="stopped", reason=SHUT_DOWN, drift=("a [rule]",))]) == 1
+    assert capsys.readouterr().out.splitlines()[2:4] == [
+        f"web-1: stopped, says EC2: {SHUT_DOWN}. To have it again: stackctl up",
+        "web-1: differs from the tree: a [rule]",
+    ]

@@ -40,6 +40,9 @@ class FakeMaster:
             raise self.predicted
         return self.predicted
 
+    def wait_for_states(self, _note: object) -> None:
+        self.did.append("wait")
+
     def orchestrate(self, name: str, report: Callable[[str], None]) -> list[StateRun]:
         report(name)
         self.did.append(name)
@@ -79,7 +82,7 @@ def test_prediction_without_changes_applies_nothing(progress: Progress) -> None:
 def test_predicted_or_unpredictable_change_is_applied(
     progress: Progress, predicted: list[StateRun] | ConvergeError
 ) -> None:
-    assert converge(progress, FakeMaster(predicted)) == ["predict", "orch.deploy"]
+    assert converge(progress, FakeMaster(predicted)) == ["predict", "wait", "orch.deploy"]
     assert progress.changes == 1
 
 
@@ -88,7 +91,7 @@ def test_new_tree_is_synced_before_prediction(progress: Progress) -> None:
 
 
 def test_new_machines_skip_prediction(progress: Progress) -> None:
-    assert converge(progress, FakeMaster([UNCHANGED]), predict=()) == ["orch.deploy"]
+    assert converge(progress, FakeMaster([UNCHANGED]), predict=()) == ["wait", "orch.deploy"]
 
 
 def test_up_renames_pillar_keys_of_real_deployment(checkout: Path, log: Log) -> None:

@@ -13,6 +13,10 @@ from stackctl.launch import ON_FAILURE
 
 DEPLOYMENT_HELP = "see stackctl --help"
 JSON_HELP = "print JSON"
+WAIT_HELP = (
+    "wait for another run that changes the deployment (default: say whose it is, and exit with 1);"
+    " what an interrupted run has left running on the master is always waited for"
+)
 ON_FAILURE_HELP = (
     "what happens to a machine that this run launched and that is not ready"
     " (default: keep, for the next run)"
@@ -76,6 +80,7 @@ def _add_changing_verbs(verbs: Any) -> None:
         help="check this host and print what would be done; change nothing",
     )
     up.add_argument("--on-failure", choices=ON_FAILURE, default="keep", help=ON_FAILURE_HELP)
+    up.add_argument("--wait", action="store_true", help=WAIT_HELP)
     launch = _add(
         verbs,
         "launch",
@@ -89,12 +94,14 @@ def _add_changing_verbs(verbs: Any) -> None:
         help="print what would be launched or repaired; change nothing",
     )
     launch.add_argument("--json", action="store_true", help=JSON_HELP)
+    launch.add_argument("--wait", action="store_true", help=WAIT_HELP)
     down = _add(verbs, "down", "Remove the local stack: machines, networks, image, API, keys.")
     down.add_argument(
         "--keep-image",
         action="store_true",
         help="keep the machine image, so that the next start takes less time",
     )
+    down.add_argument("--wait", action="store_true", help=WAIT_HELP)
     down.add_argument(
         "--dry-run", action="store_true", help="print what would be removed; change nothing"
     )

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import shtab
@@ -19,7 +20,8 @@ from stackctl.account import enter
 from stackctl.arguments import parser
 from stackctl.deployment import LOCAL, Deployment, repository_root
 from stackctl.down import down, require_local
-from stackctl.errors import StackError
+from stackctl.errors import Interrupted, StackError
+from stackctl.locks import Holder, Session, on_this_host
 from stackctl.machines import ec2_client, find_machines, list_machines, require_master
 from stackctl.printing import ERR, OUT, print_line
 from stackctl.progress import Progress
@@ -28,7 +30,7 @@ from stackctl.run import Log, attach
 from stackctl.salt import Master
 from stackctl.salt_cloud import Request, map_args, require_same_map
 from stackctl.secret_store import SecretStore
-from stackctl.ssh import Shell
+from stackctl.ssh import SSH_FAILED, Shell
 from stackctl.up import plan, up
 from stackctl.verdict import Result
 
@@ -47,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StackError, BotoCoreError, ClientError) as error:
         ERR.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
+    except Interrupted as interrupted:
+        ERR.print(f"Interrupted. {escape(str(interrupted))}", soft_wrap=True)
+        return 130
     except KeyboardInterrupt:
         ERR.print("Interrupted. Run the same command again: it continues from where it was.")
         return 130
@@ -72,7 +77,9 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
         if launched.changed or launched.failed:
             printing.print_launch(launched)
 
-    result = up(deployment, progress, log, on_failure=options.on_failure, show=show)
+    result = up(
+        deployment, progress, log, on_failure=options.on_failure, show=show, wait=options.wait
+    )
     changes = f"{progress.changes} steps changed something" if result.changed else "Nothing changed"
     OUT.print(f"{changes}, in {progress.elapsed:.0f} s.")
     user = deployment.base_pillar("airflow")["admin"]["username"]
@@ -89,27 +96,30 @@ def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
     log = _log(deployment, "launch")
     names = list(deployment.machines())
     show = printing.print_launch_json if options.json else printing.print_launch
-    with enter(deployment):
+    progress = Progress(ERR if options.json else OUT, log)
+    holder = Holder.this("launch")
+    with ExitStack() as stack:
+        if not options.dry_run:
+            held = on_this_host(deployment, holder, progress.note, wait=options.wait)
+            stack.enter_context(held)
+        stack.enter_context(enter(deployment))
         client = ec2_client(deployment)
         # Not `list_machines`: the table shows it when a name exists twice.
         machines = {machine.name: machine for machine in find_machines(client)}
         machine = require_master(deployment, machines)
-        with Shell(deployment, client, log) as shell:
-            shell.trust(machine)
-            master = Master(shell, machine, log)
-            require_same_map(deployment, master)
-            if options.dry_run:
-                show(launch.plan(client, master, names))
-                return 0
-            launcher = launch.Launcher(
-                client,
-                Progress(ERR if options.json else OUT, log),
-                log,
-                on_failure=options.on_failure,
-                show=show,
-            )
-            args = map_args(deployment, serial=options.serial)
-            result = launcher.step("machines", Request(master, names, args))
+        shell = stack.enter_context(Shell(deployment, client, log))
+        shell.trust(machine)
+        session = Session(shell, log, holder, progress.note, wait=options.wait)
+        stack.enter_context(session)
+        master = Master(shell, machine, log, session.jobs)
+        require_same_map(deployment, master)
+        if options.dry_run:
+            show(launch.plan(client, master, names))
+            return 0
+        session.hold(machine)
+        launcher = launch.Launcher(client, progress, log, on_failure=options.on_failure, show=show)
+        args = map_args(deployment, serial=options.serial)
+        result = launcher.step("machines", Request(master, names, args))
     if result.changed and not options.json:
         OUT.print("New machines have no role yet: stackctl up applies it.")
     return 0
@@ -128,21 +138,19 @@ def _down(deployment: Deployment, options: argparse.Namespace) -> int:
     # The log is outside the folder that is removed.
     log = Log(Path(os.environ.get("TMPDIR", "/tmp")) / "stackctl", "down")  # noqa: S108
     progress = Progress(OUT, log)
-    down(deployment, progress, keep_image=options.keep_image)
+    down(deployment, progress, keep_image=options.keep_image, wait=options.wait)
     log.remove()
     OUT.print(f"Everything is removed, in {progress.elapsed:.0f} s.")
     return 0
 
 
 def _status(deployment: Deployment, options: argparse.Namespace) -> int:
-    with enter(deployment):
-        rows = status.collect(deployment, _log(deployment, "status"))
-    problem = site.problem(deployment)
+    report = status.collect(deployment, _log(deployment, "status"))
     if options.json:
-        printing.print_status_json(rows, problem)
+        printing.print_status_json(report)
     else:
-        printing.print_status(rows, site.address(deployment), problem)
-    return 0 if not problem and rows and all(row.healthy for row in rows) else 1
+        printing.print_status(report, site.address(deployment), deployment.command("up"))
+    return 0 if report.healthy else 1
 
 
 def _remote(deployment: Deployment, verb: str, name: str, line: str, *, tty: bool = False) -> int:
@@ -157,7 +165,12 @@ def _remote(deployment: Deployment, verb: str, name: str, line: str, *, tty: boo
             shell.trust(master)
             shell.trust(machines[name])
             args = shell.command(machines[name], ["sh", "-c", line], master=master, tty=tty)
-            return attach(args, what=f"SSH to {name}")
+            code = attach(args, what=f"SSH to {name}")
+            if code == SSH_FAILED:
+                # It may be the command's own exit code. SSH has said why, and this what to do.
+                for machine in (master, machines[name]):
+                    shell.run(machine, ["true"], master=master, what=f"SSH to {machine.name}")
+            return code
 
 
 def _exec(deployment: Deployment, options: argparse.Namespace) -> int:

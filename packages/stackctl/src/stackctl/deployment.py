@@ -72,6 +72,10 @@ class Deployment:
         """The salt-cloud map."""
         return self.root / "cloud.maps.d" / f"{self.map_name}.map"
 
+    def command(self, verb: str) -> str:
+        """Return the command that runs a verb on this deployment, for messages."""
+        return f"stackctl {verb}" if self.is_local else f"stackctl {verb} -d {self.name}"
+
     def base_pillar(self, component: str) -> dict[str, Any]:
         """Return what a file of `pillar/base` holds about the component that it is named for."""
         text = (self.root / "pillar" / "base" / f"{component}.sls").read_text()

@@ -7,11 +7,15 @@
   * CommandError
 
     * MissingProgram
+    * UnreachableError
 
   * SecretsError
   * LaunchError
   * ConvergeError
   * NotUpError
+  * BusyError
+
+`Interrupted` is a KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -53,17 +57,28 @@ class CommandError(StackError):
     Args:
         what: as for every StackError, like `hint` and `log`.
         code: the exit code; None when the command did not end by itself.
+        errors: what the command printed to standard error.
     """
 
     def __init__(
-        self, what: str, hint: str = "", log: Path | None = None, code: int | None = None
+        self,
+        what: str,
+        hint: str = "",
+        log: Path | None = None,
+        code: int | None = None,
+        errors: str = "",
     ) -> None:
         super().__init__(what, hint, log)
         self.code = code
+        self.errors = errors
 
 
 class MissingProgram(CommandError):
     """A program is not installed."""
+
+
+class UnreachableError(CommandError):
+    """SSH does not reach a machine, or lost its connection."""
 
 
 class SecretsError(StackError):
@@ -80,3 +95,19 @@ class ConvergeError(StackError):
 
 class NotUpError(StackError):
     """The command needs a running stack, and there is none."""
+
+
+class BusyError(StackError):
+    """Another run changes the deployment."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The operator ended this run, and something goes on elsewhere.
+
+    Args:
+        what: what goes on, and where, in one sentence.
+        hint: what to do next.
+    """
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(f"{what} {hint}")

@@ -6,12 +6,13 @@ EC2, sshd and its minion report before and after the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from saltext.ec2.tags import DEPLOY_TAG
 from stackctl.errors import StackError
+from stackctl.machines import Machine, start_machines
 from stackctl.progress import Progress
 from stackctl.run import Log
 from stackctl.salt_cloud import Request, SaltCloudHost, error_in, read_output
@@ -34,6 +35,7 @@ def plan(client: EC2Client, host: SaltCloudHost, names: Sequence[str]) -> Result
         name: "to repair" if name in before.machines else "to launch"
         for name in _to_do(before, names)
     }
+    to_do |= dict.fromkeys(_stopped(before, names), "to start")
     verdicts = [_judge(name, before, before) for name in names]
     return Result(
         tuple(
@@ -80,14 +82,14 @@ class Launcher:
         self._on_failure = on_failure
         self._show = show
 
-    def step(self, title: str, request: Request) -> Result:
+    def step(self, title: str, request: Request, new: Collection[str] = ()) -> Result:
         """Run `apply` as a step that the operator sees.
 
         Raises:
             LaunchError: a machine is not ready.
         """
         with self._progress.step(title) as step:
-            result = self.apply(request, step.report)
+            result = self.apply(request, step.report, new)
             self._show(result)
             result.require(self._log)
             step.changed = bool(result.changed)
@@ -96,30 +98,58 @@ class Launcher:
             )
         return result
 
-    def apply(self, request: Request, report: Report) -> Result:
-        """Have salt-cloud launch and repair the machines that need it, and judge each machine.
+    def apply(self, request: Request, report: Report, new: Collection[str] = ()) -> Result:
+        """Start the machines that are stopped, have salt-cloud launch and repair the others.
 
         Args:
             request: the machines.
             report: receives lines of progress.
+            new: those whose minion has longer to answer, because its master has just started.
+
+        Returns:
+            A verdict on each machine.
 
         Raises:
             LaunchError: no minion can be asked before the run.
         """
-        before = before_run(self._client, request.host, request.names)
-        run = _Run(before, {})
-        if to_do := _to_do(before, request.names):
-            _mark_for_repair(self._client, before, to_do)
+        first = Snapshot.of_instances(self._client)
+        started = self._start(first, request.names, report)
+        now = before_run(self._client, request.host, request.names, {*new, *started})
+        run = _Run(now, {})
+        if to_do := _to_do(now, request.names):
+            _mark_for_repair(self._client, now, to_do)
             run = self._salt_cloud(request, to_do, report)
+        before = replace(now, machines=first.machines)
         verdicts = [
             _judge(name, before, run.after, error_in(run.answers.get(name)))
             for name in request.names
+        ]
+        verdicts = [
+            replace(verdict, outcome="started")
+            if verdict.machine in started and verdict.machine not in to_do and verdict.ready
+            else verdict
+            for verdict in verdicts
         ]
         verdicts += _unexpected(before, run.after, request.names)
         if self._on_failure == "destroy":
             verdicts = self._destroy(request.host, verdicts, before.ids(), report)
         problem = "; ".join(problem.rstrip(".") for problem in run.problems)
         return Result(tuple(verdicts), problem)
+
+    def _start(self, before: Snapshot, names: Sequence[str], report: Report) -> set[str]:
+        """Start the machines that are stopped and have their minion; return those that run now.
+
+        A minion keeps its key, so nothing has to be installed. salt-cloud tries the others, and
+        says why EC2 does not start them.
+        """
+        stopped = _stopped(before, names)
+        if not stopped:
+            return set()
+        report(f"starting {', '.join(stopped)}")
+        refused = start_machines(self._client, stopped.values())
+        for name, error in refused.items():
+            self._log.write(f"starting {name}: {error}")
+        return set(stopped) - set(refused)
 
     def _salt_cloud(self, request: Request, to_do: Sequence[str], report: Report) -> _Run:
         report(f"salt-cloud launches or repairs {', '.join(to_do)}")
@@ -201,6 +231,16 @@ def _to_do(before: Snapshot, names: Iterable[str]) -> list[str]:
         return machine is not None and (machine.deploy == "pending" or not before.ssh_error(name))
 
     return [name for name in names if before.problem(name) and can_be_done(name)]
+
+
+def _stopped(before: Snapshot, names: Iterable[str]) -> dict[str, Machine]:
+    """Return the machines that are stopped, and only have to be started."""
+    found = {name: before.only(name) for name in names}
+    return {
+        name: machine
+        for name, machine in found.items()
+        if machine and machine.state in ("stopping", "stopped") and machine.deployed
+    }
 
 
 def _mark_for_repair(client: EC2Client, before: Snapshot, names: Iterable[str]) -> None:

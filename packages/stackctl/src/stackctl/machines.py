@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import boto3
+from botocore.exceptions import ClientError, WaiterError
 
 from saltext.ec2.host_keys import from_console
 from saltext.ec2.tags import DEPLOY_TAG
@@ -16,7 +19,10 @@ from stackctl.errors import LaunchError, NotUpError
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ec2.type_defs import InstanceTypeDef, WaiterConfigTypeDef
 
+START_SECONDS = 120  # that EC2 has to stop or to start an instance
+ENDED = ("shutting-down", "terminated")
 PROJECT = "airflow-stack"  # pillar/base/aws.sls has it too, and a test compares them
 
 
@@ -31,6 +37,7 @@ class Machine:
         private_address: empty when it has none.
         public_address: empty when it has none.
         deploy: the driver's tag: `pending` until its minion is installed, then `done`.
+        reason: why it does not run, in EC2's words; empty when it runs.
     """
 
     name: str
@@ -39,6 +46,7 @@ class Machine:
     private_address: str
     public_address: str
     deploy: str = ""
+    reason: str = ""
 
     @property
     def deployed(self) -> bool:
@@ -56,31 +64,49 @@ def find_machines(client: EC2Client) -> list[Machine]:
 
     Several may have the same name.
     """
+    return [machine for machine in _described(client) if machine.state not in ENDED]
+
+
+def find_ended(client: EC2Client) -> dict[str, Machine]:
+    """Return the newest terminated machine of each name; EC2 lists them for about an hour."""
+    return {machine.name: machine for machine in _described(client) if machine.state in ENDED}
+
+
+def _described(client: EC2Client) -> list[Machine]:
+    """Return the project's machines by name; those of a name by the time of their launch."""
     pages = client.get_paginator("describe_instances").paginate(
-        Filters=[
-            {"Name": "tag:project", "Values": [PROJECT]},
-            {
-                "Name": "instance-state-name",
-                "Values": ["pending", "running", "stopping", "stopped"],
-            },
-        ]
+        Filters=[{"Name": "tag:project", "Values": [PROJECT]}]
     )
-    found: list[Machine] = []
-    for page in pages:
-        for reservation in page["Reservations"]:
-            for instance in reservation["Instances"]:
-                tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
-                found.append(
-                    Machine(
-                        tags.get("Name", instance["InstanceId"]),
-                        instance["InstanceId"],
-                        instance["State"]["Name"],
-                        instance.get("PrivateIpAddress", ""),
-                        instance.get("PublicIpAddress", ""),
-                        tags.get(DEPLOY_TAG, ""),
-                    )
-                )
-    return sorted(found, key=lambda machine: (machine.name, machine.instance_id))
+    instances = [
+        instance
+        for page in pages
+        for reservation in page["Reservations"]
+        for instance in reservation["Instances"]
+    ]
+    instances.sort(key=lambda instance: (instance["LaunchTime"], instance["InstanceId"]))
+    return sorted(map(_machine, instances), key=lambda machine: machine.name)
+
+
+def _machine(instance: InstanceTypeDef) -> Machine:
+    tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+    state = instance["State"]["Name"]
+    return Machine(
+        tags.get("Name", instance["InstanceId"]),
+        instance["InstanceId"],
+        state,
+        instance.get("PrivateIpAddress", ""),
+        instance.get("PublicIpAddress", ""),
+        tags.get(DEPLOY_TAG, ""),
+        "" if state in ("pending", "running") else _reason(instance),
+    )
+
+
+def _reason(instance: InstanceTypeDef) -> str:
+    """Return EC2's reason for the state of an instance, with the time where EC2 gives one."""
+    transition = instance.get("StateTransitionReason", "")
+    message = instance.get("StateReason", {}).get("Message", "")
+    time_of = re.search(r"\(([^()]+)\)$", transition)
+    return f"{message} ({time_of[1]})" if message and time_of else message or transition
 
 
 def list_machines(client: EC2Client) -> dict[str, Machine]:
@@ -99,6 +125,31 @@ def list_machines(client: EC2Client) -> dict[str, Machine]:
             )
         found[machine.name] = machine
     return found
+
+
+def start_machines(client: EC2Client, machines: Iterable[Machine]) -> dict[str, str]:
+    """Start machines that are stopped or stopping, and wait until they run.
+
+    Returns:
+        name -> why EC2 does not start it, for those that it does not.
+    """
+    patience: WaiterConfigTypeDef = {"Delay": 2, "MaxAttempts": START_SECONDS // 2}
+
+    def start(machine: Machine) -> tuple[str, str]:
+        ids = [machine.instance_id]
+        try:
+            if machine.state == "stopping":
+                stopped = client.get_waiter("instance_stopped")
+                stopped.wait(InstanceIds=ids, WaiterConfig=patience)
+            client.start_instances(InstanceIds=ids)
+            running = client.get_waiter("instance_running")
+            running.wait(InstanceIds=ids, WaiterConfig=patience)
+        except (ClientError, WaiterError) as error:
+            return machine.name, str(error)
+        return machine.name, ""
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return {name: error for name, error in pool.map(start, machines) if error}
 
 
 def host_keys(client: EC2Client, machine: Machine, deadline: float) -> list[str]:
@@ -130,8 +181,14 @@ def require_master(deployment: Deployment, machines: Mapping[str, Machine]) -> M
     Raises:
         NotUpError: there is none.
     """
-    machine = machines.get(deployment.master())
-    if machine is None or machine.state != "running":
-        state = machine.state if machine else "not there"
-        raise NotUpError(f"{deployment.master()} is {state}.", "Bring the stack up first: make up")
-    return machine
+    name = deployment.master()
+    machine = machines.get(name)
+    if machine is not None and machine.state == "running":
+        return machine
+    command = deployment.command("up")
+    if machine is None:
+        raise NotUpError(f"There is no {name}.", f"This launches it: {command}")
+    reason = f", says EC2: {machine.reason}" if machine.reason else ""
+    raise NotUpError(
+        f"{name}, the Salt master, is {machine.state}{reason}.", f"This starts it: {command}"
+    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
-from stackctl.status import Row
+from stackctl.status import Report, Row
 from stackctl.verdict import Result
 
 OUT = Console(highlight=False)
@@ -48,18 +48,24 @@ def print_launch(result: Result) -> None:
         print_line(f"{verdict.machine}: {verdict.reason}")
 
 
-def print_status_json(rows: Sequence[Row], site_problem: str) -> None:
-    """Print the machines as JSON; the state of the site is in each of them."""
-    site = {"site": site_problem or "healthy"}
-    OUT.print_json(json.dumps([row.as_dict() | site for row in rows]))
+def print_status_json(report: Report) -> None:
+    """Print the machines as JSON; the state of the site and all errors are in each of them."""
+    whole = {"site": report.site or "healthy", "errors": list(report.errors)}
+    OUT.print_json(json.dumps([row.as_dict() | whole for row in report.rows]))
 
 
-def print_status(rows: Sequence[Row], site_address: str, site_problem: str) -> None:
-    """Print the machines as a table, and below it what is wrong with them, and the site."""
+def print_status(report: Report, site_address: str, up: str) -> None:
+    """Print the machines as a table, and below it what is wrong with them, and the site.
+
+    Args:
+        report: what to print.
+        site_address: that users type.
+        up: the command that starts and repairs machines.
+    """
     titles = ("machine", "address", "state", "salt", "service", "memory")
     # At most 80 columns, so that names are complete without a terminal.
     table = Table(*titles, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for row in rows:
+    for row in report.rows:
         table.add_row(
             f"[{'green' if row.healthy else 'red'}]{row.machine}[/]",
             row.address,
@@ -69,12 +75,25 @@ def print_status(rows: Sequence[Row], site_address: str, site_problem: str) -> N
             row.memory,
         )
     OUT.print(table)
-    for row in rows:
-        if row.problem:
-            print_line(f"{row.machine}: check failed: {row.problem}")
-        if row.expires:
-            print_line(
-                f"{row.machine}: end of its certificate: {row.certificate}."
-                " Renew it: docs/runbooks.md."
-            )
-    print_line(f"site {site_address}: {site_problem or 'healthy'}")
+    for row in report.rows:
+        for line in _remarks(row, up):
+            print_line(f"{row.machine}: {line}")
+    for error in report.errors:
+        print_line(error)
+    print_line(f"site {site_address}: {report.site or 'healthy'}")
+
+
+def _remarks(row: Row, up: str) -> Iterator[str]:
+    """Yield what is wrong with a machine, and what to know about it, a sentence each."""
+    if row.reason:
+        yield f"{row.state}, says EC2: {row.reason}. To have it again: {up}"
+    if row.problem:
+        yield f"check failed: {row.problem}"
+    for difference in row.drift:
+        yield f"differs from the tree: {difference}"
+    if row.expires:
+        yield f"end of its certificate: {row.certificate}. Renew it: docs/runbooks.md."
+    if row.outdated:
+        yield f"hint: runs with older files than its disk has: {', '.join(row.outdated)}"
+    if row.reboot_required:
+        yield "hint: an update waits for a reboot"

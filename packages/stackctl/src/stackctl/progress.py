@@ -39,12 +39,20 @@ class Progress:
         self._console = console
         self._log = log
         self._start = time.monotonic()
+        self._noted = ""
         self.changes = 0
 
     @property
     def elapsed(self) -> float:
         """Seconds since the first step could start."""
         return time.monotonic() - self._start
+
+    def note(self, line: str) -> None:
+        """Print a sentence that the operator has to see during a step, once in a row."""
+        if line != self._noted:
+            self._noted = line
+            self._log.write(line)
+            self._console.print(f"[dim]… {escape(line)}[/]", highlight=False, soft_wrap=True)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:

@@ -37,6 +37,7 @@ class Role:
             unless the table has another.
         certificate: the secret that holds its certificate; empty: it has none.
         health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
+        health_text: what that page has to contain.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Role:
     service: str
     certificate: str = ""
     health_path: str = ""
+    health_text: str = ""
 
     @classmethod
     def read(cls, name: str, row: Mapping[str, Any]) -> Role:
@@ -54,6 +56,7 @@ class Role:
             service=row.get("service", name),
             certificate=row["certificate"]["secret"] if "certificate" in row else "",
             health_path=row.get("check", {}).get("path", ""),
+            health_text=row.get("check", {}).get("expect", ""),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,6 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from stackctl.errors import CommandError, MissingProgram
+
+_NOISE = re.compile(
+    # The indented lines are source code.
+    r"^\s|\w*Warning: |^warnings\.warn\(|\bunclosed\b|^Exception ignored in|^Enable tracemalloc"
+    r"|Task was destroyed but it is pending|exception was never retrieved|Event loop is closed"
+    r"|^\[(WARNING|INFO|DEBUG) *\]|^task: <Task|^future: <",
+    re.IGNORECASE,
+)
 
 
 class Log:
@@ -117,10 +126,20 @@ def run_bytes(
             write(text)
     write(f"exit code {done.returncode}")
     if done.returncode not in accept:
-        lines = [line for line in (errors or output).splitlines() if line.strip()]
-        last = lines[-1].strip() if lines else "no output"
-        raise CommandError(f"{what} failed: {last}", log=path, code=done.returncode)
+        reason = last_reason(errors) or last_reason(output) or "no output"
+        message = f"{what} failed: {reason}"
+        raise CommandError(message, log=path, code=done.returncode, errors=errors)
     return stdout
+
+
+def last_reason(text: str) -> str:
+    """Return the last line that may be the reason of a failure; empty: there is none.
+
+    Salt's programs end with warnings of Python about what they have not closed, whatever happened.
+    """
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    reasons = [line for line in lines if not _NOISE.search(line)]
+    return (reasons or lines or [""])[-1].strip()
 
 
 def attach(command: Sequence[str], *, what: str) -> int:

@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from saltext.ec2.options import TABLE
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, LaunchError, StackError
+from stackctl.errors import ConvergeError, LaunchError, StackError
 from stackctl.files import private_directory, write_private
+from stackctl.locks import Jobs
 from stackctl.machines import Machine
 from stackctl.run import Log, run
-from stackctl.ssh import Shell, is_active
+from stackctl.ssh import Shell
 from stackctl.states import (
     Migration,
     StateRun,
@@ -32,12 +34,25 @@ SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
 MACHINE_SECONDS = 600 + sum(
     TABLE[name].default for name in ("ssh_connect_timeout", "deploy_timeout")
 )
-LOCKFILE = "/run/salt-cloud.lock"
-LOCK_SECONDS = 300  # that a salt-cloud on the master waits for another one there
-LOCKED = 75  # EX_TEMPFAIL of sysexits.h, which salt-cloud does not use
-# cloud.deploy.d/salt-minion.sh reads the list of Salt's packages there.
-REQUIREMENTS_ON_MACHINE = "/opt/salt-deploy/requirements.txt"
+STATES_SECONDS = 900  # that a run waits for states that a machine still applies
+FILES_ON_MACHINE = "/opt/salt-deploy"  # cloud.deploy.d/salt-minion.sh reads them there
+PKI = "/etc/salt/pki"  # on the machines
+SALT = "/opt/salt/bin"
 ANY_RESULT = (0, 1, 2)  # exit codes of Salt's commands: failures are read from their output
+
+
+def file_map(deployment: Deployment) -> dict[str, str]:
+    """Return the files that the deploy script needs: path on this host -> path on the machine.
+
+    salt/master/files/cloud.j2 has the same for the files on the master.
+    """
+    minion = deployment.root / "salt" / "minion" / "files"
+    paths = {
+        "requirements.txt": deployment.salt_lock,
+        "salt-minion.service": minion / "salt-minion.service",
+        "reconnect.conf": minion / "reconnect.conf",
+    }
+    return {str(path): f"{FILES_ON_MACHINE}/{name}" for name, path in paths.items()}
 
 
 def operator_configuration(deployment: Deployment) -> Path:
@@ -66,7 +81,7 @@ def operator_configuration(deployment: Deployment) -> Path:
     cloud = {
         "private_key": str(deployment.ssh_key),
         "ssh_interface": "private_ips" if deployment.is_local else "public_ips",
-        "file_map": {str(deployment.salt_lock): REQUIREMENTS_ON_MACHINE},
+        "file_map": file_map(deployment),
         "enable_cloud_grains": False,
         # Only the master is launched from here, and it is its own master.
         "minion": {"master": "127.0.0.1"},
@@ -126,18 +141,30 @@ class Operator:
         return run(command, log=self._log, what="salt-cloud", timeout=machines * MACHINE_SECONDS)
 
     def answering(self, machines: Mapping[str, Machine], deadline: float) -> set[str]:
-        """Return the machines whose minion runs: without a master, no minion can be asked."""
+        """Return the machines whose minion answers its own master.
+
+        Where no master runs yet, a minion that runs is enough: nobody can ask it.
+        """
         return {name for name, machine in machines.items() if self._has_minion(machine, deadline)}
 
     def _has_minion(self, machine: Machine, deadline: float) -> bool:
         while True:
             with contextlib.suppress(StackError):  # its sshd may still be starting
                 self._shell.trust(machine)
-                if is_active(self._shell, machine, "salt-minion"):
+                if self._answers(machine):
                     return True
             if time.monotonic() > deadline:
                 return False
             time.sleep(1)
+
+    def _answers(self, machine: Machine) -> bool:
+        what = f"asking the minion of {machine.name}"
+        state = self._shell.script(machine, ["own-minion", PKI, machine.name], what=what).strip()
+        if state != "ask":
+            return state == "unasked"
+        return ask_minions(self._shell, machine, ["list", machine.name, "test.ping"], 5) == {
+            machine.name: True
+        }
 
     def reach(self, machine: Machine) -> None:
         """Log in to a machine; raise StackError."""
@@ -148,13 +175,53 @@ class Operator:
 # -- on the master ---------------------------------------------------------------------------------
 
 
+def ask_minions(
+    shell: Shell,
+    master: Machine,
+    question: Sequence[str],
+    seconds: int,
+    *,
+    silent: int | None = None,
+) -> dict[str, object]:
+    """Return minion -> answer of those that answer in time.
+
+    Args:
+        shell: a shell on the master.
+        master: the Salt master.
+        question: type of the target, target, function, and its arguments.
+        seconds: after which no answer is awaited.
+        silent: seconds after which a minion is given up that does not answer a ping either.
+
+    Raises:
+        UnreachableError: SSH does not reach the master.
+        CommandError: the Salt master does not answer.
+    """
+    args = ["ask-minions", f"{SALT}/python", str(seconds), str(silent or seconds), *question]
+    return parse_documents(shell.script(master, args, what="asking the minions"))
+
+
 class Master:
     """The Salt master's own commands."""
 
-    def __init__(self, shell: Shell, machine: Machine, log: Log) -> None:
+    def __init__(self, shell: Shell, machine: Machine, log: Log, jobs: Jobs | None = None) -> None:
+        """Keep the context.
+
+        Args:
+            shell: a shell on the machines.
+            machine: the master.
+            log: the log that an error names.
+            jobs: runs what changes machines; None: this object only asks.
+        """
         self._shell = shell
         self._log = log
+        self._jobs = jobs
         self.machine = machine
+
+    def _job(self, args: Sequence[str], *, task: str, **options: Any) -> str:
+        """Run a command that changes machines; see `stackctl.locks.Jobs.run`."""
+        if self._jobs is None:
+            raise TypeError(f"{task} needs the lock of the jobs")
+        return self._jobs.run(self.machine, args, task=task, **options)
 
     def command(
         self,
@@ -173,28 +240,9 @@ class Master:
         return parse_documents(self.command(command, what=what, accept=ANY_RESULT, timeout=timeout))
 
     def salt_cloud(self, args: Sequence[str], machines: int) -> str:
-        """Run salt-cloud on the master, for so many machines, and return its JSON.
-
-        A lockfile admits one salt-cloud at a time: one whose stackctl was interrupted here still
-        runs there.
-
-        Raises:
-            LaunchError: another salt-cloud still runs.
-        """
-        lock = ["flock", f"--timeout={LOCK_SECONDS}", f"--conflict-exit-code={LOCKED}", LOCKFILE]
-        timeout = LOCK_SECONDS + machines * MACHINE_SECONDS
-        command = [*lock, "salt-cloud", *args, *SALT_CLOUD_OPTIONS]
-        try:
-            return self.command(command, what="salt-cloud", timeout=timeout)
-        except CommandError as error:
-            if error.code != LOCKED:
-                raise
-        name = self.machine.name
-        raise LaunchError(
-            f"Another salt-cloud still runs on {name}, perhaps of a run that was interrupted:"
-            f" wait until it has ended (stackctl exec {name} -- pgrep -a salt-cloud).",
-            log=self._log.path,
-        )
+        """Run salt-cloud on the master, for so many machines, and return its JSON."""
+        command = ["salt-cloud", *args, *SALT_CLOUD_OPTIONS]
+        return self._job(command, task="salt-cloud", timeout=machines * MACHINE_SECONDS)
 
     def reach(self, machine: Machine) -> None:
         """Log in to a machine by way of the master; raise StackError."""
@@ -222,7 +270,8 @@ class Master:
         if name in wanted - found:
             raise LaunchError(
                 f"{name} gets no answer from its own minion, so it cannot ask the others.",
-                f"See: stackctl exec {name} -- journalctl -u salt-master -u salt-minion -n 50",
+                "stackctl up repairs that minion."
+                f" See: stackctl exec {name} -- journalctl -u salt-master -u salt-minion -n 50",
                 self._log.path,
             )
         return found
@@ -239,6 +288,40 @@ class Master:
             ["mine.update"],
         ):
             self.command(["salt", "*", "--out=json", "--static", *function], what=function[0])
+
+    def wait_for_states(self, note: Callable[[str], None]) -> None:
+        """Wait until no machine applies states: two runs at once on a machine are refused.
+
+        An orchestration whose salt-run was killed leaves such a run behind.
+
+        Args:
+            note: told what this waits for.
+
+        Raises:
+            ConvergeError: a run has not ended after `STATES_SECONDS`.
+        """
+        deadline = time.monotonic() + STATES_SECONDS
+        question = ["glob", "*", "saltutil.is_running", "state.*"]
+        while True:
+            answers = ask_minions(self._shell, self.machine, question, 5)
+            running = [
+                (name, job)
+                for name, jobs in sorted(answers.items())
+                for job in (jobs if isinstance(jobs, list) else ())
+            ]
+            if not running:
+                return
+            name, job = running[0]
+            what = f"{job.get('fun')} on {name} (job {job.get('jid')})"
+            if time.monotonic() > deadline:
+                raise ConvergeError(
+                    f"{what} still runs.",
+                    f"Wait for it, or end it: stackctl salt -- {name} saltutil.kill_job"
+                    f" {job.get('jid')}",
+                    self._log.path,
+                )
+            note(f"waiting for {what}, which still runs")
+            time.sleep(2)
 
     def predict(self, migration: Migration, machines: Iterable[str]) -> list[StateRun]:
         """Return what the orchestration would change on each machine; changes nothing.
@@ -276,9 +359,9 @@ class Master:
             ConvergeError: a step or a state in it failed.
         """
         report(name)
-        output = self.command(
+        output = self._job(
             ["salt-run", "--out=json", "state.orchestrate", name],
-            what=f"orchestration {name}",
+            task=f"orchestration {name}",
             accept=ANY_RESULT,
         )
         data = parse_documents(output).get("data")

@@ -11,6 +11,8 @@ import urllib.request
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
 
+PAGE_BYTES = 1 << 20
+
 
 def address(deployment: Deployment) -> str:
     """Return the address that users type."""
@@ -24,16 +26,20 @@ def problem(deployment: Deployment, timeout: float = 10) -> str:
         deployment: whose site.
         timeout: seconds to wait for an answer.
     """
+    edge = deployment.role_table().edge
     trust = ssl.create_default_context()
     # Beside the public CAs, since the site may have a certificate from one.
     trust.load_verify_locations(cadata=str(deployment.settings()["ca_certificate"]))
     try:
         with urllib.request.urlopen(
-            address(deployment) + deployment.role_table().edge.health_path,
-            timeout=timeout,
-            context=trust,
+            address(deployment) + edge.health_path, timeout=timeout, context=trust
         ) as answer:
-            return "" if answer.status == 200 else f"status {answer.status}"
+            if answer.status != 200:
+                return f"status {answer.status}"
+            # The page answers 200 even when its database is not healthy.
+            if edge.health_text not in answer.read(PAGE_BYTES).decode(errors="replace"):
+                return f"{edge.health_path} answers without {edge.health_text}"
+            return ""
     except urllib.error.HTTPError as error:
         return f"status {error.code}"
     except (OSError, http.client.HTTPException) as error:  # a URLError is an OSError

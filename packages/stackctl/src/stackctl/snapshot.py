@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 KNOWN_SECONDS = 20  # that a minion has to answer
-NEW_SECONDS = 90  # the same for a minion that salt-cloud has just installed
+NEW_SECONDS = 90  # the same for a minion that was just installed, and for one that boots
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,22 @@ class Snapshot:
         return "" if answers else "its minion does not answer"
 
 
-def before_run(client: EC2Client, host: SaltCloudHost, names: Sequence[str]) -> Snapshot:
-    """Return a snapshot of the machines before salt-cloud runs.
+def before_run(
+    client: EC2Client, host: SaltCloudHost, names: Sequence[str], new: Collection[str] = ()
+) -> Snapshot:
+    """Return a snapshot of the machines before salt-cloud runs; see `after_run`.
 
     Raises:
         LaunchError: no minion can be asked.
     """
-    snapshot = Snapshot.of_instances(client)
-    running = snapshot.running(names)
-    answering = host.answering(running, time.monotonic() + KNOWN_SECONDS)
-    return replace(snapshot, answering=frozenset(answering), ssh_errors=_ssh_errors(host, running))
+    snapshot, error = _take(client, host, names, new)
+    if error:
+        raise error
+    return snapshot
 
 
 def after_run(
-    client: EC2Client, host: SaltCloudHost, names: Sequence[str], installed: set[str]
+    client: EC2Client, host: SaltCloudHost, names: Sequence[str], new: Collection[str]
 ) -> Snapshot:
     """Return a snapshot of the machines after salt-cloud ran.
 
@@ -106,25 +108,32 @@ def after_run(
         client: the EC2 API.
         host: where salt-cloud ran.
         names: the machines that the run was for.
-        installed: those whose minion was just installed; they have longer to answer.
+        new: those that boot, or whose minion was just installed; they have longer to answer.
     """
+    return _take(client, host, names, new)[0]
+
+
+def _take(
+    client: EC2Client, host: SaltCloudHost, names: Sequence[str], new: Collection[str]
+) -> tuple[Snapshot, LaunchError | None]:
     snapshot = Snapshot.of_instances(client)
     running = snapshot.running(names)
-    new = {name: machine for name, machine in running.items() if name in installed}
-    old = {name: machine for name, machine in running.items() if name not in installed}
+    fresh = {name: machine for name, machine in running.items() if name in new}
+    known = {name: machine for name, machine in running.items() if name not in new}
     answering: set[str] = set()
-    unreachable = ""
+    failure = None
     try:
-        for machines, seconds in ((new, NEW_SECONDS), (old, KNOWN_SECONDS)):
+        for machines, seconds in ((fresh, NEW_SECONDS), (known, KNOWN_SECONDS)):
             answering |= host.answering(machines, time.monotonic() + seconds)
     except LaunchError as error:
-        unreachable = error.what
-    return replace(
+        failure = error
+    taken = replace(
         snapshot,
         answering=frozenset(answering),
-        unreachable=unreachable,
+        unreachable=failure.what if failure else "",
         ssh_errors=_ssh_errors(host, running),
     )
+    return taken, failure
 
 
 def _ssh_errors(host: SaltCloudHost, machines: Mapping[str, Machine]) -> dict[str, str]:

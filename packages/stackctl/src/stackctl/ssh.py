@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import shutil
 import tempfile
@@ -15,23 +16,46 @@ from typing import TYPE_CHECKING, Self
 
 from stackctl.catalogue import CLOUD_SSH
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError
+from stackctl.errors import CommandError, LaunchError, UnreachableError
 from stackctl.files import write_private
 from stackctl.machines import Machine, host_keys
-from stackctl.run import Log, run
+from stackctl.run import Log, last_reason, run
 from stackctl.secret_store import SecretStore
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 SSH_USER = "admin"
-NOT_ACTIVE = (3, 4)  # exit codes of `systemctl is-active` for a unit that does not run
+SSH_FAILED = 255  # exit code of ssh itself
+CONNECT_SECONDS = 15
+BOOT_SECONDS = 90  # that a machine needs at most from its start to its sshd
+_SSH_ERROR = re.compile(
+    r"ssh: |ssh_|kex_|client_loop|packet_write|mux_client|banner exchange"
+    r"|(Connection|Timeout|Host key|Permission|Received disconnect|Write failed|Read from)\b"
+    rf"|{SSH_USER}@"
+)
 
 
 class Shell:
     """Root's shell on the machines, over SSH as `admin`, with host keys from the EC2 API."""
 
-    def __init__(self, deployment: Deployment, client: EC2Client, log: Log) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        client: EC2Client | None,
+        log: Log,
+        *,
+        connect_seconds: int = CONNECT_SECONDS,
+    ) -> None:
+        """Keep the context.
+
+        Args:
+            deployment: whose machines.
+            client: the EC2 API; None: it does not answer, and no new machine can be trusted.
+            log: keeps commands and their output.
+            connect_seconds: that a machine has to answer SSH.
+        """
+        self._connect_seconds = connect_seconds
         self._deployment = deployment
         self._client = client
         self._log = log
@@ -63,6 +87,8 @@ class Shell:
             )
             if any(line.endswith(f" {machine.instance_id}") for line in known):
                 return
+            if self._client is None:
+                raise LaunchError(f"The host keys of {machine.name} are not known here.")
             keys = host_keys(self._client, machine, time.monotonic() + timeout)
             lines = [line for line in known if not line.startswith(f"{machine.name} ")]
             lines += [f"{machine.name} {key} {machine.instance_id}" for key in keys]
@@ -84,7 +110,7 @@ class Shell:
             "UserKnownHostsFile": str(self._known_hosts),
             "HostKeyAlias": name,
             "LogLevel": "ERROR",
-            "ConnectTimeout": "15",
+            "ConnectTimeout": str(self._connect_seconds),
             "ServerAliveInterval": "15",
         }
         before = self._deployment.ssh_key_before
@@ -103,6 +129,7 @@ class Shell:
         *,
         master: Machine | None = None,
         tty: bool = False,
+        shared: bool = True,
     ) -> list[str]:
         """Return the local command that runs a program as root on a machine.
 
@@ -111,6 +138,7 @@ class Shell:
             args: the program and its arguments.
             master: the Salt master, unless `machine` is it: other machines accept SSH only from it.
             tty: ask for a terminal.
+            shared: use the connection that other commands use.
         """
         control = f"{self._sockets}/%n"
         options = self._options(machine.name)
@@ -121,9 +149,10 @@ class Shell:
             options += _ssh_options({"ProxyCommand": shlex.join(jump)})
         else:
             address = self.address(machine)
-            options += _ssh_options(
-                {"ControlMaster": "auto", "ControlPath": control, "ControlPersist": "60"}
-            )
+            if shared:
+                options += _ssh_options(
+                    {"ControlMaster": "auto", "ControlPath": control, "ControlPersist": "60"}
+                )
         remote = shlex.join(["sudo", "-n", *args])
         return ["ssh", *options, *(["-t"] if tty else []), address, remote]
 
@@ -145,14 +174,36 @@ class Shell:
         timeout: float = 900,
     ) -> str:
         """Run a program as root on a machine and return its output; see `command` and `run.run`."""
-        return run(
-            self.command(machine, args, master=master),
-            log=self._log,
-            what=what,
-            stdin=stdin,
-            accept=accept,
-            timeout=timeout,
-        )
+        try:
+            return run(
+                self.command(machine, args, master=master),
+                log=self._log,
+                what=what,
+                stdin=stdin,
+                accept=accept,
+                timeout=timeout,
+            )
+        except CommandError as error:
+            if error.code != SSH_FAILED:
+                raise
+            raise unreachable(machine, what, error.errors, self._log) from None
+
+    def wait_for(self, machine: Machine, master: Machine, seconds: float = BOOT_SECONDS) -> None:
+        """Wait until a machine that boots lets this host in.
+
+        Raises:
+            UnreachableError: it does not, after so many seconds.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.run(machine, ["true"], master=master, what=f"SSH to {machine.name}")
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+            else:
+                return
 
     def script(
         self,
@@ -163,6 +214,7 @@ class Shell:
         master: Machine | None = None,
         stdin: str | bytes | None = None,
         accept: Sequence[int] = (0,),
+        timeout: float = 900,
     ) -> str:
         """Run a script of `stackctl/remote` as root on a machine and return its output.
 
@@ -173,9 +225,42 @@ class Shell:
             master: see `command`.
             stdin: what the script reads.
             accept: the exit codes that mean success.
+            timeout: see `run.run`.
+
+        Raises:
+            UnreachableError: SSH does not reach the machine.
+            CommandError: see `run.run`.
         """
-        command = script_command(args)
-        return self.run(machine, command, what=what, master=master, stdin=stdin, accept=accept)
+        return self.run(
+            machine,
+            script_command(args),
+            what=what,
+            master=master,
+            stdin=stdin,
+            accept=accept,
+            timeout=timeout,
+        )
+
+
+def unreachable(machine: Machine, what: str, errors: str, log: Log) -> UnreachableError:
+    """Return the error for a command that SSH could not run, or not to its end.
+
+    Args:
+        machine: where it should run.
+        what: what it does.
+        errors: what SSH printed; its first line is the cause, also behind the master.
+        log: the log.
+    """
+    # What the remote program printed before the end is not the reason.
+    lines = [line.strip() for line in errors.splitlines() if _SSH_ERROR.match(line.strip())]
+    reason = lines[0] if lines else last_reason(errors) or "the connection ended"
+    return UnreachableError(
+        f"{what} failed: SSH has no connection to {machine.name}: {reason.rstrip('.')}.",
+        "See: stackctl status. stackctl up starts and repairs machines.",
+        log.path,
+        SSH_FAILED,
+        errors,
+    )
 
 
 def script_command(args: Sequence[str]) -> list[str]:
@@ -188,17 +273,6 @@ def script_command(args: Sequence[str]) -> list[str]:
     # The log shows the command, so the comments are left out.
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return ["sh", "-c", "\n".join(lines), name, *rest]
-
-
-def is_active(shell: Shell, machine: Machine, unit: str) -> bool:
-    """Return whether systemd runs a unit on the machine."""
-    output = shell.run(
-        machine,
-        ["systemctl", "is-active", unit],
-        what=f"reading the state of {unit} on {machine.name}",
-        accept=(0, *NOT_ACTIVE),
-    )
-    return output.strip() == "active"
 
 
 def _ssh_options(options: dict[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from stackctl.catalogue import CLOUD_SSH
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError
 from stackctl.files import write_private
-from stackctl.machines import list_machines, require_master
+from stackctl.machines import list_machines, require_master, start_machines
 from stackctl.secret_store import SecretStore
 from stackctl.ssh import SSH_USER, Shell
 from stackctl.sshkey import public_key
@@ -30,7 +30,7 @@ def follow_store(deployment: Deployment, client: EC2Client, shell: Shell) -> boo
     old key until the next run.
 
     Raises:
-        LaunchError: a machine does not run, and would keep the old key.
+        LaunchError: a machine does not start, and would keep the old key.
         CommandError: a machine cannot be reached.
     """
     wanted = SecretStore(deployment).read(CLOUD_SSH)["private_key"]
@@ -50,14 +50,16 @@ def _replace_key(deployment: Deployment, client: EC2Client, shell: Shell) -> boo
     """Replace the old key on every machine, then forget it; return False without a master."""
     machines = list_machines(client)
     if machines:
-        stopped = [machine.name for machine in machines.values() if machine.state != "running"]
-        if stopped:
+        booting = [machine for machine in machines.values() if machine.state != "running"]
+        if refused := start_machines(client, booting):
+            name, error = next(iter(refused.items()))
             raise LaunchError(
-                f"The SSH key is being replaced, and {', '.join(stopped)} would keep the old one:"
-                " it does not run.",
-                "Start it on the master (salt-cloud --action start NAME) or destroy it,"
-                " then run this again.",
+                f"The SSH key is being replaced, and {name} would keep the old one: it does not"
+                f" start: {error}.",
+                "Remove the cause, or destroy the machine, then run this again.",
             )
+        if booting:
+            machines = list_machines(client)
         if deployment.master() not in machines:
             return False
         master = require_master(deployment, machines)
@@ -66,6 +68,8 @@ def _replace_key(deployment: Deployment, client: EC2Client, shell: Shell) -> boo
         others = [machine for machine in machines.values() if machine != master]
         for machine in (master, *others):
             shell.trust(machine)
+            if machine.name in {other.name for other in booting}:
+                shell.wait_for(machine, master)
             shell.script(
                 machine,
                 ["replace-ssh-key", AUTHORIZED_KEYS, old, new],

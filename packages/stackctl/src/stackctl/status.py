@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stackctl import site
+from stackctl.account import enter
 from stackctl.deployment import Deployment
-from stackctl.errors import StackError
-from stackctl.machines import Machine, ec2_client, list_machines
+from stackctl.errors import PreflightError, StackError
+from stackctl.files import write_private
+from stackctl.machines import Machine, ec2_client, find_ended, list_machines, require_master
 from stackctl.roles import RoleTable, role_of
 from stackctl.run import Log
-from stackctl.salt import Master
+from stackctl.salt import ask_minions
 from stackctl.ssh import Shell
 
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
 RENEW_DAYS = 30  # a certificate that ends sooner has to be renewed
-NO_ANSWER = "Minion did not return"  # `salt --static` prints it: salt/client/__init__.py
 UNKNOWN = "unknown"
+ASKED = ("running", UNKNOWN)  # states of instances whose minion may answer
+MEMORY = "machines.json"  # in the deployment's folder
+# The edge waits so long for the answer of a web machine, and a machine's own check for its service.
+ANSWER_SECONDS = 6
+SILENT_SECONDS = 4  # after which a minion is frozen that does not answer a ping either
+CONNECT_SECONDS = 3  # that the master has to answer SSH
+API_SECONDS = 5  # that the EC2 API has to answer
+SITE_SECONDS = 6  # that the site has to answer
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,10 @@ class Row:
         certificate: the day on which its service's certificate ends, as YYYY-MM-DD, or `unknown`;
             empty for a role that has none.
         problem: why the end-to-end check of its role failed; empty: it did not.
+        reason: why its instance does not run, in EC2's words.
+        drift: how it differs from what its states made, a sentence each.
+        outdated: the units that run with older files than those on its disk.
+        reboot_required: whether an update waits for a reboot.
     """
 
     machine: str
@@ -46,6 +69,10 @@ class Row:
     memory: str
     certificate: str = ""
     problem: str = ""
+    reason: str = ""
+    drift: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
+    reboot_required: bool = False
 
     @property
     def expires(self) -> bool:
@@ -62,52 +89,171 @@ class Row:
     def healthy(self) -> bool:
         """Whether it runs, answers and serves, with a certificate that lasts."""
         runs = (self.state, self.salt) == ("running", "answers")
-        return runs and self.service.endswith(" active") and not self.problem and not self.expires
+        serves = self.service.endswith(" active") and not self.problem
+        return runs and serves and not self.drift and not self.expires
 
-    def as_dict(self) -> dict[str, str | bool]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the row for `--json`."""
         return {**asdict(self), "healthy": self.healthy}
 
 
-def collect(deployment: Deployment, log: Log) -> list[Row]:
-    """Ask the EC2 API and the Salt master; every machine of the map has a row."""
-    names = list(deployment.machines())
-    client = ec2_client(deployment)
-    machines = list_machines(client)
-    answers: dict[str, Any] = {}
-    master = machines.get(deployment.master())
-    if master and master.state == "running":
-        with Shell(deployment, client, log) as shell:
-            try:
-                shell.trust(master)
-                answers = _ask(Master(shell, master, log), sorted(names))
-            except StackError as error:
-                log.write(str(error))
+@dataclass(frozen=True)
+class Report:
+    """The state of a deployment.
+
+    Attributes:
+        rows: of the machines.
+        site: why the site is not healthy; empty: it is.
+        errors: why something could not be asked, a sentence each.
+    """
+
+    rows: Sequence[Row]
+    site: str = ""
+    errors: Sequence[str] = ()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether everything could be asked, and all machines and the site are healthy."""
+        machines = bool(self.rows) and all(row.healthy for row in self.rows)
+        return machines and not self.site and not self.errors
+
+
+@dataclass(frozen=True)
+class _Instances:
+    """The machines, and the API that can tell more about them; None: it does not answer.
+
+    Attributes:
+        machines: by name.
+        ended: name -> why the last machine of this name is terminated.
+        client: the API.
+    """
+
+    machines: Mapping[str, Machine]
+    ended: Mapping[str, str]
+    client: EC2Client | None
+
+
+def collect(deployment: Deployment, log: Log) -> Report:
+    """Ask the EC2 API, the Salt master and the site; every machine of the map has a row.
+
+    The site is asked whatever the others answer. Without an answer of the EC2 API, the master is
+    asked at the address that it had the last time.
+
+    Raises:
+        StackError: the EC2 API does not answer, and nothing is known from before.
+    """
+    errors: list[str] = []
+    of_site = ask(lambda: site.problem(deployment, SITE_SECONDS))
+    try:
+        found = answer_of(ask(lambda: _instances(deployment)), API_SECONDS)
+        _remember(deployment, found.machines)
+    except PreflightError:
+        raise  # the credentials are another account's
+    except (StackError, BotoCoreError, ClientError) as error:
+        if not (remembered := _remembered(deployment)):
+            raise
+        found = _Instances(remembered, {}, None)
+        errors.append(f"EC2: {error}")
+    asked = {name for name, machine in found.machines.items() if machine.state in ASKED}
+    answers: Mapping[str, object] = {}
+    try:
+        answers = _ask(deployment, found, sorted(asked), log)
+    except StackError as error:
+        log.write(str(error))
+        errors.append(f"No machine could be asked. {error.what} {error.hint}".strip())
+        asked = set()
     table = deployment.role_table()
-    names += [name for name in machines if name not in names]
-    return [_row(table, name, machines.get(name), answers.get(name)) for name in names]
+    names = list(deployment.machines())
+    names += [name for name in found.machines if name not in names]
+    rows = []
+    for name in names:
+        row = _row(table, name, found.machines.get(name), answers.get(name))
+        if name not in asked:
+            row = replace(row, salt=UNKNOWN)
+        if name not in found.machines:
+            row = replace(row, reason=found.ended.get(name, ""))
+        rows.append(row)
+    try:
+        site_problem = answer_of(of_site, SITE_SECONDS)
+    except StackError as error:
+        site_problem = error.what
+    return Report(rows, site_problem, errors)
 
 
-def _ask(master: Master, names: list[str]) -> dict[str, Any]:
+def ask(question: Callable[[], T]) -> Future[T]:
+    """Begin a question, in a thread that does not keep the process alive."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(question())
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def answer_of(future: Future[T], seconds: float) -> T:
+    """Return what a question returns, or raise what it raises.
+
+    Raises:
+        StackError: no answer within so many seconds from now.
+    """
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if future.done():
+            raise
+        raise StackError(f"No answer within {seconds:g} s.") from None
+
+
+def _instances(deployment: Deployment) -> _Instances:
+    with enter(deployment):
+        client = ec2_client(deployment)
+        ended = {name: machine.reason for name, machine in find_ended(client).items()}
+        return _Instances(list_machines(client), ended, client)
+
+
+def _ask(
+    deployment: Deployment, found: _Instances, names: Sequence[str], log: Log
+) -> Mapping[str, object]:
     """Return minion -> what `role.status` returned there, for the minions that answer."""
-    answers = master.ask(
-        ["--list", ",".join(names), "--timeout=10", "role.status"],
-        what="asking the minions",
-        timeout=120,
-    )
+    master = found.machines.get(deployment.master())
+    if master is None or master.state != UNKNOWN:
+        master = require_master(deployment, found.machines)
+    with Shell(deployment, found.client, log, connect_seconds=CONNECT_SECONDS) as shell:
+        if found.client:
+            shell.trust(master, timeout=CONNECT_SECONDS)
+        question = ["list", ",".join(names), "role.status"]
+        return ask_minions(shell, master, question, ANSWER_SECONDS, silent=SILENT_SECONDS)
+
+
+def _remember(deployment: Deployment, machines: Mapping[str, Machine]) -> None:
+    """Keep where the machines are, for a time at which the EC2 API does not answer."""
+    addresses = {
+        name: [machine.instance_id, machine.private_address, machine.public_address]
+        for name, machine in machines.items()
+    }
+    write_private(deployment.state_dir / MEMORY, json.dumps(addresses))
+
+
+def _remembered(deployment: Deployment) -> dict[str, Machine]:
+    try:
+        addresses = json.loads((deployment.state_dir / MEMORY).read_text())
+    except (OSError, ValueError):
+        return {}
     return {
-        name: answer
-        for name, answer in answers.items()
-        if isinstance(answer, Mapping)
-        or (isinstance(answer, str) and not answer.startswith(NO_ANSWER))
+        name: Machine(name, instance_id, UNKNOWN, private, public)
+        for name, (instance_id, private, public) in addresses.items()
     }
 
 
-def _row(table: RoleTable, name: str, machine: Machine | None, answer: Any) -> Row:
+def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -> Row:
     role = table.of(name)
     unit = role.unit if role else ""
     # A text is an error of Salt, such as a module that has not been synced yet.
-    status = answer if isinstance(answer, Mapping) else {}
+    status: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}
     memory = status.get("memory_mib")
     return Row(
         machine=name,
@@ -119,4 +265,8 @@ def _row(table: RoleTable, name: str, machine: Machine | None, answer: Any) -> R
         memory=f"{memory} MiB" if memory is not None else "",
         certificate=status.get("certificate_end", ""),
         problem=status.get("problem", "") if status else " ".join(str(answer or "").split()),
+        reason=machine.reason if machine else "",
+        drift=tuple(status.get("drift", ())),
+        outdated=tuple(status.get("outdated", ())),
+        reboot_required=bool(status.get("reboot_required")),
     )

@@ -5,26 +5,33 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import yaml
 
 from stackctl import local, packages, preflight, salt, site, ssh_rotation, states, tree
 from stackctl.account import aws_environment, enter, open_account
 from stackctl.deployment import Deployment
-from stackctl.errors import ConvergeError, SecretsError
+from stackctl.errors import CommandError, ConvergeError, LaunchError, SecretsError
 from stackctl.initialise import initialise
 from stackctl.launch import Launcher, OnFailure
+from stackctl.locks import Holder, Jobs, Session, on_this_host
 from stackctl.machines import Machine, ec2_client, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.roles import MASTER
 from stackctl.run import Log
 from stackctl.salt_cloud import Request, map_args, profile_args
 from stackctl.secret_store import SecretStore
-from stackctl.ssh import Shell, is_active
+from stackctl.ssh import Shell, script_command
 from stackctl.states import Migration
 from stackctl.verdict import Result as LaunchResult
 
-SALT_CALL = "/opt/salt/bin/salt-call"
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+MASTER_PKI = f"{salt.PKI}/master"
+BOOTSTRAP = f"{tree.HOME}/bootstrap"  # on the master
+TRUST_SECONDS = 20  # that its console has to show its host keys, before anything is repaired
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ def up(
     *,
     on_failure: OnFailure = "keep",
     show: Callable[[LaunchResult], None] = lambda _: None,
+    wait: bool = False,
 ) -> Result:
     """Bring up whatever of the stack is missing or differs from the tree.
 
@@ -79,10 +87,30 @@ def up(
         log: where to keep their output.
         on_failure: see `launch.Launcher`.
         show: receives the result of each launch.
+        wait: for another run that changes the deployment.
 
     Raises:
+        BusyError: another run changes the deployment.
         StackError: what failed, on which machine, and what to do. A later run continues from there.
     """
+    holder = Holder.this("up")
+    with on_this_host(deployment, holder, progress.note, wait=wait):
+        return _up(_Run(deployment, progress, log, holder, wait), on_failure, show)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run of `up` carries along."""
+
+    deployment: Deployment
+    progress: Progress
+    log: Log
+    holder: Holder
+    wait: bool
+
+
+def _up(run: _Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -> Result:
+    deployment, progress, log = run.deployment, run.progress, run.log
     account = open_account(deployment)
     with progress.step("preflight") as step:
         check_host(deployment)
@@ -97,15 +125,20 @@ def up(
             step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
         client = ec2_client(deployment)
         launcher = Launcher(client, progress, log, on_failure=on_failure, show=show)
-        with Shell(deployment, client, log) as shell:
+        with (
+            Shell(deployment, client, log) as shell,
+            Session(shell, log, run.holder, progress.note, wait=run.wait) as session,
+        ):
+            _hold_early(run, client, shell, session)
             with progress.step("SSH key") as step:
                 step.changed = ssh_rotation.follow_store(deployment, client, shell)
-            machines = _Machines(deployment, shell, log, progress)
-            launched, machine = machines.launch_master(launcher)
-            pushed = machines.start_master(
-                machine, account.master_files(variables), is_new=launched
-            )
-            master = salt.Master(shell, machine, log)
+            machines = _Machines(run, shell, session.jobs)
+            machine = machines.launch_master(launcher)
+            session.hold(machine)
+            pushed, applied = machines.start_master(machine, account.master_files(variables))
+            if applied:
+                machine = machines.connect_master(launcher)
+            master = salt.Master(shell, machine, log, session.jobs)
             others = machines.launch_others(launcher, master)
             names = () if others.changed else tuple(deployment.machines())
             converge(master, Migration.of(deployment), progress, pushed=pushed, predict=names)
@@ -114,6 +147,17 @@ def up(
             site.require_healthy(deployment)
             step.detail = url
     return Result(url, progress.changes > 0)
+
+
+def _hold_early(run: _Run, client: EC2Client, shell: Shell, session: Session) -> None:
+    """Take the lock on a Salt master that can be reached before this run changes anything there."""
+    master = list_machines(client).get(run.deployment.master())
+    if master is None or master.state != "running":
+        return
+    # One that cannot be reached is repaired before it is locked.
+    with contextlib.suppress(CommandError, LaunchError):
+        shell.trust(master, timeout=TRUST_SECONDS)
+        session.hold(master)
 
 
 def prepare_secrets(deployment: Deployment, progress: Progress) -> None:
@@ -146,32 +190,46 @@ def _count(changes: int) -> str:
 class _Machines:
     """The steps of one run of `up` that bring up machines."""
 
-    def __init__(self, deployment: Deployment, shell: Shell, log: Log, progress: Progress) -> None:
-        self._deployment = deployment
+    def __init__(self, run: _Run, shell: Shell, jobs: Jobs) -> None:
+        self._deployment = run.deployment
+        self._log = run.log
+        self._progress = run.progress
         self._shell = shell
-        self._log = log
-        self._progress = progress
+        self._jobs = jobs
 
-    def launch_master(self, launcher: Launcher) -> tuple[bool, Machine]:
-        """Launch the Salt master from this host; return whether it changed, and the machine."""
+    def launch_master(self, launcher: Launcher) -> Machine:
+        """Launch or repair the Salt master from this host, and return the machine."""
+        result = launcher.step(self._deployment.master(), self._master_request())
+        return require_master(self._deployment, result.machines)
+
+    def connect_master(self, launcher: Launcher) -> Machine:
+        """Have the minion of a Salt master that has just started answer it; return the machine.
+
+        Before, nobody could ask that minion, and it may not trust the master's key.
+        """
+        name = self._deployment.master()
+        result = launcher.step(f"{name}'s minion", self._master_request(), new=[name])
+        return require_master(self._deployment, result.machines)
+
+    def _master_request(self) -> Request:
         name = self._deployment.master()
         host = salt.Operator(self._deployment, self._shell, self._log)
-        request = Request(host, [name], profile_args(self._deployment, name))
-        result = launcher.step(name, request)
-        return bool(result.changed), require_master(self._deployment, result.machines)
+        return Request(host, [name], profile_args(self._deployment, name))
 
     def launch_others(self, launcher: Launcher, master: salt.Master) -> LaunchResult:
         """Have the Salt master launch the machines of the map."""
         names = list(self._deployment.machines())
         return launcher.step("machines", Request(master, names, map_args(self._deployment)))
 
-    def start_master(self, machine: Machine, aws_files: Mapping[str, str], *, is_new: bool) -> bool:
-        """Have the Salt master serve this tree; return whether the tree had to be pushed.
+    def start_master(self, machine: Machine, aws_files: Mapping[str, str]) -> tuple[bool, bool]:
+        """Have the Salt master serve this tree.
 
         Args:
             machine: the master's.
             aws_files: files below ~/.aws that lead it to the account.
-            is_new: its minion was just installed, with a key that the master does not know.
+
+        Returns:
+            Whether the tree had to be pushed, and whether the master's state was applied.
         """
         deployment, shell = self._deployment, self._shell
         unit = deployment.role_table().roles[MASTER].unit
@@ -186,13 +244,20 @@ class _Machines:
                     stdin=tree.files_archive(aws_files),
                 )
             changed = 0
-            if pushed or is_new or not is_active(shell, machine, unit):
+            apply = pushed or not self._is_ready(machine, unit)
+            if apply:
                 step.report("applying its state")
                 changed = self._bootstrap_master(machine)
             step.changed = pushed or bool(changed)
             step.detail = f"revision {revision[:12]}{'-dirty' if 'dirty' in revision else ''}"
             step.warning = tree.untracked_warning(deployment, self._log)
-        return pushed
+        return pushed, apply
+
+    def _is_ready(self, machine: Machine, unit: str) -> bool:
+        """Return whether the master runs, and salt-cloud there knows its present key."""
+        args = ["master-is-ready", BOOTSTRAP, MASTER_PKI, unit]
+        what = f"reading the state of {unit} on {machine.name}"
+        return self._shell.script(machine, args, what=what).strip() == "yes"
 
     def _bootstrap_master(self, machine: Machine) -> int:
         """Apply the master's state from the pushed tree, without a master; return the changes."""
@@ -209,10 +274,11 @@ class _Machines:
             "module_dirs": [f"{current}/salt"],
             "hash_type": "sha256",
         }
-        output = self._shell.script(
+        args = ["bootstrap-master", BOOTSTRAP, MASTER_PKI, f"{salt.SALT}/salt-call", "master"]
+        output = self._jobs.run(
             machine,
-            ["bootstrap-master", f"{tree.HOME}/bootstrap", SALT_CALL, "master"],
-            what=f"making {machine.name} the Salt master",
+            script_command(args),
+            task=f"making {machine.name} the Salt master",
             stdin=yaml.safe_dump(config),
             accept=salt.ANY_RESULT,
         )
@@ -249,6 +315,7 @@ def converge(
                 if not any(run.changed for run in master.predict(migration, predict)):
                     step.detail = "0 changes"
                     return
+        master.wait_for_states(progress.note)
         step.report("orchestration deploy")
         runs = master.orchestrate("orch.deploy", step.report)
         changes = sum(len(run.changed) for run in runs)

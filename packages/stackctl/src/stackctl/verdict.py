@@ -12,6 +12,7 @@ from stackctl.run import Log
 Outcome = Literal[
     "kept",
     "launched",
+    "started",
     "repaired",
     "replaced",
     "absent",
@@ -19,6 +20,7 @@ Outcome = Literal[
     "unexpected",
     "destroyed",
     "to launch",
+    "to start",
     "to repair",
 ]
 HINT = (
@@ -33,7 +35,7 @@ class Verdict:
 
     Attributes:
         machine: its name.
-        outcome: `kept` and `repaired` are the same instance as before the run.
+        outcome: `kept`, `started` and `repaired` are the same instance as before the run.
         before: the instance that had the name before the run.
         after: the instance that has it now.
         reachable: whether SSH works as salt-cloud needs it.

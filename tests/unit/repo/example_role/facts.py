@@ -18,7 +18,7 @@ from cryptography import x509
 from plainpillar import DEPLOYMENT, PlainPillar
 from rendering import Compiled, Compiler, missing_requisites, unknown_options
 from saltmodules import load
-from stackctl import cli, status
+from stackctl import cli, site, status
 from stackctl.machines import Machine
 from stackctl.run import Log
 from tlsserver import Page, serving
@@ -116,13 +116,16 @@ def status_row(answer: object) -> dict[str, Any]:
     """Return the row that `stackctl status --json` has for cache-1 when its minion answers this."""
     machines = {name: Machine(name, "i-0", "running", "10.20.1.9", "") for name in MACHINES}
     with (
+        patch.object(status, "enter"),
         patch.object(status, "ec2_client"),
+        patch.object(status, "find_ended", return_value={}),
         patch.object(status, "list_machines", return_value=machines),
+        patch.object(status, "_remember"),
         patch.object(status, "Shell"),
-        patch.object(status, "Master") as master,
+        patch.object(status, "ask_minions", return_value={"cache-1": answer}),
+        patch.object(site, "problem", return_value=""),
     ):
-        master.return_value.ask.return_value = {"cache-1": answer}
-        rows = status.collect(DEPLOYMENT, Log(FOLDER / "log", "status"))
+        rows = status.collect(DEPLOYMENT, Log(FOLDER / "log", "status")).rows
     (row,) = (row for row in rows if row.machine == "cache-1")
     return row.as_dict()
 

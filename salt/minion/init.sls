@@ -1,0 +1,21 @@
+# The minion runs again whatever ended it, and finds its master again after either has restarted.
+# The deploy script installs the same files before the minion's first start. The minion is not
+# restarted here: it would miss the next step of the orchestration.
+minion-unit:
+  file.managed:
+    - name: /etc/systemd/system/salt-minion.service
+    - source: salt://minion/files/salt-minion.service
+    - mode: '0644'
+
+minion-unit-loaded:
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: minion-unit
+
+minion-reconnect:
+  file.managed:
+    - name: /etc/salt/minion.d/reconnect.conf
+    - source: salt://minion/files/reconnect.conf
+    - makedirs: True
+    - mode: '0644'
