@@ -221,6 +221,14 @@ def test_walk_trips(reader: Walk, before: list[str], line: str, error: str) -> N
         reader.take(line)
 
 
+def test_plain_salt_finds_map_and_orchestration() -> None:
+    text = section("Plain Salt")
+    (name,) = re.findall(r"salt-cloud -m /etc/salt/cloud\.maps\.d/(\S+)", text)
+    assert (ROOT / "cloud.maps.d" / name).is_file()
+    (states,) = re.findall(r"state\.orchestrate ([\w.]+)", text)
+    assert (ROOT / "salt" / f"{states.replace('.', '/')}.sls").is_file()
+
+
 # -- On AWS ----------------------------------------------------------------------------------------
 
 
