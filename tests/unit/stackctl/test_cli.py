@@ -154,8 +154,8 @@ def test_unknown_deployment_is_an_error(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert (
-        printed.err
-        == "error: pillar/nope/settings.sls does not exist. Run: stackctl secrets init -d nope\n"
+        printed.err == "error: pillar/nope/settings.sls does not exist."
+        " Run: stackctl secrets init -d nope --account 123456789012\n"
     )
     assert files(here) == before
 
