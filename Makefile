@@ -1,7 +1,7 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
 .PHONY: help up down status test lint unit oldest-salt states cloud machines stack image \
-	bench-up bench-driver size lock lock-airflow
+	bench-up bench-driver size audit lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
 # A shell script is a file that ends in .sh, or whose first line says so.
@@ -74,6 +74,9 @@ bench-driver: $(BIN)/stackctl ## count and time the EC2 driver's requests, again
 
 size: $(BIN)/stackctl ## count lines of code and show the longest files and functions
 	@$(BIN)/python scripts/code_size.py
+
+audit: $(BIN)/stackctl ## look up known vulnerabilities of both lockfiles, and say their age
+	@$(BIN)/python scripts/audit.py
 
 lock: $(BIN)/stackctl lock-airflow ## renew every lockfile: uv.lock, Salt's and Airflow's
 	$(BIN)/uv lock --upgrade

@@ -17,6 +17,11 @@ aws:
   # Every machine lets in SSH from this address only, and finds its master
   # there. A new salt-1 gets the same address.
   salt_address: 10.20.1.250
+  # The site's public address, by its Name tag, and the machine that has it. The
+  # address stays when the machine is replaced.
+  edge_address:
+    name: airflow-edge
+    machine: lb-1
   internet_gateway: airflow
   route_table: airflow
   key_pair: airflow-deploy

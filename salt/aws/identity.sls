@@ -79,6 +79,15 @@ aws-salt-role:
                 StringEquals:
                   'aws:RequestedRegion': {{ aws.region | json }}
                   'ec2:CreateAction': RunInstances
+            - Sid: AssociateOwnAddress
+              Effect: Allow
+              Action: 'ec2:AssociateAddress'
+              Resource:
+                - {{ (arn ~ 'elastic-ip/*') | json }}
+                - {{ (arn ~ 'instance/*') | json }}
+                - {{ (arn ~ 'network-interface/*') | json }}
+              Condition:
+                StringEquals: {'aws:ResourceTag/project': {{ aws.project | json }}}
             - Sid: ManageOwnInstances
               Effect: Allow
               Action:

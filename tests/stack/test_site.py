@@ -18,6 +18,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from stackctl.account import enter
+from stackctl.machines import ec2_client, list_machines
 from waiting import until
 from wholestack import Stack
 
@@ -120,6 +122,15 @@ def test_site_has_certificate_of_deployment_ca(stack: Stack) -> None:
     )
     with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
         stranger.open(stack.url, timeout=10)
+
+
+def test_edge_machine_has_the_address_of_the_foundation(stack: Stack) -> None:
+    name = stack.deployment.base_pillar("aws")["edge_address"]["name"]
+    with enter(stack.deployment):
+        client = ec2_client(stack.deployment)
+        found = client.describe_addresses(Filters=[{"Name": "tag:Name", "Values": [name]}])
+        edge = list_machines(client)["lb-1"]
+    assert [address["PublicIp"] for address in found["Addresses"]] == [edge.public_address]
 
 
 def test_site_survives_loss_of_a_web_machine(stack: Stack) -> None:

@@ -100,7 +100,7 @@ class RealCloud:
         )
 
     def make_network(self) -> None:
-        """Make the network, groups, key pair and instance profile that cloud.profiles.d names."""
+        """Make the network, groups, address, key pair and role that cloud.profiles.d names."""
         ec2, iam = self.client("ec2"), self.client("iam")
         vpc = ec2.create_vpc(CidrBlock=self.place.vpc, TagSpecifications=_named("vpc", "airflow"))[
             "Vpc"
@@ -114,6 +114,7 @@ class RealCloud:
         self.subnet = made["Subnet"]["SubnetId"]
         for role in ("salt", "lb", "web", "postgres", "redis"):
             ec2.create_security_group(VpcId=vpc, GroupName=f"airflow-{role}", Description=role)
+        ec2.allocate_address(Domain="vpc", TagSpecifications=_named("elastic-ip", "airflow-edge"))
         pair = ec2.create_key_pair(KeyName="airflow-deploy", KeyType="ed25519")
         self.key.touch(mode=0o600)
         self.key.write_text(pair["KeyMaterial"])

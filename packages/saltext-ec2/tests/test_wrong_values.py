@@ -75,6 +75,7 @@ VALUES = [
     Value("userdata_file", {"path": "x"}),
     Value("availability_zone", {"zone": "a"}),
     Value("private_ip", ["10.40.0.9"]),
+    Value("associate_eip", ["edge"]),
     Value("wait_for_ip_timeout", "soon"),
 ]
 # Those that are read when a minion is installed.

@@ -54,6 +54,7 @@ def test_prediction_on_empty_account_changes_nothing(
     assert {state["result"] for state in predicted.values()} == {None}
     assert openings(client) == set()
     assert client("iam").list_roles()["Roles"] == []
+    assert client("ec2").describe_addresses()["Addresses"] == []
 
 
 def test_first_run_creates_everything(
@@ -83,6 +84,9 @@ def test_first_run_creates_everything(
         if route.get("GatewayId", "").startswith("igw-")
     }
     assert [key["KeyName"] for key in ec2.describe_key_pairs()["KeyPairs"]] == [aws["key_pair"]]
+    (address,) = ec2.describe_addresses()["Addresses"]
+    tags = {tag["Key"]: tag["Value"] for tag in address["Tags"]}
+    assert tags == {"Name": aws["edge_address"]["name"], "project": aws["project"]}
 
 
 def test_second_run_changes_nothing(applied: States, apply: Callable[..., States]) -> None:
@@ -187,3 +191,23 @@ def test_unmanaged_ipv6_and_prefix_list_rules_are_removed(
     }
     assert openings(client) == before
     assert_clean(apply())
+
+
+def test_edge_machine_of_an_older_stack_gets_the_address(
+    applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
+) -> None:
+    aws, ec2 = pillar["aws"], client("ec2")
+    named = {"Name": aws["edge_address"]["machine"], "project": aws["project"]}
+    tags = [{"Key": key, "Value": value} for key, value in named.items()]
+    instance = ec2.run_instances(
+        ImageId="ami-1", MinCount=1, MaxCount=1,
+        TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+    )["Instances"][0]  # fmt: skip
+    changed = {state["__id__"]: state["changes"] for state in apply().values() if state["changes"]}
+    (address,) = ec2.describe_addresses()["Addresses"]
+    interface = instance["NetworkInterfaces"][0]["NetworkInterfaceId"]
+    assert address["NetworkInterfaceId"] == interface
+    given = f"{address['PublicIp']} of {named['Name']}"
+    assert changed == {"aws-address-associated": {"old": None, "new": given}}
+    assert_clean(apply())
+    ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])

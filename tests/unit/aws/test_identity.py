@@ -193,6 +193,18 @@ def test_policy_allows_actions_on_own_machines_only(
     )
 
 
+@pytest.mark.parametrize("kind", ["elastic-ip", "network-interface"])
+def test_policy_allows_association_of_own_addresses_only(
+    policy: list[Statement], pillar: dict[str, Any], kind: str
+) -> None:
+    aws = pillar["aws"]
+    own = Resource(arn(kind, "x-1", aws["region"]), {"aws:ResourceTag/project": aws["project"]})
+    assert allows(policy, "ec2:AssociateAddress", own)
+    assert not allows(policy, "ec2:AssociateAddress", replace(own, keys={}))
+    for action in ("AllocateAddress", "ReleaseAddress", "DisassociateAddress"):
+        assert not allows(policy, f"ec2:{action}", own)
+
+
 def test_master_role_is_limited_to_one_region(
     policy: list[Statement], client: Callable[[str], Any], pillar: dict[str, Any]
 ) -> None:

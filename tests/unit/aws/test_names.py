@@ -28,7 +28,7 @@ def test_profiles_name_existing_resources(
 ) -> None:
     named = {
         option: {profile[option] for profile in profiles.values() if option in profile}
-        for option in ("keyname", "subnetname", "securitygroupname", "iam_profile")
+        for option in ("keyname", "subnetname", "securitygroupname", "iam_profile", "associate_eip")
     }
     aws = pillar["aws"]
     assert named == {
@@ -36,7 +36,9 @@ def test_profiles_name_existing_resources(
         "subnetname": {aws["subnet"]["name"]},
         "securitygroupname": set(aws["security_groups"].values()),
         "iam_profile": {aws["salt_role"]},
+        "associate_eip": {aws["edge_address"]["name"]},
     }
+    assert profiles[aws["edge_address"]["machine"].rpartition("-")[0]]["associate_eip"]
     assert set(aws["security_groups"]) == {
         role for role, profile in profiles.items() if "securitygroupname" in profile
     }

@@ -71,7 +71,11 @@ def live(
     iam.create_user(UserName="salt")
     key = iam.create_access_key(UserName="salt")["AccessKey"]
     given = machine(
-        "web-1", securitygroup="web", subnetname="a", spot_config={"type": "persistent"}
+        "web-1",
+        securitygroup="web",
+        subnetname="a",
+        spot_config={"type": "persistent"},
+        associate_eip=ec2.allocate_address(Domain="vpc")["AllocationId"],
     )
 
     def call_with(actions: list[str]) -> None:
@@ -129,7 +133,9 @@ def test_docstrings_name_exactly_the_actions_that_functions_use(
     driver.optimize_providers({"cloud": opts["providers"]["cloud"]["ec2"]})
     driver.show_image({"image": "ssm:/images/other"}, call="function")
     driver.create(machine("web-1"))
-    given = {"image": "ssm:/images/other", "keyname": "deploy"}
+    named = [{"ResourceType": "elastic-ip", "Tags": [{"Key": "Name", "Value": "edge"}]}]
+    ec2.allocate_address(Domain="vpc", TagSpecifications=named)
+    given = {"image": "ssm:/images/other", "keyname": "deploy", "associate_eip": "edge"}
     (tmp_path / "web.map").write_text(json.dumps({"small": [{"web-2": given}]}))
     opts["cachedir"] = str(tmp_path / "empty")  # the machines above have filled the cache
     assert driver.check({"map": str(tmp_path / "web.map")}, call="function") == {"faults": []}

@@ -670,6 +670,7 @@ def test_launch_refuses_malformed_interface(launch: Launcher) -> None:
         ("private_ip", "10.40.1.9", "PrivateIpAddress"),
         ("associate_public_ip", True, "AssociatePublicIpAddress"),
         ("associate_public_ip", False, "AssociatePublicIpAddress"),
+        ("associate_eip", "edge", "associate_eip"),
     ],
 )
 def test_launch_refuses_option_beside_network_interfaces(
@@ -743,6 +744,47 @@ def test_elastic_addresses_are_associated_once_and_released(
     ]
     driver.destroy("web-1")
     assert [each["AllocationId"] for each in ec2.describe_addresses()["Addresses"]] == [own]
+
+
+@pytest.mark.covers("associate_eip", "network_interfaces")
+@pytest.mark.parametrize("form", ["option", "interface"])
+@pytest.mark.parametrize("wanted", ["name", "id"])
+def test_elastic_address_has_name_or_id(ec2: Any, launch: Launcher, form: str, wanted: str) -> None:
+    value = {"name": "edge", "id": allocate(ec2, "edge")}[wanted]
+    given = {"SubnetName": "a", "SecurityGroupId": "web", "associate_eip": value}
+    options: dict[str, Any] = {"associate_eip": value}
+    if form == "interface":
+        options = {**ELSEWHERE, "network_interfaces": [given]}
+    launched = launch(**options)
+    (address,) = ec2.describe_addresses()["Addresses"]
+    (interface,) = launched.instance["NetworkInterfaces"]
+    assert address["NetworkInterfaceId"] == interface["NetworkInterfaceId"]
+    assert launched.instance["PublicIpAddress"] == address["PublicIp"]
+    assert not [key for key in launched.sent if "associate_eip" in key.lower()]
+    # A repair gives back what somebody has taken away, and nothing when it is there.
+    ec2.disassociate_address(AssociationId=address["AssociationId"])
+    for _ in range(2):
+        launch(**options)
+        (address,) = ec2.describe_addresses()["Addresses"]
+        assert address["NetworkInterfaceId"] == interface["NetworkInterfaceId"]
+
+
+@pytest.mark.covers("associate_eip")
+@pytest.mark.parametrize(("count", "found"), [(0, "no"), (2, "2")])
+def test_elastic_address_that_is_not_unique_is_refused_before_launch(
+    ec2: Any, launch: Launcher, count: int, found: str
+) -> None:
+    for _ in range(count):
+        allocate(ec2, "edge")
+    with pytest.raises(NotFound, match=f"{found} elastic addresses are called edge in eu-west-1"):
+        launch(associate_eip="edge")
+    assert ec2.describe_instances()["Reservations"] == []
+
+
+def allocate(ec2: Any, name: str) -> str:
+    """Allocate an elastic address with this Name tag, and return its allocation id."""
+    tags = [{"ResourceType": "elastic-ip", "Tags": [{"Key": "Name", "Value": name}]}]
+    return str(ec2.allocate_address(Domain="vpc", TagSpecifications=tags)["AllocationId"])
 
 
 # -- full places -----------------------------------------------------------------------------------

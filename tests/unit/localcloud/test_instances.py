@@ -418,3 +418,36 @@ def test_machine_that_reboots_itself_runs_again(local: Running, launch: Launch) 
     until(lambda: f"start {instance_id}" in local.host.log, "the machine is started")
     local.settle()
     assert local.state(instance_id) == "running"
+
+
+# -- elastic addresses
+
+
+def test_elastic_address_stays_until_its_instance_is_terminated(
+    local: Running, launch: Launch
+) -> None:
+    instance = launch()["InstanceId"]
+    local.settle()
+    allocated = local.ec2.allocate_address(Domain="vpc")
+    (own,) = describe(local, instance)["NetworkInterfaces"]
+    local.ec2.associate_address(
+        AllocationId=allocated["AllocationId"], NetworkInterfaceId=own["NetworkInterfaceId"]
+    )
+
+    def seen() -> tuple[str | None, str | None]:
+        (address,) = local.ec2.describe_addresses()["Addresses"]
+        return describe(local, instance).get("PublicIpAddress"), address.get("InstanceId")
+
+    assert seen() == (allocated["PublicIp"], instance)
+    local.ec2.stop_instances(InstanceIds=[instance])
+    local.settle()
+    assert seen() == (allocated["PublicIp"], instance)
+    local.ec2.start_instances(InstanceIds=[instance])
+    local.settle()
+    assert seen() == (allocated["PublicIp"], instance)
+    local.ec2.terminate_instances(InstanceIds=[instance])
+    local.settle()
+    (address,) = local.ec2.describe_addresses()["Addresses"]
+    assert not address.get("AssociationId")
+    assert not address.get("NetworkInterfaceId")
+    assert seen()[0] is None

@@ -154,8 +154,8 @@ def test_unknown_deployment_is_an_error(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert (
-        printed.err
-        == "error: pillar/nope/settings.sls does not exist. Run: stackctl secrets init -d nope\n"
+        printed.err == "error: pillar/nope/settings.sls does not exist."
+        " Run: stackctl secrets init -d nope --account 123456789012\n"
     )
     assert files(here) == before
 
@@ -271,11 +271,13 @@ def test_secrets_are_made_for_address_of_settings(
     assert initialised == [url]
 
 
-def test_init_of_new_deployment_needs_base_url(
+def test_init_of_new_deployment_needs_account_or_address(
     capsys: pytest.CaptureFixture[str], initialised: list[str]
 ) -> None:
     assert cli.main(["secrets", "init", "-d", "new"]) == 1
-    assert "A new deployment needs its address. Add: --base-url" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "'new' is new, and its AWS account is not known." in printed
+    assert "Run: stackctl secrets init -d new --account" in printed
     assert initialised == []
 
 

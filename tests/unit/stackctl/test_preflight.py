@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from botocore.exceptions import NoCredentialsError
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
 
 from stackctl import preflight
@@ -241,6 +242,18 @@ def test_check_account_without_setting_prints_the_line_to_add(
     ) as caught:
         preflight.check_account(prod)
     assert caught.value.hint.endswith(f"aws_account: '{ACCOUNT}'")
+
+
+def test_check_account_without_credentials_says_what_to_set(
+    prod: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object, **__: object) -> object:
+        raise NoCredentialsError
+
+    prod.settings_path.write_text(f"settings: {{aws_account: '{ACCOUNT}'}}\n")
+    monkeypatch.setattr("stackctl.preflight.boto3.client", ask)
+    with pytest.raises(PreflightError, match=r"There are no AWS credentials\. aws sts .* AWS_PROF"):
+        preflight.check_account(prod)
 
 
 def test_check_account_refuses_another_account(prod: Deployment) -> None:

@@ -127,3 +127,25 @@ def test_require_healthy_fails_after_deadline(deployment: Deployment, serve: Ser
         ConvergeError, match=r"^https://127\.0\.0\.1:\d+ is not healthy: status 503\. See: stackctl"
     ):
         site.require_healthy(deployment, seconds=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "hint"),
+    [
+        ("prod", "https://airflow.invalid", "airflow.invalid must lead to the Elastic IP airflow-"),
+        ("prod", "https://192.0.2.1", ""),
+        ("local", "https://localhost", ""),
+    ],
+)
+def test_name_of_a_real_site_must_lead_to_the_edge(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, name: str, url: str, hint: str
+) -> None:
+    made = Deployment(name, checkout)
+    made.pillar_dir.mkdir()
+    made.settings_path.write_text(yaml.safe_dump({"settings": {"base_url": url}}))
+    monkeypatch.setattr("stackctl.site.problem", lambda _: "Name or service not known")
+    with pytest.raises(ConvergeError, match="is not healthy: Name or service") as caught:
+        site.require_healthy(made, seconds=-1)
+    assert caught.value.hint.startswith("See: stackctl status")
+    assert ("Elastic IP" in caught.value.hint) == bool(hint)
+    assert hint in caught.value.hint

@@ -329,6 +329,10 @@ class Cloud:
             if nic.instance is instance:
                 for address in nic.private_ip_addresses:
                     nic.subnet.del_subnet_ip(address["PrivateIpAddress"])
+                for elastic in nic.ec2_backend.addresses:
+                    if elastic.eni is nic:
+                        nic.public_ip = elastic.instance = elastic.eni = None
+                        elastic.association_id = None
 
     def _forget_old(self) -> None:
         for account in list(ec2_backends.values()):

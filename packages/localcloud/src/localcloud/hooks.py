@@ -23,6 +23,8 @@ from moto.core.types import Base64EncodedString
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import DependencyViolationError, EC2ClientError, OperationNotPermitted4
 from moto.ec2.models.amis import Ami
+from moto.ec2.models.elastic_ip_addresses import ElasticAddress
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instances import Instance, InstanceBackend, InstanceState, Reservation
 from moto.ec2.models.subnets import Subnet, SubnetBackend
 from moto.ec2.responses.general import General
@@ -57,6 +59,7 @@ class Hooks:
         self._ends()
         self._lives()
         self._addresses()
+        self._elastic_addresses()
         self._contents()
 
     def remove(self) -> None:
@@ -314,6 +317,33 @@ class Hooks:
         self._replace(Subnet, "get_available_subnet_ip", get_available_subnet_ip)
         self._replace(Subnet, "request_ip", request_ip)
         original_delete = self._replace(SubnetBackend, "delete_subnet", delete_subnet)
+
+    def _elastic_addresses(self) -> None:
+        def instance_id(address: ElasticAddress) -> str:
+            """An address of an interface is also the address of the interface's instance."""
+            instance = address.eni.instance if address.eni else None
+            return str(instance.id) if instance else ""
+
+        def stop(interface: NetworkInterface) -> None:
+            """An elastic address stays while its instance is stopped."""
+            original_stop(interface)
+            keep(interface)
+
+        def check_auto_public_ip(interface: NetworkInterface) -> None:
+            """An interface with an elastic address gets no other public address."""
+            original_check(interface)
+            keep(interface)
+
+        def keep(interface: NetworkInterface) -> None:
+            for address in interface.ec2_backend.addresses:
+                if address.eni is interface:
+                    interface.public_ip = address.public_ip
+
+        self._replace(ElasticAddress, "instance_id", property(instance_id))
+        original_stop = self._replace(NetworkInterface, "stop", stop)
+        original_check = self._replace(
+            NetworkInterface, "check_auto_public_ip", check_auto_public_ip
+        )
 
     def _contents(self) -> None:
         cloud = self._cloud

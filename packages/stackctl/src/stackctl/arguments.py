@@ -128,7 +128,9 @@ def _add_secrets(verb: argparse.ArgumentParser) -> None:
     actions = verb.add_subparsers(dest="action", required=True, metavar="ACTION")
     init = _add(actions, "init", "Make what is missing; secrets that exist stay.")
     init.add_argument(
-        "--base-url", help="the address that users type (needed the first time, except for 'local')"
+        "--base-url",
+        help="the address that users type (default, the first time: that of an Elastic IP, which is"
+        " found or allocated in the account; it costs money from then on)",
     )
     init.add_argument(
         "--account",

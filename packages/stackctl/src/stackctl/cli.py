@@ -15,7 +15,7 @@ import shtab
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
-from stackctl import initialise, launch, local, printing, site, status
+from stackctl import edge_address, initialise, launch, local, printing, site, status
 from stackctl.account import enter
 from stackctl.arguments import parser
 from stackctl.deployment import LOCAL, Deployment, repository_root
@@ -220,8 +220,8 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
                 )
             sys.stdout.write(fields[field].rstrip("\n") + "\n")
         case "init" | "rotate":
-            url = _base_url(deployment, getattr(options, "base_url", None))
             number = _aws_account(deployment, getattr(options, "account", None))
+            url = _base_url(deployment, getattr(options, "base_url", None), number)
             rotate = frozenset(options.secret if options.action == "rotate" else ())
             made = initialise.initialise(deployment, url, rotate, number)
             OUT.print(f"Made: {', '.join(made)}." if made else "Nothing was missing.")
@@ -233,13 +233,21 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
     return 0
 
 
-def _base_url(deployment: Deployment, given: str | None) -> str:
-    """Return the address that users type: the one of the settings, if there are any."""
+def _base_url(deployment: Deployment, given: str | None, account: str | None) -> str:
+    """Return the address that users type: the one of the settings, if there are any.
+
+    A new deployment of an account without an own name gets an Elastic IP.
+    """
     if not deployment.has_settings:
         if given or deployment.is_local:
             return given or local.base_url()
+        if account:
+            found = edge_address.ensure(deployment, account)
+            OUT.print(str(found), soft_wrap=True)
+            return found.base_url
         raise StackError(
-            "A new deployment needs its address.", "Add: --base-url https://airflow.example.com"
+            f"The deployment '{deployment.name}' is new, and its AWS account is not known.",
+            f"Run: stackctl secrets init -d {deployment.name} --account 123456789012",
         )
     current = str(deployment.settings()["base_url"])
     if given and given != current:

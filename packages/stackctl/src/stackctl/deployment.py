@@ -159,8 +159,9 @@ class Deployment:
             StackError: there is none yet.
         """
         if not self.has_settings:
+            account = "" if self.is_local else " --account 123456789012"
             raise StackError(
                 f"{self.settings_path.relative_to(self.root)} does not exist.",
-                f"Run: stackctl secrets init -d {self.name}",
+                f"Run: stackctl secrets init -d {self.name}{account}",
             )
         return cast(dict[str, Any], yaml.safe_load(self.settings_path.read_text())["settings"])

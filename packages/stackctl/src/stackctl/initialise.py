@@ -97,7 +97,7 @@ def _first_settings(deployment: Deployment, base_url: str) -> dict[str, Any]:
     return {
         "deployment": deployment.name,
         "base_url": base_url,
-        "load_examples": deployment.is_local,
+        "load_examples": True,
         "operator_cidrs": _operator_cidrs(deployment),
     }
 

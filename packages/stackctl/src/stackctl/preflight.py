@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
+from botocore.exceptions import NoCredentialsError
 
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
@@ -117,20 +118,44 @@ def check_account(deployment: Deployment) -> None:
     All deployments have the same names and tags: without this check, another account's machines
     would count as this deployment's.
     """
-    belongs = boto3.client("sts", region_name=deployment.region()).get_caller_identity()["Account"]
     wanted = deployment.settings().get("aws_account")
     path = deployment.settings_path.relative_to(deployment.root)
     if not isinstance(wanted, str):
+        belongs = _account_of_credentials(deployment)
         raise PreflightError(
             f"{path} names no aws_account in quotes; the credentials in use belong to {belongs}.",
             f"If {deployment.name} belongs there, add below settings: aws_account: '{belongs}'",
         )
-    if wanted != belongs:
+    check_credentials(deployment, wanted, str(path))
+
+
+def check_credentials(deployment: Deployment, account: str, source: str) -> None:
+    """Raise PreflightError unless the credentials belong to an AWS account.
+
+    Args:
+        deployment: that lives there.
+        account: its number.
+        source: who says so.
+    """
+    belongs = _account_of_credentials(deployment)
+    if account != belongs:
         raise PreflightError(
             f"The credentials in use belong to the AWS account {belongs},"
-            f" and {deployment.name} lives in {wanted} ({path}).",
+            f" and {deployment.name} lives in {account} ({source}).",
             "Use that account's credentials; aws sts get-caller-identity shows whose they are.",
         )
+
+
+def _account_of_credentials(deployment: Deployment) -> str:
+    try:
+        identity = boto3.client("sts", region_name=deployment.region()).get_caller_identity()
+    except NoCredentialsError:
+        raise PreflightError(
+            "There are no AWS credentials.",
+            "aws sts get-caller-identity must answer first: set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
+            " and AWS_SECRET_ACCESS_KEY.",
+        ) from None
+    return identity["Account"]
 
 
 def check_network(hosts: tuple[str, ...] = MIRRORS) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import ssl
 import time
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
@@ -56,6 +58,17 @@ def require_healthy(deployment: Deployment, seconds: float = 60) -> None:
     while reason := problem(deployment):
         if time.monotonic() > deadline:
             raise ConvergeError(
-                f"{address(deployment)} is not healthy: {reason}.", "See: stackctl status"
+                f"{address(deployment)} is not healthy: {reason}.", _hint(deployment)
             )
         time.sleep(1)
+
+
+def _hint(deployment: Deployment) -> str:
+    host = urlsplit(address(deployment)).hostname or ""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not deployment.is_local:
+            name = deployment.base_pillar("aws")["edge_address"]["name"]
+            return f"See: stackctl status. {host} must lead to the Elastic IP {name}."
+    return "See: stackctl status"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from saltext.ec2 import _lookup, _request, _tags
+from saltext.ec2 import _lookup, _networks, _request, _tags
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
 from saltext.ec2._wait import Wait
@@ -25,10 +25,7 @@ def needed(options: Mapping[str, Any]) -> bool:
     """Return whether a machine with these options needs `attach`."""
     return any(
         volume.get("volume_id") or volume.get("tags") for volume in _volumes(options)
-    ) or any(
-        set(_request.INTERFACE_LATER) & set(interface)
-        for interface in options.get("network_interfaces") or []
-    )
+    ) or any(set(_request.INTERFACE_LATER) & set(interface) for interface in _interfaces(options))
 
 
 def attach(machine: Machine) -> bool:
@@ -49,7 +46,7 @@ def attach(machine: Machine) -> bool:
         for interface in machine.instance.get("NetworkInterfaces", [])
     }
     changed = False
-    for wanted in options.get("network_interfaces") or []:
+    for wanted in _interfaces(options):
         interface = interfaces[wanted.get("DeviceIndex", 0)]
         _set_source_dest_check(machine, wanted, interface)
         if any(
@@ -57,6 +54,13 @@ def attach(machine: Machine) -> bool:
         ):
             changed |= _associate_addresses(machine, wanted, interface)
     return changed
+
+
+def _interfaces(options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entries of `network_interfaces`, or what the machine says of its only one."""
+    if options.get("associate_eip"):
+        return [{"associate_eip": options["associate_eip"]}]
+    return list(options.get("network_interfaces") or [])
 
 
 def _volumes(options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -119,11 +123,13 @@ def _associate_addresses(
             private.get("Primary") or wanted.get("allocate_new_eips")
         ):
             continue
-        if allocation := wanted.get("associate_eip"):
+        allocation = ""
+        if wanted.get("associate_eip"):
+            allocation = _networks.elastic_address(machine.connection, wanted["associate_eip"])
             _wait_for_address(machine, allocation)
         with api_errors(f"giving {machine.name} an elastic address"):
             ec2.associate_address(
-                AllocationId=wanted.get("associate_eip") or _allocation(machine),
+                AllocationId=allocation or _allocation(machine),
                 NetworkInterfaceId=interface_id,
                 PrivateIpAddress=private["PrivateIpAddress"],
                 AllowReassociation=False,
@@ -137,11 +143,22 @@ def check_addresses(connection: Connection, options: Mapping[str, Any], name: st
 
     Raises:
         ConfigurationError: a machine that is not about to end has an address of `associate_eip`.
+        NotFound: there is no such address, or several have its name.
         ApiError: EC2 did not answer.
     """
-    for interface in options.get("network_interfaces") or []:
-        if allocation := interface.get("associate_eip"):
-            _is_held(connection, allocation, name)
+    for allocation in address_ids(connection, options):
+        _is_held(connection, allocation, name)
+
+
+def address_ids(connection: Connection, options: Mapping[str, Any]) -> list[str]:
+    """Return the allocation ids of the elastic addresses that `associate_eip` names.
+
+    Raises:
+        NotFound: there is no such address, or several have its name.
+        ApiError: EC2 did not answer.
+    """
+    names = [interface.get("associate_eip") for interface in _interfaces(options)]
+    return [_networks.elastic_address(connection, name) for name in names if name]
 
 
 def _is_held(connection: Connection, allocation: str, name: str) -> bool:

@@ -1,8 +1,8 @@
 """All faults of a configuration at once, each with its file and line.
 
 `salt-cloud -f check PROVIDER` reads every provider, profile and map, and asks EC2 whether images,
-subnets, groups and key pairs exist. A run of a map or a profile is checked in the same way before
-anything is launched, without a call to EC2.
+subnets, groups, elastic addresses and key pairs exist. A run of a map or a profile is checked in
+the same way before anything is launched, without a call to EC2.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import salt.utils.dictupdate
 
-from saltext.ec2 import _key_pairs, _maps, _positions, _preflight, _request, options
+from saltext.ec2 import _attachments, _key_pairs, _maps, _positions, _preflight, _request, options
 from saltext.ec2._context import DRIVER, Context
 from saltext.ec2._positions import Document, Unreadable
 from saltext.ec2.errors import ConfigurationError, Ec2Error
@@ -276,6 +276,7 @@ def _missing(context: Context, plan: _preflight.Plan, name: str) -> list[options
         launch = _request.Launch(connection, plan.options, name, plan.userdata, plan.deploy)
         for place in _request.places(launch):
             _request.build(place)
+        _attachments.address_ids(connection, plan.options)
         if keyname := plan.options.get("keyname"):
             _key_pairs.describe(connection, keyname)
     except Ec2Error as error:

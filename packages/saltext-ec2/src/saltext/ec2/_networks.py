@@ -1,4 +1,4 @@
-"""Subnets and security groups by name."""
+"""Subnets, security groups and elastic addresses by name."""
 
 from __future__ import annotations
 
@@ -86,3 +86,29 @@ def _group_ids(connection: Connection, vpc_id: str) -> dict[str, list[str]]:
             for group in page["SecurityGroups"]:
                 ids.setdefault(group["GroupName"], []).append(group["GroupId"])
     return ids
+
+
+def elastic_address(connection: Connection, wanted: str) -> str:
+    """Return the allocation id of the elastic address with this id or Name tag.
+
+    Raises:
+        NotFound: there is none of that name, or more than one.
+        ApiError: EC2 did not answer.
+    """
+    if wanted.startswith("eipalloc-"):
+        return wanted
+
+    def ask() -> list[str]:
+        with api_errors(f"looking up the elastic address {wanted}"):
+            answer = connection.ec2.describe_addresses(
+                Filters=[{"Name": "tag:Name", "Values": [wanted]}]
+            )
+        found = answer["Addresses"]
+        if len(found) != 1:
+            raise NotFound(
+                f"{len(found) or 'no'} elastic addresses are called {wanted} in"
+                f" {connection.region}; exactly one is needed"
+            )
+        return [found[0]["AllocationId"]]
+
+    return str(connection.cache.get(f"elastic address {wanted}", ask)[0])

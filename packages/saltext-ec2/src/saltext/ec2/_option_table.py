@@ -227,13 +227,16 @@ NETWORK = (
         "Whether the machine gets a public address. Without it, the subnet decides."),
     Option("private_ip", "new", TEXT, text=
         "The private address of the machine."),
+    Option("associate_eip", "new", TEXT, text=
+        "The Elastic IP address of the machine, by allocation id or Name tag. It is never taken"
+        " from another machine, and stays when this one is destroyed."),
     Option("network_interfaces", "same", _INTERFACES, text=
         "EC2's list of network interfaces, with `SubnetId` or `subnetname`, `SecurityGroupId` or"
         " `securitygroupname`, `PrivateIpAddress`, `PrivateIpAddresses`,"
         " `SecondaryPrivateIpAddressCount`, `AssociatePublicIpAddress`, `SourceDestCheck`,"
-        " `DeleteOnTermination`; `associate_eip` (an allocation id), `allocate_new_eip`,"
-        " `allocate_new_eips` (an Elastic IP address for each private address). The driver releases"
-        " allocated addresses when it destroys the machine."),
+        " `DeleteOnTermination`; `associate_eip` (an allocation id or a Name tag),"
+        " `allocate_new_eip`, `allocate_new_eips` (an Elastic IP address for each private address)."
+        " The driver releases allocated addresses when it destroys the machine."),
 )  # fmt: skip
 
 DEPLOYMENT = (

@@ -469,6 +469,7 @@ ON_INTERFACE = {
     "subnetid": "SubnetId", "subnetname": "SubnetName", "private_ip": "PrivateIpAddress",
     "securitygroup": "SecurityGroupId", "securitygroupname": "SecurityGroupId",
     "securitygroupid": "SecurityGroupId", "associate_public_ip": "AssociatePublicIpAddress",
+    "associate_eip": "associate_eip",
 }  # fmt: skip
 # Keys whose names or ids are looked up.
 INTERFACE_NAMES = ("SubnetName", "subnetname", "SecurityGroupId", "securitygroupname", "Groups")

@@ -365,8 +365,8 @@ def check(kwargs: Arguments = None, call: str | None = None) -> dict[str, Any]:
     CLI Example: ``salt-cloud -f check PROVIDER``; ``salt-cloud -f check PROVIDER map=FILE``
 
     IAM: none
-    IAM, depending on use: ec2:DescribeImages, ec2:DescribeKeyPairs, ec2:DescribeSecurityGroups,
-        ec2:DescribeSubnets, ssm:GetParameters
+    IAM, depending on use: ec2:DescribeAddresses, ec2:DescribeImages, ec2:DescribeKeyPairs,
+        ec2:DescribeSecurityGroups, ec2:DescribeSubnets, ssm:GetParameters
 
     Raises:
         ConfigurationError: there are faults; the message has a line `FILE:LINE: sentence` for each.

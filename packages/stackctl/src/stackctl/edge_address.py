@@ -1,0 +1,81 @@
+"""The site's public address, which a new deployment needs before its first machine.
+
+The certificate and `base_url` name it. The foundation (salt/aws/address.sls) finds the address by
+its Name tag, and allocates it if nobody has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stackctl import preflight
+from stackctl.deployment import Deployment
+from stackctl.errors import SecretsError
+from stackctl.machines import ec2_client
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2.type_defs import TagTypeDef
+
+PRICE = 0.005
+"""USD an hour of a public IPv4 address, in use or not: https://aws.amazon.com/vpc/pricing/"""
+
+
+@dataclass(frozen=True)
+class EdgeAddress:
+    """An Elastic IP.
+
+    Attributes:
+        name: its Name tag.
+        public: the address.
+        is_new: it has just been allocated.
+    """
+
+    name: str
+    public: str
+    is_new: bool
+
+    @property
+    def base_url(self) -> str:
+        """The address that users type when the site has no name."""
+        return f"https://{self.public}"
+
+    def __str__(self) -> str:
+        verb = "Allocated" if self.is_new else "Found"
+        return (
+            f"{verb} the Elastic IP {self.name}: {self.public}."
+            f" It costs {PRICE} USD an hour, also while no machine has it."
+        )
+
+
+def ensure(deployment: Deployment, account: str) -> EdgeAddress:
+    """Return the deployment's address; allocate it if the account has none of that name.
+
+    Args:
+        deployment: one that is not on this machine.
+        account: the number of its AWS account.
+
+    Raises:
+        PreflightError: the credentials belong to another account; nothing is allocated.
+        SecretsError: several addresses have the name.
+    """
+    preflight.check_credentials(deployment, account, "--account")
+    aws = deployment.base_pillar("aws")
+    name = str(aws["edge_address"]["name"])
+    client = ec2_client(deployment)
+    found = client.describe_addresses(Filters=[{"Name": "tag:Name", "Values": [name]}])["Addresses"]
+    if len(found) > 1:
+        raise SecretsError(
+            f"{len(found)} Elastic IPs are called {name} in {deployment.region()}.",
+            "Release those that are not wanted.",
+        )
+    if found:
+        return EdgeAddress(name, found[0]["PublicIp"], is_new=False)
+    tags: list[TagTypeDef] = [
+        {"Key": "Name", "Value": name},
+        {"Key": "project", "Value": str(aws["project"])},
+    ]
+    made = client.allocate_address(
+        Domain="vpc", TagSpecifications=[{"ResourceType": "elastic-ip", "Tags": tags}]
+    )
+    return EdgeAddress(name, made["PublicIp"], is_new=True)

@@ -1,0 +1,70 @@
+"""A new deployment gets its address before its first machine, from the right account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
+
+from stackctl import edge_address
+from stackctl.deployment import Deployment
+from stackctl.errors import PreflightError, SecretsError
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+
+@pytest.fixture
+def ec2(client: EC2Client) -> Iterator[EC2Client]:
+    """The account without addresses."""
+    yield client
+    for address in client.describe_addresses()["Addresses"]:
+        client.release_address(AllocationId=address["AllocationId"])
+
+
+@pytest.fixture
+def new(checkout: Path) -> Deployment:
+    """A deployment that nobody has initialised."""
+    return Deployment("new", checkout)
+
+
+def test_address_is_allocated_once_and_found_again(ec2: EC2Client, new: Deployment) -> None:
+    first = edge_address.ensure(new, ACCOUNT)
+    (address,) = ec2.describe_addresses()["Addresses"]
+    assert {tag["Key"]: tag["Value"] for tag in address["Tags"]} == {
+        "Name": "airflow-edge",
+        "project": "airflow-stack",
+    }
+    assert first.base_url == f"https://{address['PublicIp']}"
+    assert str(first) == (
+        f"Allocated the Elastic IP airflow-edge: {address['PublicIp']}."
+        " It costs 0.005 USD an hour, also while no machine has it."
+    )
+    second = edge_address.ensure(new, ACCOUNT)
+    assert second.base_url == first.base_url
+    assert str(second).startswith("Found the Elastic IP airflow-edge: ")
+    assert len(ec2.describe_addresses()["Addresses"]) == 1
+
+
+def test_nothing_is_allocated_in_another_account(ec2: EC2Client, new: Deployment) -> None:
+    with pytest.raises(
+        PreflightError,
+        match=rf"belong to the AWS account {ACCOUNT}, and new lives in 210987654321 \(--account\)",
+    ):
+        edge_address.ensure(new, "210987654321")
+    assert ec2.describe_addresses()["Addresses"] == []
+
+
+def test_two_addresses_of_one_name_are_an_error(ec2: EC2Client, new: Deployment) -> None:
+    for _ in range(2):
+        ec2.allocate_address(
+            Domain="vpc",
+            TagSpecifications=[
+                {"ResourceType": "elastic-ip", "Tags": [{"Key": "Name", "Value": "airflow-edge"}]}
+            ],
+        )
+    with pytest.raises(SecretsError, match="2 Elastic IPs are called airflow-edge in eu-west-1"):
+        edge_address.ensure(new, ACCOUNT)
