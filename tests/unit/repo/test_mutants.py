@@ -17,6 +17,8 @@ from plainpillar import ROOT as TREE
         ("x = not a", ["(a)"]),
         ("x = a and not b", ["((a) or (not b))", "(b)"]),
         ("x = 3", ["4"]),
+        ("x = 1800", []),
+        ("if TYPE_CHECKING:\n    a = b", []),
         ("x: Literal[3] = True", ["False"]),
         ("def f():\n    return g(x)", ["return None"]),
         ("def f():\n    return None", []),
