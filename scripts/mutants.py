@@ -34,7 +34,7 @@ DRIVER = "packages/saltext-ec2/src/saltext/ec2"
 
 # A module that decides -> the tests that have to notice its faults.
 TESTS: dict[str, list[str]] = {
-    "salt/_modules/airflow.py": ["test_airflow_module.py"],
+    "salt/_modules/airflow.py": ["test_airflow_module.py", "test_airflow_releases.py"],
     "salt/_modules/ec2.py": ["aws/test_modules.py"],
     "salt/_modules/endpoints.py": ["test_endpoints.py"],
     "salt/_modules/firewall.py": ["test_endpoints.py"],
