@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from io import StringIO
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
-from stackctl import up
+from stackctl import tree, up
 from stackctl.deployment import Deployment
-from stackctl.errors import ConvergeError, SecretsError
+from stackctl.errors import (
+    BusyError,
+    ConvergeError,
+    LaunchError,
+    SecretsError,
+    UnreachableError,
+)
+from stackctl.locks import Holder
+from stackctl.machines import Machine
 from stackctl.progress import Progress
 from stackctl.run import Log
 from stackctl.salt import Master
@@ -139,3 +147,110 @@ def test_up_makes_secret_that_local_lacks(checkout: Path, log: Log) -> None:
     up.prepare_secrets(deployment, again)
     assert file.is_file()
     assert again.changes == 1
+
+
+class Shell:
+    """A shell to a master whose console may show no host keys."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def trust(self, machine: Machine, timeout: float) -> None:
+        assert machine.name == "salt-1"
+        assert timeout < 60
+        if self.error:
+            raise self.error
+
+
+class Session:
+    """A lock on the master, which may be held."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.held: list[str] = []
+
+    def hold(self, machine: Machine) -> None:
+        if self.error:
+            raise self.error
+        self.held.append(machine.name)
+
+
+@pytest.mark.parametrize(
+    ("states", "shell", "session", "held"),
+    [
+        (["running"], None, None, ["salt-1"]),
+        (["stopped"], None, None, []),
+        ([], None, None, []),
+        (["running", "running"], None, None, []),
+        (["running"], LaunchError("no host keys"), None, []),
+        (["running"], None, UnreachableError("no route"), []),
+    ],
+)
+def test_master_that_can_be_reached_is_locked_before_it_is_changed(
+    deployment: Deployment,
+    log: Log,
+    progress: Progress,
+    monkeypatch: pytest.MonkeyPatch,
+    states: list[str],
+    shell: Exception | None,
+    session: Exception | None,
+    held: list[str],
+) -> None:
+    machines = [Machine("salt-1", "i-1", state, "10.20.1.250", "") for state in states]
+    monkeypatch.setattr(up, "find_machines", lambda _: machines)
+    lock = Session(session)
+    run = up._Run(deployment, progress, log, Holder.this("up"), wait=False)
+    up._hold_early(run, cast(Any, None), cast(Any, Shell(shell)), cast(Any, lock))
+    assert lock.held == held
+
+
+def test_lock_of_another_run_stops_this_one(
+    deployment: Deployment, log: Log, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = [Machine("salt-1", "i-1", "running", "10.20.1.250", "")]
+    monkeypatch.setattr(up, "find_machines", lambda _: machines)
+    run = up._Run(deployment, progress, log, Holder.this("up"), wait=False)
+    busy = cast(Any, Session(BusyError("Another run changes this deployment.")))
+    with pytest.raises(BusyError):
+        up._hold_early(run, cast(Any, None), cast(Any, Shell(None)), busy)
+
+
+class MasterShell:
+    """The master's shell, which says whether its state was applied with its present key."""
+
+    def __init__(self, ready: str) -> None:
+        self.ready = ready
+
+    def script(self, _machine: Machine, args: list[str], **_: object) -> str:
+        assert args[0] == "master-is-ready"
+        return self.ready
+
+
+@pytest.mark.parametrize(
+    ("pushed", "ready", "applied"),
+    [(False, "yes\n", False), (False, "", True), (True, "yes\n", True)],
+)
+def test_state_of_master_is_applied_for_a_new_tree_and_for_a_new_key(
+    deployment: Deployment,
+    log: Log,
+    progress: Progress,
+    monkeypatch: pytest.MonkeyPatch,
+    pushed: bool,
+    ready: str,
+    applied: bool,
+) -> None:
+    jobs: list[list[str]] = []
+
+    class Jobs:
+        def run(self, _machine: Machine, args: list[str], **_: object) -> str:
+            jobs.append(args)
+            return '{"local": {"a": {"result": true, "changes": {}}}}'
+
+    monkeypatch.setattr(tree, "push", lambda *_: (pushed, "abc"))
+    monkeypatch.setattr(tree, "untracked_warning", lambda *_: "")
+    run = up._Run(deployment, progress, log, Holder.this("up"), wait=False)
+    machines = up._Machines(run, cast(Any, MasterShell(ready)), cast(Any, Jobs()))
+    master = Machine("salt-1", "i-1", "running", "10.20.1.250", "")
+    assert machines.start_master(master, {}) == (pushed, applied)
+    assert len(jobs) == applied
+    assert progress.changes == pushed

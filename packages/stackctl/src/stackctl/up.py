@@ -16,7 +16,13 @@ from stackctl.errors import CommandError, ConvergeError, LaunchError, SecretsErr
 from stackctl.initialise import initialise
 from stackctl.launch import Launcher, OnFailure
 from stackctl.locks import Holder, Jobs, Session, on_this_host
-from stackctl.machines import Machine, ec2_client, list_machines, require_master
+from stackctl.machines import (
+    Machine,
+    ec2_client,
+    find_machines,
+    list_machines,
+    require_master,
+)
 from stackctl.progress import Progress
 from stackctl.roles import MASTER
 from stackctl.run import Log
@@ -151,9 +157,11 @@ def _up(run: _Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) 
 
 def _hold_early(run: _Run, client: EC2Client, shell: Shell, session: Session) -> None:
     """Take the lock on a Salt master that can be reached before this run changes anything there."""
-    master = list_machines(client).get(run.deployment.master())
-    if master is None or master.state != "running":
+    name = run.deployment.master()
+    found = [machine for machine in find_machines(client) if machine.name == name]
+    if len(found) != 1 or found[0].state != "running":
         return
+    master = found[0]
     # One that cannot be reached is repaired before it is locked.
     with contextlib.suppress(CommandError, LaunchError):
         shell.trust(master, timeout=TRUST_SECONDS)
