@@ -43,6 +43,14 @@ base-timezone:
     - require:
       - pkg: base-packages
 
+# Units run this when they start or reload: salt/_states/service_config.py.
+base-recorder:
+  file.managed:
+    - name: /usr/local/lib/stack/record-loaded
+    - source: salt://base/files/record-loaded.sh
+    - makedirs: True
+    - mode: '0755'
+
 base-journal:
   file.managed:
     - name: /etc/systemd/journald.conf.d/stack.conf
@@ -50,10 +58,17 @@ base-journal:
     - makedirs: True
     - mode: '0644'
 
+base-journal-loaded:
+  service_config.loaded:
+    - name: systemd-journald
+    - require:
+      - file: base-recorder
+
 base-journal-service:
   service.running:
     - name: systemd-journald
     - watch:
+      - service_config: base-journal-loaded
       - file: base-journal
 
 base-upgrades:
