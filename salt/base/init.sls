@@ -79,19 +79,49 @@ base-upgrades:
     - require:
       - pkg: base-packages
 
+# The first value of an option wins, so this file precedes cloud-init's.
 base-ssh:
-  file.managed:
+  sshd.options:
+    - name: /etc/ssh/sshd_config.d/00-stack.conf
+    - options:
+        AllowUsers: {{ pillar['aws']['login_user'] | json }}
+        PermitRootLogin: 'no'
+        PasswordAuthentication: 'no'
+        KbdInteractiveAuthentication: 'no'
+        AuthenticationMethods: publickey
+        MaxAuthTries: '4'
+        LoginGraceTime: '30'
+        # A connection whose client is gone ends after three minutes.
+        ClientAliveInterval: '60'
+        ClientAliveCountMax: '3'
+        X11Forwarding: 'no'
+        AllowAgentForwarding: 'no'
+        AllowStreamLocalForwarding: 'no'
+        PermitUserEnvironment: 'no'
+
+# Earlier releases wrote the options here, behind a file of the image.
+base-ssh-old:
+  file.absent:
     - name: /etc/ssh/sshd_config.d/10-stack.conf
-    - source: salt://base/files/sshd.conf
-    - mode: '0644'
-    - check_cmd: sshd -t -f
+    - require:
+      - sshd: base-ssh
+
+base-ssh-loaded:
+  service_config.loaded:
+    - name: ssh
+    - paths:
+        base-ssh: /etc/ssh/sshd_config.d/00-stack.conf
+    - require:
+      - file: base-recorder
 
 base-ssh-service:
   service.running:
     - name: ssh
+    - enable: True
     - reload: True
     - watch:
-      - file: base-ssh
+      - service_config: base-ssh-loaded
+      - sshd: base-ssh
 
 base-host-keys-unit:
   file.managed:
