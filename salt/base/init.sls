@@ -1,5 +1,5 @@
 # A Debian with security updates, in UTC, that lets in only what pillar `endpoints` names and knows
-# the other machines by name. Every machine applies this first. Watch: base-firewall.
+# the other machines by name. Every machine applies this first. Watch: base-firewall-loaded.
 
 base-packages:
   pkg.installed:
@@ -164,3 +164,10 @@ base-firewall:
       - file: base-firewall-unit
     - watch:
       - file: base-firewall-rules
+
+# The kernel holds these rules and no others. This repairs them without cutting a connection.
+base-firewall-loaded:
+  firewall.loaded:
+    - name: /etc/nftables.conf
+    - require:
+      - service: base-firewall
