@@ -71,6 +71,48 @@ base-journal-service:
       - service_config: base-journal-loaded
       - file: base-journal
 
+# A drop-in of systemd takes effect at once, without a restart of the minion that runs this.
+base-minion-unit:
+  file.managed:
+    - name: /etc/systemd/system/salt-minion.service.d/stack.conf
+    - source: salt://base/files/salt-minion.service.conf
+    - makedirs: True
+    - mode: '0644'
+
+base-minion-unit-loaded:
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: base-minion-unit
+
+base-minion-log:
+  file.managed:
+    - name: /etc/salt/minion.d/log.conf
+    - source: salt://base/files/minion.conf
+    - makedirs: True
+    - mode: '0644'
+
+base-tmp:
+  file.managed:
+    - name: /etc/systemd/system/tmp.mount.d/stack.conf
+    - source: salt://base/files/tmp.mount.conf
+    - makedirs: True
+    - mode: '0644'
+
+base-tmp-mounted:
+  service.running:
+    - name: tmp.mount
+    - reload: True
+    - onlyif: systemctl --quiet is-active tmp.mount
+    - watch:
+      - file: base-tmp
+
+# Redis and PostgreSQL ask for this: with `always`, a fork copies 2 MiB for each byte that changes.
+base-huge-pages:
+  kernel.parameter:
+    - name: /sys/kernel/mm/transparent_hugepage/enabled
+    - value: madvise
+
 base-upgrades:
   file.managed:
     - name: /etc/apt/apt.conf.d/60-stack
