@@ -7,6 +7,9 @@ aws:
   # (Debian).
   instance_types: [t2.micro]
   image_owner: '136693071363'
+  # The only user of Debian's image that may log in. The provider in
+  # cloud.providers.d and stackctl name the same user.
+  login_user: admin
   vpc:
     name: airflow
     cidr: 10.20.0.0/16

@@ -83,13 +83,20 @@ def description() -> dict[str, Any]:
     """Return what ``status`` has to know about this machine, from this run's pillar.
 
     Returns:
-        The keys of the role's entry in pillar ``roles``, the machine's ``address``, and the
-        ``port`` of the check's endpoint. The state ``base`` writes them to ``DESCRIPTION``.
+        The keys of the role's entry in pillar ``roles``, the machine's ``address``, the ``port`` of
+        the check's endpoint, the ``ports`` of all its endpoints, and the ``login_user``. The state
+        ``base`` writes them to ``DESCRIPTION``.
 
     Raises:
         CommandExecutionError: the minion has no role, or pillar ``roles`` does not describe it.
     """
-    role = {**_entry(own()), "address": __salt__["machines.own_address"]()}
+    served = __salt__["endpoints.served_by"](own())
+    role = {
+        **_entry(own()),
+        "address": __salt__["machines.own_address"](),
+        "ports": sorted({endpoint["port"] for endpoint in served}),
+        "login_user": __pillar__["aws"]["login_user"],
+    }
     if "check" in role:
         role["port"] = __pillar__["endpoints"][role["check"]["endpoint"]]["port"]
     return role
@@ -103,9 +110,12 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
 
     Returns:
         ``unit``: its systemd unit. ``state``: the unit's state in systemd's words. ``problem``: why
-        the role's check fails, or "". ``memory_mib``: what its processes hold in MiB, where shared
-        pages count once. ``certificate_end``: the last day of its certificate as YYYY-MM-DD,
-        "unknown" when the file is not readable, "" for a role without a certificate.
+        the role's check fails or how the firewall differs, or "". ``memory_mib``: what its
+        processes hold in MiB, where shared pages count once. ``certificate_end``: the last day of
+        its certificate as YYYY-MM-DD, "unknown" when the file is not readable, "" for a role
+        without a certificate. ``drift``: sentences on what else differs from what is declared
+        (docs/drift.md). ``reboot_required``: whether Debian asks for a reboot. ``outdated``: the
+        units that run code which an update has replaced.
 
     Raises:
         CommandExecutionError: the file is missing, because no highstate has run yet.
@@ -119,9 +129,12 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
     return {
         "unit": role["unit"],
         "state": _unit_state(role["unit"]),
-        "problem": _problem(role),
+        "problem": "; ".join(filter(None, [_problem(role), *_firewall_problems()])),
         "memory_mib": _memory_mib(),
         "certificate_end": _certificate_end(role),
+        "drift": __salt__["drift.found"](path),
+        "reboot_required": __salt__["drift.reboot_required"](),
+        "outdated": __salt__["drift.outdated"](),
     }
 
 
@@ -161,6 +174,14 @@ def _problem(role: Mapping[str, Any]) -> str:
         return f"port {port}: {str(error) or type(error).__name__}"
     finally:
         connection.close()
+
+
+def _firewall_problems() -> list[str]:
+    try:
+        found: list[str] = __salt__["firewall.differences"]()
+    except CommandExecutionError as error:
+        return [f"the firewall cannot be compared: {error}"]
+    return found
 
 
 def _tls(check: Mapping[str, str]) -> ssl.SSLContext:

@@ -1,5 +1,5 @@
 # A Debian with security updates, in UTC, that lets in only what pillar `endpoints` names and knows
-# the other machines by name. Every machine applies this first. Watch: base-firewall.
+# the other machines by name. Every machine applies this first. Watch: base-firewall-loaded.
 include:
   - minion
 
@@ -45,6 +45,14 @@ base-timezone:
     - require:
       - pkg: base-packages
 
+# Units run this when they start or reload: salt/_states/service_config.py.
+base-recorder:
+  file.managed:
+    - name: /usr/local/lib/stack/record-loaded
+    - source: salt://base/files/record-loaded.sh
+    - makedirs: True
+    - mode: '0755'
+
 base-journal:
   file.managed:
     - name: /etc/systemd/journald.conf.d/stack.conf
@@ -52,11 +60,60 @@ base-journal:
     - makedirs: True
     - mode: '0644'
 
+base-journal-loaded:
+  service_config.loaded:
+    - name: systemd-journald
+    - require:
+      - file: base-recorder
+
 base-journal-service:
   service.running:
     - name: systemd-journald
     - watch:
+      - service_config: base-journal-loaded
       - file: base-journal
+
+# A drop-in of systemd takes effect at once, without a restart of the minion that runs this.
+base-minion-unit:
+  file.managed:
+    - name: /etc/systemd/system/salt-minion.service.d/stack.conf
+    - source: salt://base/files/salt-minion.service.conf
+    - makedirs: True
+    - mode: '0644'
+
+base-minion-unit-loaded:
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: base-minion-unit
+
+base-minion-log:
+  file.managed:
+    - name: /etc/salt/minion.d/log.conf
+    - source: salt://base/files/minion.conf
+    - makedirs: True
+    - mode: '0644'
+
+base-tmp:
+  file.managed:
+    - name: /etc/systemd/system/tmp.mount.d/stack.conf
+    - source: salt://base/files/tmp.mount.conf
+    - makedirs: True
+    - mode: '0644'
+
+base-tmp-mounted:
+  service.running:
+    - name: tmp.mount
+    - reload: True
+    - onlyif: systemctl --quiet is-active tmp.mount
+    - watch:
+      - file: base-tmp
+
+# Redis and PostgreSQL ask for this: with `always`, a fork copies 2 MiB for each byte that changes.
+base-huge-pages:
+  kernel.parameter:
+    - name: /sys/kernel/mm/transparent_hugepage/enabled
+    - value: madvise
 
 base-upgrades:
   file.managed:
@@ -66,19 +123,49 @@ base-upgrades:
     - require:
       - pkg: base-packages
 
+# The first value of an option wins, so this file precedes cloud-init's.
 base-ssh:
-  file.managed:
+  sshd.options:
+    - name: /etc/ssh/sshd_config.d/00-stack.conf
+    - options:
+        AllowUsers: {{ pillar['aws']['login_user'] | json }}
+        PermitRootLogin: 'no'
+        PasswordAuthentication: 'no'
+        KbdInteractiveAuthentication: 'no'
+        AuthenticationMethods: publickey
+        MaxAuthTries: '4'
+        LoginGraceTime: '30'
+        # A connection whose client is gone ends after three minutes.
+        ClientAliveInterval: '60'
+        ClientAliveCountMax: '3'
+        X11Forwarding: 'no'
+        AllowAgentForwarding: 'no'
+        AllowStreamLocalForwarding: 'no'
+        PermitUserEnvironment: 'no'
+
+# Earlier releases wrote the options here, behind a file of the image.
+base-ssh-old:
+  file.absent:
     - name: /etc/ssh/sshd_config.d/10-stack.conf
-    - source: salt://base/files/sshd.conf
-    - mode: '0644'
-    - check_cmd: sshd -t -f
+    - require:
+      - sshd: base-ssh
+
+base-ssh-loaded:
+  service_config.loaded:
+    - name: ssh
+    - paths:
+        base-ssh: /etc/ssh/sshd_config.d/00-stack.conf
+    - require:
+      - file: base-recorder
 
 base-ssh-service:
   service.running:
     - name: ssh
+    - enable: True
     - reload: True
     - watch:
-      - file: base-ssh
+      - service_config: base-ssh-loaded
+      - sshd: base-ssh
 
 base-host-keys-unit:
   file.managed:
@@ -121,3 +208,10 @@ base-firewall:
       - file: base-firewall-unit
     - watch:
       - file: base-firewall-rules
+
+# The kernel holds these rules and no others. This repairs them without cutting a connection.
+base-firewall-loaded:
+  firewall.loaded:
+    - name: /etc/nftables.conf
+    - require:
+      - service: base-firewall

@@ -6,6 +6,9 @@
 {% set server = pillar['roles']['lb'] %}
 {% set tls = pillar['secrets']['edge-tls'] %}
 
+include:
+  - haproxy.conntrack
+
 haproxy-package:
   pkg.installed:
     - name: haproxy

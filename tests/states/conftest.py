@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from saltfactories.manager import FactoriesManager
 from saltfactories.plugins.event_listener import EventListener
 
-from harness import SUBNET, Fleet, Machine, open_network
+from harness import SUBNET, Fleet, Machine, close_network, open_network
 from localcloud import image
 from plainpillar import ROOT, PlainPillar
 
@@ -65,16 +66,18 @@ def fleet(
     machine_image: str,
     plain_pillar: PlainPillar,
 ) -> Iterator[Fleet]:
-    """The running master; machines boot on demand."""
-    network = open_network(docker_client)
-    try:
+    """The running master; machines boot on demand.
+
+    Every part is removed, also when the removal of another one fails.
+    """
+    with ExitStack() as stack:
+        open_network(docker_client)
+        stack.callback(close_network, docker_client)
         fleet = Fleet(salt_factories, docker_client, machine_image, plain_pillar)
-        with fleet.master.started():
-            fleet.publish_addresses()
-            yield fleet
-        fleet.terminate()
-    finally:
-        network.remove()
+        stack.enter_context(fleet.master.started())
+        fleet.publish_addresses()
+        stack.callback(fleet.terminate)
+        yield fleet
 
 
 @pytest.fixture(scope="session")

@@ -145,8 +145,13 @@ def test_key_of_other_certificate_is_not_installed(fleet: Fleet, edge: Machine) 
     assert edge.run("sha256sum", "/etc/haproxy/tls.pem").stdout == before
 
 
-def test_changed_file_is_loaded_in_the_next_run(fleet: Fleet, edge: Machine) -> None:
-    edge.run("touch", "/etc/haproxy/haproxy.cfg")
+def test_file_that_was_loaded_and_put_back_is_loaded_again(fleet: Fleet, edge: Machine) -> None:
+    """The file is right again, with an old time, but HAProxy runs with the other one."""
+    config = "/etc/haproxy/haproxy.cfg"
+    edge.run("cp", "-a", config, f"{config}.kept")
+    edge.run("sed", "-i", "s/hard-stop-after .*/hard-stop-after 59s/", config)
+    assert edge.run("systemctl", "reload", "haproxy").returncode == 0
+    edge.run("mv", f"{config}.kept", config)
     assert any("haproxy-service" in tag for tag in changed(edge.apply("haproxy")))
     fleet.assert_idempotent(edge)
 

@@ -180,8 +180,10 @@ def site(folder: Path, script: str = "true\n", **options: Any) -> Iterator[Site]
         settle = cloud.cloud._settle
 
         def settle_and_mark(instance_id: str) -> None:
-            settle(instance_id)
-            (settled / instance_id).touch()
+            try:
+                settle(instance_id)
+            finally:  # otherwise the script waits for a minute and refuses the connection
+                (settled / instance_id).touch()
 
         cloud.cloud._settle = settle_and_mark  # type: ignore[method-assign]
         made = Site(cloud, host, folder / "salt")

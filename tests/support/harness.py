@@ -13,12 +13,14 @@ import os
 import textwrap
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from tarfile import TarFile, TarInfo
 from typing import Any
 
 import docker
+import docker.errors
 import salt.cache
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -56,12 +58,17 @@ def address_plan() -> dict[str, str]:
 
 def open_network(client: docker.DockerClient) -> Network:
     """Create the machines' network; remove what an aborted run has left."""
+    close_network(client)
+    pool = IPAMPool(subnet=str(SUBNET), gateway=address_plan()[DEPLOYMENT.master()])
+    return client.networks.create(NETWORK, driver="bridge", ipam=IPAMConfig(pool_configs=[pool]))
+
+
+def close_network(client: docker.DockerClient) -> None:
+    """Remove the machines' network, and the machines that are still in it."""
     for container in client.containers.list(all=True, filters={"name": f"^/{PREFIX}"}):
         container.remove(force=True)
     for network in client.networks.list(names=[f"^{NETWORK}$"]):
         network.remove()
-    pool = IPAMPool(subnet=str(SUBNET), gateway=address_plan()[DEPLOYMENT.master()])
-    return client.networks.create(NETWORK, driver="bridge", ipam=IPAMConfig(pool_configs=[pool]))
 
 
 class Machine:
@@ -176,6 +183,7 @@ class Fleet:
         self._client = client
         self._image = image
         self._machines: dict[str, Machine] = {}
+        self._failures: dict[str, str] = {}
         self._converged: set[str] = set()
         self._keys: dict[str, tuple[str, str]] = {}
         self._containers: list[Container] = []
@@ -218,10 +226,33 @@ class Fleet:
             cache.store("mine", minion_id, {"private_address": [address]})
 
     def machine(self, minion_id: str) -> Machine:
-        """Return the machine, booted and with its minion connected."""
+        """Return the machine, booted and with its minion connected.
+
+        Raises:
+            AssertionError: it did not boot, with the end of its journal. A later call says the same
+                and does not try again: the first failure would be lost behind those that follow.
+        """
+        if minion_id in self._failures:
+            raise AssertionError(self._failures[minion_id])
         if minion_id not in self._machines:
-            self._machines[minion_id] = self._boot(minion_id)
+            try:
+                self._machines[minion_id] = self._boot(minion_id)
+            except Exception as error:
+                self._failures[minion_id] = (
+                    f"{minion_id} did not boot: {error}\n{self._journal(minion_id)}"
+                )
+                raise AssertionError(self._failures[minion_id]) from error
         return self._machines[minion_id]
+
+    def _journal(self, minion_id: str) -> str:
+        """Return the end of a machine's journal, or why there is none."""
+        try:
+            container = self._client.containers.get(PREFIX + minion_id)
+            _, output = container.exec_run(["journalctl", "--no-pager", "--lines=100"])
+            assert isinstance(output, bytes)
+            return output.decode(errors="replace")
+        except (docker.errors.DockerException, OSError) as error:
+            return f"its journal is lost: {error}"
 
     def converged(self, minion_id: str) -> Machine:
         """Return the machine after its first highstate, in which everything succeeded."""
@@ -246,9 +277,10 @@ class Fleet:
         assert changed(predicted) == []
 
     def terminate(self) -> None:
-        """Remove every machine."""
-        for container in self._containers:
-            container.terminate()
+        """Remove every machine, also when the removal of another one fails."""
+        with ExitStack() as stack:
+            for container in self._containers:
+                stack.callback(container.terminate)
 
     def _boot(self, minion_id: str) -> Machine:
         container = self._factories.get_container(
@@ -283,9 +315,7 @@ class Fleet:
             after_time=started,
             timeout=MINION_START_SECONDS,
         )
-        assert events.found_all_events, machine.run(
-            "journalctl", "-u", "salt-minion", "-n", "50"
-        ).stdout
+        assert events.found_all_events, "its minion has not connected"
         machine.salt("saltutil.sync_all")  # as the orchestration begins
         return machine
 

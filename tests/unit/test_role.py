@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,14 @@ def test_service_name_is_below_the_domain() -> None:
             service_name(role)
 
 
-PILLAR = {
-    "aws": {"vpc": {"cidr": "127.0.0.0/8"}},
-    "endpoints": {"app": {"port": 8080}},
+PILLAR: dict[str, Any] = {
+    "aws": {"vpc": {"cidr": "127.0.0.0/8"}, "login_user": "admin"},
+    "endpoints": {
+        "app": {"port": 8080, "listeners": ["web"], "clients": []},
+        "ssh": {"port": 22, "listeners": ["any-role"], "clients": []},
+        "ssh-operators": {"port": 22, "listeners": ["web"], "clients": []},
+    },
+    "settings": {},
     "roles": {
         "web": {"unit": "app@1", "check": {"endpoint": "app", "path": "/health"}},
         "batch": {"unit": "batch"},
@@ -77,10 +83,14 @@ def test_description_has_address_and_port() -> None:
         "check": {"endpoint": "app", "path": "/health"},
         "address": "127.0.0.1",
         "port": 8080,
+        "ports": [22, 8080],
+        "login_user": "admin",
     }
     assert functions("batch-1", PILLAR, MINE)["role.description"]() == {
         "unit": "batch",
         "address": "127.0.0.2",
+        "ports": [22],
+        "login_user": "admin",
     }
 
 
@@ -93,8 +103,37 @@ def test_description_of_unknown_role_fails(minion_id: str) -> None:
 Status = Callable[..., dict[str, Any]]
 
 
+@dataclass
+class Drift:
+    """What the modules `firewall` and `drift` answer on the machine."""
+
+    firewall: list[str] | str = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """Return them as `__salt__`."""
+
+        def differences() -> list[str]:
+            if isinstance(self.firewall, str):
+                raise CommandExecutionError(self.firewall)
+            return self.firewall
+
+        return {
+            "firewall.differences": differences,
+            "drift.found": lambda _path: self.found,
+            "drift.outdated": lambda: ["app.service"],
+            "drift.reboot_required": lambda: True,
+        }
+
+
 @pytest.fixture
-def status(tmp_path: Path) -> Status:
+def drift() -> Drift:
+    """Nothing differs, unless a test says so."""
+    return Drift()
+
+
+@pytest.fixture
+def status(tmp_path: Path, drift: Drift) -> Status:
     """`status(port, …)`: of a machine whose role is checked at that port of this host."""
 
     def ask(port: int, **role: Any) -> dict[str, Any]:
@@ -107,6 +146,7 @@ def status(tmp_path: Path) -> Status:
         path = tmp_path / "role.json"
         path.write_text(json.dumps(description))
         salt = functions("web-1", {}, {}, {"cmd.run_stdout": systemctl})
+        salt |= drift.functions()
         return dict(salt["role.status"](str(path)))
 
     return ask
@@ -141,12 +181,35 @@ def site(tmp_path: Path) -> Iterator[Callable[..., tuple[int, dict[str, str]]]]:
 def test_status_of_machine_that_serves(status: Status, listener: int) -> None:
     found = status(listener)
     assert found.pop("memory_mib") > 20  # this very process is counted
-    assert found == {"unit": "app@1", "state": "active", "problem": "", "certificate_end": ""}
+    assert found == {
+        "unit": "app@1",
+        "state": "active",
+        "problem": "",
+        "certificate_end": "",
+        "drift": [],
+        "reboot_required": True,
+        "outdated": ["app.service"],
+    }
 
 
-def test_role_without_check_has_no_problem(tmp_path: Path) -> None:
+def test_firewall_that_differs_is_a_problem(status: Status, drift: Drift, listener: int) -> None:
+    drift.firewall = ["one rule", "another"]
+    assert status(listener)["problem"] == "one rule; another"
+    assert status(1)["problem"].endswith("Connection refused; one rule; another")
+    drift.firewall = "nft: not found"
+    assert status(listener)["problem"] == "the firewall cannot be compared: nft: not found"
+
+
+def test_drift_is_told_and_is_no_problem(status: Status, drift: Drift, listener: int) -> None:
+    drift.found = ["fstrim.timer is masked"]
+    found = status(listener)
+    assert (found["problem"], found["drift"]) == ("", ["fstrim.timer is masked"])
+
+
+def test_role_without_check_has_no_problem(tmp_path: Path, drift: Drift) -> None:
     (tmp_path / "role.json").write_text('{"unit": "app", "address": "127.0.0.1"}')
     salt = functions("web-1", {}, {}, {"cmd.run_stdout": lambda *_, **__: "active"})
+    salt |= drift.functions()
     assert salt["role.status"](str(tmp_path / "role.json"))["problem"] == ""
 
 

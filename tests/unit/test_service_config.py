@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,46 +15,110 @@ from plainpillar import PlainPillar
 from rendering import Compiler
 from saltmodules import TREE, load
 
-# In place of the execution module: every file has changed, and a reload is a file of its own.
-EVERYTHING_CHANGED = """
-def changed_since_load(unit, files, reload=False):
+# In place of the execution module: nothing has been loaded, and a reload is a file of its own.
+NOTHING_LOADED = """
+def not_loaded(unit, files, reload=False):
     return [*files, *(["reload"] if reload else [])]
+
+def drop_in(unit, starts, reloads):
+    return ""
 """
+RECORDER = TREE / "base/files/record-loaded.sh"
 
 
-@pytest.mark.parametrize(
-    ("state", "reload", "expected"),
-    [
-        ("active", False, ["after", "link"]),
-        ("active", True, []),
-        ("inactive", False, []),
-        ("failed", False, []),
-    ],
-)
-def test_files_changed_since_load(
-    tmp_path: Path, state: str, *, reload: bool, expected: list[str]
-) -> None:
-    """The unit started an hour ago and was reloaded now; a file and a link changed in between."""
-    asked: list[list[str]] = []
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Name -> path: a file, a link to nowhere, and nothing at all."""
+    (tmp_path / "file").write_text("max 10\n")
+    (tmp_path / "link").symlink_to("release-1")
+    return {name: str(tmp_path / name) for name in ("file", "link", "absent")}
+
+
+def record(tmp_path: Path, *paths: str, name: str = "app.start") -> None:
+    """Do what the unit does when it starts."""
+    environment = {"RECORDS": str(tmp_path / "records"), "PATH": os.environ["PATH"]}
+    subprocess.run(["sh", RECORDER, name, *paths], check=True, env=environment)
+
+
+def not_loaded(
+    tmp_path: Path, files: Mapping[str, str], *, state: str = "active", reload: bool = False
+) -> set[str]:
+    """Return the names of the files that the unit `app` has not loaded."""
 
     def systemctl(command: list[str], *, python_shell: bool) -> str:
         assert not python_shell
-        asked.append(command)
-        stamp = command[2].rpartition(",")[2]
-        ago = {"ActiveEnterTimestampMonotonic": 3600, "StateChangeTimestampMonotonic": 0}[stamp]
-        return f"ActiveState={state}\n{stamp}={int((time.monotonic() - ago) * 1e6)}\n"
+        assert command[-1] == "app"
+        return state
 
     module = load("_modules", "service_config", __salt__={"cmd.run_stdout": systemctl})
-    (tmp_path / "link").symlink_to("before")
-    for name, ago in {"before": 7200, "after": 1800, "link": 1800}.items():
-        path, moment = tmp_path / name, time.time() - ago
-        if name != "link":
-            path.touch()
-        os.utime(path, (moment, moment), follow_symlinks=False)
-    files = [str(tmp_path / name) for name in ("before", "after", "link", "absent")]
-    found = module.changed_since_load("app", files, reload=reload)
-    assert [Path(path).name for path in found] == expected
-    assert asked[0][-1] == "app"
+    found = module.not_loaded(
+        "app", list(files.values()), reload=reload, records=str(tmp_path / "records")
+    )
+    return {Path(path).name for path in found}
+
+
+def test_recorded_files_are_loaded_whatever_their_times(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    record(tmp_path, *files.values())
+    for moment in (0, 2**32):
+        for name in ("file", "link"):
+            os.utime(files[name], (moment, moment), follow_symlinks=False)
+        assert not_loaded(tmp_path, files) == set()
+
+
+def test_every_change_is_found_at_the_same_time(tmp_path: Path, files: dict[str, str]) -> None:
+    record(tmp_path, *files.values())
+    before = Path(files["file"]).stat()
+    Path(files["file"]).write_text("max 11\n")
+    os.utime(files["file"], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not_loaded(tmp_path, files) == {"file"}
+    Path(files["file"]).unlink()
+    Path(files["link"]).unlink()
+    Path(files["link"]).symlink_to("release-2")
+    Path(files["absent"]).touch()
+    assert not_loaded(tmp_path, files) == {"file", "link", "absent"}
+
+
+@pytest.mark.parametrize("state", ["inactive", "failed", "activating"])
+def test_unit_that_does_not_run_loads_at_its_start(
+    tmp_path: Path, files: dict[str, str], state: str
+) -> None:
+    assert not_loaded(tmp_path, files, state=state) == set()
+    assert not_loaded(tmp_path, files) == {"file", "link", "absent"}
+
+
+def test_start_and_reload_have_a_record_each(tmp_path: Path, files: dict[str, str]) -> None:
+    record(tmp_path, *files.values(), name="app.reload")
+    assert not_loaded(tmp_path, files, reload=True) == set()
+    assert not_loaded(tmp_path, files) == {"file", "link", "absent"}
+
+
+def test_record_that_cannot_be_written_is_no_record(tmp_path: Path, files: dict[str, str]) -> None:
+    """The record of the last start would be taken for the one of this start."""
+    record(tmp_path, *files.values())
+    with pytest.raises(subprocess.CalledProcessError):
+        record(tmp_path, files["file"], str(tmp_path))
+    assert not_loaded(tmp_path, files) == {"file", "link", "absent"}
+
+
+def test_other_users_cannot_read_a_record(tmp_path: Path, files: dict[str, str]) -> None:
+    """A digest of a short secret tells the secret."""
+    record(tmp_path, *files.values())
+    assert (tmp_path / "records/app.start").stat().st_mode & 0o077 == 0
+
+
+def test_unit_records_what_start_and_reload_load() -> None:
+    module = load("_modules", "service_config")
+    lines = module.drop_in("app@1", ["/a", "/b"], ["/c"]).replace(" \\\n    ", " ").splitlines()
+    recorder = f"-+{module.RECORDER}"
+    assert lines[lines.index("[Service]") + 1 :] == [
+        f"ExecStartPre={recorder} app@1.start /a /b",
+        f"ExecStartPre={recorder} app@1.reload /c",
+        f"ExecReload={recorder} app@1.reload /c",
+    ]
+    assert "ExecReload" not in module.drop_in("app", ["/a"], [])
+    assert ".start" not in module.drop_in("app", [], ["/a"])
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +141,8 @@ def ask(tmp_path: Path, pillar: PlainPillar) -> Callable[..., Answers]:
     def run(minion_id: str, sls: str, planted: str = "{}") -> Answers:
         (tmp_path / "planted.sls").write_text(planted)
         compiler = Compiler(minion_id, tmp_path / "minion", pillar)
-        (tmp_path / "minion/modules/service_config.py").write_text(EVERYTHING_CHANGED)
+        (tmp_path / "minion/modules/service_config.py").write_text(NOTHING_LOADED)
+        compiler.opts["test"] = True  # the states write nothing on this host
         compiler.opts["file_roots"] = {"base": [str(TREE), str(tmp_path)]}
         compiled = compiler.states(sls, "planted")
         assert compiled.errors == []
@@ -84,10 +150,10 @@ def ask(tmp_path: Path, pillar: PlainPillar) -> Callable[..., Answers]:
         for chunk in compiled.chunks:
             if chunk["state"] == "service_config":
                 result = compiler.call(chunk, compiled.chunks)
-                if result["result"]:
-                    answers.files[chunk["__id__"]] = result["changes"]["not loaded"]
-                else:
+                if result["result"] is False:
                     answers.errors[chunk["__id__"]] = result["comment"]
+                else:
+                    answers.files[chunk["__id__"]] = result["changes"]["not loaded"]
         return answers
 
     return run
@@ -162,26 +228,88 @@ def test_misplaced_state_fails(ask: Callable[..., Answers], planted: str, messag
     assert message in answers.errors["planted-id"]
 
 
-@pytest.mark.parametrize(("test", "expected"), [(True, None), (False, True)])
-def test_changed_file_is_reported(*, test: bool, expected: bool | None) -> None:
-    service = {
+CHUNKS: list[dict[str, Any]] = [
+    {"state": "file", "name": "/etc/app.cfg", "__id__": "app-config"},
+    {"state": "file", "name": "/etc/clients", "__id__": "app-clients"},
+    {"state": "service_config", "name": "app", "__id__": "app-loaded"},
+    {
         "state": "service",
         "name": "app",
         "__id__": "app-service",
         "watch": [{"service_config": "app-loaded"}, {"file": "app-config"}],
-    }
-    config = {"state": "file", "name": "/etc/app.cfg", "__id__": "app-config"}
-    module = load(
-        "_states",
-        "service_config",
-        __opts__={"test": test},
-        __salt__={"service_config.changed_since_load": lambda _, files, **__: files},
-        __low__={"__id__": "app-loaded"},
-        __lowstate__=[config, service],
-    )
-    assert module.loaded("app") == {
+    },
+    {"state": "service_config", "name": "app", "__id__": "app-clients-loaded"},
+    {
+        "state": "service",
+        "name": "app",
+        "__id__": "app-reload",
+        "reload": True,
+        "watch": [{"service_config": "app-clients-loaded"}, {"file": "app-clients"}],
+    },
+]
+
+
+@dataclass
+class Minion:
+    """What the state finds on a machine, and what it does there."""
+
+    changed: list[str] = field(default_factory=list)
+    written: dict[str, Any] = field(default_factory=lambda: {"result": True, "changes": {}})
+    done: list[Any] = field(default_factory=list)
+
+    def loaded(self, *, test: bool = False, own_id: str = "app-loaded") -> dict[str, Any]:
+        """Run the state."""
+
+        def managed(path: str, **options: Any) -> dict[str, Any]:
+            self.done.append((path, options["contents"]))
+            return {"comment": "as file.managed says", **self.written}
+
+        module = load(
+            "_states",
+            "service_config",
+            __opts__={"test": test},
+            __states__={"file.managed": managed},
+            __salt__={
+                "service_config.not_loaded": lambda *_, **__: self.changed,
+                "service_config.drop_in": lambda *args: args,
+                "service.systemctl_reload": lambda: self.done.append("daemon-reload"),
+            },
+            __low__=next(chunk for chunk in CHUNKS if chunk["__id__"] == own_id),
+            __lowstate__=CHUNKS,
+        )
+        result: dict[str, Any] = module.loaded("app")
+        return result
+
+
+@pytest.mark.parametrize(("test", "expected"), [(True, None), (False, True)])
+def test_file_that_is_not_loaded_is_reported(*, test: bool, expected: bool | None) -> None:
+    assert Minion(["/etc/app.cfg"]).loaded(test=test) == {
         "name": "app",
         "result": expected,
         "changes": {"not loaded": ["/etc/app.cfg"]},
         "comment": "app has not loaded /etc/app.cfg yet",
     }
+
+
+@pytest.mark.parametrize("own_id", ["app-loaded", "app-clients-loaded"])
+def test_one_drop_in_records_for_all_states_of_a_unit(own_id: str) -> None:
+    minion = Minion()
+    found = minion.loaded(own_id=own_id)
+    assert (found["result"], found["changes"]) == (True, {})
+    path = "/etc/systemd/system/app.service.d/loaded.conf"
+    assert minion.done == [(path, ("app", ["/etc/app.cfg"], ["/etc/clients"]))]
+
+
+@pytest.mark.parametrize(("test", "expected"), [(True, None), (False, True)])
+def test_new_drop_in_is_known_to_systemd_before_the_restart(
+    *, test: bool, expected: bool | None
+) -> None:
+    minion = Minion(written={"result": expected, "changes": {"newfile": "x"}})
+    found = minion.loaded(test=test)
+    assert (found["result"], found["changes"]) == (expected, {"recorder": {"newfile": "x"}})
+    assert minion.done[1:] == ([] if test else ["daemon-reload"])
+
+
+def test_drop_in_that_cannot_be_written_fails() -> None:
+    found = Minion(["/etc/app.cfg"], {"result": False, "changes": {}}).loaded()
+    assert (found["result"], found["comment"]) == (False, "as file.managed says")

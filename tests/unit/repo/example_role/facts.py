@@ -105,8 +105,12 @@ def status_answer(port: int) -> dict[str, Any]:
     here = {"address": "127.0.0.1", "port": port, "certificate": {"path": str(certificate)}}
     description = FOLDER / "role.json"
     description.write_text(json.dumps(written["dataset"] | here))
-    answers = {
-        "cmd.run_stdout": lambda command, **_: "active" if command[-1] == "memcached" else ""
+    answers: dict[str, Any] = {
+        "cmd.run_stdout": lambda command, **_: "active" if command[-1] == "memcached" else "",
+        "firewall.differences": list,
+        "drift.found": lambda _path: [],
+        "drift.outdated": list,
+        "drift.reboot_required": bool,
     }
     module = load("_modules", "role", __salt__=answers)
     return cast(dict[str, Any], module.status(str(description)))

@@ -1,0 +1,286 @@
+"""What differs on this machine from what the stack declares, where no state can put it right.
+
+Each check yields sentences for the operator. docs/drift.md says which check looks at what, what the
+states repair themselves, and what nothing looks at. `role.status` asks here, so all checks together
+take less than a second. They look for what somebody has changed by hand, not for an intruder, who
+could hide from them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import socket
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+# Filled in by Salt's loader.
+__grains__: dict[str, Any] = {}
+__salt__: dict[str, Any] = {}
+
+Role = Mapping[str, Any]
+
+# Folder -> the files that an image, cloud-init, the deploy script or Salt itself writes there.
+# Others belong to a package or say in their first lines that a state manages them.
+FOLDERS = {
+    "etc/apt/preferences.d": r"",
+    "etc/apt/sources.list.d": r"debian\.sources",
+    "etc/cron.d": r"",
+    "etc/cron.daily": r"",
+    "etc/cron.hourly": r"",
+    "etc/cron.monthly": r"",
+    "etc/cron.weekly": r"",
+    "etc/modules-load.d": r"",
+    "etc/profile.d": r"",
+    "etc/salt/minion.d": r"_schedule\.conf",
+    "etc/ssh/sshd_config.d": r"10-cloud\.conf|50-cloud-init\.conf",
+    "etc/sudoers.d": r"admin|90-cloud-init-users",
+    "etc/sysctl.d": r"60-stack\.conf",
+    "etc/systemd/system": r"salt-(minion|master)\.service|cloud-boot-(init|final)\.service",
+    "etc/systemd/system.control": r"",
+    "etc/tmpfiles.d": r"",
+    "run/systemd/system.control": r"",
+    "var/spool/cron/crontabs": r"",
+}
+_MARK = re.compile(rb"Managed by [sS]alt\b")
+_MARKED_BYTES = 300
+# What the local cloud's image masks: a container has no hardware and no updates of its own.
+_MASKED_IN_CONTAINER = re.compile(
+    r"(getty\.target|console-getty\.service|apt-daily(-upgrade)?\.timer"
+    r"|systemd-(logind|networkd|resolved|udevd)\.service)"
+)
+_NO_LOGIN = {"nologin", "false", "sync"}
+# Debian's package gives its user a shell. Nobody can log in as it: it has no password and no key.
+_SERVICE_USERS = {"postgres"}
+# cloud-init writes root a key that only prints which user to take.
+_REFUSED_KEY = "Please login as the user"
+_CODE = re.compile(r"^\S+ ..x. .* (/(?:usr|opt|lib)\S*) \(deleted\)$", re.MULTILINE)
+_UNIT = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
+_HAPROXY_SOCKET = "/run/haproxy/admin.sock"
+_POSTGRES = """
+SELECT format('PostgreSQL sets %s at its next restart only', name) FROM pg_settings
+WHERE pending_restart
+UNION ALL SELECT format('PostgreSQL has %s = %s by ALTER SYSTEM', name, setting)
+FROM pg_file_settings WHERE sourcefile LIKE '%/postgresql.auto.conf'
+UNION ALL SELECT format('PostgreSQL has %s for the database %s', setconfig, datname)
+FROM pg_db_role_setting JOIN pg_database ON pg_database.oid = setdatabase
+UNION ALL SELECT format('PostgreSQL has the superuser %s', rolname) FROM pg_roles
+WHERE rolsuper AND rolname <> 'postgres'
+"""
+
+
+def found(description: str = "/etc/salt/role.json", root: str = "/") -> list[str]:
+    """Return what differs, as sentences; empty when nothing does.
+
+    A check that fails is a sentence too, and does not keep the others from being made.
+
+    Args:
+        description: the file with what `role.description` returned.
+        root: the machine's root folder.
+
+    Raises:
+        CommandExecutionError: the file is missing, because no highstate has run yet.
+    """
+    try:
+        role = json.loads(Path(description).read_text())
+    except OSError as error:
+        raise CommandExecutionError(
+            f"{description}: {error.strerror}: apply the highstate first"
+        ) from error
+    sentences: list[str] = []
+    for check in CHECKS:
+        try:
+            sentences += check(Path(root), role)
+        except (OSError, ValueError, LookupError, CommandExecutionError) as error:
+            sentences.append(f"the check of {check.__name__[1:]} failed: {error}")
+    return sentences
+
+
+def outdated(proc: str = "/proc") -> list[str]:
+    """Return the units whose processes run code that an update has replaced, sorted."""
+    units = set()
+    for maps in Path(proc).glob("[0-9]*/maps"):
+        try:
+            if _CODE.search(maps.read_text(errors="replace")):
+                units |= set(_UNIT.findall(maps.with_name("cgroup").read_text()))
+        except OSError:
+            continue  # the process has ended
+    return sorted(units)
+
+
+def reboot_required(root: str = "/") -> bool:
+    """Return whether Debian asks for a reboot, such as for a new kernel."""
+    return Path(root, "run/reboot-required").exists()
+
+
+def _files(root: Path, role: Role) -> Iterator[str]:
+    """Files in folders from which a program reads all files."""
+    del role
+    strange = [
+        path
+        for folder, known in FOLDERS.items()
+        for path in sorted(Path(root, folder).rglob("*"))
+        if path.is_file()
+        and not path.is_symlink()
+        and not re.fullmatch(known, path.name)
+        and not _MARK.search(path.read_bytes()[:_MARKED_BYTES])
+    ]
+    of_packages = _owned(["/" + str(path.relative_to(root)) for path in strange])
+    for path in strange:
+        name = "/" + str(path.relative_to(root))
+        if name not in of_packages:
+            yield f"{name} belongs to no package and no state"
+
+
+def _owned(paths: list[str]) -> set[str]:
+    """Return the paths that belong to a package."""
+    if not paths:
+        return set()
+    lines = _run("dpkg-query", "--search", *paths, may_fail=True).splitlines()
+    return {line.partition(": ")[2] for line in lines}
+
+
+def _units(root: Path, role: Role) -> Iterator[str]:
+    """Failed and masked units, and units whose files systemd has not read yet."""
+    del role
+    shown = _run("systemctl", "show", "--property=Id,ActiveState,NeedDaemonReload", "*")
+    for block in shown.split("\n\n"):
+        unit = dict(line.split("=", 1) for line in block.splitlines() if line)
+        if unit.get("ActiveState") == "failed":
+            yield f"{unit['Id']} has failed"
+        if unit.get("NeedDaemonReload") == "yes":
+            yield f"{unit['Id']} has files that systemd has not read"
+    container = __grains__.get("virtual") == "container"
+    folder = Path(root, "etc/systemd/system")
+    for path in sorted(folder.glob("*.*")):
+        masked = path.is_symlink() and str(path.readlink()) == "/dev/null"
+        if masked and not (container and _MASKED_IN_CONTAINER.fullmatch(path.name)):
+            yield f"{path.name} is masked"
+    updates = "apt-daily-upgrade.timer"
+    if not container and not Path(folder, "timers.target.wants", updates).is_symlink():
+        yield f"{updates} is disabled, so no security update is installed"
+
+
+def _users(root: Path, role: Role) -> Iterator[str]:
+    """Users who could log in, or become root."""
+    if "login_user" not in role:  # an earlier release wrote the description
+        return
+    login = role["login_user"]
+    for name, _, uid, _, _, home, shell in _table(root, "etc/passwd", 7):
+        if uid == "0" and name != "root":
+            yield f"the user {name} has uid 0"
+        if Path(shell).name not in _NO_LOGIN and name not in {"root", login, *_SERVICE_USERS}:
+            yield f"the user {name} has the shell {shell}"
+        keys = [
+            line
+            for path in sorted(Path(root, home.lstrip("/"), ".ssh").glob("authorized_keys*"))
+            for line in path.read_text().splitlines()
+            if line.strip() and not line.startswith("#") and _REFUSED_KEY not in line
+        ]
+        if len(keys) > (name == login):
+            yield f"the user {name} has {len(keys)} SSH keys"
+    for name, password, *_ in _table(root, "etc/shadow", 9):
+        if not password.startswith(("!", "*")):
+            yield f"the user {name} has a password"
+    for group, _, _, members in _table(root, "etc/group", 4):
+        for name in sorted({*members.split(",")} - {"", login}):
+            if group == "sudo":
+                yield f"the user {name} is in the group sudo"
+
+
+def _table(root: Path, path: str, columns: int) -> Iterator[list[str]]:
+    for line in Path(root, path).read_text().splitlines():
+        fields = line.split(":")
+        if len(fields) == columns:
+            yield fields
+
+
+def _ports(root: Path, role: Role) -> Iterator[str]:
+    """TCP ports on which something listens that no endpoint names."""
+    del root
+    if "ports" not in role:
+        return
+    strange: defaultdict[int, set[str]] = defaultdict(set)
+    for line in _run("ss", "--no-header", "--listening", "--tcp", "--numeric", "-p").splitlines():
+        address, _, port = line.split()[3].rpartition(":")
+        if not address.startswith(("127.", "[::1]")) and int(port) not in role["ports"]:
+            strange[int(port)] |= set(re.findall(r'\("([^"]+)"', line))
+    for number, programs in sorted(strange.items()):
+        program = ", ".join(sorted(programs)) or "something"
+        yield f"{program} listens on port {number}, which no endpoint names"
+
+
+def _packages(root: Path, role: Role) -> Iterator[str]:
+    """Packages that no update reaches."""
+    del root, role
+    for line in _run("dpkg-query", "--show", "--showformat=${db:Status-Want} ${Package}\n").split(
+        "\n"
+    ):
+        if line.startswith("hold "):
+            yield f"the package {line.removeprefix('hold ')} is on hold"
+
+
+def _sshd(root: Path, role: Role) -> Iterator[str]:
+    """Options of sshd that another file decides."""
+    del root, role
+    yield from __salt__["sshd.problems"]("/etc/ssh/sshd_config.d/00-stack.conf")
+
+
+def _haproxy(root: Path, role: Role) -> Iterator[str]:
+    """What was set at HAProxy's socket and is lost at its next start."""
+    if role["unit"] != "haproxy":
+        return
+    text = Path(root, "etc/haproxy/haproxy.cfg").read_text()
+    limits = set(re.findall(r"^\s*(?:default-)?server\b.*?\bmaxconn\s+(\d+)", text, re.MULTILINE))
+    for row in csv.DictReader(io.StringIO(_ask_haproxy("show stat").removeprefix("# "))):
+        if row["svname"] in ("FRONTEND", "BACKEND"):
+            continue
+        server = f"HAProxy's server {row['pxname']}/{row['svname']}"
+        if row["status"].startswith(("MAINT", "DRAIN")):
+            yield f"{server} is {row['status']}, set by hand"
+        if limits and row["slim"] not in limits:
+            yield f"{server} has maxconn {row['slim'] or 'unset'}, set by hand"
+
+
+def _ask_haproxy(command: str) -> str:
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.settimeout(2)
+        admin.connect(_HAPROXY_SOCKET)
+        admin.sendall(f"{command}\n".encode())
+        with admin.makefile() as answer:
+            return answer.read()
+
+
+def _postgres(root: Path, role: Role) -> Iterator[str]:
+    """Settings that PostgreSQL has not from its configuration files, and other superusers."""
+    del root
+    if role["unit"].startswith("postgresql@"):
+        psql = ("psql", "-XAtq", "--set=ON_ERROR_STOP=1", f"--command={_POSTGRES}")
+        yield from _run("runuser", "--user", "postgres", "--", *psql).splitlines()
+
+
+def _run(*command: str, may_fail: bool = False) -> str:
+    done = __salt__["cmd.run_all"](
+        list(command), python_shell=False, cwd="/", ignore_retcode=True, output_loglevel="quiet"
+    )
+    if done["retcode"] != 0 and not may_fail:
+        raise CommandExecutionError(f"{command[0]}: {done['stderr'] or done['stdout']}")
+    return str(done["stdout"])
+
+
+CHECKS: tuple[Callable[[Path, Role], Iterator[str]], ...] = (
+    _files,
+    _units,
+    _users,
+    _ports,
+    _packages,
+    _sshd,
+    _haproxy,
+    _postgres,
+)

@@ -1,0 +1,69 @@
+"""Kernel settings, where the machine has a kernel of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Filled in by Salt's loader.
+__grains__: dict[str, Any] = {}
+__opts__: dict[str, Any] = {}
+__states__: dict[str, Callable[..., Any]]
+
+# One file for all components: systemd-sysctl reads it at every boot.
+CONFIG = "/etc/sysctl.d/60-stack.conf"
+
+
+def setting(name: str, value: str | int) -> dict[str, Any]:
+    """The running kernel has a value, and has it again after a reboot.
+
+    A container shares its host's kernel and cannot change it. There, this state does nothing and
+    its comment says so. A wrong grain `virtual` deceives only the machine that sets it.
+
+    Args:
+        name: the setting, as sysctl(8) names it.
+        value: what /proc/sys then shows.
+    """
+    if _in_container():
+        return _left_alone(name)
+    result: dict[str, Any] = __states__["sysctl.present"](name, value, config=CONFIG)
+    return result
+
+
+def parameter(name: str, value: str) -> dict[str, Any]:
+    """A file below /sys has a value, and has it again after a reboot; as `setting` in containers.
+
+    Args:
+        name: the path below /sys.
+        value: what is written there. Of a file that lists its choices, the one in brackets counts.
+    """
+    if _in_container():
+        return _left_alone(name)
+    path = Path(name)
+    config = f"/etc/tmpfiles.d/60-{path.parent.name}-{path.name}.conf"
+    result: dict[str, Any] = __states__["file.managed"](
+        config, contents=f"# Managed by salt/base.\nw {name} - - - - {value}\n", mode="0644"
+    )
+    result |= {"name": name}
+    text = path.read_text().strip()
+    chosen = re.search(r"\[(.+)\]", text)
+    current = chosen[1] if chosen else text
+    if result["result"] is False or current == value:
+        return result
+    changes = {**result["changes"], name: {"old": current, "new": value}}
+    result |= {"changes": changes, "comment": f"{name} changes from {current} to {value}"}
+    if __opts__["test"]:
+        return result | {"result": None}
+    path.write_text(value)
+    return result
+
+
+def _in_container() -> bool:
+    return bool(__grains__.get("virtual") == "container")
+
+
+def _left_alone(name: str) -> dict[str, Any]:
+    comment = f"{name} is not set: a container has its host's kernel, which it cannot change"
+    return {"name": name, "result": True, "changes": {}, "comment": comment}

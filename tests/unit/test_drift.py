@@ -1,0 +1,299 @@
+"""The execution module `drift`: what differs on a machine, in sentences."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from plainpillar import ROOT
+from saltmodules import load
+
+PASSWD = """\
+root:x:0:0:root:/root:/bin/bash
+sync:x:4:65534::/bin:/bin/sync
+admin:x:1000:1000::/home/admin:/bin/bash
+postgres:x:105:105::/var/lib/postgresql:/bin/bash
+"""
+SHADOW = "root:*:1:0:9:7:::\nadmin:!:1:0:9:7:::\npostgres:!*:1::::::\n"
+GROUP = "sudo:x:27:admin\nadm:x:4:eve\n"
+COLUMNS = ("# pxname", "svname", "status", "slim")
+
+
+@dataclass
+class Machine:
+    """A machine on which nothing differs, until a test changes that."""
+
+    root: Path
+    role: dict[str, Any] = field(
+        default_factory=lambda: {"unit": "app", "ports": [22, 80], "login_user": "admin"}
+    )
+    virtual: str = "xen"
+    answers: dict[str, Any] = field(
+        default_factory=lambda: {
+            "dpkg-query --search": "pkg: /etc/cron.d/of-package\n",
+            "dpkg-query --show": "install pkg\nhold-not pkg\n",
+            "systemctl show": "Id=a.service\nActiveState=active\nNeedDaemonReload=no\n\nId=b\n",
+            "ss --no-header": "LISTEN 0 128 0.0.0.0:22 0.0.0.0:*\nLISTEN 0 1 [::1]:9 [::]:*\n"
+            "LISTEN 0 1 127.0.0.11:3 0.0.0.0:*\n",
+        }
+    )
+    sshd: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.put("etc/passwd", PASSWD)
+        self.put("etc/shadow", SHADOW)
+        self.put("etc/group", GROUP)
+        self.put("home/admin/.ssh/authorized_keys", "# the deployment's\nssh-ed25519 AAAA x\n")
+        self.link("etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer", "/usr/x")
+
+    def put(self, path: str, text: str) -> None:
+        """Write a file."""
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text)
+
+    def link(self, path: str, target: str) -> None:
+        """Set a link."""
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).symlink_to(target)
+
+    def module(self) -> Any:
+        """Return the execution module."""
+
+        def run(command: list[str], **options: Any) -> dict[str, Any]:
+            assert options["python_shell"] is False
+            answer = self.answers.get(" ".join(command[:2]), "")
+            if isinstance(answer, Exception):
+                return {"retcode": 1, "stdout": "", "stderr": str(answer)}
+            return {"retcode": 0, "stdout": answer, "stderr": ""}
+
+        return load(
+            "_modules",
+            "drift",
+            __grains__={"virtual": self.virtual},
+            __salt__={"cmd.run_all": run, "sshd.problems": lambda _path: self.sshd},
+        )
+
+    def found(self) -> list[str]:
+        """Return the sentences."""
+        self.put("role.json", json.dumps(self.role))
+        sentences: list[str] = self.module().found(str(self.root / "role.json"), str(self.root))
+        return sentences
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine on which nothing differs."""
+    return Machine(tmp_path)
+
+
+def test_nothing_differs(machine: Machine) -> None:
+    """Files of packages, of states, of the image, and links are known."""
+    machine.put("etc/cron.d/of-package", "x")
+    machine.put("etc/cron.d/of-state", "# Managed by salt/backup: nightly.\n")
+    machine.put("etc/systemd/system/airflow.service", "# Managed by Salt (salt/airflow).\n")
+    machine.put("etc/systemd/system/salt-minion.service", "[Unit]\n")
+    machine.put("etc/sudoers.d/90-cloud-init-users", "x")
+    machine.link("etc/systemd/system/dbus-x.service", "/usr/lib/systemd/system/x.service")
+    machine.put("root/.ssh/authorized_keys", 'command="echo Please login as the user x" ssh-rsa A')
+    assert machine.found() == []
+
+
+def test_before_the_first_highstate(machine: Machine) -> None:
+    with pytest.raises(CommandExecutionError, match="apply the highstate first"):
+        machine.module().found(str(machine.root / "absent"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "etc/apt/sources.list.d/other.list",
+        "etc/apt/preferences.d/pin",
+        "etc/cron.d/backup",
+        "etc/cron.daily/backup",
+        "var/spool/cron/crontabs/root",
+        "etc/sudoers.d/eve",
+        "etc/sysctl.d/99-local.conf",
+        "etc/modules-load.d/x.conf",
+        "etc/tmpfiles.d/x.conf",
+        "etc/salt/minion.d/x.conf",
+        "etc/ssh/sshd_config.d/99-x.conf",
+        "etc/profile.d/x.sh",
+        "etc/systemd/system/redis-server.service.d/override.conf",
+        "etc/systemd/system/mine.timer",
+        "etc/systemd/system.control/redis-server.service.d/50-MemoryMax.conf",
+        "run/systemd/system.control/redis-server.service.d/50-MemoryMax.conf",
+    ],
+)
+def test_file_of_nobody(machine: Machine, path: str) -> None:
+    machine.put(path, "x\n" * 200 + "# Managed by salt/late\n")
+    assert machine.found() == [f"/{path} belongs to no package and no state"]
+
+
+def test_units(machine: Machine) -> None:
+    machine.answers["systemctl show"] = (
+        "Id=a.service\nActiveState=failed\nNeedDaemonReload=no\n\n"
+        "Id=b.service\nActiveState=active\nNeedDaemonReload=yes\n"
+    )
+    machine.link("etc/systemd/system/apt-daily.timer", "/dev/null")
+    (machine.root / "etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer").unlink()
+    assert machine.found() == [
+        "a.service has failed",
+        "b.service has files that systemd has not read",
+        "apt-daily.timer is masked",
+        "apt-daily-upgrade.timer is disabled, so no security update is installed",
+    ]
+    machine.virtual = "container"
+    machine.link("etc/systemd/system/ssh.service", "/dev/null")
+    assert machine.found()[2:] == ["ssh.service is masked"]
+
+
+def test_users(machine: Machine) -> None:
+    machine.put(
+        "etc/passwd",
+        f"{PASSWD}toor:x:0:0::/root2:/usr/sbin/nologin\neve:x:1:1::/home/eve:/bin/sh\n",
+    )
+    machine.put("etc/shadow", f"{SHADOW}eve:$y$j9T$x:1:0:9:7:::\nbob::1:0:9:7:::\n")
+    machine.put("etc/group", "sudo:x:27:admin,eve\n")
+    machine.put("home/eve/.ssh/authorized_keys2", "ssh-ed25519 A\n")
+    machine.put("root/.ssh/authorized_keys", "ssh-ed25519 A\n")
+    machine.put("home/admin/.ssh/authorized_keys", "ssh-ed25519 A\nssh-ed25519 B\n\n")
+    assert machine.found() == [
+        "the user root has 1 SSH keys",
+        "the user admin has 2 SSH keys",
+        "the user toor has uid 0",
+        "the user eve has the shell /bin/sh",
+        "the user eve has 1 SSH keys",
+        "the user eve has a password",
+        "the user bob has a password",
+        "the user eve is in the group sudo",
+    ]
+    del machine.role["login_user"]  # an earlier release wrote the description
+    assert machine.found() == []
+
+
+def test_ports(machine: Machine) -> None:
+    machine.answers["ss --no-header"] = (
+        'LISTEN 0 5 *:80 *:* users:(("haproxy",pid=1,fd=3))\n'
+        'LISTEN 0 5 0.0.0.0:8001 0.0.0.0:* users:(("python3",pid=1,fd=3),("sh",pid=2,fd=3))\n'
+        'LISTEN 0 5 [::]:8001 [::]:* users:(("python3",pid=1,fd=4))\n'
+        "LISTEN 0 5 10.0.0.1:111 0.0.0.0:*\n"
+    )
+    assert machine.found() == [
+        "something listens on port 111, which no endpoint names",
+        "python3, sh listens on port 8001, which no endpoint names",
+    ]
+    del machine.role["ports"]  # an earlier release wrote the description
+    assert machine.found() == []
+
+
+def test_held_packages_and_sshd(machine: Machine) -> None:
+    machine.answers["dpkg-query --show"] = "install a\nhold redis-server\n"
+    machine.sshd = ["sshd has x 1 in place of 2"]
+    assert machine.found() == [
+        "the package redis-server is on hold",
+        "sshd has x 1 in place of 2",
+    ]
+
+
+@pytest.fixture
+def haproxy(machine: Machine) -> Callable[..., list[str]]:
+    """`haproxy(row, …)`: the sentences where HAProxy's statistics have these rows."""
+    path = machine.root / "admin.sock"
+
+    def ask(*rows: tuple[str, ...]) -> list[str]:
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+            server.listen()
+
+            def answer() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    assert connection.recv(100) == b"show stat\n"
+                    text = "\n".join(",".join(row) for row in (COLUMNS, *rows))
+                    connection.sendall(f"{text}\n\n".encode())
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            module = machine.module()
+            module._HAPROXY_SOCKET = str(path)
+            machine.put("role.json", json.dumps(machine.role | {"unit": "haproxy"}))
+            found: list[str] = module.found(str(machine.root / "role.json"), str(machine.root))
+            thread.join()
+            return found
+
+    machine.put(
+        "etc/haproxy/haproxy.cfg",
+        "global\n  maxconn 9\nbackend web\n  default-server check maxconn 20\n  server a 1:2\n",
+    )
+    return ask
+
+
+def test_haproxy(haproxy: Callable[..., list[str]]) -> None:
+    limits = [("edge", "FRONTEND", "OPEN", "9"), ("web", "BACKEND", "UP", "3")]
+    assert haproxy(*limits, ("web", "a", "UP", "20"), ("web", "b", "DOWN 1/2", "20")) == []
+    assert haproxy(("web", "a", "MAINT", "20"), ("web", "b", "DRAIN", "7")) == [
+        "HAProxy's server web/a is MAINT, set by hand",
+        "HAProxy's server web/b is DRAIN, set by hand",
+        "HAProxy's server web/b has maxconn 7, set by hand",
+    ]
+
+
+def test_postgres(machine: Machine) -> None:
+    machine.role["unit"] = "postgresql@17-main"
+    machine.answers["runuser --user"] = "PostgreSQL sets x at its next restart only\nanother\n"
+    assert machine.found() == ["PostgreSQL sets x at its next restart only", "another"]
+    machine.answers["runuser --user"] = CommandExecutionError("connection refused")
+    assert machine.found() == ["the check of postgres failed: runuser: connection refused"]
+
+
+def test_failed_check_keeps_no_other_from_being_made(machine: Machine) -> None:
+    (machine.root / "etc/shadow").unlink()
+    machine.sshd = ["sshd has x 1 in place of 2"]
+    first, second = machine.found()
+    assert first.startswith("the check of users failed: ")
+    assert second == "sshd has x 1 in place of 2"
+
+
+def test_outdated_units(tmp_path: Path) -> None:
+    """Code of a package counts; deleted shared memory and temporary files do not."""
+    code = "7f00-7f01 r-xp 00000000 08:01 5 "
+    data = "7f00-7f01 rw-s 00000000 00:01 5 "
+    processes = {
+        "10": (f"{code}/usr/lib/libssl.so.3 (deleted)\n", "0::/system.slice/redis.service\n"),
+        "11": (f"{code}/usr/lib/libssl.so.3\n", "0::/system.slice/ssh.service\n"),
+        "12": (f"{data}/dev/zero (deleted)\n", "0::/system.slice/postgresql@17-main.service\n"),
+        "13": (f"{code}/opt/airflow/x.so (deleted)\n", "1:cpu:/\n0::/a.slice/b.service/sub\n"),
+        "14": (f"{code}/usr/bin/bash (deleted)\n", "0::/user.slice/session-1.scope\n"),
+        "15": (f"{code}/memfd:x (deleted)\n", "0::/system.slice/other.service\n"),
+        "self": (f"{code}/usr/bin/bash (deleted)\n", "0::/system.slice/self.service\n"),
+    }
+    for pid, (maps, cgroup) in processes.items():
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "maps").write_text(maps)
+        (tmp_path / pid / "cgroup").write_text(cgroup)
+    (tmp_path / "16").mkdir()  # has just ended
+    module = load("_modules", "drift")
+    assert module.outdated(str(tmp_path)) == ["b.service", "redis.service"]
+
+
+def test_reboot_required(tmp_path: Path) -> None:
+    module = load("_modules", "drift")
+    assert module.reboot_required(str(tmp_path)) is False
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/reboot-required").touch()
+    assert module.reboot_required(str(tmp_path)) is True
+
+
+def test_every_check_is_in_the_document() -> None:
+    text = (ROOT / "docs/drift.md").read_text()
+    for check in load("_modules", "drift").CHECKS:
+        assert f"`{check.__name__}`" in text
