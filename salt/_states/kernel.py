@@ -7,7 +7,7 @@ from typing import Any
 
 # Filled in by Salt's loader.
 __grains__: dict[str, Any] = {}
-__states__: dict[str, Callable[..., Any]] = {}
+__states__: dict[str, Callable[..., Any]]
 
 # One file for all components: systemd-sysctl reads it at every boot.
 CONFIG = "/etc/sysctl.d/60-stack.conf"
