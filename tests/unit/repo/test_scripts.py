@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("name", ["bench_driver.py", "code_size.py", "driver_docs.py"])
+@pytest.mark.parametrize(
+    "name", ["bench_driver.py", "bench_memory.py", "code_size.py", "driver_docs.py"]
+)
 def test_script_prints_its_help(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / name), "--help"],
