@@ -1,7 +1,7 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
 .PHONY: help up down status test lint unit oldest-salt states cloud machines stack image \
-	bench-up bench-driver mutants size audit lock lock-airflow
+	bench-up bench-driver bench-memory mutants size audit lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
 # A shell script is a file that ends in .sh, or whose first line says so.
@@ -71,6 +71,9 @@ bench-up: $(BIN)/stackctl ## time `up` from nothing, with the image at hand, and
 
 bench-driver: $(BIN)/stackctl ## count and time the EC2 driver's requests, against its targets
 	$(BIN)/python scripts/bench_driver.py
+
+bench-memory: $(BIN)/stackctl ## open pages, then print what the programs of each machine hold
+	@$(BIN)/python scripts/bench_memory.py
 
 mutants: $(BIN)/stackctl ## plant small faults in the modules that decide, and count what tests notice
 	$(BIN)/python scripts/mutants.py

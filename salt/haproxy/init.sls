@@ -1,6 +1,6 @@
 # HAProxy answers HTTPS for all web machines and redirects HTTP to it. It is reloaded, never
 # restarted, when they change. The web machines come from the Salt mine: `mine.update` after one was
-# added or removed. Watch: haproxy-service.
+# added or removed. Watch: haproxy-reload.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% set haproxy = salt['pillar.get']('haproxy', defaults.haproxy, merge=True) %}
 {% set server = pillar['roles']['lb'] %}
@@ -58,7 +58,17 @@ haproxy-config:
       - file: haproxy-certificate
       - file: haproxy-unavailable-page
 
-haproxy-config-loaded:
+haproxy-unit:
+  file.managed:
+    - name: /etc/systemd/system/haproxy.service.d/stack.conf
+    - source: salt://haproxy/files/haproxy.service.conf.j2
+    - template: jinja
+    - makedirs: True
+    - mode: '0644'
+    - context:
+        memory_megabytes: {{ haproxy.memory_megabytes | json }}
+
+haproxy-unit-loaded:
   service_config.loaded:
     - name: {{ server.unit }}
 
@@ -66,7 +76,22 @@ haproxy-service:
   service.running:
     - name: {{ server.unit }}
     - enable: True
+    - require:
+      - file: haproxy-config
+    - watch:
+      - service_config: haproxy-unit-loaded
+      - file: haproxy-unit
+
+haproxy-config-loaded:
+  service_config.loaded:
+    - name: {{ server.unit }}
+
+haproxy-reload:
+  service.running:
+    - name: {{ server.unit }}
     - reload: True
+    - require:
+      - service: haproxy-service
     - watch:
       - service_config: haproxy-config-loaded
       - file: haproxy-config

@@ -65,6 +65,17 @@ postgres-config:
     - require:
       - pkg: postgres-package
 
+postgres-environment:
+  file.managed:
+    - name: {{ etc }}/environment
+    - source: salt://postgres/files/environment.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        environment: {{ postgres.environment | json }}
+    - require:
+      - pkg: postgres-package
+
 postgres-clients:
   file.managed:
     - name: {{ etc }}/pg_hba.conf
@@ -97,6 +108,7 @@ postgres-service:
       - file: postgres-certificate
       - file: postgres-key
       - file: postgres-config
+      - file: postgres-environment
       - file: postgres-unit
 
 # Earlier releases kept the certificate here.
@@ -149,6 +161,15 @@ postgres-database:
     - require:
       - postgres_user: postgres-role
       - postgres_user: postgres-owner
+
+# No client of the stack may connect to this database.
+postgres-statistics:
+  postgres_extension.present:
+    - name: pg_stat_statements
+    - maintenance_db: postgres
+    - user: postgres
+    - require:
+      - service: postgres-clients-reload
 
 postgres-access:
   postgres_access.present:

@@ -86,18 +86,23 @@ redis-unit:
     - makedirs: True
     - mode: '0644'
 
-redis-kernel:
-  file.managed:
-    - name: /etc/sysctl.d/60-redis.conf
-    - source: salt://redis/files/sysctl.conf
-    - mode: '0644'
+# Without overcommit, the fork fails when data fills half of the memory.
+redis-overcommit:
+  kernel.setting:
+    - name: vm.overcommit_memory
+    - value: 1
 
-# systemd skips this service where /proc/sys is read-only, as in a container.
-redis-kernel-load:
-  cmd.run:
-    - name: systemctl restart systemd-sysctl.service
-    - onchanges:
-      - file: redis-kernel
+# Earlier releases set the value here.
+redis-old-kernel:
+  file.absent:
+    - name: /etc/sysctl.d/60-redis.conf
+
+# Earlier releases made snapshots.
+redis-old-snapshot:
+  file.absent:
+    - name: /var/lib/redis/dump.rdb
+    - require:
+      - service: redis-service
 
 redis-config-loaded:
   service_config.loaded:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+import yaml
 
 from harness import Fleet, Machine, changed, failed
-from plainpillar import BASE_URL
+from plainpillar import BASE_URL, DEPLOYMENT, ROOT
 from waiting import until
 
 # A web app that answers health checks and returns the headers that it received.
 STUB = """
-import http.server, json
+import http.server, json, time
+
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 256
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/slow":
+            time.sleep(1)
+        if self.path == "/broken":
+            return self.send_error(500)
         body = {"metadatabase": {"status": "healthy"}, "headers": dict(self.headers)}
         data = json.dumps(body, separators=(",", ":")).encode()
         self.send_response(200)
@@ -26,7 +37,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
+Server(("", 8080), Handler).serve_forever()
 """
 ASK = r"""
 import http.client, json, ssl
@@ -40,6 +51,25 @@ def ask(method="GET", path="/", tls=True, headers={}):
     headers = dict(answer.getheaders())
     return {"status": answer.status, "headers": headers, "body": answer.read().decode()}
 """
+SIZES = yaml.safe_load((ROOT / "salt/haproxy/defaults.yaml").read_text())["haproxy"]
+LIMITS = DEPLOYMENT.base_pillar("haproxy")
+# The values precede it, where no `from __future__` may stand.
+FLOOD = (ROOT / "tests/support/flood.py").read_text().partition("from __future__")[2]
+FLOOD = FLOOD.partition("\n")[2]
+# Holds what it has opened until the test has seen enough.
+HOLD = """
+import pathlib, time
+ready, stop = pathlib.Path(ready), pathlib.Path(stop)
+opened = flood(address, ca, name, path, connections=connections, streams=streams, cancel=cancel)
+ready.touch()
+deadline = time.monotonic() + 60
+while not stop.exists() and time.monotonic() < deadline:
+    time.sleep(0.05)
+result = len(opened)
+"""
+READY, STOP = "/run/flood-ready", "/run/flood-stop"
+Ask = Callable[[str], object]
+Attack = Callable[..., AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +106,47 @@ def ask(fleet: Fleet, web: Machine, edge: Machine) -> Callable[[str], object]:
 
     until(lambda: run("ask()['status']") == 200, "HAProxy answers")
     return run
+
+
+@pytest.fixture(scope="module")
+def attacker(fleet: Fleet, edge: Machine) -> Machine:
+    """A machine with another address than the client; no state is applied to it."""
+    return fleet.machine("redis-1")
+
+
+@pytest.fixture
+def attack(fleet: Fleet, edge: Machine, attacker: Machine) -> Attack:
+    """A context manager: a path is flooded from the attacker meanwhile."""
+
+    @contextmanager
+    def going_on(
+        path: str, *, connections: int, streams: int, cancel: bool = False
+    ) -> Iterator[None]:
+        attacker.run("rm", "-f", READY, STOP)
+        values = {"connections": connections, "streams": streams, "cancel": cancel, "path": path}
+        with ThreadPoolExecutor(1) as pool:
+            going = pool.submit(
+                attacker.python,
+                FLOOD + HOLD,
+                address=edge.address,
+                ca=fleet.pillar.ca_certificate,
+                name=BASE_URL.removeprefix("https://"),
+                ready=READY,
+                stop=STOP,
+                **values,
+            )
+            try:
+                until(
+                    lambda: going.done() or not attacker.run("test", "-e", READY).returncode,
+                    "the flood is on",
+                )
+                assert not going.done() or going.result() > 0
+                yield
+            finally:
+                attacker.run("touch", STOP)
+            assert going.result() > 0
+
+    return going_on
 
 
 def test_converges(fleet: Fleet, edge: Machine) -> None:
@@ -152,9 +223,95 @@ def test_file_that_was_loaded_and_put_back_is_loaded_again(fleet: Fleet, edge: M
     edge.run("sed", "-i", "s/hard-stop-after .*/hard-stop-after 59s/", config)
     assert edge.run("systemctl", "reload", "haproxy").returncode == 0
     edge.run("mv", f"{config}.kept", config)
-    assert any("haproxy-service" in tag for tag in changed(edge.apply("haproxy")))
+    assert any("haproxy-reload" in tag for tag in changed(edge.apply("haproxy")))
     fleet.assert_idempotent(edge)
 
 
 def test_other_users_cannot_read_the_key(edge: Machine) -> None:
     assert edge.run("cat", "/etc/haproxy/tls.pem", user="admin").returncode != 0
+
+
+def test_many_streams_leave_memory_and_other_clients_alone(
+    edge: Machine, ask: Ask, attack: Attack
+) -> None:
+    """One address asks for half a minute of the web machine: 2000 requests of a second each."""
+    before = _worker(edge)
+    with attack("/slow", connections=63, streams=32):
+        assert ask("ask()['status']") == 200  # within its 10 seconds
+        assert _held_mib(edge) < SIZES["memory_megabytes"]
+    assert _worker(edge) == before
+
+
+def test_rapid_resets_leave_memory_and_other_clients_alone(
+    edge: Machine, ask: Ask, attack: Attack
+) -> None:
+    before = _worker(edge)
+    with attack("/slow", connections=20, streams=1000, cancel=True):
+        assert ask("ask()['status']") == 200  # within its 10 seconds
+        assert _held_mib(edge) < SIZES["memory_megabytes"]
+    assert _worker(edge) == before
+
+
+def test_connections_of_one_address_are_limited(edge: Machine, ask: Ask, attack: Attack) -> None:
+    with attack("/", connections=LIMITS["connections_per_address"] + 50, streams=0):
+        found = edge.run("sh", "-c", "ss -Htn state established 'sport = :443' | wc -l")
+        assert int(found.stdout) <= LIMITS["connections_per_address"] + 2
+        assert ask("ask()['status']") == 200
+
+
+def test_memory_has_a_hard_limit(edge: Machine) -> None:
+    limits = edge.run("cat", f"/proc/{_worker(edge)}/limits").stdout
+    size = str(SIZES["memory_megabytes"] * 2**20)
+    assert re.search(rf"^Max data size +{size} +{size} +bytes", limits, re.MULTILINE)
+
+
+def test_service_is_in_its_chroot(edge: Machine) -> None:
+    root = edge.run("readlink", f"/proc/{_worker(edge)}/root")
+    assert root.stdout.strip() == "/var/lib/haproxy"
+
+
+def test_log_has_what_one_looks_for(edge: Machine, ask: Ask) -> None:
+    """Writes, redirects, refusals, errors and what is slow; no ordinary read, and no secret."""
+    secret = {"Authorization": "Bearer hush-hush", "Cookie": "_token=hush-hush"}
+    for path in ("/static/app.js?hush-hush", "/api/v2/dags?hush-hush"):
+        assert ask(f"ask(path='{path}', headers={secret})['status']") == 200
+    assert ask(f"ask('POST', '/api/v2/written?hush-hush', headers={secret})['status']") == 200
+    assert ask(f"ask(path='/execution/denied?hush-hush', headers={secret})['status']") == 404
+    assert ask(f"ask(path='/broken?hush-hush', headers={secret})['status']") == 500
+    assert ask("ask(path='/redirected?hush-hush', tls=False)['status']") == 301
+    shown = ["/api/v2/written", "/execution/denied", "/broken", "/redirected"]
+    until(lambda: all(path in _log(edge) for path in shown), "the log has these requests")
+    log = _log(edge)
+    assert "/static/app.js" not in log
+    assert "/api/v2/dags" not in log
+    assert "hush-hush" not in log
+
+
+def test_log_loses_no_line_of_a_flood(edge: Machine, attack: Attack) -> None:
+    """By itself journald drops what is above 10000 lines in 30 seconds."""
+    with attack("/execution/flood", connections=390, streams=30):
+        until(lambda: _log(edge).count("/execution/flood") > 11_000, "the log has the flood")
+
+
+def test_service_restarts_with_a_changed_unit(fleet: Fleet, edge: Machine) -> None:
+    before = _worker(edge)
+    unit = "/etc/systemd/system/haproxy.service.d/stack.conf"
+    edge.run("sed", "-i", "s/ -m [0-9]*//", unit)
+    assert any("haproxy-service" in tag for tag in changed(edge.apply("haproxy")))
+    assert _worker(edge) != before
+    test_memory_has_a_hard_limit(edge)
+    fleet.assert_idempotent(edge)
+
+
+def _worker(edge: Machine) -> str:
+    """Return the id of the process that serves."""
+    return str(edge.run("pgrep", "-n", "-u", "haproxy", "-x", "haproxy").stdout).strip()
+
+
+def _held_mib(edge: Machine) -> float:
+    held = edge.run("grep", "Pss_Anon:", f"/proc/{_worker(edge)}/smaps_rollup").stdout
+    return int(held.split()[1]) / 1024
+
+
+def _log(edge: Machine) -> str:
+    return str(edge.run("journalctl", "-u", "haproxy", "--no-pager", "--output=cat").stdout)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+import yaml
 from pytestshellutils.utils.processes import ProcessResult
 
 from harness import Fleet, Machine
-from plainpillar import DEPLOYMENT, DOMAIN
+from plainpillar import DEPLOYMENT, DOMAIN, ROOT
 from waiting import until
 
 CA = "/root/ca.pem"
 OWNER = DEPLOYMENT.base_pillar("postgres")["owner"]
 LIMITS = DEPLOYMENT.base_pillar("postgres")["role_settings"]
 UNIT = DEPLOYMENT.base_pillar("roles")["postgres"]["unit"]
-MEMORY = 2**30
-SYSTEM = 250 * 2**20  # systemd, journald, sshd and Salt's minion
+DEFAULTS = yaml.safe_load((ROOT / "salt/postgres/defaults.yaml").read_text())
+SETTINGS = DEFAULTS["postgres"]["settings"]
 Query = Callable[..., ProcessResult]
 
 
@@ -77,7 +79,7 @@ def superuser(machine: Machine, sql: str, database: str = "postgres") -> str:
     """Return the answer to the superuser on the machine itself."""
     done = machine.run("psql", "-XAtqc", sql, database, user="postgres")
     assert done.returncode == 0, done.stderr
-    return str(done.stdout).strip()
+    return (done.stdout or "").strip()
 
 
 def test_converges(fleet: Fleet, postgres: Machine) -> None:
@@ -320,21 +322,60 @@ def test_data_checksums_are_on(postgres: Machine) -> None:
     assert superuser(postgres, "SHOW data_checksums") == "on"
 
 
-def test_service_restarts_after_crash(postgres: Machine, query: Query) -> None:
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGINT"], ids=["crash", "orderly end"])
+def test_service_restarts(postgres: Machine, query: Query, signal: str) -> None:
     before = superuser(postgres, "SELECT pg_postmaster_start_time()")
-    assert postgres.run("systemctl", "kill", "--signal=SIGKILL", UNIT).returncode == 0
+    kill = ("systemctl", "kill", f"--signal={signal}", "--kill-whom=main", UNIT)
+    # After a start, the server answers before systemd knows its main process.
+    until(lambda: postgres.run(*kill).returncode == 0, "the signal is sent", every=0.5)
     until(lambda: query("SELECT 1").returncode == 0, "PostgreSQL answers again")
     assert superuser(postgres, "SELECT pg_postmaster_start_time()") != before
 
 
-def test_memory_fits_the_machine(postgres: Machine) -> None:
-    """All connections of the role, each with a sort, stay below 80 % of 1 GiB."""
-    shared = _bytes(postgres, "shared_buffers") + _bytes(postgres, "maintenance_work_mem")
-    connections = int(
-        superuser(postgres, "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'airflow'")
-    )
-    assert SYSTEM + shared + connections * _bytes(postgres, "work_mem") < 0.8 * MEMORY
+def test_settings_are_loaded(postgres: Machine) -> None:
+    """Each from our file, none of them refused, none of them waiting for a restart."""
+    ours = "SELECT name FROM pg_settings WHERE sourcefile LIKE '%/stack.conf'"
+    assert SETTINGS.keys() - superuser(postgres, ours).split() == set()
+    assert superuser(postgres, "SELECT name FROM pg_settings WHERE pending_restart") == ""
+    assert superuser(postgres, "SELECT name FROM pg_file_settings WHERE error IS NOT NULL") == ""
 
 
-def _bytes(postgres: Machine, setting: str) -> int:
-    return int(superuser(postgres, f"SELECT pg_size_bytes(current_setting('{setting}'))"))
+def test_statistics_hold_statements_without_passwords(postgres: Machine) -> None:
+    superuser(postgres, "CREATE ROLE bystander; ALTER ROLE bystander PASSWORD 'hush-hush'")
+    superuser(postgres, "SELECT 'looked at' FROM pg_roles; DROP ROLE bystander")
+    kept = superuser(postgres, "SELECT query FROM pg_stat_statements")
+    assert "FROM pg_roles" in kept
+    assert "bystander" not in kept
+    assert postgres.run("grep", "-rqF", "hush-hush", "/var/lib/postgresql").returncode == 1
+
+
+def test_application_cannot_read_statistics_of_others(query: Query) -> None:
+    refused = query("SELECT query FROM pg_stat_statements")
+    assert 'relation "pg_stat_statements" does not exist' in refused.stderr
+
+
+def test_query_of_vanished_client_ends(postgres: Machine, query: Query, web: Machine) -> None:
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(300)'"
+    asking = threading.Thread(target=query, args=["SELECT pg_sleep(300)"])
+    asking.start()
+    until(lambda: superuser(postgres, asked) == "1", "the query runs", every=0.5)
+    web.run("pkill", "-KILL", "psql")
+    asking.join()
+    until(lambda: superuser(postgres, asked) == "0", "the query has ended", 30, every=0.5)
+
+
+def test_log_names_who_connected(postgres: Machine, query: Query, web: Machine) -> None:
+    assert query("SELECT 1/0", application_name="adding-machine").returncode != 0
+    assert query("SELECT 1", application_name="adding-machine").returncode == 0
+    journal = ("journalctl", "-u", UNIT, "--no-pager", "--output=cat")
+    line = f"airflow@airflow {web.address} app=adding-machine LOG:  disconnection"
+    until(lambda: line in postgres.run(*journal).stdout, "the log names the client", every=0.5)
+
+
+def test_process_gives_memory_of_large_query_back(postgres: Machine) -> None:
+    """With glibc's own thresholds it keeps 20 MiB for as long as the connection lasts."""
+    large = "SELECT length(string_agg(repeat('x', 1000) || n, '')) FROM generate_series(1, 20000) n"
+    held = "SELECT substring(pg_read_file('/proc/self/smaps_rollup') from 'Pss_Anon: +([0-9]+) kB')"
+    commands = [word for sql in (large, large, held) for word in ("-c", sql)]
+    session = postgres.run("psql", "-XAtq", *commands, user="postgres")
+    assert int(session.stdout.splitlines()[-1]) < 4 * 1024

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+import yaml
 
 from harness import Fleet, Machine
-from plainpillar import DOMAIN
+from plainpillar import DOMAIN, ROOT
 from waiting import until
 
 CLIENT = r"""
@@ -38,10 +41,43 @@ except (OSError, IndexError) as error:
     result = f"{type(error).__name__}: {error}"
 """
 
+# Sets keys of `size` bytes, 50 at a time, and counts the answers by their first word.
+FILL = r"""
+import collections, socket, ssl
+
+def command(*args):
+    words = [arg if isinstance(arg, bytes) else str(arg).encode() for arg in args]
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words)
+
+def send(requests):
+    sock.sendall(b"".join(requests))
+    return [stream.readline().decode().split()[0] for _ in requests]
+
+sock = socket.create_connection((address, 6379), 120)
+sock = ssl.create_default_context(cadata=ca).wrap_socket(sock, server_hostname=name)
+stream = sock.makefile("rb")
+result = collections.Counter(send([command("AUTH", user, password)]))
+value = b"x" * size
+for first in range(0, count, 50):
+    numbers = range(first, min(first + 50, count))
+    result.update(send([command("SET", f"LIMITS:fill-{n}", value) for n in numbers]))
+"""
+
+KIB = 1024
+VALUE = 31 * KIB  # with its header it takes 32
+MACHINE = 950 * KIB * KIB  # of a t2.micro
+MAXMEMORY = (
+    yaml.safe_load((ROOT / "salt/redis/defaults.yaml").read_text())["redis"]["maxmemory_megabytes"]
+    * KIB
+    * KIB
+)
+FULL = MAXMEMORY // (32 * KIB)
+
 USER = "airflow"
 NAME = f"redis.{DOMAIN}"
 
 Session = Callable[..., list[object]]
+Fill = Callable[[int], dict[str, int]]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +109,22 @@ def session(fleet: Fleet, redis: Machine, web: Machine) -> Session:
         return [answers] if isinstance(answers, str) else answers
 
     return talk
+
+
+@pytest.fixture
+def fill(fleet: Fleet, redis: Machine, web: Machine, session: Session) -> Iterator[Fill]:
+    """`fill(count)`: sets so many keys of 31 KiB; returns answer -> how often it came."""
+    values = {
+        "address": redis.address,
+        "ca": fleet.pillar.ca_certificate,
+        "name": NAME,
+        "user": USER,
+        "password": fleet.pillar.secrets["redis-airflow"]["password"],
+        "size": VALUE,
+    }
+    yield lambda count: dict(web.python(FILL, count=count, **values))
+    for first in range(0, FULL, 1000):
+        session(["DEL", *(f"LIMITS:fill-{n}" for n in range(first, first + 1000))])
 
 
 def test_converges(fleet: Fleet, redis: Machine) -> None:
@@ -182,6 +234,44 @@ def test_data_survives_crash(redis: Machine, session: Session) -> None:
     assert redis.run("systemctl", "kill", "--signal=SIGKILL", "redis-server").returncode == 0
     until(lambda: session(["GET", "LIMITS:kept"]) == ["OK", "yes"], "Redis is back with its data")
     session(["DEL", "LIMITS:kept"])
+
+
+def test_full_memory_refuses_writes_and_keeps_data(session: Session, fill: Fill) -> None:
+    session(["SET", "LIMITS:first", "kept"])
+    answers = fill(FULL)
+    assert answers["-OOM"] > 0
+    assert answers["+OK"] > FULL * 0.9
+    assert session(["GET", "LIMITS:first"])[1] == "kept"
+    session(["DEL", "LIMITS:first"])
+
+
+def test_rewrite_of_full_memory_fits_the_machine(redis: Machine, fill: Fill) -> None:
+    """All data changes while the append-only file is written anew, and a highstate runs."""
+    main = ("systemctl", "show", "--property=MainPID", "redis-server")
+    before, process = _generation(redis), redis.run(*main).stdout
+    redis.limit_memory(MACHINE)
+    highstate = threading.Thread(target=redis.apply, kwargs={"test": True})
+    highstate.start()
+    answers = [fill(FULL * 9 // 10) for _ in range(4)]
+    highstate.join()
+    assert [set(answer) for answer in answers] == [{"+OK"}] * 4
+    assert _generation(redis) > before + 1
+    assert redis.oom_kills() == 0
+    assert redis.run(*main).stdout == process
+
+
+def test_restart_keeps_data_without_snapshot(redis: Machine, session: Session) -> None:
+    assert session(["SET", "LIMITS:kept", "yes"])[1] == "OK"
+    assert redis.run("systemctl", "restart", "redis-server").returncode == 0
+    until(lambda: session(["GET", "LIMITS:kept"]) == ["OK", "yes"], "Redis is back with its data")
+    session(["DEL", "LIMITS:kept"])
+    assert redis.run("test", "-e", "/var/lib/redis/dump.rdb").returncode == 1
+
+
+def _generation(redis: Machine) -> int:
+    """Return how often the append-only file has been written anew."""
+    names = redis.run("ls", "/var/lib/redis/appendonlydir").stdout
+    return max(int(number) for number in re.findall(r"aof\.(\d+)\.base", names))
 
 
 def test_password_is_not_on_disk(fleet: Fleet, redis: Machine) -> None:

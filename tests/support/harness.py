@@ -130,6 +130,10 @@ class Machine:
         """Stop the machine and boot it again, with its disk."""
         self._container.container.restart()
 
+    def limit_memory(self, size: int) -> None:
+        """Give the machine so many bytes of memory, for as long as it runs."""
+        self._container.container.update(mem_limit=size, memswap_limit=size)
+
     def oom_kills(self) -> int:
         """Return how many of this machine's processes the kernel has killed for lack of memory."""
         return oom_kills(self._container.container.id)

@@ -199,14 +199,17 @@ def test_reload_comes_from_the_watching_service(ask: Callable[..., Answers]) -> 
 
 def test_watched_state_without_path_fails(ask: Callable[..., Answers]) -> None:
     planted = """
+planted-command:
+  cmd.run:
+    - name: 'true'
 extend:
   redis-service:
     service:
       - watch:
-        - cmd: redis-kernel-load
+        - cmd: planted-command
 """
     (error,) = ask("redis-1", "redis", planted).errors.values()
-    assert "redis-service watches cmd: redis-kernel-load, which is no file" in error
+    assert "redis-service watches cmd: planted-command, which is no file" in error
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""The database allows the connections that the web machines of every map open."""
+"""Connections and memory of every machine fit: arithmetic over the sizes of all components.
+
+What programs hold is in MiB, rounded up from what `make bench-memory` prints, in its column `own at
+peak`, and for a connection in the column `largest`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,18 @@ import yaml
 from plainpillar import DEPLOYMENT
 
 ROOT = Path(__file__).parents[3]
+
+MACHINE = 950  # of 1 GiB, on a t2.micro without swap
+SYSTEM = 200  # systemd, journald, sshd, and Salt's minion in a highstate
+KERNEL = 40  # what it cannot give back
+POSTGRES = 10  # the server's own processes
+POSTGRES_SHARED = 16  # beside shared_buffers
+CONNECTION = 4  # of PostgreSQL, after every page of Airflow
+REDIS_CONNECTION = 1 / 16  # its TLS, which maxmemory does not count
+FRAGMENTATION = 1.05  # of Redis
+EDGE_KERNEL = 100  # the same as KERNEL, with the buffers of 4000 connections
+EDGE_CONNECTION, EDGE_STREAM = 30 / 1024, 35 / 1024  # of HAProxy
+UNITS = {"kB": 1 / 1024, "MB": 1, "GB": 1024}
 
 
 def sizes(component: str) -> dict[str, Any]:
@@ -51,3 +67,68 @@ def test_operators_have_connections_left() -> None:
 
 def test_fourth_web_machine_is_refused() -> None:
     assert connections(sizes("airflow"), 4) > sizes("postgres")["role_connections"]
+
+
+def mebibytes(setting: str) -> float:
+    """Return a size of PostgreSQL's."""
+    return int(setting[:-2]) * UNITS[setting[-2:]]
+
+
+def postgres_memory(postgres: dict[str, Any]) -> float:
+    """Return what the machine needs when every connection sorts during a highstate, in MiB."""
+    settings = postgres["settings"]
+    # Hash tables get `hash_mem_multiplier` times the memory of a sort.
+    query = mebibytes(settings["work_mem"]) * max(1, settings["hash_mem_multiplier"])
+    return float(
+        SYSTEM
+        + KERNEL
+        + POSTGRES
+        + POSTGRES_SHARED
+        + mebibytes(settings["shared_buffers"])
+        + postgres["max_connections"] * (CONNECTION + query)
+        + settings["autovacuum_max_workers"] * mebibytes(settings["autovacuum_work_mem"])
+        + mebibytes(settings["maintenance_work_mem"])
+    )
+
+
+def test_postgres_fits_its_machine() -> None:
+    assert postgres_memory(sizes("postgres")) <= MACHINE
+
+
+def test_larger_buffers_of_postgres_are_refused() -> None:
+    postgres = sizes("postgres")
+    postgres["settings"]["shared_buffers"] = "256MB"
+    assert postgres_memory(postgres) > MACHINE
+
+
+def redis_memory(redis: dict[str, Any]) -> float:
+    """Return what the machine needs while a fork holds a copy of all data, in MiB."""
+    return float(
+        SYSTEM
+        + KERNEL
+        + redis["maxclients"] * REDIS_CONNECTION
+        + 2 * redis["maxmemory_megabytes"] * FRAGMENTATION
+    )
+
+
+def test_redis_fits_its_machine_beside_its_fork() -> None:
+    assert redis_memory(sizes("redis")) <= MACHINE
+
+
+def test_more_data_of_redis_is_refused() -> None:
+    assert redis_memory(sizes("redis") | {"maxmemory_megabytes": 384}) > MACHINE
+
+
+def test_haproxy_fits_its_machine_during_a_reload() -> None:
+    assert SYSTEM + EDGE_KERNEL + 2 * sizes("haproxy")["memory_megabytes"] <= MACHINE
+
+
+def test_haproxy_survives_the_requests_that_one_address_may_have() -> None:
+    haproxy = sizes("haproxy")
+    needed = (
+        haproxy["maxconn"] * EDGE_CONNECTION
+        + haproxy["cache_megabytes"]
+        + haproxy["requests_per_address"] * EDGE_STREAM
+    )
+    assert needed <= haproxy["memory_megabytes"]
+    assert haproxy["connections_per_address"] <= haproxy["maxconn"] / 10

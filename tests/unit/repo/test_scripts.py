@@ -11,7 +11,17 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("name", ["audit.py", "bench_driver.py", "code_size.py", "driver_docs.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "audit.py",
+        "bench_driver.py",
+        "bench_memory.py",
+        "code_size.py",
+        "driver_docs.py",
+        "mutants.py",
+    ],
+)
 def test_script_prints_its_help(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / name), "--help"],
