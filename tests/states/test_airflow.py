@@ -127,10 +127,9 @@ def test_owner_of_the_database_is_roots_alone(web: Machine) -> None:
     assert web.run("stat", "-c", "%a %U:%G", owner).stdout.strip() == "600 root:root"
     for user in ("airflow", "admin"):
         assert "Permission denied" in web.run("cat", owner, user=user).stderr
-    environments = [f"/proc/{pid}/environ" for pid in service_pids(web)]
-    seen = web.run("cat", *environments).stdout
-    assert "postgresql+psycopg2://airflow:" in seen
-    assert "airflow_owner" not in seen
+    files = web.run("systemctl", "show", "-P", "EnvironmentFiles", "airflow").stdout
+    assert "/etc/airflow/secrets.env" in files
+    assert owner not in files
 
 
 def test_command_line_uses_the_owner_on_request(web: Machine) -> None:
