@@ -15,7 +15,7 @@ timeout=300   # seconds, for cloud-init and for apt's locks
 say() { echo "salt-minion deploy: $*"; }
 die() { say "$*" >&2; exit 1; }
 
-for name in requirements.txt salt-minion.service reconnect.conf; do
+for name in requirements.txt salt-minion.service stack.conf; do
     [ -s "$files/$name" ] || die "$files/$name is missing: set file_map in the cloud configuration"
 done
 [ -s "$staged/minion" ] || die "$staged/minion is missing: this script is run by salt-cloud"
@@ -67,7 +67,7 @@ if [ -s "$staged/grains" ]; then
 fi
 
 install -m 0644 "$files/salt-minion.service" /etc/systemd/system/salt-minion.service
-install -m 0644 "$files/reconnect.conf" /etc/salt/minion.d/reconnect.conf
+install -m 0644 "$files/stack.conf" /etc/salt/minion.d/stack.conf
 systemctl daemon-reload
 systemctl enable --quiet salt-minion.service
 systemctl restart salt-minion.service

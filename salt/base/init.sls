@@ -1,6 +1,7 @@
 # A Debian with security updates, in UTC, that lets in only what pillar `endpoints` names and knows
 # the other machines by name. Every machine applies this first. Watch: base-firewall-loaded.
 include:
+  - base.recorder
   - minion
 
 base-packages:
@@ -45,14 +46,6 @@ base-timezone:
     - require:
       - pkg: base-packages
 
-# Units run this when they start or reload: salt/_states/service_config.py.
-base-recorder:
-  file.managed:
-    - name: /usr/local/lib/stack/record-loaded
-    - source: salt://base/files/record-loaded.sh
-    - makedirs: True
-    - mode: '0755'
-
 base-journal:
   file.managed:
     - name: /etc/systemd/journald.conf.d/stack.conf
@@ -72,27 +65,6 @@ base-journal-service:
     - watch:
       - service_config: base-journal-loaded
       - file: base-journal
-
-# A drop-in of systemd takes effect at once, without a restart of the minion that runs this.
-base-minion-unit:
-  file.managed:
-    - name: /etc/systemd/system/salt-minion.service.d/stack.conf
-    - source: salt://base/files/salt-minion.service.conf
-    - makedirs: True
-    - mode: '0644'
-
-base-minion-unit-loaded:
-  module.run:
-    - service.systemctl_reload: []
-    - onchanges:
-      - file: base-minion-unit
-
-base-minion-log:
-  file.managed:
-    - name: /etc/salt/minion.d/log.conf
-    - source: salt://base/files/minion.conf
-    - makedirs: True
-    - mode: '0644'
 
 base-tmp:
   file.managed:

@@ -6,6 +6,9 @@
 {% set tree = '/srv/stack/current' %}
 {% set address = salt['network.ip_addrs'](cidr=pillar['aws']['vpc']['cidr']) | first %}
 
+include:
+  - base.recorder
+
 master-config:
   file.managed:
     - name: /etc/salt/master.d/stack.conf
@@ -75,6 +78,12 @@ master-cloud-key:
     - mode: '0600'
     - show_changes: False
 
+master-config-loaded:
+  service_config.loaded:
+    - name: salt-master
+    - require:
+      - file: base-recorder
+
 master-service:
   service.running:
     - name: salt-master
@@ -84,6 +93,7 @@ master-service:
       - file: master-key-pub
       - file: master-own-minion-key
     - watch:
+      - service_config: master-config-loaded
       - file: master-config
       - file: master-unit
 

@@ -13,9 +13,9 @@ minion-unit-loaded:
     - onchanges:
       - file: minion-unit
 
-minion-reconnect:
+minion-config:
   file.managed:
-    - name: /etc/salt/minion.d/reconnect.conf
-    - source: salt://minion/files/reconnect.conf
+    - name: /etc/salt/minion.d/stack.conf
+    - source: salt://minion/files/stack.conf
     - makedirs: True
     - mode: '0644'

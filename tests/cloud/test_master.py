@@ -65,7 +65,7 @@ def set_up(machine: Machine, minion_id: str, master: str) -> None:
     files = ROOT / "salt" / "minion" / "files"
     unit = (files / "salt-minion.service").read_text()
     put(machine, "/etc/systemd/system/salt-minion.service", unit)
-    put(machine, "/etc/salt/minion.d/reconnect.conf", (files / "reconnect.conf").read_text())
+    put(machine, "/etc/salt/minion.d/stack.conf", (files / "stack.conf").read_text())
     put(machine, "/etc/salt/minion", f"id: {minion_id}\nmaster: {master}\n")
     new_key(machine)
 

@@ -44,7 +44,7 @@ MINION = "salt/minion/files"
 # What the deploy script installs, and where.
 MINION_FILES = {
     "salt-minion.service": "/etc/systemd/system",
-    "reconnect.conf": "/etc/salt/minion.d",
+    "stack.conf": "/etc/salt/minion.d",
 }
 
 States = dict[str, dict[str, Any]]

@@ -139,7 +139,7 @@ def test_deploy_installs_unit_and_reconnection(
     assert deploy().returncode == 0
     unit = tmp_path / "etc/systemd/system/salt-minion.service"
     assert unit.read_text() == "salt-minion.service\n"
-    assert (tmp_path / "etc/salt/minion.d/reconnect.conf").read_text() == "reconnect.conf\n"
+    assert (tmp_path / "etc/salt/minion.d/stack.conf").read_text() == "stack.conf\n"
     assert not (tmp_path / "opt/salt-deploy").exists()
 
 

@@ -50,7 +50,7 @@ def file_map(deployment: Deployment) -> dict[str, str]:
     paths = {
         "requirements.txt": deployment.salt_lock,
         "salt-minion.service": minion / "salt-minion.service",
-        "reconnect.conf": minion / "reconnect.conf",
+        "stack.conf": minion / "stack.conf",
     }
     return {str(path): f"{FILES_ON_MACHINE}/{name}" for name, path in paths.items()}
 
