@@ -20,9 +20,9 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-# Filled in by Salt's loader.
-__grains__: dict[str, Any] = {}
-__salt__: dict[str, Any] = {}
+# Set by Salt's loader.
+__grains__: dict[str, Any]
+__salt__: dict[str, Any]
 
 Role = Mapping[str, Any]
 

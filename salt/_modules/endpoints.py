@@ -11,8 +11,8 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-# Filled in by Salt's loader.
-__pillar__: dict[str, Any] = {}
+# Set by Salt's loader.
+__pillar__: dict[str, Any]
 
 ANY_ROLE = "any-role"
 INTERNET = "internet"

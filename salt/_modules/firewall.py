@@ -9,10 +9,10 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-# Filled in by Salt's loader.
-__grains__: dict[str, Any] = {}
-__pillar__: dict[str, Any] = {}
-__salt__: dict[str, Any] = {}
+# Set by Salt's loader.
+__grains__: dict[str, Any]
+__pillar__: dict[str, Any]
+__salt__: dict[str, Any]
 
 FILE = "/etc/nftables.conf"
 TABLE = "inet stack"

@@ -11,10 +11,10 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-# Filled in by Salt's loader.
-__opts__: dict[str, Any] = {}
-__pillar__: dict[str, Any] = {}
-__salt__: dict[str, Any] = {}
+# Set by Salt's loader.
+__opts__: dict[str, Any]
+__pillar__: dict[str, Any]
+__salt__: dict[str, Any]
 
 MINE_FUNCTION = "private_address"
 _HINT = "Run on the master: salt '{}' mine.update"

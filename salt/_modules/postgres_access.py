@@ -7,8 +7,8 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-# Filled in by Salt's loader.
-__salt__: dict[str, Any] = {}
+# Set by Salt's loader.
+__salt__: dict[str, Any]
 
 PSQL = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
 # In a busy database the change of owner waits for transactions, and others wait for it.

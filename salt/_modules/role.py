@@ -18,10 +18,10 @@ from typing import Any
 from cryptography import x509
 from salt.exceptions import CommandExecutionError
 
-# Filled in by Salt's loader.
-__opts__: dict[str, Any] = {}
-__pillar__: dict[str, Any] = {}
-__salt__: dict[str, Any] = {}
+# Set by Salt's loader.
+__opts__: dict[str, Any]
+__pillar__: dict[str, Any]
+__salt__: dict[str, Any]
 
 ID = re.compile(r"(?P<role>.+)-[1-9][0-9]*")
 DESCRIPTION = "/etc/salt/role.json"

@@ -11,7 +11,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-__pillar__: dict[str, Any] = {}
+__pillar__: dict[str, Any]
 __salt__: dict[str, Callable[..., Any]]
 
 ANYBODY = "0.0.0.0/0"

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Filled in by Salt's loader.
-__salt__: dict[str, Any] = {}
+# Set by Salt's loader.
+__salt__: dict[str, Any]
 
 # salt/base/files/record-loaded.sh, which writes below RECORDS.
 RECORDER = "/usr/local/lib/stack/record-loaded"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Filled in by Salt's loader.
-__salt__: dict[str, Any] = {}
+# Set by Salt's loader.
+__salt__: dict[str, Any]
 
 # sshd reads the fragments from the real path; in a mount namespace of its own, that is a copy.
 _EFFECTIVE = 'mount --bind "$0" "$1" && exec /usr/sbin/sshd -T -C "user=$2,host=,addr="'

@@ -7,7 +7,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-# Filled in by Salt's loader.
+# Set by Salt's loader.
 __salt__: dict[str, Callable[..., Any]]
 __opts__: dict[str, Any]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Filled in by Salt's loader.
-__grains__: dict[str, Any] = {}
-__opts__: dict[str, Any] = {}
+# Set by Salt's loader.
+__grains__: dict[str, Any]
+__opts__: dict[str, Any]
 __states__: dict[str, Callable[..., Any]]
 
 # One file for all components: systemd-sysctl reads it at every boot.

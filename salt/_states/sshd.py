@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# Filled in by Salt's loader.
+# Set by Salt's loader.
 __salt__: dict[str, Callable[..., Any]]
 __states__: dict[str, Callable[..., Any]]
 
