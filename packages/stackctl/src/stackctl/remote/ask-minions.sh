@@ -8,7 +8,7 @@ set -eu
 python=$1
 shift
 code=0
-timeout "$(($1 + 5))" "$python" -c '
+timeout "$(($1 + 10))" "$python" -c '
 import json, sys, time
 import salt.client
 seconds, silent, target_type, target, function, *arguments = sys.argv[1:]
