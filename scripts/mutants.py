@@ -1,10 +1,10 @@
 """Plant small faults in the modules that decide, one at a time, and count what their tests notice.
 
-A fault is a comparison turned round, a `not` dropped, a condition negated, `and` for `or`, a number
-of one digit off by one, a truth value turned round, a result not returned, or a call or a `raise`
-left out. Each faulty module is tested in a copy of the tree, by the tests that `TESTS` names for
-it. The last line is the share of the faults that made a test fail; the exit code is 1 when it
-misses `TARGET`.
+A fault is a comparison turned round, a `not` dropped, a condition negated, `and` for `or`, `-` for
+`+`, `any` for `all`, `min` for `max`, a number of one digit off by one, a truth value turned round,
+a result not returned, or a call, a `raise` or an entry of a dictionary left out. Each faulty module
+is tested in a copy of the tree, by the tests that `TESTS` names for it. The last line is the share
+of the faults that made a test fail; the exit code is 1 when it misses `TARGET`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ OPPOSITE: dict[type[ast.cmpop], str] = {
     ast.Is: "is not",
     ast.IsNot: "is",
 }
+CONTRARY = {"all": "any", "any": "all", "max": "min", "min": "max"}
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,20 @@ def faults(source: bytes) -> list[Fault]:
 
 
 def _faults_of(text: _Source, node: ast.AST) -> Iterator[Fault]:
+    if isinstance(node, ast.expr):
+        yield from _faults_of_expression(text, node)
+    match node:
+        case ast.Return(value=ast.expr() as value) if not isinstance(value, ast.Constant):
+            yield text.fault(node, "return None")
+        case ast.Expr(value=ast.Call()) | ast.Raise() | ast.Assign(targets=[ast.Subscript()]):
+            yield text.fault(node, "pass")
+    for test in _conditions(node):
+        only_for_types = isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+        if not (only_for_types or isinstance(test, ast.Compare | ast.UnaryOp | ast.BoolOp)):
+            yield text.fault(test, f"(not ({ast.unparse(test)}))")
+
+
+def _faults_of_expression(text: _Source, node: ast.expr) -> Iterator[Fault]:
     match node:
         case ast.Compare(left=left, ops=[operator], comparators=[right]):
             sides = ast.unparse(left), ast.unparse(right)
@@ -168,19 +183,16 @@ def _faults_of(text: _Source, node: ast.AST) -> Iterator[Fault]:
         case ast.BoolOp(op=operator, values=values):
             word = " or " if isinstance(operator, ast.And) else " and "
             yield text.fault(node, f"({word.join(f'({ast.unparse(one)})' for one in values)})")
+        case ast.BinOp(op=ast.Add() | ast.Sub() as operator):
+            sign = "-" if isinstance(operator, ast.Add) else "+"
+            yield text.fault(node, f"({ast.unparse(node.left)} {sign} {ast.unparse(node.right)})")
+        case ast.Call(func=ast.Name(id=name) as function) if name in CONTRARY:
+            yield text.fault(function, CONTRARY[name])
         case ast.Constant(value=bool(value)):
             yield text.fault(node, str(not value))
         # Larger numbers are patience and sizes: no test can tell 1800 seconds from 1801.
         case ast.Constant(value=int(value)) if value < 10:
             yield text.fault(node, str(value + 1))
-        case ast.Return(value=ast.expr() as value) if not isinstance(value, ast.Constant):
-            yield text.fault(node, "return None")
-        case ast.Expr(value=ast.Call()) | ast.Raise():
-            yield text.fault(node, "pass")
-    for test in _conditions(node):
-        only_for_types = isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
-        if not (only_for_types or isinstance(test, ast.Compare | ast.UnaryOp | ast.BoolOp)):
-            yield text.fault(test, f"(not ({ast.unparse(test)}))")
 
 
 def _conditions(node: ast.AST) -> Sequence[ast.expr]:
@@ -298,7 +310,7 @@ def main() -> int:
     """Print what each module's tests noticed; return 1 when the share misses the target."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("module", nargs="*", help="paths of modules; default: all of TESTS")
-    parser.add_argument("--each", type=int, default=20, help="faults in each module, at most")
+    parser.add_argument("--each", type=int, default=8, help="faults in each module, at most")
     parser.add_argument("--all", action="store_true", help="every fault, which takes long")
     options = parser.parse_args()
     if unknown := set(options.module) - TESTS.keys():

@@ -25,6 +25,10 @@ from plainpillar import ROOT as TREE
         ("if a:\n    raise E", ["(not (a))", "pass"]),
         ("x = [a for a in b if a.c]", ["(not (a.c))"]),
         ("f(x)", ["pass"]),
+        ("x = a + b - c", ["(a - b)", "(a + b + c)"]),
+        ("x = all(a)", ["any"]),
+        ("x = max(a, b)", ["min"]),
+        ("x['a'] = b", ["pass"]),
         ('"""A docstring with 3 == 4."""', []),
     ],
 )
