@@ -20,6 +20,7 @@ from plainpillar import ROOT as TREE
         ("x = 1800", []),
         ("if TYPE_CHECKING:\n    a = b", []),
         ("x: Literal[3] = True", ["False"]),
+        ("@dataclass(frozen=True)\nclass C: ...", []),
         ("def f():\n    return g(x)", ["return None"]),
         ("def f():\n    return None", []),
         ("if a:\n    raise E", ["(not (a))", "pass"]),
