@@ -119,6 +119,17 @@ def test_check_port_accepts_free_port() -> None:
     preflight.check_port(address, port, "STACK_HTTPS_PORT")
 
 
+def test_check_port_accepts_port_whose_connections_have_just_ended(
+    listener: socket.socket,
+) -> None:
+    address = listener.getsockname()
+    with socket.create_connection(address):
+        served, _ = listener.accept()
+        served.close()  # the kernel keeps the connection for a minute, on the server's side
+        listener.close()
+    preflight.check_port(address[0], address[1], "STACK_HTTPS_PORT")
+
+
 @pytest.mark.parametrize("variable", ["STACK_HTTPS_PORT", "STACK_API_PORT"])
 def test_check_port_refuses_taken_port(listener: socket.socket, variable: str) -> None:
     port = listener.getsockname()[1]
