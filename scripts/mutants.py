@@ -81,7 +81,11 @@ TESTS: dict[str, list[str]] = {
     f"{DRIVER}/_create.py": ["ec2/test_create.py", "ec2/test_faults.py"],
     f"{DRIVER}/_check.py": ["ec2/test_cli.py", "../../packages/saltext-ec2/tests"],
     f"{DRIVER}/_client.py": ["ec2/test_client.py", "ec2/test_create.py"],
-    f"{DRIVER}/_instance.py": ["ec2/test_instance.py", "ec2/test_create.py"],
+    f"{DRIVER}/_instance.py": [
+        "ec2/test_instance_calls.py",
+        "ec2/test_instance.py",
+        "ec2/test_create.py",
+    ],
     f"{DRIVER}/_request.py": ["ec2/test_request.py", "ec2/test_options.py", "ec2/test_create.py"],
     f"{LOCALCLOUD}/faults.py": ["localcloud/test_faults.py"],
     f"{LOCALCLOUD}/hooks.py": ["localcloud/test_instances.py", "localcloud/test_faults.py"],

@@ -316,7 +316,8 @@ class BootingShell:
 def test_operator_waits_for_minion_of_master(
     deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stackctl.salt.time.sleep", lambda _: None)
+    pauses: list[float] = []
+    monkeypatch.setattr("stackctl.salt.time.sleep", pauses.append)
     refused = CommandError("SSH failed: Connection refused")
 
     def answering(deadline: float, *answers: str | Exception) -> set[str]:
@@ -324,6 +325,7 @@ def test_operator_waits_for_minion_of_master(
         return operator.answering({"salt-1": MASTER}, time.monotonic() + deadline)
 
     assert answering(60, refused, "stopped\n", "unasked\n") == {"salt-1"}
+    assert len(pauses) == 2
     assert answering(-1, "stopped\n") == set()
     assert answering(-1, refused) == set()
     # Where the master runs, a minion that only runs is not enough: the master may refuse its key.
