@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -59,6 +61,23 @@ def test_service_name_is_below_the_domain() -> None:
     for role in ("web", "absent"):
         with pytest.raises(CommandExecutionError, match=role):
             service_name(role)
+
+
+def test_accepted_minions_are_in_the_order_of_roles_and_numbers() -> None:
+    keys = ["web-10", "web-9", "web-01", "big-web-1", "lb-1", "operator"]
+
+    def wheel(function: str, match: str) -> dict[str, Any]:
+        assert (function, match) == ("key.list", "accepted")
+        return {"return": {"minions": keys} if keys else {}}
+
+    pillar: dict[str, Any] = {"roles": {"lb": {}, "cache": {}, "web": {}}}
+    accepted = functions("salt-1", pillar, {}, {"saltutil.wheel": wheel})["role.accepted"]
+    assert accepted() == ["lb-1", "web-9", "web-10"]
+    assert accepted("web", "lb") == ["web-9", "web-10", "lb-1"]
+    with pytest.raises(CommandExecutionError, match="accepted no minion of the role 'cache'"):
+        accepted("lb", "cache")
+    keys.clear()
+    assert accepted() == []
 
 
 PILLAR: dict[str, Any] = {
@@ -254,6 +273,36 @@ def test_page_is_checked_over_tls(
     """Neither the name nor the CA of the certificate has to be known here."""
     port, certificate = site(**answer)
     assert status(port, check=check, certificate=certificate)["problem"] == problem
+
+
+def test_check_offers_its_protocol_and_ends_tls_properly(status: Status, tmp_path: Path) -> None:
+    """PostgreSQL refuses TLS without its protocol, and logs a connection that is reset."""
+    fields = AUTHORITY.server("db.example.org", ["db.example.org"])
+    pem = tmp_path / "database.pem"
+    pem.write_text(fields["certificate"] + fields["private_key"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    context.set_alpn_protocols(["postgresql"])
+    seen: list[object] = []
+
+    def serve(server: socket.socket) -> None:
+        # An end without TLS's own farewell is an error here.
+        plain, _ = server.accept()
+        with context.wrap_socket(plain, server_side=True, suppress_ragged_eofs=False) as client:
+            seen.append(client.selected_alpn_protocol())
+            try:
+                seen.append(client.recv(1))
+            except OSError as error:
+                seen.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,), daemon=True)
+        thread.start()
+        check, certificate = {"alpn": "postgresql"}, {"path": str(pem)}
+        port = server.getsockname()[1]
+        assert status(port, check=check, certificate=certificate)["problem"] == ""
+        thread.join(5)
+    assert seen == ["postgresql", b""]
 
 
 def test_failed_tls_handshake_is_a_problem(

@@ -30,7 +30,7 @@ RECORDER = TREE / "base/files/record-loaded.sh"
 def files(tmp_path: Path) -> dict[str, str]:
     """Name -> path: a file, a link to nowhere, and nothing at all."""
     (tmp_path / "file").write_text("max 10\n")
-    (tmp_path / "link").symlink_to("release-1")
+    (tmp_path / "link").symlink_to("release-1\tbeta")
     return {name: str(tmp_path / name) for name in ("file", "link", "absent")}
 
 
@@ -51,9 +51,9 @@ def not_loaded(
         return state
 
     module = load("_modules", "service_config", __salt__={"cmd.run_stdout": systemctl})
-    found = module.not_loaded(
-        "app", list(files.values()), reload=reload, records=str(tmp_path / "records")
-    )
+    options = {"reload": True} if reload else {}
+    records = str(tmp_path / "records")
+    found = module.not_loaded("app", list(files.values()), records=records, **options)
     return {Path(path).name for path in found}
 
 
@@ -264,6 +264,7 @@ class Minion:
         """Run the state."""
 
         def managed(path: str, **options: Any) -> dict[str, Any]:
+            assert options["makedirs"], "systemd makes no folder for drop-ins"
             self.done.append((path, options["contents"]))
             return {"comment": "as file.managed says", **self.written}
 

@@ -25,6 +25,8 @@ class Sshd:
     def run(self, command: list[str], **options: Any) -> dict[str, Any]:
         """Stand in for cmd.run_all."""
         assert options["python_shell"] is False
+        # A refusal is said in the result, and is no error in the minion's log.
+        assert options["ignore_retcode"] is True
         copy, _, user = command[-3:]
         self.seen.append({path.name: path.read_text() for path in Path(copy).iterdir()})
         out = self.effective.get(user, EFFECTIVE)
@@ -62,6 +64,16 @@ def test_other_effective_value_is_named(
     module = Sshd(**{user: effective}).module()
     found = module.problems(str(tmp_path / "00-stack.conf"), module.fragment(OPTIONS))
     assert found[0] == f"sshd has {expected}"
+
+
+def test_every_allowed_user_is_asked_for(tmp_path: Path) -> None:
+    effective = EFFECTIVE.replace("users admin", "users admin\nallowusers eve")
+    sshd = Sshd(root=effective, admin=effective, eve=effective.replace("tries 4", "tries 6"))
+    module = sshd.module()
+    text = module.fragment(OPTIONS | {"AllowUsers": "admin eve"})
+    found = module.problems(str(tmp_path / "00-stack.conf"), text)
+    assert found == ["sshd has maxauthtries 6 in place of 4"]
+    assert len(sshd.seen) == 3
 
 
 def test_refusal_names_the_file_that_the_operator_knows(tmp_path: Path) -> None:

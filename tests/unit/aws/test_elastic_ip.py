@@ -84,6 +84,7 @@ def addresses(ec2: Any) -> list[dict[str, Any]]:
 def test_address_is_allocated_once_with_its_tags(ec2: Any) -> None:
     predicted = present(test=True)
     assert (predicted["result"], addresses(ec2)) == (None, [])
+    assert predicted["changes"]["new"]
     made = present()
     (address,) = addresses(ec2)
     assert made["result"] is True

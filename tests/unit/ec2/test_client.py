@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +35,43 @@ def test_region_of_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(ConfigurationError, match="no region"):
         _client.region_of({})
+
+
+def test_region_of_options_outranks_environment_which_outranks_profile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
+    assert _client.region_of({}) == "eu-north-1"
+    monkeypatch.setenv("AWS_REGION", "eu-west-2")
+    assert _client.region_of({}) == "eu-west-2"
+    for option in ("location", "region"):
+        assert _client.region_of({option: "eu-west-1"}) == "eu-west-1"
+
+
+def test_two_regions_are_refused_unless_they_are_one() -> None:
+    assert _client.region_of({"location": "eu-west-1", "region": "eu-west-1"}) == "eu-west-1"
+    with pytest.raises(ConfigurationError, match="location is eu-west-1 but region is eu-west-2"):
+        _client.region_of({"location": "eu-west-1", "region": "eu-west-2"})
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refused"),
+    [
+        (None, None),
+        ("eu-west-1", None),
+        (["eu-west-2", "eu-west-1"], None),
+        ("eu-west-11", "eu-west-11"),
+        (["eu-west-2", "eu-west-3"], "eu-west-2, eu-west-3"),
+        ([], "none"),
+    ],
+)
+def test_only_allowed_regions_are_accepted(allowed: Any, refused: str | None) -> None:
+    options = {} if allowed is None else {"allowed_regions": allowed}
+    if refused is None:
+        _client.check_region("eu-west-1", options)
+        return
+    with pytest.raises(RegionRefused, match=f"refused: allowed_regions names {refused}$"):
+        _client.check_region("eu-west-1", options)
 
 
 def test_provider_in_refused_region_is_refused(opts: dict[str, Any]) -> None:
@@ -76,9 +114,64 @@ def test_credentials_of_role_are_renewed(ec2: Any, tmp_path: Path) -> None:
     assert credentials.access_key != first
 
 
-def test_id_without_key_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [{"id": "AKIA1"}, {"key": "secret"}])
+def test_id_without_key_is_refused(tmp_path: Path, given: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError, match="id and key belong together"):
-        _client.connect({"location": "eu-west-1", "id": "AKIA1"}, str(tmp_path))
+        _client.connect({"location": "eu-west-1", **given}, str(tmp_path))
+
+
+def test_token_belongs_to_id_and_key(ec2: Any, tmp_path: Path) -> None:
+    given = {"location": "eu-west-1", "token": "of a session"}
+    keys = {"id": "AKIA1", "key": "secret"}
+    for options, token in ((given | keys, "of a session"), (given, None)):
+        client: Any = _client.connect(options, str(tmp_path)).ec2
+        assert client._request_signer._credentials.token == token
+
+
+def test_role_needs_credentials_to_be_assumed_with(
+    ec2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = {"location": "eu-west-1", "role_arn": "arn:aws:iam::123456789012:role/salt"}
+    monkeypatch.setattr("boto3.Session.get_credentials", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"no credentials .* to assume the role arn:aws"):
+        _client.connect(role, str(tmp_path))
+    # Without a role, the calls say it.
+    assert _client.connect({"location": "eu-west-1"}, str(tmp_path)).account.endswith(" ")
+
+
+def test_account_is_known_by_region_endpoint_and_credentials(ec2: Any, tmp_path: Path) -> None:
+    def account(**given: str) -> str:
+        return _client.connect({"location": "eu-west-1", **given}, str(tmp_path)).account
+
+    url = "https://ec2.eu-west-1.amazonaws.com"
+    assert account(id="AKIA1", key="secret") == f"eu-west-1 {url} AKIA1"
+    role = "arn:aws:iam::123456789012:role/salt"
+    assert account(role_arn=role) == f"eu-west-1 {url} {role}"
+    assert account(endpoint_url="http://127.0.0.1:1").startswith("eu-west-1 http://127.0.0.1:1 ")
+
+
+def test_account_of_a_profiles_role_is_the_same_in_each_session() -> None:
+    """Each session gets an access key of its own."""
+    session: Any = SimpleNamespace(profile_name="deploy")
+    for key in ("ASIA1", "ASIA2"):
+        credentials = SimpleNamespace(method="assume-role-with-web-identity", access_key=key)
+        identity = _client._identity(credentials, session)
+        assert identity == "assume-role-with-web-identity deploy"
+
+
+def test_client_has_the_patience_of_the_options(ec2: Any, tmp_path: Path) -> None:
+    given = {"location": "eu-west-1", "max_attempts": 7, "api_timeout": 9}
+    connection = _client.connect(given, str(tmp_path))
+    for config in (connection.ec2.meta.config, connection.ssm.meta.config):
+        options: Any = config
+        assert (options.retries["total_max_attempts"], options.read_timeout) == (7, 9)
+    assert _client.connect(given, str(tmp_path)) is connection
+
+
+def test_two_endpoints_are_refused(tmp_path: Path) -> None:
+    given = {"location": "eu-west-1", "endpoint": "a.example", "endpoint_url": "https://b.example"}
+    with pytest.raises(ConfigurationError, match="endpoint and endpoint_url are both set"):
+        _client.connect(given, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +182,7 @@ def test_id_without_key_is_refused(tmp_path: Path) -> None:
             {"endpoint": "cloud.example.com:8773/services"},
             "https://cloud.example.com:8773/services",
         ),
+        ({"endpoint": "http://127.0.0.1:3"}, "http://127.0.0.1:3"),
         ({}, "http://127.0.0.1:2"),
     ],
 )
@@ -137,6 +231,31 @@ def test_throttled_call_is_retried_and_logged(
         assert driver.list_nodes() == {}
     assert "DescribeInstances failed at try 1: RequestLimitExceeded" in caplog.text
     assert "DescribeInstances failed at try 2: InternalError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "said"),
+    [
+        (200, {}, None, ""),
+        (400, {"Error": {"Code": "UnsupportedOperation"}}, None, ""),
+        (400, {"Error": {"Code": "InvalidGroup.NotFound"}}, None, "InvalidGroup.NotFound"),
+        (502, {}, None, "502"),
+        (None, None, OSError("reset"), "reset"),
+    ],
+)
+def test_failed_attempt_is_logged_unless_it_is_expected(
+    caplog: pytest.LogCaptureFixture,
+    status: int | None,
+    body: Any,
+    error: Exception | None,
+    said: str,
+) -> None:
+    answer = None if status is None else (SimpleNamespace(status_code=status), body)
+    with caplog.at_level(logging.WARNING):
+        _client._report_retry(2, SimpleNamespace(name="RunInstances"), answer, error)
+    assert [record.getMessage() for record in caplog.records] == (
+        [f"RunInstances failed at try 2: {said}"] if said else []
+    )
 
 
 def test_failed_query_is_no_empty_list_after_last_attempt(

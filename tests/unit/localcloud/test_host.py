@@ -246,6 +246,10 @@ def test_second_process_for_state_directory_is_refused(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("nameserver 192.0.2.53\nsearch example.org\n", "nameserver 192.0.2.53\n"),
+        (
+            "nameserver\nnameserver fd00::1\nnameserver 192.0.2.1 # x\nnameserver 192.0.2.2\n",
+            "nameserver 192.0.2.1\nnameserver 192.0.2.2\n",
+        ),
         ("nameserver 127.0.0.53\n", "nameserver 127.0.0.11\n"),
         ("# nothing\n", "nameserver 127.0.0.11\n"),
     ],

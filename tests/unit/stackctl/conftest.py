@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.ec2.models import ec2_backends
 
 import localcloud.engine
 from stackctl.deployment import Deployment
@@ -73,13 +75,10 @@ def account() -> Iterator[EC2Client]:
 def client(account: EC2Client) -> Iterator[EC2Client]:
     """The account without machines."""
     yield account
-    pages = account.get_paginator(
-        "describe_instances"
-    ).paginate()  # what is terminated stays, and fills a page
+    backend = ec2_backends[DEFAULT_ACCOUNT_ID][account.meta.region_name]
     if ids := [
-        instance["InstanceId"]
-        for page in pages
-        for group in page["Reservations"]
-        for instance in group["Instances"]
+        instance.id for group in backend.reservations.values() for instance in group.instances
     ]:
         account.terminate_instances(InstanceIds=ids)
+    # moto keeps what is terminated, and every later test would wait for its description.
+    backend.reservations.clear()

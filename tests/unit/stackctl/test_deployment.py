@@ -83,6 +83,15 @@ def test_map_needs_exactly_one_master(checkout: Path, names: list[str], count: i
         with_map(checkout, {"salt": names, "web": ["web-1"]}).master()
 
 
+def test_settings_are_those_of_the_pillar(checkout: Path) -> None:
+    deployment = Deployment("prod", checkout)
+    assert not deployment.has_settings
+    deployment.pillar_dir.mkdir()
+    deployment.settings_path.write_text("settings: {region: eu-west-1}\nother: 1\n")
+    assert deployment.has_settings
+    assert deployment.settings() == {"region": "eu-west-1"}
+
+
 def test_missing_settings_are_an_error(checkout: Path) -> None:
     with pytest.raises(
         StackError,

@@ -443,6 +443,18 @@ def test_read_output_quotes_what_is_no_json(output: str, quoted: str) -> None:
     assert len(str(caught.value)) < 300
 
 
+def test_verdict_knows_nothing_until_it_is_told() -> None:
+    verdict = Verdict("web-1", "absent", None, None)
+    assert (verdict.reachable, verdict.answers, verdict.ready) == (False, False, True)
+    assert verdict.as_dict()["before"] is verdict.as_dict()["after"] is None
+
+
+def test_result_has_the_machines_that_exist() -> None:
+    machine = Machine("web-1", "i-1", "running", "10.20.1.11", "")
+    verdicts = (Verdict("web-1", "kept", None, machine), Verdict("web-2", "absent", machine, None))
+    assert Result(verdicts).machines == {"web-1": machine}
+
+
 def test_result_names_every_machine_that_is_not_ready(log: Log) -> None:
     short = [Verdict(name, "absent", None, None, reason="none") for name in NAMES[1:]]
     with pytest.raises(
@@ -468,6 +480,38 @@ def test_destroy_removes_launched_machine_that_is_not_ready(cloud: Cloud) -> Non
     assert cloud.counted == [1, 1]
     assert sorted(cloud.living()) == ["salt-1", "web-1"]
     assert len(cloud.client.describe_volumes()["Volumes"]) == 2, "its disk went with it"
+
+
+def test_destroyed_machine_takes_its_root_disk_and_no_other(cloud: Cloud) -> None:
+    cloud.end(cloud.living()["web-2"])
+    cloud.failing["web-2"] = DIED
+    disks: dict[str, str] = {}
+
+    def keep_the_disks() -> None:  # as the profile of postgres-1 asks for it
+        (page,) = cloud.client.describe_instances(InstanceIds=[cloud.living()["web-2"]])[
+            "Reservations"
+        ]
+        instance = page["Instances"][0]
+        (root,) = instance["BlockDeviceMappings"]
+        assert root["DeviceName"] == instance["RootDeviceName"]
+        zone = instance["Placement"]["AvailabilityZone"]
+        data = cloud.client.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
+        cloud.client.attach_volume(
+            Device="/dev/sdf", InstanceId=instance["InstanceId"], VolumeId=data
+        )
+        for device in (root["DeviceName"], "/dev/sdf"):
+            cloud.client.modify_instance_attribute(
+                InstanceId=instance["InstanceId"],
+                BlockDeviceMappings=[{"DeviceName": device, "Ebs": {"DeleteOnTermination": False}}],
+            )
+        disks.update(root=root["Ebs"]["VolumeId"], data=data)
+
+    cloud.meanwhile = keep_the_disks
+    assert verdict_on(cloud.apply("destroy"), "web-2").outcome == "destroyed"
+    remaining = {volume["VolumeId"] for volume in cloud.client.describe_volumes()["Volumes"]}
+    assert disks["root"] not in remaining
+    assert disks["data"] in remaining
+    cloud.client.delete_volume(VolumeId=disks["data"])
 
 
 def test_destroy_keeps_machines_that_existed_before(cloud: Cloud) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from botocore.exceptions import ClientError
 from moto.ec2.responses import general
 
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
     PROJECT,
+    START_SECONDS,
     Machine,
     find_ended,
+    find_machines,
     host_keys,
     list_machines,
     require_master,
+    start_machines,
 )
 
 if TYPE_CHECKING:
@@ -99,6 +103,131 @@ def test_machine_that_does_not_run_has_the_reason_of_ec2(client: EC2Client) -> N
     assert machines["lb-1"].reason == ""
     client.terminate_instances(InstanceIds=[running])
     assert find_ended(client)["lb-1"].reason.startswith("Client.UserInitiatedShutdown")
+
+
+@pytest.mark.parametrize(
+    ("transition", "message", "reason"),
+    [
+        ("", "", ""),
+        (
+            "User initiated (2026-01-31 10:00:00 GMT)",
+            "",
+            "User initiated (2026-01-31 10:00:00 GMT)",
+        ),
+        ("", "Server.InternalError: gone", "Server.InternalError: gone"),
+        ("User initiated", "Client: stopped", "Client: stopped"),
+        ("User initiated (10:00 GMT)", "Client: stopped", "Client: stopped (10:00 GMT)"),
+    ],
+)
+def test_reason_has_the_time_where_ec2_gives_one(
+    transition: str, message: str, reason: str
+) -> None:
+    instance: Any = {
+        "InstanceId": "i-1",
+        "LaunchTime": 0,
+        "State": {"Name": "stopped"},
+        "StateTransitionReason": transition,
+        "StateReason": {"Message": message},
+    }
+    assert only(described(instance)) == Machine("i-1", "i-1", "stopped", "", "", "", reason)
+    del instance["StateReason"]
+    assert only(described(instance)).reason == transition
+    instance["State"] = {"Name": "pending"}
+    assert only(described(instance)).reason == ""
+
+
+class Pages:
+    """The answers of an API to `describe_instances`."""
+
+    def __init__(self, *instances: Any) -> None:
+        self.instances = instances
+
+    def get_paginator(self, name: str) -> Pages:
+        assert name == "describe_instances"
+        return self
+
+    def paginate(self, **_: object) -> list[Any]:
+        return [{"Reservations": [{"Instances": [instance]}]} for instance in self.instances]
+
+
+def described(*instances: Any) -> EC2Client:
+    return cast("EC2Client", Pages(*instances))
+
+
+def only(client: EC2Client) -> Machine:
+    (found,) = find_machines(client)
+    return found
+
+
+def test_newest_ended_machine_of_a_name_counts() -> None:
+    def instance(instance_id: str, launched: int, state: str) -> Any:
+        tags = [{"Key": "Name", "Value": "web-1"}]
+        return {
+            "InstanceId": instance_id,
+            "LaunchTime": launched,
+            "State": {"Name": state},
+            "Tags": tags,
+        }
+
+    client = described(
+        instance("i-c", 3, "terminated"),
+        instance("i-d", 2, "shutting-down"),
+        instance("i-a", 1, "terminated"),
+        instance("i-b", 4, "running"),
+    )
+    assert find_ended(client)["web-1"].instance_id == "i-c"
+    assert [machine.instance_id for machine in find_machines(client)] == ["i-b"]
+
+
+class Starting:
+    """An API that starts machines, and keeps what it is asked."""
+
+    def __init__(self, refuses: str = "") -> None:
+        self.refuses = refuses
+        self.asked: list[tuple[str, str]] = []
+
+    def get_waiter(self, name: str) -> Starting.Waiter:
+        return Starting.Waiter(self, name)
+
+    def start_instances(self, **request: Any) -> None:
+        (instance,) = request["InstanceIds"]
+        if instance == self.refuses:
+            answer: Any = {
+                "Error": {"Code": "InsufficientInstanceCapacity", "Message": "none left"}
+            }
+            raise ClientError(answer, "StartInstances")
+        self.asked.append(("start", instance))
+
+    class Waiter:
+        """What waits for the state of a machine."""
+
+        def __init__(self, client: Starting, name: str) -> None:
+            self.client = client
+            self.name = name
+
+        def wait(self, **request: Any) -> None:
+            patience = request["WaiterConfig"]
+            assert patience["Delay"] * patience["MaxAttempts"] == START_SECONDS
+            self.client.asked.append((self.name, *request["InstanceIds"]))
+
+
+def test_machine_that_stops_is_started_when_it_has_stopped() -> None:
+    client = Starting()
+    assert start_machines(cast(Any, client), [machine("web-1", state="stopping")]) == {}
+    assert client.asked == [
+        ("instance_stopped", "i-1"),
+        ("start", "i-1"),
+        ("instance_running", "i-1"),
+    ]
+
+
+def test_machine_that_does_not_start_is_named_and_others_start() -> None:
+    client = Starting(refuses="i-2")
+    machines = [machine("web-2", "i-2", "stopped"), machine("web-1", "i-1", "stopped")]
+    (refused,) = start_machines(cast(Any, client), machines).items()
+    assert refused[0] == "web-2"
+    assert "none left" in refused[1]
+    assert client.asked == [("start", "i-1"), ("instance_running", "i-1")]
 
 
 def test_project_tag_is_that_of_pillar(deployment: Deployment) -> None:

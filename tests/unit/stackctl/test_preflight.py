@@ -74,6 +74,15 @@ def test_check_memory() -> None:
         preflight.check_memory(5 * GIB + GIB // 2)
 
 
+def test_available_memory_is_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "MemTotal:        9000 kB\nMemFree:  1 kB\nMemAvailable:    5000 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda _: text)
+    assert preflight.available_memory() == 5000 * 1024
+    monkeypatch.setattr(Path, "read_text", lambda _: "MemTotal: 9000 kB\n")
+    with pytest.raises(PreflightError, match="has no MemAvailable"):
+        preflight.available_memory()
+
+
 def test_available_memory_reads_this_host() -> None:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < preflight.available_memory() <= total
@@ -108,6 +117,17 @@ def test_check_port_accepts_free_port() -> None:
     with socket.create_server((address, 0)) as once:
         port = once.getsockname()[1]
     preflight.check_port(address, port, "STACK_HTTPS_PORT")
+
+
+def test_check_port_accepts_port_whose_connections_have_just_ended(
+    listener: socket.socket,
+) -> None:
+    address = listener.getsockname()
+    with socket.create_connection(address):
+        served, _ = listener.accept()
+        served.close()  # the kernel keeps the connection for a minute, on the server's side
+        listener.close()
+    preflight.check_port(address[0], address[1], "STACK_HTTPS_PORT")
 
 
 @pytest.mark.parametrize("variable", ["STACK_HTTPS_PORT", "STACK_API_PORT"])
@@ -190,6 +210,30 @@ def test_check_programs_lets_root_of_debian_install_them(
 # -- network ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("proxy", "asked"),
+    [
+        ("", [("one.invalid", 443), ("two.invalid", 443)]),
+        ("http://proxy.invalid:8080", [("proxy.invalid", 8080)]),
+        ("http://proxy.invalid", [("proxy.invalid", 3128)]),
+    ],
+)
+def test_check_network_asks_every_mirror_or_only_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, asked: list[tuple[str, int]]
+) -> None:
+    found: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        assert timeout < 60
+        found.append(address)
+        return socket.socket()
+
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.setattr("stackctl.preflight.socket.create_connection", connect)
+    preflight.check_network(("one.invalid", "two.invalid"))
+    assert found == asked
+
+
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY"])
 def test_check_network_connects_to_proxy(
     monkeypatch: pytest.MonkeyPatch, listener: socket.socket, variable: str
@@ -223,6 +267,18 @@ def prod(checkout: Path, client: object) -> Deployment:
     made = Deployment("prod", checkout)
     made.pillar_dir.mkdir()
     return made
+
+
+def test_check_operators_needs_a_network(prod: Deployment) -> None:
+    prod.settings_path.write_text("settings: {operator_cidrs: [198.51.100.7/32]}\n")
+    preflight.check_operators(prod)
+    for settings in ("{}", "{operator_cidrs: []}"):
+        prod.settings_path.write_text(f"settings: {settings}\n")
+        with pytest.raises(
+            PreflightError,
+            match=r"^pillar/prod/settings\.sls names no operator_cidrs: nobody .* reach salt-1",
+        ):
+            preflight.check_operators(prod)
 
 
 def test_check_account_accepts_account_of_settings(prod: Deployment) -> None:

@@ -19,7 +19,7 @@ from stackctl.machines import Machine
 from stackctl.run import Log
 from stackctl.salt import Master, Operator, operator_configuration
 from stackctl.ssh import Shell
-from stackctl.states import Migration
+from stackctl.states import Migration, StateRun
 from stateresults import CHANGED, FAILED, GOOD, PREDICTED
 
 ROOT = Path(__file__).parents[3]
@@ -268,6 +268,13 @@ def test_failed_prediction_is_an_error(
         salt_master.predict(MIGRATION, NAMES)
 
 
+def test_orchestration_is_reported_before_it_runs(log: Log) -> None:
+    salt_master, jobs = changing(log, {"data": {"salt-1_master": {}}})
+    reported: list[tuple[str, int]] = []
+    salt_master.orchestrate("orch.deploy", lambda name: reported.append((name, len(jobs.ran))))
+    assert reported == [("orch.deploy", 0)]
+
+
 def test_failed_orchestration_is_an_error(log: Log) -> None:
     steps = {"a": step(0, "deploy-stores", {"redis-1": {"a": CHANGED}})}
     salt_master, jobs = changing(
@@ -309,7 +316,8 @@ class BootingShell:
 def test_operator_waits_for_minion_of_master(
     deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stackctl.salt.time.sleep", lambda _: None)
+    pauses: list[float] = []
+    monkeypatch.setattr("stackctl.salt.time.sleep", pauses.append)
     refused = CommandError("SSH failed: Connection refused")
 
     def answering(deadline: float, *answers: str | Exception) -> set[str]:
@@ -317,11 +325,79 @@ def test_operator_waits_for_minion_of_master(
         return operator.answering({"salt-1": MASTER}, time.monotonic() + deadline)
 
     assert answering(60, refused, "stopped\n", "unasked\n") == {"salt-1"}
+    assert len(pauses) == 2
     assert answering(-1, "stopped\n") == set()
     assert answering(-1, refused) == set()
     # Where the master runs, a minion that only runs is not enough: the master may refuse its key.
     assert answering(60, "starting\n", "ask\n", "{}", "ask\n", '{"salt-1": true}') == {"salt-1"}
     assert answering(-1, "ask\n", "{}") == set()
+
+
+def test_minions_are_asked_on_the_machine_of_the_master() -> None:
+    asked: list[tuple[list[str], str]] = []
+
+    class AskedShell:
+        def script(self, machine: Machine, args: list[str], *, what: str) -> str:
+            assert machine == MASTER
+            asked.append((args, what))
+            return '{"web-1": true}'
+
+    shell = cast(Shell, AskedShell())
+    question = ["list", "web-1", "test.ping"]
+    assert salt.ask_minions(shell, MASTER, question, 5) == {"web-1": True}
+    salt.ask_minions(shell, MASTER, question, 60, silent=7)
+    command = ["ask-minions", "/opt/salt/bin/python"]
+    assert asked == [
+        ([*command, "5", "5", *question], "asking the minions"),
+        ([*command, "60", "7", *question], "asking the minions"),
+    ]
+
+
+class LoginShell:
+    """A shell that logs in only where it has trusted the host key first."""
+
+    def __init__(self) -> None:
+        self.trusted: list[Machine] = []
+        self.entered: list[tuple[str, Machine | None]] = []
+
+    def trust(self, machine: Machine) -> None:
+        self.trusted.append(machine)
+
+    def run(
+        self, machine: Machine, args: list[str], *, what: str, master: Machine | None = None
+    ) -> str:
+        if machine not in self.trusted:
+            raise CommandError(f"{what} failed: Host key verification failed")
+        assert args == ["true"]
+        self.entered.append((machine.name, master))
+        return ""
+
+
+def test_machine_is_trusted_before_it_is_reached(deployment: Deployment, log: Log) -> None:
+    web = Machine("web-1", "i-2", "running", "10.20.1.11", "")
+    shell = LoginShell()
+    Operator(deployment, cast(Shell, shell), log).reach(web)
+    assert shell.entered == [("web-1", None)]
+    shell = LoginShell()
+    Master(cast(Shell, shell), MASTER, log).reach(web)
+    assert shell.entered == [("web-1", MASTER)]
+
+
+def test_operator_trusts_the_master_before_it_asks(deployment: Deployment, log: Log) -> None:
+    class TrustingShell(BootingShell):
+        trusted = False
+
+        def trust(self, machine: Machine) -> None:
+            super().trust(machine)
+            self.trusted = True
+
+        def script(self, _machine: Machine, args: list[str], **options: object) -> str:
+            if not self.trusted:
+                raise CommandError("Host key verification failed")
+            return super().script(_machine, args, **options)
+
+    operator = Operator(deployment, cast(Shell, TrustingShell("unasked", "unasked")), log)
+    assert operator.answering({"salt-1": MASTER}, time.monotonic() - 1) == {"salt-1"}
 
 
 # -- from this host --------------------------------------------------------------------------------
@@ -339,3 +415,95 @@ def test_operator_configuration_links_to_checkout(deployment: Deployment) -> Non
     assert (folder / "cloud.maps.d" / "small.map").is_file()
     written = [minion[name] for name in ("pki_dir", "cachedir", "sock_dir", "log_file")]
     assert all(Path(path).is_relative_to(deployment.state_dir) for path in written)
+
+
+def test_operator_configuration_has_what_salt_cloud_needs(deployment: Deployment) -> None:
+    folder = operator_configuration(deployment)
+    assert (folder / "run").is_dir()
+    assert folder.stat().st_mode & 0o777 == (folder / "run").stat().st_mode & 0o777 == 0o700
+    for name in ("cloud.providers.d", "cloud.profiles.d", "cloud.maps.d", "cloud.deploy.d"):
+        assert (folder / name).readlink() == deployment.root / name
+    cloud = yaml.safe_load((folder / "cloud").read_text())
+    assert cloud["private_key"] == str(deployment.ssh_key)
+    assert cloud["ssh_interface"] == "private_ips"
+    assert cloud["file_map"] == salt.file_map(deployment)
+    # Salt asks for grains of the cloud at every command, which takes seconds.
+    assert cloud["enable_cloud_grains"] is False
+    assert cloud["minion"] == {"master": "127.0.0.1"}
+    (deployment.root / "pillar" / "prod").mkdir()
+    account = Deployment("prod", deployment.root)
+    cloud = yaml.safe_load((operator_configuration(account) / "cloud").read_text())
+    assert cloud["ssh_interface"] == "public_ips"
+
+
+def test_deploy_script_gets_its_files_by_name(deployment: Deployment) -> None:
+    assert sorted(salt.file_map(deployment).values()) == [
+        "/opt/salt-deploy/reconnect.conf",
+        "/opt/salt-deploy/requirements.txt",
+        "/opt/salt-deploy/salt-minion.service",
+    ]
+    for path in salt.file_map(Deployment("local", ROOT)):
+        assert Path(path).is_file()
+
+
+class Commands:
+    """Keeps the commands of this host and their options, and answers."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer if isinstance(answer, str) else json.dumps(answer)
+        self.ran: list[list[str]] = []
+        self.options: list[dict[str, Any]] = []
+
+    def __call__(self, command: list[str], **options: Any) -> str:
+        self.ran.append(command)
+        self.options.append(options)
+        return self.answer
+
+
+@pytest.mark.parametrize("test", [None, False, True])
+def test_states_on_this_host_are_predicted_only_if_asked(
+    deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch, test: bool | None
+) -> None:
+    commands = Commands({"local": {"a": GOOD, "b": CHANGED}})
+    monkeypatch.setattr(salt, "run", commands)
+    options = {} if test is None else {"test": test}
+    found = salt.apply_locally(deployment, log, "aws", **options)
+    assert found == StateRun("operator", 2, ("redis-config",), ())
+    ((program, *args),) = commands.ran
+    folder = str(deployment.state_dir / "salt")
+    assert Path(program).name == "salt-call"
+    assert args[:4] == ["--local", "--config-dir", folder, "--out=json"]
+    assert args[4:] == ["state.apply", "aws", f"test={bool(test)}"]
+    assert set(commands.options[0]["accept"]) == {0, 1, 2}, "failures are read from the output"
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ({"local": {"a": FAILED}}, "operator: redis-package: no such package"),
+        ({"local": ["Rendering SLS failed"]}, "operator: Rendering SLS failed"),
+        ("", "operator: no answer"),
+    ],
+)
+def test_failed_states_on_this_host_are_an_error(
+    deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch, answer: Any, problem: str
+) -> None:
+    monkeypatch.setattr(salt, "run", Commands(answer))
+    with pytest.raises(ConvergeError, match=f"^{problem}"):
+        salt.apply_locally(deployment, log, "aws")
+
+
+def test_salt_cloud_on_this_host_returns_json(
+    deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands({"salt-1": {}})
+    monkeypatch.setattr(salt, "run", commands)
+    operator = Operator(deployment, cast(Shell, None), log)
+    assert operator.salt_cloud(["--profile", "salt", "salt-1"], 2) == '{"salt-1": {}}'
+    ((program, *args),) = commands.ran
+    assert Path(program).name == "salt-cloud"
+    assert args == [
+        *("--config-dir", str(deployment.state_dir / "salt"), "--profile", "salt", "salt-1"),
+        *("--assume-yes", "--out=json", "--log-level=warning"),
+    ]
+    assert commands.options[0]["timeout"] == 2 * salt.MACHINE_SECONDS

@@ -12,10 +12,11 @@ import pytest
 from moto.ec2.responses import general
 
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, UnreachableError
+from stackctl.errors import CommandError, LaunchError, UnreachableError
 from stackctl.files import write_private
 from stackctl.machines import Machine, list_machines
 from stackctl.run import Log
+from stackctl.secret_store import SecretStore
 from stackctl.ssh import Shell, script_command
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def test_ssh_checks_host_keys_and_reads_no_configuration(
         "HostKeyAlias=salt-1",
         "BatchMode=yes",
         "User=admin",
+        "IdentitiesOnly=yes",
+        "ConnectTimeout=15",
     } <= set(command)
     assert f"UserKnownHostsFile={deployment.state_dir / 'ssh' / 'known_hosts'}" in command
     assert command[-2:] == ["10.20.1.9", """sudo -n sh -c 'id -u; echo '"'"'a b'"'"''"""]
@@ -108,6 +111,71 @@ def test_other_machines_are_reached_through_master(shell: Shell) -> None:
     assert next(arg for arg in to_master if arg.startswith("ControlPath=")) in proxy
     assert proxy.endswith("-W %h:%p 10.20.1.9")
     assert "HostKeyAlias=web-1" in command
+
+
+def test_commands_share_a_connection_unless_they_are_not_to(shell: Shell) -> None:
+    master, web = machine("salt-1"), machine("web-1")
+    alone = shell.command(master, ["true"], shared=False)
+    assert not any(arg.startswith("Control") for arg in alone)
+    assert "ControlMaster=auto" in shell.command(master, ["true"])
+    assert "ControlMaster=auto" in shell.command(master, ["true"], master=master)
+    assert "ControlMaster=auto" not in shell.command(web, ["true"], master=master)
+    assert "-t" not in shell.command(master, ["true"])
+    assert "-t" in shell.command(master, ["true"], tty=True)
+
+
+def test_shell_that_ends_closes_its_connections(
+    deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[list[str]] = []
+
+    def close(command: list[str], **_: object) -> None:
+        closed.append(command)
+        raise CommandError("closing SSH failed: the master of that connection is gone")
+
+    monkeypatch.setattr("stackctl.ssh.run", close)
+    write_private(deployment.ssh_key, "key")
+    with Shell(deployment, None, log) as shell:
+        control = next(
+            arg for arg in shell.command(machine("salt-1"), ["true"]) if "ControlPath" in arg
+        )
+        socket = Path(control.partition("=")[2].replace("%n", "10.20.1.9"))
+        socket.touch()
+    assert closed == [["ssh", "-S", str(socket), "-O", "exit", "10.20.1.9"]]
+    assert not socket.parent.exists()
+
+
+def test_unknown_machine_is_not_trusted_without_the_api(deployment: Deployment, log: Log) -> None:
+    known = deployment.state_dir / "ssh" / "known_hosts"
+    write_private(known, f"web-1 {ED25519} i-1\n")
+    with Shell(deployment, None, log) as shell:
+        shell.trust(machine("web-1"))
+        with pytest.raises(LaunchError, match=r"^The host keys of lb-1 are not known here"):
+            shell.trust(Machine("lb-1", "i-2", "running", "10.20.1.8", ""))
+
+
+def test_key_comes_from_the_secret_store_once(
+    deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SecretStore, "read", lambda *_: {"private_key": "secret"})
+    with Shell(deployment, None, log) as shell:
+        key = shell.write_key()
+        assert (key, key.read_text()) == (deployment.ssh_key, "secret")
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        write_private(key, "as a rotation left it")
+        assert shell.write_key().read_text() == "as a rotation left it"
+
+
+def test_options_reach_the_command(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "command", lambda _machine, args, **_: list(args))
+    master = machine("salt-1")
+    program = ["sh", "-c", "cat; exit 3"]
+    assert shell.run(master, program, what="x", stdin="in", accept=(3,)) == "in"
+    with pytest.raises(CommandError) as caught:
+        shell.run(master, program, what="x")
+    assert caught.value.code == 3, "it is no error of SSH"
+    with pytest.raises(CommandError, match="x took longer"):
+        shell.run(master, ["sleep", "60"], what="x", timeout=0.1)
 
 
 def test_real_machine_is_reached_at_its_public_address(

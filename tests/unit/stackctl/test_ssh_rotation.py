@@ -29,6 +29,7 @@ class Stack:
         self.stored = new_private_key()
         self.states = dict.fromkeys(NAMES, "running")
         self.entered: list[str] = []
+        self.trusted: list[str] = []
         self.waited_for: list[str] = []
         self.failing = ""
         write_private(deployment.ssh_key, self.stored)
@@ -46,7 +47,8 @@ class Stack:
             for name, state in self.states.items()
         }
 
-    def trust(self, _: Machine) -> None: ...
+    def trust(self, machine: Machine) -> None:
+        self.trusted.append(machine.name)
 
     def wait_for(self, machine: Machine, master: Machine) -> None:
         assert master.state == machine.state == "running"
@@ -54,6 +56,7 @@ class Stack:
 
     def script(self, machine: Machine, args: list[str], *, master: Machine, what: str) -> None:
         assert master.name == "salt-1"
+        assert machine.name in self.trusted, "Host key verification failed"
         authorized = self.folder / machine.name
         keys = [self.deployment.ssh_key, self.deployment.ssh_key_before]
         if machine.name == self.failing or not any(
@@ -156,8 +159,8 @@ def test_stopped_machine_is_started_for_the_rotation(
 def test_rotation_waits_for_master(stack: Stack) -> None:
     stack.stored = new_private_key()
     del stack.states["salt-1"]
-    stack.follow()
-    assert not stack.follow()
+    assert stack.follow(), "this host has the new key"
+    assert stack.follow() is False
     assert stack.entered == []
     assert stack.deployment.ssh_key_before.is_file()
     stack.states["salt-1"] = "running"

@@ -133,6 +133,20 @@ def test_state_runs_of_orchestration_are_in_order() -> None:
     ]
 
 
+def test_changes_of_a_step_that_names_no_outputter_are_no_states() -> None:
+    """Such a step is none of salt.state: its `ret` may look like states."""
+    silent = step(0, "deploy-check", {"web-1": {"a": FAILED}}, out="")
+    assert read_orchestration({"a": silent}) == []
+    assert read_orchestration({"a": {"result": True, "changes": None}}) == []
+
+
+def test_steps_without_a_number_come_first() -> None:
+    first = step(0, "first", {"web-1": {"a": GOOD}})
+    del first["__run_num__"]
+    steps = {"b": step(1, "second", {"web-2": {"a": GOOD}}), "a": first}
+    assert [run.minion for run in read_orchestration(steps)] == ["web-1", "web-2"]
+
+
 def test_return_value_of_function_is_no_state() -> None:
     steps = {
         "a": step(0, "deploy-addresses", {"web-1": True, "web-2": {"10.20.1.4": "up"}}, out=""),
@@ -228,6 +242,8 @@ def test_error_has_first_failure_and_number_of_others(log: Log) -> None:
     with pytest.raises(ConvergeError) as caught:
         raise_on_failure(runs, log)
     assert caught.value.what == "web-1: a: x (and 2 more)."
+    with pytest.raises(ConvergeError, match=r"web-1: a: x \(and 1 more\)\."):
+        raise_on_failure(runs[:2], log)
     assert caught.value.log == log.path
     with pytest.raises(ConvergeError, match=r"^web-2: c: z\. Mend the cause"):
         raise_on_failure(runs[2:], log)

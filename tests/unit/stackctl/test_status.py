@@ -14,7 +14,7 @@ import pytest
 
 from stackctl import cli, site, status
 from stackctl.deployment import Deployment
-from stackctl.errors import NotUpError, UnreachableError
+from stackctl.errors import NotUpError, PreflightError, UnreachableError
 from stackctl.machines import Machine
 from stackctl.run import Log
 
@@ -46,9 +46,11 @@ HEALTHY = status.Row("web-1", "web", "10.20.1.8", "running", "answers", "airflow
 class MasterShell:
     """The master's shell, which gives one answer or raises it, and keeps the questions."""
 
-    def __init__(self, answer: str | Exception, asked: list[list[str]]) -> None:
+    def __init__(self, answer: str | Exception, asked: list[list[str]], *, api: bool) -> None:
         self.answer = answer
         self.asked = asked
+        self.api = api
+        self.trusted = False
 
     def __enter__(self) -> Self:
         return self
@@ -59,8 +61,10 @@ class MasterShell:
     def trust(self, machine: Machine, timeout: float) -> None:
         assert machine.name == "salt-1"
         assert timeout < 10
+        self.trusted = True
 
     def script(self, _machine: Machine, args: list[str], **_: object) -> str:
+        assert self.trusted == self.api, "only the API can say whose host keys to trust"
         self.asked.append(args)
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -86,9 +90,13 @@ def report(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) ->
             return machines
 
         output = answer if isinstance(answer, Exception) else json.dumps(answer)
+
+        def shell(_deployment: object, client: object, *_: object, **__: object) -> MasterShell:
+            return MasterShell(output, asked, api=client is not None)
+
         monkeypatch.setattr(status, "list_machines", listed)
         monkeypatch.setattr(status, "find_ended", lambda _: ended or {})
-        monkeypatch.setattr(status, "Shell", lambda *_, **__: MasterShell(output, asked))
+        monkeypatch.setattr(status, "Shell", shell)
         return status.collect(deployment, log)
 
     collect.asked = asked  # type: ignore[attr-defined]
@@ -284,6 +292,38 @@ def test_api_without_answer_leaves_machines_and_site(
     assert found.rows[0].address == MACHINES["salt-1"].private_address
     assert (found.site, len(found.errors)) == ("status 503", 1)
     assert found.errors[0].startswith("EC2: The local cloud does not run.")
+
+
+def test_credentials_of_another_account_stop_the_report(report: Any) -> None:
+    """What is known from before may be another account's."""
+    report(MACHINES, ACTIVE)
+    with pytest.raises(PreflightError, match="another account"):
+        report(PreflightError("The credentials are another account's."), ACTIVE)
+
+
+def test_damaged_memory_is_no_memory(report: Any, deployment: Deployment) -> None:
+    report(MACHINES, ACTIVE)
+    (deployment.state_dir / status.MEMORY).write_text("{")
+    with pytest.raises(NotUpError):
+        report(NotUpError("The local cloud does not run.", ""), ACTIVE)
+
+
+@pytest.mark.parametrize(
+    ("found", "healthy"),
+    [
+        (status.Report([HEALTHY]), True),
+        (status.Report([]), False),
+        (status.Report([HEALTHY, replace(HEALTHY, state="stopped")]), False),
+        (status.Report([HEALTHY], site="status 503"), False),
+        (status.Report([HEALTHY], errors=["EC2: no answer"]), False),
+    ],
+)
+def test_report_is_healthy_only_without_any_fault(found: status.Report, *, healthy: bool) -> None:
+    assert found.healthy is healthy
+
+
+def test_question_does_not_keep_the_process_alive() -> None:
+    assert status.answer_of(status.ask(lambda: threading.current_thread().daemon), 60) is True
 
 
 def test_frozen_api_and_site_are_given_up(report: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import tarfile
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
+import yaml
 from rich.console import Console
 
-from stackctl import tree, up
+from stackctl import packages, preflight, salt, site, ssh_rotation, tree, up
 from stackctl.deployment import Deployment
 from stackctl.errors import (
     BusyError,
@@ -26,6 +32,7 @@ from stackctl.run import Log
 from stackctl.salt import Master
 from stackctl.secret_store import SecretStore
 from stackctl.states import Migration, StateRun
+from stackctl.verdict import Result, Verdict
 
 MACHINES = ("salt-1", "lb-1", "web-1")
 
@@ -254,3 +261,267 @@ def test_state_of_master_is_applied_for_a_new_tree_and_for_a_new_key(
     assert machines.start_master(master, {}) == (pushed, applied)
     assert len(jobs) == applied
     assert progress.changes == pushed
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [('{"local": {"a": {"result": false, "comment": "no space"}}}', "a: no space"), ("", "no ans")],
+)
+def test_failed_state_of_the_master_is_an_error(
+    deployment: Deployment, log: Log, progress: Progress, found: str, problem: str
+) -> None:
+    class Jobs:
+        def run(self, _machine: Machine, _args: list[str], **options: Any) -> str:
+            assert 2 in options["accept"], "failures are read from the output"
+            config = yaml.safe_load(options["stdin"])
+            assert (config["id"], config["file_client"]) == ("salt-1", "local")
+            assert config["pillar_roots"]["base"][0] == "/srv/stack/pillar/local"
+            return found
+
+    run = up._Run(deployment, progress, log, Holder.this("up"), wait=False)
+    machines = up._Machines(run, cast(Any, None), cast(Any, Jobs()))
+    with pytest.raises(ConvergeError, match=f"^salt-1: {problem}"):
+        machines._bootstrap_master(Machine("salt-1", "i-1", "running", "10.20.1.250", ""))
+
+
+# -- the whole run ---------------------------------------------------------------------------------
+
+
+class Account:
+    """An account with an API that runs or not."""
+
+    def __init__(self, *, runs: bool = True) -> None:
+        self.running = runs
+        self.files = {"config": "[default]"}
+        self.checked = 0
+
+    def check(self) -> None:
+        self.checked += 1
+
+    def runs(self) -> bool:
+        return self.running
+
+    def pending(self) -> list[str]:
+        return ["start the API"]
+
+    def start(self, _progress: Progress) -> dict[str, str]:
+        return {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def master_files(self, environment: dict[str, str]) -> dict[str, str]:
+        assert environment == {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+        return self.files
+
+
+@pytest.mark.parametrize(
+    ("runs", "existing", "steps"),
+    [
+        (False, [], []),
+        (True, ["salt-1", "web-1"], ["launch lb-1"]),
+        (
+            True,
+            ["salt-1", "web-1", "lb-1"],
+            ["compare every machine with the tree, and converge what differs"],
+        ),
+    ],
+)
+def test_plan_has_the_steps_that_are_missing(
+    deployment: Deployment,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: bool,
+    existing: list[str],
+    steps: list[str],
+) -> None:
+    account = Account(runs=runs)
+    deployment.map_path.write_text("salt: [salt-1]\nlb: [lb-1]\nweb: [web-1]\n")
+    monkeypatch.setattr(up, "open_account", lambda _: account)
+    monkeypatch.setattr(up, "enter", lambda _: nullcontext())
+    monkeypatch.setattr(up, "list_machines", lambda _: dict.fromkeys(existing))
+    monkeypatch.setattr(preflight, "check_programs", lambda: None)
+    planned = up.plan(deployment)
+    assert planned == [
+        "deployment local: salt-1, lb-1, web-1 in eu-west-1",
+        "start the API",
+        *steps,
+    ]
+    assert account.checked == 1
+
+
+class Run:
+    """Everything below `up`, of which each part says when it was called."""
+
+    def __init__(self, deployment: Deployment, patch: pytest.MonkeyPatch) -> None:
+        self.deployment = deployment
+        self.did: list[str] = []
+        self.options: dict[str, Any] = {}
+        self.account = Account()
+        self.missing: list[str] = []
+        self.changed = False
+        self.ready = "yes"
+        self.pushed = False
+        self.launched: list[Verdict] = []
+        self.predicts: Collection[str] = ()
+        self.master = Machine("salt-1", "i-1", "running", "10.20.1.250", "")
+        deployment.pillar_dir.mkdir(exist_ok=True)
+        deployment.settings_path.write_text("settings: {base_url: 'https://example.org'}\n")
+        kept = StateRun("operator", 3, (), ())
+        for module, name, value in (
+            (up, "open_account", lambda _: self.account),
+            (preflight, "check_programs", lambda: None),
+            (preflight, "missing_packages", lambda: self.missing),
+            (packages, "install", lambda names, _: self.say(f"install {' '.join(names)}")),
+            (up, "prepare_secrets", lambda *_: self.say("secrets")),
+            (salt, "apply_locally", lambda *_: self.say(f"aws at {self.endpoint()}", kept)),
+            (up, "ec2_client", lambda _: self.say("client")),
+            (up, "find_machines", lambda _: [self.master]),
+            (up, "Launcher", self.launcher),
+            (up, "Shell", lambda *_: self),
+            (up, "Session", self.session),
+            (ssh_rotation, "follow_store", lambda *_: self.say("key", self.changed)),
+            (tree, "push", lambda *_: self.say("push", (self.pushed, "abc" * 9))),
+            (tree, "untracked_warning", lambda *_: "new.sls"),
+            (up, "converge", self.converge),
+            (site, "require_healthy", lambda _: self.say("site")),
+        ):
+            patch.setattr(module, name, value)
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+
+    def say(self, what: str, answer: Any = None) -> Any:
+        self.did.append(what)
+        return answer
+
+    def endpoint(self) -> str:
+        return os.environ["AWS_ENDPOINT_URL"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.say("end")
+
+    # -- the launcher
+
+    def launcher(self, *_: object, **options: Any) -> Self:
+        self.options |= options
+        return self
+
+    def step(self, title: str, request: Any, new: Collection[str] = ()) -> Result:
+        self.say(f"launch {title}: {' '.join(request.args)}{' (new)' if new else ''}")
+        if title == "machines":
+            assert request.names == list(self.deployment.machines())
+            return Result(tuple(self.launched))
+        assert request.names == ["salt-1"]
+        return Result((Verdict("salt-1", "kept", self.master, self.master),))
+
+    # -- the session and the shell
+
+    @property
+    def jobs(self) -> Self:
+        return self
+
+    def session(self, *_: object, wait: bool, **__: object) -> Self:
+        self.options["wait"] = wait
+        return self
+
+    def hold(self, machine: Machine) -> None:
+        self.say(f"hold {machine.name}")
+
+    def trust(self, *_: object, **__: object) -> None: ...
+
+    def script(self, machine: Machine, args: list[str], **options: Any) -> str:
+        assert machine == self.master
+        if args[0] == "unpack-private":
+            with tarfile.open(fileobj=io.BytesIO(options["stdin"])) as archive:
+                self.say(f"~/.aws has {' '.join(archive.getnames())}")
+        return self.ready
+
+    def run(self, *_: object, **__: object) -> str:
+        self.say("bootstrap")
+        state = {"__id__": "salt-master", "result": True, "changes": {"pid": 1}}
+        return json.dumps({"local": {"a": state}})
+
+    def converge(self, _master: object, migration: Migration, *_: object, **options: Any) -> None:
+        assert migration.machine == "web-1"
+        self.say("converge")
+        self.options |= options
+
+
+@pytest.fixture
+def whole(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run in which nothing has to be done."""
+    return Run(deployment, monkeypatch)
+
+
+def test_run_without_changes_looks_at_everything(whole: Run, progress: Progress, log: Log) -> None:
+    result = up.up(whole.deployment, progress, log)
+    assert result == up.Result("https://example.org", changed=False)
+    assert whole.did == [
+        "secrets",
+        "aws at http://127.0.0.1:1",
+        "client",
+        "hold salt-1",
+        "key",
+        "launch salt-1: --profile salt salt-1",
+        "hold salt-1",
+        "push",
+        "~/.aws has config",
+        "launch machines: --map /etc/salt/cloud.maps.d/small.map --parallel",
+        "converge",
+        "end",
+        "end",
+        "site",
+    ]
+    assert whole.options["on_failure"] == "keep"
+    assert whole.options["wait"] is False
+    assert whole.options["pushed"] is False
+    assert whole.options["predict"] == tuple(whole.deployment.machines())
+    assert "AWS_ENDPOINT_URL" not in os.environ
+
+
+def test_new_tree_has_the_masters_minion_connected(
+    whole: Run, progress: Progress, log: Log
+) -> None:
+    whole.pushed = True
+    whole.account.files = {}
+    assert up.up(whole.deployment, progress, log, on_failure="destroy", wait=True).changed
+    push = whole.did.index("push")
+    assert whole.did[push + 1 : push + 3] == [
+        "bootstrap",
+        "launch salt-1's minion: --profile salt salt-1 (new)",
+    ]
+    assert whole.options["pushed"] is True
+    assert (whole.options["on_failure"], whole.options["wait"]) == ("destroy", True)
+
+
+def test_new_machines_are_not_asked_for_a_prediction(
+    whole: Run, progress: Progress, log: Log
+) -> None:
+    machine = Machine("web-1", "i-2", "running", "10.20.1.9", "")
+    whole.launched = [Verdict("web-1", "launched", None, machine)]
+    up.up(whole.deployment, progress, log)
+    assert whole.options["predict"] == ()
+
+
+def test_missing_programs_are_installed_first(whole: Run, progress: Progress, log: Log) -> None:
+    whole.missing = ["gnupg", "git"]
+    assert up.up(whole.deployment, progress, log).changed
+    assert whole.did[0] == "install gnupg git"
+
+
+def test_rotated_key_is_a_change(whole: Run, progress: Progress, log: Log) -> None:
+    whole.changed = True
+    assert up.up(whole.deployment, progress, log).changed
+
+
+def test_changes_are_counted_in_words() -> None:
+    assert [up._count(number) for number in (0, 1, 2)] == ["0 changes", "1 change", "2 changes"]
+
+
+def test_detail_of_the_master_is_its_revision(deployment: Deployment, whole: Run, log: Log) -> None:
+    screen = StringIO()
+    progress = Progress(Console(file=screen, width=200), log)
+    up.up(deployment, progress, log)
+    assert "revision abcabcabcabc " in screen.getvalue()
+    assert "Salt master: new.sls" in screen.getvalue()
