@@ -83,6 +83,30 @@ def test_map_needs_exactly_one_master(checkout: Path, names: list[str], count: i
         with_map(checkout, {"salt": names, "web": ["web-1"]}).master()
 
 
+def test_files_of_a_deployment_are_below_its_folders() -> None:
+    deployment = Deployment("local", ROOT)
+    assert deployment.ssh_key == ROOT / ".stack/local/ssh/key"
+    assert deployment.ssh_key_before == ROOT / ".stack/local/ssh/key.before"
+    assert deployment.settings_path == ROOT / "pillar/local/settings.sls"
+    assert deployment.map_path.is_file()
+    assert "salt==" in deployment.salt_lock.read_text()
+
+
+def test_base_pillar_is_that_of_a_component() -> None:
+    deployment = Deployment("local", ROOT)
+    assert deployment.base_pillar("aws")["region"] == deployment.region() == "eu-west-1"
+    assert deployment.role_table().roles["salt"].unit == "salt-master"
+
+
+def test_message_names_the_deployment_unless_it_is_the_local_one(checkout: Path) -> None:
+    assert Deployment("local", checkout).command("up") == "stackctl up"
+    assert Deployment("prod", checkout).command("up") == "stackctl up -d prod"
+    for name, account in (("local", ""), ("prod", " --account 123456789012")):
+        with pytest.raises(StackError) as caught:
+            Deployment(name, checkout).settings()
+        assert caught.value.hint == f"Run: stackctl secrets init -d {name}{account}"
+
+
 def test_settings_are_those_of_the_pillar(checkout: Path) -> None:
     deployment = Deployment("prod", checkout)
     assert not deployment.has_settings

@@ -169,6 +169,19 @@ def test_rotation_waits_for_master(stack: Stack) -> None:
     stack.check()
 
 
+def test_key_of_the_machines_is_kept_until_the_master_is_back(stack: Stack) -> None:
+    """A second rotation meanwhile would replace the only key that the machines accept."""
+    old = stack.stored
+    del stack.states["salt-1"]
+    for _ in range(2):
+        stack.stored = new_private_key()
+        stack.follow()
+    assert stack.deployment.ssh_key_before.read_text() == old
+    stack.states["salt-1"] = "running"
+    assert stack.follow()
+    stack.check()
+
+
 def test_ssh_tries_both_keys_during_rotation(deployment: Deployment, log: Log) -> None:
     machine = Machine("salt-1", "i-1", "running", "10.20.1.9", "")
     write_private(deployment.ssh_key, "new")

@@ -23,6 +23,7 @@ from stackctl.errors import (
     ConvergeError,
     LaunchError,
     SecretsError,
+    StackError,
     UnreachableError,
 )
 from stackctl.locks import Holder
@@ -95,10 +96,12 @@ def test_prediction_without_changes_applies_nothing(progress: Progress) -> None:
     "predicted", [[UNCHANGED, ROTATED], ConvergeError("web-1: airflow-database: it is behind.")]
 )
 def test_predicted_or_unpredictable_change_is_applied(
-    progress: Progress, predicted: list[StateRun] | ConvergeError
+    progress: Progress, log: Log, predicted: list[StateRun] | ConvergeError
 ) -> None:
     assert converge(progress, FakeMaster(predicted)) == ["predict", "wait", "orch.deploy"]
     assert progress.changes == 1
+    told = ("comparing every machine", "orchestration deploy", "== states: 1 change ")
+    assert all(line in log.path.read_text() for line in told)
 
 
 def test_new_tree_is_synced_before_prediction(progress: Progress) -> None:
@@ -145,15 +148,28 @@ def test_up_names_secret_that_real_deployment_lacks(checkout: Path, log: Log) ->
         up.prepare_secrets(prod, Progress(Console(file=StringIO()), log))
 
 
+def test_up_needs_the_settings_of_a_real_deployment(checkout: Path, log: Log) -> None:
+    prod = Deployment("prod", checkout)
+    with_every_secret(prod)
+    prod.settings_path.unlink()
+    with pytest.raises(StackError, match=r"^pillar/prod/settings\.sls does not exist"):
+        up.prepare_secrets(prod, Progress(Console(file=StringIO()), log))
+
+
 def test_up_makes_secret_that_local_lacks(checkout: Path, log: Log) -> None:
     deployment = Deployment("local", checkout)
     up.prepare_secrets(deployment, Progress(Console(file=StringIO()), log))
     file = deployment.pillar_dir / "secrets" / "postgres-owner.sls"
     file.unlink()
-    again = Progress(Console(file=StringIO()), log)
+    screen = StringIO()
+    again = Progress(Console(file=screen), log)
     up.prepare_secrets(deployment, again)
     assert file.is_file()
     assert again.changes == 1
+    assert "secrets            made 1 " in screen.getvalue()
+    up.prepare_secrets(deployment, again)
+    assert again.changes == 1
+    assert "secrets            unchanged " in screen.getvalue()
 
 
 class Shell:
