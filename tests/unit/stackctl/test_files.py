@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def test_what_an_interrupted_run_left_is_replaced(tmp_path: Path) -> None:
 def test_interrupted_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(_: int) -> None:
+    def interrupt(file: int) -> None:
+        assert os.fstat(file).st_size == len("new"), "all of it is to be on the disk"
         raise KeyboardInterrupt
 
     write_private(tmp_path / "key", "old")
