@@ -339,7 +339,7 @@ def main() -> int:
     """Print what each module's tests noticed; return 1 when the share misses the target."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("module", nargs="*", help="paths of modules; default: all of TESTS")
-    parser.add_argument("--each", type=int, default=8, help="faults in each module, at most")
+    parser.add_argument("--each", type=int, default=6, help="faults in each module, at most")
     parser.add_argument("--all", action="store_true", help="every fault, which takes long")
     options = parser.parse_args()
     if unknown := set(options.module) - TESTS.keys():
