@@ -208,6 +208,8 @@ def test_new_machine_has_its_first_boot_data_before_it_starts(
 def test_faults_of_a_machine_are_on_its_disk(docker: Docker, host: DockerHost) -> None:
     host.create(replace(WEB, sshd=False, authorized_key=""))
     files = docker.kept["demo-i-1"].texts
+    drop_in = docker.kept["demo-i-1"].files["etc/systemd/system/ssh.service.d/fault.conf"]
+    assert (drop_in.mode, drop_in.uid) == (0o644, 0)
     assert b"ConditionPathExists" in files["etc/systemd/system/ssh.service.d/fault.conf"]
     assert "home/admin/.ssh/authorized_keys" not in files
 

@@ -47,6 +47,7 @@ class Cloud:
         self.output: str | Exception = ""
         self.unreachable = False
         self.deadlines: dict[str, float] = {}
+        self.reports: list[str] = []
 
     def start(self, name: str, deploy: str = "done") -> str:
         tags: list[Any] = [
@@ -118,7 +119,7 @@ class Cloud:
         launcher = Launcher(
             self.client, progress, self.log, on_failure=on_failure, show=lambda _: None
         )
-        return launcher.apply(Request(self, NAMES, ["--map", "small"]), lambda _: None)
+        return launcher.apply(Request(self, NAMES, ["--map", "small"]), self.reports.append)
 
 
 @pytest.fixture
@@ -215,6 +216,7 @@ def test_stopped_machine_is_only_started(cloud: Cloud) -> None:
     assert (verdict.before.state, verdict.after.state) == ("stopped", "running")
     assert verdict.after.instance_id == instance
     assert cloud.ran == [], "its minion has its key, and nothing is installed again"
+    assert cloud.reports == ["starting web-1"]
 
 
 def test_started_machine_has_time_to_boot(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,6 +480,11 @@ def test_destroy_removes_launched_machine_that_is_not_ready(cloud: Cloud) -> Non
     assert verdict.reason == f"{DIED}; then it was destroyed, and its key with it"
     assert cloud.ran == [["--map", "small"], ["--destroy", "web-2"]]
     assert cloud.counted == [1, 1]
+    assert cloud.reports == [
+        "salt-cloud launches or repairs web-2",
+        "waiting for the minions",
+        "destroying web-2",
+    ]
     assert sorted(cloud.living()) == ["salt-1", "web-1"]
     assert len(cloud.client.describe_volumes()["Volumes"]) == 2, "its disk went with it"
 

@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.ec2.responses import general
 
+from saltext.ec2.tags import DEPLOY_TAG
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
@@ -157,6 +158,16 @@ def described(*instances: Any) -> EC2Client:
 def only(client: EC2Client) -> Machine:
     (found,) = find_machines(client)
     return found
+
+
+@pytest.mark.parametrize(("deploy", "deployed"), [("", False), ("pending", False), ("done", True)])
+def test_tag_of_the_driver_tells_whether_a_machine_is_deployed(
+    deploy: str, *, deployed: bool
+) -> None:
+    tags = [{"Key": DEPLOY_TAG, "Value": deploy}] if deploy else []
+    instance = {"InstanceId": "i-1", "LaunchTime": 0, "State": {"Name": "running"}, "Tags": tags}
+    found = only(described(instance))
+    assert (found.deploy, found.deployed) == (deploy, deployed)
 
 
 def test_newest_ended_machine_of_a_name_counts() -> None:

@@ -75,7 +75,7 @@ def test_page_that_says_otherwise_is_a_problem(deployment: Deployment, serve: Se
     )
 
 
-@pytest.mark.parametrize("code", [503, 404])
+@pytest.mark.parametrize("code", [204, 503, 404])
 def test_other_status_is_a_problem(deployment: Deployment, serve: Serve, code: int) -> None:
     serve(code)
     assert site.problem(deployment) == f"status {code}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -154,6 +156,21 @@ def test_unknown_machine_is_not_trusted_without_the_api(deployment: Deployment, 
             shell.trust(Machine("lb-1", "i-2", "running", "10.20.1.8", ""))
 
 
+def test_console_has_as_long_as_the_caller_says(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[float] = []
+
+    def read(_client: object, _machine: object, deadline: float) -> list[str]:
+        deadlines.append(deadline)
+        return [ED25519]
+
+    monkeypatch.setattr("stackctl.ssh.host_keys", read)
+    monkeypatch.setattr("stackctl.ssh.time", SimpleNamespace(monotonic=lambda: 1000.0))
+    shell.trust(machine("web-1"), timeout=20)
+    assert deadlines == [1020.0]
+
+
 def test_key_comes_from_the_secret_store_once(
     deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +263,9 @@ def test_lost_connection_is_one_sentence_with_the_cure(
 def test_machine_that_boots_is_waited_for(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("stackctl.ssh.time.sleep", lambda _: (tmp_path / "sshd").touch())
+    # Only this module's pauses: subprocess makes some of its own.
+    clock = SimpleNamespace(sleep=lambda _: (tmp_path / "sshd").touch(), monotonic=time.monotonic)
+    monkeypatch.setattr("stackctl.ssh.time", clock)
     command = ["sh", "-c", f"[ -e {tmp_path}/sshd ] || exit 255"]
     monkeypatch.setattr(shell, "command", lambda *_, **__: command)
     with pytest.raises(UnreachableError):
