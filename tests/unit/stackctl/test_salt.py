@@ -438,9 +438,9 @@ def test_operator_configuration_has_what_salt_cloud_needs(deployment: Deployment
 
 def test_deploy_script_gets_its_files_by_name(deployment: Deployment) -> None:
     assert sorted(salt.file_map(deployment).values()) == [
-        "/opt/salt-deploy/reconnect.conf",
         "/opt/salt-deploy/requirements.txt",
         "/opt/salt-deploy/salt-minion.service",
+        "/opt/salt-deploy/stack.conf",
     ]
     for path in salt.file_map(Deployment("local", ROOT)):
         assert Path(path).is_file()
