@@ -201,7 +201,7 @@ def test_unmigrated_database_stops_the_run_before_restart(web: Machine) -> None:
     manifest = Path("/opt/airflow/current/release.json")
     release = json.loads(web.run("cat", str(manifest)).stdout)
     web.put(str(manifest), json.dumps(release | {"heads": {"alembic_version": "newer"}}))
-    web.run("sh", "-c", "echo >> /etc/airflow/environment")  # a change that needs a restart
+    web.run("rm", "/run/stack/loaded/airflow.start")  # as if it ran with other files
     before = main_pid(web)
     try:
         states = web.apply("airflow")

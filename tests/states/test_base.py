@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -29,19 +29,21 @@ def web(fleet: Fleet) -> Machine:
 
 
 @pytest.fixture
-def listener(machine: Machine) -> Callable[[int], None]:
-    """`listener(port)`: start a server on the machine."""
+def listener(machine: Machine) -> Iterator[Callable[[int], None]]:
+    """`listener(port)`: start a server on the machine, for the length of a test."""
+    units = []
 
     def listen(port: int) -> None:
-        unit = f"test-listener-{port}"
-        machine.run("systemctl", "stop", unit)
+        units.append(unit := f"test-listener-{port}")
         done = machine.run(
             "systemd-run", "--collect", f"--unit={unit}", "python3", "-m", "http.server", str(port)
         )
         assert done.returncode == 0, done.stderr
         until(lambda: machine.can_reach("127.0.0.1", port), f"{unit} listens")
 
-    return listen
+    yield listen
+    for unit in units:
+        machine.run("systemctl", "stop", unit)
 
 
 def test_machine_names_resolve(machine: Machine) -> None:

@@ -84,8 +84,13 @@ def web(fleet: Fleet) -> Machine:
 
 @pytest.fixture(scope="module")
 def edge(web: Machine, converged: Callable[[str], Machine]) -> Machine:
-    """The load balancer with web-2 only: another test's Airflow may run on web-1."""
-    machine = converged("lb-1")
+    """The load balancer."""
+    return converged("lb-1")
+
+
+@pytest.fixture(autouse=True)
+def _only_web_2(edge: Machine) -> None:
+    """Take web-1 out, on which another test's Airflow may run; a reload brings it back."""
     drain = """
         import socket
         with socket.socket(socket.AF_UNIX) as admin:
@@ -93,8 +98,7 @@ def edge(web: Machine, converged: Callable[[str], Machine]) -> Machine:
             admin.sendall(b"set server web/web-1 state maint\\n")
             result = admin.recv(1024).decode().strip()
     """
-    assert machine.python(drain) == ""
-    return machine
+    assert edge.python(drain) == ""
 
 
 @pytest.fixture(scope="module")
