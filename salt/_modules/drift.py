@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import socket
 from collections import defaultdict
@@ -87,12 +86,7 @@ def found(description: str = "/etc/salt/role.json", root: str = "/") -> list[str
     Raises:
         CommandExecutionError: the file is missing, because no highstate has run yet.
     """
-    try:
-        role = json.loads(Path(description).read_text())
-    except OSError as error:
-        raise CommandExecutionError(
-            f"{description}: {error.strerror}: apply the highstate first"
-        ) from error
+    role = __salt__["role.recorded"](description)
     sentences: list[str] = []
     for check in CHECKS:
         try:

@@ -102,6 +102,24 @@ def description() -> dict[str, Any]:
     return role
 
 
+def recorded(path: str = DESCRIPTION) -> dict[str, Any]:
+    """Return this machine's ``description`` as its last highstate has written it.
+
+    Args:
+        path: the file with it.
+
+    Raises:
+        CommandExecutionError: the file is missing, because no highstate has run yet.
+    """
+    try:
+        role: dict[str, Any] = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise CommandExecutionError(
+            f"{path}: {error.strerror}: apply the highstate first"
+        ) from error
+    return role
+
+
 def status(path: str = DESCRIPTION) -> dict[str, Any]:
     """Return how this machine serves its role.
 
@@ -120,12 +138,7 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
     Raises:
         CommandExecutionError: the file is missing, because no highstate has run yet.
     """
-    try:
-        role = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise CommandExecutionError(
-            f"{path}: {error.strerror}: apply the highstate first"
-        ) from error
+    role = recorded(path)
     return {
         "unit": role["unit"],
         "state": _unit_state(role["unit"]),

@@ -78,7 +78,11 @@ class Machine:
             "_modules",
             "drift",
             __grains__={"virtual": self.virtual},
-            __salt__={"cmd.run_all": run, "sshd.problems": lambda _path: self.sshd},
+            __salt__={
+                "cmd.run_all": run,
+                "role.recorded": load("_modules", "role").recorded,
+                "sshd.problems": lambda _path: self.sshd,
+            },
         )
 
     def found(self) -> list[str]:
