@@ -1,7 +1,11 @@
 # Airflow's locked release is current, and its settings are in /etc/airflow, owned by root. Only
 # root and the user airflow can read the secrets.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
+{% import_yaml 'postgres/defaults.yaml' as postgres_defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
+{% set database = salt['pillar.get']('postgres', postgres_defaults.postgres, merge=True) %}
+{% set web = salt['machines.addresses']('web') | length %}
+{% set pools = salt['web_sizes.checked'](airflow, web, database.role_connections) %}
 {% set secrets = pillar['secrets'] %}
 {% set postgres, redis, endpoints = pillar['postgres'], pillar['redis'], pillar['endpoints'] %}
 
@@ -86,6 +90,7 @@ airflow-config:
         base_url: {{ pillar['settings']['base_url'] | json }}
         port: {{ endpoints.airflow.port | json }}
         load_examples: {{ pillar['settings']['load_examples'] | json }}
+        pool_size: {{ pools.synchronous }}
 
 airflow-environment:
   file.managed:
@@ -96,6 +101,18 @@ airflow-environment:
     - context:
         gunicorn:
           - --bind=unix:{{ airflow.socket }}
+          - --worker-class=web_worker.WebWorker
+        worker:
+          renewal_lock: {{ airflow.runtime }}/renewal.lock
+          worker_megabytes: {{ airflow.worker_megabytes }}
+          worker_requests: {{ airflow.worker_requests }}
+          requests: {{ airflow.requests_per_worker }}
+          queue: {{ airflow.queue_per_worker }}
+          wait_seconds: {{ airflow.wait_seconds }}
+          answer_seconds: {{ airflow.answer_seconds }}
+          health_seconds: {{ airflow.health_seconds }}
+          streams: {{ airflow.streams_per_worker }}
+          async_pool: {{ pools.asynchronous }}
 
 airflow-secrets:
   file.managed:
@@ -139,6 +156,24 @@ airflow-local-settings:
   file.managed:
     - name: /etc/airflow/airflow_local_settings.py
     - source: salt://airflow/files/airflow_local_settings.py
+    - mode: '0644'
+
+airflow-worker:
+  file.managed:
+    - name: /etc/airflow/web_worker.py
+    - source: salt://airflow/files/web_worker.py
+    - mode: '0644'
+
+airflow-queue:
+  file.managed:
+    - name: /etc/airflow/web_queue.py
+    - source: salt://airflow/files/web_queue.py
+    - mode: '0644'
+
+airflow-auth-manager:
+  file.managed:
+    - name: /etc/airflow/web_auth.py
+    - source: salt://airflow/files/web_auth.py
     - mode: '0644'
 
 airflow-database-tool:

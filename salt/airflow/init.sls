@@ -23,8 +23,8 @@ airflow-unit:
     - template: jinja
     - mode: '0644'
     - context:
-        memory_high: {{ airflow.memory_high | json }}
-        memory_max: {{ airflow.memory_max | json }}
+        memory_high: {{ airflow.memory_high_megabytes }}M
+        memory_max: {{ airflow.memory_max_megabytes }}M
         runtime: {{ airflow.runtime | json }}
 
 airflow-config-loaded:
@@ -52,6 +52,9 @@ airflow-service:
       - file: airflow-secrets
       - file: airflow-login-config
       - file: airflow-local-settings
+      - file: airflow-worker
+      - file: airflow-queue
+      - file: airflow-auth-manager
       - file: airflow-unit
 
 airflow-healthy:

@@ -167,6 +167,9 @@ AIRFLOW_FILES = [
     "/etc/airflow/secrets.env",
     "/etc/airflow/webserver_config.py",
     "/etc/airflow/airflow_local_settings.py",
+    "/etc/airflow/web_worker.py",
+    "/etc/airflow/web_queue.py",
+    "/etc/airflow/web_auth.py",
     "/etc/systemd/system/airflow.service",
 ]
 

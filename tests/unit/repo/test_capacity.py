@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from salt.exceptions import CommandExecutionError
 
 from plainpillar import DEPLOYMENT
+from saltmodules import load
 
 ROOT = Path(__file__).parents[3]
+web_sizes = load("_modules", "web_sizes")
 
 MACHINE = 950  # of 1 GiB, on a t2.micro without swap
 SYSTEM = 200  # systemd, journald, sshd, and Salt's minion in a highstate
@@ -39,12 +42,32 @@ def sizes(component: str) -> dict[str, Any]:
 
 def connections(airflow: dict[str, Any], machines: int) -> int:
     """Return how many connections the web machines open at most: each worker has two pools."""
-    return (
-        machines
-        * int(airflow["workers"])
-        * 2
-        * (int(airflow["pool_size"]) + int(airflow["max_overflow"]))
-    )
+    return machines * int(web_sizes.connections(airflow))
+
+
+def test_no_request_of_a_worker_waits_for_a_connection() -> None:
+    airflow = sizes("airflow")
+    requests = airflow["requests_per_worker"]
+    pool = web_sizes.pools(requests)["synchronous"]
+    # What may want a connection at the same time: every request that the worker lets in, with all
+    # that it holds at most, the page of health and the look-up of a token.
+    assert requests * web_sizes.PER_REQUEST + 1 + 1 <= pool
+
+
+def test_requests_that_wait_and_answer_in_time_end_before_the_client_gives_up() -> None:
+    airflow = sizes("airflow")
+    assert airflow["wait_seconds"] < airflow["answer_seconds"] < 15
+
+
+def test_web_app_fits_its_machine() -> None:
+    airflow = sizes("airflow")
+    assert web_sizes.memory(airflow) <= airflow["memory_high_megabytes"]
+    assert airflow["memory_high_megabytes"] < airflow["memory_max_megabytes"]
+    assert SYSTEM + KERNEL + airflow["memory_high_megabytes"] <= MACHINE
+
+
+def test_web_app_at_its_heaviest_leaves_a_quarter_of_the_machine() -> None:
+    assert SYSTEM + web_sizes.memory(sizes("airflow")) <= 0.75 * 1024
 
 
 @pytest.mark.parametrize(
@@ -56,8 +79,8 @@ def test_database_allows_connections_of_every_web_worker(path: Path) -> None:
     assert connections(sizes("airflow"), machines) <= sizes("postgres")["role_connections"]
 
 
-def test_database_allows_a_third_web_machine() -> None:
-    assert connections(sizes("airflow"), 3) <= sizes("postgres")["role_connections"]
+def test_database_allows_a_fourth_web_machine() -> None:
+    assert connections(sizes("airflow"), 4) <= sizes("postgres")["role_connections"]
 
 
 def test_operators_have_connections_left() -> None:
@@ -65,8 +88,11 @@ def test_operators_have_connections_left() -> None:
     assert postgres["max_connections"] - postgres["role_connections"] >= 10
 
 
-def test_fourth_web_machine_is_refused() -> None:
-    assert connections(sizes("airflow"), 4) > sizes("postgres")["role_connections"]
+def test_fifth_web_machine_is_refused() -> None:
+    allowed = sizes("postgres")["role_connections"]
+    assert connections(sizes("airflow"), 5) > allowed
+    with pytest.raises(CommandExecutionError, match="5 web machines"):
+        web_sizes.checked(sizes("airflow"), 5, allowed)
 
 
 def mebibytes(setting: str) -> float:

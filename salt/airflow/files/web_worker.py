@@ -1,0 +1,130 @@
+"""Gunicorn's worker of the web app. Managed by Salt (salt/airflow).
+
+It bounds the requests inside the app (web_queue.py), and leaves once it has grown too large: a new
+worker takes its place. Its settings are in the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+from socket import socket
+from typing import ClassVar
+
+from airflow.api_fastapi.gunicorn_app import AirflowUvicornWorker
+from gunicorn.arbiter import Arbiter
+from uvicorn.server import Server
+from web_queue import Bounded, Limits
+
+# Between two looks at a worker's memory, in seconds: the kernel adds up its pages in some 8 ms.
+INTERVAL = 5
+# Between two renewals on one machine, in seconds: the new worker has to serve first.
+PAUSE = 20
+
+
+def setting(name: str) -> float:
+    """Return a number of the environment, which salt/airflow sets."""
+    return float(os.environ[f"WEB_{name}"])
+
+
+class DrainingServer(Server):
+    """Uvicorn's server, which loses no request when it ends."""
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Take no more connections, and wait for the requests of those that were taken.
+
+        Uvicorn closes a connection whose request has not arrived yet.
+        """
+        for server in self.servers:
+            server.close()
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline and any(  # noqa: ASYNC110 (nothing would set an event)
+            getattr(connection, "cycle", None) is None
+            for connection in self.server_state.connections
+        ):
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+
+class Renewal:
+    """When a worker leaves: never two workers at once, also not shortly after each other."""
+
+    def __init__(self, lock: Path, megabytes: float, requests: float) -> None:
+        """Take the file that the workers lock, and the memory and requests that are enough."""
+        self._lock = lock
+        self._megabytes = megabytes
+        self._requests = requests
+        self._file = -1
+
+    def due(self, requests: int) -> bool:
+        """Return whether the worker has grown too large, or has served enough requests."""
+        return requests > self._requests or self.own() > self._megabytes
+
+    def begin(self) -> bool:
+        """Return whether it is this worker's turn. It is until the process ends."""
+        file = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        last = os.fstat(file)
+        if last.st_size and time.time() - last.st_mtime < PAUSE:
+            os.close(file)
+            return False
+        os.write(file, b".")
+        self._file = file
+        return True
+
+    @staticmethod
+    def own() -> float:
+        """Return the memory in MiB that the process shares with no other, such as its parent."""
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+class WebWorker(AirflowUvicornWorker):
+    """Airflow's worker with a bound, which renews itself."""
+
+    CONFIG_KWARGS: ClassVar = {
+        **AirflowUvicornWorker.CONFIG_KWARGS,
+        # A stream may last for hours; a worker that leaves waits no longer for it.
+        "timeout_graceful_shutdown": 30,
+    }
+
+    async def _serve(self) -> None:
+        limits = Limits(
+            requests=int(setting("REQUESTS")),
+            queue=int(setting("QUEUE")),
+            wait_seconds=setting("WAIT_SECONDS"),
+            answer_seconds=setting("ANSWER_SECONDS"),
+            health_seconds=setting("HEALTH_SECONDS"),
+            streams=int(setting("STREAMS")),
+        )
+        self.config.app = Bounded(self.wsgi, limits)
+        server = DrainingServer(config=self.config)
+        self._install_sigquit_handler()
+        watch = asyncio.ensure_future(self._watch(server))
+        await server.serve(sockets=self.sockets)
+        watch.cancel()
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def _watch(self, server: Server) -> None:
+        """End the server when the worker has to leave, once it is its turn."""
+        renewal = Renewal(
+            Path(os.environ["WEB_RENEWAL_LOCK"]),
+            setting("WORKER_MEGABYTES"),
+            setting("WORKER_REQUESTS"),
+        )
+        while True:
+            await asyncio.sleep(INTERVAL)
+            requests = server.server_state.total_requests
+            if renewal.due(requests) and renewal.begin():
+                self.log.info("Worker leaves at %d MiB after %d requests", renewal.own(), requests)
+                server.should_exit = True
+                return
