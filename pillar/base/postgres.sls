@@ -8,13 +8,14 @@ postgres:
   # The web app's role: it reads and writes rows.
   role: airflow
   # What the sessions of that role begin with. Nobody waits for an answer longer
-  # than 60 s: then HAProxy gives up (salt/haproxy/defaults.yaml).
+  # than 14 s (salt/airflow/defaults.yaml); a change may take longer, but holds
+  # one of the few places of a web worker meanwhile.
   role_settings:
-    statement_timeout: 60s
+    statement_timeout: 30s
     # Less, so that the log names the lock and not the statement that waits.
-    lock_timeout: 20s
+    lock_timeout: 10s
     # Between two statements a request computes; a dead one keeps its locks, and
     # keeps autovacuum from removing rows.
-    idle_in_transaction_session_timeout: 60s
+    idle_in_transaction_session_timeout: 30s
   # The role of the machines that pg_hba.conf lets in.
   clients: web
