@@ -102,6 +102,7 @@ airflow-environment:
         gunicorn:
           - --bind=unix:{{ airflow.socket }}
           - --worker-class=web_worker.WebWorker
+          - --no-control-socket
         worker:
           renewal_lock: {{ airflow.runtime }}/renewal.lock
           worker_megabytes: {{ airflow.worker_megabytes }}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -90,3 +91,32 @@ def machine(fleet: Fleet) -> Callable[[str], Machine]:
 def converged(fleet: Fleet) -> Callable[[str], Machine]:
     """`converged('redis-1')`: after its first highstate."""
     return fleet.converged
+
+
+@pytest.fixture(scope="module")
+def web(converged: Callable[[str], Machine], fleet: Fleet) -> Machine:
+    """The first web machine, after a migration of the database as in the orchestration."""
+    converged("postgres-1")
+    converged("redis-1")
+    machine = fleet.machine("web-1")
+    migrated = machine.apply("airflow.migrate")
+    failures = {
+        tag: state["comment"] for tag, state in migrated.items() if state["result"] is False
+    }
+    assert not failures
+    leaked = [
+        name for name, value in fleet.pillar.values().items() if value in json.dumps(migrated)
+    ]
+    assert not leaked
+    return converged("web-1")
+
+
+@pytest.fixture(scope="module")
+def edge(fleet: Fleet, web: Machine) -> Machine:
+    """The only machine that web machines listen to."""
+    return fleet.machine("lb-1")
+
+
+@pytest.fixture(scope="module")
+def password(fleet: Fleet) -> str:
+    return fleet.pillar.secrets["airflow-admin"]["password"]

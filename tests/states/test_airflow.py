@@ -3,78 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from harness import Fleet, Machine, changed, failed
+from webrequests import LOGIN
 
 MEMORY_LIMIT = 1 << 30
-
-# Requests to the machine itself, as a load balancer forwards them for `client`.
-LOGIN = r"""
-import json, re, urllib.error, urllib.parse, urllib.request
-
-class Stay(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_):
-        return None
-
-opener = urllib.request.build_opener(Stay)
-
-def ask(path, data=None, **headers):
-    request = urllib.request.Request(f"http://{address}:8080{path}", data, headers)
-    try:
-        return opener.open(request, timeout=120)
-    except urllib.error.HTTPError as error:
-        return error
-
-proxied = {"X-Forwarded-For": client, "X-Forwarded-Proto": "https"}
-
-def login(password):
-    page = ask("/auth/login/", **proxied)
-    cookie = page.headers["Set-Cookie"].partition(";")[0]
-    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)', page.read().decode())[1]
-    form = {"csrf_token": token, "username": "admin", "password": password}
-    answer = ask("/auth/login/", urllib.parse.urlencode(form).encode(), Cookie=cookie,
-                 Referer=f"https://{address}:8080/auth/login/", **proxied)
-    got_token = "_token=" in str(answer.headers.get_all("Set-Cookie"))
-    return "in" if got_token else "limited" if answer.status == 429 else "refused"
-
-def token(password):
-    body = json.dumps({"username": "admin", "password": password}).encode()
-    answer = ask("/auth/token", body, **{"Content-Type": "application/json"})
-    return json.load(answer)["access_token"]
-"""
-
-
-@pytest.fixture(scope="module")
-def web(converged: Callable[[str], Machine], fleet: Fleet) -> Machine:
-    """The first web machine, after a migration of the database as in the orchestration."""
-    converged("postgres-1")
-    converged("redis-1")
-    machine = fleet.machine("web-1")
-    migrated = machine.apply("airflow.migrate")
-    failures = {
-        tag: state["comment"] for tag, state in migrated.items() if state["result"] is False
-    }
-    assert not failures
-    leaked = [
-        name for name, value in fleet.pillar.values().items() if value in json.dumps(migrated)
-    ]
-    assert not leaked
-    return converged("web-1")
-
-
-@pytest.fixture(scope="module")
-def edge(fleet: Fleet, web: Machine) -> Machine:
-    """The only machine that web machines listen to."""
-    return fleet.machine("lb-1")
-
-
-@pytest.fixture(scope="module")
-def password(fleet: Fleet) -> str:
-    return fleet.pillar.secrets["airflow-admin"]["password"]
 
 
 def test_converges(fleet: Fleet, web: Machine) -> None:

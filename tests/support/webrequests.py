@@ -1,0 +1,72 @@
+"""Requests to a web machine, as a load balancer sends them: programs for `Machine.python`."""
+
+# Requests to the machine itself, as a load balancer forwards them for `client`.
+LOGIN = r"""
+import json, re, urllib.error, urllib.parse, urllib.request
+
+class Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+
+opener = urllib.request.build_opener(Stay)
+
+def ask(path, data=None, **headers):
+    request = urllib.request.Request(f"http://{address}:8080{path}", data, headers)
+    try:
+        return opener.open(request, timeout=120)
+    except urllib.error.HTTPError as error:
+        return error
+
+proxied = {"X-Forwarded-For": client, "X-Forwarded-Proto": "https"}
+
+def login(password):
+    page = ask("/auth/login/", **proxied)
+    cookie = page.headers["Set-Cookie"].partition(";")[0]
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)', page.read().decode())[1]
+    form = {"csrf_token": token, "username": "admin", "password": password}
+    answer = ask("/auth/login/", urllib.parse.urlencode(form).encode(), Cookie=cookie,
+                 Referer=f"https://{address}:8080/auth/login/", **proxied)
+    got_token = "_token=" in str(answer.headers.get_all("Set-Cookie"))
+    return "in" if got_token else "limited" if answer.status == 429 else "refused"
+
+def token(password):
+    body = json.dumps({"username": "admin", "password": password}).encode()
+    answer = ask("/auth/token", body, **{"Content-Type": "application/json"})
+    return json.load(answer)["access_token"]
+"""
+
+# `load(paths, seconds, pause)` asks for each of `paths` as often as one client can, and returns path,
+# start, seconds and status of each request; a status is also the name of an error.
+LOAD = (
+    LOGIN
+    + r"""
+import http.client, threading, time
+
+def load(paths, seconds, pause=0):
+    headers = {"Cookie": f"_token={bearer}", "Accept-Encoding": "gzip", **proxied}
+    rows, end = [], time.time() + seconds
+
+    def ask_for(path):
+        while time.time() < end:
+            start = time.time()
+            connection = http.client.HTTPConnection(address, 8080, timeout=120)
+            try:
+                connection.request("GET", path, headers=headers)
+                answer = connection.getresponse()
+                answer.read()
+                status = answer.status
+            except OSError as error:
+                status = type(error).__name__
+            finally:
+                connection.close()
+            rows.append([path, start, time.time() - start, status])
+            time.sleep(pause)
+
+    threads = [threading.Thread(target=ask_for, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return rows
+"""
+)
