@@ -35,8 +35,8 @@ def token(password):
     return json.load(answer)["access_token"]
 """
 
-# `load(paths, seconds, pause)` asks for each of `paths` as often as one client can, and returns path,
-# start, seconds and status of each request; a status is also the name of an error.
+# `load(paths, seconds, pause)` asks for each of `paths` as often as one client can. It returns
+# path, start, seconds and status of each request; a status is also the name of an error.
 LOAD = (
     LOGIN
     + r"""
