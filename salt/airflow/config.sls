@@ -53,8 +53,8 @@ airflow-logs:
     - require:
       - user: airflow-user
 
-# nginx reaches the web app's socket through its group, so it need not be in the group airflow, which
-# reads the secrets. Other users do not reach it.
+# nginx reaches the web app's socket through its group, so it need not be in the group airflow,
+# which reads the secrets. Other users do not reach it.
 airflow-runtime:
   file.directory:
     - name: {{ airflow.runtime }}
