@@ -1,0 +1,210 @@
+"""When a web worker leaves, what it finishes first, and where tokens are looked up.
+
+Airflow, gunicorn and uvicorn are not installed here: what the files derive from is replaced.
+`tests/states/test_load.py` runs the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from plainpillar import ROOT
+
+Load = Callable[..., ModuleType]
+
+
+class Server:
+    """Uvicorn's, as far as the worker changes it."""
+
+    def __init__(self, *connections: Any) -> None:
+        self.closed = 0
+        self.ended_with: list[Any] = []
+        self.servers = [SimpleNamespace(close=self._close)]
+        self.server_state = SimpleNamespace(connections=list(connections))
+
+    def _close(self) -> None:
+        self.closed += 1
+
+    async def shutdown(self, _: object = None) -> None:
+        self.ended_with = [connection.cycle for connection in self.server_state.connections]
+
+
+class FabAuthManager:
+    """FAB's, as far as ours changes it."""
+
+    log = SimpleNamespace(error=lambda *_: None)
+
+    def _get_token_validator(self) -> Any:
+        async def claims(token: str) -> dict[str, str]:
+            if token == "forged":
+                raise InvalidTokenError(token)
+            return {"jti": token, "sub": "1"}
+
+        return SimpleNamespace(avalidated_claims=claims)
+
+    def deserialize_user(self, claims: dict[str, str]) -> tuple[str, int]:
+        if claims["jti"] == "orphan":
+            raise ValueError("no such user")
+        return claims["sub"], threading.get_ident()
+
+
+class InvalidTokenError(Exception):
+    """PyJWT's."""
+
+
+class RevokedToken:
+    """Airflow's."""
+
+    @staticmethod
+    def is_revoked(jti: str) -> bool:
+        time.sleep(0.2 if jti == "slow" else 0)
+        return jti == "revoked"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """`load(name, **modules)`: a file of salt/airflow/files, with these modules' contents."""
+
+    def load(name: str, **contents: dict[str, Any]) -> ModuleType:
+        for path, content in contents.items():
+            parts = path.split("__")
+            for end in range(1, len(parts) + 1):
+                whole = ".".join(parts[:end])
+                monkeypatch.setitem(sys.modules, whole, ModuleType(whole))
+            vars(sys.modules[".".join(parts)]).update(content)
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"salt/airflow/files/{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def worker(load: Load) -> ModuleType:
+    return load(
+        "web_worker",
+        airflow__api_fastapi__gunicorn_app={
+            "AirflowUvicornWorker": type("AirflowUvicornWorker", (), {"CONFIG_KWARGS": {"a": 1}})
+        },
+        gunicorn__arbiter={"Arbiter": object},
+        uvicorn__server={"Server": Server},
+        web_queue={"Bounded": object, "Limits": object},
+    )
+
+
+def renewal(worker: ModuleType, folder: Path, own: float = 99) -> Any:
+    made = worker.Renewal(folder / "lock", 100, 1000)
+    made.own = lambda: own
+    return made
+
+
+@pytest.mark.parametrize(
+    ("own", "requests", "due"), [(100, 1000, False), (101, 0, True), (0, 1001, True)]
+)
+def test_worker_leaves_that_has_grown_or_served_enough(
+    worker: ModuleType, tmp_path: Path, own: float, requests: int, due: bool
+) -> None:
+    assert renewal(worker, tmp_path, own).due(requests) is due
+
+
+def test_own_memory_is_what_the_process_shares_with_no_other(
+    worker: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollup = "Rss: 9000 kB\nPrivate_Clean: 1024 kB\nPrivate_Dirty: 2048 kB\nShared_Clean: 7 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda _: rollup)
+    assert worker.Renewal.own() == 3
+
+
+def test_one_worker_leaves_at_a_time(worker: ModuleType, tmp_path: Path) -> None:
+    assert renewal(worker, tmp_path).begin()
+    assert not renewal(worker, tmp_path).begin()
+
+
+def test_next_worker_leaves_when_the_new_one_has_had_time(
+    worker: ModuleType, tmp_path: Path
+) -> None:
+    first = renewal(worker, tmp_path)
+    assert first.begin()
+    os.close(first._file)  # the process ends
+    assert not renewal(worker, tmp_path).begin()
+    earlier = time.time() - worker.PAUSE - 1
+    os.utime(tmp_path / "lock", (earlier, earlier))
+    assert renewal(worker, tmp_path).begin()
+
+
+def test_worker_that_may_not_leave_yet_stops_nobody_else(
+    worker: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "lock").write_text(".")
+    assert not renewal(worker, tmp_path).begin()
+    os.utime(tmp_path / "lock", (0, 0))
+    assert renewal(worker, tmp_path).begin()
+
+
+def test_leaving_worker_waits_for_requests_of_connections_that_it_took(worker: ModuleType) -> None:
+    late = SimpleNamespace(cycle=None)
+    server = worker.DrainingServer(late, SimpleNamespace(cycle="first"))
+
+    async def story() -> None:
+        asyncio.get_running_loop().call_later(0.05, setattr, late, "cycle", "second")
+        await server.shutdown()
+
+    asyncio.run(story())
+    assert server.closed == 1
+    assert sorted(server.ended_with) == ["first", "second"]
+
+
+def test_leaving_worker_does_not_wait_long_for_a_silent_connection(worker: ModuleType) -> None:
+    start = time.monotonic()
+    asyncio.run(worker.DrainingServer(SimpleNamespace(cycle=None)).shutdown())
+    assert 0.9 < time.monotonic() - start < 3
+
+
+@pytest.fixture
+def auth(load: Load) -> Any:
+    module = load(
+        "web_auth",
+        jwt={"InvalidTokenError": InvalidTokenError},
+        airflow__models__revoked_token={"RevokedToken": RevokedToken},
+        airflow__providers__fab__auth_manager__fab_auth_manager={"FabAuthManager": FabAuthManager},
+        airflow__providers__fab__auth_manager__models={"User": object},
+    )
+    return module.OffLoopFabAuthManager()
+
+
+def test_token_is_looked_up_outside_the_loop(auth: Any) -> None:
+    subject, thread = asyncio.run(auth.get_user_from_token("good"))
+    assert subject == "1"
+    assert thread != threading.get_ident()
+
+
+def test_loop_goes_on_while_the_database_does_not_answer(auth: Any) -> None:
+    async def story() -> int:
+        slow = asyncio.ensure_future(auth.get_user_from_token("slow"))
+        turns = 0
+        while not slow.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        return turns
+
+    assert asyncio.run(story()) > 5
+
+
+@pytest.mark.parametrize("token", ["forged", "revoked", "orphan"])
+def test_token_that_is_not_valid_is_refused(auth: Any, token: str) -> None:
+    with pytest.raises(InvalidTokenError):
+        asyncio.run(auth.get_user_from_token(token))
