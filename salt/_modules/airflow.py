@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ print(json.dumps(heads))
 _INSTALL_TIMEOUT = 900
 _CLI_TIMEOUT = 1800
 _PROBE_TIMEOUT = 30
+_HEALTH_TIMEOUT = 5
 
 
 def release_name(lockfile: str) -> str:
@@ -231,11 +233,12 @@ def healthy(url: str, via: str | None = None, ca: str | None = None) -> bool:
 
     Args:
         url: the page, as users type it.
-        via: ``address:port`` of the machine to ask, instead of the address of the name in ``url``.
+        via: what to ask instead of the address of the name in ``url``: the ``address:port`` of a
+            machine, or ``unix:`` and the path of a socket on this one.
         ca: a CA's certificate in PEM, which is trusted like the system's CAs.
     """
     page = urlsplit(url)
-    connection = http.client.HTTPConnection(via or page.netloc, timeout=5)
+    connection = _Connection(via or page.netloc, timeout=_HEALTH_TIMEOUT)
     try:
         connection.connect()
         if page.scheme == "https":
@@ -252,6 +255,22 @@ def healthy(url: str, via: str | None = None, ca: str | None = None) -> bool:
         return False
     finally:
         connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to ``host:port``, or to the socket of ``unix:path``."""
+
+    def __init__(self, address: str, timeout: int) -> None:
+        self._path = address.removeprefix("unix:") if address.startswith("unix:") else None
+        super().__init__("localhost" if self._path else address, timeout=timeout)
+
+    def connect(self) -> None:
+        if self._path is None:
+            super().connect()
+            return
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 def _release(root: str, name: str) -> Path:

@@ -49,6 +49,26 @@ airflow-logs:
     - require:
       - user: airflow-user
 
+# nginx reaches the web app's socket through its group, so it need not be in the group airflow, which
+# reads the secrets. Other users do not reach it.
+airflow-runtime:
+  file.directory:
+    - name: {{ airflow.runtime }}
+    - user: airflow
+    - group: www-data
+    - mode: '0750'
+    - require:
+      - user: airflow-user
+
+airflow-runtime-at-boot:
+  file.managed:
+    - name: /etc/tmpfiles.d/airflow.conf
+    - source: salt://airflow/files/tmpfiles.conf.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        runtime: {{ airflow.runtime | json }}
+
 airflow-ca:
   file.managed:
     - name: /etc/airflow/ca.pem
@@ -74,7 +94,8 @@ airflow-environment:
     - template: jinja
     - mode: '0644'
     - context:
-        proxies: {{ salt['machines.addresses']('lb').values() | list | json }}
+        gunicorn:
+          - --bind=unix:{{ airflow.socket }}
 
 airflow-secrets:
   file.managed:

@@ -1,9 +1,8 @@
-# The Airflow web app of the locked release answers on its port, with a migrated database.
+# The Airflow web app of the locked release answers on its socket, with a migrated database.
 # `airflow.migrate` has to migrate the database first, on one web machine. Without a migrated
 # database this stops at airflow-database. Watch: airflow-healthy.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
-{% set port = pillar['endpoints']['airflow']['port'] %}
 {% set path = pillar['roles']['web']['check']['path'] %}
 
 include:
@@ -26,6 +25,7 @@ airflow-unit:
     - context:
         memory_high: {{ airflow.memory_high | json }}
         memory_max: {{ airflow.memory_max | json }}
+        runtime: {{ airflow.runtime | json }}
 
 airflow-config-loaded:
   service_config.loaded:
@@ -42,6 +42,7 @@ airflow-service:
       - file: airflow-home
       - file: airflow-dags-folder
       - file: airflow-logs
+      - file: airflow-runtime
     - watch:
       - service_config: airflow-config-loaded
       - airflow: airflow-release
@@ -55,6 +56,7 @@ airflow-service:
 
 airflow-healthy:
   airflow.healthy:
-    - name: http://127.0.0.1:{{ port }}{{ path }}
+    - name: http://localhost{{ path }}
+    - via: unix:{{ airflow.socket }}
     - require:
       - service: airflow-service

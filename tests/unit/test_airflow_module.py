@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -63,6 +65,22 @@ def test_untrusted_certificate_is_not_healthy(site: Callable[..., str]) -> None:
 
 def test_unreachable_site_is_not_healthy() -> None:
     assert not airflow.healthy(URL, "127.0.0.1:1", AUTHORITY.certificate_pem)
+
+
+def test_socket_of_this_machine_is_asked(tmp_path: Path) -> None:
+    class Health(Page):
+        def answer(self) -> None:
+            self.send_response(200 if (self.headers["Host"], self.path) == ("a", "/h") else 404)
+            self.end_headers()
+            self.wfile.write(b'{"metadatabase": {"status": "healthy"}}')
+
+    path = str(tmp_path / "web.sock")
+    assert not airflow.healthy("http://a/h", f"unix:{path}")
+    with ThreadingUnixStreamServer(path, Health) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert airflow.healthy("http://a/h", f"unix:{path}")
+        assert not airflow.healthy("http://b/h", f"unix:{path}")
+        server.shutdown()
 
 
 def test_prune_keeps_release_in_use(tmp_path: Path) -> None:
