@@ -224,7 +224,7 @@ def test_file_without_hash_is_revalidated_by_its_content(site: Site, web: Machin
     assert tag == expected
 
 
-def test_body_is_limited_before_the_web_app_reads_it(site: Site) -> None:
+def test_body_is_limited_before_the_web_app_reads_it(site: Site, web: Machine) -> None:
     send = """
 megabyte = b"x" * (1 << 20)
 chunk = b"100000\\r\\n" + megabyte + b"\\r\\n"
@@ -237,6 +237,8 @@ result = [
 ]
 """
     assert site.python(send) == [413, 413, 401, 401]
+    journal = web.run("journalctl", "--no-pager", "--unit=nginx").stdout
+    assert "POST /api/v2/variables 413" in journal
 
 
 def test_bodies_at_the_same_time_are_bounded(site: Site) -> None:
@@ -379,7 +381,7 @@ def test_dead_nginx_is_told(web: Machine) -> None:
         found = web.salt("role.status")
     finally:
         web.run("systemctl", "start", "nginx")
-    assert found["problem"] == "port 8080: Connection refused"
+    assert found["problem"] == "port 8080: [Errno 111] Connection refused"
 
 
 def test_nginx_has_no_rights_of_its_own(web: Machine) -> None:
@@ -405,6 +407,7 @@ def test_changed_configuration_is_loaded_without_a_restart(web: Machine) -> None
     assert failed(states) == []
     assert [tag.split("_|-")[1] for tag in changed(states)] == [
         "nginx-config",
+        "nginx-config-loaded",
         "nginx-reload",
     ]
     assert master() == before
@@ -478,3 +481,56 @@ def test_lost_asset_is_repaired(site: Site, web: Machine, bundle: str) -> None:
     ]
     assert failed(web.apply("airflow.release")) == []
     assert site.get(bundle)["status"] == 200
+
+
+def test_static_costs_a_two_hundredth_of_what_stock_takes(web: Machine, bundle: str) -> None:
+    """The same file of the same release from `airflow api-server` alone, in CPU time."""
+    web.run("systemctl", "stop", "airflow")
+    stock = (
+        "set -a; . /etc/airflow/environment; . /etc/airflow/secrets.env; unset GUNICORN_CMD_ARGS; "
+        "export AIRFLOW__API__SERVER_TYPE=uvicorn; exec /opt/airflow/current/venv/bin/airflow "
+        "api-server --apps core --host 127.0.0.1 --port 8081 --workers 1"
+    )
+    web.run("systemd-run", "--unit=stock", "--property=User=airflow", "/bin/sh", "-c", stock)
+    measure = """
+def ask(port, count):
+    for _ in range(count):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall((f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n"
+                                "Accept-Encoding: gzip, deflate, br\\r\\n\\r\\n").encode())
+            start = connection.recv(1 << 20)
+            assert start.startswith(b"HTTP/1.1 200"), start[:200]
+            while connection.recv(1 << 20):
+                pass
+
+def used(unit):
+    with open(f"/sys/fs/cgroup/system.slice/{unit}.service/cpu.stat") as stat:
+        return int(dict(line.split() for line in stat)["usage_usec"])
+
+def cost(unit, port, count):
+    ask(port, 3)
+    before = used(unit)
+    ask(port, count)
+    return (used(unit) - before) / count / 1000
+
+result = [cost("stock", 8081, 10), cost("nginx", 8080, 2000)]
+"""
+    try:
+        until(
+            lambda: (
+                web.run(
+                    "/opt/salt/bin/python",
+                    "-c",
+                    "import socket; socket.create_connection(('127.0.0.1', 8081))",
+                ).returncode
+                == 0
+            ),
+            "stock serves",
+            seconds=120,
+        )
+        theirs, ours = web.python(f"import socket\n{measure}", path=bundle)
+    finally:
+        web.run("systemctl", "stop", "stock")
+        web.run("systemctl", "start", "airflow")
+    print(f"{bundle}: stock {theirs:.1f} ms of CPU, nginx {ours:.3f} ms: {theirs / ours:.0f}x")
+    assert theirs / ours >= 200
