@@ -36,6 +36,7 @@ LOCALCLOUD = "packages/localcloud/src/localcloud"
 # A module that decides -> the tests that have to notice its faults.
 TESTS: dict[str, list[str]] = {
     "salt/_modules/airflow.py": ["test_airflow_module.py", "test_airflow_releases.py"],
+    "salt/_modules/airflow_artefact.py": ["test_airflow_artefact.py"],
     "salt/_modules/drift.py": ["test_drift.py"],
     "salt/_modules/ec2.py": ["aws/test_modules.py"],
     "salt/_modules/elastic_ip.py": ["aws/test_elastic_ip.py"],
@@ -53,6 +54,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_states/airflow.py": ["test_airflow_states.py"],
     "salt/airflow/files/web_auth.py": ["test_web_worker.py"],
     "salt/airflow/files/web_queue.py": ["test_web_queue.py"],
+    "salt/_states/airflow_artefact.py": ["test_airflow_artefact.py"],
     "salt/_states/elastic_ip.py": ["aws/test_elastic_ip.py"],
     "salt/_states/firewall.py": ["test_firewall.py"],
     "salt/_states/kernel.py": ["test_kernel.py"],

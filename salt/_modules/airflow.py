@@ -13,7 +13,6 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -27,39 +26,24 @@ COMMAND_SETTINGS = "/etc/airflow/command.env"
 # Instead of the web app's own connection: the role that owns the database. Only root reads it.
 OWNER_SETTINGS = "/etc/airflow/owner.env"
 DATABASE_TOOL = "/opt/airflow/database.py"
-UV = "/opt/salt/bin/uv"
-PYTHON = "/usr/bin/python3"
-SYSTEM_CAS = "/etc/ssl/certs/ca-certificates.crt"
 
 # Written last: a release without it is incomplete.
 MANIFEST = "release.json"
 
-# The folders with Alembic's revisions, by the table that holds the database's revision.
-MIGRATIONS = {
-    "alembic_version": "airflow/migrations",
-    "alembic_version_fab": "airflow/providers/fab/migrations",
-}
-_HEADS = """
-import json, sys
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-heads = {}
-for table, folder in json.loads(sys.argv[1]).items():
-    config = Config()
-    config.set_main_option("script_location", folder)
-    heads[table] = ScriptDirectory.from_config(config).get_current_head()
-print(json.dumps(heads))
-"""
+# Part of a release's name. Another number when salt/airflow/files/build_release.py makes something
+# else of the same lockfile.
+RECIPE = b"2"
 
-# In seconds. A first installation downloads some 100 MB; a migration may take longer.
-_INSTALL_TIMEOUT = 900
+# In seconds.
 _CLI_TIMEOUT = 1800
 _PROBE_TIMEOUT = 30
 _HEALTH_TIMEOUT = 5
 
 
 def release_name(lockfile: str) -> str:
-    """Return the name of the release that a lockfile describes: ``<version>-<hash of the file>``.
+    """Return the name of the release that a lockfile describes.
+
+    The name is ``<version>-<hash>``, of the file and of how a release is built from it.
 
     Raises CommandExecutionError when the file is missing or does not pin Airflow.
     """
@@ -74,7 +58,7 @@ def release_name(lockfile: str) -> str:
     )
     if version is None:
         raise CommandExecutionError(f"{lockfile} does not pin apache-airflow-core")
-    return f"{version.group(1).decode()}-{hashlib.sha256(content).hexdigest()[:12]}"
+    return f"{version.group(1).decode()}-{hashlib.sha256(content + RECIPE).hexdigest()[:12]}"
 
 
 def installed(name: str, root: str = ROOT) -> bool:
@@ -92,45 +76,6 @@ def releases(root: str = ROOT) -> list[str]:
     """Return the names of all releases on this machine, also of incomplete ones."""
     folder = Path(root, "releases")
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-
-
-def install(lockfile: str, root: str = ROOT) -> str:
-    """Build the virtual environment of a lockfile's release, and return the release's name.
-
-    An incomplete release is built again. Raises CommandExecutionError with the end of uv's output.
-    """
-    name = release_name(lockfile)
-    if installed(name, root):
-        return name
-    target = _release(root, name)
-    if target.exists():
-        shutil.rmtree(target)
-    # uv unpacks wheels inside the release, because /tmp may be mounted noexec.
-    scratch = target / "scratch"
-    scratch.mkdir(parents=True, mode=0o755)
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "AIRFLOW_HOME": str(scratch),
-        "SSL_CERT_FILE": SYSTEM_CAS,
-        "UV_NO_CONFIG": "1",
-    }
-    venv = target / "venv"
-    python = str(venv / "bin" / "python")
-    run = partial(_run, environment=environment, timeout=_INSTALL_TIMEOUT)
-    run([UV, "venv", "--quiet", "--no-cache", "--python", PYTHON, str(venv)])
-    options = ["--quiet", "--no-cache", "--compile-bytecode", "--python", python]
-    strict = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    run([UV, "pip", "install", *options, *strict, "--requirements", lockfile])
-    packages = next(venv.glob("lib/python*/site-packages"))
-    folders = {table: str(packages / folder) for table, folder in MIGRATIONS.items()}
-    heads = json.loads(run([python, "-c", _HEADS, json.dumps(folders)]))
-    shutil.rmtree(scratch)
-    manifest = target / f"{MANIFEST}.new"
-    manifest.write_text(json.dumps({"name": name, "heads": heads}, indent=2) + "\n")
-    manifest.rename(target / MANIFEST)
-    return name
 
 
 def activate(name: str, root: str = ROOT) -> None:

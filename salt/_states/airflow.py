@@ -14,22 +14,38 @@ __opts__: dict[str, Any]
 SERVICE = "airflow"
 
 
-def installed(name: str, lockfile: str) -> dict[str, Any]:
-    """The release of ``lockfile`` is installed below ``name``. The current release stays."""
+def installed(name: str, lockfile: str, archives: str) -> dict[str, Any]:
+    """The release of ``lockfile`` is installed below ``name``. The current release stays.
+
+    The static files of all installed releases are shared: a page of the new release finds its files
+    on a machine that still runs the old one.
+
+    Args:
+        name: the folder of Airflow.
+        lockfile: the packages of the release.
+        archives: where the Salt master serves the archives of releases.
+    """
     ret = _unchanged(name)
     try:
         if __opts__["test"] and not __salt__["file.file_exists"](lockfile):
             return _planned(ret, f"the release of {lockfile} would be installed")
         wanted = __salt__["airflow.release_name"](lockfile)
-        if __salt__["airflow.installed"](wanted, name):
+        present = __salt__["airflow.installed"](wanted, name)
+        unshared = __salt__["airflow_artefact.unshared"](name)
+        if present and not unshared:
             ret["comment"] = f"{wanted} is installed"
             return ret
         if __opts__["test"]:
-            return _planned(ret, f"{wanted} would be installed")
-        __salt__["airflow.install"](lockfile, name)
+            what = f"{len(unshared)} assets would be shared"
+            return _planned(ret, what if present else f"{wanted} would be installed")
+        if not present:
+            __salt__["airflow_artefact.fetch"](wanted, archives, name)
+            ret["changes"]["installed"] = wanted
+        if unshared := __salt__["airflow_artefact.unshared"](name):
+            __salt__["airflow_artefact.share"](name)
+            ret["changes"]["shared"] = f"{len(unshared)} assets"
     except CommandExecutionError as error:
         return _failed(ret, error)
-    ret["changes"] = {"installed": wanted}
     ret["comment"] = f"{wanted} is installed"
     return ret
 
@@ -52,6 +68,7 @@ def current(name: str, lockfile: str) -> dict[str, Any]:
             return _planned(ret, f"{wanted} would be made current")
         __salt__["airflow.activate"](wanted, name)
         removed = __salt__["airflow.prune"]([wanted, *([before] if before else [])], name)
+        __salt__["airflow_artefact.share"](name)
     except CommandExecutionError as error:
         return _failed(ret, error)
     ret["changes"] = {"release": {"old": before, "new": wanted}}

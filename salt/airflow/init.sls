@@ -7,6 +7,7 @@
 
 include:
   - airflow.config
+  - nginx
 
 airflow-database:
   airflow.database_current:

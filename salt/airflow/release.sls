@@ -1,5 +1,12 @@
-# Airflow's locked release is installed in a virtual environment of its own. The running release
-# stays current.
+# Airflow's locked release is unpacked from the archive that `airflow.artefact` has built on the Salt
+# master, and its static files are shared with those of the other releases. The running release stays
+# current.
+
+airflow-packages:
+  pkg.installed:
+    - install_recommends: False
+    - pkgs:
+      - zstd
 
 airflow-user:
   user.present:
@@ -28,5 +35,7 @@ airflow-installed:
   airflow.installed:
     - name: /opt/airflow
     - lockfile: /opt/airflow/requirements.txt
+    - archives: salt://airflow-releases
     - require:
+      - pkg: airflow-packages
       - file: airflow-lockfile

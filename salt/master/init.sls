@@ -3,11 +3,15 @@
 # this first, so nothing here may read the mine or ask another machine.
 {% import_yaml 'master/defaults.yaml' as defaults %}
 {% set master = salt['pillar.get']('master', defaults.master, merge=True) %}
+{% import_yaml 'airflow/defaults.yaml' as app %}
+{% set airflow = salt['pillar.get']('airflow', app.airflow, merge=True) %}
 {% set tree = '/srv/stack/current' %}
 {% set address = salt['network.ip_addrs'](cidr=pillar['aws']['vpc']['cidr']) | first %}
 
 include:
   - base.recorder
+  # The build needs minutes: it goes on while the other machines are launched.
+  - airflow.build
 
 master-config:
   file.managed:
@@ -19,6 +23,7 @@ master-config:
     - context:
         id: {{ grains['id'] | json }}
         tree: {{ tree | json }}
+        archives: {{ airflow.archives | json }}
         deployment: {{ pillar['settings']['deployment'] | json }}
         master: {{ master | json }}
 

@@ -1,5 +1,6 @@
-# The whole stack serves. Order: PostgreSQL and Redis, one migration of the database, the web
-# machines, the load balancers, a smoke test.
+# The whole stack serves. Order: PostgreSQL and Redis beside the build of Airflow's release, the
+# release on every web machine, one migration of the database, the web machines, the load balancers,
+# a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
 # Every step names its machines, so a machine that does not answer fails its step by name.
 {% set everything = salt['role.accepted']() %}
@@ -45,12 +46,12 @@ deploy-addresses:
     - require:
       - salt: deploy-pillar
 
-# The longest download needs no database, so it runs while PostgreSQL and Redis are set up.
-deploy-release:
+# The build takes longest, and needs no other machine.
+deploy-artefact:
   salt.state:
-    - tgt: {{ web | json }}
+    - tgt: {{ master | json }}
     - tgt_type: list
-    - sls: airflow.release
+    - sls: airflow.artefact
     - parallel: True
     - require:
       - salt: deploy-addresses
@@ -63,6 +64,16 @@ deploy-stores:
     - require:
       - salt: deploy-addresses
 
+# Every web machine has the files of the new release before the first one serves its pages.
+deploy-release:
+  salt.state:
+    - tgt: {{ web | json }}
+    - tgt_type: list
+    - sls: airflow.release
+    - require:
+      - salt: deploy-artefact
+      - salt: deploy-stores
+
 # Any web machine can migrate. It serves the new release before the other web machines change.
 deploy-database:
   salt.state:
@@ -71,7 +82,6 @@ deploy-database:
     - sls: airflow.migrate
     - require:
       - salt: deploy-release
-      - salt: deploy-stores
 
 # One machine at a time, so that the others serve meanwhile. The first failure stops the rollout.
 {% for id in web %}

@@ -53,6 +53,7 @@ class Site:
         shutil.copytree(ROOT / "salt/_modules", tree / "_modules")
         self._write("salt/top.sls", yaml.safe_dump({"base": {"*": ["airflow.release"]}}))
         self._write("salt/smoke/init.sls", NOTHING)
+        self._write("salt/airflow/artefact.sls", NOTHING)
         self._write("salt/airflow/release.sls", NOTHING)
         self._write("salt/airflow/migrate.sls", MIGRATION.format(victim=folder / VICTIM))
         self._write("pillar/top.sls", yaml.safe_dump({"base": {"*": ["roles", "mine"]}}))

@@ -10,18 +10,22 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import shutil
 import textwrap
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from tarfile import TarFile, TarInfo
+from tempfile import TemporaryFile
 from typing import Any
 
 import docker
 import docker.errors
 import salt.cache
+import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from docker.models.networks import Network
@@ -41,11 +45,17 @@ PREFIX = f"{NETWORK}-"
 HIGHSTATE_SECONDS = 600
 MINION_START_SECONDS = 60
 MINION = "salt/minion/files"
+# Beside the machines of the map: builds the release of Airflow that the master serves.
+BUILDER = "salt-2"
+RECIPE = ("airflow/files/requirements.txt", "airflow/files/build_release.py", "_modules/airflow.py")
+BUILT = "/srv/stack/archives/airflow-releases"
 # What the deploy script installs, and where.
 MINION_FILES = {
     "salt-minion.service": "/etc/systemd/system",
     "stack.conf": "/etc/salt/minion.d",
 }
+
+MASTER = yaml.safe_load((DEPLOYMENT.root / "salt/master/defaults.yaml").read_text())["master"]
 
 States = dict[str, dict[str, Any]]
 
@@ -54,6 +64,19 @@ def address_plan() -> dict[str, str]:
     """Return minion id -> address of every machine of the map; the master's is the gateway."""
     hosts = SUBNET.hosts()
     return {minion_id: str(next(hosts)) for minion_id in DEPLOYMENT.machines()}
+
+
+def _address(minion_id: str) -> str:
+    last = SUBNET.broadcast_address - 1
+    return str(last) if minion_id == BUILDER else address_plan()[minion_id]
+
+
+def archives_folder() -> Path:
+    """Return the folder of the built release, which later runs of the same recipe use again."""
+    recipe = sha256()
+    for name in RECIPE:
+        recipe.update((DEPLOYMENT.root / "salt" / name).read_bytes())
+    return DEPLOYMENT.root / ".stack" / "test-archives" / recipe.hexdigest()[:12]
 
 
 def open_network(client: docker.DockerClient) -> Network:
@@ -81,7 +104,7 @@ class Machine:
 
     def __init__(self, minion_id: str, container: Container, master: SaltMaster) -> None:
         self.id = minion_id
-        self.address = address_plan()[minion_id]
+        self.address = _address(minion_id)
         self._container = container
         self._salt = master.salt_cli()
 
@@ -125,6 +148,15 @@ class Machine:
             tar.addfile(info, BytesIO(data))
         self.run("mkdir", "-p", str(Path(path).parent))
         assert self._container.container.put_archive(str(Path(path).parent), archive.getvalue())
+
+    def get_folder(self, path: str, target: Path) -> None:
+        """Copy a folder of this machine to one of this host."""
+        chunks, _ = self._container.container.get_archive(path)
+        with TemporaryFile() as packed:
+            packed.writelines(chunks)
+            packed.seek(0)
+            with TarFile(fileobj=packed) as tar:
+                tar.extractall(target, filter="data")
 
     def restart(self) -> None:
         """Stop the machine and boot it again, with its disk."""
@@ -201,7 +233,8 @@ class Fleet:
             "interface": plan[DEPLOYMENT.master()],
             "publish_port": 4505,
             "ret_port": 4506,
-            "file_roots": {"base": [str(root / "salt")]},
+            "file_roots": {"base": [str(root / "salt"), str(archives_folder())]},
+            "file_buffer_size": MASTER["file_buffer_bytes"],
             "pillar_roots": {"base": roots},
             "auto_accept": False,
             "open_mode": False,
@@ -218,7 +251,7 @@ class Fleet:
         )
         assert isinstance(master, SaltMaster)
         accepted = Path(master.config["pki_dir"]) / "minions"
-        for minion_id in plan:
+        for minion_id in (*plan, BUILDER):
             self._keys[minion_id] = _key_pair()
             (accepted / minion_id).write_text(self._keys[minion_id][1])
         return master
@@ -236,6 +269,8 @@ class Fleet:
             AssertionError: it did not boot, with the end of its journal. A later call says the same
                 and does not try again: the first failure would be lost behind those that follow.
         """
+        if minion_id.startswith("web-"):
+            self.ensure_release()
         if minion_id in self._failures:
             raise AssertionError(self._failures[minion_id])
         if minion_id not in self._machines:
@@ -247,6 +282,20 @@ class Fleet:
                 )
                 raise AssertionError(self._failures[minion_id]) from error
         return self._machines[minion_id]
+
+    def ensure_release(self) -> None:
+        """Have a machine build the release of Airflow, unless an earlier run has left it."""
+        folder = archives_folder()
+        if any(folder.glob("airflow-releases/*.sha256")):
+            return
+        builder = self.machine(BUILDER)
+        states = builder.apply("airflow.artefact")
+        assert not failed(states), failed(states)
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        fresh = folder.with_suffix(".new")
+        fresh.mkdir(parents=True)
+        builder.get_folder(BUILT, fresh)
+        fresh.rename(folder)
 
     def _journal(self, minion_id: str) -> str:
         """Return the end of a machine's journal, or why there is none."""
@@ -339,7 +388,7 @@ def _key_pair() -> tuple[str, str]:
 
 def _machine_options(minion_id: str, client: docker.DockerClient) -> dict[str, Any]:
     """Return the options of a container with systemd and the size of a t2.micro."""
-    endpoint = client.api.create_endpoint_config(ipv4_address=address_plan()[minion_id])
+    endpoint = client.api.create_endpoint_config(ipv4_address=_address(minion_id))
     return {
         "hostname": minion_id,
         "network": NETWORK,

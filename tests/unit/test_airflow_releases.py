@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +29,26 @@ def make(root: Path, *names: str, complete: bool = True) -> None:
             (folder / "release.json").write_text(json.dumps({"name": name, "heads": HEADS}))
 
 
-class Uv:
-    """In place of uv and Python: makes what they would make, and keeps what was asked."""
-
-    def __init__(self, failing: str = "") -> None:
-        self.failing = failing
-        self.commands: list[list[str]] = []
-
-    def __call__(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        self.commands.append(command)
-        scratch = Path(options["env"]["HOME"])
-        assert scratch.is_dir()
-        assert options["env"]["TMPDIR"] == str(scratch)
-        if self.failing and self.failing in command:
-            return subprocess.CompletedProcess(command, 2, "", "no such package")
-        if "venv" in command:
-            Path(command[-1], "lib/python3.13/site-packages").mkdir(parents=True)
-        folders = json.loads(command[-1]) if "-c" in command else {}
-        answer = {table: f"{Path(folder).parts[-3:]}" for table, folder in folders.items()}
-        return subprocess.CompletedProcess(command, 0, json.dumps(answer), "")
-
-
 # -- names -----------------------------------------------------------------------------------------
 
 
 def test_release_is_named_for_version_and_lockfile(airflow: Any, tmp_path: Path) -> None:
     lockfile = tmp_path / "requirements.txt"
     lockfile.write_text(PINNED)
-    digest = hashlib.sha256(PINNED.encode()).hexdigest()
+    digest = hashlib.sha256(PINNED.encode() + airflow.RECIPE).hexdigest()
     assert airflow.release_name(str(lockfile)) == f"3.3.2-{digest[:12]}"
     lockfile.write_text(PINNED + "# another\n")
     assert not airflow.release_name(str(lockfile)).endswith(digest[:12])
+
+
+def test_release_that_is_built_otherwise_has_another_name(
+    airflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lockfile = tmp_path / "requirements.txt"
+    lockfile.write_text(PINNED)
+    before = airflow.release_name(str(lockfile))
+    monkeypatch.setattr(airflow, "RECIPE", b"another")
+    assert airflow.release_name(str(lockfile)) != before
 
 
 @pytest.mark.parametrize("content", ["", "other==1\n", "my-apache-airflow-core==1\n"])
@@ -123,60 +111,6 @@ def test_heads_of_damaged_release_are_refused(airflow: Any, tmp_path: Path) -> N
     (tmp_path / "releases/old/release.json").unlink()
     with pytest.raises(CommandExecutionError, match="no release of Airflow is installed"):
         airflow.heads(str(tmp_path))
-
-
-# -- install ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def lockfile(tmp_path: Path) -> str:
-    path = tmp_path / "requirements.txt"
-    path.write_text(PINNED)
-    return str(path)
-
-
-def test_install_takes_nothing_but_what_the_lockfile_pins(
-    airflow: Any, tmp_path: Path, lockfile: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uv = Uv()
-    monkeypatch.setattr(airflow.subprocess, "run", uv)
-    name = airflow.install(lockfile, str(tmp_path))
-    assert airflow.installed(name, str(tmp_path))
-    (_, install, _) = uv.commands
-    for option in ("--require-hashes", "--no-deps", "--only-binary", ":all:", lockfile):
-        assert option in install
-    release = tmp_path / "releases" / name
-    assert sorted(path.name for path in release.iterdir()) == ["release.json", "venv"]
-    assert json.loads((release / "release.json").read_text()) == {
-        "name": name,
-        "heads": {
-            "alembic_version": "('site-packages', 'airflow', 'migrations')",
-            "alembic_version_fab": "('providers', 'fab', 'migrations')",
-        },
-    }
-    assert airflow.current(str(tmp_path)) is None, "it serves only when it is activated"
-    assert airflow.install(lockfile, str(tmp_path)) == name
-    assert len(uv.commands) == 3, "a complete release is not built again"
-
-
-def test_interrupted_release_is_built_anew(
-    airflow: Any, tmp_path: Path, lockfile: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = airflow.release_name(lockfile)
-    make(tmp_path, name, complete=False)
-    (tmp_path / "releases" / name / "rest").touch()
-    monkeypatch.setattr(airflow.subprocess, "run", Uv())
-    airflow.install(lockfile, str(tmp_path))
-    assert not (tmp_path / "releases" / name / "rest").exists()
-
-
-def test_failed_install_leaves_no_release(
-    airflow: Any, tmp_path: Path, lockfile: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(airflow.subprocess, "run", Uv(failing="install"))
-    with pytest.raises(CommandExecutionError, match=r"uv pip install .* failed with 2: no such"):
-        airflow.install(lockfile, str(tmp_path))
-    assert not airflow.installed(airflow.release_name(lockfile), str(tmp_path))
 
 
 # -- commands --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from salt.exceptions import CommandExecutionError
 from saltmodules import load
 
 LOCKFILE = "/opt/airflow/requirements.txt"
+ARCHIVES = "salt://airflow-releases"
 RELEASE, BEFORE = "3.3.2-new", "3.3.1-old"
 HEADS = {"alembic_version": "b2", "alembic_version_fab": "f1"}
 ERROR = CommandExecutionError("the disk is full")
@@ -33,6 +34,7 @@ class Machine:
         self.releases = {BEFORE, RELEASE}
         self.current: str | None = RELEASE
         self.removed: list[str] = []
+        self.unshared: list[str] = []
         self.revisions: dict[str, str] = dict(HEADS)
         self.marks: dict[str, str | None] = {
             "dags": f"{RELEASE} with examples",
@@ -50,6 +52,8 @@ class Machine:
         """Return the functions, by their Salt names."""
         own = {f"airflow.{name.removeprefix('_')}": getattr(self, name) for name in ASKED}
         own |= {f"airflow.{name}": self._work(name) for name in WORK}
+        own |= {f"airflow_artefact.{name}": self._work(name) for name in ("fetch", "share")}
+        own["airflow_artefact.unshared"] = lambda _root: self.unshared
         return own | {
             "file.file_exists": lambda path: path == LOCKFILE and self.lockfile,
             "service.status": lambda name: name == "airflow" and self.running,
@@ -103,9 +107,14 @@ class Machine:
 
     # -- what changes something
 
-    def install(self, lockfile: str, root: str) -> None:
-        assert (lockfile, root) == (LOCKFILE, "/opt/airflow")
+    def fetch(self, name: str, archives: str, root: str) -> None:
+        assert (name, archives, root) == (RELEASE, ARCHIVES, "/opt/airflow")
         self.releases.add(RELEASE)
+        self.unshared = ["static/a.js"]
+
+    def share(self, root: str) -> None:
+        assert root == "/opt/airflow"
+        self.unshared = []
 
     def activate(self, name: str, root: str) -> None:
         assert root == "/opt/airflow"
@@ -139,7 +148,6 @@ class Machine:
 
 ASKED = ("release_name", "installed", "_current", "heads", "database", "healthy")
 WORK = (
-    "install",
     "activate",
     "prune",
     "migrate",
@@ -165,7 +173,7 @@ def states(machine: Machine) -> ModuleType:
 
 # State -> how it is applied, what is missing on a machine before it, and what it then does.
 def _installed(states: ModuleType) -> dict[str, Any]:
-    ret: dict[str, Any] = states.installed("/opt/airflow", LOCKFILE)
+    ret: dict[str, Any] = states.installed("/opt/airflow", LOCKFILE, ARCHIVES)
     return ret
 
 
@@ -196,6 +204,10 @@ def _dags(states: ModuleType) -> dict[str, Any]:
 
 def _nothing_installed(machine: Machine) -> None:
     machine.releases = {BEFORE}
+
+
+def _lost_assets(machine: Machine) -> None:
+    machine.unshared = ["static/a.js", "static/b.js"]
 
 
 def _old_is_current(machine: Machine) -> None:
@@ -247,21 +259,22 @@ CHANGES: list[tuple[State, Callable[[Machine], None], list[str], dict[str, Any],
     (
         _installed,
         _nothing_installed,
-        ["install"],
-        {"installed": RELEASE},
+        ["fetch", "share"],
+        {"installed": RELEASE, "shared": "1 assets"},
         f"{RELEASE} would be installed",
     ),
+    (_installed, _lost_assets, ["share"], {"shared": "2 assets"}, "2 assets would be shared"),
     (
         _current,
         _old_is_current,
-        ["activate", "prune"],
+        ["activate", "prune", "share"],
         {"release": {"old": BEFORE, "new": RELEASE}},
         f"{RELEASE} would be made current",
     ),
     (
         _current,
         _nothing_is_current,
-        ["activate", "prune"],
+        ["activate", "prune", "share"],
         {"release": {"old": None, "new": RELEASE}},
         f"{RELEASE} would be made current",
     ),

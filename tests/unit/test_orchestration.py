@@ -48,6 +48,7 @@ def test_every_step_names_its_machines(render: Render) -> None:
         "deploy-states": everything,
         "deploy-pillar": everything,
         "deploy-addresses": everything,
+        "deploy-artefact": ["salt-1"],
         "deploy-release": ["web-1", "web-2"],
         "deploy-stores": ["postgres-1", "redis-1"],
         "deploy-database": ["web-1"],
@@ -76,6 +77,18 @@ def test_web_machines_change_one_after_the_other_by_number(render: Render) -> No
     for before, step in pairwise(order):
         assert {"salt": before} in steps[step]["require"]
     assert sorted(order, key=lambda step: steps[step]["order"]) == order
+
+
+def test_release_is_built_once_and_is_everywhere_before_the_first_machine_changes(
+    render: Render,
+) -> None:
+    steps = {chunk["__id__"]: chunk for chunk in render("web-1", "web-2").chunks}
+    assert {"salt": "deploy-artefact"} in steps["deploy-release"]["require"]
+    assert {"salt": "deploy-release"} in steps["deploy-database"]["require"]
+    # While it is built, the stores are set up.
+    assert steps["deploy-artefact"]["parallel"] is True
+    assert steps["deploy-artefact"]["order"] < steps["deploy-stores"]["order"]
+    assert steps["deploy-stores"]["order"] < steps["deploy-release"]["order"]
 
 
 def test_lowest_web_machine_migrates(render: Render) -> None:

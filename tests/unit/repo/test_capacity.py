@@ -29,6 +29,14 @@ REDIS_CONNECTION = 1 / 16  # its TLS, which maxmemory does not count
 FRAGMENTATION = 1.05  # of Redis
 EDGE_KERNEL = 100  # the same as KERNEL, with the buffers of 4000 connections
 EDGE_CONNECTION, EDGE_STREAM = 30 / 1024, 35 / 1024  # of HAProxy
+NGINX, NGINX_HEADERS = 8, 16  # MiB of its processes; KiB of a request's headers
+# Of a disk, in MB.
+DISK = 10_000
+SYSTEM_DISK = 3000  # with Salt, and a journal that is full
+RELEASE_DISK = 450  # `du -sm /opt/airflow/releases/*`
+ARCHIVE = 110
+# Larger than nginx's buffers, for clients that read slowly. The load balancer takes most at once.
+WAITING_ANSWERS = 64
 UNITS = {"kB": 1 / 1024, "MB": 1, "GB": 1024}
 
 
@@ -37,7 +45,8 @@ def sizes(component: str) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load(
         (ROOT / "salt" / component / "defaults.yaml").read_text()
     )[component]
-    return values | DEPLOYMENT.base_pillar(component)
+    decided = (ROOT / "pillar/base" / f"{component}.sls").is_file()
+    return values | (DEPLOYMENT.base_pillar(component) if decided else {})
 
 
 def connections(airflow: dict[str, Any], machines: int) -> int:
@@ -158,3 +167,38 @@ def test_haproxy_survives_the_requests_that_one_address_may_have() -> None:
     )
     assert needed <= haproxy["memory_megabytes"]
     assert haproxy["connections_per_address"] <= haproxy["maxconn"] / 10
+
+
+def nginx_memory(nginx: dict[str, Any]) -> float:
+    """Return what nginx holds when every request fills its buffers, in MiB."""
+    answer = (int(nginx["answer_buffers"]) + 1) * kibibytes(nginx["answer_buffer"])
+    request = NGINX_HEADERS + kibibytes(nginx["body_buffer"]) + answer
+    return NGINX + int(nginx["connections"]) / 2 * request / 1024
+
+
+def kibibytes(setting: str) -> int:
+    """Return a size of nginx's."""
+    assert setting.endswith("k")
+    return int(setting[:-1])
+
+
+def test_nginx_stays_below_its_limit() -> None:
+    nginx = sizes("nginx")
+    # The rest is cache, which the kernel takes back.
+    assert nginx_memory(nginx) <= 0.6 * nginx["memory_max_megabytes"]
+
+
+def test_more_connections_of_nginx_are_refused() -> None:
+    nginx = sizes("nginx") | {"connections": 2048}
+    assert nginx_memory(nginx) > nginx["memory_max_megabytes"]
+
+
+def test_bodies_and_answers_fit_the_disk_of_a_web_machine() -> None:
+    nginx = sizes("nginx")
+    bodies = nginx["bodies"] * nginx["body_megabytes"]
+    answers = WAITING_ANSWERS * nginx["answer_file_megabytes"]
+    assert SYSTEM_DISK + 2 * RELEASE_DISK + ARCHIVE + bodies + answers <= DISK
+
+
+def test_archives_and_a_build_fit_the_disk_of_the_master() -> None:
+    assert SYSTEM_DISK + 2 * RELEASE_DISK + 4 * ARCHIVE <= DISK

@@ -1,0 +1,91 @@
+# nginx answers on the web machine's port: static files from the releases' own folders, everything
+# else from the web app behind its socket. It is reloaded, never restarted, when its configuration
+# changes. Watch: nginx-serves.
+{% import_yaml 'nginx/defaults.yaml' as defaults %}
+{% import_yaml 'airflow/defaults.yaml' as app %}
+{% set nginx = salt['pillar.get']('nginx', defaults.nginx, merge=True) %}
+{% set airflow = salt['pillar.get']('airflow', app.airflow, merge=True) %}
+{% set port = pillar['endpoints']['airflow']['port'] %}
+{% set path = pillar['roles']['web']['check']['path'] %}
+
+nginx-package:
+  pkg.installed:
+    - install_recommends: False
+    - pkgs:
+      - nginx
+      - libnginx-mod-http-brotli-static
+
+nginx-unavailable-page:
+  file.managed:
+    - name: /etc/nginx/pages/unavailable.html
+    - source: salt://nginx/files/unavailable.html
+    - makedirs: True
+    - mode: '0644'
+    - require:
+      - pkg: nginx-package
+
+nginx-config:
+  file.managed:
+    - name: /etc/nginx/nginx.conf
+    - source: salt://nginx/files/nginx.conf.j2
+    - template: jinja
+    - mode: '0644'
+    - check_cmd: >-
+        /usr/sbin/nginx -t -q -e stderr -g 'user www-data; pid /run/nginx-check.pid;' -c
+    - tmp_dir: /etc/nginx
+    - context:
+        nginx: {{ nginx | json }}
+        port: {{ port | json }}
+        socket: {{ airflow.socket | json }}
+        releases: /opt/airflow
+        edge: {{ salt['machines.addresses']('lb').values() | list | json }}
+    - require:
+      - pkg: nginx-package
+
+nginx-unit:
+  file.managed:
+    - name: /etc/systemd/system/nginx.service
+    - source: salt://nginx/files/nginx.service.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        connections: {{ nginx.connections | json }}
+        memory_max_megabytes: {{ nginx.memory_max_megabytes | json }}
+
+nginx-unit-loaded:
+  service_config.loaded:
+    - name: nginx
+
+# The web app of an earlier release listened on the port itself, until it restarted.
+nginx-service:
+  service.running:
+    - name: nginx
+    - enable: True
+    - require:
+      - file: nginx-config
+      - file: nginx-unavailable-page
+      - service: airflow-service
+    - watch:
+      - service_config: nginx-unit-loaded
+      - file: nginx-unit
+
+nginx-config-loaded:
+  service_config.loaded:
+    - name: nginx
+
+nginx-reload:
+  service.running:
+    - name: nginx
+    - reload: True
+    - require:
+      - service: nginx-service
+    - watch:
+      - service_config: nginx-config-loaded
+      - file: nginx-config
+
+nginx-serves:
+  airflow.healthy:
+    - name: http://127.0.0.1:{{ port }}{{ path }}
+    - require:
+      - airflow: airflow-healthy
+      - service: nginx-reload

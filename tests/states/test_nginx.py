@@ -1,0 +1,536 @@
+"""nginx on the web machine: static files without Python, bounded bodies, and an honest 503."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from harness import Fleet, Machine, changed, failed
+from waiting import until
+
+# Requests to a web machine, written byte for byte: a client library would tidy up the paths.
+ASK = r"""
+import json, socket, time
+
+def exchange(raw, pause=0.0, seconds=20, where=None):
+    family = socket.AF_UNIX if where else socket.AF_INET
+    with socket.socket(family) as connection:
+        connection.settimeout(seconds)
+        connection.connect(where or (address, 8080))
+        if isinstance(raw, str):
+            raw = [raw]
+        try:
+            for piece in raw:
+                connection.sendall(piece if isinstance(piece, bytes) else piece.encode("latin1"))
+                time.sleep(pause)
+        except OSError:
+            pass  # it has answered already
+        answer = b""
+        try:
+            while piece := connection.recv(1 << 16):
+                answer += piece
+        except OSError:
+            pass
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode("latin1").split("\r\n")
+    headers = {}
+    for line in lines[1:]:
+        name, _, value = line.partition(": ")
+        headers[name.lower()] = value
+    status = int(lines[0].split()[1]) if lines[0] else 0
+    return {"status": status, "headers": headers, "body": body}
+
+def get(path, where=None, method="GET", host="x", **headers):
+    more = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return exchange(
+        f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n", where=where
+    )
+
+def post(pieces, *more, pause=0.0):
+    head = "\r\n".join(["POST /api/v2/variables HTTP/1.1", "Host: x", "Connection: close", *more])
+    return exchange([f"{head}\r\n\r\n", *pieces], pause)
+
+def brief(answer):
+    body = answer["body"]
+    return {**answer, "body": body[:2000].decode("latin1"), "bytes": len(body)}
+"""
+SOCKET = "/run/airflow/web.sock"
+
+
+@pytest.fixture(scope="module")
+def web(converged: Callable[[str], Machine], fleet: Fleet) -> Machine:
+    """The first web machine, after a migration of the database as in the orchestration."""
+    converged("postgres-1")
+    converged("redis-1")
+    assert failed(fleet.machine("web-1").apply("airflow.migrate")) == []
+    return converged("web-1")
+
+
+@pytest.fixture(scope="module")
+def edge(fleet: Fleet, web: Machine) -> Machine:
+    """The only machine that web machines listen to."""
+    return fleet.machine("lb-1")
+
+
+class Site:
+    """Requests from the edge to a web machine."""
+
+    def __init__(self, edge: Machine, web: Machine) -> None:
+        self._edge = edge
+        self._web = web
+
+    def python(self, program: str, **values: Any) -> Any:
+        """Run a program with `get` and `exchange`, which assigns `result`."""
+        return self._edge.python(ASK + program, address=self._web.address, **values)
+
+    def get(self, path: str, **options: Any) -> dict[str, Any]:
+        """Ask for a path, written as it is."""
+        answer = self.python("result = brief(get(path, **options))", path=path, options=options)
+        assert isinstance(answer, dict)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def site(edge: Machine, web: Machine) -> Site:
+    return Site(edge, web)
+
+
+@pytest.fixture(scope="module")
+def bundle(web: Machine) -> str:
+    """The path of the main script."""
+    found = web.run("sh", "-c", "cd /opt/airflow/current/static && ls static/assets/index-*.js")
+    return f"/{found.stdout.strip()}"
+
+
+@pytest.fixture
+def without_python(web: Machine) -> Iterator[None]:
+    """The web app is stopped meanwhile: who needs it gets 502."""
+    web.run("systemctl", "stop", "airflow")
+    yield
+    web.run("systemctl", "start", "airflow")
+    until(lambda: not web.salt("role.status")["problem"], "the web machine serves")
+
+
+def test_every_file_is_what_the_web_app_would_serve(web: Machine) -> None:
+    compare = f"""
+import os
+os.chdir("/opt/airflow/current/static")
+paths = [
+    os.path.join(folder, name)[1:]
+    for folder, _, names in os.walk(".")
+    for name in names
+    if not name.endswith((".br", ".gz"))
+]
+result = [len(paths), [
+    path
+    for path in sorted(paths)
+    if (ours := get(path))["status"] != 200
+    or ours["body"] != get(path, where="{SOCKET}")["body"]
+]]
+"""
+    count, different = web.python(ASK + compare, address="127.0.0.1")
+    assert different == []
+    assert count > 250
+
+
+def test_static_never_reaches_the_web_app(site: Site, bundle: str, without_python: None) -> None:
+    del without_python
+    for path, status in {
+        bundle: 200,
+        f"{bundle}?x=1": 200,
+        f"/{bundle}": 200,
+        bundle.replace("/static/", "/%73tatic/"): 200,
+        f"/x/..{bundle}": 200,
+        "/static/i18n/locales/en/common.json": 200,
+        "/auth/static/appbuilder/css/bootstrap.min.css": 200,
+        "/static/assets/absent-1a2b.js": 404,
+        "/static/absent": 404,
+        "/auth/static/absent": 404,
+        "/static/": 404,
+        "/static": 404,
+        "/auth/static": 404,
+        "/static/index.html": 404,
+        "/static/assets": 404,
+        "/static/.vite/manifest.json": 404,
+    }.items():
+        found = site.get(path)
+        assert (path, found["status"]) == (path, status)
+    for headers in ({"host": "another.example"}, {"Authorization": "Bearer x"}, {"Cookie": "a=b"}):
+        assert site.get(bundle, **headers)["status"] == 200
+    assert site.get(bundle, method="POST")["status"] == 405
+
+
+def test_path_with_dots_leaks_no_file_and_never_reaches_the_web_app(
+    site: Site, without_python: None
+) -> None:
+    del without_python
+    for path in (
+        "/static/../release.json",
+        "/static/../../release.json",
+        "/static/../venv/bin/python",
+        "/static/%2e%2e/release.json",
+        "/static/..%2frelease.json",
+        "/static%2f..%2f..%2frelease.json",
+        "/static/assets/../../../release.json",
+        "/auth/static/../../../release.json",
+        "//static/..//release.json",
+        "/static/....//release.json",
+        "/static/%00",
+        "/static/assets/%252e%252e/%252e%252e/release.json",
+    ):
+        found = site.get(path)
+        assert found["status"] in {400, 404}, path
+        assert "heads" not in found["body"]
+
+
+def test_smallest_form_is_sent_and_may_be_kept(site: Site, bundle: str) -> None:
+    forms = {coding: site.get(bundle, Accept_Encoding=coding) for coding in ("br", "gzip", "x")}
+    assert forms["br"]["bytes"] < forms["gzip"]["bytes"] < forms["x"]["bytes"]
+    assert [form["headers"].get("content-encoding") for form in forms.values()] == [
+        "br",
+        "gzip",
+        None,
+    ]
+    assert len({form["headers"]["etag"] for form in forms.values()}) == 3
+    for form in forms.values():
+        headers = form["headers"]
+        assert headers["vary"] == "Accept-Encoding"
+        assert headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert "last-modified" not in headers
+        assert headers["x-content-type-options"] == "nosniff"
+    assert site.get(bundle, Accept_Encoding="gzip, br")["headers"]["content-encoding"] == "br"
+
+
+def test_file_without_hash_is_revalidated_by_its_content(site: Site, web: Machine) -> None:
+    path = "/static/i18n/locales/en/common.json"
+    first = site.get(path, Accept_Encoding="br")
+    assert first["headers"]["cache-control"] == "public, max-age=300"
+    tag = first["headers"]["etag"]
+    again = site.get(path, Accept_Encoding="br", If_None_Match=tag)
+    assert (again["status"], again["bytes"], again["headers"]["etag"]) == (304, 0, tag)
+    # The tag is made of the content and of nothing else.
+    expected = web.python(
+        """
+        import hashlib
+        content = open(path, "rb").read()
+        time = 0x40000000 + int(hashlib.sha256(content).hexdigest()[:7], 16)
+        result = f'"{time:x}-{len(content):x}"'
+        """,
+        path=f"/opt/airflow/current/static{path}.br",
+    )
+    assert tag == expected
+
+
+def test_body_is_limited_before_the_web_app_reads_it(site: Site, web: Machine) -> None:
+    send = """
+megabyte = b"x" * (1 << 20)
+chunk = b"100000\\r\\n" + megabyte + b"\\r\\n"
+result = [
+    post([megabyte] * 9, f"Content-Length: {9 << 20}")["status"],
+    post([chunk] * 9, "Transfer-Encoding: chunked")["status"],
+    # The web app has seen these: it knows nobody.
+    post([megabyte] * 5, f"Content-Length: {5 << 20}")["status"],
+    post([chunk] * 5 + [b"0\\r\\n\\r\\n"], "Transfer-Encoding: chunked")["status"],
+]
+"""
+    assert site.python(send) == [413, 413, 401, 401]
+    journal = web.run("journalctl", "--no-pager", "--unit=nginx").stdout
+    assert "POST /api/v2/variables 413" in journal
+
+
+def test_bodies_at_the_same_time_are_bounded(site: Site) -> None:
+    flood = """
+import threading
+head = "POST /api/v2/variables HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 1000\\r\\n\\r\\n"
+held = []
+for _ in range(32):
+    connection = socket.create_connection((address, 8080))
+    connection.sendall(head.encode())
+    held.append(connection)
+time.sleep(0.5)
+refused = post("x", "Content-Length: 1")
+allowed = get("/api/v2/version")["status"]
+for connection in held:
+    connection.close()
+time.sleep(0.5)
+accepted = post("x", "Content-Length: 1")["status"]
+result = [refused["status"], refused["headers"].get("retry-after"), allowed, accepted]
+"""
+    assert site.python(flood) == [503, "10", 200, 401]
+
+
+def test_web_app_is_told_the_client_by_the_edge_only(site: Site, web: Machine) -> None:
+    """Of what another program of the machine says, nothing is passed on."""
+    web.put(
+        "/root/listen.py",
+        """
+import os, socket, sys
+path = "/run/airflow/web.sock"
+os.rename(path, path + ".app")
+server = socket.socket(socket.AF_UNIX)
+server.bind(path)
+os.chmod(path, 0o666)
+server.listen()
+print("ready", flush=True)
+for _ in range(2):
+    connection, _ = server.accept()
+    data = b""
+    while b"\\r\\n\\r\\n" not in data:
+        data += connection.recv(65536)
+    body = data.split(b"\\r\\n\\r\\n")[0]
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+    connection.close()
+os.rename(path + ".app", path)
+""",
+    )
+    web.run("systemd-run", "--unit=listen", "/opt/salt/bin/python", "/root/listen.py")
+    until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode == 0, "the listener")
+    said = {
+        "X_Forwarded_For": "192.0.2.9",
+        "X_Forwarded_Proto": "https",
+        "X_Forwarded_Host": "airflow.example.com",
+        "X_Forwarded_Port": "443",
+        "X_Request_ID": "abc",
+        "X_Real_IP": "192.0.2.8",
+    }
+    asked = "result = brief(get('/x?token=1', **said))"
+    by_edge = site.python(asked, said=said)["body"]
+    by_other = web.python(ASK + asked, address="127.0.0.1", said=said)["body"]
+    until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode != 0, "the web app's socket")
+
+    def headers(text: str) -> dict[str, str]:
+        pairs = (line.partition(": ") for line in text.split("\r\n")[1:])
+        return {name.lower(): value for name, _, value in pairs}
+
+    found = headers(by_edge)
+    assert (found["x-forwarded-for"], found["x-forwarded-proto"]) == ("192.0.2.9", "https")
+    assert (found["x-forwarded-host"], found["x-forwarded-port"]) == ("airflow.example.com", "443")
+    assert (found["x-request-id"], found["connection"]) == ("abc", "close")
+    assert "x-real-ip" not in found
+    other = headers(by_other)
+    assert other["x-forwarded-for"] == "127.0.0.1"
+    assert not other.keys() & {"x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"}
+
+
+def test_stream_arrives_as_it_is_written(site: Site, web: Machine) -> None:
+    web.put(
+        "/root/stream.py",
+        """
+import os, socket, time
+path = "/run/airflow/web.sock"
+os.rename(path, path + ".app")
+server = socket.socket(socket.AF_UNIX)
+server.bind(path)
+os.chmod(path, 0o666)
+server.listen()
+connection, _ = server.accept()
+connection.recv(65536)
+connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Type: application/x-ndjson\\r\\n\\r\\n")
+for _ in range(3):
+    connection.sendall(b"{}\\n")
+    time.sleep(1)
+connection.close()
+os.rename(path + ".app", path)
+""",
+    )
+    web.run("systemd-run", "--unit=stream", "/opt/salt/bin/python", "/root/stream.py")
+    until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode == 0, "the stream")
+    read = """
+path = "/api/v2/dags/a/dagRuns/b/wait?interval=1"
+began = time.monotonic()
+with socket.create_connection((address, 8080)) as connection:
+    connection.settimeout(10)
+    head = f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n"
+    connection.sendall(head.encode())
+    result = []
+    while piece := connection.recv(1 << 16):
+        result += [round(time.monotonic() - began)] * piece.count(b"{}")
+"""
+    assert site.python(read) == [0, 1, 2]
+    until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode != 0, "the web app's socket")
+
+
+def test_dead_web_app_is_told_and_nginx_goes_on(
+    site: Site, web: Machine, bundle: str, without_python: None
+) -> None:
+    del without_python
+    found = site.get("/ui/config?secret=not-to-log")
+    assert (found["status"], found["headers"]["retry-after"]) == (502, "10")
+    assert found["headers"]["cache-control"] == "no-store"
+    assert found["headers"]["x-frame-options"] == "SAMEORIGIN"
+    assert "Airflow is not available" in found["body"]
+    status = web.salt("role.status")
+    assert (status["state"], status["problem"]) == (
+        "inactive",
+        "/api/v2/monitor/health answers 502",
+    )
+    # It starts without the web app too.
+    assert web.run("systemctl", "restart", "nginx").returncode == 0
+    assert site.get(bundle)["status"] == 200
+    journal = web.run("journalctl", "--no-pager", "--unit=nginx").stdout
+    assert "GET /ui/config 502" in journal
+    assert "not-to-log" not in journal
+
+
+def test_dead_nginx_is_told(web: Machine) -> None:
+    web.run("systemctl", "stop", "nginx")
+    try:
+        found = web.salt("role.status")
+    finally:
+        web.run("systemctl", "start", "nginx")
+    assert found["problem"] == "port 8080: [Errno 111] Connection refused"
+
+
+def test_nginx_has_no_rights_of_its_own(web: Machine) -> None:
+    pid = web.run("systemctl", "show", "-P", "MainPID", "nginx").stdout.strip()
+    status = web.run("cat", f"/proc/{pid}/status").stdout
+    fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+    assert fields["CapEff"] == fields["CapBnd"] == "0000000000000000"
+    assert fields["Uid"].split()[0] != "0"
+    groups = web.run("id", "-nG", "www-data").stdout.split()
+    assert groups == ["www-data"]
+    secrets = web.run("cat", "/etc/airflow/secrets.env", user="www-data")
+    assert "Permission denied" in secrets.stderr
+
+
+def test_changed_configuration_is_loaded_without_a_restart(web: Machine) -> None:
+    def master() -> str:
+        return str(web.run("systemctl", "show", "-P", "MainPID", "nginx").stdout).strip()
+
+    before = master()
+    web.run("sh", "-c", "echo '# by hand' >> /etc/nginx/nginx.conf")
+    assert web.run("systemctl", "reload", "nginx").returncode == 0
+    states = web.apply("nginx,airflow")
+    assert failed(states) == []
+    assert [tag.split("_|-")[1] for tag in changed(states)] == [
+        "nginx-config",
+        "nginx-config-loaded",
+        "nginx-reload",
+    ]
+    assert master() == before
+
+
+def test_assets_of_old_and_new_release_are_served_during_a_switch(
+    site: Site, web: Machine, bundle: str
+) -> None:
+    """A release with another page: each page finds its script at any moment of the switch."""
+    current = web.run("readlink", "-f", "/opt/airflow/current").stdout.strip()
+    old = "/opt/airflow/releases/old"
+    script = "static/assets/index-0ld0ld.js"
+    make = [
+        f"mkdir -p {old}/static/static/assets {old}/static/auth/static/dist",
+        f"ln -s {current}/venv {old}/venv",
+        f"echo 'old()' > {old}/static/{script}",
+        f"echo old > {old}/static/static/only-old.txt",
+        f"echo old > {old}/static/auth/static/dist/main.0123456789abcdef0123.css",
+        f"""echo '{{"name": "old", "heads": {{}}}}' > {old}/release.json""",
+    ]
+    assert web.run("sh", "-ec", "\n".join(make)).returncode == 0
+    # Before: the new release is unpacked, but the old one runs.
+    web.run("ln", "-sfn", "releases/old", "/opt/airflow/current")
+    states = web.apply("airflow.release")
+    assert failed(states) == []
+    assert json.dumps(states).count("assets") > 0
+    paths = [
+        bundle,
+        f"/{script}",
+        "/static/only-old.txt",
+        "/auth/static/dist/main.0123456789abcdef0123.css",
+        "/static/i18n/locales/en/common.json",
+    ]
+    web.run("rm", "-f", "/run/asked")
+    loop = f"""
+import os
+counts = {{}}
+while not os.path.exists("/run/asked"):
+    for path in {paths!r}:
+        status = get(path)["status"]
+        key = f"{{status}} {{path if status != 200 else ''}}".strip()
+        counts[key] = counts.get(key, 0) + 1
+result = counts
+"""
+    web.put("/root/loop.py", f"address = '127.0.0.1'\n{ASK}{loop}\nprint(json.dumps(result))")
+    web.run(
+        "systemd-run",
+        "--unit=asking",
+        "--property=StandardOutput=file:/run/counts",
+        "/opt/salt/bin/python",
+        "/root/loop.py",
+    )
+    assert failed(web.apply("airflow")) == []
+    assert web.run("readlink", "-f", "/opt/airflow/current").stdout.strip() == current
+    web.run("touch", "/run/asked")
+    until(lambda: web.run("systemctl", "is-active", "asking").returncode != 0, "the requests end")
+    counts = json.loads(web.run("cat", "/run/counts").stdout)
+    assert list(counts) == ["200"]
+    assert counts["200"] > 100
+    # The assets go with their release.
+    web.run("rm", "-r", old)
+    assert failed(web.apply("airflow.release")) == []
+    assert [site.get(path)["status"] for path in paths] == [200, 404, 404, 404, 200]
+
+
+def test_lost_asset_is_repaired(site: Site, web: Machine, bundle: str) -> None:
+    web.run("rm", f"/opt/airflow/assets{bundle}")
+    assert site.get(bundle)["status"] == 404
+    assert [tag.split("_|-")[1] for tag in changed(web.apply("airflow.release", test=True))] == [
+        "airflow-installed"
+    ]
+    assert failed(web.apply("airflow.release")) == []
+    assert site.get(bundle)["status"] == 200
+
+
+def test_static_costs_a_two_hundredth_of_what_stock_takes(web: Machine, bundle: str) -> None:
+    """The same file of the same release from `airflow api-server` alone, in CPU time."""
+    web.run("systemctl", "stop", "airflow")
+    stock = (
+        "set -a; . /etc/airflow/environment; . /etc/airflow/secrets.env; unset GUNICORN_CMD_ARGS; "
+        "export AIRFLOW__API__SERVER_TYPE=uvicorn; exec /opt/airflow/current/venv/bin/airflow "
+        "api-server --apps core --host 127.0.0.1 --port 8081 --workers 1"
+    )
+    web.run("systemd-run", "--unit=stock", "--property=User=airflow", "/bin/sh", "-c", stock)
+    measure = """
+def ask(port, count):
+    for _ in range(count):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall((f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n"
+                                "Accept-Encoding: gzip, deflate, br\\r\\n\\r\\n").encode())
+            start = connection.recv(1 << 20)
+            assert start.startswith(b"HTTP/1.1 200"), start[:200]
+            while connection.recv(1 << 20):
+                pass
+
+def used(unit):
+    with open(f"/sys/fs/cgroup/system.slice/{unit}.service/cpu.stat") as stat:
+        return int(dict(line.split() for line in stat)["usage_usec"])
+
+def cost(unit, port, count):
+    ask(port, 3)
+    before = used(unit)
+    ask(port, count)
+    return (used(unit) - before) / count / 1000
+
+result = [cost("stock", 8081, 10), cost("nginx", 8080, 2000)]
+"""
+    try:
+        until(
+            lambda: (
+                web.run(
+                    "/opt/salt/bin/python",
+                    "-c",
+                    "import socket; socket.create_connection(('127.0.0.1', 8081))",
+                ).returncode
+                == 0
+            ),
+            "stock serves",
+            seconds=120,
+        )
+        theirs, ours = web.python(f"import socket\n{measure}", path=bundle)
+    finally:
+        web.run("systemctl", "stop", "stock")
+        web.run("systemctl", "start", "airflow")
+    print(f"{bundle}: stock {theirs:.1f} ms of CPU, nginx {ours:.3f} ms: {theirs / ours:.0f}x")
+    assert theirs / ours >= 200
