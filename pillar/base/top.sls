@@ -9,6 +9,7 @@ base:
     - roles
     - mine
   'E@^salt-[1-9][0-9]*$':
+    - growth
     - secrets.cloud-ssh
   'E@^lb-[1-9][0-9]*$':
     - haproxy

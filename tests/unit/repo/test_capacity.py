@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from plainpillar import DEPLOYMENT
+from stackctl.deployment import Deployment
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,7 +52,7 @@ def connections(airflow: dict[str, Any], machines: int) -> int:
     "path", sorted((ROOT / "cloud.maps.d").glob("*.map")), ids=lambda path: path.stem
 )
 def test_database_allows_connections_of_every_web_worker(path: Path) -> None:
-    machines = len(yaml.safe_load(path.read_text())["web"])
+    machines = Deployment("test", ROOT, path.stem).minimum("web")
     assert machines > 0
     assert connections(sizes("airflow"), machines) <= sizes("postgres")["role_connections"]
 
