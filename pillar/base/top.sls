@@ -25,6 +25,7 @@ base:
     - secrets.redis-airflow
   'E@^postgres-[1-9][0-9]*$':
     - postgres
+    - retention
     - secrets.postgres-airflow
     - secrets.postgres-owner
     - secrets.postgres-tls
