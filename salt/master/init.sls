@@ -108,6 +108,7 @@ master-cloud-config:
         id: {{ grains['id'] | json }}
         tree: {{ tree | json }}
         address: {{ address | json }}
+        pool_size: {{ master.pool_size | json }}
     - retry: {attempts: 20, interval: 1}
     - require:
       - service: master-service

@@ -6,6 +6,7 @@ peak`, and for a connection in the column `largest`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ REDIS_CONNECTION = 1 / 16  # its TLS, which maxmemory does not count
 FRAGMENTATION = 1.05  # of Redis
 EDGE_KERNEL = 100  # the same as KERNEL, with the buffers of 4000 connections
 EDGE_CONNECTION, EDGE_STREAM = 30 / 1024, 35 / 1024  # of HAProxy
+# A stranger's visit of the login page: a row of `session` with its indexes (tests/states/
+# test_cleaning.py prints it), and at most so many a second from one CPU.
+SESSION_ROW, LOGIN_PAGES = 400, 250
+CLEANING_MINUTES = 30  # the timer's pause, and a run over what is there
+DISK_GB, DISK_OF_OTHERS_GB = 10, 6  # the system, logs, the write-ahead log
+MASTER, MASTER_WORKER = 130, 60  # Salt's master: its other processes, and a worker that is busy
+TIMER_PROGRAM = 50  # of the master: salt/master/files/*.py
+SALT_CLOUD, LAUNCH = 60, 30  # salt-cloud, and each machine that it launches at the same time
 UNITS = {"kB": 1 / 1024, "MB": 1, "GB": 1024}
 
 
@@ -133,3 +142,65 @@ def test_haproxy_survives_the_requests_that_one_address_may_have() -> None:
     )
     assert needed <= haproxy["memory_megabytes"]
     assert haproxy["connections_per_address"] <= haproxy["maxconn"] / 10
+
+
+def session_gigabytes(machines: int, anonymous_minutes: int) -> float:
+    """Return what strangers can add to the database until their rows are removed."""
+    seconds = (anonymous_minutes + CLEANING_MINUTES) * 60
+    return machines * LOGIN_PAGES * seconds * SESSION_ROW / 1e9
+
+
+def retention(key: str) -> int:
+    """Return a number of pillar/base/retention.sls, which is a template."""
+    text = (ROOT / "pillar/base/retention.sls").read_text()
+    (found,) = re.findall(rf"^  {key}: (\d+)$", text, re.MULTILINE)
+    return int(found)
+
+
+def test_strangers_do_not_fill_the_disk() -> None:
+    postgres, airflow = sizes("postgres"), sizes("airflow")
+    machines = postgres["role_connections"] // connections(airflow, 1)
+    room = DISK_GB - DISK_OF_OTHERS_GB
+    assert session_gigabytes(machines, retention("anonymous_session_minutes")) <= room
+
+
+def test_sessions_that_last_for_days_are_refused() -> None:
+    assert session_gigabytes(4, 12 * 60) > DISK_GB - DISK_OF_OTHERS_GB
+
+
+def test_pause_of_the_timer_is_the_one_of_the_arithmetic() -> None:
+    timer = (ROOT / "salt/postgres/files/postgres-clean.timer").read_text()
+    (seconds,) = re.findall(r"^OnUnitInactiveSec=(\d+)$", timer, re.MULTILINE)
+    assert int(seconds) / 60 <= CLEANING_MINUTES / 2
+
+
+def test_form_of_the_login_page_outlives_its_session() -> None:
+    # The form's own limit is Flask-WTF's default, an hour: a session that ends sooner would
+    # refuse people who have read for a while before they log in.
+    assert retention("anonymous_session_minutes") >= 60
+
+
+def master_memory(master: dict[str, Any]) -> float:
+    """Return what the Salt master's machine needs while a map launches many machines, in MiB."""
+    return float(
+        SYSTEM
+        + KERNEL
+        + MASTER
+        + master["worker_threads"] * MASTER_WORKER
+        + TIMER_PROGRAM
+        + SALT_CLOUD
+        + master["pool_size"] * LAUNCH
+    )
+
+
+def master_sizes() -> dict[str, Any]:
+    sizes: dict[str, Any] = yaml.safe_load((ROOT / "salt/master/defaults.yaml").read_text())
+    return dict(sizes["master"])
+
+
+def test_master_launches_many_machines_within_its_memory() -> None:
+    assert master_memory(master_sizes()) <= MACHINE
+
+
+def test_twenty_launches_at_once_are_refused() -> None:
+    assert master_memory(master_sizes() | {"pool_size": 20}) > MACHINE
