@@ -9,6 +9,7 @@ base:
     - roles
     - mine
   'E@^salt-[1-9][0-9]*$':
+    - growth
     - secrets.cloud-ssh
   'E@^lb-[1-9][0-9]*$':
     - haproxy
@@ -24,6 +25,7 @@ base:
     - secrets.redis-airflow
   'E@^postgres-[1-9][0-9]*$':
     - postgres
+    - retention
     - secrets.postgres-airflow
     - secrets.postgres-owner
     - secrets.postgres-tls

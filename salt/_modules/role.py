@@ -133,7 +133,8 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         its certificate as YYYY-MM-DD, "unknown" when the file is not readable, "" for a role
         without a certificate. ``drift``: sentences on what else differs from what is declared
         (docs/drift.md). ``reboot_required``: whether Debian asks for a reboot. ``outdated``: the
-        units that run code which an update has replaced.
+        units that run code which an update has replaced. ``growth``: what the master does by itself
+        about the number of machines, or "".
 
     Raises:
         CommandExecutionError: the file is missing, because no highstate has run yet.
@@ -148,6 +149,7 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         "drift": __salt__["drift.found"](path),
         "reboot_required": __salt__["drift.reboot_required"](),
         "outdated": __salt__["drift.outdated"](),
+        "growth": __salt__["machine_counts.told"](),
     }
 
 

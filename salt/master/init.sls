@@ -113,9 +113,71 @@ master-cloud-config:
         id: {{ grains['id'] | json }}
         tree: {{ tree | json }}
         address: {{ address | json }}
+        pool_size: {{ master.pool_size | json }}
     - retry: {attempts: 20, interval: 1}
     - require:
       - service: master-service
+
+# The map asks for these numbers. salt-cloud reads the file with its main one.
+master-machine-counts:
+  file.managed:
+    - name: /etc/salt/cloud.conf.d/machines.conf
+    - contents: {{ {'machine_counts': salt['machine_counts.wanted']()} | json | yaml_dquote }}
+    - makedirs: True
+    - mode: '0644'
+
+{% set growing = salt['machine_counts.growing']() %}
+master-scale-program:
+  file.managed:
+    - name: /usr/local/lib/scale_machines.py
+    - source: salt://master/files/scale_machines.py
+    - mode: '0644'
+
+master-scale-config:
+  file.serialize:
+    - name: /etc/salt/scale_machines.json
+    - serializer: json
+    - mode: '0644'
+    - dataset:
+        role: {{ growing.role | json }}
+        minimum: {{ growing.minimum }}
+        maximum: {{ growing.maximum }}
+        edge: lb
+        counts: /etc/salt/cloud.conf.d/machines.conf
+        state: /var/lib/scale-machines/state.json
+        pki: /etc/salt/pki/master
+        region: {{ pillar['aws']['region'] | json }}
+        project: {{ pillar['aws']['project'] | json }}
+        tree: /srv/stack
+        locks: [/run/stackctl-session.lock, /run/stackctl-job.lock]
+        rules: {{ pillar['growth'] | json }}
+
+master-scale-unit:
+  file.managed:
+    - name: /etc/systemd/system/scale-machines.service
+    - source: salt://master/files/scale-machines.service.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        session_lock: /run/stackctl-session.lock
+        job_lock: /run/stackctl-job.lock
+
+master-scale-timer:
+  file.managed:
+    - name: /etc/systemd/system/scale-machines.timer
+    - source: salt://master/files/scale-machines.timer
+    - mode: '0644'
+
+master-scale:
+  service.{{ 'running' if growing.role else 'dead' }}:
+    - name: scale-machines.timer
+    - enable: {{ growing.role != '' }}
+    - require:
+      - file: master-scale-program
+      - file: master-scale-config
+    - watch:
+      - file: master-scale-unit
+      - file: master-scale-timer
 
 master-ended-machines-program:
   file.managed:

@@ -8,6 +8,9 @@
 {% set etc = '/etc/postgresql/%s/%s' | format(version, cluster) %}
 {% set tls = salt['file.dirname'](server.certificate.path) %}
 
+include:
+  - postgres.cleaning
+
 # The package reads this when it makes the cluster. Checksums detect a corrupt disk.
 postgres-cluster-defaults:
   file.managed:

@@ -25,7 +25,7 @@ from stackctl.salt import file_map
 from waiting import until
 
 MAP = ROOT / "cloud.maps.d/small.map"
-NAMES = sorted(name for names in yaml.safe_load(MAP.read_text()).values() for name in names)
+NAMES = sorted(DEPLOYMENT.machines())
 SALT_ADDRESS = DEPLOYMENT.base_pillar("aws")["salt_address"]
 
 

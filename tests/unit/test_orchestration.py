@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,16 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
         return compiler.states("orch.deploy")
 
     return compiled
+
+
+@pytest.fixture
+def drain(tmp_path: Path) -> Compiled:
+    """The orchestration that drains, with one load balancer and no machine named."""
+    pillar = PlainPillar(tmp_path, ssh_public_key="x", operator_cidrs=[])
+    (tmp_path / "master").mkdir()
+    compiler = Compiler(f"{DEPLOYMENT.master()}_master", tmp_path / "master", pillar)
+    compiler.opts["test_accepted"] = sorted([*OTHERS, "lb-2", "web-1", *STRANGERS])
+    return compiler.states("orch.drain")
 
 
 def targets(compiled: Compiled) -> dict[str, Any]:
@@ -124,3 +135,11 @@ def test_addresses_come_from_a_fresh_pillar(render: Render) -> None:
     assert {"salt": "deploy-pillar"} in steps["deploy-addresses"]["require"]
     assert steps["deploy-pillar"]["name"] == "saltutil.refresh_pillar"
     assert steps["deploy-pillar"]["kwarg"]["wait"] is True
+
+
+def test_drain_asks_every_load_balancer_and_waits_for_it(drain: Compiled) -> None:
+    (step,) = drain.chunks
+    assert targets(drain) == {"drain-edge": ["lb-1", "lb-2"]}
+    assert (step["name"], step["tgt_type"], step["expect_minions"]) == ("edge.drain", "list", True)
+    assert step["timeout"] > step["kwarg"]["seconds"]
+    assert step["arg"] == [[]]

@@ -141,6 +141,7 @@ class Drift:
             "firewall.differences": differences,
             "drift.found": lambda _path: self.found,
             "drift.outdated": lambda: ["app.service"],
+            "machine_counts.told": lambda: "web grows",
             "drift.reboot_required": lambda: True,
         }
 
@@ -208,6 +209,7 @@ def test_status_of_machine_that_serves(status: Status, listener: int) -> None:
         "drift": [],
         "reboot_required": True,
         "outdated": ["app.service"],
+        "growth": "web grows",
     }
 
 

@@ -6,6 +6,7 @@ peak`, and for a connection in the column `largest`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from salt.exceptions import CommandExecutionError
 
 from plainpillar import DEPLOYMENT
 from saltmodules import load
+from stackctl.deployment import Deployment
 
 ROOT = Path(__file__).parents[3]
 web_sizes = load("_modules", "web_sizes")
@@ -37,6 +39,14 @@ RELEASE_DISK = 450  # `du -sm /opt/airflow/releases/*`
 ARCHIVE = 110
 # Larger than nginx's buffers, for clients that read slowly. The load balancer takes most at once.
 WAITING_ANSWERS = 64
+# A stranger's visit of the login page: a row of `session` with its indexes (tests/states/
+# test_cleaning.py prints it), and at most so many a second from one CPU.
+SESSION_ROW, LOGIN_PAGES = 400, 250
+CLEANING_MINUTES = 30  # the timer's pause, and a run over what is there
+DISK_OF_OTHERS = 6000  # of PostgreSQL's disk: the system, logs, the write-ahead log
+MASTER, MASTER_WORKER = 130, 60  # Salt's master: its other processes, and a worker that is busy
+TIMER_PROGRAM = 50  # of the master: salt/master/files/*.py
+SALT_CLOUD, LAUNCH = 60, 30  # salt-cloud, and each machine that it launches at the same time
 UNITS = {"kB": 1 / 1024, "MB": 1, "GB": 1024}
 
 
@@ -83,7 +93,7 @@ def test_web_app_at_its_heaviest_leaves_a_quarter_of_the_machine() -> None:
     "path", sorted((ROOT / "cloud.maps.d").glob("*.map")), ids=lambda path: path.stem
 )
 def test_database_allows_connections_of_every_web_worker(path: Path) -> None:
-    machines = len(yaml.safe_load(path.read_text())["web"])
+    machines = Deployment("test", ROOT, path.stem).minimum("web")
     assert machines > 0
     assert connections(sizes("airflow"), machines) <= sizes("postgres")["role_connections"]
 
@@ -202,3 +212,63 @@ def test_bodies_and_answers_fit_the_disk_of_a_web_machine() -> None:
 
 def test_archives_and_a_build_fit_the_disk_of_the_master() -> None:
     assert SYSTEM_DISK + 2 * RELEASE_DISK + 4 * ARCHIVE <= DISK
+def session_gigabytes(machines: int, anonymous_minutes: int) -> float:
+    """Return what strangers can add to the database until their rows are removed."""
+    seconds = (anonymous_minutes + CLEANING_MINUTES) * 60
+    return machines * LOGIN_PAGES * seconds * SESSION_ROW / 1e9
+
+
+def retention(key: str) -> int:
+    """Return a number of pillar/base/retention.sls, which is a template."""
+    text = (ROOT / "pillar/base/retention.sls").read_text()
+    (found,) = re.findall(rf"^  {key}: (\d+)$", text, re.MULTILINE)
+    return int(found)
+
+
+def test_strangers_do_not_fill_the_disk() -> None:
+    postgres, airflow = sizes("postgres"), sizes("airflow")
+    machines = postgres["role_connections"] // connections(airflow, 1)
+    room = (DISK - DISK_OF_OTHERS) / 1000
+    assert session_gigabytes(machines, retention("anonymous_session_minutes")) <= room
+
+
+def test_sessions_that_last_for_days_are_refused() -> None:
+    assert session_gigabytes(4, 12 * 60) > (DISK - DISK_OF_OTHERS) / 1000
+
+
+def test_pause_of_the_timer_is_the_one_of_the_arithmetic() -> None:
+    timer = (ROOT / "salt/postgres/files/postgres-clean.timer").read_text()
+    (seconds,) = re.findall(r"^OnUnitInactiveSec=(\d+)$", timer, re.MULTILINE)
+    assert int(seconds) / 60 <= CLEANING_MINUTES / 2
+
+
+def test_form_of_the_login_page_outlives_its_session() -> None:
+    # The form's own limit is Flask-WTF's default, an hour: a session that ends sooner would
+    # refuse people who have read for a while before they log in.
+    assert retention("anonymous_session_minutes") >= 60
+
+
+def master_memory(master: dict[str, Any]) -> float:
+    """Return what the Salt master's machine needs while a map launches many machines, in MiB."""
+    return float(
+        SYSTEM
+        + KERNEL
+        + MASTER
+        + master["worker_threads"] * MASTER_WORKER
+        + TIMER_PROGRAM
+        + SALT_CLOUD
+        + master["pool_size"] * LAUNCH
+    )
+
+
+def master_sizes() -> dict[str, Any]:
+    sizes: dict[str, Any] = yaml.safe_load((ROOT / "salt/master/defaults.yaml").read_text())
+    return dict(sizes["master"])
+
+
+def test_master_launches_many_machines_within_its_memory() -> None:
+    assert master_memory(master_sizes()) <= MACHINE
+
+
+def test_twenty_launches_at_once_are_refused() -> None:
+    assert master_memory(master_sizes() | {"pool_size": 20}) > MACHINE

@@ -17,7 +17,7 @@ from stackctl import arguments, cli, initialise, local, preflight, salt, status,
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
-VERBS = ["up", "launch", "down", "status", "exec", "salt", "logs", "secrets"]
+VERBS = ["up", "launch", "scale", "down", "status", "exec", "salt", "logs", "secrets"]
 ACTIONS = ["init", "list", "show", "rotate"]
 
 

@@ -109,6 +109,23 @@ def test_read_revision_prints_revision_and_digest_that_exist(tmp_path: Path) -> 
     assert remote("read-revision", tmp_path, "local").split() == ["one", "abc"]
 
 
+def test_revision_is_noted_once_it_is_rolled_out(tmp_path: Path) -> None:
+    assert remote("read-converged", tmp_path) == ""
+    for revision in ("one", "two"):
+        remote("push-tree", tmp_path, revision, stdin=files_archive({}))
+        assert remote("read-converged", tmp_path) != f"{revision}\n"
+        remote("note-converged", tmp_path)
+        assert remote("read-converged", tmp_path) == f"{revision}\n"
+
+
+def test_write_counts_replaces_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "machines.conf"
+    for text in ("a longer text", "short"):
+        remote("write-counts", file, stdin=text)
+        assert file.read_text() == text
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_push_pillar_replaces_every_file(tmp_path: Path) -> None:
     remote(
         "push-pillar", tmp_path, "local", "abc", stdin=files_archive({"a.sls": "1", "b.sls": "2"})

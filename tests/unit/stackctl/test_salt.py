@@ -13,7 +13,7 @@ import yaml
 
 from stackctl import salt
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, ConvergeError, LaunchError
+from stackctl.errors import BusyError, CommandError, ConvergeError, LaunchError
 from stackctl.locks import Jobs
 from stackctl.machines import Machine
 from stackctl.run import Log
@@ -98,6 +98,7 @@ class RecordingJobs:
     def __init__(self, answer: str = "") -> None:
         self.answer = answer
         self.ran: list[tuple[list[str], str, float]] = []
+        self.read = ""
 
     def run(
         self,
@@ -107,9 +108,12 @@ class RecordingJobs:
         task: str,
         timeout: float = 0,
         accept: tuple[int, ...] = (0,),
+        stdin: str = "",
     ) -> str:
         assert machine == MASTER
-        assert 1 in accept or task == "salt-cloud"
+        # The others report failures in their output.
+        assert (1 in accept) == task.startswith("orchestration")
+        self.read = stdin
         self.ran.append((args, task, timeout))
         return self.answer
 
@@ -172,6 +176,42 @@ def test_states_that_do_not_end_are_named(log: Log, monkeypatch: pytest.MonkeyPa
         ConvergeError, match=r"^state\.highstate on web-1 \(job 20261126031207\) still runs\."
     ):
         states_shell(log, {"web-1": [RUNNING]}).wait_for_states(lambda _: None)
+
+
+def test_states_that_run_are_refused_or_waited_for(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackctl.salt.time.sleep", lambda _: None)
+    with pytest.raises(BusyError, match=r"^state\.highstate on web-1 .* still runs\. .*--wait"):
+        states_shell(log, {"web-1": [RUNNING]}).require_quiet(lambda _: None, wait=False)
+    states_shell(log, {"web-1": []}).require_quiet(lambda _: None, wait=False)
+    states_shell(log, {"web-1": [RUNNING]}, {}).require_quiet(lambda _: None, wait=True)
+
+
+def test_numbers_and_keys_are_read_on_the_master(log: Log) -> None:
+    texts = ({"machine_counts": {"web": 3}}, {"machine_counts": None}, {"minions": ["web-1"]})
+    salt_master, shell = master(log, *texts)
+    assert salt_master.recorded_counts() == {"web": 3}
+    assert salt_master.recorded_counts() == {}
+    assert salt_master.accepted() == ["web-1"]
+    assert shell.commands[0] == ["cat", "/etc/salt/cloud.conf.d/machines.conf"]
+    assert shell.commands[2] == ["salt-key", "--out=json", "--list=accepted"]
+
+
+def test_machines_are_retired_by_the_masters_program(log: Log) -> None:
+    salt_master, jobs = changing(log)
+    reports: list[str] = []
+    salt_master.retire(["web-4", "web-3"], reports.append)
+    program = ["/opt/salt/bin/python", "/usr/local/lib/scale_machines.py"]
+    assert jobs.ran[0][:2] == ([*program, "retire", "web-4", "web-3"], "retire web-4 web-3")
+    assert reports == ["draining web-4, web-3"]
+
+
+def test_numbers_are_written_as_salt_cloud_reads_them(log: Log) -> None:
+    salt_master, jobs = changing(log)
+    salt_master.record_counts({"web": 3})
+    assert json.loads(jobs.read) == {"machine_counts": {"web": 3}}
+    assert jobs.ran[0][0][-2:] == ["write-counts", "/etc/salt/cloud.conf.d/machines.conf"]
 
 
 class PredictingShell(AnsweringShell):

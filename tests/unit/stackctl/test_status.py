@@ -358,7 +358,7 @@ def test_question_raises_what_the_asked_raises() -> None:
 
 def test_drift_is_not_healthy_and_hints_are(rows: Any) -> None:
     more = {"drift": ["nftables: a rule is missing"], "outdated": [], "reboot_required": False}
-    hints = {"drift": [], "outdated": ["airflow"], "reboot_required": True}
+    hints = {"drift": [], "outdated": ["airflow"], "reboot_required": True, "growth": "web grows"}
     found = rows(
         MACHINES, ACTIVE | {"web-1": ACTIVE["web-1"] | more, "web-2": ACTIVE["web-2"] | hints}
     )
@@ -366,6 +366,7 @@ def test_drift_is_not_healthy_and_hints_are(rows: Any) -> None:
     assert found["web-1"].drift == ("nftables: a rule is missing",)
     assert found["web-2"].healthy
     assert (found["web-2"].outdated, found["web-2"].reboot_required) == (("airflow",), True)
+    assert (found["web-1"].growth, found["web-2"].growth) == ("", "web grows")
     assert found["web-2"].as_dict()["reboot_required"] is True
 
 
@@ -446,6 +447,8 @@ def test_reason_drift_and_hints_are_printed(say: Any, capsys: pytest.CaptureFixt
         "web-1: hint: runs with older files than its disk has: airflow",
         "web-1: hint: an update waits for a reboot",
     ]
+    assert say([replace(HEALTHY, growth="web grows from 2 to 4: no change yet")]) == 0
+    assert "web-1: web grows from 2 to 4: no change yet\n" in capsys.readouterr().out
     assert say([replace(HEALTHY, state="stopped", reason=SHUT_DOWN, drift=("a [rule]",))]) == 1
     assert capsys.readouterr().out.splitlines()[2:4] == [
         f"web-1: stopped, says EC2: {SHUT_DOWN}. To have it again: stackctl up",

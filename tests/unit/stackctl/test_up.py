@@ -59,6 +59,9 @@ class FakeMaster:
     def wait_for_states(self, _note: object) -> None:
         self.did.append("wait")
 
+    def note_converged(self) -> None:
+        self.did.append("note")
+
     def orchestrate(self, name: str, report: Callable[[str], None]) -> list[StateRun]:
         report(name)
         self.did.append(name)
@@ -88,7 +91,7 @@ ROTATED = StateRun("web-1", 9, ("airflow-admin",), ())
 
 
 def test_prediction_without_changes_applies_nothing(progress: Progress) -> None:
-    assert converge(progress, FakeMaster([UNCHANGED])) == ["predict"]
+    assert converge(progress, FakeMaster([UNCHANGED])) == ["predict", "note"]
     assert progress.changes == 0
 
 
@@ -98,18 +101,22 @@ def test_prediction_without_changes_applies_nothing(progress: Progress) -> None:
 def test_predicted_or_unpredictable_change_is_applied(
     progress: Progress, log: Log, predicted: list[StateRun] | ConvergeError
 ) -> None:
-    assert converge(progress, FakeMaster(predicted)) == ["predict", "wait", "orch.deploy"]
+    assert converge(progress, FakeMaster(predicted)) == ["predict", "wait", "orch.deploy", "note"]
     assert progress.changes == 1
     told = ("comparing every machine", "orchestration deploy", "== states: 1 change ")
     assert all(line in log.path.read_text() for line in told)
 
 
 def test_new_tree_is_synced_before_prediction(progress: Progress) -> None:
-    assert converge(progress, FakeMaster([UNCHANGED]), pushed=True) == ["sync", "predict"]
+    assert converge(progress, FakeMaster([UNCHANGED]), pushed=True) == ["sync", "predict", "note"]
 
 
 def test_new_machines_skip_prediction(progress: Progress) -> None:
-    assert converge(progress, FakeMaster([UNCHANGED]), predict=()) == ["wait", "orch.deploy"]
+    assert converge(progress, FakeMaster([UNCHANGED]), predict=()) == [
+        "wait",
+        "orch.deploy",
+        "note",
+    ]
 
 
 def test_up_renames_pillar_keys_of_real_deployment(checkout: Path, log: Log) -> None:
@@ -222,7 +229,7 @@ def test_master_that_can_be_reached_is_locked_before_it_is_changed(
     machines = [Machine("salt-1", "i-1", state, "10.20.1.250", "") for state in states]
     monkeypatch.setattr(up, "find_machines", lambda _: machines)
     lock = Session(session)
-    run = up._Run(deployment, progress, log, Holder.this("up"), wait=False)
+    run = up.Run(deployment, progress, log, Holder.this("up"), wait=False)
     up._hold_early(run, cast(Any, None), cast(Any, Shell(shell)), cast(Any, lock))
     assert lock.held == held
 
@@ -232,7 +239,7 @@ def test_lock_of_another_run_stops_this_one(
 ) -> None:
     machines = [Machine("salt-1", "i-1", "running", "10.20.1.250", "")]
     monkeypatch.setattr(up, "find_machines", lambda _: machines)
-    run = up._Run(deployment, progress, log, Holder.this("up"), wait=False)
+    run = up.Run(deployment, progress, log, Holder.this("up"), wait=False)
     busy = cast(Any, Session(BusyError("Another run changes this deployment.")))
     with pytest.raises(BusyError):
         up._hold_early(run, cast(Any, None), cast(Any, Shell(None)), busy)
@@ -271,8 +278,8 @@ def test_state_of_master_is_applied_for_a_new_tree_and_for_a_new_key(
 
     monkeypatch.setattr(tree, "push", lambda *_: (pushed, "abc"))
     monkeypatch.setattr(tree, "untracked_warning", lambda *_: "")
-    run = up._Run(deployment, progress, log, Holder.this("up"), wait=False)
-    machines = up._Machines(run, cast(Any, MasterShell(ready)), cast(Any, Jobs()))
+    run = up.Run(deployment, progress, log, Holder.this("up"), wait=False)
+    machines = up.Machines(run, cast(Any, MasterShell(ready)), cast(Any, Jobs()))
     master = Machine("salt-1", "i-1", "running", "10.20.1.250", "")
     assert machines.start_master(master, {}) == (pushed, applied)
     assert len(jobs) == applied
@@ -294,8 +301,8 @@ def test_failed_state_of_the_master_is_an_error(
             assert config["pillar_roots"]["base"][0] == "/srv/stack/pillar/local"
             return found
 
-    run = up._Run(deployment, progress, log, Holder.this("up"), wait=False)
-    machines = up._Machines(run, cast(Any, None), cast(Any, Jobs()))
+    run = up.Run(deployment, progress, log, Holder.this("up"), wait=False)
+    machines = up.Machines(run, cast(Any, None), cast(Any, Jobs()))
     with pytest.raises(ConvergeError, match=f"^salt-1: {problem}"):
         machines._bootstrap_master(Machine("salt-1", "i-1", "running", "10.20.1.250", ""))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import shtab
 
+from stackctl.counts import Wanted
 from stackctl.deployment import LOCAL
 from stackctl.launch import ON_FAILURE
 
@@ -95,6 +96,21 @@ def _add_changing_verbs(verbs: Any) -> None:
     )
     launch.add_argument("--json", action="store_true", help=JSON_HELP)
     launch.add_argument("--wait", action="store_true", help=WAIT_HELP)
+    scale = _add(
+        verbs,
+        "scale",
+        "Give a role more machines or fewer: scale web=4, or scale web=2..4 to have the Salt master"
+        " choose. Fewer: the machines with the highest numbers are drained, then destroyed.",
+    )
+    scale.add_argument(
+        "wanted",
+        nargs="+",
+        type=_wanted,
+        metavar="ROLE=NUMBER",
+        help="how many machines the role has; MINIMUM..MAXIMUM: the master adds and removes some",
+    )
+    scale.add_argument("--dry-run", action="store_true", help="print what would be done")
+    scale.add_argument("--wait", action="store_true", help=WAIT_HELP)
     down = _add(verbs, "down", "Remove the local stack: machines, networks, image, API, keys.")
     down.add_argument(
         "--keep-image",
@@ -151,6 +167,13 @@ def _count(text: str) -> int:
     if (number := int(text)) < 0:
         raise ValueError
     return number
+
+
+def _wanted(text: str) -> Wanted:
+    try:
+        return Wanted.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _account_number(text: str) -> str:

@@ -15,7 +15,7 @@ import shtab
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
-from stackctl import edge_address, initialise, launch, local, printing, site, status
+from stackctl import edge_address, initialise, launch, local, printing, scale, site, status
 from stackctl.account import enter
 from stackctl.arguments import parser
 from stackctl.deployment import LOCAL, Deployment, repository_root
@@ -32,7 +32,6 @@ from stackctl.salt_cloud import Request, map_args, require_same_map
 from stackctl.secret_store import SecretStore
 from stackctl.ssh import SSH_FAILED, Shell
 from stackctl.up import plan, up
-from stackctl.verdict import Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,13 +71,13 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
     log = _log(deployment, "up")
     progress = Progress(OUT, log)
     OUT.print(f"Full log: {log.path}", soft_wrap=True)
-
-    def show(launched: Result) -> None:
-        if launched.changed or launched.failed:
-            printing.print_launch(launched)
-
     result = up(
-        deployment, progress, log, on_failure=options.on_failure, show=show, wait=options.wait
+        deployment,
+        progress,
+        log,
+        on_failure=options.on_failure,
+        show=printing.print_changed,
+        wait=options.wait,
     )
     changes = f"{progress.changes} steps changed something" if result.changed else "Nothing changed"
     OUT.print(f"{changes}, in {progress.elapsed:.0f} s.")
@@ -94,7 +93,6 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
 
 def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
     log = _log(deployment, "launch")
-    names = list(deployment.machines())
     show = printing.print_launch_json if options.json else printing.print_launch
     progress = Progress(ERR if options.json else OUT, log)
     holder = Holder.this("launch")
@@ -112,7 +110,8 @@ def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
         session = Session(shell, log, holder, progress.note, wait=options.wait)
         stack.enter_context(session)
         master = Master(shell, machine, log, session.jobs)
-        require_same_map(deployment, master)
+        deployment = require_same_map(deployment, master)
+        names = list(deployment.machines())
         if options.dry_run:
             show(launch.plan(client, master, names))
             return 0
@@ -122,6 +121,27 @@ def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
         result = launcher.step("machines", Request(master, names, args))
     if result.changed and not options.json:
         OUT.print("New machines have no role yet: stackctl up applies it.")
+    return 0
+
+
+def _scale(deployment: Deployment, options: argparse.Namespace) -> int:
+    if options.dry_run:
+        for line in scale.plan(deployment, options.wanted):
+            print_line(line)
+        return 0
+    log = _log(deployment, "scale")
+    progress = Progress(OUT, log)
+    OUT.print(f"Full log: {log.path}", soft_wrap=True)
+    changed = scale.scale(
+        deployment,
+        options.wanted,
+        progress,
+        log,
+        show=printing.print_changed,
+        wait=options.wait,
+    )
+    changes = f"{progress.changes} steps changed something" if changed else "Nothing changed"
+    OUT.print(f"{changes}, in {progress.elapsed:.0f} s.")
     return 0
 
 
@@ -276,6 +296,7 @@ def _aws_account(deployment: Deployment, given: str | None) -> str | None:
 VERBS = {
     "up": _up,
     "launch": _launch,
+    "scale": _scale,
     "down": _down,
     "status": _status,
     "exec": _exec,

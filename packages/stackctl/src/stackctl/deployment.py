@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
+import jinja2
 import yaml
 
+from stackctl import counts
+from stackctl.counts import Bounds
 from stackctl.errors import StackError
 from stackctl.roles import MASTER, RoleTable, role_of
 
@@ -37,11 +40,13 @@ class Deployment:
         name: also the folder below `pillar/` and below `.stack/`.
         root: the checkout.
         map_name: the file in `cloud.maps.d`, without its ending.
+        present: role -> how many machines it has now, for roles whose number the master chooses.
     """
 
     name: str
     root: Path
     map_name: str = "small"
+    present: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", self.name) or self.name == "base":
@@ -94,21 +99,62 @@ class Deployment:
         """The list of packages, pinned by hash, from which a machine's Salt is installed."""
         return self.root / "requirements" / "salt.txt"
 
+    def bounds(self) -> dict[str, Bounds]:
+        """Return role -> how many machines the settings give it.
+
+        Raises:
+            StackError: the settings cannot be read.
+        """
+        if not self.has_settings:
+            return {}
+        return counts.read(self.settings(), str(self.settings_path.relative_to(self.root)))
+
+    def counts(self) -> dict[str, int]:
+        """Return role -> how many machines it has, for the roles that the settings name."""
+        return {
+            role: bounds.clamp(self.present.get(role, bounds.minimum))
+            for role, bounds in self.bounds().items()
+        }
+
+    def with_present(self, present: Mapping[str, int]) -> Self:
+        """Return the deployment when its roles have so many machines now."""
+        return replace(self, present=present)
+
+    def with_existing(self, names: Iterable[str], present: Mapping[str, int]) -> Self:
+        """Return the deployment when these machines exist.
+
+        Args:
+            names: the machines that exist, in the account or as accepted keys.
+            present: role -> the number that the master has chosen.
+        """
+        known = list(names)
+        return self.with_present(
+            {
+                role: bounds.clamp(max(counts.highest(known, role), present.get(role, 0)))
+                for role, bounds in self.bounds().items()
+                if bounds.automatic
+            }
+        )
+
+    def minimum(self, role: str) -> int:
+        """Return how many machines of a role the map has at least."""
+        return len(_of_role(self._map({}), role))
+
+    def scales(self, role: str) -> bool:
+        """Return whether the map follows the number of a role that the settings give."""
+        more = self.minimum(role) + 1
+        return len(_of_role(self._map({role: more}), role)) == more
+
     def machines(self) -> dict[str, str]:
         """Return minion id -> profile, as the map has them; the Salt master comes first.
 
         Raises:
             StackError: an id is not `<role>-<n>` of its profile's role. Its machine would get the
-                states and secrets of another role, or of none.
+                states and secrets of another role, or of none. Or the map does not follow the
+                settings.
         """
-        profiles = cast(
-            dict[str, list[str | dict[str, Any]]], yaml.safe_load(self.map_path.read_text())
-        )
-        found: dict[str, str] = {}
-        for profile, entries in profiles.items():
-            for entry in entries:
-                names = entry if isinstance(entry, Mapping) else [entry]
-                found.update(dict.fromkeys(names, profile))
+        wanted = self.counts()
+        found = self._map(wanted)
         for name, profile in found.items():
             if role_of(name) != profile:
                 raise StackError(
@@ -116,11 +162,36 @@ class Deployment:
                     " id of a machine is its role and a number: the id decides what it may know.",
                     f"Name it {profile}-<n>, with a number from 1 and no leading zero.",
                 )
+        for role, number in wanted.items():
+            if (named := len(_of_role(found, role))) != number:
+                raise StackError(
+                    f"{self.map_path.name} names {named} machines of the role '{role}', and"
+                    f" settings:machines in {self.settings_path.relative_to(self.root)} asks for"
+                    f" {number}.",
+                    "The map has the minimum, and says which roles can have more.",
+                )
         return dict(sorted(found.items(), key=lambda item: (role_of(item[0]) != MASTER, item[0])))
+
+    def _map(self, machine_counts: Mapping[str, int]) -> dict[str, str]:
+        """Return minion id -> profile, as salt-cloud renders the map with these counts.
+
+        On the master they are in salt-cloud's configuration (salt/master/init.sls), which the map
+        sees as `opts`.
+        """
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - YAML
+        opts = {"machine_counts": dict(machine_counts)}
+        text = environment.from_string(self.map_path.read_text()).render(opts=opts)
+        profiles = cast(dict[str, list[str | dict[str, Any]]], yaml.safe_load(text))
+        found: dict[str, str] = {}
+        for profile, entries in profiles.items():
+            for entry in entries:
+                names = entry if isinstance(entry, Mapping) else [entry]
+                found.update(dict.fromkeys(names, profile))
+        return found
 
     def machines_of(self, role: str) -> list[str]:
         """Return the minion ids of a role that the map names."""
-        return [name for name in self.machines() if role_of(name) == role]
+        return _of_role(self.machines(), role)
 
     def master(self) -> str:
         """Return the minion id of the Salt master."""
@@ -165,3 +236,7 @@ class Deployment:
                 f"Run: stackctl secrets init -d {self.name}{account}",
             )
         return cast(dict[str, Any], yaml.safe_load(self.settings_path.read_text())["settings"])
+
+
+def _of_role(names: Iterable[str], role: str) -> list[str]:
+    return [name for name in names if role_of(name) == role]

@@ -11,6 +11,7 @@
 
   * SecretsError
   * LaunchError
+  * ScaleError
   * ConvergeError
   * NotUpError
   * BusyError
@@ -87,6 +88,10 @@ class SecretsError(StackError):
 
 class LaunchError(StackError):
     """A machine does not exist, does not run, or its minion does not answer."""
+
+
+class ScaleError(StackError):
+    """A role cannot have so many machines, or not now."""
 
 
 class ConvergeError(StackError):

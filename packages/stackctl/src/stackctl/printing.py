@@ -48,6 +48,12 @@ def print_launch(result: Result) -> None:
         print_line(f"{verdict.machine}: {verdict.reason}")
 
 
+def print_changed(result: Result) -> None:
+    """Print the table of a launch, unless every machine is as it was and ready."""
+    if result.changed or result.failed:
+        print_launch(result)
+
+
 def print_status_json(report: Report) -> None:
     """Print the machines as JSON; the state of the site and all errors are in each of them."""
     whole = {"site": report.site or "healthy", "errors": list(report.errors)}
@@ -95,5 +101,7 @@ def _remarks(row: Row, up: str) -> Iterator[str]:
         yield f"end of its certificate: {row.certificate}. Renew it: docs/runbooks.md."
     if row.outdated:
         yield f"hint: runs with older files than its disk has: {', '.join(row.outdated)}"
+    if row.growth:
+        yield row.growth
     if row.reboot_required:
         yield "hint: an update waits for a reboot"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,12 +15,12 @@ import yaml
 
 from saltext.ec2.options import TABLE
 from stackctl.deployment import Deployment
-from stackctl.errors import ConvergeError, LaunchError, StackError
+from stackctl.errors import BusyError, ConvergeError, LaunchError, StackError
 from stackctl.files import private_directory, write_private
 from stackctl.locks import Jobs
 from stackctl.machines import Machine
 from stackctl.run import Log, run
-from stackctl.ssh import Shell
+from stackctl.ssh import Shell, script_command
 from stackctl.states import (
     Migration,
     StateRun,
@@ -28,6 +29,7 @@ from stackctl.states import (
     read_orchestration,
     read_states,
 )
+from stackctl.tree import HOME
 
 SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
 # For each machine: EC2, then the driver's waits for sshd and for the deploy script.
@@ -38,6 +40,8 @@ STATES_SECONDS = 900  # that a run waits for states that a machine still applies
 FILES_ON_MACHINE = "/opt/salt-deploy"  # cloud.deploy.d/salt-minion.sh reads them there
 PKI = "/etc/salt/pki"  # on the machines
 SALT = "/opt/salt/bin"
+COUNTS = "/etc/salt/cloud.conf.d/machines.conf"  # on the master; salt/master/init.sls makes it
+SCALE = "/usr/local/lib/scale_machines.py"  # on the master
 ANY_RESULT = (0, 1, 2)  # exit codes of Salt's commands: failures are read from their output
 
 
@@ -289,6 +293,58 @@ class Master:
         ):
             self.command(["salt", "*", "--out=json", "--static", *function], what=function[0])
 
+    def accepted(self) -> list[str]:
+        """Return the minions whose keys the master has accepted."""
+        command = ["salt-key", "--out=json", "--list=accepted"]
+        found = parse_documents(self.command(command, what="listing the keys"))
+        return [str(name) for name in found.get("minions", [])]
+
+    def recorded_counts(self) -> dict[str, int]:
+        """Return role -> number of machines, as salt-cloud on the master reads it."""
+        text = self.command(["cat", COUNTS], what="reading the numbers of machines", accept=(0, 1))
+        found = (yaml.safe_load(text) or {}).get("machine_counts") or {}
+        return {str(role): int(number) for role, number in found.items()}
+
+    def record_counts(self, counts: Mapping[str, int]) -> None:
+        """Write role -> number of machines for salt-cloud on the master."""
+        self._job(
+            script_command(["write-counts", COUNTS]),
+            task="writing the numbers of machines",
+            stdin=json.dumps({"machine_counts": dict(counts)}) + "\n",
+        )
+
+    def retire(self, names: Sequence[str], report: Callable[[str], None]) -> None:
+        """Have machines drained and destroyed, and forget their keys; see scale_machines.py."""
+        report(f"draining {', '.join(names)}")
+        self._job([f"{SALT}/python", SCALE, "retire", *names], task=f"retire {' '.join(names)}")
+
+    def note_converged(self) -> None:
+        """Note that the tree which the master serves is rolled out."""
+        args = ["note-converged", HOME]
+        self._shell.script(self.machine, args, what="noting the revision")
+
+    def require_quiet(self, note: Callable[[str], None], *, wait: bool) -> None:
+        """Raise BusyError while a machine applies states, as when a release is rolled out.
+
+        Args:
+            note: told what this waits for.
+            wait: until they are applied; see `wait_for_states`.
+        """
+        if wait:
+            self.wait_for_states(note)
+        elif what := self._first_run()[0]:
+            raise BusyError(f"{what} still runs.", "Wait for it, or let this wait for it: --wait")
+
+    def _first_run(self) -> tuple[str, str, str]:
+        """Return a run of states in words, its machine and its job; all empty: there is none."""
+        question = ["glob", "*", "saltutil.is_running", "state.*"]
+        answers = ask_minions(self._shell, self.machine, question, 5)
+        for name, jobs in sorted(answers.items()):
+            for job in jobs if isinstance(jobs, list) else ():
+                jid = str(job.get("jid"))
+                return f"{job.get('fun')} on {name} (job {jid})", name, jid
+        return "", "", ""
+
     def wait_for_states(self, note: Callable[[str], None]) -> None:
         """Wait until no machine applies states: two runs at once on a machine are refused.
 
@@ -301,23 +357,14 @@ class Master:
             ConvergeError: a run has not ended after `STATES_SECONDS`.
         """
         deadline = time.monotonic() + STATES_SECONDS
-        question = ["glob", "*", "saltutil.is_running", "state.*"]
         while True:
-            answers = ask_minions(self._shell, self.machine, question, 5)
-            running = [
-                (name, job)
-                for name, jobs in sorted(answers.items())
-                for job in (jobs if isinstance(jobs, list) else ())
-            ]
-            if not running:
+            what, name, jid = self._first_run()
+            if not what:
                 return
-            name, job = running[0]
-            what = f"{job.get('fun')} on {name} (job {job.get('jid')})"
             if time.monotonic() > deadline:
                 raise ConvergeError(
                     f"{what} still runs.",
-                    f"Wait for it, or end it: stackctl salt -- {name} saltutil.kill_job"
-                    f" {job.get('jid')}",
+                    f"Wait for it, or end it: stackctl salt -- {name} saltutil.kill_job {jid}",
                     self._log.path,
                 )
             note(f"waiting for {what}, which still runs")

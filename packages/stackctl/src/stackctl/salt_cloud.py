@@ -51,14 +51,28 @@ def profile_args(deployment: Deployment, name: str) -> list[str]:
     return ["--profile", deployment.machines()[name], name]
 
 
-def require_same_map(deployment: Deployment, master: Master) -> None:
-    """Raise StackError unless the map on the master is the one of this checkout."""
+def require_same_map(deployment: Deployment, master: Master) -> Deployment:
+    """Return the deployment with the numbers of machines that the master has chosen.
+
+    Raises:
+        StackError: map or numbers on the master are not the ones of this checkout.
+    """
     text = master.command(["cat", _path_on_master(deployment)], what="reading the map")
     if text != deployment.map_path.read_text():
         raise StackError(
             f"{deployment.map_path.name} on {master.machine.name} differs from the one here.",
             "Bring it there: stackctl up",
         )
+    wanted = deployment.bounds()
+    recorded = master.recorded_counts() if wanted else {}
+    for role, bounds in wanted.items():
+        if recorded.get(role) != bounds.clamp(recorded.get(role, 0)):
+            raise StackError(
+                f"The settings ask for {bounds} machines of the role '{role}', and"
+                f" {master.machine.name} has {recorded.get(role, 'no number')}.",
+                "Bring the settings there: stackctl up",
+            )
+    return deployment.with_present(recorded)
 
 
 def _path_on_master(deployment: Deployment) -> str:

@@ -58,6 +58,7 @@ class Row:
         drift: how it differs from what its states made, a sentence each.
         outdated: the units that run with older files than those on its disk.
         reboot_required: whether an update waits for a reboot.
+        growth: what it does by itself about the number of machines; empty: nothing.
     """
 
     machine: str
@@ -73,6 +74,7 @@ class Row:
     drift: tuple[str, ...] = ()
     outdated: tuple[str, ...] = ()
     reboot_required: bool = False
+    growth: str = ""
 
     @property
     def expires(self) -> bool:
@@ -163,7 +165,7 @@ def collect(deployment: Deployment, log: Log) -> Report:
         errors.append(f"No machine could be asked. {error.what} {error.hint}".strip())
         asked = set()
     table = deployment.role_table()
-    names = list(deployment.machines())
+    names = list(deployment.with_existing(found.machines, {}).machines())
     names += [name for name in found.machines if name not in names]
     rows = []
     for name in names:
@@ -269,4 +271,5 @@ def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -
         drift=tuple(status.get("drift", ())),
         outdated=tuple(status.get("outdated", ())),
         reboot_required=bool(status.get("reboot_required")),
+        growth=status.get("growth", ""),
     )

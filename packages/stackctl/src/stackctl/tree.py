@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stackctl.deployment import Deployment
-from stackctl.errors import StackError
+from stackctl.errors import ScaleError, StackError
 from stackctl.machines import Machine
 from stackctl.run import Log, run, run_bytes
 from stackctl.secret_store import SecretStore
@@ -85,6 +85,42 @@ def files_archive(files: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
+def require_same(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> None:
+    """Raise ScaleError unless the master serves this tree, and has rolled it out.
+
+    Otherwise a new release would be rolled out by the way.
+    """
+    name, _ = revision(deployment.root, log)
+    served, converged = read_revision(deployment, shell, master), read_converged(shell, master)
+    if served[:1] != [name]:
+        there = served[0][:12] if served else "no tree"
+        raise ScaleError(
+            f"{master.name} serves {there}, and the checkout is {name[:12]}: a release would be"
+            " rolled out by the way.",
+            f"Do that first: {deployment.command('up')}",
+        )
+    if converged and converged != name:
+        raise ScaleError(
+            f"The tree {name[:12]} is on {master.name}, but it has not been rolled out to the end.",
+            f"Do that first: {deployment.command('up')}",
+        )
+
+
+def read_revision(deployment: Deployment, shell: Shell, master: Machine) -> list[str]:
+    """Return the revision that the master serves, and the digest of its pillar; [] without them."""
+    return shell.script(
+        master,
+        ["read-revision", HOME, deployment.name],
+        what=f"reading the revision on {master.name}",
+    ).split()
+
+
+def read_converged(shell: Shell, master: Machine) -> str:
+    """Return the revision that was rolled out last; empty: it is not known."""
+    args = ["read-converged", HOME]
+    return shell.script(master, args, what=f"reading the revision on {master.name}").strip()
+
+
 def push(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> tuple[bool, str]:
     """Bring tree, deployment pillar and GPG key to the master, unless it has them.
 
@@ -97,11 +133,7 @@ def push(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> tup
     name, treeish = revision(deployment.root, log)
     pillar = pillar_archive(deployment)
     digest = hashlib.sha256(pillar).hexdigest()
-    present = shell.script(
-        master,
-        ["read-revision", HOME, deployment.name],
-        what=f"reading the revision on {master.name}",
-    ).split()
+    present = read_revision(deployment, shell, master)
     if present == [name, digest]:
         return False, name
     if present[:1] != [name]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import yaml
 
-from stackctl import local, packages, preflight, salt, site, ssh_rotation, states, tree
+from stackctl import capacity, local, packages, preflight, salt, site, ssh_rotation, states, tree
 from stackctl.account import aws_environment, enter, open_account
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, ConvergeError, LaunchError, SecretsError
@@ -50,6 +50,7 @@ class Result:
 
 def check_host(deployment: Deployment) -> None:
     """Raise PreflightError for anything that would stop `up` later; changes nothing."""
+    capacity.check(deployment, deployment.bounds())
     preflight.check_programs()
     open_account(deployment).check()
 
@@ -69,6 +70,7 @@ def plan(deployment: Deployment) -> list[str]:
         return steps
     with enter(deployment):
         existing = list_machines(ec2_client(deployment))
+        names = list(deployment.with_existing(existing, {}).machines())
         missing = [name for name in names if name not in existing]
         steps += [f"launch {name}" for name in missing]
         if not missing:
@@ -101,11 +103,11 @@ def up(
     """
     holder = Holder.this("up")
     with on_this_host(deployment, holder, progress.note, wait=wait):
-        return _up(_Run(deployment, progress, log, holder, wait), on_failure, show)
+        return _up(Run(deployment, progress, log, holder, wait), on_failure, show)
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """What one run of `up` carries along."""
 
     deployment: Deployment
@@ -115,7 +117,7 @@ class _Run:
     wait: bool
 
 
-def _up(run: _Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -> Result:
+def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -> Result:
     deployment, progress, log = run.deployment, run.progress, run.log
     account = open_account(deployment)
     with progress.step("preflight") as step:
@@ -138,16 +140,17 @@ def _up(run: _Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) 
             _hold_early(run, client, shell, session)
             with progress.step("SSH key") as step:
                 step.changed = ssh_rotation.follow_store(deployment, client, shell)
-            machines = _Machines(run, shell, session.jobs)
+            machines = Machines(run, shell, session.jobs)
             machine = machines.launch_master(launcher)
             session.hold(machine)
             pushed, applied = machines.start_master(machine, account.master_files(variables))
             if applied:
                 machine = machines.connect_master(launcher)
             master = salt.Master(shell, machine, log, session.jobs)
-            others = machines.launch_others(launcher, master)
-            names = () if others.changed else tuple(deployment.machines())
-            converge(master, Migration.of(deployment), progress, pushed=pushed, predict=names)
+            now = machines.with_present(master, find_machines(client))
+            others = machines.launch_others(launcher, master, now)
+            names = () if others.changed else tuple(now.machines())
+            converge(master, Migration.of(now), progress, pushed=pushed, predict=names)
         url = site.address(deployment)
         with progress.step("site") as step:
             site.require_healthy(deployment)
@@ -155,7 +158,7 @@ def _up(run: _Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) 
     return Result(url, progress.changes > 0)
 
 
-def _hold_early(run: _Run, client: EC2Client, shell: Shell, session: Session) -> None:
+def _hold_early(run: Run, client: EC2Client, shell: Shell, session: Session) -> None:
     """Take the lock on a Salt master that can be reached before this run changes anything there."""
     name = run.deployment.master()
     found = [machine for machine in find_machines(client) if machine.name == name]
@@ -195,10 +198,10 @@ def _count(changes: int) -> str:
     return f"{changes} changes" if changes != 1 else "1 change"
 
 
-class _Machines:
+class Machines:
     """The steps of one run of `up` that bring up machines."""
 
-    def __init__(self, run: _Run, shell: Shell, jobs: Jobs) -> None:
+    def __init__(self, run: Run, shell: Shell, jobs: Jobs) -> None:
         self._deployment = run.deployment
         self._log = run.log
         self._progress = run.progress
@@ -224,10 +227,35 @@ class _Machines:
         host = salt.Operator(self._deployment, self._shell, self._log)
         return Request(host, [name], profile_args(self._deployment, name))
 
-    def launch_others(self, launcher: Launcher, master: salt.Master) -> LaunchResult:
-        """Have the Salt master launch the machines of the map."""
-        names = list(self._deployment.machines())
-        return launcher.step("machines", Request(master, names, map_args(self._deployment)))
+    def with_present(self, master: salt.Master, existing: Iterable[Machine]) -> Deployment:
+        """Return the deployment with the numbers of machines that the master has chosen.
+
+        A new master has chosen none yet; then those that exist count.
+
+        Args:
+            master: the Salt master; it has the numbers of the settings.
+            existing: the machines in the account.
+        """
+        if not any(bounds.automatic for bounds in self._deployment.bounds().values()):
+            return self._deployment
+        recorded = master.recorded_counts()
+        now = self._deployment.with_existing((machine.name for machine in existing), recorded)
+        if now.counts() != recorded:
+            master.record_counts(now.counts())
+        return now
+
+    def launch_others(
+        self, launcher: Launcher, master: salt.Master, deployment: Deployment
+    ) -> LaunchResult:
+        """Have the Salt master launch the machines of the map.
+
+        Args:
+            launcher: of this run.
+            master: the Salt master.
+            deployment: with the numbers of machines that it has now.
+        """
+        names = list(deployment.machines())
+        return launcher.step("machines", Request(master, names, map_args(deployment)))
 
     def start_master(self, machine: Machine, aws_files: Mapping[str, str]) -> tuple[bool, bool]:
         """Have the Salt master serve this tree.
@@ -322,9 +350,11 @@ def converge(
                     master.sync()
                 if not any(run.changed for run in master.predict(migration, predict)):
                     step.detail = "0 changes"
+                    master.note_converged()
                     return
         master.wait_for_states(progress.note)
         step.report("orchestration deploy")
         runs = master.orchestrate("orch.deploy", step.report)
+        master.note_converged()
         changes = sum(len(run.changed) for run in runs)
         step.changed, step.detail = changes > 0, _count(changes)

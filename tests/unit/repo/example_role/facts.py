@@ -110,6 +110,7 @@ def status_answer(port: int) -> dict[str, Any]:
         "firewall.differences": list,
         "drift.found": lambda _path: [],
         "drift.outdated": list,
+        "machine_counts.told": str,
         "drift.reboot_required": bool,
     }
     module = load("_modules", "role", __salt__=answers)

@@ -1,0 +1,112 @@
+"""What this load balancer sends to which web machine, from HAProxy's own socket.
+
+``drain`` is for machines that are about to go, and ``load`` for the program that decides how many
+there are (``salt/master/files/scale_machines.py``). Neither changes a file: a drain is lost when
+HAProxy is reloaded with a configuration that still names the machine.
+
+https://docs.haproxy.org/3.0/management.html#9.3
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import re
+import socket
+import time
+from collections.abc import Iterable
+
+from salt.exceptions import CommandExecutionError
+
+ADMIN = "/run/haproxy/admin.sock"
+MASTER = "/run/haproxy-master.sock"
+POLL_SECONDS = 0.5
+_TIMEOUT = 5  # seconds for an answer of HAProxy
+_TOTALS = ("FRONTEND", "BACKEND")
+
+
+def drain(servers: list[str], seconds: float = 75, path: str = ADMIN) -> dict[str, int]:
+    """Stop sending requests to servers, and wait until theirs are answered.
+
+    Args:
+        servers: their names in HAProxy's configuration, which are minion ids. One that the
+            configuration does not name gets no requests.
+        seconds: after which this waits no longer. The longest answer is a quiet stream of Airflow.
+        path: HAProxy's socket.
+
+    Returns:
+        Server -> how many requests it still had after `seconds`; 0 for a server that is quiet.
+
+    Raises:
+        CommandExecutionError: HAProxy does not answer, or refuses to drain one.
+    """
+    for row in _servers(path):
+        if row["svname"] in servers and not row["status"].startswith("DRAIN"):
+            name = f"{row['pxname']}/{row['svname']}"
+            if answer := _ask(path, f"set server {name} state drain").strip():
+                raise CommandExecutionError(f"HAProxy does not drain {name}: {answer}")
+    deadline = time.monotonic() + seconds
+    while True:
+        busy = dict.fromkeys(servers, 0)
+        for row in _servers(path):
+            if row["svname"] in busy:
+                busy[row["svname"]] += int(row["scur"] or 0) + int(row["qcur"] or 0)
+        # A process from before a reload has connections of its own, which nobody can ask about.
+        if not (any(busy.values()) or _old_workers()) or time.monotonic() >= deadline:
+            return busy
+        time.sleep(POLL_SECONDS)
+
+
+def load(path: str = ADMIN) -> dict[str, int]:
+    """Return what waits for the web machines.
+
+    Args:
+        path: HAProxy's socket.
+
+    Returns:
+        ``queued``: requests in the queues of servers and backends. ``queue_ms``: the longest
+        average time in a queue, over the last 1024 requests, of a queue that is not empty.
+        ``active``: requests that servers answer. ``up``: servers that get requests, each once.
+
+    Raises:
+        CommandExecutionError: HAProxy does not answer.
+    """
+    rows = list(_statistics(path))
+    servers = [row for row in rows if row["svname"] not in _TOTALS]
+    backends = [row for row in rows if row["svname"] == "BACKEND"]
+    waiting = [row for row in backends if int(row["qcur"] or 0)]
+    return {
+        "queued": sum(int(row["qcur"] or 0) for row in backends),
+        "queue_ms": max((int(row["qtime"] or 0) for row in waiting), default=0),
+        "active": sum(int(row["scur"] or 0) for row in servers),
+        "up": len({row["svname"] for row in servers if row["status"].startswith("UP")}),
+    }
+
+
+def _servers(path: str) -> list[dict[str, str]]:
+    return [row for row in _statistics(path) if row["svname"] not in _TOTALS]
+
+
+def _statistics(path: str) -> Iterable[dict[str, str]]:
+    return csv.DictReader(io.StringIO(_ask(path, "show stat").removeprefix("# ")))
+
+
+def _old_workers(path: str = MASTER) -> bool:
+    """Return whether a process from before a reload still serves."""
+    with contextlib.suppress(CommandExecutionError):
+        _, _, old = _ask(path, "show proc").partition("# old workers\n")
+        return bool(re.match(r"[0-9]+\s+worker", old))
+    return False
+
+
+def _ask(path: str, command: str) -> str:
+    try:
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.settimeout(_TIMEOUT)
+            admin.connect(path)
+            admin.sendall(f"{command}\n".encode())
+            with admin.makefile() as answer:
+                return answer.read()
+    except OSError as error:
+        raise CommandExecutionError(f"HAProxy does not answer at {path}: {error}") from error

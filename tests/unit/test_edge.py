@@ -1,0 +1,128 @@
+"""A load balancer stops sending requests to machines that are about to go, and tells its load."""
+
+from __future__ import annotations
+
+import re
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from saltmodules import load
+
+HEADER = "# pxname,svname,qcur,qmax,scur,smax,slim,status,qtime,"
+QUIET = "#<PID> <type> <reloads>\n1 master 0\n# workers\n2 worker 0\n# old workers\n# programs\n"
+RELOADED = QUIET.replace("# old workers\n", "# old workers\n3               worker          1\n")
+
+
+class HAProxy:
+    """HAProxy's socket: each server is `backend/name -> [queue, requests, state]`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.servers: dict[str, list[object]] = {
+            "web/web-1": [0, 2, "UP"],
+            "web/web-2": [1, 1, "UP"],
+            "static/web-2": [0, 3, "UP"],
+            "web/web-3": [0, 0, "DOWN"],
+        }
+        self.backend = {"web": (7, 850), "static": (0, 900)}
+        self.answers_a_request_each_look = False
+        self.refuses = ""
+        self.workers = QUIET
+        self.commands: list[str] = []
+
+    def answer(self, command: str) -> str:
+        self.commands.append(command)
+        if command == "show proc":
+            text, self.workers = self.workers, QUIET
+            return text
+        if match := re.fullmatch(r"set server (\S+) state drain", command):
+            self.servers[match[1]][2] = "DRAIN"
+            return self.refuses
+        assert command == "show stat"
+        lines = [HEADER, "edge,FRONTEND,,,9,9,4000,OPEN,,"]
+        for name, (queue, requests, state) in self.servers.items():
+            backend, server = name.split("/")
+            lines.append(f"{backend},{server},{queue},9,{requests},9,64,{state},5,")
+        for backend, (queue, milliseconds) in self.backend.items():
+            lines.append(f"{backend},BACKEND,{queue},9,6,9,,UP,{milliseconds},")
+        if self.answers_a_request_each_look:
+            for entry in self.servers.values():
+                entry[:2] = [0, max(0, int(str(entry[1])) - 1)]
+        return "\n".join(lines) + "\n\n"
+
+
+@pytest.fixture
+def haproxy(tmp_path: Path, edge: ModuleType) -> Iterator[HAProxy]:
+    made = HAProxy(str(tmp_path / "admin.sock"))
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            command = self.rfile.readline().decode().strip()
+            self.wfile.write(made.answer(command).encode())
+
+    with socketserver.UnixStreamServer(made.path, Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        edge._old_workers.__defaults__ = (made.path,)
+        yield made
+        server.shutdown()
+
+
+@pytest.fixture
+def edge() -> ModuleType:
+    module = load("_modules", "edge")
+    module.__dict__["POLL_SECONDS"] = 0.01
+    return module
+
+
+def test_drain_waits_until_the_last_request_is_answered(edge: ModuleType, haproxy: HAProxy) -> None:
+    haproxy.answers_a_request_each_look = True
+    assert edge.drain(["web-2"], path=haproxy.path) == {"web-2": 0}
+    states = {name: server[2] for name, server in haproxy.servers.items()}
+    assert states == {
+        "web/web-1": "UP", "web/web-2": "DRAIN", "static/web-2": "DRAIN", "web/web-3": "DOWN"
+    }  # fmt: skip
+    assert haproxy.servers["static/web-2"][1] == 0
+
+
+def test_drain_is_bounded_and_counts_what_is_left(edge: ModuleType, haproxy: HAProxy) -> None:
+    assert edge.drain(["web-2", "web-3"], seconds=0.1, path=haproxy.path) == {
+        "web-2": 5,
+        "web-3": 0,
+    }
+    assert haproxy.commands.count("show stat") > 2
+
+
+def test_drain_waits_for_the_process_before_a_reload(edge: ModuleType, haproxy: HAProxy) -> None:
+    haproxy.workers = RELOADED
+    assert edge.drain(["web-3"], path=haproxy.path) == {"web-3": 0}
+    assert haproxy.commands.count("show proc") == 2
+
+
+def test_second_drain_and_unknown_machine_change_nothing(
+    edge: ModuleType, haproxy: HAProxy
+) -> None:
+    edge.drain(["web-3"], path=haproxy.path)
+    haproxy.commands.clear()
+    assert edge.drain(["web-3", "web-9"], path=haproxy.path) == {"web-3": 0, "web-9": 0}
+    assert not any(command.startswith("set") for command in haproxy.commands)
+
+
+def test_refusal_and_silence_are_errors(edge: ModuleType, haproxy: HAProxy) -> None:
+    haproxy.refuses = "No such server."
+    with pytest.raises(CommandExecutionError, match=r"does not drain web/web-2: No such server"):
+        edge.drain(["web-2"], path=haproxy.path)
+    with pytest.raises(CommandExecutionError, match=r"does not answer at /nowhere"):
+        edge.drain(["web-2"], path="/nowhere")
+
+
+def test_load_is_what_waits(edge: ModuleType, haproxy: HAProxy) -> None:
+    # The queue of `static` is empty: its 900 ms are of the past.
+    assert edge.load(path=haproxy.path) == {"queued": 7, "queue_ms": 850, "active": 6, "up": 2}
+    haproxy.backend["web"] = (0, 850)
+    assert edge.load(path=haproxy.path)["queue_ms"] == 0
