@@ -1,0 +1,112 @@
+"""Scenarios of too much: ten and a hundred times what the site can answer, and spent credits."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from typing import Any
+
+from bench.lab import Lab
+from bench.load import Load
+from bench.machines import LOAD_CORE, MACHINES_CORE
+from bench.throughput import HEALTH, LOGIN, UI_DAGS, settle
+
+Figures = dict[str, Any]
+SECONDS = 15.0
+# Connections, and requests at the same time on each. Some 50 keep the site busy.
+LEVELS = {"10x": (500, 1), "100x": (500, 10)}
+RECOVERY_SECONDS = 120
+QUOTAS = (0.25, 0.1)
+CLIENTS = 8
+
+
+def overload(lab: Lab) -> Figures:
+    """Open the login page, as strangers do, from 500 connections; then with ten requests each."""
+    target = lab.targets["edge2"]
+    with lab.serving(target.serving):
+        rates = [
+            lab.load(Load([LOGIN], clients, lab.seconds), target.address).rate
+            for clients in (4, 16, 50)
+        ]
+        best = max(rates)
+        found: Figures = {"maximum": round(best, 1)}
+        settle(lab, target)
+        for name, (clients, streams) in LEVELS.items():
+            found[name] = _level(lab, Load([LOGIN], clients, SECONDS, streams), best)
+            settle(lab, target)
+    return found
+
+
+def _level(lab: Lab, what: Load, best: float) -> Figures:
+    target = lab.targets["edge2"]
+    before = sum(server.downtime for server in lab.edge.servers())
+    probe: Figures = {"clients": 2, "seconds": SECONDS, "paths": [LOGIN], "pause": 0.3}
+    with lab.playing(target.address, "steady", timeout=70, **probe) as watching, lab.span() as span:
+        answers = lab.load(what, target.address, warm=False)
+        recovery = _recovery(lab)
+        records = lab.finish(watching)["records"]
+    errors = answers.statuses()
+    refused = [one for one in records if one["status"] == 503]
+    return {
+        "kept": round(answers.rate / best, 3) if best else 0.0,
+        "honest": errors.pop("503", 0),
+        "errors": errors,
+        "other_errors": sum(errors.values()),
+        "retry_after": all(one["retry_after"] for one in refused),
+        "p99_ms": answers.figures()["p99_ms"],
+        "longest_s": round(max((one["seconds"] for one in records), default=0.0), 2),
+        "recovery_s": round(recovery, 2),
+        "down_seconds": sum(server.downtime for server in lab.edge.servers()) - before,
+        **span.figures(answers.good),
+    }
+
+
+def _recovery(lab: Lab) -> float:
+    """Return the seconds until all web machines are up and the page answers within one."""
+    target, began = lab.targets["edge2"], time.monotonic()
+    while time.monotonic() - began < RECOVERY_SECONDS:
+        ask = {"clients": 1, "seconds": 0.1, "paths": [LOGIN], "timeout": 60}
+        (*_, last) = lab.play(target.address, "steady", **ask)["records"]
+        up = all(server.up for server in lab.edge.servers() if server.name in target.serving)
+        if up and last["status"] == 200 and last["seconds"] < 1:
+            break
+    return time.monotonic() - began
+
+
+@contextmanager
+def _quota(lab: Lab, cpus: float) -> Iterator[None]:
+    """Give each web machine a share of a core, and leave that core to them."""
+    with ExitStack() as stack:
+        for machine in lab.machines.values():
+            if machine in lab.web:
+                stack.callback(machine.limit, 1.0)
+                machine.limit(cpus)
+            else:
+                stack.callback(machine.pin, MACHINES_CORE)
+                machine.pin(LOAD_CORE)
+        yield
+
+
+def quotas(lab: Lab) -> Figures:
+    """Serve with one, two and, where the stack has them, four web machines without credits."""
+    target = lab.targets["edge2"]
+    names = [machine.name for machine in lab.web]
+    found: Figures = {}
+    for cpus in QUOTAS:
+        rows: Figures = {}
+        with _quota(lab, cpus):
+            for count in (1, 2, 4):
+                if count > len(names):
+                    continue
+                with lab.serving(names[:count]):
+                    what = Load([UI_DAGS], CLIENTS, 2 * lab.seconds)
+                    rows[str(count)] = lab.load(what, target.visitor()).figures()
+            with lab.serving(names):
+                rows["health"] = lab.load(Load([HEALTH], 1, lab.seconds), target.address).figures()
+        for count in ("2", "4"):
+            if count in rows and rows["1"]["rate"]:
+                rows[f"{count}/1"] = round(rows[count]["rate"] / rows["1"]["rate"], 3)
+        found[f"{cpus:g}"] = rows
+        settle(lab, target)
+    return found
