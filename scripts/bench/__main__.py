@@ -105,40 +105,44 @@ def _interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise SystemExit(128 + number)
 
 
+def _instead(options: argparse.Namespace, deployment: Deployment) -> bool:
+    """Do what replaces measuring, and return whether that was asked for."""
+    if options.list:
+        _list()
+    elif options.clean:
+        lab.clean(deployment)
+    elif options.record:
+        _record(deployment)
+    elif options.render:
+        render.write()
+    else:
+        return False
+    return True
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; return the exit code."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupted)
-    todo = _chosen(options.scenarios)
+    wanted = _chosen(options.scenarios)
     deployment = Deployment(LOCAL, results.ROOT)
+    if _instead(options, deployment):
+        return 0
     path = FOLDER / f"{LABELS[options.label]}.json"
-    if options.list:
-        _list()
-        return 0
-    if options.clean:
-        lab.clean(deployment)
-        return 0
-    if options.record:
-        _record(deployment)
-        return 0
-    if options.render:
-        render.write()
-        return 0
-    if options.resume:
-        kept, commit = Results.load(path), results.revision()
-        todo = [one for one in todo if not kept.has(one.name, commit)]
+    kept, commit = Results.load(path), results.revision()
+    todo = [one for one in wanted if not (options.resume and kept.has(one.name, commit))]
     minutes = sum(one.minutes * (options.runs if one.repeated else 1) for one in todo)
     _say(f"{len(todo)} scenarios, about {minutes:.0f} minutes at most; results: {path}")
     if options.dry_run:
         print("\n".join(one.name for one in todo))
         return 0
     try:
-        whole = _measure(todo, options, deployment)
+        whole = not todo or _measure(todo, options, deployment)
     except lab.Unsuitable as unsuitable:
         _say(str(unsuitable))
         return 2
     render.write()
-    missed = figures.misses(Results.load(path), {one.name for one in _chosen(options.scenarios)})
+    missed = figures.misses(Results.load(path), {one.name for one in wanted})
     for line in missed:
         print(f"missed: {line}")
     return int(bool(missed) or not whole)

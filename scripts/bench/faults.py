@@ -27,23 +27,37 @@ CUT += "; add rule inet bench in iif != lo drop; add rule inet bench out oif != 
 
 def killed(lab: Lab) -> Figures:
     """Kill one of two web machines under load; the stack starts it again."""
-    return _lose(lab, lambda machine: machine.container.kill(), _start)
+    return _lose(lab, _kill, _start)
 
 
 def frozen(lab: Lab) -> Figures:
     """Let one of two web machines stand still: its kernel still accepts connections."""
-    return _lose(
-        lab, lambda one: one.container.pause(), lambda lab, one: one.container.unpause()
-    )
+    return _lose(lab, _pause, _unpause)
 
 
 def cut_off(lab: Lab) -> Figures:
     """Let no packet reach or leave one of two web machines."""
-    return _lose(
-        lab,
-        lambda machine: machine.run(["nft", CUT]) and None,
-        lambda lab, machine: machine.run("nft delete table inet bench") and None,
-    )
+    return _lose(lab, _cut, _mend)
+
+
+def _kill(machine: Machine) -> None:
+    machine.container.kill()
+
+
+def _pause(machine: Machine) -> None:
+    machine.container.pause()
+
+
+def _unpause(_: Lab, machine: Machine) -> None:
+    machine.container.unpause()
+
+
+def _cut(machine: Machine) -> None:
+    machine.run(["nft", CUT])
+
+
+def _mend(_: Lab, machine: Machine) -> None:
+    machine.run(["nft", "delete", "table", "inet", "bench"])
 
 
 def _start(lab: Lab, machine: Machine) -> None:
@@ -59,7 +73,7 @@ def _start(lab: Lab, machine: Machine) -> None:
 
 
 def _lose(
-    lab: Lab, lose: Callable[[Machine], object], restore: Callable[[Lab, Machine], object]
+    lab: Lab, lose: Callable[[Machine], None], restore: Callable[[Lab, Machine], None]
 ) -> Figures:
     target, victim = lab.targets["edge2"], lab.web[1]
     lab.edge.serve_with([machine.name for machine in lab.web])

@@ -201,11 +201,11 @@ FIGURES = (
     ),
     Figure(
         "two machines", "two web machines ÷ one, at 0.25 CPU each",
-        ("quotas",), _of("quotas", "0.25", "2/1"), at_least=1.9,
+        ("quotas",), _of("quotas", "0.25", "ratio"), at_least=1.9,
     ),
     Figure(
-        "four machines", "four web machines ÷ one, at 0.1 CPU each",
-        ("four-machines",), _of("four-machines", "0.1", "4/1"), at_least=3.6,
+        "four machines", "four web machines ÷ one, at 0.2 CPU each",
+        ("four-machines",), _of("four-machines", "ratio"), at_least=3.6,
     ),
     *(
         figure
@@ -233,7 +233,7 @@ FIGURES = (
     ),
     Figure(
         "new machine", "seconds until a new web machine serves",
-        ("new-machine",), _of("new-machine", "command_s"), at_most=60,
+        ("new-machine",), _of("new-machine", "serves_s"), at_most=60,
     ),
 )  # fmt: skip
 

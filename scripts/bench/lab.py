@@ -162,21 +162,17 @@ class Lab:
             return self.finish(process)
 
     @contextmanager
-    def playing(
-        self, address: Address, task: str, **more: Any
-    ) -> Iterator[subprocess.Popen[str]]:
+    def playing(self, address: Address, task: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
         """Let the player do a task meanwhile; `communicate` of the process gives its answer."""
         todo = {"task": task, "base": address.base, "headers": dict(address.headers), **more}
         command = [*address.prefix(), sys.executable, str(PLAYER)]
         pipe = subprocess.PIPE
-        with subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True
-        ) as process:
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
             try:
-                assert process.stdin
-                process.stdin.write(json.dumps(todo))
-                process.stdin.close()
-                process.stdin = None
+                if process.stdin is not None:
+                    process.stdin.write(json.dumps(todo))
+                    process.stdin.close()
+                    process.stdin = None  # `communicate` would flush it
                 yield process
             finally:
                 process.kill()

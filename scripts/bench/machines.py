@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import docker
 from docker.models.containers import Container
@@ -89,7 +89,7 @@ class Machine:
 
     def usage(self) -> Usage:
         """Return its counters."""
-        return usage_of(self.container.stats(stream=False, one_shot=True))
+        return usage_of(cast(dict[str, Any], self.container.stats(stream=False, one_shot=True)))
 
     def app_cpu(self) -> float:
         """Return the CPU seconds of the web app's processes, and of those that have ended.
@@ -121,7 +121,7 @@ class Machine:
         if stdin:
             line = ["sh", "-c", f"{command} <<'END_OF_INPUT'\n{stdin}\nEND_OF_INPUT"]
         code, output = self.container.exec_run(line)
-        text = (output or b"").decode(errors="replace")
+        text = cast(bytes, output or b"").decode(errors="replace")
         if code:
             raise CommandFailed(f"{self.name}: {command}: {text}")
         return text

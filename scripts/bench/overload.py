@@ -1,24 +1,19 @@
-"""Scenarios of too much: ten and a hundred times what the site can answer, and spent credits."""
+"""Scenario of too much: ten and a hundred times what keeps the site busy."""
 
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
-from collections.abc import Iterator
 from typing import Any
 
 from bench.lab import Lab
 from bench.load import Load
-from bench.machines import LOAD_CORE, MACHINES_CORE
-from bench.throughput import HEALTH, LOGIN, UI_DAGS, settle
+from bench.throughput import LOGIN, settle
 
 Figures = dict[str, Any]
 SECONDS = 15.0
 # Connections, and requests at the same time on each. Some 50 keep the site busy.
 LEVELS = {"10x": (500, 1), "100x": (500, 10)}
 RECOVERY_SECONDS = 120
-QUOTAS = (0.25, 0.1)
-CLIENTS = 8
 
 
 def overload(lab: Lab) -> Figures:
@@ -72,41 +67,3 @@ def _recovery(lab: Lab) -> float:
         if up and last["status"] == 200 and last["seconds"] < 1:
             break
     return time.monotonic() - began
-
-
-@contextmanager
-def _quota(lab: Lab, cpus: float) -> Iterator[None]:
-    """Give each web machine a share of a core, and leave that core to them."""
-    with ExitStack() as stack:
-        for machine in lab.machines.values():
-            if machine in lab.web:
-                stack.callback(machine.limit, 1.0)
-                machine.limit(cpus)
-            else:
-                stack.callback(machine.pin, MACHINES_CORE)
-                machine.pin(LOAD_CORE)
-        yield
-
-
-def quotas(lab: Lab) -> Figures:
-    """Serve with one, two and, where the stack has them, four web machines without credits."""
-    target = lab.targets["edge2"]
-    names = [machine.name for machine in lab.web]
-    found: Figures = {}
-    for cpus in QUOTAS:
-        rows: Figures = {}
-        with _quota(lab, cpus):
-            for count in (1, 2, 4):
-                if count > len(names):
-                    continue
-                with lab.serving(names[:count]):
-                    what = Load([UI_DAGS], CLIENTS, 2 * lab.seconds)
-                    rows[str(count)] = lab.load(what, target.visitor()).figures()
-            with lab.serving(names):
-                rows["health"] = lab.load(Load([HEALTH], 1, lab.seconds), target.address).figures()
-        for count in ("2", "4"):
-            if count in rows and rows["1"]["rate"]:
-                rows[f"{count}/1"] = round(rows[count]["rate"] / rows["1"]["rate"], 3)
-        found[f"{cpus:g}"] = rows
-        settle(lab, target)
-    return found

@@ -88,8 +88,6 @@ def _number(run: Mapping[str, Any], scenario: str, path: tuple[str, ...]) -> flo
     return float(value)
 
 
-
-
 def revision() -> str:
     """Return the commit of the tree, with a `+` when files of the machines differ from it."""
     commit = _git("rev-parse", "--short=10", "HEAD")

@@ -1,4 +1,4 @@
-"""The list of all scenarios, in the order in which they run: quiet ones first, ruinous ones last."""
+"""All scenarios in the order in which they run: harmless ones first, ruinous ones last."""
 
 from __future__ import annotations
 
@@ -61,12 +61,13 @@ SCENARIOS = (
     Scenario("lost-requests", _first_line(abuse.lost_requests), abuse.lost_requests, 0.5),
     Scenario("large-bodies", _first_line(abuse.large_bodies), abuse.large_bodies, 0.5),
     Scenario("overload", _first_line(overload.overload), overload.overload, 2),
-    Scenario("quotas", _first_line(overload.quotas), overload.quotas, 2),
+    Scenario("quotas", _first_line(growth.quotas), growth.quotas, 2),
     Scenario("endless-reading", _first_line(abuse.endless_reading), abuse.endless_reading, 4),
     Scenario("killed", _first_line(faults.killed), faults.killed, 2),
     Scenario("frozen", _first_line(faults.frozen), faults.frozen, 1),
     Scenario("cut-off", _first_line(faults.cut_off), faults.cut_off, 1),
     Scenario("database", _first_line(faults.database), faults.database, 1.5),
+    Scenario("four-machines", _first_line(growth.four_machines), growth.four_machines, 5),
     Scenario("new-machine", _first_line(growth.new_machine), growth.new_machine, 4),
 )  # fmt: skip
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

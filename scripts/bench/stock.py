@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import docker
 from docker.errors import NotFound
@@ -64,10 +64,8 @@ def environment(password: str, database_host: str) -> dict[str, str]:
 
 def remove(client: docker.DockerClient, postgres: Machine | None) -> None:
     """Remove the machine, its database and its access, where they exist."""
-    try:
+    with suppress(NotFound):
         client.containers.get(NAME).remove(force=True, v=True)
-    except NotFound:
-        pass
     if postgres is not None:
         postgres.run(REMOVAL_SCRIPT)
 

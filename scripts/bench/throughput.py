@@ -144,9 +144,7 @@ def python_requests(lab: Lab) -> Figures:
                     for one in recording.first()
                     if one.anonymous == anonymous and one.method == "GET"
                 ]
-                reached += [
-                    path for path in paths if _costs_python(target, app, path, anonymous)
-                ]
+                reached += [path for path in paths if _costs_python(target, app, path, anonymous)]
         posts = sum(one.method != "GET" for one in recording.first())
         found[name] = {
             "requests": len(recording.first()),

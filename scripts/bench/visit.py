@@ -98,9 +98,7 @@ class Recording:
 def load(path: Path = FILE) -> dict[str, Recording]:
     """Return the recordings by the name of their site."""
     data = json.loads(path.read_text())
-    return {
-        name: Recording(tuple(Request(**one) for one in found)) for name, found in data.items()
-    }
+    return {name: Recording(tuple(Request(**one) for one in found)) for name, found in data.items()}
 
 
 def save(recordings: dict[str, Recording], path: Path = FILE) -> None:
@@ -172,7 +170,7 @@ def _quiet(driver: webdriver.Chrome) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     last = began = time.monotonic()
     while time.monotonic() - last < QUIET_SECONDS and time.monotonic() - began < PAGE_SECONDS:
-        new = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+        new = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]  # type: ignore[no-untyped-call]
         if any(event["method"].startswith("Network.") for event in new):
             last = time.monotonic()
         found += new
