@@ -110,7 +110,8 @@ def _instead(options: argparse.Namespace, deployment: Deployment) -> bool:
     if options.list:
         _list()
     elif options.clean:
-        lab.clean(deployment)
+        with lab.alone(deployment):
+            lab.clean(deployment)
     elif options.record:
         _record(deployment)
     elif options.render:
@@ -126,8 +127,15 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupted)
     wanted = _chosen(options.scenarios)
     deployment = Deployment(LOCAL, results.ROOT)
-    if _instead(options, deployment):
-        return 0
+    try:
+        return 0 if _instead(options, deployment) else _compare(options, wanted, deployment)
+    except lab.Unsuitable as unsuitable:
+        _say(str(unsuitable))
+        return 2
+
+
+def _compare(options: argparse.Namespace, wanted: list[Scenario], deployment: Deployment) -> int:
+    """Measure, write everything, name what is missed; return the exit code."""
     path = FOLDER / f"{LABELS[options.label]}.json"
     kept, commit = Results.load(path), results.revision()
     todo = [one for one in wanted if not (options.resume and kept.has(one.name, commit))]
@@ -136,11 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dry_run:
         print("\n".join(one.name for one in todo))
         return 0
-    try:
-        whole = not todo or _measure(todo, options, deployment)
-    except lab.Unsuitable as unsuitable:
-        _say(str(unsuitable))
-        return 2
+    whole = not todo or _measure(todo, options, deployment)
     render.write()
     missed = figures.misses(Results.load(path), {one.name for one in wanted})
     for line in missed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import secrets
 import subprocess
@@ -263,6 +264,17 @@ def admin_password(deployment: Deployment) -> str:
 
 
 @contextmanager
+def alone(deployment: Deployment) -> Iterator[None]:
+    """Be the only run meanwhile; raise Unsuitable when another one measures or cleans up."""
+    with (deployment.state_dir / "bench.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unsuitable("another run measures, or removes what it has made") from None
+        yield
+
+
+@contextmanager
 def open_lab(deployment: Deployment, *, with_stock: bool, seconds: float) -> Iterator[Lab]:
     """Pin the machines, make the stock machine, log in everywhere; restore all at the end.
 
@@ -277,8 +289,9 @@ def open_lab(deployment: Deployment, *, with_stock: bool, seconds: float) -> Ite
     load.install()
     client = docker.from_env()
     found = _find(deployment, client)
-    clean(deployment)
     with ExitStack() as stack:
+        stack.enter_context(alone(deployment))
+        clean(deployment)
         stack.callback(clean, deployment)
         for machine in found.values():
             machine.pin(machines.MACHINES_CORE)
