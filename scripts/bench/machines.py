@@ -32,7 +32,8 @@ class Usage:
 
     Attributes:
         cpu: seconds since its start.
-        memory: bytes that its kernel cannot take back: all without the page cache.
+        memory: bytes of its programs: anonymous pages and shared memory. Caches are not in it,
+            nor is the kernel's own memory, most of which it gives back when programs need it.
     """
 
     cpu: float
@@ -139,15 +140,15 @@ class Machine:
 
 def usage_of(stats: dict[str, Any]) -> Usage:
     """Return the counters that Docker's statistics hold, of cgroups of version 1 or 2."""
-    memory = stats["memory_stats"]
-    detail = memory["stats"]
-    cache = sum(
-        detail.get(f"total_{kind}", detail.get(kind, 0))
-        for kind in ("active_file", "inactive_file")
-    )
+    detail = stats["memory_stats"]["stats"]
+    if "anon" in detail:  # cgroups of version 2
+        memory = detail["anon"] + detail["shmem"]
+    else:
+        files = detail["total_active_file"] + detail["total_inactive_file"]
+        memory = detail["total_rss"] + detail["total_cache"] - files
     return Usage(
         cpu=stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
-        memory=max(0, memory["usage"] - cache),
+        memory=memory,
     )
 
 

@@ -24,7 +24,7 @@ class Span:
         seconds: how long the block took.
         cpu: machine -> CPU seconds of the whole machine.
         app_cpu: machine -> CPU seconds of the web app's processes, of web machines.
-        peak: machine -> the most memory in bytes that the kernel could not take back.
+        peak: machine -> the most memory of its programs in bytes.
         kills: workers that were killed or given up.
         others: of the machines' core, the share that other programs of this host used.
     """

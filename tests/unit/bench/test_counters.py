@@ -21,12 +21,18 @@ web,BACKEND,UP,0,1
 """
 
 
-@pytest.mark.parametrize("prefix", ["total_", ""], ids=["cgroup v1", "cgroup v2"])
-def test_memory_is_without_the_page_cache(prefix: str) -> None:
-    detail = {f"{prefix}active_file": 30, f"{prefix}inactive_file": 20}
+VERSION_1 = {
+    "total_rss": 90, "total_cache": 60, "total_active_file": 30, "total_inactive_file": 20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "detail", [VERSION_1, {"anon": 90, "shmem": 10, "file": 60}], ids=["cgroup v1", "cgroup v2"]
+)
+def test_memory_is_that_of_programs(detail: dict[str, int]) -> None:
     stats = {
         "cpu_stats": {"cpu_usage": {"total_usage": 2_500_000_000}},
-        "memory_stats": {"usage": 150, "stats": detail},
+        "memory_stats": {"usage": 500, "stats": detail},
     }
     found = usage_of(stats)
     assert (found.cpu, found.memory) == (2.5, 100)
