@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="default: all")
     parser.add_argument("--runs", type=int, default=3, help="of what is quick and harmless")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
     parser.add_argument("--label", choices=LABELS, default="now", help="the column of the results")
     parser.add_argument("--resume", action="store_true", help="leave out what is measured")
     parser.add_argument("--list", action="store_true", help="print scenarios and figures only")

@@ -16,7 +16,7 @@ from bench.throughput import HEALTH
 Figures = dict[str, Any]
 PAGES = ["/auth/login/", HEALTH, "/api/v2/dags?limit=5", "/ui/config"]
 CLIENTS = 8
-SECONDS = 30.0
+SECONDS = 20.0
 BEFORE_SECONDS = 5.0
 BACK_SECONDS = 180
 FROZEN_SECONDS = 20

@@ -155,7 +155,8 @@ class Load:
         """Return h2load's command line; its input and its log are in `folder`."""
         (folder / "paths").write_text("".join(f"{address.base}{path}\n" for path in self.paths))
         headers = BROWSER | dict(address.headers)
-        if address.tls and "host" in headers:
+        if "host" in headers:
+            # Under its own name h2load would send it beside a Host of its own.
             headers[":authority"] = headers.pop("host")
         much = (
             ["-D", f"{self.seconds:g}"]

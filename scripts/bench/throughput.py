@@ -29,6 +29,10 @@ PYTHON_SECONDS = 0.0006
 Figures = dict[str, Any]
 
 
+class StaleVisit(Exception):
+    """The recorded visit asks for files that the release does not have."""
+
+
 def _each_target(lab: Lab) -> list[Target]:
     return [lab.targets[name] for name in TARGETS if name in lab.targets]
 
@@ -98,6 +102,8 @@ def _first_visits(lab: Lab, target: Target, recording: visit.Recording, visits: 
     errors.pop("401", None)
     for status, count in after.statuses().items():
         errors[status] = errors.get(status, 0) + count
+    if "404" in errors:
+        raise StaleVisit("the recorded visit is another release's; record it: make bench-visit")
     return {
         "requests": len(recording.first()),
         "bytes": round((before.size + after.size + logins["bytes"]) / visits),

@@ -58,6 +58,8 @@ def test_plain_command_does_not_pipeline(tmp_path: Path) -> None:
     address = Address("http://10.0.0.1:8080", {"host": "site"}, namespace=42)
     command = Load(["/a"], 3, seconds=2.5, streams=5).command(address, tmp_path)
     assert command[3:7] == ["nsenter", "-t", "42", "-n"]
+    assert "--header=:authority: site" in command
+    assert not any(word.startswith("--header=host:") for word in command), "a second Host"
     assert "--h1" in command
     assert "-m" not in command
     assert command[command.index("-D") + 1] == "2.5"
