@@ -12,6 +12,7 @@
 | `span` | what happened between two moments: CPU, memory, kills |
 | `visit` | what a browser asks for, and its recording |
 | `throughput`, `overload`, `faults`, `abuse` | the scenarios, and `scenarios` their list |
+| `progress` | tells what is being measured |
 | `results` | the file of results |
 | `figures` | what has to be reached |
 | `capacity`, `prices` | how many machines visitors need, and what these cost |

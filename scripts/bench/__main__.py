@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import time
 import traceback
 from types import FrameType
 
 from bench import figures, lab, render, results, visit
+from bench.progress import say
 from bench.results import FOLDER, Results
 from bench.scenarios import BY_NAME, SCENARIOS, Scenario
 from stackctl.deployment import LOCAL, Deployment
@@ -57,10 +57,6 @@ def _list() -> None:
         print(f"{figure.name:<24} {figure.limit():>7}  {', '.join(figure.scenarios)}")
 
 
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
 def _measure(todo: list[Scenario], options: argparse.Namespace, deployment: Deployment) -> bool:
     """Run scenarios and keep each result; return whether all ran."""
     path = FOLDER / f"{LABELS[options.label]}.json"
@@ -74,11 +70,11 @@ def _measure(todo: list[Scenario], options: argparse.Namespace, deployment: Depl
             count = options.runs if scenario.repeated else 1
             runs = []
             for run in range(1, count + 1):
-                _say(f"{number}/{len(todo)} {scenario.name} {run}/{count}: {scenario.what}")
+                say(f"{number}/{len(todo)} {scenario.name} {run}/{count}: {scenario.what}")
                 try:
                     runs.append(scenario.run(opened))
                 except Exception as error:  # noqa: BLE001 - the next scenario may well run
-                    _say(f"{scenario.name} failed: {error}")
+                    say(f"{scenario.name} failed: {error}")
                     traceback.print_exc(limit=-4)
                     whole = False
                     break
@@ -96,7 +92,7 @@ def _record(deployment: Deployment) -> None:
         site = str(deployment.settings()["base_url"])
         found = {}
         for name, base in (("site", site), ("stock", plain)):
-            _say(f"recording a visit of {base}")
+            say(f"recording a visit of {base}")
             found[name] = visit.record(base, *who)
         visit.save(found)
 
@@ -130,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return 0 if _instead(options, deployment) else _compare(options, wanted, deployment)
     except lab.Unsuitable as unsuitable:
-        _say(str(unsuitable))
+        say(str(unsuitable))
         return 2
 
 
@@ -140,7 +136,7 @@ def _compare(options: argparse.Namespace, wanted: list[Scenario], deployment: De
     kept, commit = Results.load(path), results.revision()
     todo = [one for one in wanted if not (options.resume and kept.has(one.name, commit))]
     minutes = sum(one.minutes * (options.runs if one.repeated else 1) for one in todo)
-    _say(f"{len(todo)} scenarios, about {minutes:.0f} minutes at most; results: {path}")
+    say(f"{len(todo)} scenarios, about {minutes:.0f} minutes at most; results: {path}")
     if options.dry_run:
         print("\n".join(one.name for one in todo))
         return 0

@@ -8,6 +8,7 @@ from typing import Any
 from bench import visit
 from bench.lab import Lab
 from bench.load import Load
+from bench.progress import say
 from bench.throughput import API_DAGS, HEALTH, settle
 
 Figures = dict[str, Any]
@@ -100,7 +101,8 @@ def endless_reading(lab: Lab) -> Figures:
     series = [_mib(machine.usage().memory)]
     errors: dict[str, int] = {}
     with lab.serving(target.serving), lab.span() as span:
-        for _ in range(READ_STEPS):
+        for step in range(READ_STEPS):
+            say(f"  {READS // READ_STEPS * step:,} of {READS:,} read")
             paths = [API_DAGS] * (READS // READ_STEPS // READ_CLIENTS)
             answers = lab.load(Load(paths, READ_CLIENTS), target.visitor())
             for status, count in answers.statuses().items():

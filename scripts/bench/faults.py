@@ -11,6 +11,7 @@ from typing import Any
 from bench.lab import Lab
 from bench.load import percentile
 from bench.machines import Machine
+from bench.progress import say
 from bench.throughput import HEALTH
 
 Figures = dict[str, Any]
@@ -86,6 +87,7 @@ def _lose(
             records = lab.finish(loading)["records"]
     finally:
         restore(lab, victim)
+    say("  waiting until it serves again")
     back = lab.edge.wait({victim.name}, BACK_SECONDS)
     return _figures(records, lost) | {"back_s": round(back, 1)}
 

@@ -12,6 +12,7 @@ from typing import Any
 from bench.lab import Lab, Unsuitable
 from bench.load import Load
 from bench.machines import LOAD_CORE, MACHINES_CORE
+from bench.progress import say
 from bench.throughput import HEALTH, UI_DAGS, settle
 
 Figures = dict[str, Any]
@@ -60,6 +61,7 @@ def _compare(lab: Lab, cpus: float, count: int) -> Figures:
     rows: Figures = {}
     with _quota(lab, cpus):
         for number in (1, count):
+            say(f"  {number} web machines of {cpus:g} CPU")
             with lab.serving(names[:number]):
                 what = Load([UI_DAGS], CLIENTS_EACH * number, 2 * lab.seconds)
                 rows[str(number)] = lab.load(what, target.visitor()).figures()

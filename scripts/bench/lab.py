@@ -20,6 +20,7 @@ from bench import addresses, load, machines, player, stock
 from bench.edge import Edge
 from bench.load import Address, Answers, Load
 from bench.machines import Machine
+from bench.progress import say
 from bench.span import Span
 from stackctl import local
 from stackctl.deployment import Deployment
@@ -304,7 +305,7 @@ def open_lab(deployment: Deployment, *, with_stock: bool, seconds: float) -> Ite
             seconds=seconds,
         )
         if with_stock:
-            print("making the stock machine", file=sys.stderr)
+            say("making the stock machine")
             found[stock.NAME] = stock.create(
                 client, lab.web[0], lab.postgres, secrets.token_hex(16)
             )

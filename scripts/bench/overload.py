@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.lab import Lab
 from bench.load import Load
+from bench.progress import say
 from bench.throughput import LOGIN, settle
 
 Figures = dict[str, Any]
@@ -28,6 +29,7 @@ def overload(lab: Lab) -> Figures:
         found: Figures = {"maximum": round(best, 1)}
         settle(lab, target)
         for name, (clients, streams) in LEVELS.items():
+            say(f"  {name}: {clients} connections with {streams} requests each")
             found[name] = _level(lab, Load([LOGIN], clients, SECONDS, streams), best)
             settle(lab, target)
     return found

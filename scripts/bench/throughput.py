@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from bench import stock, visit
@@ -10,6 +11,7 @@ from bench.lab import Lab, Target
 from bench.load import Load
 from bench.machines import thread_seconds
 from bench.player import Client
+from bench.progress import say
 from bench.span import Span
 
 UI_DAGS = "/ui/dags?limit=50"
@@ -33,8 +35,10 @@ class StaleVisit(Exception):
     """The recorded visit asks for files that the release does not have."""
 
 
-def _each_target(lab: Lab) -> list[Target]:
-    return [lab.targets[name] for name in TARGETS if name in lab.targets]
+def _each_target(lab: Lab) -> Iterator[Target]:
+    for name in TARGETS:
+        say(f"  at {name}")
+        yield lab.targets[name]
 
 
 def page(path: str, *, anonymous: bool = False) -> Any:
@@ -185,6 +189,7 @@ def sweep(lab: Lab) -> Figures:
         rows: Figures = {}
         with lab.serving(target.serving):
             for clients in SWEEP:
+                say(f"    {clients} connections")
                 down = _downtime(lab)
                 what = Load([UI_DAGS], clients, lab.seconds)
                 rows[str(clients)] = lab.measure(what, target, target.visitor())
