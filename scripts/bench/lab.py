@@ -139,7 +139,10 @@ class Lab:
         load.run(Load(what.paths, what.clients, WARM_SECONDS, what.streams), address)
         with Span(target.machines) as span:
             answers = self.load(what, address, warm=False)
-        return answers.figures() | span.figures(answers.good)
+        figures = answers.figures()
+        if not answers.answers:  # of a site that stands still, h2load logs nothing
+            figures["errors"] = {"none": what.clients * what.streams}
+        return figures | span.figures(answers.good)
 
     @property
     def root(self) -> Path:

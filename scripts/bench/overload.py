@@ -8,7 +8,7 @@ from typing import Any
 from bench.lab import Lab
 from bench.load import Load
 from bench.progress import say
-from bench.throughput import LOGIN, settle
+from bench.throughput import LOGIN, downtime, settle
 
 Figures = dict[str, Any]
 SECONDS = 15.0
@@ -37,7 +37,7 @@ def overload(lab: Lab) -> Figures:
 
 def _level(lab: Lab, what: Load, best: float) -> Figures:
     target = lab.targets["edge2"]
-    before = sum(server.downtime for server in lab.edge.servers())
+    before = downtime(lab, target)
     probe: Figures = {"clients": 2, "seconds": SECONDS, "paths": [LOGIN], "pause": 0.3}
     with lab.playing(target.address, "steady", timeout=70, **probe) as watching, lab.span() as span:
         answers = lab.load(what, target.address, warm=False)
@@ -54,7 +54,7 @@ def _level(lab: Lab, what: Load, best: float) -> Figures:
         "p99_ms": answers.figures()["p99_ms"],
         "longest_s": round(max((one["seconds"] for one in records), default=0.0), 2),
         "recovery_s": round(recovery, 2),
-        "down_seconds": sum(server.downtime for server in lab.edge.servers()) - before,
+        "down_seconds": downtime(lab, target) - before,
         **span.figures(answers.good),
     }
 

@@ -190,11 +190,11 @@ def sweep(lab: Lab) -> Figures:
         with lab.serving(target.serving):
             for clients in SWEEP:
                 say(f"    {clients} connections")
-                down = _downtime(lab)
+                down = downtime(lab, target)
                 what = Load([UI_DAGS], clients, lab.seconds)
                 rows[str(clients)] = lab.measure(what, target, target.visitor())
                 rows[str(clients)]["restarted"] = settle(lab, target)
-                rows[str(clients)]["down_seconds"] = _downtime(lab) - down
+                rows[str(clients)]["down_seconds"] = downtime(lab, target) - down
         rates = {clients: row["rate"] for clients, row in rows.items()}
         best = max(rates.values()) or 1.0
         rows["kept"] = round(rates[str(SWEEP[-1])] / best, 3)
@@ -202,8 +202,10 @@ def sweep(lab: Lab) -> Figures:
     return found
 
 
-def _downtime(lab: Lab) -> int:
-    return sum(server.downtime for server in lab.edge.servers())
+def downtime(lab: Lab, target: Target) -> int:
+    """Return the seconds that the edge had the web machines of a target marked down, so far."""
+    servers = lab.edge.servers()
+    return sum(server.downtime for server in servers if server.name in target.serving)
 
 
 def settle(lab: Lab, target: Target) -> bool:
