@@ -28,7 +28,7 @@ class Client:
 
     def __init__(self, task: Task) -> None:
         self.url = urlsplit(task["base"])
-        self.headers: dict[str, str] = dict(task.get("headers", {}))
+        self.headers = {name.lower(): text for name, text in task.get("headers", {}).items()}
         self.timeout = float(task.get("timeout", 100))
         self.connection: http.client.HTTPConnection | None = None
         self.received = 0
@@ -50,7 +50,9 @@ class Client:
         began = time.time()
         record: Record = {"began": began, "status": 0, "error": "", "path": path, "headers": {}}
         method = "GET" if body is None else "POST"
-        names = self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
+        names = dict(self.headers)
+        for name, value in headers.items():  # "Host" replaces "host"
+            names[name.replace("_", "-").lower()] = value
         try:
             if self.connection is None:
                 self.connection = self._open()
@@ -98,7 +100,7 @@ def log_in(task: Task) -> Record:
     for number in range(task["count"]):
         client = Client(task)
         if "forwarded" in task:  # the first of the addresses, for a machine that trusts them
-            client.headers["X-Forwarded-For"] = f"198.18.{number // 250}.{number % 250 + 1}"
+            client.headers["x-forwarded-for"] = f"198.18.{number // 250}.{number % 250 + 1}"
         page = client.ask("/auth/login/")
         token = CSRF.search(page.get("text", b"").decode(errors="replace"))
         cookies = _cookies(page)

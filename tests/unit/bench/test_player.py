@@ -16,6 +16,7 @@ class Site(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     errors = 0
+    hosts: list[list[str]] = []  # noqa: RUF012 - as above
     bodies: list[int] = []  # noqa: RUF012 - of all connections
 
     def log_message(self, *_: object) -> None:
@@ -30,6 +31,7 @@ class Site(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def do_GET(self) -> None:
+        Site.hosts.append(self.headers.get_all("Host") or [])
         if self.path == "/fail":
             self._answer(500)
             self.close_connection = True
@@ -81,6 +83,13 @@ def test_cached_page_has_no_body_whatever_its_headers_say(base: str) -> None:
     assert [one["status"] for one in found["records"]] == [200, 304, 200]
     assert found["etags"]["/a"] == '"e"'
     assert found["bytes"] == 4
+
+
+def test_header_of_a_request_replaces_the_common_one(base: str) -> None:
+    Site.hosts.clear()
+    asked = [["/a", {"Host": "other"}], ["/b", {}]]
+    player.replay({"base": base, "headers": {"host": "site"}, "count": 1, "requests": asked})
+    assert Site.hosts == [["other"], ["site"]]
 
 
 def test_steady_clients_keep_every_answer(base: str) -> None:
