@@ -218,7 +218,9 @@ def _sweep_plot(results: Results) -> str:
     counts = [key for key in next(iter(run.values())) if key.isdigit()]
     counts.sort(key=int)
     series = {
-        TARGETS[target]: [row[count]["rate"] for count in counts] for target, row in run.items()
+        name: [run[target][count]["rate"] for count in counts]
+        for target, name in TARGETS.items()
+        if target in run
     }
     return svg.lines("/ui/dags over more connections", "answers a second", counts, series)
 
