@@ -90,6 +90,12 @@ class Answers:
         """Good answers a second."""
         return self.good / self.seconds if self.seconds else 0.0
 
+    def after(self, seconds: float) -> Answers:
+        """Return the answers that came later than some seconds after the first request."""
+        begin = min((answer.began for answer in self.answers), default=0.0) + seconds
+        late = [answer for answer in self.answers if answer.began + answer.seconds > begin]
+        return Answers(late, self.size, max(0.0, self.seconds - seconds))
+
     def statuses(self) -> dict[str, int]:
         """Return status -> answers, of those that were not good; `none`: no answer came."""
         bad = Counter(answer.status for answer in self.answers if not answer.ok)

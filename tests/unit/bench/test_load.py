@@ -32,6 +32,13 @@ def test_time_of_a_timed_load_is_the_time_that_was_asked_for() -> None:
     assert parse(LOG, OUTPUT, 4).rate == pytest.approx(0.5)
 
 
+def test_answers_after_some_time() -> None:
+    late = parse(LOG, OUTPUT, 4).after(1.0)
+    assert [answer.status for answer in late.answers] == [200, -1]
+    assert late.seconds == pytest.approx(3)
+    assert parse("", "", 4).after(1.0).rate == 0
+
+
 def test_frozen_site_has_no_answers() -> None:
     found = parse("", "", 5)
     assert found.figures() == {
