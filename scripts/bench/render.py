@@ -33,6 +33,11 @@ KINDS = {
 COMPARED = ("login", "ui-dags", "api-dags", "health")
 VISITORS = (1, 10, 30, 100, 300, 1000)
 LABELS = {"before": "before.json", "now": "results.json"}
+PLOTS = {
+    "sweep.svg": "answers a second over more connections",
+    "cpu.svg": "CPU of a request",
+    "memory.svg": "memory while lists are read",
+}
 NONE = "\N{EN DASH}"
 
 
@@ -248,6 +253,7 @@ def document(text: str, found: dict[str, Results]) -> str:
         "origin": lambda: origin(results),
         "figures": lambda: figures_table(found),
         "measured": lambda: measured_table(results),
+        "plots": lambda: "\n\n".join(f"![{PLOTS[name]}](bench/{name})" for name in plots(found)),
         "visitors": lambda: capacity_text(results),
     }
     for name, make in parts.items():

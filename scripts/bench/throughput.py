@@ -17,7 +17,6 @@ from bench.span import Span
 UI_DAGS = "/ui/dags?limit=50"
 API_DAGS = "/api/v2/dags?limit=50"
 HEALTH = "/api/v2/monitor/health"
-LOGIN = "/auth/login/"
 TARGETS = ("stock", "web", "edge1", "edge2")
 VISITS = 6
 LOGINS = 10
