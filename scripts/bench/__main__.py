@@ -136,7 +136,7 @@ def _compare(options: argparse.Namespace, wanted: list[Scenario], deployment: De
     kept, commit = Results.load(path), results.revision()
     todo = [one for one in wanted if not (options.resume and kept.has(one.name, commit))]
     minutes = sum(one.minutes * (options.runs if one.repeated else 1) for one in todo)
-    say(f"{len(todo)} scenarios, about {minutes:.0f} minutes at most; results: {path}")
+    say(f"{len(todo)} scenarios, about {minutes:.0f} minutes; results: {path}")
     if options.dry_run:
         print("\n".join(one.name for one in todo))
         return 0
