@@ -115,7 +115,8 @@ def database(lab: Lab) -> Figures:
     """Let the database stand still for 20 s under load, and wait until the web machines serve."""
     target = lab.targets["edge2"]
     lab.edge.serve_with([machine.name for machine in lab.web])
-    asked: Figures = {"clients": CLIENTS, "paths": PAGES}
+    # Enough of them to fill the pools of both web machines with waiting requests.
+    asked: Figures = {"clients": 2 * CLIENTS, "paths": PAGES}
     with lab.playing(
         target.visitor(), "steady", seconds=BEFORE_SECONDS + FROZEN_SECONDS + 30, **asked
     ) as loading:
