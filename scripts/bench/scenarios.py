@@ -62,7 +62,7 @@ SCENARIOS = (
     Scenario("lost-requests", _first_line(abuse.lost_requests), abuse.lost_requests, 0.5),
     Scenario("large-bodies", _first_line(abuse.large_bodies), abuse.large_bodies, 0.5),
     Scenario("overload", _first_line(overload.overload), overload.overload, 1.2),
-    Scenario("quotas", _first_line(growth.quotas), growth.quotas, 1.2),
+    Scenario("quotas", _first_line(growth.quotas), growth.quotas, 1.8),
     Scenario("endless-reading", _first_line(abuse.endless_reading), abuse.endless_reading, 3.5),
     Scenario("killed", _first_line(faults.killed), faults.killed, 1.5),
     Scenario("frozen", _first_line(faults.frozen), faults.frozen, 1),
