@@ -94,7 +94,8 @@ class Answers:
         """Return the answers that came later than some seconds after the first request."""
         begin = min((answer.began for answer in self.answers), default=0.0) + seconds
         late = [answer for answer in self.answers if answer.began + answer.seconds > begin]
-        return Answers(late, self.size, max(0.0, self.seconds - seconds))
+        size = self.size * len(late) // max(1, len(self.answers))
+        return Answers(late, size, max(0.0, self.seconds - seconds))
 
     def statuses(self) -> dict[str, int]:
         """Return status -> answers, of those that were not good; `none`: no answer came."""

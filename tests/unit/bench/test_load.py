@@ -36,6 +36,7 @@ def test_answers_after_some_time() -> None:
     late = parse(LOG, OUTPUT, 4).after(1.0)
     assert [answer.status for answer in late.answers] == [200, -1]
     assert late.seconds == pytest.approx(3)
+    assert late.size == 2048
     assert parse("", "", 4).after(1.0).rate == 0
 
 
