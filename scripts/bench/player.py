@@ -138,13 +138,16 @@ def _header(cookies: dict[str, str]) -> str:
 
 
 def steady(task: Task) -> Record:
-    """Ask for the paths in turn, with `clients` clients for `seconds`; wait for every answer."""
+    """Ask for the paths in turn, with `clients` clients for `seconds`; wait for every answer.
+
+    Each client asks at least once.
+    """
     ends = time.time() + task["seconds"]
     pause = float(task.get("pause", 0))
 
     def visit(found: list[Record]) -> None:
         client, number = Client(task), 0
-        while time.time() < ends:
+        while not found or time.time() < ends:
             found.append(_public(client.ask(task["paths"][number % len(task["paths"])])))
             number += 1
             if pause:

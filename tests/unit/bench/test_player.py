@@ -98,6 +98,11 @@ def test_steady_clients_keep_every_answer(base: str) -> None:
     assert {one["status"] for one in records} >= {200, 500}
 
 
+def test_each_client_asks_at_least_once(base: str) -> None:
+    task = {"base": base, "clients": 2, "seconds": 0, "paths": ["/"]}
+    assert [one["status"] for one in player.steady(task)["records"]] == [200, 200]
+
+
 def test_bodies_are_sent_whole(base: str) -> None:
     Site.bodies.clear()
     found = player.bodies({"base": base, "clients": 2, "megabytes": 1, "path": "/"})
