@@ -1,7 +1,7 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
 .PHONY: help up down status test lint unit oldest-salt states cloud machines stack image \
-	bench-up bench-driver bench-memory mutants size audit lock lock-airflow
+	bench bench-list bench-visit bench-up bench-driver bench-memory mutants size audit lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
 # A shell script is a file that ends in .sh, or whose first line says so.
@@ -65,6 +65,19 @@ machines: image ## run `states` and `cloud` side by side
 stack: $(BIN)/stackctl ## test the whole stack as a user meets it
 	@scripts/install-browser
 	$(BIN)/pytest tests/stack
+
+# ONLY="ui-dags sweep" selects scenarios; RESUME=1 leaves out what this commit has measured.
+BENCH := PYTHONPATH=scripts $(BIN)/python -m bench
+RUNS ?= 3
+bench: $(BIN)/stackctl ## compare stock Airflow with the running stack, against the figures to reach
+	@$(BENCH) --runs $(RUNS) $(if $(RESUME),--resume) $(ONLY)
+
+bench-list: $(BIN)/stackctl ## list the scenarios of `bench` and the figures to reach
+	@$(BENCH) --list
+
+bench-visit: $(BIN)/stackctl ## record what a browser asks for, for `bench`
+	@scripts/install-browser
+	@$(BENCH) --record
 
 bench-up: $(BIN)/stackctl ## time `up` from nothing, with the image at hand, and with nothing to do
 	$(BIN)/python scripts/bench_up.py

@@ -32,3 +32,12 @@ def test_script_prints_its_help(name: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage:")
+
+
+def test_bench_lists_its_scenarios_and_figures() -> None:
+    done = subprocess.run(
+        ["make", "bench-list"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sweep" in done.stdout
+    assert "first visit CPU" in done.stdout

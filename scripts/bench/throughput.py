@@ -1,0 +1,228 @@
+"""Scenarios of ordinary use: visits, logins, lists, files, and more and more connections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from bench import stock, visit
+from bench.lab import Lab, Target
+from bench.load import Load
+from bench.machines import thread_seconds
+from bench.player import Client
+from bench.progress import say
+from bench.span import Span
+
+UI_DAGS = "/ui/dags?limit=50"
+API_DAGS = "/api/v2/dags?limit=50"
+HEALTH = "/api/v2/monitor/health"
+TARGETS = ("stock", "web", "edge1", "edge2")
+VISITS = 6
+LOGINS = 10
+CLIENTS = 4
+SWEEP = (1, 4, 16, 64)
+SETTLE_SECONDS = 60
+# A request that Python answers costs it more than this; one that it does not see costs it nothing
+# but the heartbeats of its workers.
+PYTHON_SECONDS = 0.0006
+
+Figures = dict[str, Any]
+
+
+class StaleVisit(Exception):
+    """The recorded visit asks for files that the release does not have."""
+
+
+def _each_target(lab: Lab) -> Iterator[Target]:
+    for name in TARGETS:
+        say(f"  at {name}")
+        yield lab.targets[name]
+
+
+def page(path: str, *, anonymous: bool = False) -> Any:
+    """Return the scenario that reads one page from each target."""
+
+    def run(lab: Lab) -> Figures:
+        found = {}
+        for target in _each_target(lab):
+            with lab.serving(target.serving):
+                address = target.address if anonymous else target.visitor()
+                what = Load([path], CLIENTS, lab.seconds)
+                found[target.name] = lab.measure(what, target, address)
+            settle(lab, target)
+        return found
+
+    return run
+
+
+def static(lab: Lab) -> Figures:
+    """Read the largest file: what the web machine itself serves, and what the edge does."""
+    return dict(page(visit.load()["site"].bundle(), anonymous=True)(lab))
+
+
+def login(lab: Lab) -> Figures:
+    """Log in as several people, each with the page and its form."""
+    found = {}
+    for target in _each_target(lab):
+        with lab.serving(target.serving), Span(target.machines) as span:
+            answer = lab.log_in(target, LOGINS)
+        records = answer["records"]
+        good = sum(200 <= record["status"] < 400 for record in records)
+        times = sorted(record["seconds"] for record in records)
+        found[target.name] = {
+            "answers": good,
+            "p50_ms": round(1000 * times[len(times) // 2], 2),
+            "p99_ms": round(1000 * times[-1], 2),
+            "bytes": round(answer["bytes"] / len(records)),
+            "errors": {"all": len(records) - good} if good < len(records) else {},
+        } | span.figures(good)
+        if target.name == "stock":
+            time.sleep(1)
+    return found
+
+
+def first_visit(lab: Lab) -> Figures:
+    """Let several browsers with empty caches visit, log in and open the list of DAGs."""
+    recording = visit.load()["site"]
+    found = {}
+    for target in _each_target(lab):
+        with lab.serving(target.serving):
+            _first_visits(lab, target, recording, 1)
+            with Span(target.machines) as span:
+                figures = _first_visits(lab, target, recording, VISITS)
+        found[target.name] = figures | span.figures(VISITS)
+        settle(lab, target)
+    return found
+
+
+def _first_visits(lab: Lab, target: Target, recording: visit.Recording, visits: int) -> Figures:
+    before = lab.load(Load(recording.phase(anonymous=True), visits), target.address)
+    logins = lab.log_in(target, visits)
+    after = lab.load(Load(recording.phase(anonymous=False), visits), target.visitor())
+    errors = dict(before.statuses())
+    # A page that asks who has logged in is told that nobody has.
+    errors.pop("401", None)
+    for status, count in after.statuses().items():
+        errors[status] = errors.get(status, 0) + count
+    if "404" in errors:
+        raise StaleVisit("the recorded visit is another release's; record it: make bench-visit")
+    return {
+        "requests": len(recording.first()),
+        "bytes": round((before.size + after.size + logins["bytes"]) / visits),
+        "errors": errors,
+    }
+
+
+def repeat_visit(lab: Lab) -> Figures:
+    """Let a browser come back, with what its cache holds: files are asked for with their tags."""
+    recordings = visit.load()
+    found = {}
+    for target in _each_target(lab):
+        recording = recordings["stock" if target.name == "stock" else "site"]
+        paths = [one.path for one in recording.repeat() if one.method == "GET"]
+        with lab.serving(target.serving):
+            address = target.visitor(**{"Accept-Encoding": "gzip, deflate, br, zstd"})
+            plain: list[tuple[str, dict[str, str]]] = [(path, {}) for path in paths]
+            tags = lab.play(address, "replay", count=1, requests=plain)["etags"]
+            asked = [
+                (path, {"If-None-Match": tags[path]} if tags.get(path) else {}) for path in paths
+            ]
+            with Span(target.machines) as span:
+                answer = lab.play(address, "replay", count=VISITS, requests=asked)
+        bad = [one for one in answer["records"] if not 200 <= one["status"] < 400]
+        found[target.name] = {
+            "requests": len(paths),
+            "bytes": round(answer["bytes"] / VISITS),
+            "errors": {"all": len(bad)} if bad else {},
+        } | span.figures(VISITS)
+    return found
+
+
+def python_requests(lab: Lab) -> Figures:
+    """Count the requests of a first visit that cost the web app CPU, with a warm edge cache."""
+    recording = visit.load()["site"]
+    found = {}
+    for name in ("stock", "edge1"):
+        target = lab.targets[name]
+        app = lab.machines[stock.NAME] if name == "stock" else lab.web[0]
+        with lab.serving(target.serving):
+            reached = []
+            for anonymous in (True, False):
+                paths = [
+                    one.path
+                    for one in recording.first()
+                    if one.anonymous == anonymous and one.method == "GET"
+                ]
+                reached += [path for path in paths if _costs_python(target, app, path, anonymous)]
+        posts = sum(one.method != "GET" for one in recording.first())
+        found[name] = {
+            "requests": len(recording.first()),
+            "python": len(reached) + posts,
+            "static": sum(path.startswith(visit.STATIC) for path in reached),
+        }
+    return found
+
+
+def _costs_python(target: Target, app: Any, path: str, anonymous: bool) -> bool:
+    address = target.address if anonymous else target.visitor()
+    headers = dict(address.headers)
+    client = Client({"base": address.base, "headers": headers, "timeout": 30})
+    threads = app.app_threads()
+    least = 1.0
+    for _ in range(3):
+        before = thread_seconds(threads)
+        client.ask(path)
+        time.sleep(0.01)
+        least = min(least, thread_seconds(threads) - before)
+        if least < PYTHON_SECONDS:
+            break
+    client.close()
+    return least >= PYTHON_SECONDS
+
+
+def sweep(lab: Lab) -> Figures:
+    """Read the list of DAGs over 1, 4, 16 and 64 connections."""
+    found = {}
+    for target in _each_target(lab):
+        rows: Figures = {}
+        with lab.serving(target.serving):
+            for clients in SWEEP:
+                say(f"    {clients} connections")
+                down = downtime(lab, target)
+                what = Load([UI_DAGS], clients, lab.seconds)
+                rows[str(clients)] = lab.measure(what, target, target.visitor())
+                rows[str(clients)]["restarted"] = settle(lab, target)
+                rows[str(clients)]["down_seconds"] = downtime(lab, target) - down
+        rates = {clients: row["rate"] for clients, row in rows.items()}
+        best = max(rates.values()) or 1.0
+        rows["kept"] = round(rates[str(SWEEP[-1])] / best, 3)
+        found[target.name] = rows
+    return found
+
+
+def downtime(lab: Lab, target: Target) -> int:
+    """Return the seconds that the edge had the web machines of a target marked down, so far."""
+    servers = lab.edge.servers()
+    return sum(server.downtime for server in servers if server.name in target.serving)
+
+
+def settle(lab: Lab, target: Target) -> bool:
+    """Wait until a target answers quickly again; restart what does not; return whether it had to.
+
+    Stock Airflow with more connections than its pool stands still for minutes.
+    """
+    ends = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < ends:
+        task = {"clients": 1, "seconds": 0.5, "paths": [HEALTH], "timeout": 5}
+        records = lab.play(target.address, "steady", **task)["records"]
+        if all(one["status"] == 200 and one["seconds"] < 1 for one in records):
+            return False
+    for machine in target.machines:
+        if machine.name == stock.NAME:
+            machine.container.restart(timeout=1)
+            stock.wait(machine)
+        elif machine.name.startswith("web-"):
+            machine.run("systemctl restart airflow")
+    with lab.serving(target.serving):
+        return True
