@@ -118,12 +118,12 @@ def test_million_rows_lock_nothing_and_leave_a_small_log(postgres: Machine) -> N
     row = size / MANY
     before = sql(postgres, "SELECT pg_current_wal_insert_lsn()")
     postgres.put(
-        "/tmp/insert.sql",
+        "/opt/insert.sql",
         "\\timing on\n"
         "INSERT INTO session (session_id, data, expiry)"
         f" VALUES (gen_random_uuid(), {SOMEBODY}, now() AT TIME ZONE 'utc' + interval '1 h');\n",
     )
-    insert = ("psql", "-XAtqf", "/tmp/insert.sql", POSTGRES["database"])
+    insert = ("psql", "-XAtqf", "/opt/insert.sql", POSTGRES["database"])
     postgres.run("systemctl", "start", "--no-block", "postgres-clean.service")
     times: list[float] = []
     while postgres.run("systemctl", "is-active", "postgres-clean").stdout.strip() == "activating":

@@ -251,10 +251,21 @@ def run(*command: str) -> str:
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False, close_fds=False)
     if done.returncode != 0:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        print("\n".join(lines), file=sys.stderr)
-        raise ScaleError(f"{' '.join(command[:3])} failed: {lines[-1] if lines else 'no output'}")
+        print(done.stdout + done.stderr, file=sys.stderr)
+        reason = _reason(done.stdout + done.stderr)
+        raise ScaleError(f"{' '.join(command[:3])} failed: {reason}")
     return done.stdout
+
+
+def _reason(output: str) -> str:
+    """Return why a command failed: what Salt says of a state, or else its last line.
+
+    Salt's programs end with warnings about what they have not closed, whatever happened.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("unclosed ")]
+    comments = [line for line in lines if line.startswith("Comment: ")]
+    return (comments or lines[-1:] or ["no output"])[0].removeprefix("Comment: ")
 
 
 def ask(names: Sequence[str], function: str, *arguments: str) -> dict[str, Any]:
