@@ -155,12 +155,8 @@ master-scale-config:
 master-scale-unit:
   file.managed:
     - name: /etc/systemd/system/scale-machines.service
-    - source: salt://master/files/scale-machines.service.j2
-    - template: jinja
+    - source: salt://master/files/scale-machines.service
     - mode: '0644'
-    - context:
-        session_lock: /run/stackctl-session.lock
-        job_lock: /run/stackctl-job.lock
 
 master-scale-timer:
   file.managed:

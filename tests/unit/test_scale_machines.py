@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +22,7 @@ import yaml
 from plainpillar import ROOT
 from stackctl import locks
 from stackctl.locks import Holder
+from waiting import until
 
 PROGRAM = ROOT / "salt" / "master" / "files" / "scale_machines.py"
 RULES = yaml.safe_load((ROOT / "pillar/base/growth.sls").read_text())["growth"]
@@ -310,8 +315,34 @@ def test_others_read_who_holds_the_locks(site: Site) -> None:
     site.queued = 100
     site.look(RULES["hot_looks"])
     for path in site.config.locks:
-        assert "the Salt master" in str(Holder.read(Path(path).read_text()))
-        assert "web 2 -> 3" in str(Holder.read(Path(path).read_text()))
+        holder = Holder.read(Path(path).read_text())
+        assert (holder.who, holder.verb) == ("the Salt master", "scale")
+        assert "web 2 -> 3" in str(holder)
+
+
+@pytest.mark.parametrize("lock", [0, 1])
+def test_run_of_stackctl_is_left_alone(
+    site: Site, lock: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.queued = 100
+    with Path(site.config.locks[lock]).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert site.look(RULES["hot_looks"]) == []
+    assert "another run changes the deployment" in capsys.readouterr().out
+    assert site.count == 2
+    assert site.look(RULES["hot_looks"]) == GROWN
+
+
+def test_program_that_goes_on_keeps_the_locks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = site.config.locks[1]
+    taken = f"exec 8>>{path}; flock --nonblock 8"
+    monkeypatch.undo()
+    with site.program.hold(site.config, "web 2 -> 3") as held:
+        assert held
+        site.program.run("sh", "-c", "sleep 20 >/dev/null 2>&1 & echo $! > " + f"{path}.pid")
+    assert subprocess.run(["sh", "-c", taken], check=False).returncode != 0
+    os.kill(int(Path(f"{path}.pid").read_text()), signal.SIGKILL)
+    until(lambda: subprocess.run(["sh", "-c", taken], check=False).returncode == 0, "it is free")
 
 
 def test_each_look_is_one_line_with_numbers(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,11 +362,9 @@ def test_only_numbered_machines_of_the_role_count(site: Site) -> None:
     assert site.program.machines_of(site.config, "web") == ["web-1", "web-2", "web-10"]
 
 
-def test_unit_takes_the_locks_of_stackctl() -> None:
+def test_locks_are_those_of_stackctl() -> None:
     states = (ROOT / "salt/master/init.sls").read_text()
     assert f"locks: [{locks.SESSION_FILE}, {locks.JOB_FILE}]" in states
-    assert f"session_lock: {locks.SESSION_FILE}" in states
-    assert f"job_lock: {locks.JOB_FILE}" in states
 
 
 def test_main_reads_its_configuration(
@@ -350,7 +379,12 @@ def test_main_reads_its_configuration(
     assert "no load balancer answers" in capsys.readouterr().err
 
 
-def test_commands_fail_with_their_last_line(program: ModuleType) -> None:
+def test_failed_command_says_why(program: ModuleType) -> None:
     with pytest.raises(program.ScaleError, match=r"^sh -c echo one; echo two; exit 3 failed: two$"):
         program.run("sh", "-c", "echo one; echo two; exit 3")
+    told = "     Comment: Function edge.drain failed\n     Started: now\nunclosed Runner"
+    with pytest.raises(program.ScaleError, match=r"failed: Function edge\.drain failed$"):
+        program.run("sh", "-c", f"echo '{told}'; exit 1")
+    with pytest.raises(program.ScaleError, match=r"failed: no output$"):
+        program.run("false")
     assert program.run("echo", "fine") == "fine\n"

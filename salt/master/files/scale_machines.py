@@ -8,17 +8,20 @@ them, and their keys and what the mine holds of them go. `stackctl scale` calls 
 deployment's settings. A timer calls it. It runs the same commands as `stackctl`: salt-cloud with
 the map, and the orchestration.
 
-Both need the lock of the jobs on this master (packages/stackctl/src/stackctl/locks.py).
+Whoever calls `retire` holds the locks on this master (packages/stackctl/src/stackctl/locks.py);
+`decide` takes them for a change, and leaves the number as it is while another run has one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,7 @@ class Config:
         region: of EC2.
         project: the value of the machines' tag `project`.
         tree: the folder of the trees.
-        locks: the files of the locks that the caller holds.
+        locks: the files of stackctl's locks: a run's, and the jobs'.
         rules: see `decision`.
     """
 
@@ -246,12 +249,23 @@ def run(*command: str) -> str:
     Raises:
         ScaleError: it failed.
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, close_fds=False)
     if done.returncode != 0:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        print("\n".join(lines), file=sys.stderr)
-        raise ScaleError(f"{' '.join(command[:3])} failed: {lines[-1] if lines else 'no output'}")
+        print(done.stdout + done.stderr, file=sys.stderr)
+        reason = _reason(done.stdout + done.stderr)
+        raise ScaleError(f"{' '.join(command[:3])} failed: {reason}")
     return done.stdout
+
+
+def _reason(output: str) -> str:
+    """Return why a command failed: what Salt says of a state, or else its last line.
+
+    Salt's programs end with warnings about what they have not closed, whatever happened.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("unclosed ")]
+    comments = [line for line in lines if line.startswith("Comment: ")]
+    return (comments or lines[-1:] or ["no output"])[0].removeprefix("Comment: ")
 
 
 def ask(names: Sequence[str], function: str, *arguments: str) -> dict[str, Any]:
@@ -329,17 +343,28 @@ def decide(config: Config) -> None:
         _remember(path, state)
         print(line)
         return
-    require_rolled_out(config)
     what = f"{config.role} {load.machines} -> {wanted}"
     print(f"{line}: {what}", flush=True)
-    stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
-    last = f"{what} at {stamp} ({load})"
+    with hold(config, what) as held:
+        # What was looked at may be over since.
+        if not held or read_count(config) != load.machines:
+            print("another run changes the deployment")
+            return
+        require_rolled_out(config)
+        _change(config, wanted, state, f"{what} at {_time(now)} ({load})")
+    print(f"done: {what}")
+
+
+def _change(config: Config, wanted: int, state: State, last: str) -> None:
     # Before the change: one that fails is not tried again before the cool-down has passed.
-    _remember(path, replace(state, changed=now, last=last + UNFINISHED))
-    hold(config, what)
+    path = Path(config.state)
+    _remember(path, replace(state, changed=time.time(), last=last + UNFINISHED))
     change(config, wanted)
     _remember(path, replace(state, changed=time.time(), last=last, cpu={}))
-    print(f"done: {what}")
+
+
+def _time(now: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
 
 
 def require_rolled_out(config: Config) -> None:
@@ -349,12 +374,27 @@ def require_rolled_out(config: Config) -> None:
         raise ScaleError("the tree on this master is not rolled out yet: stackctl up")
 
 
-def hold(config: Config, task: str) -> None:
-    """Say in the files of the locks, which flock(1) holds, who holds them (stackctl's locks.py)."""
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    who = {"who": "the Salt master", "pid": os.getpid(), "verb": "scale", "since": since}
-    for path in config.locks:
-        Path(path).write_text(json.dumps({**who, "task": task}))
+@contextmanager
+def hold(config: Config, task: str) -> Iterator[bool]:
+    """Take the locks, say in their files who has them, and yield whether they were free.
+
+    The programs that run meanwhile have them too, as long as they run.
+    """
+    who = {"who": "the Salt master", "pid": os.getpid(), "verb": "scale", "task": task}
+    with ExitStack() as stack:
+        files = [stack.enter_context(Path(path).open("a+")) for path in config.locks]
+        try:
+            for file in files:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        for file in files:
+            os.set_inheritable(file.fileno(), True)
+            file.truncate(0)
+            file.write(json.dumps({**who, "since": _time(time.time())}))
+            file.flush()
+        yield True
 
 
 def _remember(path: Path, state: State) -> None:
