@@ -36,6 +36,8 @@ LIMITS = web_queue.Limits(
 )
 STREAM = "/api/v2/dags/a/dagRuns/b/wait"
 TICK = 0.01
+WHOLE = {"type": "http.request", "body": b"", "more_body": False}
+SILENCE: Message = {}  # in place of a request whose body has not arrived
 
 
 class Client:
@@ -43,14 +45,18 @@ class Client:
 
     def __init__(self, bound: Any, path: str, *messages: Message) -> None:
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
-        for message in messages or ({"type": "http.request", "body": b"", "more_body": False},):
-            self._inbox.put_nowait(message)
+        for message in messages or (WHOLE,):
+            if message != SILENCE:
+                self._inbox.put_nowait(message)
         self.answer: list[Message] = []
         scope = {"type": "http", "path": path, "method": "GET", "headers": []}
         self.task = asyncio.ensure_future(bound(scope, self._inbox.get, self._send))
 
     async def _send(self, message: Message) -> None:
         self.answer.append(message)
+
+    def say(self, body: bytes) -> None:
+        self._inbox.put_nowait({**WHOLE, "body": body})
 
     def leave(self) -> None:
         self._inbox.put_nowait({"type": "http.disconnect"})
@@ -235,6 +241,35 @@ def test_body_that_was_read_in_the_queue_reaches_the_app() -> None:
     play(story)
 
 
+def test_body_that_arrives_after_the_queue_reaches_the_app() -> None:
+    async def story(app: App, ask: Callable[..., Client]) -> None:
+        ask("/a"), ask("/b")
+        slow = ask("/c", SILENCE)
+        await settle()
+        app.finish("/a")
+        await settle()
+        slow.say(b"late")
+        await settle()
+        assert app.bodies == [b"", b"", b"late"]
+
+    play(story)
+
+
+def test_request_that_ends_as_it_gets_its_place_gives_it_back() -> None:
+    async def story() -> None:
+        lane = web_queue.Lane(1, 1, 5)
+        silent: asyncio.Queue[Message] = asyncio.Queue()
+        await lane.enter(web_queue.Inbox(silent.get))
+        second = asyncio.ensure_future(lane.enter(web_queue.Inbox(silent.get)))
+        await settle()
+        lane.leave()
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        await asyncio.wait_for(lane.enter(web_queue.Inbox(silent.get)), 1)
+
+    asyncio.run(story())
+
+
 def test_failing_request_gives_its_place_back() -> None:
     async def story(app: App, ask: Callable[..., Client]) -> None:
         broken, _ = ask("/broken"), ask("/b")
@@ -273,6 +308,18 @@ def test_answer_in_time_is_left_alone() -> None:
         await client.task
         await asyncio.sleep(10 * TICK)
         assert [client.status, len(client.answer)] == [200, 2]
+
+    play(story, answer_seconds=5 * TICK)
+
+
+def test_answer_that_has_begun_in_time_is_left_alone() -> None:
+    async def story(app: App, ask: Callable[..., Client]) -> None:
+        stream = ask(STREAM)
+        await asyncio.sleep(10 * TICK)
+        assert [stream.status, len(stream.answer)] == [200, 1]
+        app.finish(STREAM)
+        await stream.task
+        assert len(stream.answer) == 2
 
     play(story, answer_seconds=5 * TICK)
 
@@ -335,6 +382,7 @@ def test_health_that_does_not_answer_is_refused_and_asked_once() -> None:
         second = ask(web_queue.HEALTH)
         await second.task
         assert [first.status, second.status] == [503, 503]
+        assert first.retry_after == 1
         assert app.inside == [web_queue.HEALTH]
 
     play(story, health_seconds=2 * TICK)

@@ -204,6 +204,14 @@ def test_loop_goes_on_while_the_database_does_not_answer(auth: Any) -> None:
     assert asyncio.run(story()) > 5
 
 
+def test_tokens_are_looked_up_one_after_the_other(auth: Any) -> None:
+    async def story() -> set[int]:
+        found = await asyncio.gather(*(auth.get_user_from_token("slow") for _ in range(3)))
+        return {thread for _, thread in found}
+
+    assert len(asyncio.run(story())) == 1
+
+
 @pytest.mark.parametrize("token", ["forged", "revoked", "orphan"])
 def test_token_that_is_not_valid_is_refused(auth: Any, token: str) -> None:
     with pytest.raises(InvalidTokenError):
