@@ -1,5 +1,5 @@
-# The Salt master can build Airflow's locked release, once for all web machines, and builds it in the
-# background when its archive is missing. `airflow.artefact` waits for that.
+# The Salt master can build Airflow's locked release, once for all web machines, and builds it in
+# the background when its archive is missing. `airflow.artefact` waits for that.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 

@@ -1,6 +1,6 @@
-# Airflow's locked release is unpacked from the archive that `airflow.artefact` has built on the Salt
-# master, and its static files are shared with those of the other releases. The running release stays
-# current.
+# Airflow's locked release is unpacked from the archive that `airflow.artefact` has built on the
+# Salt master, and its static files are shared with those of the other releases. The running release
+# stays current.
 
 airflow-packages:
   pkg.installed:

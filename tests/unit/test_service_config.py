@@ -173,10 +173,16 @@ AIRFLOW_FILES = [
     "/etc/systemd/system/airflow.service",
 ]
 
+# The same states bring nginx, in front of it.
+NGINX_FILES = {
+    "nginx-unit-loaded": ["/etc/systemd/system/nginx.service"],
+    "nginx-config-loaded": ["/etc/nginx/nginx.conf", "reload"],
+}
+
 
 def test_watched_files_are_compared(ask: Callable[..., Answers]) -> None:
     answers = ask("web-1", "airflow")
-    assert answers == Answers({"airflow-config-loaded": AIRFLOW_FILES})
+    assert answers == Answers({"airflow-config-loaded": AIRFLOW_FILES, **NGINX_FILES})
 
 
 def test_ninth_watched_file_is_compared(ask: Callable[..., Answers]) -> None:
@@ -191,7 +197,7 @@ extend:
         - file: planted-file
 """
     answers = ask("web-1", "airflow", planted)
-    assert answers.files == {"airflow-config-loaded": [*AIRFLOW_FILES, "/etc/airflow/planted.cfg"]}
+    assert answers.files["airflow-config-loaded"] == [*AIRFLOW_FILES, "/etc/airflow/planted.cfg"]
 
 
 def test_reload_comes_from_the_watching_service(ask: Callable[..., Answers]) -> None:
