@@ -7,13 +7,13 @@ postgres:
   owner: airflow_owner
   # The web app's role: it reads and writes rows.
   role: airflow
-  # What the sessions of that role begin with. Nobody waits for an answer longer
-  # than 14 s (salt/airflow/defaults.yaml); a change may take longer, but holds
-  # one of the few places of a web worker meanwhile.
+  # What the sessions of that role begin with. HAProxy gives a request up after
+  # timeout_server (salt/haproxy/defaults.yaml); less, so that the app can still
+  # say what failed, and no statement goes on for nobody.
   role_settings:
-    statement_timeout: 30s
+    statement_timeout: 14s
     # Less, so that the log names the lock and not the statement that waits.
-    lock_timeout: 10s
+    lock_timeout: 5s
     # Between two statements a request computes; a dead one keeps its locks, and
     # keeps autovacuum from removing rows.
     idle_in_transaction_session_timeout: 30s

@@ -236,7 +236,8 @@ def _haproxy(root: Path, role: Role) -> Iterator[str]:
         if row["svname"] in ("FRONTEND", "BACKEND"):
             continue
         server = f"HAProxy's server {row['pxname']}/{row['svname']}"
-        if row["status"].startswith(("MAINT", "DRAIN")):
+        # `via`: it follows another server, which is told.
+        if row["status"].startswith(("MAINT", "DRAIN")) and " (via " not in row["status"]:
             yield f"{server} is {row['status']}, set by hand"
         if limits and row["slim"] not in limits:
             yield f"{server} has maxconn {row['slim'] or 'unset'}, set by hand"

@@ -2,8 +2,14 @@
 # restarted, when they change. The web machines come from the Salt mine: `mine.update` after one was
 # added or removed. Watch: haproxy-reload.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
+{% import_yaml 'haproxy/pages.yaml' as answers %}
+{% import_yaml 'airflow/defaults.yaml' as app %}
 {% set haproxy = salt['pillar.get']('haproxy', defaults.haproxy, merge=True) %}
 {% set server = pillar['roles']['lb'] %}
+{% set airflow = salt['pillar.get']('airflow', app.airflow, merge=True) %}
+{% set site = pillar['settings']['base_url'].partition('://')[2].partition('/')[0] %}
+{% set hsts = {'Strict-Transport-Security': 'max-age=%d' % haproxy.hsts_seconds} %}
+{% set headers = dict(haproxy.headers, **hsts) %}
 {% set tls = pillar['secrets']['edge-tls'] %}
 
 include:
@@ -28,13 +34,24 @@ haproxy-certificate:
     - require:
       - pkg: haproxy-package
 
-haproxy-unavailable-page:
+{% for status, page in answers.pages.items() %}
+haproxy-page-{{ status }}:
   file.managed:
-    - name: /etc/haproxy/errors/unavailable.http
-    - source: salt://haproxy/files/unavailable.http
+    - name: /etc/haproxy/errors/{{ status }}.http
+    - source: salt://haproxy/files/page.http.j2
+    - template: jinja
     - mode: '0644'
+    - context:
+        status: {{ status }}
+        page: {{ page | json }}
+        headers: {{ headers | json }}
     - require:
       - pkg: haproxy-package
+    - require_in:
+      - file: haproxy-config
+    - watch_in:
+      - service: haproxy-reload
+{% endfor %}
 
 haproxy-config:
   file.managed:
@@ -47,6 +64,11 @@ haproxy-config:
     - context:
         haproxy: {{ haproxy | json }}
         base_url: {{ pillar['settings']['base_url'] | json }}
+        netloc: {{ site | json }}
+        host: {{ (site.rpartition(':')[0] or site) | json }}
+        pages: {{ answers.pages.keys() | list | json }}
+        headers: {{ headers | json }}
+        slots: {{ airflow.workers * airflow.get('requests_per_worker', 4) }}
         certificate: {{ server.certificate.path }}
         web: {{ salt['machines.addresses']('web') | json }}
         check: {{ pillar['roles']['web']['check'] | json }}
@@ -56,7 +78,13 @@ haproxy-config:
           airflow: {{ pillar['endpoints']['airflow']['port'] | json }}
     - require:
       - file: haproxy-certificate
-      - file: haproxy-unavailable-page
+
+# Of earlier releases.
+haproxy-old-page:
+  file.absent:
+    - name: /etc/haproxy/errors/unavailable.http
+    - require:
+      - file: haproxy-config
 
 haproxy-unit:
   file.managed:
@@ -96,4 +124,3 @@ haproxy-reload:
       - service_config: haproxy-config-loaded
       - file: haproxy-config
       - file: haproxy-certificate
-      - file: haproxy-unavailable-page

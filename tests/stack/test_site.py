@@ -208,11 +208,11 @@ def _login_limit(stack: Stack) -> tuple[int, int]:
 
 def _log_in_without(stack: Stack, machine: str) -> int:
     """Return how a wrong password is answered while a web machine gets no requests."""
-    stack.sh("lb-1", _haproxy(f"set server web/{machine} state maint"))
+    stack.sh("lb-1", _haproxy(f"set server app/{machine} state maint"))
     try:
         return Visitor(stack).log_in("wrong")[0]
     finally:
-        stack.sh("lb-1", _haproxy(f"set server web/{machine} state ready"))
+        stack.sh("lb-1", _haproxy(f"set server app/{machine} state ready"))
 
 
 def _haproxy(command: str) -> str:

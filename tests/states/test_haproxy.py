@@ -2,57 +2,38 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import pytest
 import yaml
 
-from harness import Fleet, Machine, changed, failed
+from harness import SUBNET, Fleet, Machine, address_plan, changed, failed
 from plainpillar import BASE_URL, DEPLOYMENT, ROOT
 from waiting import until
 
-# A web app that answers health checks and returns the headers that it received.
-STUB = """
-import http.server, json, time
-
-class Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 256
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/slow":
-            time.sleep(1)
-        if self.path.startswith("/broken"):
-            return self.send_error(500)
-        body = {"metadatabase": {"status": "healthy"}, "headers": dict(self.headers)}
-        data = json.dumps(body, separators=(",", ":")).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-    do_POST = do_GET
-    def log_message(self, *_):
-        pass
-
-Server(("", 8080), Handler).serve_forever()
-"""
+FAKE = (ROOT / "tests/support/fakeweb.py").read_text()
 ASK = r"""
 import http.client, json, ssl
 
-def ask(method="GET", path="/", tls=True, headers={}):
+HOST = {"Host": "airflow.example.com"}
+
+def ask(method="GET", path="/", tls=True, headers={}, body=None):
     context = ssl.create_default_context(cadata=ca)
     cls = http.client.HTTPSConnection if tls else http.client.HTTPConnection
-    connection = cls("lb-1", timeout=10, **({"context": context} if tls else {}))
-    connection.request(method, path, headers=headers)
+    connection = cls("lb-1", timeout=60, **({"context": context} if tls else {}))
+    connection.request(method, path, body, HOST | headers)
     answer = connection.getresponse()
     headers = dict(answer.getheaders())
     return {"status": answer.status, "headers": headers, "body": answer.read().decode()}
 """
 SIZES = yaml.safe_load((ROOT / "salt/haproxy/defaults.yaml").read_text())["haproxy"]
 LIMITS = DEPLOYMENT.base_pillar("haproxy")
+HEALTH = "/api/v2/monitor/health"
 # The values precede it, where no `from __future__` may stand.
 FLOOD = (ROOT / "tests/support/flood.py").read_text().partition("from __future__")[2]
 FLOOD = FLOOD.partition("\n")[2]
@@ -67,7 +48,37 @@ while not stop.exists() and time.monotonic() < deadline:
     time.sleep(0.05)
 result = len(opened)
 """
+# Clients that ask again as soon as they have an answer: [status or error, seconds] of each.
+LOAD = """
+import threading, time
+result, lock = [], threading.Lock()
+
+def client(end, connection=None):
+    while time.monotonic() < end:
+        began = time.monotonic()
+        try:
+            if connection is None:
+                context = ssl.create_default_context(cadata=ca)
+                connection = http.client.HTTPSConnection("lb-1", timeout=60, context=context)
+            connection.request(method, path, "x" if method == "POST" else None, HOST)
+            answer = connection.getresponse()
+            answer.read()
+            found = answer.status
+        except (OSError, http.client.HTTPException) as error:
+            found, connection = repr(error), None
+        with lock:
+            result.append([found, time.monotonic() - began])
+
+end = time.monotonic() + seconds
+threads = [threading.Thread(target=client, args=[end]) for _ in range(clients)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
 READY, STOP = "/run/flood-ready", "/run/flood-stop"
+# The backends whose servers have a state of their own.
+CHECKED = ("app", "static")
+BACKENDS = (*CHECKED, "health", "uploads", "streams")
+SECURITY = (*LIMITS["headers"], "Strict-Transport-Security", "X-Request-ID")
 Ask = Callable[[str], object]
 Attack = Callable[..., AbstractContextManager[None]]
 
@@ -77,8 +88,8 @@ def web(fleet: Fleet) -> Machine:
     """A client, which also runs the web app that returns its headers."""
     machine = fleet.machine("web-2")
     assert not [s for s in machine.apply("base").values() if s["result"] is False]
-    machine.put("/opt/stub.py", STUB)
-    machine.run("systemd-run", "--unit=stub", "/opt/salt/bin/python", "/opt/stub.py")
+    machine.put("/opt/fakeweb.py", FAKE)
+    _start_fake(machine, "stub", machine.address)
     return machine
 
 
@@ -91,14 +102,8 @@ def edge(web: Machine, converged: Callable[[str], Machine]) -> Machine:
 @pytest.fixture(autouse=True)
 def _only_web_2(edge: Machine) -> None:
     """Take web-1 out, on which another test's Airflow may run; a reload brings it back."""
-    drain = """
-        import socket
-        with socket.socket(socket.AF_UNIX) as admin:
-            admin.connect("/run/haproxy/admin.sock")
-            admin.sendall(b"set server web/web-1 state maint\\n")
-            result = admin.recv(1024).decode().strip()
-    """
-    assert edge.python(drain) == ""
+    for backend in CHECKED:
+        _admin(edge, f"set server {backend}/web-1 state maint")
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +211,7 @@ def test_unavailable_page_is_shown_until_web_returns(
         lambda: "not available right now" in str(ask("ask()['body']")),
         "the page for an unavailable site",
     )
-    web.run("systemd-run", "--unit=stub", "/opt/salt/bin/python", "/opt/stub.py")
+    _start_fake(web, "stub", web.address)
     until(lambda: ask("ask()['status']") == 200, "the site is back")
 
 
@@ -240,7 +245,7 @@ def test_many_streams_leave_memory_and_other_clients_alone(
 ) -> None:
     """One address asks for half a minute of the web machine: 2000 requests of a second each."""
     before = _worker(edge)
-    with attack("/slow", connections=63, streams=32):
+    with attack("/sleep/1000", connections=63, streams=32):
         assert ask("ask()['status']") == 200  # within its 10 seconds
         assert _held_mib(edge) < SIZES["memory_megabytes"]
     assert _worker(edge) == before
@@ -250,7 +255,7 @@ def test_rapid_resets_leave_memory_and_other_clients_alone(
     edge: Machine, ask: Ask, attack: Attack
 ) -> None:
     before = _worker(edge)
-    with attack("/slow", connections=20, streams=1000, cancel=True):
+    with attack("/sleep/1000", connections=20, streams=1000, cancel=True):
         assert ask("ask()['status']") == 200  # within its 10 seconds
         assert _held_mib(edge) < SIZES["memory_megabytes"]
     assert _worker(edge) == before
@@ -306,6 +311,260 @@ def test_service_restarts_with_a_changed_unit(fleet: Fleet, edge: Machine) -> No
     assert _worker(edge) != before
     test_memory_has_a_hard_limit(edge)
     fleet.assert_idempotent(edge)
+
+
+def test_other_name_is_sent_to_the_site(ask: Ask) -> None:
+    """The machine's health alone is told under any name."""
+    for name in ("evil.example", "evil.example:443", "airflow.example.com.evil.example", ""):
+        answer = ask(f"ask(path='/dags?x=1', headers={{'Host': {name!r}}})")
+        assert isinstance(answer, dict)
+        assert (answer["status"], answer["headers"]["location"]) == (308, f"{BASE_URL}/dags?x=1")
+        assert "evil" not in str(answer)
+        assert ask(f"ask(path={HEALTH!r}, headers={{'Host': {name!r}}})['status']") == 200
+    answer = str(ask("ask(path='/x', headers={'Host': 'AIRFLOW.example.com:8443'})['body']"))
+    assert '"host":"airflow.example.com","' in answer
+    assert "8443" not in answer
+
+
+def test_own_answers_have_all_headers(ask: Ask) -> None:
+    """The page of the site, redirects, and refusals."""
+    asked = {
+        200: "ask()",
+        301: "ask(tls=False)",
+        308: "ask(headers={'Host': 'x'})",
+        400: "ask(path='/%zz')",
+        404: "ask(path='/execution')",
+        413: "ask('POST', body=b'x' * 9_000_000)",
+        429: "[ask('POST', '/auth/token') for _ in range(7)][-1]",
+        502: "ask('POST', '/vanish')",
+    }
+    seen = set()
+    for status, expression in asked.items():
+        answer = ask(expression)
+        assert isinstance(answer, dict)
+        headers = {name.lower(): value for name, value in answer["headers"].items()}
+        assert answer["status"] == status
+        assert {name.lower() for name in SECURITY} <= set(headers), status
+        assert "server" not in headers
+        seen.add(headers["x-request-id"])
+        if status >= 400:
+            assert "<h1>" in answer["body"], status
+    assert len(seen) == len(asked)
+
+
+def test_bodies_have_a_limit(ask: Ask, web: Machine) -> None:
+    """An import of 5 MB passes, more than 8 MB does not, and a refusal by the app arrives."""
+    assert ask("ask('POST', '/x', body=b'x' * 5_000_000)['status']") == 200
+    assert ask("ask('POST', '/x', body=b'x' * 9_000_000)['status']") == 413
+    assert ask("ask('POST', '/x', body=iter([b'x' * 9_000] * 3))['status']") == 200  # chunked
+    web.run("truncate", "-s", "9000000", "/run/large")
+    for version in ("--http1.1", "--http2"):
+        # From standard input curl sends chunks.
+        for upload in ("-T /run/large -X POST https://lb-1/x", "-T - -X POST https://lb-1/early"):
+            command = (
+                f"curl -sk {version} -o /dev/null -w '%{{http_code}}' -H 'Expect:'"
+                f" -H 'Host: airflow.example.com' {upload} </run/large"
+            )
+            assert web.run("sh", "-c", command).stdout == "413", (version, upload)
+
+
+def test_slow_senders_hold_no_slot(ask: Ask) -> None:
+    """More requests than the web machine takes, whose bodies do not come; a read is answered."""
+    hold = """(
+        lambda held: (ask()["status"], [c.send(b"x") for c in held] and None)
+    )([
+        (c := http.client.HTTPSConnection("lb-1", context=ssl.create_default_context(cadata=ca)),
+         c.putrequest("POST", "/x", skip_host=True), c.putheader("Host", HOST["Host"]),
+         c.putheader("Content-Length", size), c.endheaders())[0]
+        for size in ["90"] * 30 + ["900000"] * UPLOADS
+    ])[0]""".replace("UPLOADS", str(SIZES["uploads_per_address"]))
+    assert ask(hold.strip()) == 200
+    until(lambda: ask("ask('POST', body=b'x' * 90_000)['status']") == 200, "uploads are free again")
+
+
+def test_uploads_of_one_address_are_limited(ask: Ask) -> None:
+    """They leave slots for others, and other requests of the address are answered."""
+    tried = ask(
+        "(lambda held: [ask('POST', body=b'x' * 90_000)['status'], ask()['status']])(["
+        "(c := http.client.HTTPSConnection('lb-1', context=ssl.create_default_context(cadata=ca)),"
+        " c.putrequest('POST', '/x', skip_host=True), c.putheader('Host', HOST['Host']),"
+        " c.putheader('Content-Length', '90000'), c.endheaders())[0]"
+        f" for _ in range({SIZES['uploads_per_address']})])"
+    )
+    assert tried == [429, 200]
+    assert SIZES["uploads_per_address"] < SIZES["uploads"]
+
+
+def test_long_queue_of_one_address_delays_nobody_else(ask: Ask, attack: Attack) -> None:
+    """Only its first ones are before others. When it gives up, its requests leave the queue."""
+    with attack("/sleep/500", connections=20, streams=25):
+        for path in ("/", HEALTH, "/static/x.js", "/auth/login/"):
+            assert ask(f"ask(path={path!r})['status']") == 200, path
+    assert ask("ask(path='/sleep/1')['status']") == 200
+
+
+def test_long_queue_is_refused_honestly(fleet: Fleet, web: Machine, ask: Ask) -> None:
+    """Who would wait longer than people do is told so soon, and the others are answered."""
+    values = {"method": "GET", "path": "/sleep/1000", "seconds": 6, "clients": 200}
+    answers = web.python(ASK + LOAD, ca=fleet.pillar.ca_certificate, **values)
+    assert {status for status, _ in answers} == {200, 503}
+    assert min(seconds for status, seconds in answers if status == 503) < 3
+    assert max(seconds for _, seconds in answers) < SIZES["queue_seconds"] + 3
+
+
+@pytest.fixture
+def pair(web: Machine, edge: Machine) -> Iterator[str]:
+    """A second web machine, with an address of its own on the first one; its systemd unit."""
+    address = str(SUBNET[-2])
+    web.run("ip", "address", "add", f"{address}/{SUBNET.prefixlen}", "dev", "eth0")
+    _start_fake(web, "second", address)
+    for backend in BACKENDS:
+        _admin(edge, f"set server {backend}/web-1 addr {address} port 8080")
+        if backend in CHECKED:
+            _admin(edge, f"set server {backend}/web-1 state ready")
+    until(lambda: _state(edge, "app/web-1") == "UP", "the second machine serves")
+    yield "second"
+    edge.run("nft", "delete", "table", "ip", "cut")
+    web.run("systemctl", "kill", "-s", "KILL", "second")
+    for backend in BACKENDS:
+        _admin(edge, f"set server {backend}/web-1 addr {address_plan()['web-1']} port 8080")
+        if backend in CHECKED:
+            _admin(edge, f"set server {backend}/web-1 state maint")
+
+
+def _harm(harm: str, web: Machine, edge: Machine) -> None:
+    """Lose the second web machine in one of these ways."""
+    if harm == "cut off":
+        chain = "add table ip cut; add chain ip cut out { type filter hook output priority 0; }"
+        edge.run("nft", chain)
+        edge.run("nft", f"add rule ip cut out ip daddr {SUBNET[-2]} drop")
+    else:
+        web.run("systemctl", "kill", "-s", {"killed": "KILL", "frozen": "STOP"}[harm], "second")
+
+
+@pytest.mark.parametrize("harm", ["killed", "frozen", "cut off"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_machine_is_lost_under_load(
+    fleet: Fleet, web: Machine, edge: Machine, pair: str, harm: str, method: str
+) -> None:
+    """Every read is answered in time by the other machine. A write is never done twice."""
+    values = {"method": method, "path": "/sleep/50", "seconds": 10, "clients": 16}
+    web.run("sh", "-c", "truncate -s 0 /run/stub.seen /run/second.seen")
+    with ThreadPoolExecutor(1) as pool:
+        ca = fleet.pillar.ca_certificate
+        load = pool.submit(web.python, ASK + LOAD, ca=ca, **values)
+        seen = "grep -c sleep /run/second.seen"
+        until(lambda: int(web.run("sh", "-c", seen).stdout or 0) > 20, "both machines serve")
+        _harm(harm, web, edge)
+        answers = load.result()
+    found = {status for status, _ in answers}
+    assert found == {200} if method == "GET" else found <= {200, 502}, found
+    assert max(seconds for _, seconds in answers) <= 5
+    assert _state(edge, "app/web-1").startswith("DOWN")
+    if method == "POST":
+        lines = web.run("sh", "-c", "cat /run/stub.seen /run/second.seen").stdout.splitlines()
+        writes = [line for line in lines if line.startswith("POST")]
+        assert len(writes) == len(set(writes))
+
+
+def test_connections_that_close_silently_lose_no_request(
+    fleet: Fleet, web: Machine, ask: Ask
+) -> None:
+    """The app's side ends after each answer and does not say so before."""
+    for method in ("GET", "POST"):
+        for path in ("/closing", "/static/closing"):
+            values = {"method": method, "path": path, "seconds": 2, "clients": 16}
+            answers = web.python(ASK + LOAD, ca=fleet.pillar.ca_certificate, **values)
+            assert {status for status, _ in answers} == {200}, (method, path)
+    assert ask("[ask('POST', '/vanish')['status'] for _ in range(3)]") == [502] * 3
+
+
+def test_quiet_answers(web: Machine, ask: Ask) -> None:
+    """The end of a DAG's run is waited for; another late answer is given up after one try."""
+    with ThreadPoolExecutor(1) as pool:
+        path = "/api/v2/dags/a/dagRuns/b/wait?interval=70"
+        quiet = pool.submit(ask, f"ask(path={path!r})['status']")
+        assert ask("ask(path='/sleep/20000')['status']") == 504
+        assert quiet.result() == 200
+    assert web.run("grep", "-c", "/sleep/20000", "/run/stub.seen").stdout.strip() == "1"
+
+
+def test_stopped_site_serves_at_once_when_it_goes_on(
+    fleet: Fleet, web: Machine, edge: Machine, pair: str
+) -> None:
+    """As with a database that stands still; nobody waits for long."""
+    values = {"method": "GET", "path": "/sleep/50", "seconds": 16, "clients": 16}
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(web.python, ASK + LOAD, ca=fleet.pillar.ca_certificate, **values)
+        for signal, state, seconds in (("STOP", "DOWN", 10), ("CONT", "UP", 3)):
+            for unit in ("stub", pair):
+                web.run("systemctl", "kill", "-s", signal, unit)
+            until(partial(_are, edge, state), f"both are {state}", seconds)
+        answers = load.result()
+    assert {status for status, _ in answers} <= {200, 503}
+    assert max(seconds for _, seconds in answers) < 15
+
+
+def test_slow_check_takes_no_machine_out(web: Machine, edge: Machine, ask: Ask) -> None:
+    """A machine that is short of CPU answers after a second."""
+    web.run("sh", "-c", "echo 1 > /run/stub.delay")
+    before = _log(edge).count("is DOWN")
+    try:
+        until(lambda: _duration(edge, "app/web-2") >= 900, "a check took long")
+        assert ask("ask()['status']") == 200
+    finally:
+        web.run("rm", "/run/stub.delay")
+    assert _log(edge).count("is DOWN") == before
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_tls_sessions_are_resumed(web: Machine, ask: Ask, version: str) -> None:
+    command = (
+        f"connect='openssl s_client {version} -connect lb-1:443';"
+        " (sleep 1; echo) | $connect -sess_out /run/tls >/dev/null 2>&1;"
+        " $connect -sess_in /run/tls </dev/null 2>&1"
+    )
+    assert "Reused, TLS" in web.run("sh", "-c", command).stdout
+
+
+def _start_fake(machine: Machine, unit: str, address: str) -> None:
+    """Start a fake web machine as a systemd unit of this name."""
+    fake = ("/opt/salt/bin/python", "/opt/fakeweb.py", address, f"/run/{unit}.seen")
+    started = machine.run("systemd-run", "--collect", f"--unit={unit}", *fake)
+    assert started.returncode == 0, started.stderr
+
+
+def _admin(edge: Machine, command: str) -> str:
+    """Send a command to HAProxy's socket; return the answer."""
+    send = """
+        import socket
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.connect("/run/haproxy/admin.sock")
+            admin.sendall(command.encode() + b"\\n")
+            with admin.makefile() as answer:
+                result = answer.read().strip()
+    """
+    return str(edge.python(send, command=command))
+
+
+def _server(edge: Machine, name: str) -> dict[str, str]:
+    """Return the statistics of `backend/server`."""
+    backend, _, server = name.partition("/")
+    rows = csv.DictReader(_admin(edge, "show stat").removeprefix("# ").splitlines())
+    return next(row for row in rows if (row["pxname"], row["svname"]) == (backend, server))
+
+
+def _state(edge: Machine, name: str) -> str:
+    return _server(edge, name)["status"]
+
+
+def _are(edge: Machine, state: str) -> bool:
+    """Return whether both web machines are in this state."""
+    return {_state(edge, f"app/{name}").split()[0] for name in ("web-1", "web-2")} == {state}
+
+
+def _duration(edge: Machine, name: str) -> int:
+    return int(_server(edge, name)["check_duration"] or 0)
 
 
 def _worker(edge: Machine) -> str:

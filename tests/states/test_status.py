@@ -59,19 +59,19 @@ def test_serving_machine_has_no_problem(machines: dict[str, Machine], minion_id:
     else:
         assert found["certificate_end"] == ""
     if minion_id == "lb-1":  # another test may have disabled it
-        haproxy(machine, "set server web/web-1 state ready")
+        haproxy(machine, "set server app/web-1 state ready")
         found = status(machine)
     assert (found["drift"], found["outdated"], found["reboot_required"]) == ([], [], False)
 
 
 def test_machine_that_is_disabled_at_the_edge_is_told(machines: dict[str, Machine]) -> None:
     edge = machines["lb-1"]
-    haproxy(edge, "set server web/web-1 state maint")
+    haproxy(edge, "set server app/web-1 state maint")
     try:
         found = status(edge)
     finally:
-        haproxy(edge, "set server web/web-1 state ready")
-    assert found["drift"] == ["HAProxy's server web/web-1 is MAINT, set by hand"]
+        haproxy(edge, "set server app/web-1 state ready")
+    assert found["drift"] == ["HAProxy's server app/web-1 is MAINT, set by hand"]
 
 
 def test_settings_of_postgres_by_hand_are_told(machines: dict[str, Machine]) -> None:

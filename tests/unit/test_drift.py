@@ -244,7 +244,8 @@ def haproxy(machine: Machine) -> Callable[..., list[str]]:
 def test_haproxy(haproxy: Callable[..., list[str]]) -> None:
     limits = [("edge", "FRONTEND", "OPEN", "9"), ("web", "BACKEND", "UP", "3")]
     assert haproxy(*limits, ("web", "a", "UP", "20"), ("web", "b", "DOWN 1/2", "20")) == []
-    assert haproxy(("web", "a", "MAINT", "20"), ("web", "b", "DRAIN", "7")) == [
+    followers = [("uploads", "a", "MAINT (via web/a)", "20")]
+    assert haproxy(*followers, ("web", "a", "MAINT", "20"), ("web", "b", "DRAIN", "7")) == [
         "HAProxy's server web/a is MAINT, set by hand",
         "HAProxy's server web/b is DRAIN, set by hand",
         "HAProxy's server web/b has maxconn 7, set by hand",

@@ -29,7 +29,7 @@ POSTGRES_SHARED = 16  # beside shared_buffers
 CONNECTION = 4  # of PostgreSQL, after every page of Airflow
 REDIS_CONNECTION = 1 / 16  # its TLS, which maxmemory does not count
 FRAGMENTATION = 1.05  # of Redis
-EDGE_KERNEL = 100  # the same as KERNEL, with the buffers of 4000 connections
+EDGE_KERNEL = 130  # the same as KERNEL, with the buffers of 5200 connections
 EDGE_CONNECTION, EDGE_STREAM = 30 / 1024, 35 / 1024  # of HAProxy
 NGINX, NGINX_HEADERS = 8, 16  # MiB of its processes; KiB of a request's headers
 # Of a disk, in MB.
@@ -168,14 +168,17 @@ def test_haproxy_fits_its_machine_during_a_reload() -> None:
     assert SYSTEM + EDGE_KERNEL + 2 * sizes("haproxy")["memory_megabytes"] <= MACHINE
 
 
-def test_haproxy_survives_the_requests_that_one_address_may_have() -> None:
-    haproxy = sizes("haproxy")
-    needed = (
-        haproxy["maxconn"] * EDGE_CONNECTION
-        + haproxy["cache_megabytes"]
-        + haproxy["requests_per_address"] * EDGE_STREAM
+def edge_memory(haproxy: dict[str, Any]) -> float:
+    """Return what one process holds: every connection, and a full queue, in MiB."""
+    return float(
+        haproxy["maxconn"] * EDGE_CONNECTION + haproxy["queue_connections"] * 2 * EDGE_STREAM
     )
-    assert needed <= haproxy["memory_megabytes"]
+
+
+def test_haproxy_survives_a_full_queue() -> None:
+    haproxy = sizes("haproxy")
+    assert edge_memory(haproxy) <= haproxy["memory_megabytes"]
+    assert haproxy["requests_per_address"] < haproxy["queue_connections"]
     assert haproxy["connections_per_address"] <= haproxy["maxconn"] / 10
 
 
@@ -272,3 +275,11 @@ def test_master_launches_many_machines_within_its_memory() -> None:
 
 def test_twenty_launches_at_once_are_refused() -> None:
     assert master_memory(master_sizes() | {"pool_size": 20}) > MACHINE
+def test_longer_queue_of_haproxy_is_refused() -> None:
+    haproxy = sizes("haproxy") | {"queue_connections": 3000}
+    assert edge_memory(haproxy) > haproxy["memory_megabytes"]
+
+
+def test_haproxy_takes_a_lost_machine_out_within_five_seconds() -> None:
+    """Then its requests are tried elsewhere; the intervals are those of haproxy.cfg.j2."""
+    assert 1 + 0.5 + 2 * sizes("haproxy")["check_milliseconds"] / 1000 <= 4.5

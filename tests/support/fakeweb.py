@@ -1,0 +1,83 @@
+"""A web machine that misbehaves as the path of a request says: `fakeweb.py ADDRESS FILE`.
+
+It listens on port 8080 of the address, and appends `method path id` of each request to the file. It
+runs on a machine, so it needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+Headers = dict[str, str]
+
+
+async def read_body(reader: asyncio.StreamReader, headers: Headers) -> None:
+    """Read the body of a request."""
+    if headers.get("transfer-encoding") != "chunked":
+        await reader.readexactly(int(headers.get("content-length", 0)))
+        return
+    while size := int(await reader.readline(), 16):
+        await reader.readexactly(size + 2)
+    await reader.readline()
+
+
+async def body_for(words: list[str], headers: Headers) -> bytes:
+    """Return the body of an answer, after the time that the path asks for."""
+    if words[0] == "sleep":
+        await asyncio.sleep(int(words[1]) / 1000)
+    if words[-1] == "wait":
+        await asyncio.sleep(35)
+    answer = {"metadatabase": {"status": "healthy"}, "headers": headers}
+    return json.dumps(answer, separators=(",", ":")).encode()
+
+
+def check_delay(path: Path) -> float:
+    """Return how many seconds an answer to a check takes: what a file says."""
+    return float(path.read_text()) if path.exists() else 0
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Path) -> None:
+    """Answer the requests of a connection."""
+    try:
+        while line := await reader.readline():
+            method, path, _ = line.decode().split()
+            headers = {}
+            while (line := await reader.readline()).strip():
+                name, _, value = line.decode().partition(":")
+                headers[name.lower()] = value.strip()
+            with seen.open("a") as file:
+                file.write(f"{method} {path} {headers.get('x-request-id')}\n")
+            words = path.partition("?")[0].strip("/").split("/")
+            if words[0] == "vanish":  # the request is read, and nobody answers
+                break
+            status = 500 if words[0] == "broken" else 413 if words[0] == "early" else 200
+            if words[0] != "early":
+                await read_body(reader, headers)
+            if words[-1] == "health":
+                await asyncio.sleep(check_delay(seen.with_suffix(".delay")))
+            body = await body_for(words, headers)
+            head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+            if words[0] in ("closing", "early"):  # without saying so in the answer
+                break
+    except (OSError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.close()
+
+
+async def main(address: str, seen: Path) -> None:
+    """Serve until the end of the process."""
+    server = await asyncio.start_server(
+        lambda reader, writer: serve(reader, writer, seen), address, 8080, backlog=512
+    )
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).touch()
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
