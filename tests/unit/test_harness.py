@@ -52,16 +52,16 @@ def test_machine_that_did_not_boot_says_so_to_every_test() -> None:
     fleet = Broken(Container("salt-minion: key refused"))
     for _ in range(2):
         with pytest.raises(AssertionError) as caught:
-            fleet.machine("web-1")
-        assert "the minion of web-1 has not connected" in str(caught.value)
+            fleet.machine("redis-1")
+        assert "the minion of redis-1 has not connected" in str(caught.value)
         assert "salt-minion: key refused" in str(caught.value)
     assert fleet.boots == 1
 
 
 def test_lost_journal_does_not_hide_the_cause() -> None:
     with pytest.raises(AssertionError) as caught:
-        Broken(None).machine("web-1")
-    assert "the minion of web-1 has not connected" in str(caught.value)
+        Broken(None).machine("redis-1")
+    assert "the minion of redis-1 has not connected" in str(caught.value)
     assert "its journal is lost" in str(caught.value)
 
 

@@ -27,6 +27,9 @@ def make_checkout(folder: Path) -> Path:
     """Make a folder that stackctl accepts as a checkout, with the production map and pillar."""
     for part in ("cloud.maps.d", "pillar/base"):
         shutil.copytree(ROOT / part, folder / part)
+    sizes = Path("salt/_modules/web_sizes.py")
+    (folder / sizes).parent.mkdir(parents=True)
+    shutil.copy(ROOT / sizes, folder / sizes)
     (folder / "pyproject.toml").touch()
     return folder
 

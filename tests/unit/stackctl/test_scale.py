@@ -41,7 +41,7 @@ def deployment(deployment: Deployment) -> Deployment:
 
 def test_budget_uses_the_arithmetic_of_the_states(deployment: Deployment) -> None:
     modules = deployment.root / "salt/_modules"
-    modules.mkdir()
+    modules.mkdir(exist_ok=True)
     (modules / "web_sizes.py").write_text(
         "def connections(airflow):\n    return airflow['workers'] * 100\n"
     )

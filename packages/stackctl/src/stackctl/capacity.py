@@ -26,17 +26,13 @@ def connections(deployment: Deployment) -> int:
 
     The tree has the arithmetic, which the machines' states use too.
     """
-    airflow = sizes(deployment, "airflow")
     path = Path(deployment.root, "salt", "_modules", "web_sizes.py")
-    if not path.is_file():
-        of_worker = 2 * (int(airflow["pool_size"]) + int(airflow["max_overflow"]))
-        return int(airflow["workers"]) * of_worker
     spec = importlib.util.spec_from_file_location("web_sizes", path)
     if spec is None or spec.loader is None:
         raise ScaleError(f"{path} cannot be loaded.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return int(module.connections(airflow))
+    return int(module.connections(sizes(deployment, "airflow")))
 
 
 def refusal(deployment: Deployment, role: str, machines: int) -> str:
