@@ -215,6 +215,8 @@ def test_bodies_and_answers_fit_the_disk_of_a_web_machine() -> None:
 
 def test_archives_and_a_build_fit_the_disk_of_the_master() -> None:
     assert SYSTEM_DISK + 2 * RELEASE_DISK + 4 * ARCHIVE <= DISK
+
+
 def session_gigabytes(machines: int, anonymous_minutes: int) -> float:
     """Return what strangers can add to the database until their rows are removed."""
     seconds = (anonymous_minutes + CLEANING_MINUTES) * 60
@@ -275,6 +277,8 @@ def test_master_launches_many_machines_within_its_memory() -> None:
 
 def test_twenty_launches_at_once_are_refused() -> None:
     assert master_memory(master_sizes() | {"pool_size": 20}) > MACHINE
+
+
 def test_longer_queue_of_haproxy_is_refused() -> None:
     haproxy = sizes("haproxy") | {"queue_connections": 3000}
     assert edge_memory(haproxy) > haproxy["memory_megabytes"]

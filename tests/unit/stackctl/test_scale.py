@@ -40,9 +40,7 @@ def deployment(deployment: Deployment) -> Deployment:
 
 
 def test_budget_uses_the_arithmetic_of_the_states(deployment: Deployment) -> None:
-    modules = deployment.root / "salt/_modules"
-    modules.mkdir(exist_ok=True)
-    (modules / "web_sizes.py").write_text(
+    (deployment.root / "salt/_modules/web_sizes.py").write_text(
         "def connections(airflow):\n    return airflow['workers'] * 100\n"
     )
     with pytest.raises(ScaleError, match=r"2 machines .* may open 400 connections"):
