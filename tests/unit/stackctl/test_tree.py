@@ -60,7 +60,6 @@ def repository(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
     (checkout / ".gitignore").write_text("/.stack/\n/pillar/local/\n")
-    (checkout / "salt").mkdir()
     (checkout / "salt" / "top.sls").write_text("base: {}\n")
     git(checkout, "init", "--quiet")
     git(checkout, "add", ".")
