@@ -1,7 +1,7 @@
 """How many machines a role has: the settings of a deployment say it, within what its map allows.
 
 `settings:machines` gives a role either a number, or `minimum` and `maximum`. In the second case the
-Salt master changes the number between the two (salt/master/files/grow.py).
+Salt master changes the number between the two (salt/master/files/scale_machines.py).
 """
 
 from __future__ import annotations
