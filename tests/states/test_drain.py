@@ -52,20 +52,32 @@ result = connection.getresponse().status
 """
 
 
+MAINT = """
+import socket
+with socket.socket(socket.AF_UNIX) as admin:
+    admin.connect("/run/haproxy/admin.sock")
+    admin.sendall(f"set server {server} state maint\\n".encode())
+    result = admin.recv(4096).decode()
+"""
+
+
 @pytest.fixture(scope="module")
-def web(fleet: Fleet) -> Machine:
+def web(fleet: Fleet) -> Iterator[Machine]:
     """A client, which is also the web machine."""
     machine = fleet.machine("web-2")
     assert not [s for s in machine.apply("base").values() if s["result"] is False]
     machine.put("/opt/drain-stub.py", STUB)
     machine.run("systemd-run", "--unit=drain-stub", "/opt/salt/bin/python", "/opt/drain-stub.py")
-    return machine
+    yield machine
+    machine.run("systemctl", "stop", "drain-stub")
 
 
 @pytest.fixture(scope="module")
 def edge(web: Machine, converged: Callable[[str], Machine]) -> Iterator[Machine]:
     """The load balancer; a reload ends what this file has drained."""
     machine = converged("lb-1")
+    for backend in ("app", "static"):  # another test's Airflow may run there
+        machine.python(MAINT, server=f"{backend}/web-1")
     yield machine
     machine.run("systemctl", "reload", "haproxy")
 

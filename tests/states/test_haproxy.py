@@ -84,19 +84,22 @@ Attack = Callable[..., AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
-def web(fleet: Fleet) -> Machine:
+def web(fleet: Fleet) -> Iterator[Machine]:
     """A client, which also runs the web app that returns its headers."""
     machine = fleet.machine("web-2")
     assert not [s for s in machine.apply("base").values() if s["result"] is False]
     machine.put("/opt/fakeweb.py", FAKE)
     _start_fake(machine, "stub", machine.address)
-    return machine
+    yield machine
+    machine.run("systemctl", "stop", "stub")
 
 
 @pytest.fixture(scope="module")
-def edge(web: Machine, converged: Callable[[str], Machine]) -> Machine:
-    """The load balancer."""
-    return converged("lb-1")
+def edge(web: Machine, converged: Callable[[str], Machine]) -> Iterator[Machine]:
+    """The load balancer; a reload ends what this file has set by hand."""
+    machine = converged("lb-1")
+    yield machine
+    machine.run("systemctl", "reload", "haproxy")
 
 
 @pytest.fixture(autouse=True)

@@ -28,8 +28,8 @@ HEALTH = "/api/v2/monitor/health"
 FROZEN_SECONDS = 20
 LOAD_REQUESTS = int(os.environ.get("LOAD_REQUESTS", "1500"))
 # Read last by systemd, so it changes one setting of /etc/airflow/environment.
-DROP_IN = "/run/systemd/system/airflow.service.d/test.conf"
-OVERRIDE = "/run/airflow-test.env"
+DROP_IN = "/etc/systemd/system/airflow.service.d/zz-test.conf"
+OVERRIDE = "/etc/airflow-test.env"
 HELD = "/var/lib/airflow/held.json"
 
 web_sizes = load("_modules", "web_sizes")

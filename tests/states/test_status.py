@@ -58,8 +58,9 @@ def test_serving_machine_has_no_problem(machines: dict[str, Machine], minion_id:
         assert end > datetime.now(UTC).date() + timedelta(days=30)
     else:
         assert found["certificate_end"] == ""
-    if minion_id == "lb-1":  # another test may have disabled it
-        haproxy(machine, "set server app/web-1 state ready")
+    if minion_id == "lb-1":  # another test may have disabled them
+        for backend in ("app", "static"):
+            haproxy(machine, f"set server {backend}/web-1 state ready")
         found = status(machine)
     assert (found["drift"], found["outdated"], found["reboot_required"]) == ([], [], False)
 
