@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from harness import Fleet, Machine
+from plainpillar import BASE_URL
 from waiting import until
 
 GO = "/run/drain-go"
@@ -47,7 +49,7 @@ GET = """
 import http.client, ssl
 context = ssl.create_default_context(cadata=ca)
 connection = http.client.HTTPSConnection("lb-1", timeout=150, context=context)
-connection.request("GET", path)
+connection.request("GET", path, headers={"Host": host})
 result = connection.getresponse().status
 """
 
@@ -87,7 +89,8 @@ def get(fleet: Fleet, web: Machine, edge: Machine) -> Callable[[str], Any]:
     """`get('/path')`: the status that the site answers."""
 
     def ask(path: str) -> Any:
-        return web.python(GET, ca=fleet.pillar.ca_certificate, path=path)
+        values = {"ca": fleet.pillar.ca_certificate, "host": urlsplit(BASE_URL).hostname}
+        return web.python(GET, path=path, **values)
 
     until(lambda: edge.salt("edge.load")["up"] == 1, "the web machine is up")
     return ask
