@@ -278,8 +278,10 @@ def test_memory_has_a_hard_limit(edge: Machine) -> None:
 
 
 def test_service_is_in_its_chroot(edge: Machine) -> None:
-    root = edge.run("readlink", f"/proc/{_worker(edge)}/root")
-    assert root.stdout.strip() == "/var/lib/haproxy"
+    def root() -> str:  # the process of an earlier reload may end meanwhile
+        return str(edge.run("readlink", f"/proc/{_worker(edge)}/root").stdout).strip()
+
+    until(lambda: root() == "/var/lib/haproxy", "the process is in its chroot", seconds=10)
 
 
 def test_log_has_what_one_looks_for(edge: Machine, ask: Ask) -> None:
