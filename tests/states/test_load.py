@@ -139,11 +139,14 @@ def test_no_request_holds_more_connections_than_its_share(
 def test_memory_has_a_bound_and_its_renewal_fails_no_request(
     edge: Machine, web: Machine, password: str
 ) -> None:
-    """Workers leave at a size that they reach soon, and one at a time."""
+    """Workers leave after requests that they have served soon, and one at a time."""
     reading = "result = load([path] * 6, seconds)"
     seen: list[tuple[set[str], int]] = []
     answered: list[Answer] = []
-    with changed_settings(web, WEB_WORKER_MEGABYTES="100"), ThreadPoolExecutor(1) as pool:
+    with (
+        changed_settings(web, WEB_WORKER_REQUESTS=str(LOAD_REQUESTS // 4)),
+        ThreadPoolExecutor(1) as pool,
+    ):
         before = processes(web, "worker")
         while len(answered) < LOAD_REQUESTS:
             work = pool.submit(
