@@ -12,7 +12,7 @@ from typing import Any
 from salt.exceptions import CommandExecutionError
 
 # What one request holds at most: its own, and that of a session that Airflow opens inside. Measured
-# over the pages of the API and of FAB: tests/states/test_capacity.py.
+# over the pages of the API and of FAB: tests/states/test_load.py.
 PER_REQUEST = 2
 # The page of health, and the look-ups of tokens (salt/airflow/files/web_auth.py).
 BESIDE_REQUESTS = 2

@@ -38,7 +38,6 @@ FLAGS = (
     "disable-background-networking",
     "disable-component-update",
     "disable-sync",
-    "disable-extensions",
 )
 STATIC = ("/static/", "/auth/static/")
 
@@ -127,7 +126,7 @@ def _browser(base: str, profile: str) -> Iterator[webdriver.Chrome]:
         options.add_argument(f"--ignore-certificate-errors-spki-list={_key_hash(base)}")
     options.add_argument(f"--user-data-dir={profile}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    for flag in FLAGS:
+    for flag in (*FLAGS, "disable-extensions"):
         options.add_argument(f"--{flag}")
     driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
     try:

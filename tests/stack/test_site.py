@@ -18,6 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from bench.visit import FLAGS
 from stackctl.account import enter
 from stackctl.machines import ec2_client, list_machines
 from waiting import until
@@ -66,17 +67,7 @@ def browser() -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     options.set_capability("acceptInsecureCerts", True)  # the private CA; Visitor verifies it
-    for flag in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "window-size=1400,1000",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-    ):
+    for flag in FLAGS:
         options.add_argument(f"--{flag}")
     driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
     yield driver

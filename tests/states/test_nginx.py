@@ -264,18 +264,24 @@ result = [refused["headers"].get("retry-after"), allowed]
     assert site.python(flood) == ["10", 200]
 
 
-def test_web_app_is_told_the_client_by_the_edge_only(site: Site, web: Machine) -> None:
-    """Of what another program of the machine says, nothing is passed on."""
-    web.put(
-        "/root/listen.py",
-        """
-import os, socket, sys
+# A program that takes the place of the web app; the socket's own name comes back with `os.rename`.
+INSTEAD_OF_APP = """
+import os, socket, time
 path = "/run/airflow/web.sock"
 os.rename(path, path + ".app")
 server = socket.socket(socket.AF_UNIX)
 server.bind(path)
 os.chmod(path, 0o666)
 server.listen()
+"""
+
+
+def test_web_app_is_told_the_client_by_the_edge_only(site: Site, web: Machine) -> None:
+    """Of what another program of the machine says, nothing is passed on."""
+    web.put(
+        "/root/listen.py",
+        INSTEAD_OF_APP
+        + """
 print("ready", flush=True)
 for _ in range(2):
     connection, _ = server.accept()
@@ -320,14 +326,8 @@ os.rename(path + ".app", path)
 def test_stream_arrives_as_it_is_written(site: Site, web: Machine) -> None:
     web.put(
         "/root/stream.py",
-        """
-import os, socket, time
-path = "/run/airflow/web.sock"
-os.rename(path, path + ".app")
-server = socket.socket(socket.AF_UNIX)
-server.bind(path)
-os.chmod(path, 0o666)
-server.listen()
+        INSTEAD_OF_APP
+        + """
 connection, _ = server.accept()
 connection.recv(65536)
 connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Type: application/x-ndjson\\r\\n\\r\\n")

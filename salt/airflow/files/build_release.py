@@ -28,7 +28,7 @@ PYTHON = "/usr/bin/python3"
 SYSTEM_CAS = "/etc/ssl/certs/ca-certificates.crt"
 
 # Folder of URLs -> the folder in site-packages whose files Airflow, FAB's provider and
-# Flask-AppBuilder serve there. tests/states/test_airflow.py asks the web app for each file.
+# Flask-AppBuilder serve there. tests/states/test_nginx.py asks the web app for each file.
 STATIC = {
     "static": "airflow/ui/dist",
     "auth/static": "airflow/providers/fab/www/static",
