@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -38,13 +38,17 @@ FILL = (
 
 
 @pytest.fixture(scope="module")
-def postgres(converged: Callable[[str], Machine]) -> Machine:
-    """The server, with Airflow's tables that only grow."""
+def postgres(converged: Callable[[str], Machine]) -> Iterator[Machine]:
+    """The server, with tables like those of Airflow that only grow, while Airflow's are aside."""
     machine = converged("postgres-1")
-    sql(machine, "DROP TABLE IF EXISTS session, revoked_token, log")
+    names = ("session", "revoked_token", "log")
+    aside = "".join(f"ALTER TABLE IF EXISTS {name} SET SCHEMA aside;" for name in names)
+    back = "".join(f"ALTER TABLE IF EXISTS aside.{name} SET SCHEMA public;" for name in names)
+    sql(machine, f"CREATE SCHEMA aside; {aside}")
     clean(machine)  # before the first migration there are none
     sql(machine, TABLES)
-    return machine
+    yield machine
+    sql(machine, f"DROP TABLE {', '.join(names)}; {back} DROP SCHEMA aside")
 
 
 def sql(machine: Machine, text: str) -> str:
