@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -63,6 +64,10 @@ class InvalidTokenError(Exception):
     """PyJWT's."""
 
 
+class OperationalError(Exception):
+    """SQLAlchemy's."""
+
+
 class RevokedToken:
     """Airflow's."""
 
@@ -101,9 +106,32 @@ def worker(load: Load) -> ModuleType:
             "AirflowUvicornWorker": type("AirflowUvicornWorker", (), {"CONFIG_KWARGS": {"a": 1}})
         },
         gunicorn__arbiter={"Arbiter": object},
+        sqlalchemy__event={"listen": object},
+        sqlalchemy__engine={"Engine": object, "ExceptionContext": object},
+        sqlalchemy__exc={"OperationalError": OperationalError},
         uvicorn__server={"Server": Server},
-        web_queue={"Bounded": object, "Limits": object},
+        web_queue={"Bounded": object, "Limits": object, "database": ContextVar("d", default=None)},
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "connection", "told"),
+    [
+        (OperationalError("no route"), None, [{"connected": False}]),
+        (OperationalError("timeout"), "a connection", [{"connected": True}]),
+        (ValueError("a bug"), None, []),
+    ],
+    ids=["no connection", "in a statement", "another error"],
+)
+def test_request_is_told_that_the_database_could_not_be_asked(
+    worker: ModuleType, error: Exception, connection: object, told: list[dict[str, bool]]
+) -> None:
+    context = SimpleNamespace(sqlalchemy_exception=error, connection=connection)
+    worker.note(context)  # outside of a request
+    noted: list[dict[str, bool]] = []
+    worker.database.set(SimpleNamespace(fail=lambda **what: noted.append(what)))
+    worker.note(context)
+    assert noted == told
 
 
 def renewal(worker: ModuleType, folder: Path, own: float = 99) -> Any:

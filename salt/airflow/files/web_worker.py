@@ -17,8 +17,11 @@ from typing import ClassVar
 
 from airflow.api_fastapi.gunicorn_app import AirflowUvicornWorker
 from gunicorn.arbiter import Arbiter
+from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.event import listen
+from sqlalchemy.exc import OperationalError
 from uvicorn.server import Server
-from web_queue import Bounded, Limits
+from web_queue import Bounded, Limits, database
 
 # Between two looks at a worker's memory, in seconds: the kernel adds up its pages in some 8 ms.
 INTERVAL = 5
@@ -29,6 +32,12 @@ PAUSE = 20
 def setting(name: str) -> float:
     """Return a number of the environment, which salt/airflow sets."""
     return float(os.environ[f"WEB_{name}"])
+
+
+def note(error: ExceptionContext) -> None:
+    """Tell the request that is being served that the database could not be asked."""
+    if isinstance(error.sqlalchemy_exception, OperationalError) and (asked := database.get()):
+        asked.fail(connected=error.connection is not None)
 
 
 class DrainingServer(Server):
@@ -105,6 +114,7 @@ class WebWorker(AirflowUvicornWorker):
             health_seconds=setting("HEALTH_SECONDS"),
             streams=int(setting("STREAMS")),
         )
+        listen(Engine, "handle_error", note)
         self.config.app = Bounded(self.wsgi, limits)
         server = DrainingServer(config=self.config)
         self._install_sigquit_handler()
