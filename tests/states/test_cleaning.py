@@ -102,6 +102,13 @@ def test_old_rows_go_and_others_stay(postgres: Machine) -> None:
         assert f"{line} removed" in log
 
 
+def test_ids_never_run_out(postgres: Machine) -> None:
+    clean(postgres)
+    sql(postgres, "SELECT setval('session_id_seq', 2147483647)")
+    add_session(postgres, "first id again", NOBODY, 0)
+    assert sql(postgres, "SELECT id FROM session WHERE session_id = 'first id again'") == "1"
+
+
 def test_second_run_at_the_same_time_is_harmless(postgres: Machine) -> None:
     add_session(postgres, "old visit", NOBODY, ANONYMOUS + 5)
     with ThreadPoolExecutor(1) as pool:
