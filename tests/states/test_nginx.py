@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from harness import Fleet, Machine, changed, failed
+from harness import Machine, changed, failed
 from waiting import until
 
 # Requests to a web machine, written byte for byte: a client library would tidy up the paths.
@@ -57,21 +57,6 @@ def brief(answer):
     return {**answer, "body": body[:2000].decode("latin1"), "bytes": len(body)}
 """
 SOCKET = "/run/airflow/web.sock"
-
-
-@pytest.fixture(scope="module")
-def web(converged: Callable[[str], Machine], fleet: Fleet) -> Machine:
-    """The first web machine, after a migration of the database as in the orchestration."""
-    converged("postgres-1")
-    converged("redis-1")
-    assert failed(fleet.machine("web-1").apply("airflow.migrate")) == []
-    return converged("web-1")
-
-
-@pytest.fixture(scope="module")
-def edge(fleet: Fleet, web: Machine) -> Machine:
-    """The only machine that web machines listen to."""
-    return fleet.machine("lb-1")
 
 
 class Site:
