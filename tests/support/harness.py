@@ -40,8 +40,12 @@ from saltfactories.manager import FactoriesManager
 from memory import oom_kills
 from plainpillar import DEPLOYMENT, PlainPillar
 
-# Two runs at the same time on one host need two subnets.
-SUBNET = ipaddress.ip_network(os.environ.get("STATES_SUBNET", "10.30.0.0/24"))
+# Two runs at the same time on one host need two subnets; each worker of a run has one of its own.
+FIRST_SUBNET = ipaddress.ip_network(os.environ.get("STATES_SUBNET", "10.30.0.0/24"))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+SUBNET = ipaddress.ip_network(
+    (FIRST_SUBNET[0] + WORKER * FIRST_SUBNET.num_addresses, FIRST_SUBNET.prefixlen)
+)
 NETWORK = f"stack-states-{SUBNET.network_address}"
 PREFIX = f"{NETWORK}-"
 HIGHSTATE_SECONDS = 600
