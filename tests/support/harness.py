@@ -33,6 +33,7 @@ from docker.models.networks import Network
 from docker.types import IPAMConfig, IPAMPool
 from pytestshellutils.utils.processes import ProcessResult
 from salt.client import LocalClient
+from salt.utils.args import parse_input
 from saltfactories.daemons.container import Container
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
@@ -121,7 +122,8 @@ class Machine:
         more, most of it to load Salt. A client is of one thread, so each call has its own.
         """
         with LocalClient(mopts=deepcopy(self._settings)) as client:
-            answers = client.cmd(self.id, function, arguments, timeout=seconds, kwarg=keywords)
+            words = parse_input(arguments)
+            answers = client.cmd(self.id, function, words, timeout=seconds, kwarg=keywords)
         assert self.id in answers, f"{self.id} did not answer to {function} within {seconds} s"
         return json.loads(json.dumps(answers[self.id]))
 
