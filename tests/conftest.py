@@ -20,7 +20,7 @@ WEB_APP_FILES = frozenset(
     f"test_{name}.py" for name in ("airflow", "load", "nginx", "secrets", "status")
 )
 """The files of tests/states that need the web app, whose machine takes minutes to make."""
-LONGEST = {WEB_APP: 0, "cloud": 1}
+LONGEST = {WEB_APP: 0, "cloud": 1, "test_haproxy": 2}
 
 # Salt's import hook for PyNaCl predates `find_spec`, which pytest asks of every finder.
 sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
