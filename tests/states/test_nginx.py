@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from harness import Machine, changed, failed
+from plainpillar import ROOT
 from waiting import until
 
 # Requests to a web machine, written byte for byte: a client library would tidy up the paths.
@@ -57,6 +59,13 @@ def brief(answer):
     return {**answer, "body": body[:2000].decode("latin1"), "bytes": len(body)}
 """
 SOCKET = "/run/airflow/web.sock"
+CONSTANT = yaml.safe_load((ROOT / "salt/nginx/constant.yaml").read_text())["constant"]
+# Each page of the list, with what may follow.
+PAGES = ["/", "/?a=b"] + [
+    f"/{page}{more}"
+    for page in CONSTANT["pages"]
+    for more in ("", "/", "?a=/api", "/x%2Fy%20z/runs/~?a=b&c")
+]
 
 
 class Site:
@@ -206,6 +215,71 @@ def test_file_without_hash_is_revalidated_by_its_content(site: Site, web: Machin
         path=f"/opt/airflow/current/static{path}.br",
     )
     assert tag == expected
+
+
+def test_page_and_version_are_what_the_web_app_answers(web: Machine) -> None:
+    compare = f"""
+def seen(answer):
+    return answer["status"], answer["headers"].get("content-type"), answer["body"]
+
+result = [
+    path
+    for path in paths
+    if seen(ours := get(path)) != seen(get(path, where="{SOCKET}")) or ours["status"] != 200
+]
+"""
+    paths = [*PAGES, CONSTANT["version"], f"{CONSTANT['version']}?a=b"]
+    assert web.python(ASK + compare, address="127.0.0.1", paths=paths) == []
+
+
+def test_page_and_version_never_reach_the_web_app(site: Site, without_python: None) -> None:
+    del without_python
+    ask = "result = [path for path in paths if get(path)['status'] != 200]"
+    assert site.python(ask, paths=[*PAGES, CONSTANT["version"]]) == []
+    # Neither the list nor the path as it was sent says more than that.
+    others = ["/health", "/docs", "/dagsx", "//dags", "/%64ags", "/api/v2/version/", "/ui/dags"]
+    for path in (*others, "/auth/login/", "/pluginsv2/x", "/api/v1/x", "/api/v2/versions"):
+        assert (path, site.get(path)["status"]) == (path, 502)
+    for method in ("HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+        assert site.get("/dags", method=method)["status"] == 502
+
+
+def test_page_is_revalidated_by_its_content(site: Site, web: Machine) -> None:
+    for coding, name in (("br", "page.html.br"), ("gzip", "page.html.gz"), ("x", "page.html")):
+        first = site.get("/dags", Accept_Encoding=coding)
+        headers = first["headers"]
+        assert headers.get("content-encoding") == (None if coding == "x" else coding)
+        assert (headers["vary"], headers["cache-control"]) == ("Accept-Encoding", "no-cache")
+        assert headers["x-frame-options"] == "SAMEORIGIN"
+        assert "last-modified" not in headers
+        again = site.get("/pools", Accept_Encoding=coding, If_None_Match=headers["etag"])
+        assert (again["status"], again["bytes"]) == (304, 0)
+        time = web.run("stat", "-c", "%Y", f"/opt/airflow/current/answers/{name}").stdout
+        assert headers["etag"].startswith(f'"{int(time):x}-')
+    assert site.get("/dags", Range="bytes=0-9")["status"] == 200
+
+
+def test_pages_are_routes_of_the_ui(web: Machine, bundle: str) -> None:
+    look = """
+import re
+scripts = open(path).read()
+result = [page for page in pages if not re.search(f"path:.{page}[^a-z_]", scripts)]
+"""
+    path = f"/opt/airflow/current/static{bundle}"
+    assert web.python(look, path=path, pages=CONSTANT["pages"]) == []
+
+
+def test_release_without_the_page_answers_itself(site: Site, web: Machine) -> None:
+    """One that was built before there was a folder for it, while it is replaced."""
+    answers = "/opt/airflow/current/answers"
+    expected = site.get("/dags")["body"]
+    web.run("mv", f"{answers}/", "/opt/airflow/answers")
+    try:
+        found = site.get("/dags")
+    finally:
+        web.run("mv", "/opt/airflow/answers", f"{answers}/")
+    assert (found["status"], found["body"]) == (200, expected)
+    assert "etag" not in found["headers"]
 
 
 def test_body_is_limited_before_the_web_app_reads_it(site: Site, web: Machine) -> None:
