@@ -22,7 +22,7 @@ import http.client, json, ssl
 
 HOST = {"Host": "airflow.example.com"}
 
-def ask(method="GET", path="/", tls=True, headers={}, body=None):
+def ask(method="GET", path="/ui/dags", tls=True, headers={}, body=None):
     context = ssl.create_default_context(cadata=ca)
     cls = http.client.HTTPSConnection if tls else http.client.HTTPConnection
     connection = cls("lb-1", timeout=60, **({"context": context} if tls else {}))
@@ -34,6 +34,7 @@ def ask(method="GET", path="/", tls=True, headers={}, body=None):
 SIZES = yaml.safe_load((ROOT / "salt/haproxy/defaults.yaml").read_text())["haproxy"]
 LIMITS = DEPLOYMENT.base_pillar("haproxy")
 HEALTH = "/api/v2/monitor/health"
+CONSTANT = yaml.safe_load((ROOT / "salt/nginx/constant.yaml").read_text())["constant"]
 # The values precede it, where no `from __future__` may stand.
 FLOOD = (ROOT / "tests/support/flood.py").read_text().partition("from __future__")[2]
 FLOOD = FLOOD.partition("\n")[2]
@@ -400,6 +401,34 @@ def test_uploads_of_one_address_are_limited(ask: Ask) -> None:
     )
     assert tried == [429, 200]
     assert SIZES["uploads_per_address"] < SIZES["uploads"]
+
+
+def test_page_and_version_take_no_slot_of_the_web_app(edge: Machine, ask: Ask) -> None:
+    """Files of nginx, by the same list. Other methods and other paths are the web app's."""
+
+    def lanes(*paths: str, method: str = "GET") -> list[int]:
+        before = [int(_server(edge, f"{name}/web-2")["stot"]) for name in ("static", "app")]
+        assert ask(f"{{ask({method!r}, path)['status'] for path in {paths!r}}} == {{200}}")
+        after = [int(_server(edge, f"{name}/web-2")["stot"]) for name in ("static", "app")]
+        return [new - old for old, new in zip(before, after, strict=True)]
+
+    pages = [f"/{page}{more}" for page in CONSTANT["pages"] for more in ("", "/x%2Fy/z?a=/api")]
+    ours = ["/", "/?a=b", CONSTANT["version"], f"{CONSTANT['version']}?a=b", *pages]
+    assert lanes(*ours) == [len(ours), 0]
+    theirs = ["/dagsx", "//dags", "/%64ags", "/api/v2/version/", "/api/v2/dags", "/ui/dags", "/x"]
+    assert lanes(*theirs) == [0, len(theirs)]
+    assert lanes("/dags", method="HEAD") == [0, 1]
+
+
+def test_page_is_the_one_of_an_unavailable_site_without_a_web_app(edge: Machine, ask: Ask) -> None:
+    """The files are there, and the scripts of a page would find nobody to ask."""
+    _admin(edge, "set server app/web-2 state maint")
+    try:
+        assert ask("ask(path='/static/x.js')['status']") == 200
+        assert "not available right now" in str(ask("ask(path='/dags')"))
+    finally:
+        _admin(edge, "set server app/web-2 state ready")
+    until(lambda: ask("ask(path='/dags')['status']") == 200, "the site is back")
 
 
 def test_long_queue_of_one_address_delays_nobody_else(ask: Ask, attack: Attack) -> None:
