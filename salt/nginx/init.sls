@@ -41,6 +41,7 @@ nginx-config:
         socket: {{ airflow.socket | json }}
         releases: /opt/airflow
         constant: {{ answers.constant | json }}
+        base_url: {{ pillar['settings']['base_url'].rstrip('/') | json }}
         at_root: {{ (not site_path) | json }}
         edge: {{ salt['machines.addresses']('lb').values() | list | json }}
     - require:

@@ -244,6 +244,46 @@ def test_page_and_version_never_reach_the_web_app(site: Site, without_python: No
         assert site.get("/dags", method=method)["status"] == 502
 
 
+# Where a browser without a token begins.
+LOGIN = "/api/v2/auth/login?next="
+NOBODY = ["/ui/config", "/ui/config?a=b", *(LOGIN + to for to in ("%2F", "%2Fdags", "%2Fdags%2F"))]
+NOBODY += [f"{LOGIN}%2Fdags%2Fa-b_c%2Fruns"]
+ALIKE = """
+def seen(answer):
+    body = answer["body"].decode() if answer["status"] == 401 else ""
+    names = "location", "set-cookie", "www-authenticate"
+    headers = [answer["headers"].get(name) for name in names]
+    return answer["status"], *headers, body
+"""
+
+
+def test_sender_without_token_is_answered_as_by_the_web_app(web: Machine) -> None:
+    compare = f"""
+result = [[path, ours, theirs] for path in paths
+    if (ours := seen(get(path, X_Forwarded_Proto="https")))
+    != (theirs := seen(get(path, where="{SOCKET}", X_Forwarded_Proto="https")))]
+"""
+    unsafe = ("%2F%2Fevil.example", "%2F..%2Fx", "https%3A%2F%2Fevil.example", "%5C%5Cevil", "%2f")
+    more = [LOGIN + to for to in (*unsafe, "", "%2Fdags%3Fa%3Db", "/dags", "%2Fa&next=%2F%2Fevil")]
+    paths = [*NOBODY, *more]
+    assert web.python(ASK + ALIKE + compare, address="127.0.0.1", paths=paths) == []
+
+
+def test_sender_without_token_never_reaches_the_web_app(site: Site, without_python: None) -> None:
+    del without_python
+    for path in NOBODY:
+        assert site.get(path)["status"] in {401, 307}
+        assert site.get(path, Cookie="session=a; b=c")["status"] in {401, 307}
+        for shown in (
+            {"Cookie": "_token=x"},
+            {"Cookie": "a=b;\t_TOKEN=x"},
+            {"Authorization": "Bearer x"},
+        ):
+            assert (path, shown, site.get(path, **shown)["status"]) == (path, shown, 502)
+    for to in ("", "%2F%2Fevil.example", "%2F..", "%2Fa%3Fb", "/dags", "%2Fa&next=%2F%2Fevil"):
+        assert (to, site.get(LOGIN + to)["status"]) == (to, 502)
+
+
 def test_page_is_revalidated_by_its_content(site: Site, web: Machine) -> None:
     for coding, name in (("br", "page.html.br"), ("gzip", "page.html.gz"), ("x", "page.html")):
         first = site.get("/dags", Accept_Encoding=coding)
