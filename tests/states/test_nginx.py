@@ -422,6 +422,72 @@ os.rename(path + ".app", path)
     assert not other.keys() & {"x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"}
 
 
+def test_answers_of_the_web_app_are_compressed_by_nginx(site: Site, web: Machine) -> None:
+    web.put(
+        "/root/compress.py",
+        INSTEAD_OF_APP
+        + """
+large = b'{"a": "' + b"x" * 5000 + b'"}'
+json_type = b"Content-Type: application/json\\r\\n"
+answers = {
+    b"/large": (json_type + b'ETag: "a"\\r\\nVary: Cookie\\r\\n', large),
+    b"/small": (json_type, b"{}" * 400),
+    b"/packed": (json_type + b"Content-Encoding: gzip\\r\\n", large),
+    b"/image": (b"Content-Type: image/png\\r\\n", large),
+}
+for _ in range(5):
+    connection, _ = server.accept()
+    data = b""
+    while b"\\r\\n\\r\\n" not in data:
+        data += connection.recv(65536)
+    assert b"encoding" not in data.lower()
+    headers, body = answers[data.split()[1]]
+    head = b"HTTP/1.1 200 OK\\r\\n%sContent-Length: %d\\r\\n\\r\\n" % (headers, len(body))
+    connection.sendall(head + body)
+    connection.close()
+os.rename(path + ".app", path)
+""",
+    )
+    web.run("systemd-run", "--unit=compress", "/opt/salt/bin/python", "/root/compress.py")
+    until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode == 0, "the listener")
+    codings = "gzip, deflate, br"
+    found = {
+        path: site.get(f"/{path}", Accept_Encoding=codings)
+        for path in ("large", "small", "packed", "image")
+    }
+    plain = site.get("/large")
+    until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode != 0, "the web app's socket")
+    assert {
+        path: (answer["headers"].get("content-encoding"), answer["bytes"] > 2000)
+        for path, answer in found.items()
+    } == {
+        "large": ("gzip", False),
+        "small": (None, False),
+        "packed": ("gzip", True),
+        "image": (None, True),
+    }
+    assert found["large"]["headers"]["etag"] == 'W/"a"'
+    assert plain["headers"]["etag"] == '"a"'
+    assert (plain["bytes"], plain["headers"].get("content-encoding")) == (5009, None)
+
+
+def test_compressed_answer_is_that_of_the_web_app(web: Machine) -> None:
+    compare = f"""
+import gzip
+ours = get("/openapi.json", Accept_Encoding="gzip, br", Connection="close")
+chunks, body = ours["body"], b""
+while chunks:
+    size, _, chunks = chunks.partition(b"\\r\\n")
+    body, chunks = body + chunks[: int(size, 16)], chunks[int(size, 16) + 2 :]
+result = [
+    ours["headers"]["content-encoding"],
+    gzip.decompress(body) == get("/openapi.json", where="{SOCKET}")["body"],
+    "Accept-Encoding" in ours["headers"]["vary"],
+]
+"""
+    assert web.python(ASK + compare, address="127.0.0.1") == ["gzip", True, True]
+
+
 def test_stream_arrives_as_it_is_written(site: Site, web: Machine) -> None:
     web.put(
         "/root/stream.py",
