@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -46,15 +46,21 @@ class FabAuthManager:
 
     log = SimpleNamespace(error=lambda *_: None)
 
+    valid_seconds = 600.0
+
+    def __init__(self) -> None:
+        self.checked: list[str] = []
+
     def _get_token_validator(self) -> Any:
-        async def claims(token: str) -> dict[str, str]:
+        async def claims(token: str) -> dict[str, Any]:
             if token == "forged":
                 raise InvalidTokenError(token)
-            return {"jti": token, "sub": "1"}
+            self.checked.append(token)
+            return {"jti": token, "sub": "1", "exp": time.time() + self.valid_seconds}
 
         return SimpleNamespace(avalidated_claims=claims)
 
-    def deserialize_user(self, claims: dict[str, str]) -> tuple[str, int]:
+    def deserialize_user(self, claims: dict[str, Any]) -> tuple[str, int]:
         if claims["jti"] == "orphan":
             raise ValueError("no such user")
         return claims["sub"], threading.get_ident()
@@ -68,13 +74,39 @@ class OperationalError(Exception):
     """SQLAlchemy's."""
 
 
-class RevokedToken:
-    """Airflow's."""
+class Connection:
+    """The driver's, in a pool that counts what happens to it."""
 
-    @staticmethod
-    def is_revoked(jti: str) -> bool:
-        time.sleep(0.2 if jti == "slow" else 0)
-        return jti == "revoked"
+    def __init__(self) -> None:
+        self.autocommit = False
+        self.states: list[str] = []
+        self.driver_connection = self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.jti = ""
+
+    def cursor(self) -> Connection:
+        return self
+
+    def execute(self, query: str, values: tuple[str]) -> None:
+        assert self.autocommit, "it opens a transaction"
+        assert "revoked_token" in query
+        (self.jti,) = values
+        if self.jti == "cut off":
+            raise OSError("server closed the connection unexpectedly")
+
+    def fetchone(self) -> tuple[bool]:
+        time.sleep(0.2 if self.jti == "slow" else 0)
+        return (self.jti == "revoked",)
+
+    def invalidate(self) -> None:
+        self.states.append("invalid")
+
+    def close(self) -> None:
+        self.states.append("autocommit" if self.autocommit else "as it was")
 
 
 @pytest.fixture
@@ -203,11 +235,18 @@ def test_leaving_worker_does_not_wait_long_for_a_silent_connection(worker: Modul
 
 
 @pytest.fixture
-def auth(load: Load) -> Any:
+def connection() -> Connection:
+    return Connection()
+
+
+@pytest.fixture
+def auth(load: Load, connection: Connection) -> Any:
+    engine = SimpleNamespace(raw_connection=lambda: connection)
     module = load(
         "web_auth",
         jwt={"InvalidTokenError": InvalidTokenError},
-        airflow__models__revoked_token={"RevokedToken": RevokedToken},
+        cachetools={"TTLCache": lambda *_: {}},
+        airflow__settings={"get_engine": lambda: engine},
         airflow__providers__fab__auth_manager__fab_auth_manager={"FabAuthManager": FabAuthManager},
         airflow__providers__fab__auth_manager__models={"User": object},
     )
@@ -244,3 +283,32 @@ def test_tokens_are_looked_up_one_after_the_other(auth: Any) -> None:
 def test_token_that_is_not_valid_is_refused(auth: Any, token: str) -> None:
     with pytest.raises(InvalidTokenError):
         asyncio.run(auth.get_user_from_token(token))
+
+
+def test_connection_returns_to_the_pool_as_it_was(auth: Any, connection: Connection) -> None:
+    asyncio.run(auth.get_user_from_token("good"))
+    assert connection.states == ["as it was"]
+
+
+def test_connection_that_fails_is_not_used_again(auth: Any, connection: Connection) -> None:
+    with pytest.raises(OSError, match="closed"):
+        asyncio.run(auth.get_user_from_token("cut off"))
+    assert connection.states[0] == "invalid"
+
+
+def test_signature_is_checked_once_and_revocation_each_time(
+    auth: Any, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        asyncio.run(auth.get_user_from_token("good"))
+    assert auth.checked == ["good"]
+    monkeypatch.setattr(Connection, "fetchone", lambda _: (True,))
+    with pytest.raises(InvalidTokenError, match="revoked"):
+        asyncio.run(auth.get_user_from_token("good"))
+
+
+def test_signature_is_checked_again_when_the_token_expires(auth: Any) -> None:
+    auth.valid_seconds = -1
+    for _ in range(2):
+        asyncio.run(auth.get_user_from_token("good"))
+    assert auth.checked == ["good", "good"]
