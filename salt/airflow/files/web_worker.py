@@ -1,6 +1,7 @@
 """Gunicorn's worker of the web app. Managed by Salt (salt/airflow).
 
-It bounds the requests inside the app (web_queue.py), and leaves once it has grown too large: a new
+It bounds the requests inside the app (web_queue.py), asks the app once for readers who may see the
+same (web_answers.py), and leaves once it has grown too large: a new
 worker takes its place. Its settings are in the environment.
 """
 
@@ -15,12 +16,14 @@ from pathlib import Path
 from socket import socket
 from typing import ClassVar
 
+from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.gunicorn_app import AirflowUvicornWorker
 from gunicorn.arbiter import Arbiter
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.event import listen
 from sqlalchemy.exc import OperationalError
 from uvicorn.server import Server
+from web_answers import SharedAnswers
 from web_queue import Bounded, Limits, database
 
 # Between two looks at a worker's memory, in seconds: the kernel adds up its pages in some 8 ms.
@@ -115,7 +118,8 @@ class WebWorker(AirflowUvicornWorker):
             streams=int(setting("STREAMS")),
         )
         listen(Engine, "handle_error", note)
-        self.config.app = Bounded(self.wsgi, limits)
+        shared = SharedAnswers(self.wsgi, get_auth_manager().read_as)
+        self.config.app = Bounded(shared, limits)
         server = DrainingServer(config=self.config)
         self._install_sigquit_handler()
         watch = asyncio.ensure_future(self._watch(server))
