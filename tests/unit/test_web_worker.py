@@ -261,6 +261,7 @@ def auth(load: Load, connection: Connection) -> Any:
         jwt={"InvalidTokenError": InvalidTokenError},
         cachetools={"TTLCache": lambda *_: {}},
         web_answers={"Reader": lambda *fields: fields},
+        web_queue={"database": ContextVar("d", default=None)},
         airflow__settings={"get_engine": lambda: engine},
         airflow__providers__fab__auth_manager__fab_auth_manager={"FabAuthManager": FabAuthManager},
         airflow__providers__fab__auth_manager__models={"User": object},
@@ -309,6 +310,20 @@ def test_connection_that_fails_is_not_used_again(auth: Any, connection: Connecti
     with pytest.raises(OSError, match="closed"):
         asyncio.run(auth.get_user_from_token("cut off"))
     assert connection.states[0] == "invalid"
+
+
+def test_request_whose_token_cannot_be_looked_up_may_be_tried_again(auth: Any) -> None:
+    noted: list[dict[str, bool]] = []
+
+    async def ask() -> None:
+        sys.modules["web_queue"].database.set(
+            SimpleNamespace(fail=lambda **what: noted.append(what))
+        )
+        await auth.get_user_from_token("cut off")
+
+    with pytest.raises(OSError, match="closed"):
+        asyncio.run(ask())
+    assert noted == [{"connected": False}]
 
 
 def test_signature_is_checked_once_and_revocation_each_time(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from airflow import settings
@@ -19,6 +19,7 @@ from airflow.providers.fab.auth_manager.models import User
 from cachetools import TTLCache
 from jwt import InvalidTokenError
 from web_answers import Reader
+from web_queue import database
 
 # One round trip for both: a session of SQLAlchemy's ORM would make three.
 QUERY = """
@@ -79,7 +80,9 @@ class OffLoopFabAuthManager(FabAuthManager):
                 raise
             self._signed[token] = claims
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._lookups, self._user_of, claims)
+        # The thread notes for this request that the database does not answer.
+        look_up = copy_context().run
+        return await loop.run_in_executor(self._lookups, look_up, self._user_of, claims)
 
     def _user_of(self, claims: dict[str, Any]) -> tuple[User, list[str]]:
         is_revoked, favourites = _ask(claims)
@@ -106,6 +109,10 @@ def _ask(claims: dict[str, Any]) -> tuple[bool, list[str]]:
         connection.autocommit = False
     except Exception:
         pooled.invalidate()
+        # SQLAlchemy, which would note it (web_worker.py), does not see errors of the driver. The
+        # request has changed nothing yet.
+        if asked := database.get():
+            asked.fail(connected=False)
         raise
     finally:
         pooled.close()
