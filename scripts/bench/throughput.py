@@ -83,17 +83,29 @@ def login(lab: Lab) -> Figures:
 
 
 def first_visit(lab: Lab) -> Figures:
-    """Let several browsers with empty caches visit, log in and open the list of DAGs."""
-    recording = visit.load()["site"]
+    """Let several browsers with empty caches visit, log in and open the list of DAGs.
+
+    A browser asks stock Airflow for more: its list has more rows. `stock, as ours` are the requests
+    that ours gets, at stock.
+    """
+    recordings = visit.load()
     found = {}
     for target in _each_target(lab):
-        with lab.serving(target.serving):
-            _first_visits(lab, target, recording, 1)
-            with Span(target.machines) as span:
-                figures = _first_visits(lab, target, recording, VISITS)
-        found[target.name] = figures | span.figures(VISITS)
-        settle(lab, target)
+        if target.name == "stock":
+            found["stock"] = _visited(lab, target, recordings["stock"])
+            found["stock, as ours"] = _visited(lab, target, recordings["site"])
+        else:
+            found[target.name] = _visited(lab, target, recordings["site"])
     return found
+
+
+def _visited(lab: Lab, target: Target, recording: visit.Recording) -> Figures:
+    with lab.serving(target.serving):
+        _first_visits(lab, target, recording, 1)
+        with Span(target.machines) as span:
+            figures = _first_visits(lab, target, recording, VISITS)
+    settle(lab, target)
+    return figures | span.figures(VISITS)
 
 
 def _first_visits(lab: Lab, target: Target, recording: visit.Recording, visits: int) -> Figures:
@@ -141,10 +153,10 @@ def repeat_visit(lab: Lab) -> Figures:
 
 def python_requests(lab: Lab) -> Figures:
     """Count the requests of a first visit that cost the web app CPU, with a warm edge cache."""
-    recording = visit.load()["site"]
+    recordings = visit.load()
     found = {}
     for name in ("stock", "edge1"):
-        target = lab.targets[name]
+        target, recording = lab.targets[name], recordings["stock" if name == "stock" else "site"]
         app = lab.machines[stock.NAME] if name == "stock" else lab.web[0]
         with lab.serving(target.serving):
             reached = []
