@@ -54,7 +54,7 @@ aws-salt-role:
               Action: 'ec2:RunInstances'
               Resource: {{ ('arn:aws:ec2:' ~ aws.region ~ '::image/*') | json }}
               Condition:
-                StringEquals: {'ec2:Owner': {{ aws.image_owner | json }}}
+                StringEquals: {'ec2:Owner': {{ aws.image_owners | json }}}
             - Sid: RunInstancesInSubnet
               Effect: Allow
               Action: 'ec2:RunInstances'

@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 
+from localcloud import catalog
+
 Requests = dict[str, dict[str, Any]]
 Statement = dict[str, Any]
 
-DEBIAN = "136693071363"
+# `ec2:Owner` is an image's owner alias where it has one, and otherwise its owner's number:
+# https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
+OWNERS = (catalog.OWNER_ALIAS, catalog.OWNER)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def resources(
     }
     for kind, keys in own.items():
         yield Resource(arn(kind, "*", region), made[kind] | keys)
-    yield Resource(arn("image", request["ImageId"], region, account=""), {"ec2:Owner": DEBIAN})
+    yield Resource(arn("image", request["ImageId"], region, account=""), {"ec2:Owner": OWNERS[0]})
     yield Resource(arn("key-pair", request["KeyName"], region))
     (interface,) = request["NetworkInterfaces"]
     (subnet,) = ec2.describe_subnets(SubnetIds=[interface["SubnetId"]])["Subnets"]
@@ -128,6 +132,14 @@ def test_policy_allows_launch_of_every_profile(
     for role, request in requests.items():
         for resource in resources(request, client, pillar["aws"]["region"]):
             assert allows(policy, "ec2:RunInstances", resource), f"{role}: {resource}"
+
+
+def test_policy_allows_debian_images_with_and_without_alias(
+    policy: list[Statement], launch: list[Resource]
+) -> None:
+    (image,) = (resource for resource in launch if resource.kind == "image")
+    for owner in OWNERS:
+        assert allows(policy, "ec2:RunInstances", replace(image, keys={"ec2:Owner": owner}))
 
 
 def test_policy_allows_tags_at_launch_only(policy: list[Statement], launch: list[Resource]) -> None:
@@ -169,7 +181,7 @@ def test_policy_denies_launch_with_other_resource(
             "arn:aws:ec2:eu-west-1:123456789012:launch-template/lt-1",
             {"aws:ResourceTag/project": "airflow-stack"},
         ),
-        Resource("arn:aws:ec2:us-east-1::image/ami-1", {"ec2:Owner": DEBIAN}),
+        Resource("arn:aws:ec2:us-east-1::image/ami-1", {"ec2:Owner": OWNERS[0]}),
     ],
 )
 def test_policy_denies_foreign_resource(policy: list[Statement], resource: Resource) -> None:

@@ -100,6 +100,7 @@ def test_launched_machine_has_the_root_volume_of_the_image(local: Running, launc
     (volume,) = local.ec2.describe_volumes()["Volumes"]
     assert (volume["Size"], volume["VolumeType"]) == (8, "gp3")
     (image,) = local.ec2.describe_images(Owners=["136693071363"])["Images"]
+    assert image["ImageOwnerAlias"] == image["ImageLocation"].partition("/")[0] == "amazon"
     (root,) = image["BlockDeviceMappings"]
     assert root["DeviceName"] == image["RootDeviceName"]
     assert (root["Ebs"]["VolumeSize"], root["Ebs"]["DeleteOnTermination"]) == (8, True)
