@@ -28,7 +28,7 @@ ELEMENTS = frozenset((
 
 KEYS = frozenset((
     "aws:PrincipalArn", "aws:RequestedRegion", "aws:TagKeys",
-    "ec2:AssociatePublicIpAddress", "ec2:Attribute", "ec2:AvailabilityZone", "ec2:CreateAction",
+    "ec2:AssociatePublicIpAddress", "ec2:AvailabilityZone", "ec2:CreateAction",
     "ec2:Domain", "ec2:Encrypted", "ec2:ImageID", "ec2:ImageType", "ec2:InstanceID",
     "ec2:InstanceMarketType", "ec2:InstanceProfile", "ec2:InstanceType", "ec2:KeyPairName",
     "ec2:MetadataHttpEndpoint", "ec2:MetadataHttpPutResponseHopLimit", "ec2:MetadataHttpTokens",
