@@ -24,6 +24,7 @@ from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instances import Instance
+from moto.ec2.models.subnets import Subnet
 
 from localcloud.policies import Access, Unjudged, Value
 
@@ -31,11 +32,6 @@ Keys = dict[str, Value]
 
 # Action of EC2 -> parameter with ids -> the kind of resource that they name.
 BY_ID: dict[str, dict[str, str]] = {
-    "AssociateAddress": {
-        "AllocationId": "elastic-ip",
-        "InstanceId": "instance",
-        "NetworkInterfaceId": "network-interface",
-    },
     "AttachVolume": {"InstanceId": "instance", "VolumeId": "volume"},
     "CancelSpotInstanceRequests": {"SpotInstanceRequestId": "spot-instances-request"},
     "DescribeInstanceAttribute": {"InstanceId": "instance"},
@@ -204,7 +200,7 @@ def _created(call: Call) -> dict[str, list[Keys]]:
         specification["ResourceType"]: _request_tags(_listed(specification, "Tag"))
         for specification in call.listed("TagSpecification")
     }
-    subnet = backend.subnets.get(_subnet_id(call))
+    subnet = _subnet(backend, _subnet_id(call))
     zone: Keys = {"ec2:AvailabilityZone": subnet.availability_zone} if subnet else {}
     profile = _profile(call)
     metadata = call.under("MetadataOptions")
@@ -267,7 +263,7 @@ def _used(call: Call) -> Iterator[tuple[str, str]]:
         raise Unjudged(f"call: {call.name} without a subnet")
     groups = [name for given in interfaces for name in _values(given, "SecurityGroupId")]
     groups += call.values("SecurityGroupId")
-    made = _backend(call.region).subnets.get(subnet)
+    made = _subnet(_backend(call.region), subnet)
     if not groups and made:  # the default group of the VPC
         default = _backend(call.region).get_default_security_group(made.vpc_id)
         groups = [default.id] if default else []
@@ -321,6 +317,26 @@ def _allocate(call: Call) -> Iterator[Access]:
         yield Access("ec2:CreateTags", new, {**keys, "ec2:CreateAction": call.action})
 
 
+def _associate(call: Call) -> Iterator[Access]:
+    """Yield the address, the interface, and the interface's instance.
+
+    The reference names all three as optional. It does not say whether EC2 looks at the instance
+    when the call names its interface: here it does, so that a policy that works here works there.
+    """
+    backend = _backend(call.region)
+    wanted = [("elastic-ip", name) for name in call.values("AllocationId")]
+    interface = backend.enis.get(call.form.get("NetworkInterfaceId", ""))
+    instance = call.form.get("InstanceId", "")
+    if interface:
+        wanted.append(("network-interface", interface.id))
+        instance = interface.instance.id if interface.instance else instance
+    if instance:
+        wanted.append(("instance", instance))
+    for kind, name in wanted:
+        keys = of_resource(kind, name, call.region)
+        yield Access(call.name, arn(kind, name, call.region), keys)
+
+
 def _disassociate(call: Call) -> Iterator[Access]:
     association = call.form.get("AssociationId")
     for address in _backend(call.region).addresses:
@@ -332,6 +348,7 @@ def _disassociate(call: Call) -> Iterator[Access]:
 
 _SPECIAL: dict[str, Callable[[Call], Iterable[Access]]] = {
     "AllocateAddress": _allocate,
+    "AssociateAddress": _associate,
     "CreateTags": _tag,
     "DeleteTags": _tag,
     "DisassociateAddress": _disassociate,
@@ -418,8 +435,12 @@ def _of_interface(backend: EC2Backend, name: str) -> Keys:
     }
 
 
+def _subnet(backend: EC2Backend, name: str) -> Subnet | None:
+    return next((by_id[name] for by_id in backend.subnets.values() if name in by_id), None)
+
+
 def _of_subnet(backend: EC2Backend, name: str) -> Keys:
-    subnet = backend.subnets.get(name)
+    subnet = _subnet(backend, name)
     if subnet is None:
         return {}
     vpc = arn("vpc", subnet.vpc_id, backend.region_name)
