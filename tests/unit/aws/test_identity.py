@@ -31,6 +31,7 @@ from policymutants import as_list, mutants
 from reference import findings
 from saltext.ec2 import _archive, _client, _login, _session
 from saltext.ec2.clouds import ec2 as driver
+from saltext.ec2.errors import ApiError
 from saltmodules import load_file
 from waiting import until
 
@@ -328,6 +329,70 @@ def test_denial_has_the_words_of_ec2(
     }[missing]  # fmt: skip
     reason = f"because no identity-based policy allows the {action} action{end}"
     assert f"is not authorized to perform: {action}{where} {reason}" in error["Message"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("RunOwnInstances", (LAUNCH, ":instance/*", "ec2:InstanceType t2.micro")),
+        (
+            "RunInstancesWithOwnVolumesAndInterfaces",
+            (LAUNCH, ":volume/*", "aws:RequestTag/project airflow-stack"),
+        ),
+        ("RunInstancesFromDebianImages", (LAUNCH, ":image/ami-", "ec2:Owner amazon")),
+        ("RunInstancesInSubnet", (LAUNCH, ":subnet/", "aws:ResourceTag/Name airflow-a")),
+        (
+            "RunInstancesInSecurityGroups",
+            (LAUNCH, ":security-group/", "aws:ResourceTag/project airflow-stack"),
+        ),
+        ("RunInstancesWithKeyPair", (LAUNCH, ":key-pair/airflow-deploy", "")),
+        ("CreateTagsAtLaunch", (TAG, ":instance/*", "aws:RequestTag/project airflow-stack")),
+    ],
+)
+@pytest.mark.parametrize("run", ["map", "profile"])
+def test_missing_permission_is_named_before_anything_is_launched(
+    recorded: list[Access],
+    client: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    missing: str,
+    said: tuple[str, str, str],
+    run: str,
+) -> None:
+    iam, names = client("iam"), {"RoleName": "airflow-salt", "PolicyName": "salt-cloud"}
+    whole = iam.get_role_policy(**names)["PolicyDocument"]
+    fewer = [kept for kept in whole["Statement"] if kept["Sid"] != missing]
+    assert len(fewer) == len(whole["Statement"]) - 1
+    opts: Any = driver.__opts__
+    given = {"map": str(ROOT / "cloud.maps.d/small.map")}
+    if run == "profile":
+        given = {"profile": "web", "names": ["web-9"]}  # type: ignore[dict-item]
+    for key, value in given.items():
+        monkeypatch.setitem(opts, key, value)
+    providers = {alias: found["ec2"] for alias, found in opts["providers"].items()}
+    before = instances(client)
+    iam.put_role_policy(**names, PolicyDocument=json.dumps({**whole, "Statement": fewer}))
+    try:
+        with pytest.raises(ApiError) as caught:
+            driver.optimize_providers(providers)
+    finally:
+        iam.put_role_policy(**names, PolicyDocument=json.dumps(whole))
+    action, resource, fact = said
+    name = "web-9" if run == "profile" else "web-1"
+    message = str(caught.value)
+    assert f"profile web ({name}) may not be launched: AWS denies {action} on arn:aws:" in message
+    assert resource in message
+    assert fact in message
+    assert "Encoded" not in message
+    assert message.endswith("nothing was launched")
+    assert "\n" not in message
+    assert list(driver.optimize_providers(providers)) == list(providers)
+    assert instances(client) == before
+
+
+def instances(client: Callable[[str], Any]) -> int:
+    """Return how many instances the account has, in any state."""
+    groups = client("ec2").describe_instances()["Reservations"]
+    return sum(len(group["Instances"]) for group in groups)
 
 
 def test_master_role_is_limited_to_one_region(

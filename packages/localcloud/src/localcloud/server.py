@@ -92,7 +92,7 @@ class Api:
             )
         action = action_of(request, signature)
         fault = self._cloud.faults.of_call(
-            action, lambda: self._cloud.machine_names_in(request.form)
+            fault_name(request, action), lambda: self._cloud.machine_names_in(request.form)
         )
         if fault and fault.kind == "error":
             log.info("%s %s -> injected %s", signature.service, action, fault.code)
@@ -150,6 +150,11 @@ def action_of(request: Request, signature: Signature) -> str:
     if signature.service == "s3":
         return f"{request.method.capitalize()} {request.path}"
     return request.form.get("Action") or request.args.get("Action", "Unknown")
+
+
+def fault_name(request: Request, action: str) -> str:
+    """Return the name by which faults know a call: a dry run is no launch."""
+    return f"{action}:DryRun" if request.form.get("DryRun") == "true" else action
 
 
 def serve(config: CloudConfig) -> None:
