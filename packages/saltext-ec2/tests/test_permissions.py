@@ -11,26 +11,34 @@ from sandbox import Sandbox
 TRIED = "DryRunRunInstances"
 START = "You are not authorized to perform this operation."
 IMAGE = "arn:aws:ec2:eu-west-1::image/ami-1"
+VOLUMES = "arn:aws:ec2:eu-west-1:1:volume/*"
+ROLE = "arn:aws:iam::1:role/web"
+CODED = " Encoded authorization failure message: AbC"
+NONE = "because no identity-based policy allows the {} action"
+EXPLICIT = "with an explicit deny in a service control policy"
+
+
+def denial(action: str, resource: str, reason: str) -> str:
+    """Return EC2's words."""
+    user = "User: arn:aws:iam::1:user/u"
+    denied = f"{user} is not authorized to perform: {action} on resource: {resource}"
+    return f"{START} {denied} {reason.format(action)}"
+
+
 DENIALS = {
     "a resource": (
-        f"{START} User: arn:aws:iam::1:user/u is not authorized to perform: ec2:RunInstances on"
-        f" resource: {IMAGE} because no identity-based policy allows the ec2:RunInstances action."
-        " Encoded authorization failure message: AbC",
+        f"{denial('ec2:RunInstances', IMAGE, NONE)}.{CODED}",
         (f"AWS denies ec2:RunInstances on {IMAGE} to arn:aws:iam::1:user/u", "must allow this"),
     ),
     "an explicit denial": (
-        f"{START} User: arn:aws:iam::1:user/u is not authorized to perform: ec2:CreateTags on"
-        " resource: arn:aws:ec2:eu-west-1:1:volume/* with an explicit deny in a service control"
-        " policy. Encoded authorization failure message: AbC",
-        ("AWS denies ec2:CreateTags", "service control policy: remove that denial"),
+        f"{denial('ec2:CreateTags', VOLUMES, EXPLICIT)}.{CODED}",
+        ("AWS denies ec2:CreateTags", f"{EXPLICIT}: remove that denial"),
     ),
     "a role": (
-        f"{START} User: arn:aws:iam::1:user/u is not authorized to perform: iam:PassRole on"
-        " resource: arn:aws:iam::1:role/web because no identity-based policy allows the"
-        " iam:PassRole action",
+        denial("iam:PassRole", ROLE, NONE),
         ("AWS denies iam:PassRole", "where it sees iam:PassedToService ec2.amazonaws.com"),
     ),
-    "no reason": (f"{START} Encoded authorization failure message: AbC", (START,)),
+    "no reason": (f"{START}{CODED}", (START,)),
 }
 
 
