@@ -161,6 +161,8 @@ def on_master(
             patch.delenv(name)
         for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
             patch.setenv(name, os.devnull)
+        # An earlier test's session keeps what it found in the environment.
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
         patch.setenv("AWS_ENDPOINT_URL", cloud.url)
         patch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{cloud.url}{METADATA}/")
         patch.setattr(

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.iam.models import iam_backends
 
 from localcloud import accesses, catalog, policies
 from localcloud.accesses import BY_ID, DESCRIBE_BY_ID, Call
@@ -80,7 +82,11 @@ def test_denial_of_a_resource(local: Running, user: User, launch: Launch) -> Non
         "UnauthorizedOperation",
         f"{START} ec2:StopInstances on resource: {arn} {WHY} ec2:StopInstances action.",
     )
-    assert json.loads(base64.urlsafe_b64decode(coded))["resource"] == arn
+    assert json.loads(base64.urlsafe_b64decode(coded)) == {
+        "action": "ec2:StopInstances",
+        "resource": arn,
+        "explicitDeny": False,
+    }
     assert local.state(instance) in {"pending", "running"}
 
 
@@ -90,6 +96,7 @@ def test_explicit_denial(local: Running, user: User, launch: Launch) -> None:
     code, text = refusal(local.client("ec2", **keys).stop_instances, InstanceIds=[instance])
     assert code == "UnauthorizedOperation"
     assert "with an explicit deny in an identity-based policy" in text
+    assert "because no" not in text
 
 
 def test_one_foreign_instance_denies_the_whole_call(
@@ -227,6 +234,82 @@ def test_dry_run_is_judged_first(local: Running, user: User, subnet: str) -> Non
         client = local.client("ec2", **user(statement))
         assert refusal(client.run_instances, **launch_request(subnet), DryRun=True)[0] == code
     assert local.ec2.describe_instances()["Reservations"] == []
+
+
+def assumed(local: Running, **more: Any) -> dict[str, Any]:
+    """Return the key of a session in a role that may describe instances."""
+    iam = local.client("iam")
+    one = {"Version": "2012-10-17", "Statement": [allow("ec2:DescribeInstances")]}
+    trust = json.dumps({"Version": "2012-10-17", "Statement": []})
+    role = iam.create_role(RoleName="r", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    iam.create_role(RoleName="other", AssumeRolePolicyDocument=trust)
+    iam.put_role_policy(RoleName="r", PolicyName="one", PolicyDocument=json.dumps(one))
+    sts = local.client("sts")
+    for name in ("r", "other"):
+        arn = role if name == "r" else role.replace("/r", "/other")
+        made = sts.assume_role(RoleArn=arn, RoleSessionName="me", **more)["Credentials"]
+        if name == "r":
+            found = made
+    return {
+        "key": found["AccessKeyId"],
+        "secret": found["SecretAccessKey"],
+        "token": found["SessionToken"],
+    }
+
+
+def test_session_has_the_policies_of_its_role(local: Running) -> None:
+    client = local.client("ec2", **assumed(local))
+    client.describe_instances()
+    code, text = refusal(client.describe_vpcs)
+    assert code == "UnauthorizedOperation"
+    assert "User: arn:aws:sts::123456789012:assumed-role/r/me is not authorized" in text
+    local.client("iam").delete_role_policy(RoleName="r", PolicyName="one")
+    local.client("iam").delete_role(RoleName="r")
+    assert refusal(client.describe_instances)[0] == "UnauthorizedOperation"
+
+
+def test_attached_policies_count(local: Running, user: User) -> None:
+    keys = user(allow("ec2:DescribeVpcs"))
+    document = {"Version": "2012-10-17", "Statement": [allow("ec2:DescribeInstances")]}
+    iam = local.client("iam")
+    policy = iam.create_policy(PolicyName="more", PolicyDocument=json.dumps(document))["Policy"]
+    iam.attach_user_policy(UserName="driver", PolicyArn=policy["Arn"])
+    local.client("ec2", **keys).describe_instances()
+    local.client("ec2", **keys).describe_vpcs()
+
+
+def test_session_policy_is_refused(local: Running) -> None:
+    own = json.dumps({"Version": "2012-10-17", "Statement": [allow("*")]})
+    client = local.client("ec2", **assumed(local, Policy=own))
+    assert "a session with a policy of its own" in refusal(client.describe_instances)[1]
+
+
+@pytest.mark.parametrize("limit", ["group", "boundary"])
+def test_other_limits_are_refused(local: Running, user: User, limit: str) -> None:
+    keys = user(allow("*"))
+    local.client("ec2", **keys).describe_instances()
+    if limit == "group":
+        iam = local.client("iam")
+        iam.create_group(GroupName="g")
+        iam.add_user_to_group(GroupName="g", UserName="driver")
+    else:
+        made = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].users["driver"]
+        made.permissions_boundary_arn = "arn:aws:iam::aws:policy/ReadOnlyAccess"
+    code, text = refusal(local.client("ec2", **keys).describe_instances)
+    assert (code, limit in text) == ("NotJudged", True)
+
+
+def test_log_says_which_condition_failed(
+    local: Running, user: User, launch: Launch, caplog: pytest.LogCaptureFixture
+) -> None:
+    instance = launch()["InstanceId"]
+    own = {"StringEquals": {"aws:ResourceTag/project": "own"}}
+    keys = user({**allow("ec2:StopInstances", Condition=own), "Sid": "Own"})
+    with caplog.at_level("INFO", logger="localcloud.authorization"):
+        refusal(local.client("ec2", **keys).stop_instances, InstanceIds=[instance])
+        refusal(local.client("ec2", **keys).describe_vpcs)
+    assert "Own wants StringEquals aws:ResourceTag/project own, and it is absent" in caplog.text
+    assert "no statement names both" in caplog.text
 
 
 # -- compared with AWS's reference -----------------------------------------------------------------

@@ -129,6 +129,8 @@ def test_action_without_resources_needs_a_star() -> None:
         ("StringNotLike", "ama*", "amazon", False),
         ("ArnLike", "arn:aws:iam::*:role/a*", "arn:aws:iam::1:role/ab", True),
         ("ArnLike", "arn:aws:*:role/a*", "arn:aws:iam::1:role/ab", False),
+        ("ArnLike", "arn:aws:logs:r:1:group:*", "arn:aws:logs:r:1:group:a:b", True),
+        ("ArnLike", "no-arn*", "no-arn", False),
         ("ArnEquals", "arn:aws:iam::*:role/a*", "arn:aws:iam::1:role/ab", True),
         ("ArnNotLike", "arn:aws:iam::*:role/a*", "arn:aws:iam::1:role/ab", False),
         ("ArnNotEquals", "arn:aws:iam::*:role/b", "arn:aws:iam::1:role/ab", True),

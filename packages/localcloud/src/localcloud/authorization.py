@@ -135,6 +135,11 @@ def _documents(owner: Any) -> Iterator[Mapping[str, Any]]:
     """Yield the inline and the attached policies of a role or a user."""
     if getattr(owner, "permissions_boundary_arn", None):
         raise Unjudged(f"policy: the permissions boundary of {owner.name}")
-    attached = [policy.document for policy in owner.managed_policies.values()]
+    attached = [
+        version.document
+        for policy in owner.managed_policies.values()
+        for version in policy.versions
+        if version.version_id == policy.default_version_id
+    ]
     for text in [*owner.policies.values(), *attached]:
         yield json.loads(text) if isinstance(text, str) else text
