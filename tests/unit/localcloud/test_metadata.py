@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import urllib.error
 import urllib.request
@@ -88,6 +89,7 @@ def test_nothing_is_told_without_the_machines_own_token(
     assert ask(local, ROLE) == get(local, ROLE, "made-up") == "401"
     own = token(local)
     assert get(local, ROLE, own) == "salt"
+    assert token(local, "1") != own  # a new token leaves an older one valid
     assert get(local, "/latest/meta-data/instance-id", own) == machine["InstanceId"]
     local.api.address = other
     assert get(local, ROLE, own) == "401"
@@ -163,3 +165,15 @@ def test_role_that_does_not_trust_ec2_has_no_credentials(
     local.api.address = machine["PrivateIpAddress"]
     answer = json.loads(get(local, f"{ROLE}salt", token(local)))
     assert answer["Code"] == "AssumeRoleUnauthorizedAccess"
+
+
+def test_credentials_last_for_hours_and_are_renewed_an_hour_before_their_end(
+    local: Running, machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    local.api.address = machine["PrivateIpAddress"]
+    for hours, expected in ((0, 18), (4.9, 18), (5.1, 23)):
+        then = now + timedelta(hours=hours)
+        monkeypatch.setattr(local.api.api._metadata, "_now", functools.partial(lambda at: at, then))
+        answer = json.loads(get(local, f"{ROLE}salt", token(local)))
+        assert answer["Expiration"].startswith(f"2026-11-26T{expected}:")
