@@ -26,8 +26,10 @@ import docker
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = (ROOT / "scripts/bench_app_probe.py").read_text()
+VISIT = ROOT / "docs/bench/visit.json"
 FILES = "/run/bench"
-REQUESTS = {
+BEFORE = f"{FILES}/before"
+REQUESTS: dict[str, str | list[str]] = {
     "login": "/auth/login/",
     "health": "/api/v2/monitor/health",
     "API list": "/api/v2/dags?limit=50",
@@ -77,21 +79,19 @@ CHANGES = {
     "glibc trims early": Change({"MALLOC_TRIM_THRESHOLD_": "131072"}),
     "asyncio and h11, not uvloop and httptools": Change(worker="bench_worker.Plain"),
     "no access log": Change({"AIRFLOW__LOGGING__NAMESPACE_LEVELS": "http.access=WARNING"}),
-    "connections not tested before use": Change(
-        {"AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_PRE_PING": "False"}
-    ),
     "FAB keeps users for 300 s, not 30": Change({"AIRFLOW__FAB__CACHE_TTL": "300"}),
     "tokens that are not revoked are remembered for 1 s": Change(
         {"AIRFLOW__CORE__AUTH_MANAGER": "bench_worker.RememberingFabAuthManager"}
     ),
     "garbage collected ten times less often": Change(worker="bench_worker.RarelyCollected"),
+    "threads take turns every 50 ms, not 5": Change(worker="bench_worker.RarelySwitched"),
     "`PYTHONOPTIMIZE=1`": Change({"PYTHONOPTIMIZE": "1"}),
     "answers not compressed by Python": Change(client="plain"),
     "connections to the app kept": Change(client="kept"),
 }
 
 BENCH_WORKER = """
-import gc, time
+import gc, sys, time
 from cachetools import TTLCache
 from web_auth import OffLoopFabAuthManager
 from web_worker import WebWorker
@@ -101,6 +101,10 @@ class Plain(WebWorker):
 class RarelyCollected(WebWorker):
     def run(self):
         gc.set_threshold(20000, 10, 10)
+        super().run()
+class RarelySwitched(WebWorker):
+    def run(self):
+        sys.setswitchinterval(0.05)
         super().run()
 class RememberingFabAuthManager(OffLoopFabAuthManager):
     _known = TTLCache(1024, 1)
@@ -115,8 +119,9 @@ class RememberingFabAuthManager(OffLoopFabAuthManager):
 class Machine:
     """A web machine in a container of this host."""
 
-    def __init__(self, name: str) -> None:
-        """Take a container's name."""
+    def __init__(self, name: str, workers: int = 1) -> None:
+        """Take a container's name, and how many workers an app has."""
+        self._workers = str(workers)
         self._container = docker.from_env().containers.get(name)
         process = str(self._container.attrs["State"]["Pid"])
         self._enter = ["nsenter", "-t", process, "-m", "-n", "-p"]
@@ -147,7 +152,7 @@ class Machine:
         """Start an app as a unit of its own, and wait until it answers."""
         arguments = GUNICORN.format(unit=unit, worker=change.worker)
         settings = {
-            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API__WORKERS": self._workers,
             "PYTHONPATH": f"/etc/airflow:{FILES}",
             "GUNICORN_CMD_ARGS": arguments,
             **change.environment,
@@ -175,14 +180,38 @@ class Machine:
         self.run("sh", "-c", f"{command} 2>/dev/null || true")
 
 
-def compare(machine: Machine, change: Change, seconds: float, rounds: int) -> dict[str, Any]:
-    """Run an app with a change beside the usual one; return the probe's report."""
+def visit() -> list[str]:
+    """Return what a browser asks the web app for on its first visit, after the login."""
+    recorded = json.loads(VISIT.read_text())["site"]
+    return [
+        one["path"]
+        for one in recorded
+        if one["visit"] == "first"
+        and one["method"] == "GET"
+        and not one["anonymous"]
+        and not one["path"].startswith(("/static/", "/auth/static/"))
+    ]
+
+
+def compare(
+    machine: Machine,
+    change: Change,
+    requests: Mapping[str, str | list[str]],
+    turns: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Run an app with a change beside the usual one; return the probe's report.
+
+    Args:
+        machine: the web machine.
+        change: the difference.
+        requests: name -> a page, or the pages of a visit.
+        turns: `rounds` of turns, and the `seconds` of each.
+    """
     try:
         machine.start("changed", change)
         report: dict[str, Any] = machine.probe(
-            requests=REQUESTS,
-            rounds=rounds,
-            seconds=seconds,
+            requests=requests,
+            **turns,
             apps={
                 "usual": {"socket": "/run/airflow/usual.sock", "client": ""},
                 "changed": {
@@ -200,7 +229,7 @@ def compare(machine: Machine, change: Change, seconds: float, rounds: int) -> di
 def row(name: str, report: Mapping[str, Any]) -> str:
     """Return a line of the table: milliseconds of CPU, usual and changed, and memory."""
     cells = []
-    for request in REQUESTS:
+    for request in report["usual"]["cpu"]:
         # What else the host does only adds to a turn.
         usual, changed = (min(report[app]["cpu"][request]) for app in ("usual", "changed"))
         ratio = f" ({changed / usual:.2f})" if usual else ""
@@ -209,19 +238,54 @@ def row(name: str, report: Mapping[str, Any]) -> str:
     return f"| {name} | {' | '.join(cells)} | {memory} |"
 
 
+def put_before(machine: Machine, revision: str) -> Change:
+    """Put the Python files of a revision on the machine; return the change to them."""
+    machine.run("mkdir", "-p", BEFORE)
+    folder = "salt/airflow/files"
+    listed = subprocess.run(
+        ["git", "ls-tree", "--name-only", f"{revision}:{folder}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.split():
+        if name.endswith(".py"):
+            text = subprocess.run(
+                ["git", "show", f"{revision}:{folder}/{name}"],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            machine.run("sh", "-c", f"cat > {BEFORE}/{name}", stdin=text.stdout)
+    return Change({"PYTHONPATH": f"{BEFORE}:{FILES}"})
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("machine", help="the container of a web machine")
     parser.add_argument("--password", type=Path, required=True, help="a file: admin's password")
     parser.add_argument("--only", default="", help="changes whose name contains this text")
+    parser.add_argument("--requests", default="", help="requests whose name contains this text")
+    parser.add_argument("--before", default="", help="a revision: compare its Python files, too")
+    parser.add_argument("--workers", type=int, default=1, help="of each app")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each turn")
     parser.add_argument("--rounds", type=int, default=8, help="turns of each app and request")
     asked = parser.parse_args(arguments)
+    requests = {
+        name: pages
+        for name, pages in (REQUESTS | {"visit": visit()}).items()
+        if asked.requests in name
+    }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    machine = Machine(asked.machine)
+    machine = Machine(asked.machine, asked.workers)
     machine.run("mkdir", "-p", FILES)
     machine.run("sh", "-c", f"cat > {FILES}/bench_worker.py", stdin=BENCH_WORKER)
+    changes = dict(CHANGES)
+    if asked.before:
+        changes[f"the files of {asked.before}"] = put_before(machine, asked.before)
     machine.run("chmod", "-R", "a+rX", FILES)
     machine.run("systemctl", "stop", "airflow")
     failed = False
@@ -233,11 +297,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "socket": "/run/airflow/usual.sock",
         }
         machine.run("sh", "-c", f"umask 077; cat > {FILES}/token", stdin=machine.probe(login=login))
-        print(f"| change | {' | '.join(REQUESTS)} | memory |")
-        print(f"| -- | {' | '.join('--' for _ in REQUESTS)} | -- |")
-        for name, change in CHANGES.items():
+        print(f"| change | {' | '.join(requests)} | memory |")
+        print(f"| -- | {' | '.join('--' for _ in requests)} | -- |")
+        turns = {"rounds": asked.rounds, "seconds": asked.seconds}
+        for name, change in changes.items():
             if asked.only in name:
-                report = compare(machine, change, asked.seconds, asked.rounds)
+                report = compare(machine, change, requests, turns)
                 print(row(name, report), flush=True)
                 if report["errors"]:
                     print(f"{name}: {report['errors']}", file=sys.stderr)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 CLIENTS = 2
+VISITORS = 6
+HEALTH = "/api/v2/monitor/health"
 PORT = 8099  # of the app that has no socket
 TICK = 1000 / os.sysconf("SC_CLK_TCK")  # milliseconds
 START_SECONDS = 120
@@ -81,6 +83,15 @@ class App:
         with ThreadPoolExecutor(CLIENTS) as pool:
             return sum(pool.map(client, range(CLIENTS)), Counter())
 
+    def visit(self, pages: list[str]) -> Counter[int]:
+        """Let several visitors at once ask for each page, one after the other; as `ask`."""
+
+        def visitor(_: int) -> Counter[int]:
+            return Counter(self._once(Connection(self._path), page) for page in pages)
+
+        with ThreadPoolExecutor(VISITORS) as pool:
+            return sum(pool.map(visitor, range(VISITORS)), Counter())
+
     def _once(self, connection: Connection, page: str) -> int:
         connection.request("GET", page, headers=self._headers)
         answer = connection.getresponse()
@@ -107,7 +118,10 @@ class App:
 
 
 def compare(question: dict[str, Any]) -> dict[str, Any]:
-    """Return, for each app, `cpu` (milliseconds by request, a turn each) and `memory`; `errors`."""
+    """Return, for each app, `cpu` (milliseconds by request, a turn each) and `memory`; `errors`.
+
+    A request is a page, asked for again and again, or the list of pages of a visit.
+    """
     token = Path(question["token"]).read_text().strip()
     apps = {
         unit: App(unit, app["socket"], app["client"], token)
@@ -117,15 +131,19 @@ def compare(question: dict[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = {unit: {"cpu": {name: [] for name in requests}} for unit in apps}
     errors: Counter[int] = Counter()
     for app in apps.values():
-        app.wait(requests["health"])
-        for page in requests.values():
-            app.ask(page, 2)
+        app.wait(HEALTH)
+        for asked in requests.values():
+            app.visit(asked) if isinstance(asked, list) else app.ask(asked, 2)
     for _ in range(question["rounds"]):
-        for name, page in requests.items():
+        for name, asked in requests.items():
             for unit, app in apps.items():
                 before = app.cpu()
-                answers = app.ask(page, question["seconds"])
-                report[unit]["cpu"][name].append((app.cpu() - before) / answers.total())
+                if isinstance(asked, list):
+                    answers, count = app.visit(asked), VISITORS
+                else:
+                    answers = app.ask(asked, question["seconds"])
+                    count = answers.total()
+                report[unit]["cpu"][name].append((app.cpu() - before) / count)
                 errors += answers
     for unit, app in apps.items():
         report[unit]["memory"] = app.memory()
@@ -135,7 +153,7 @@ def compare(question: dict[str, Any]) -> dict[str, Any]:
 
 def log_in(question: dict[str, Any]) -> str:
     """Return a token of the user admin."""
-    App("usual", question["socket"], "", "").wait("/api/v2/monitor/health")
+    App("usual", question["socket"], "", "").wait(HEALTH)
     connection = Connection(question["socket"])
     body = json.dumps({"username": "admin", "password": question["password"]})
     connection.request("POST", "/auth/token", body, {"Content-Type": "application/json"})

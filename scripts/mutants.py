@@ -54,6 +54,8 @@ TESTS: dict[str, list[str]] = {
     "salt/_modules/sshd.py": ["test_sshd.py"],
     "salt/_modules/web_sizes.py": ["test_web_sizes.py"],
     "salt/_states/airflow.py": ["test_airflow_states.py"],
+    "salt/airflow/files/airflow_local_settings.py": ["test_airflow_local_settings.py"],
+    "salt/airflow/files/web_answers.py": ["test_web_answers.py"],
     "salt/airflow/files/web_auth.py": ["test_web_worker.py"],
     "salt/airflow/files/web_queue.py": ["test_web_queue.py"],
     "salt/_states/airflow_artefact.py": ["test_airflow_artefact.py"],

@@ -15,6 +15,12 @@ MARKS = {"cloud": pytest.mark.docker, "states": pytest.mark.docker, "stack": pyt
 """The folders whose tests need machines, and the mark of each folder's tests."""
 MACHINES_SECONDS = 2400
 """The timeout of one such test: the first test of a session waits until its machines are made."""
+WEB_APP = "web app"
+WEB_APP_FILES = frozenset(
+    f"test_{name}.py" for name in ("airflow", "load", "nginx", "secrets", "status", "web_answers")
+)
+"""The files of tests/states that need the web app, whose machine takes minutes to make."""
+LONGEST = {WEB_APP: 0, "cloud": 1, "test_haproxy": 2}
 
 # Salt's import hook for PyNaCl predates `find_spec`, which pytest asks of every finder.
 sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
@@ -37,13 +43,24 @@ def pytest_configure(config: pytest.Config) -> None:
         server.log_host = "127.0.0.1"
 
 
+def machines_of(path: Path) -> str:
+    """Return which machines the tests of a file use: those of the web app, of tests/cloud, its own.
+
+    Tests that use the same machines stay on one worker.
+    """
+    if path.parent.name != "states":
+        return path.parent.name
+    return WEB_APP if path.name in WEB_APP_FILES else path.stem
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need machines, by their folder."""
-    for folder, mark in MARKS.items():
-        for item in items:
+    """Mark the tests that need machines, by their folder; those that take longest begin."""
+    for item in items:
+        for folder, mark in MARKS.items():
             if item.path.is_relative_to(Path(__file__).parent / folder):
                 item.add_marker(mark)
                 item.add_marker(pytest.mark.timeout(MACHINES_SECONDS))
+    items.sort(key=lambda item: LONGEST.get(machines_of(item.path), len(LONGEST)))
 
 
 def pytest_unconfigure() -> None:
@@ -51,13 +68,19 @@ def pytest_unconfigure() -> None:
     shutdown_temp_handler()
 
 
-class ByFolder(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
-    """Keeps the tests of a folder on one worker: they share machines."""
+class ByMachines(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
+    """Gives tests that share machines to one worker, which takes others when it is done.
+
+    xdist's groups do the same, but xdist 3.8 writes them into a field that pytest 9.2 lacks.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.split("/")[1]
+        return machines_of(Path(nodeid.partition("::")[0]))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
-    """Have `--dist=loadscope` mean folders."""
-    return ByFolder(config, log) if config.getoption("dist") == "loadscope" else None
+    """Have `--dist=loadscope` mean machines, in the order of the collection."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    config.option.loadscopereorder = False
+    return ByMachines(config, log)

@@ -32,7 +32,7 @@ MANIFEST = "release.json"
 
 # Part of a release's name. Another number when salt/airflow/files/build_release.py makes something
 # else of the same lockfile.
-RECIPE = b"2"
+RECIPE = b"3"
 
 # In seconds.
 _CLI_TIMEOUT = 1800

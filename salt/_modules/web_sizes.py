@@ -18,6 +18,15 @@ PER_REQUEST = 2
 BESIDE_REQUESTS = 2
 # asyncpg's: only streams that wait for a run to end ask with it, and wait for it in no thread.
 ASYNCHRONOUS = 1
+# Airflow's default of [api] maximum_page_limit: no answer has more rows.
+MOST_ROWS = 100
+NUMBERS = (
+    "workers",
+    "requests_per_worker",
+    "worker_megabytes",
+    "memory_high_megabytes",
+    "rows_per_page",
+)
 
 
 def pools(requests: int) -> dict[str, int]:
@@ -51,18 +60,23 @@ def checked(airflow: Mapping[str, Any], machines: int, role_connections: int) ->
     """Return ``pools`` for a web machine whose sizes fit.
 
     Args:
-        airflow: the sizes, as in salt/airflow/defaults.yaml.
+        airflow: the sizes, as in salt/airflow/defaults.yaml, and what the site decides.
         machines: how many web machines there are.
         role_connections: how many connections PostgreSQL allows the web app.
 
     Raises:
-        CommandExecutionError: a number is no number above 0, or the workers need more connections
-            or more memory than there is.
+        CommandExecutionError: a number is no number above 0, a page has more rows than an answer
+            may have, or the workers need more connections or more memory than there is.
     """
-    for name in ("workers", "requests_per_worker", "worker_megabytes", "memory_high_megabytes"):
+    for name in NUMBERS:
         value = airflow.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CommandExecutionError(f"airflow:{name} is {value!r}; it is a number from 1 on")
+    if airflow["rows_per_page"] > MOST_ROWS:
+        raise CommandExecutionError(
+            f"airflow:rows_per_page is {airflow['rows_per_page']}; Airflow answers with at most"
+            f" {MOST_ROWS} rows"
+        )
     needed = connections(airflow) * machines
     if needed > role_connections:
         raise CommandExecutionError(

@@ -171,6 +171,12 @@ airflow-queue:
     - source: salt://airflow/files/web_queue.py
     - mode: '0644'
 
+airflow-answers:
+  file.managed:
+    - name: /etc/airflow/web_answers.py
+    - source: salt://airflow/files/web_answers.py
+    - mode: '0644'
+
 airflow-auth-manager:
   file.managed:
     - name: /etc/airflow/web_auth.py

@@ -55,6 +55,7 @@ airflow-service:
       - file: airflow-local-settings
       - file: airflow-worker
       - file: airflow-queue
+      - file: airflow-answers
       - file: airflow-auth-manager
       - file: airflow-unit
 

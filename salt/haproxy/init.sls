@@ -4,10 +4,12 @@
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% import_yaml 'haproxy/pages.yaml' as answers %}
 {% import_yaml 'airflow/defaults.yaml' as app %}
+{% import_yaml 'nginx/constant.yaml' as nginx %}
 {% set haproxy = salt['pillar.get']('haproxy', defaults.haproxy, merge=True) %}
 {% set server = pillar['roles']['lb'] %}
 {% set airflow = salt['pillar.get']('airflow', app.airflow, merge=True) %}
 {% set site = pillar['settings']['base_url'].partition('://')[2].partition('/')[0] %}
+{% set site_path = pillar['settings']['base_url'].partition('://')[2].partition('/')[2] %}
 {% set hsts = {'Strict-Transport-Security': 'max-age=%d' % haproxy.hsts_seconds} %}
 {% set headers = dict(haproxy.headers, **hsts) %}
 {% set tls = pillar['secrets']['edge-tls'] %}
@@ -68,6 +70,8 @@ haproxy-config:
         host: {{ (site.rpartition(':')[0] or site) | json }}
         pages: {{ answers.pages.keys() | list | json }}
         headers: {{ headers | json }}
+        constant: {{ nginx.constant | json }}
+        at_root: {{ (not site_path) | json }}
         slots: {{ airflow.workers * airflow.get('requests_per_worker', 4) }}
         certificate: {{ server.certificate.path }}
         web: {{ salt['machines.addresses']('web') | json }}

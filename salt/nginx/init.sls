@@ -2,11 +2,13 @@
 # else from the web app behind its socket. It is reloaded, never restarted, when its configuration
 # changes. Watch: nginx-serves.
 {% import_yaml 'nginx/defaults.yaml' as defaults %}
+{% import_yaml 'nginx/constant.yaml' as answers %}
 {% import_yaml 'airflow/defaults.yaml' as app %}
 {% set nginx = salt['pillar.get']('nginx', defaults.nginx, merge=True) %}
 {% set airflow = salt['pillar.get']('airflow', app.airflow, merge=True) %}
 {% set port = pillar['endpoints']['airflow']['port'] %}
 {% set path = pillar['roles']['web']['check']['path'] %}
+{% set site_path = pillar['settings']['base_url'].partition('://')[2].partition('/')[2] %}
 
 nginx-package:
   pkg.installed:
@@ -38,6 +40,9 @@ nginx-config:
         port: {{ port | json }}
         socket: {{ airflow.socket | json }}
         releases: /opt/airflow
+        constant: {{ answers.constant | json }}
+        base_url: {{ pillar['settings']['base_url'].rstrip('/') | json }}
+        at_root: {{ (not site_path) | json }}
         edge: {{ salt['machines.addresses']('lb').values() | list | json }}
     - require:
       - pkg: nginx-package

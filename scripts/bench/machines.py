@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +67,11 @@ class Machine:
         """The process of this host that is the machine's init; 0: it does not run."""
         self.container.reload()
         return int(self.container.attrs["State"]["Pid"])
+
+    def created(self) -> float:
+        """Return when RunInstances made the machine, in seconds since 1970."""
+        moment = re.sub(r"\.\d+", "", str(self.container.attrs["Created"]))
+        return datetime.fromisoformat(moment).timestamp()
 
     @property
     def memory_limit(self) -> int:

@@ -286,6 +286,6 @@ def test_second_run_is_told_who_works(stack: Stack) -> None:
         waiting = ctl(stack, "up", "--wait")
         assert waiting.returncode == 0, waiting.stdout + waiting.stderr
         assert "waiting for `stackctl up` of " in waiting.stdout
+        assert "Nothing changed" in waiting.stdout, waiting.stdout
         process.communicate(timeout=UP_SECONDS)
         assert process.returncode == 0
-    assert "Nothing changed" in stack.up()

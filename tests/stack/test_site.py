@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 import ssl
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from bench.edge import ASK, servers
 from bench.visit import FLAGS
 from stackctl.account import enter
 from stackctl.machines import ec2_client, list_machines
@@ -135,12 +139,9 @@ def test_site_survives_loss_of_a_web_machine(stack: Stack) -> None:
     until(lambda: bool(stack.rows()["web-1"]["healthy"]), "web-1 serves again", 600, every=1)
 
 
-def test_site_answers_during_an_update(stack: Stack) -> None:
-    started = "systemctl show --property=ActiveEnterTimestamp airflow"
-    before = [stack.sh(name, started) for name in ("web-1", "web-2")]
-    stack.sh(
-        "salt-1", "salt 'web-*' cmd.run 'echo >> /etc/airflow/environment'"
-    )  # what the service has to restart for
+@contextmanager
+def visits(stack: Stack) -> Iterator[list[int]]:
+    """Visit the login page all the time; yields the statuses so far, 0 where there is no answer."""
     answers: list[int] = []
     done = threading.Event()
 
@@ -152,24 +153,47 @@ def test_site_answers_during_an_update(stack: Stack) -> None:
             except OSError:
                 answers.append(0)
 
-    visits = threading.Thread(target=visit)
-    visits.start()
+    thread = threading.Thread(target=visit)
+    thread.start()
     try:
         until(lambda: answers, "somebody visits")
-        assert "Nothing changed" not in stack.up()
+        yield answers
         visited = len(answers)
-        until(lambda: len(answers) > visited, "somebody visits after the restarts")
+        until(lambda: len(answers) > visited, "somebody visits afterwards")
     finally:
         done.set()
-        visits.join()
+        thread.join()
+
+
+def test_site_answers_during_an_update(stack: Stack) -> None:
+    started = "systemctl show --property=ActiveEnterTimestamp airflow"
+    before = [stack.sh(name, started) for name in ("web-1", "web-2")]
+    stack.sh(
+        "salt-1", "salt 'web-*' cmd.run 'echo >> /etc/airflow/environment'"
+    )  # what the service has to restart for
+    with visits(stack) as answers:
+        assert "Nothing changed" not in stack.up()
+        assert len(answers) > 10
     after = [stack.sh(name, started) for name in ("web-1", "web-2")]
     assert all(old != new for old, new in zip(before, after, strict=True)), (
         "both have been restarted"
     )
-    assert visited > 10
-    assert set(answers) == {200}, (
-        f"{sum(status != 200 for status in answers)} of {len(answers)} visits failed"
-    )
+    assert Counter(answers).keys() == {200}, Counter(answers)
+
+
+def test_site_grows_and_shrinks_and_nobody_notices(stack: Stack) -> None:
+    def at_the_edge() -> set[str]:
+        stats = stack.sh("lb-1", shlex.join(["/usr/bin/python3", "-c", ASK, "show stat"]))
+        found = [server for server in servers(stats) if server.name.startswith("web-")]
+        return {server.name for server in found} - {one.name for one in found if not one.up}
+
+    with visits(stack) as answers:
+        stack.ctl("scale", "web=3")
+        until(lambda: at_the_edge() == {"web-1", "web-2", "web-3"}, "three machines serve")
+        stack.ctl("scale", "web=2")
+    assert at_the_edge() == {"web-1", "web-2"}
+    assert "web-3" not in stack.rows()
+    assert Counter(answers).keys() == {200}, Counter(answers)
 
 
 def test_login_limit_holds_on_both_web_machines(stack: Stack) -> None:

@@ -1,8 +1,7 @@
-"""The fixtures of the state tests: one master and one fleet of machines for the session."""
+"""The fixtures of the state tests: a master and a fleet of machines for the session of a worker."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -94,21 +93,9 @@ def converged(fleet: Fleet) -> Callable[[str], Machine]:
 
 
 @pytest.fixture(scope="module")
-def web(converged: Callable[[str], Machine], fleet: Fleet) -> Machine:
-    """The first web machine, after a migration of the database as in the orchestration."""
-    converged("postgres-1")
-    converged("redis-1")
-    machine = fleet.machine("web-1")
-    migrated = machine.apply("airflow.migrate")
-    failures = {
-        tag: state["comment"] for tag, state in migrated.items() if state["result"] is False
-    }
-    assert not failures
-    leaked = [
-        name for name, value in fleet.pillar.values().items() if value in json.dumps(migrated)
-    ]
-    assert not leaked
-    return converged("web-1")
+def web(fleet: Fleet) -> Machine:
+    """The first web machine, with the web app."""
+    return fleet.web_app()
 
 
 @pytest.fixture(scope="module")

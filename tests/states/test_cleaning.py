@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -38,13 +38,17 @@ FILL = (
 
 
 @pytest.fixture(scope="module")
-def postgres(converged: Callable[[str], Machine]) -> Machine:
-    """The server, with Airflow's tables that only grow."""
+def postgres(converged: Callable[[str], Machine]) -> Iterator[Machine]:
+    """The server, with tables like those of Airflow that only grow, while Airflow's are aside."""
     machine = converged("postgres-1")
-    sql(machine, "DROP TABLE IF EXISTS session, revoked_token, log")
+    names = ("session", "revoked_token", "log")
+    aside = "".join(f"ALTER TABLE IF EXISTS {name} SET SCHEMA aside;" for name in names)
+    back = "".join(f"ALTER TABLE IF EXISTS aside.{name} SET SCHEMA public;" for name in names)
+    sql(machine, f"CREATE SCHEMA aside; {aside}")
     clean(machine)  # before the first migration there are none
     sql(machine, TABLES)
-    return machine
+    yield machine
+    sql(machine, f"DROP TABLE {', '.join(names)}; {back} DROP SCHEMA aside")
 
 
 def sql(machine: Machine, text: str) -> str:
@@ -96,6 +100,13 @@ def test_old_rows_go_and_others_stay(postgres: Machine) -> None:
     assert sql(postgres, "SELECT event FROM log") == "new"
     for line in ("session: 2 rows", "revoked_token: 1 rows", "log: 1 rows"):
         assert f"{line} removed" in log
+
+
+def test_ids_never_run_out(postgres: Machine) -> None:
+    clean(postgres)
+    sql(postgres, "SELECT setval('session_id_seq', 2147483647)")
+    add_session(postgres, "first id again", NOBODY, 0)
+    assert sql(postgres, "SELECT id FROM session WHERE session_id = 'first id again'") == "1"
 
 
 def test_second_run_at_the_same_time_is_harmless(postgres: Machine) -> None:

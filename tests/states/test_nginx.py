@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
-from harness import Fleet, Machine, changed, failed
+from harness import Machine, changed, failed
+from plainpillar import ROOT
 from waiting import until
 
 # Requests to a web machine, written byte for byte: a client library would tidy up the paths.
@@ -57,21 +59,13 @@ def brief(answer):
     return {**answer, "body": body[:2000].decode("latin1"), "bytes": len(body)}
 """
 SOCKET = "/run/airflow/web.sock"
-
-
-@pytest.fixture(scope="module")
-def web(converged: Callable[[str], Machine], fleet: Fleet) -> Machine:
-    """The first web machine, after a migration of the database as in the orchestration."""
-    converged("postgres-1")
-    converged("redis-1")
-    assert failed(fleet.machine("web-1").apply("airflow.migrate")) == []
-    return converged("web-1")
-
-
-@pytest.fixture(scope="module")
-def edge(fleet: Fleet, web: Machine) -> Machine:
-    """The only machine that web machines listen to."""
-    return fleet.machine("lb-1")
+CONSTANT = yaml.safe_load((ROOT / "salt/nginx/constant.yaml").read_text())["constant"]
+# Each page of the list, with what may follow.
+PAGES = ["/", "/?a=b"] + [
+    f"/{page}{more}"
+    for page in CONSTANT["pages"]
+    for more in ("", "/", "?a=/api", "/x%2Fy%20z/runs/~?a=b&c")
+]
 
 
 class Site:
@@ -106,7 +100,15 @@ def bundle(web: Machine) -> str:
 
 @pytest.fixture
 def without_python(web: Machine) -> Iterator[None]:
-    """The web app is stopped meanwhile: who needs it gets 502."""
+    """The web app is out of nginx's reach meanwhile: who needs it gets 502."""
+    assert web.run("mv", SOCKET, f"{SOCKET}.app").returncode == 0
+    yield
+    assert web.run("mv", f"{SOCKET}.app", SOCKET).returncode == 0
+
+
+@pytest.fixture
+def dead_app(web: Machine) -> Iterator[None]:
+    """The web app is stopped meanwhile."""
     web.run("systemctl", "stop", "airflow")
     yield
     web.run("systemctl", "start", "airflow")
@@ -223,6 +225,111 @@ def test_file_without_hash_is_revalidated_by_its_content(site: Site, web: Machin
     assert tag == expected
 
 
+def test_page_and_version_are_what_the_web_app_answers(web: Machine) -> None:
+    compare = f"""
+def seen(answer):
+    return answer["status"], answer["headers"].get("content-type"), answer["body"]
+
+result = [
+    path
+    for path in paths
+    if seen(ours := get(path)) != seen(get(path, where="{SOCKET}")) or ours["status"] != 200
+]
+"""
+    paths = [*PAGES, CONSTANT["version"], f"{CONSTANT['version']}?a=b"]
+    assert web.python(ASK + compare, address="127.0.0.1", paths=paths) == []
+
+
+def test_page_and_version_never_reach_the_web_app(site: Site, without_python: None) -> None:
+    del without_python
+    ask = "result = [path for path in paths if get(path)['status'] != 200]"
+    assert site.python(ask, paths=[*PAGES, CONSTANT["version"]]) == []
+    # Neither the list nor the path as it was sent says more than that.
+    others = ["/health", "/docs", "/dagsx", "//dags", "/%64ags", "/api/v2/version/", "/ui/dags"]
+    for path in (*others, "/auth/login/", "/pluginsv2/x", "/api/v1/x", "/api/v2/versions"):
+        assert (path, site.get(path)["status"]) == (path, 502)
+    for method in ("HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+        assert site.get("/dags", method=method)["status"] == 502
+
+
+# Where a browser without a token begins.
+LOGIN = "/api/v2/auth/login?next="
+NOBODY = ["/ui/config", "/ui/config?a=b", *(LOGIN + to for to in ("%2F", "%2Fdags", "%2Fdags%2F"))]
+NOBODY += [f"{LOGIN}%2Fdags%2Fa-b_c%2Fruns"]
+ALIKE = """
+def seen(answer):
+    body = answer["body"].decode() if answer["status"] == 401 else ""
+    names = "location", "set-cookie", "www-authenticate"
+    headers = [answer["headers"].get(name) for name in names]
+    return answer["status"], *headers, body
+"""
+
+
+def test_sender_without_token_is_answered_as_by_the_web_app(web: Machine) -> None:
+    compare = f"""
+result = [[path, ours, theirs] for path in paths
+    if (ours := seen(get(path, X_Forwarded_Proto="https")))
+    != (theirs := seen(get(path, where="{SOCKET}", X_Forwarded_Proto="https")))]
+"""
+    unsafe = ("%2F%2Fevil.example", "%2F..%2Fx", "https%3A%2F%2Fevil.example", "%5C%5Cevil", "%2f")
+    more = [LOGIN + to for to in (*unsafe, "", "%2Fdags%3Fa%3Db", "/dags", "%2Fa&next=%2F%2Fevil")]
+    paths = [*NOBODY, *more]
+    assert web.python(ASK + ALIKE + compare, address="127.0.0.1", paths=paths) == []
+
+
+def test_sender_without_token_never_reaches_the_web_app(site: Site, without_python: None) -> None:
+    del without_python
+    for path in NOBODY:
+        assert site.get(path)["status"] in {401, 307}
+        assert site.get(path, Cookie="session=a; b=c")["status"] in {401, 307}
+        for shown in (
+            {"Cookie": "_token=x"},
+            {"Cookie": "a=b;\t_TOKEN=x"},
+            {"Authorization": "Bearer x"},
+        ):
+            assert (path, shown, site.get(path, **shown)["status"]) == (path, shown, 502)
+    for to in ("", "%2F%2Fevil.example", "%2F..", "%2Fa%3Fb", "/dags", "%2Fa&next=%2F%2Fevil"):
+        assert (to, site.get(LOGIN + to)["status"]) == (to, 502)
+
+
+def test_page_is_revalidated_by_its_content(site: Site, web: Machine) -> None:
+    for coding, name in (("br", "page.html.br"), ("gzip", "page.html.gz"), ("x", "page.html")):
+        first = site.get("/dags", Accept_Encoding=coding)
+        headers = first["headers"]
+        assert headers.get("content-encoding") == (None if coding == "x" else coding)
+        assert (headers["vary"], headers["cache-control"]) == ("Accept-Encoding", "no-cache")
+        assert headers["x-frame-options"] == "SAMEORIGIN"
+        assert "last-modified" not in headers
+        again = site.get("/pools", Accept_Encoding=coding, If_None_Match=headers["etag"])
+        assert (again["status"], again["bytes"]) == (304, 0)
+        time = web.run("stat", "-c", "%Y", f"/opt/airflow/current/answers/{name}").stdout
+        assert headers["etag"].startswith(f'"{int(time):x}-')
+    assert site.get("/dags", Range="bytes=0-9")["status"] == 200
+
+
+def test_pages_are_routes_of_the_ui(web: Machine, bundle: str) -> None:
+    look = """
+import re
+scripts = open(path).read()
+result = [page for page in pages if not re.search(f"path:.{page}[^a-z_]", scripts)]
+"""
+    path = f"/opt/airflow/current/static{bundle}"
+    assert web.python(look, path=path, pages=CONSTANT["pages"]) == []
+
+
+def test_release_without_the_page_answers_itself(site: Site, web: Machine) -> None:
+    """One that was built before there was a folder for it, while it is replaced."""
+    answers = "/opt/airflow/current/answers"
+    expected = site.get("/dags")["body"]
+    web.run("mv", f"{answers}/", "/opt/airflow/answers")
+    try:
+        found = site.get("/dags")
+    finally:
+        web.run("mv", "/opt/airflow/answers", f"{answers}/")
+    assert (found["status"], found["body"]) == (200, expected)
+    assert "etag" not in found["headers"]
+
+
 def test_body_is_limited_before_the_web_app_reads_it(site: Site, web: Machine) -> None:
     send = """
 megabyte = b"x" * (1 << 20)
@@ -323,6 +430,72 @@ os.rename(path + ".app", path)
     assert not other.keys() & {"x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"}
 
 
+def test_answers_of_the_web_app_are_compressed_by_nginx(site: Site, web: Machine) -> None:
+    web.put(
+        "/root/compress.py",
+        INSTEAD_OF_APP
+        + """
+large = b'{"a": "' + b"x" * 5000 + b'"}'
+json_type = b"Content-Type: application/json\\r\\n"
+answers = {
+    b"/large": (json_type + b'ETag: "a"\\r\\nVary: Cookie\\r\\n', large),
+    b"/small": (json_type, b"{}" * 400),
+    b"/packed": (json_type + b"Content-Encoding: gzip\\r\\n", large),
+    b"/image": (b"Content-Type: image/png\\r\\n", large),
+}
+for _ in range(5):
+    connection, _ = server.accept()
+    data = b""
+    while b"\\r\\n\\r\\n" not in data:
+        data += connection.recv(65536)
+    assert b"encoding" not in data.lower()
+    headers, body = answers[data.split()[1]]
+    head = b"HTTP/1.1 200 OK\\r\\n%sContent-Length: %d\\r\\n\\r\\n" % (headers, len(body))
+    connection.sendall(head + body)
+    connection.close()
+os.rename(path + ".app", path)
+""",
+    )
+    web.run("systemd-run", "--unit=compress", "/opt/salt/bin/python", "/root/compress.py")
+    until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode == 0, "the listener")
+    codings = "gzip, deflate, br"
+    found = {
+        path: site.get(f"/{path}", Accept_Encoding=codings)
+        for path in ("large", "small", "packed", "image")
+    }
+    plain = site.get("/large")
+    until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode != 0, "the web app's socket")
+    assert {
+        path: (answer["headers"].get("content-encoding"), answer["bytes"] > 2000)
+        for path, answer in found.items()
+    } == {
+        "large": ("gzip", False),
+        "small": (None, False),
+        "packed": ("gzip", True),
+        "image": (None, True),
+    }
+    assert found["large"]["headers"]["etag"] == 'W/"a"'
+    assert plain["headers"]["etag"] == '"a"'
+    assert (plain["bytes"], plain["headers"].get("content-encoding")) == (5009, None)
+
+
+def test_compressed_answer_is_that_of_the_web_app(web: Machine) -> None:
+    compare = f"""
+import gzip
+ours = get("/openapi.json", Accept_Encoding="gzip, br", Connection="close")
+chunks, body = ours["body"], b""
+while chunks:
+    size, _, chunks = chunks.partition(b"\\r\\n")
+    body, chunks = body + chunks[: int(size, 16)], chunks[int(size, 16) + 2 :]
+result = [
+    ours["headers"]["content-encoding"],
+    gzip.decompress(body) == get("/openapi.json", where="{SOCKET}")["body"],
+    "Accept-Encoding" in ours["headers"]["vary"],
+]
+"""
+    assert web.python(ASK + compare, address="127.0.0.1") == ["gzip", True, True]
+
+
 def test_stream_arrives_as_it_is_written(site: Site, web: Machine) -> None:
     web.put(
         "/root/stream.py",
@@ -351,14 +524,15 @@ with socket.create_connection((address, 8080)) as connection:
     while piece := connection.recv(1 << 16):
         result += [round(time.monotonic() - began)] * piece.count(b"{}")
 """
-    assert site.python(read) == [0, 1, 2]
+    first, _, last = site.python(read)
+    assert last - first >= 1, "they arrive together"
     until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode != 0, "the web app's socket")
 
 
 def test_dead_web_app_is_told_and_nginx_goes_on(
-    site: Site, web: Machine, bundle: str, without_python: None
+    site: Site, web: Machine, bundle: str, dead_app: None
 ) -> None:
-    del without_python
+    del dead_app
     found = site.get("/ui/config?secret=not-to-log")
     assert (found["status"], found["headers"]["retry-after"]) == (502, "10")
     assert found["headers"]["cache-control"] == "no-store"

@@ -27,12 +27,12 @@ from stackctl.states import StateRun, raise_on_failure, read_orchestration
 
 MACHINES = ("web-1", "web-2")
 NOTHING = "nothing:\n  test.nop: []\n"
-# While this file exists, the migration on web-1 kills the process that it names.
+# While this file exists, the migration on web-1 kills the process that it names, and its children.
 VICTIM = "victim"
 MIGRATION = """
 kill-victim:
   cmd.run:
-    - name: kill -KILL $(cat {victim}) && rm {victim}
+    - name: kill -KILL $(cat {victim}) $(pgrep -P $(cat {victim})) && rm {victim}
     - onlyif: test -e {victim}
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Fleet, Machine, failed
+from harness import Fleet, Machine
 from plainpillar import DEPLOYMENT
 from waiting import until
 
@@ -58,10 +58,8 @@ def store(converged: Callable[[str], Machine], request: pytest.FixtureRequest) -
 
 @pytest.fixture(scope="module")
 def roles(fleet: Fleet, converged: Callable[[str], Machine]) -> dict[str, Machine]:
-    """A converged machine of each role, the web app's after its database was migrated."""
-    for minion_id in STORES:
-        converged(minion_id)
-    assert failed(fleet.machine("web-1").apply("airflow.migrate")) == []
+    """A converged machine of each role."""
+    fleet.web_app()
     return {minion_id: converged(minion_id) for minion_id in ROLES}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness import Fleet, Machine, failed
+from harness import Fleet, Machine
 from plainpillar import DEPLOYMENT
 from waiting import until
 
@@ -20,10 +20,8 @@ MACHINES = (*STORES, "web-1", "lb-1")
 
 @pytest.fixture(scope="module")
 def machines(fleet: Fleet, converged: Callable[[str], Machine]) -> dict[str, Machine]:
-    """A converged machine of each role, the web app's after its database was migrated."""
-    for minion_id in STORES:
-        converged(minion_id)
-    assert failed(fleet.machine("web-1").apply("airflow.migrate")) == []
+    """A converged machine of each role."""
+    fleet.web_app()
     return {minion_id: converged(minion_id) for minion_id in MACHINES}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stackctl.deployment import Deployment
@@ -19,6 +19,7 @@ class Stack:
     """The stack as its operator handles it."""
 
     deployment: Deployment
+    _shown: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -63,8 +64,10 @@ class Stack:
         return self.ctl("exec", machine, "--", command, accept=accept, stdin=stdin)
 
     def secret(self, secret: str, field: str) -> str:
-        """Return a field of a secret, decrypted."""
-        return self.ctl("secrets", "show", secret, field).strip()
+        """Return a field of a secret, decrypted at the first time."""
+        if (secret, field) not in self._shown:
+            self._shown[secret, field] = self.ctl("secrets", "show", secret, field).strip()
+        return self._shown[secret, field]
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return the table of `status`."""

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -80,6 +81,8 @@ class Tools:
         elif command[0] == "brotli":
             for source in command[command.index("--") + 1 :]:
                 Path(f"{source}.br").write_bytes(b"br" + Path(source).read_bytes()[:20])
+        elif "page.html" in words:
+            Path(command[-1], "page.html").write_bytes(b"<p>the page</p>" * 40)
         elif command[0] == "tar":
             archive = next(word.partition("=")[2] for word in command if "--file=" in word)
             Path(archive).write_bytes(b"packed")
@@ -124,9 +127,9 @@ def test_archive_is_built_once_and_its_folder_goes(
     digest = hashlib.sha256(b"packed").hexdigest()
     assert (archives / f"{NAME}.tar.zst.sha256").read_text() == f"{digest}  {NAME}.tar.zst\n"
     assert not (program.RELEASES / NAME).exists()
-    assert len(tools.commands) == 5
+    assert len(tools.commands) == 7
     build(program, archives)
-    assert len(tools.commands) == 5, "a complete archive is not built again"
+    assert len(tools.commands) == 7, "a complete archive is not built again"
 
 
 def test_only_what_the_lockfile_pins_is_installed(
@@ -226,6 +229,57 @@ def test_time_of_a_static_file_follows_from_its_content(program: ModuleType, sta
     assert packed.stat().st_mtime == program.content_time(packed.read_bytes())
     assert program.content_time(SCRIPT) != program.content_time(SCRIPT + b"x")
     assert (static.parent / "release.json").stat().st_mtime == program.EPOCH
+
+
+@pytest.fixture
+def answering(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
+    """`answering(template)`: the answers of a release whose page is made of this template."""
+
+    def make(template: str) -> Path:
+        target = tmp_path / "release"
+        modules = {
+            "airflow/__init__.py": "import os\n__version__ = '3.9'\n"
+            "assert os.environ['_AIRFLOW__AS_LIBRARY']",
+            "airflow/utils/__init__.py": "",
+            "airflow/utils/platform.py": "def get_airflow_git_version(): return 'abc'",
+            "airflow/ui/dist/index.html": template,
+        }
+        for name, text in modules.items():
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        python = target / "venv/bin/python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nPYTHONPATH={target} exec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        program.write_answers(target, target / "answers")
+        return target / "answers"
+
+    return make
+
+
+def test_answers_are_those_of_the_web_app(answering: Callable[[str], Path]) -> None:
+    answers = answering("<base href={{ backend_server_base_url }}>\n")
+    assert (answers / "page.html").read_text() == "<base href=/>"
+    assert (answers / "version.json").read_text() == '{"version":"3.9","git_version":"abc"}'
+
+
+def test_page_that_is_not_constant_is_refused(
+    program: ModuleType, answering: Callable[[str], Path]
+) -> None:
+    with pytest.raises(program.BuildError, match="'user' is undefined"):
+        answering("<base href={{ backend_server_base_url }}>{{ user }}")
+
+
+def test_time_of_an_answer_follows_from_its_content(program: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "static").mkdir()
+    page = tmp_path / "answers/page.html"
+    page.write_bytes(SCRIPT)
+    program.set_times(tmp_path)
+    assert page.stat().st_mtime == program.content_time(SCRIPT)
 
 
 def test_release_without_an_expected_folder_is_refused(

@@ -169,6 +169,7 @@ AIRFLOW_FILES = [
     "/etc/airflow/airflow_local_settings.py",
     "/etc/airflow/web_worker.py",
     "/etc/airflow/web_queue.py",
+    "/etc/airflow/web_answers.py",
     "/etc/airflow/web_auth.py",
     "/etc/systemd/system/airflow.service",
 ]

@@ -283,6 +283,50 @@ def test_failing_request_gives_its_place_back() -> None:
     play(story)
 
 
+@pytest.mark.parametrize(
+    ("method", "connected", "status"),
+    [
+        ("GET", None, 500),
+        ("GET", False, 503),
+        ("GET", True, 503),
+        ("POST", False, 503),
+        ("POST", True, 500),
+    ],
+)
+def test_error_of_a_database_that_could_not_be_asked_may_be_tried_again(
+    method: str, connected: bool | None, status: int
+) -> None:
+    """Not a write that was connected: it may have been done. `None`: it was no such error."""
+    answer: list[Message] = []
+
+    async def app(*arguments: Any) -> None:
+        *_, send = arguments
+        if connected is not None:
+            ask = web_queue.database.get().fail
+            await asyncio.to_thread(ask, connected=connected)
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"an error"})
+        raise ValueError(method)
+
+    async def receive() -> Message:
+        return WHOLE
+
+    async def send(message: Message) -> None:
+        answer.append(message)
+
+    async def ask() -> None:
+        await web_queue.Bounded(app, LIMITS)(
+            {"type": "http", "path": "/a", "method": method, "headers": []}, receive, send
+        )
+
+    with pytest.raises(ValueError, match=method):
+        asyncio.run(ask())
+    assert [message.get("status") for message in answer] == [status, None]
+    if status == 503:
+        assert dict(answer[0]["headers"])[b"retry-after"] == b"5"
+        assert b"The database does not answer." in answer[1]["body"]
+
+
 def test_late_answer_is_replaced_and_keeps_its_place_until_it_ends() -> None:
     async def story(app: App, ask: Callable[..., Client]) -> None:
         late = ask("/late")

@@ -20,6 +20,7 @@ SIZES = {
     "worker_megabytes": 200,
     "shared_megabytes": 260,
     "memory_high_megabytes": 660,
+    "rows_per_page": 25,
 }
 
 
@@ -38,7 +39,7 @@ def test_connections_are_those_of_both_pools_of_every_worker() -> None:
     assert web_sizes.connections(SIZES | {"workers": 1}) == 9
 
 
-@pytest.mark.parametrize("name", ["workers", "requests_per_worker", "worker_megabytes"])
+@pytest.mark.parametrize("name", ["workers", "requests_per_worker", "rows_per_page"])
 @pytest.mark.parametrize("value", [0, -1, "two", None, True, 1.5])
 def test_number_that_is_none_is_refused(name: str, value: object) -> None:
     with pytest.raises(CommandExecutionError, match=f"airflow:{name} is .*a number from 1 on"):
@@ -66,10 +67,17 @@ def test_workers_beyond_the_memory_are_refused() -> None:
         checked(worker_megabytes=201)
 
 
+def test_page_with_more_rows_than_an_answer_is_refused() -> None:
+    assert checked(rows_per_page=100)
+    with pytest.raises(CommandExecutionError, match="rows_per_page is 101; Airflow answers"):
+        checked(rows_per_page=101)
+
+
 @pytest.mark.parametrize(
     ("decided", "reason"),
     [
         ({"workers": "many"}, "airflow:workers is 'many'"),
+        ({"rows_per_page": "many"}, "airflow:rows_per_page is 'many'"),
         ({"workers": 9}, "9 workers of 3 requests open up to"),
         ({"requests_per_worker": 20}, "2 workers of 20 requests open up to"),
         ({"worker_megabytes": 400}, "hold up to 1060 MiB"),

@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import pytest
 
@@ -40,36 +41,82 @@ class Server:
         self.ended_with = [connection.cycle for connection in self.server_state.connections]
 
 
+class User(NamedTuple):
+    """FAB's, and the thread that found it."""
+
+    subject: str
+    thread: int
+    perms: frozenset[tuple[str, str]] = frozenset({("can_read", "DAGs")})
+
+
 class FabAuthManager:
     """FAB's, as far as ours changes it."""
 
     log = SimpleNamespace(error=lambda *_: None)
 
+    valid_seconds = 600.0
+
+    def __init__(self) -> None:
+        self.checked: list[str] = []
+
     def _get_token_validator(self) -> Any:
-        async def claims(token: str) -> dict[str, str]:
+        async def claims(token: str) -> dict[str, Any]:
             if token == "forged":
                 raise InvalidTokenError(token)
-            return {"jti": token, "sub": "1"}
+            self.checked.append(token)
+            return {"jti": token, "sub": "1", "exp": time.time() + self.valid_seconds}
 
         return SimpleNamespace(avalidated_claims=claims)
 
-    def deserialize_user(self, claims: dict[str, str]) -> tuple[str, int]:
+    def deserialize_user(self, claims: dict[str, Any]) -> User:
         if claims["jti"] == "orphan":
             raise ValueError("no such user")
-        return claims["sub"], threading.get_ident()
+        return User(claims["sub"], threading.get_ident())
 
 
 class InvalidTokenError(Exception):
     """PyJWT's."""
 
 
-class RevokedToken:
-    """Airflow's."""
+class OperationalError(Exception):
+    """SQLAlchemy's."""
 
-    @staticmethod
-    def is_revoked(jti: str) -> bool:
-        time.sleep(0.2 if jti == "slow" else 0)
-        return jti == "revoked"
+
+class Connection:
+    """The driver's, in a pool that counts what happens to it."""
+
+    def __init__(self) -> None:
+        self.autocommit = False
+        self.states: list[str] = []
+        self.looked_up: list[str] = []
+        self.driver_connection = self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.jti = ""
+
+    def cursor(self) -> Connection:
+        return self
+
+    def execute(self, query: str, values: dict[str, str]) -> None:
+        assert self.autocommit, "it opens a transaction"
+        assert "revoked_token" in query
+        self.jti, self.user = values["jti"], values["user"]
+        if self.jti == "cut off":
+            raise OSError("server closed the connection unexpectedly")
+
+    def fetchone(self) -> tuple[bool, list[str]]:
+        time.sleep(0.2 if self.jti == "slow" else 0)
+        self.looked_up.append(self.jti)
+        return self.jti == "revoked", [f"dag of {self.user}"]
+
+    def invalidate(self) -> None:
+        self.states.append("invalid")
+
+    def close(self) -> None:
+        self.states.append("autocommit" if self.autocommit else "as it was")
 
 
 @pytest.fixture
@@ -77,11 +124,13 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     """`load(name, **modules)`: a file of salt/airflow/files, with these modules' contents."""
 
     def load(name: str, **contents: dict[str, Any]) -> ModuleType:
+        made: dict[str, ModuleType] = {}
         for path, content in contents.items():
             parts = path.split("__")
             for end in range(1, len(parts) + 1):
                 whole = ".".join(parts[:end])
-                monkeypatch.setitem(sys.modules, whole, ModuleType(whole))
+                made[whole] = made.get(whole) or ModuleType(whole)
+                monkeypatch.setitem(sys.modules, whole, made[whole])
             vars(sys.modules[".".join(parts)]).update(content)
         spec = importlib.util.spec_from_file_location(name, ROOT / f"salt/airflow/files/{name}.py")
         assert spec is not None
@@ -100,10 +149,35 @@ def worker(load: Load) -> ModuleType:
         airflow__api_fastapi__gunicorn_app={
             "AirflowUvicornWorker": type("AirflowUvicornWorker", (), {"CONFIG_KWARGS": {"a": 1}})
         },
+        airflow__api_fastapi__app={"get_auth_manager": object},
         gunicorn__arbiter={"Arbiter": object},
+        sqlalchemy__event={"listen": object},
+        sqlalchemy__engine={"Engine": object, "ExceptionContext": object},
+        sqlalchemy__exc={"OperationalError": OperationalError},
         uvicorn__server={"Server": Server},
-        web_queue={"Bounded": object, "Limits": object},
+        web_answers={"SharedAnswers": object},
+        web_queue={"Bounded": object, "Limits": object, "database": ContextVar("d", default=None)},
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "connection", "told"),
+    [
+        (OperationalError("no route"), None, [{"connected": False}]),
+        (OperationalError("timeout"), "a connection", [{"connected": True}]),
+        (ValueError("a bug"), None, []),
+    ],
+    ids=["no connection", "in a statement", "another error"],
+)
+def test_request_is_told_that_the_database_could_not_be_asked(
+    worker: ModuleType, error: Exception, connection: object, told: list[dict[str, bool]]
+) -> None:
+    context = SimpleNamespace(sqlalchemy_exception=error, connection=connection)
+    worker.note(context)  # outside of a request
+    noted: list[dict[str, bool]] = []
+    worker.database.set(SimpleNamespace(fail=lambda **what: noted.append(what)))
+    worker.note(context)
+    assert noted == told
 
 
 def renewal(worker: ModuleType, folder: Path, own: float = 99) -> Any:
@@ -175,11 +249,20 @@ def test_leaving_worker_does_not_wait_long_for_a_silent_connection(worker: Modul
 
 
 @pytest.fixture
-def auth(load: Load) -> Any:
+def connection() -> Connection:
+    return Connection()
+
+
+@pytest.fixture
+def auth(load: Load, connection: Connection) -> Any:
+    engine = SimpleNamespace(raw_connection=lambda: connection)
     module = load(
         "web_auth",
         jwt={"InvalidTokenError": InvalidTokenError},
-        airflow__models__revoked_token={"RevokedToken": RevokedToken},
+        cachetools={"TTLCache": lambda *_: {}},
+        web_answers={"Reader": lambda *fields: fields},
+        web_queue={"database": ContextVar("d", default=None)},
+        airflow__settings={"get_engine": lambda: engine},
         airflow__providers__fab__auth_manager__fab_auth_manager={"FabAuthManager": FabAuthManager},
         airflow__providers__fab__auth_manager__models={"User": object},
     )
@@ -187,9 +270,9 @@ def auth(load: Load) -> Any:
 
 
 def test_token_is_looked_up_outside_the_loop(auth: Any) -> None:
-    subject, thread = asyncio.run(auth.get_user_from_token("good"))
-    assert subject == "1"
-    assert thread != threading.get_ident()
+    user = asyncio.run(auth.get_user_from_token("good"))
+    assert user.subject == "1"
+    assert user.thread != threading.get_ident()
 
 
 def test_loop_goes_on_while_the_database_does_not_answer(auth: Any) -> None:
@@ -207,7 +290,7 @@ def test_loop_goes_on_while_the_database_does_not_answer(auth: Any) -> None:
 def test_tokens_are_looked_up_one_after_the_other(auth: Any) -> None:
     async def story() -> set[int]:
         found = await asyncio.gather(*(auth.get_user_from_token("slow") for _ in range(3)))
-        return {thread for _, thread in found}
+        return {user.thread for user in found}
 
     assert len(asyncio.run(story())) == 1
 
@@ -216,3 +299,81 @@ def test_tokens_are_looked_up_one_after_the_other(auth: Any) -> None:
 def test_token_that_is_not_valid_is_refused(auth: Any, token: str) -> None:
     with pytest.raises(InvalidTokenError):
         asyncio.run(auth.get_user_from_token(token))
+
+
+def test_connection_returns_to_the_pool_as_it_was(auth: Any, connection: Connection) -> None:
+    asyncio.run(auth.get_user_from_token("good"))
+    assert connection.states == ["as it was"]
+
+
+def test_connection_that_fails_is_not_used_again(auth: Any, connection: Connection) -> None:
+    with pytest.raises(OSError, match="closed"):
+        asyncio.run(auth.get_user_from_token("cut off"))
+    assert connection.states[0] == "invalid"
+
+
+def test_request_whose_token_cannot_be_looked_up_may_be_tried_again(auth: Any) -> None:
+    noted: list[dict[str, bool]] = []
+
+    async def ask() -> None:
+        sys.modules["web_queue"].database.set(
+            SimpleNamespace(fail=lambda **what: noted.append(what))
+        )
+        await auth.get_user_from_token("cut off")
+
+    with pytest.raises(OSError, match="closed"):
+        asyncio.run(ask())
+    assert noted == [{"connected": False}]
+
+
+def test_signature_is_checked_once_and_revocation_each_time(
+    auth: Any, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        asyncio.run(auth.get_user_from_token("good"))
+    assert auth.checked == ["good"]
+    monkeypatch.setattr(Connection, "fetchone", lambda _: (True, []))
+    with pytest.raises(InvalidTokenError, match="revoked"):
+        asyncio.run(auth.get_user_from_token("good"))
+
+
+def test_signature_is_checked_again_when_the_token_expires(auth: Any) -> None:
+    auth.valid_seconds = -1
+    for _ in range(2):
+        asyncio.run(auth.get_user_from_token("good"))
+    assert auth.checked == ["good", "good"]
+
+
+def test_reader_is_looked_up_once_for_one_request(auth: Any, connection: Connection) -> None:
+    async def story() -> tuple[Any, User]:
+        return await auth.read_as("good"), await auth.get_user_from_token("good")
+
+    (permissions, favourites), user = asyncio.run(story())
+    assert (permissions, favourites) == (user.perms, ("dag of 1",))
+    assert connection.looked_up == ["good"]
+
+
+def test_other_token_of_the_same_request_is_looked_up(auth: Any, connection: Connection) -> None:
+    async def story() -> None:
+        await auth.read_as("good")
+        await auth.get_user_from_token("other")
+        with pytest.raises(InvalidTokenError):
+            await auth.get_user_from_token("revoked")
+
+    asyncio.run(story())
+    assert connection.looked_up == ["good", "other", "revoked"]
+
+
+def test_other_request_is_looked_up_again(auth: Any, connection: Connection) -> None:
+    async def story() -> None:
+        await asyncio.create_task(auth.read_as("good"))
+        await asyncio.create_task(auth.get_user_from_token("good"))
+
+    asyncio.run(story())
+    assert connection.looked_up == ["good", "good"]
+
+
+@pytest.mark.parametrize("token", ["forged", "revoked", "orphan"])
+def test_reader_with_a_token_that_is_not_valid_is_refused(auth: Any, token: str) -> None:
+    with pytest.raises(InvalidTokenError):
+        asyncio.run(auth.read_as(token))

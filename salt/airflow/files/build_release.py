@@ -2,9 +2,9 @@
 """Build a release of Airflow and pack it into one archive for all web machines.
 
 A release is the folder ``/opt/airflow/releases/<name>`` with the virtual environment ``venv``, the
-static files ``static`` and ``release.json``. It is built where it will be unpacked, because scripts
-in a virtual environment name its path. The archive ``<name>.tar.zst`` is complete when the file
-``<name>.tar.zst.sha256`` beside it exists.
+static files ``static``, the answers that never change ``answers``, and ``release.json``. It is
+built where it will be unpacked, because scripts in a virtual environment name its path. The archive
+``<name>.tar.zst`` is complete when the file ``<name>.tar.zst.sha256`` beside it exists.
 
 Usage: build_release.py NAME LOCKFILE ARCHIVES
 """
@@ -36,6 +36,26 @@ STATIC = {
 }
 # A template that the web app fills, which is no page by itself.
 TEMPLATES = {"static/index.html"}
+# What the web app answers to everybody alike, whatever the database holds: the page in which the
+# scripts of the UI run (`webapp` in airflow/api_fastapi/core_api/app.py; its only variable is the
+# path of the site), and the version (airflow/api_fastapi/core_api/routes/public/version.py).
+# tests/states/test_nginx.py asks the web app for both.
+ANSWERS = """
+import json, sys
+from pathlib import Path
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import airflow
+from airflow.utils.platform import get_airflow_git_version
+templates = Environment(
+    loader=FileSystemLoader(sys.argv[1]), autoescape=True, undefined=StrictUndefined
+)
+page = templates.get_template("index.html").render(backend_server_base_url="/")
+version = {"version": airflow.__version__, "git_version": get_airflow_git_version()}
+Path(sys.argv[2], "page.html").write_text(page)
+Path(sys.argv[2], "version.json").write_text(json.dumps(version, separators=(",", ":")))
+"""
+# Airflow is loaded without its settings, logs and database.
+LIBRARY_ONLY = {"_AIRFLOW__AS_LIBRARY": "1"}
 # What compression does not make smaller.
 COMPRESSED = {".gif", ".jpg", ".png", ".woff", ".woff2"}
 SMALLEST = 256  # bytes: a packet carries that as well
@@ -101,7 +121,9 @@ def build(name: str, lockfile: Path, archives: Path) -> Path:
     try:
         packages = install(target, lockfile)
         collect_static(packages, target / "static")
+        write_answers(packages, target / "answers")
         compress(target / "static")
+        compress(target / "answers")
         write_manifest(target, packages)
         set_times(target)
         pack(target, archive)
@@ -153,18 +175,32 @@ def collect_static(packages: Path, static: Path) -> None:
             os.link(path, target)
 
 
-def compress(static: Path) -> None:
+def write_answers(packages: Path, answers: Path) -> None:
+    """Fill a folder with the answers that never change.
+
+    Raises:
+        BuildError: the page wants another variable, or this release has other modules.
+    """
+    answers.mkdir(mode=0o755)
+    python = str(answers.parent / "venv/bin/python")
+    templates = str(packages / STATIC["static"])
+    with TemporaryDirectory() as home:
+        environment = tool_environment(Path(home)) | LIBRARY_ONLY
+        run([python, "-c", ANSWERS, templates, str(answers)], environment)
+
+
+def compress(folder: Path) -> None:
     """Write ``.br`` and ``.gz`` beside each file that compression makes smaller."""
     sources = [
         path
-        for path in files(static)
+        for path in files(folder)
         if path.suffix not in COMPRESSED and path.stat().st_size >= SMALLEST
     ]
     for path in sources:
         packed = gzip.compress(path.read_bytes(), GZIP_LEVEL, mtime=0)
         path.with_name(f"{path.name}.gz").write_bytes(packed)
     quality = f"--quality={BROTLI_QUALITY}"
-    run(["brotli", "--keep", quality, "--", *map(str, sources)], tool_environment(static))
+    run(["brotli", "--keep", quality, "--", *map(str, sources)], tool_environment(folder))
     for path in sources:
         for suffix in (".br", ".gz"):
             packed_file = path.with_name(path.name + suffix)
@@ -186,12 +222,12 @@ def write_manifest(target: Path, packages: Path) -> None:
 def set_times(target: Path) -> None:
     """Give each file a time that does not depend on when and where it was built.
 
-    nginx makes an ETag of a file's time and size. The time of a static file follows from its
+    nginx makes an ETag of a file's time and size. The time of a file that it sends follows from its
     content, so a file has the same ETag on all machines and another one when it changes.
     """
     for path in [target, *target.rglob("*")]:
         os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
-    for path in files(target / "static"):
+    for path in (*files(target / "static"), *files(target / "answers")):
         time = content_time(path.read_bytes())
         os.utime(path, (time, time))
 

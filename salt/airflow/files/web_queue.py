@@ -9,6 +9,9 @@ The page of health goes past the queue, so that a worker that is busy is not tak
 stream that waits for a run to finish is a request like any other until its answer begins, and then
 holds no place: it may last for hours.
 
+A request whose answer is an error because the database could not be asked is answered 503: it may
+be tried again, which nobody does after a 500.
+
 This module knows ASGI only, and nothing of Airflow: https://asgi.readthedocs.io/
 """
 
@@ -20,6 +23,7 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +35,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEALTH = "/api/v2/monitor/health"
 STREAM = re.compile(r"/api/v2/dags/[^/]+/dagRuns/[^/]+/wait")
+READS = ("GET", "HEAD", "OPTIONS")
+# After which an answer that the database could not give is asked for again, in seconds.
+DATABASE_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -150,19 +157,42 @@ class Inbox:
         return self._read.popleft() if self._read else await self._receive()
 
 
-class Outbox:
-    """What goes to the client: the app's answer, or one in place of an answer that is late."""
+class Database:
+    """What a request has met when it asked the database."""
 
-    def __init__(self, send: Send, started: Callable[[], None]) -> None:
+    def __init__(self, *, reads: bool) -> None:
+        """Take whether the request only reads."""
+        self._reads = reads
+        self.failed = False
+
+    def fail(self, *, connected: bool) -> None:
+        """Note that the database could not be asked, or has ended a statement.
+
+        A write that was connected may have been done: its error stays an error.
+        """
+        self.failed = self.failed or self._reads or not connected
+
+
+# Of the request that is being served, in its tasks and threads.
+database: ContextVar[Database | None] = ContextVar("database", default=None)
+
+
+class Outbox:
+    """What goes to the client: the app's answer, or one in its place."""
+
+    def __init__(self, send: Send, asked: Database, started: Callable[[], None]) -> None:
         """Send with `send`, and call `started` once an answer of the app begins."""
         self._send = send
+        self._asked = asked
         self._started = started
         self._begun = False
-        self._late: asyncio.Task[None] | None = None
+        self._instead: asyncio.Task[None] | None = None
 
     async def send(self, message: Message) -> None:
         """Pass on a message of the app. What follows another answer is dropped."""
-        if self._late is not None:
+        if not self._begun and message.get("status") == 500 and self._asked.failed:
+            self._replace(503, "The database does not answer.", DATABASE_SECONDS)
+        if self._instead is not None:
             return
         if not self._begun:
             self._begun = True
@@ -175,15 +205,19 @@ class Outbox:
         The app goes on with the request, which holds its place meanwhile: a thread that waits for
         the database cannot be stopped. So nobody knows whether a change was made: 504, not 503.
         """
-        if not self._begun and self._late is None:
-            answer = refuse(self._send, 504, "The app has not answered in time.")
-            self._late = asyncio.ensure_future(answer)
+        if not self._begun:
+            self._replace(504, "The app has not answered in time.")
+
+    def _replace(self, status: int, reason: str, retry_after: int | None = None) -> None:
+        if self._instead is None:
+            answer = refuse(self._send, status, reason, retry_after)
+            self._instead = asyncio.ensure_future(answer)
 
     async def finish(self) -> None:
-        """Wait until an answer in place of the app has gone out."""
-        if self._late is not None:
+        """Wait until an answer in place of the app's has gone out."""
+        if self._instead is not None:
             with suppress(OSError):
-                await self._late
+                await self._instead
 
 
 class Place:
@@ -306,7 +340,9 @@ class Bounded:
             await refuse(send, 503, str(error), error.retry_after)
             return
         place = Place(self._lane)
-        outbox = Outbox(send, place.leave if stream else lambda: None)
+        asked = Database(reads=scope["method"] in READS)
+        database.set(asked)
+        outbox = Outbox(send, asked, place.leave if stream else lambda: None)
         late = loop.call_at(arrived + self._seconds, outbox.give_up)
         try:
             await self._app(scope, inbox.receive, outbox.send)

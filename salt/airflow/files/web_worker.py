@@ -1,6 +1,7 @@
 """Gunicorn's worker of the web app. Managed by Salt (salt/airflow).
 
-It bounds the requests inside the app (web_queue.py), and leaves once it has grown too large: a new
+It bounds the requests inside the app (web_queue.py), asks the app once for readers who may see the
+same (web_answers.py), and leaves once it has grown too large: a new
 worker takes its place. Its settings are in the environment.
 """
 
@@ -15,10 +16,15 @@ from pathlib import Path
 from socket import socket
 from typing import ClassVar
 
+from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.gunicorn_app import AirflowUvicornWorker
 from gunicorn.arbiter import Arbiter
+from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.event import listen
+from sqlalchemy.exc import OperationalError
 from uvicorn.server import Server
-from web_queue import Bounded, Limits
+from web_answers import SharedAnswers
+from web_queue import Bounded, Limits, database
 
 # Between two looks at a worker's memory, in seconds: the kernel adds up its pages in some 8 ms.
 INTERVAL = 5
@@ -29,6 +35,12 @@ PAUSE = 20
 def setting(name: str) -> float:
     """Return a number of the environment, which salt/airflow sets."""
     return float(os.environ[f"WEB_{name}"])
+
+
+def note(error: ExceptionContext) -> None:
+    """Tell the request that is being served that the database could not be asked."""
+    if isinstance(error.sqlalchemy_exception, OperationalError) and (asked := database.get()):
+        asked.fail(connected=error.connection is not None)
 
 
 class DrainingServer(Server):
@@ -105,7 +117,9 @@ class WebWorker(AirflowUvicornWorker):
             health_seconds=setting("HEALTH_SECONDS"),
             streams=int(setting("STREAMS")),
         )
-        self.config.app = Bounded(self.wsgi, limits)
+        listen(Engine, "handle_error", note)
+        shared = SharedAnswers(self.wsgi, get_auth_manager().read_as)
+        self.config.app = Bounded(shared, limits)
         server = DrainingServer(config=self.config)
         self._install_sigquit_handler()
         watch = asyncio.ensure_future(self._watch(server))

@@ -32,6 +32,7 @@ FRAGMENTATION = 1.05  # of Redis
 EDGE_KERNEL = 130  # the same as KERNEL, with the buffers of 5200 connections
 EDGE_CONNECTION, EDGE_STREAM = 30 / 1024, 35 / 1024  # of HAProxy
 NGINX, NGINX_HEADERS = 8, 16  # MiB of its processes; KiB of a request's headers
+NGINX_GZIP = 400  # KiB: zlib's state of 264, and its output
 # Of a disk, in MB.
 DISK = 10_000
 SYSTEM_DISK = 3000  # with Salt, and a journal that is full
@@ -186,7 +187,14 @@ def nginx_memory(nginx: dict[str, Any]) -> float:
     """Return what nginx holds when every request fills its buffers, in MiB."""
     answer = (int(nginx["answer_buffers"]) + 1) * kibibytes(nginx["answer_buffer"])
     request = NGINX_HEADERS + kibibytes(nginx["body_buffer"]) + answer
-    return NGINX + int(nginx["connections"]) / 2 * request / 1024
+    return NGINX + (compressed() * NGINX_GZIP + int(nginx["connections"]) / 2 * request) / 1024
+
+
+def compressed() -> int:
+    """Return how many answers of the web app the load balancer asks for at once."""
+    airflow, haproxy = sizes("airflow"), sizes("haproxy")
+    slots = airflow["workers"] * airflow["requests_per_worker"]
+    return int(slots + haproxy["uploads"] + haproxy["health"])
 
 
 def kibibytes(setting: str) -> int:

@@ -46,6 +46,7 @@ PACKAGES = [
     "sudo",
     "systemd",
     "systemd-sysv",
+    "unattended-upgrades",
 ]
 BASE_REPOSITORY = "localcloud/debian-13"
 REPOSITORY = "localcloud/machine"
