@@ -96,10 +96,21 @@ TESTS: dict[str, list[str]] = {
         "ec2/test_instance.py",
         "ec2/test_create.py",
     ],
+    f"{DRIVER}/_permissions.py": [
+        "../../packages/saltext-ec2/tests/test_permissions.py",
+        "aws/test_identity.py",
+    ],
     f"{DRIVER}/_request.py": ["ec2/test_request.py", "ec2/test_options.py", "ec2/test_create.py"],
+    f"{LOCALCLOUD}/accesses.py": ["localcloud/test_authorization.py", "ec2/test_policy_parts.py"],
+    f"{LOCALCLOUD}/authorization.py": [
+        "localcloud/test_authorization.py",
+        "localcloud/test_metadata.py",
+    ],
     f"{LOCALCLOUD}/faults.py": ["localcloud/test_faults.py"],
     f"{LOCALCLOUD}/hooks.py": ["localcloud/test_hooks.py", "localcloud/test_instances.py"],
     f"{LOCALCLOUD}/machines.py": ["localcloud/test_docker_host.py", "localcloud/test_host.py"],
+    f"{LOCALCLOUD}/metadata.py": ["localcloud/test_metadata.py"],
+    f"{LOCALCLOUD}/policies.py": ["localcloud/test_policies.py"],
     f"{LOCALCLOUD}/state.py": ["localcloud/test_state.py"],
 }
 

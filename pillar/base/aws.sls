@@ -3,10 +3,12 @@ aws:
   region: eu-west-1
   # The tag of the resources that the Salt master may manage.
   project: airflow-stack
-  # What the Salt master may launch: instance types, and images of this owner
-  # (Debian).
+  # What the Salt master may launch: instance types, and images of these owners.
+  # EC2 compares a policy with an image's owner alias, and with the number of
+  # its account only where there is no alias. Debian's images have the alias
+  # that Amazon gives to itself and to the publishers that it has verified.
   instance_types: [t2.micro]
-  image_owner: '136693071363'
+  image_owners: [amazon, '136693071363']
   # The only user of Debian's image that may log in. The provider in
   # cloud.providers.d and stackctl name the same user.
   login_user: admin

@@ -27,13 +27,13 @@ aws-salt-role:
           Statement:
             - Sid: DescribeEc2
               Effect: Allow
-              Action: ['ec2:Describe*', 'ec2:GetConsoleOutput']
+              Action: 'ec2:Describe*'
               Resource: '*'
               Condition:
                 StringEquals: {'aws:RequestedRegion': {{ aws.region | json }}}
             - Sid: GetImageParameters
               Effect: Allow
-              Action: ['ssm:GetParameter', 'ssm:GetParameters']
+              Action: 'ssm:GetParameters'
               Resource: {{ parameters | json }}
             - Sid: RunOwnInstances
               Effect: Allow
@@ -54,7 +54,7 @@ aws-salt-role:
               Action: 'ec2:RunInstances'
               Resource: {{ ('arn:aws:ec2:' ~ aws.region ~ '::image/*') | json }}
               Condition:
-                StringEquals: {'ec2:Owner': {{ aws.image_owner | json }}}
+                StringEquals: {'ec2:Owner': {{ aws.image_owners | json }}}
             - Sid: RunInstancesInSubnet
               Effect: Allow
               Action: 'ec2:RunInstances'
@@ -74,11 +74,12 @@ aws-salt-role:
             - Sid: CreateTagsAtLaunch
               Effect: Allow
               Action: 'ec2:CreateTags'
-              Resource: '*'
+              Resource:
+                - {{ (arn ~ 'instance/*') | json }}
+                - {{ (arn ~ 'network-interface/*') | json }}
+                - {{ (arn ~ 'volume/*') | json }}
               Condition:
-                StringEquals:
-                  'aws:RequestedRegion': {{ aws.region | json }}
-                  'ec2:CreateAction': RunInstances
+                StringEquals: {'ec2:CreateAction': RunInstances}
             - Sid: AssociateOwnAddress
               Effect: Allow
               Action: 'ec2:AssociateAddress'
@@ -92,15 +93,13 @@ aws-salt-role:
               Effect: Allow
               Action:
                 - 'ec2:CreateTags'
-                - 'ec2:DeleteTags'
+                - 'ec2:GetConsoleOutput'
                 - 'ec2:ModifyInstanceAttribute'
                 - 'ec2:RebootInstances'
                 - 'ec2:StartInstances'
                 - 'ec2:StopInstances'
                 - 'ec2:TerminateInstances'
-              Resource: '*'
+              Resource: {{ (arn ~ 'instance/*') | json }}
               Condition:
-                StringEquals:
-                  'aws:RequestedRegion': {{ aws.region | json }}
-                  'aws:ResourceTag/project': {{ aws.project | json }}
+                StringEquals: {'aws:ResourceTag/project': {{ aws.project | json }}}
     - region: {{ aws.region | json }}

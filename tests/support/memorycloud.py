@@ -12,13 +12,14 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.utils import InstanceMetadataFetcher
 from moto.core.base_backend import BackendDict
 from werkzeug.serving import make_server
 
 from localcloud import catalog
 from localcloud.auth import Gate
 from localcloud.cloud import Cloud
-from localcloud.config import CloudConfig, Credentials, Endpoint
+from localcloud.config import METADATA, CloudConfig, Credentials, Endpoint
 from localcloud.errors import MachineError, MachineGone
 from localcloud.faults import FaultClient
 from localcloud.hooks import Hooks
@@ -99,6 +100,22 @@ class MemoryHost:
             raise MachineError(self.broken)
 
 
+class From:
+    """The API, as seen by requests from one address.
+
+    Attributes:
+        address: where requests seem to come from; empty: from this host.
+    """
+
+    def __init__(self, api: Api) -> None:
+        self.api, self.address = api, ""
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        if self.address:
+            environ["REMOTE_ADDR"] = self.address
+        return self.api(environ, start_response)
+
+
 @dataclass
 class Running:
     """A local cloud that is served by this process."""
@@ -107,6 +124,7 @@ class Running:
     host: MemoryHost
     credentials: Credentials
     url: str
+    api: From
     _clients: dict[str, Any] = field(default_factory=dict)
 
     def client(
@@ -150,6 +168,19 @@ class Running:
             )
         )
 
+    def session_of(self, instance_id: str) -> dict[str, Any]:
+        """Return the arguments of `client` for a machine's role, by the metadata service."""
+        found = self.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
+        self.api.address = found[0]["Instances"][0]["PrivateIpAddress"]
+        try:
+            got = InstanceMetadataFetcher(
+                base_url=f"{self.url}{METADATA}/", env={}
+            ).retrieve_iam_role_credentials()
+        finally:
+            self.api.address = ""
+        assert got, f"{instance_id} has no credentials of a role"
+        return {"key": got["access_key"], "secret": got["secret_key"], "token": got["token"]}
+
     @property
     def ec2(self) -> Any:
         return self._clients.setdefault("ec2", self.client("ec2"))
@@ -175,16 +206,11 @@ def running(directory: Path, host: MemoryHost) -> Iterator[Running]:
         state.load()
         catalog.publish()
         credentials = Credentials.ensure(directory)
-        server = make_server(
-            "127.0.0.1",
-            0,
-            Api(made, state, Gate(credentials), config),
-            threaded=True,
-            request_handler=Handler,
-        )
+        api = From(Api(made, state, Gate(credentials), config))
+        server = make_server("127.0.0.1", 0, api, threaded=True, request_handler=Handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         threading.Thread(target=made.watch, daemon=True).start()
-        yield Running(made, host, credentials, f"http://127.0.0.1:{server.server_port}")
+        yield Running(made, host, credentials, f"http://127.0.0.1:{server.server_port}", api)
     finally:
         if server:
             server.shutdown()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -32,6 +34,17 @@ def load(kind: str, name: str, **dunders: Any) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     vars(module).update(dunders)
+    return module
+
+
+def load_file(path: Path) -> ModuleType:
+    """Load a program of the tree, which is no module of Salt's loader."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
     return module
 
 

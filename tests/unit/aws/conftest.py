@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import boto3
 import pytest
 import salt.config
 import yaml
-from moto.server import ThreadedMotoServer
 
+from cloudsite import HOST_KEY
+from memorycloud import MemoryHost, Running, running
 from plainpillar import DEPLOYMENT, ROOT
 from saltext.ec2 import _client, _images, _request
 from saltext.ec2 import options as _options
@@ -33,16 +33,24 @@ def pillar() -> dict[str, Any]:
     return {component: DEPLOYMENT.base_pillar(component) for component in ("aws", "endpoints")}
 
 
+class Consoles(MemoryHost):
+    """Machines in memory whose consoles show a host key."""
+
+    def console(self, instance_id: str) -> str:  # noqa: ARG002
+        return HOST_KEY
+
+
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A local cloud with an empty account, whose machines exist in memory only."""
+    with running(tmp_path_factory.mktemp("cloud"), Consoles()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def endpoint(cloud: Running) -> str:
     """The address of an empty account."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    # All servers of a process share one account, which an earlier module may have filled.
-    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
-    yield f"http://{host}:{port}"
-    server.stop()
+    return cloud.url
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +60,13 @@ def operator() -> str:
 
 
 @pytest.fixture(scope="module")
-def environment(endpoint: str) -> dict[str, str]:
+def environment(cloud: Running, endpoint: str) -> dict[str, str]:
     """The environment in which boto3 uses that account only."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return inherited | {
         "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_ACCESS_KEY_ID": cloud.credentials.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": cloud.credentials.secret_access_key,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
 
@@ -128,7 +136,11 @@ def requests(
     )
     opts = salt.config.cloud_config(str(folder / "cloud"))
     provider = opts["providers"]["eu-west-1"]["ec2"]
-    account = {"endpoint_url": environment["AWS_ENDPOINT_URL"], "id": "test", "key": "test"}
+    account = {
+        "endpoint_url": environment["AWS_ENDPOINT_URL"],
+        "id": environment["AWS_ACCESS_KEY_ID"],
+        "key": environment["AWS_SECRET_ACCESS_KEY"],
+    }
     connection = _client.connect(provider | account, str(folder))
     made = {}
     with pytest.MonkeyPatch.context() as patch:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from localcloud import catalog
+
 States = dict[str, dict[str, Any]]
 Client = Callable[[str], Any]
 Opening = tuple[str, int, str]  # group, port, and the group or network that may connect
@@ -200,7 +202,7 @@ def test_edge_machine_of_an_older_stack_gets_the_address(
     named = {"Name": aws["edge_address"]["machine"], "project": aws["project"]}
     tags = [{"Key": key, "Value": value} for key, value in named.items()]
     instance = ec2.run_instances(
-        ImageId="ami-1", MinCount=1, MaxCount=1,
+        ImageId=catalog.IMAGE_ID, InstanceType="t2.micro", MinCount=1, MaxCount=1,
         TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
     )["Instances"][0]  # fmt: skip
     changed = {state["__id__"]: state["changes"] for state in apply().values() if state["changes"]}

@@ -66,4 +66,4 @@ def test_profiles_use_allowed_types_and_tags(
     assert sizes == set(aws["instance_types"])
     projects = {profile["tag"]["project"] for profile in profiles.values() if "tag" in profile}
     assert projects == {aws["project"]}
-    assert aws["image_owner"] == catalog.OWNER
+    assert aws["image_owners"] == [catalog.OWNER_ALIAS, catalog.OWNER]

@@ -44,6 +44,7 @@ def test_map_makes_two_calls_per_machine_and_shares_queries(
         }
         took = time.monotonic() - begin
         assert all(1 <= calls.pop(action) <= 1 + took / _cache.SECONDS for action in shared)
+        assert calls.pop("RunInstances:DryRun") == 1
         assert calls == dict.fromkeys(("RunInstances", "CreateTags"), len(NAMES))
         passed = took / interval
         assert looks["consoles"] <= len(NAMES) * (1 + passed)

@@ -130,7 +130,15 @@ def test_docstrings_name_exactly_the_actions_that_functions_use(
     opts["query.selection"] = ["id"]
     for query in QUERIES:
         getattr(driver, query)()
+    tried = {"image": "ssm:/images/web", "iam_profile": "web", "provider": "cloud:ec2"}
+    machine("web-9")
+    opts["profiles"]["tried"] = {**opts["profiles"]["small"], **tried}
+    filled = opts["cachedir"]  # the machines above have filled it
+    opts |= {"profile": "tried", "names": ["web-9"], "cachedir": str(tmp_path / "tried")}
     driver.optimize_providers({"cloud": opts["providers"]["cloud"]["ec2"]})
+    for name in ("profile", "names"):
+        del opts[name]
+    opts["cachedir"] = filled
     driver.show_image({"image": "ssm:/images/other"}, call="function")
     driver.create(machine("web-1"))
     named = [{"ResourceType": "elastic-ip", "Tags": [{"Key": "Name", "Value": "edge"}]}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -20,6 +21,12 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "ssm": lambda client: client.describe_parameters(),
     "s3": lambda client: client.list_buckets(),
 }
+READ = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": {"Effect": "Allow", "Action": "ec2:Describe*", "Resource": "*"},
+    }
+)
 UNKNOWN = {
     "ec2": "AuthFailure",
     "iam": "InvalidClientTokenId",
@@ -77,6 +84,7 @@ def test_expired_signature_is_refused(local: Running, monkeypatch: pytest.Monkey
 def test_issued_key_works_until_deactivated(local: Running) -> None:
     iam = local.client("iam")
     iam.create_user(UserName="driver")
+    iam.put_user_policy(UserName="driver", PolicyName="read", PolicyDocument=READ)
     key = iam.create_access_key(UserName="driver")["AccessKey"]
     client = local.client("ec2", key=key["AccessKeyId"], secret=key["SecretAccessKey"])
     client.describe_instances()
@@ -90,6 +98,7 @@ def test_assumed_role_key_needs_its_token(local: Running) -> None:
     role = iam.create_role(
         RoleName="salt", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}'
     )["Role"]
+    iam.put_role_policy(RoleName="salt", PolicyName="read", PolicyDocument=READ)
     session = local.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="test")[
         "Credentials"
     ]

@@ -100,6 +100,14 @@ def test_launched_machine_has_the_root_volume_of_the_image(local: Running, launc
     (volume,) = local.ec2.describe_volumes()["Volumes"]
     assert (volume["Size"], volume["VolumeType"]) == (8, "gp3")
     (image,) = local.ec2.describe_images(Owners=["136693071363"])["Images"]
+    assert image["ImageOwnerAlias"] == image["ImageLocation"].partition("/")[0] == "amazon"
     (root,) = image["BlockDeviceMappings"]
     assert root["DeviceName"] == image["RootDeviceName"]
     assert (root["Ebs"]["VolumeSize"], root["Ebs"]["DeleteOnTermination"]) == (8, True)
+
+
+def test_new_interface_has_the_tags_of_the_launch(local: Running, launch: Launch) -> None:
+    tags = [{"Key": "project", "Value": "own"}]
+    launch(TagSpecifications=[{"ResourceType": "network-interface", "Tags": tags}])
+    (interface,) = local.ec2.describe_network_interfaces()["NetworkInterfaces"]
+    assert interface["TagSet"] == tags

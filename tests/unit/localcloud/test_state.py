@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from localcloud import catalog
+from localcloud.cloud import backend
 from localcloud.errors import StateUnreadable
 from localcloud.machines import Observed
 from memorycloud import MemoryHost, Running, running
@@ -61,6 +62,15 @@ def test_restart_keeps_everything(tmp_path: Path) -> None:
         assert launch(local)["PrivateIpAddress"] != instance["PrivateIpAddress"]
     assert host.log[0] == f"create {instance['InstanceId']}"
     assert f"start {instance['InstanceId']}" not in host.log
+
+
+def test_image_of_an_older_cloud_gets_its_alias(tmp_path: Path) -> None:
+    with running(tmp_path, MemoryHost()) as local:
+        backend().amis[catalog.IMAGE_ID].owner_alias = None
+        local.ec2.create_vpc(CidrBlock="10.99.0.0/16")
+    with running(tmp_path, MemoryHost()) as local:
+        (image,) = local.ec2.describe_images(Owners=["amazon"])["Images"]
+        assert image["ImageId"] == catalog.IMAGE_ID
 
 
 def test_change_is_on_disk_when_call_is_answered(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ class Gate:
         """
         signature = Signature(request)
         service = signature.service
-        secret, token = self._secrets().get(signature.access_key_id, ("", ""))
+        secret, token, end = self._secrets().get(signature.access_key_id, ("", "", None))
         if not secret or not hmac.compare_digest(signature.token.encode(), token.encode()):
             raise Refused(service, *_unknown_key(service))
         try:
@@ -156,26 +156,37 @@ class Gate:
                 "Check your AWS Secret Access Key.",
                 401 if service == "ec2" else 403,
             )
+        if end and end <= self._now():
+            raise Refused(service, *_expired_key(service))
         return signature
+
+    def owns(self, access_key_id: str) -> bool:
+        """Return whether this is the owner's access key, which may do everything."""
+        return access_key_id == self._owner.access_key_id
 
     def is_owner(self, secret: str) -> bool:
         """Return whether this is the owner's secret key."""
         return hmac.compare_digest(secret.encode(), self._owner.secret_access_key.encode())
 
-    def _secrets(self) -> Mapping[str, tuple[str, str]]:
-        """Return the valid keys: access key -> (secret key, session token that must be sent)."""
+    def _secrets(self) -> Mapping[str, tuple[str, str, datetime | None]]:
+        """Return the keys: access key -> (secret key, session token that must be sent, end)."""
         iam = get_backend("iam")[DEFAULT_ACCOUNT_ID]["aws"]
         sts = get_backend("sts")[DEFAULT_ACCOUNT_ID]["aws"]
-        issued = {
-            key.access_key_id: (key.secret_access_key, "")
+        issued: dict[str, tuple[str, str, datetime | None]] = {
+            key.access_key_id: (key.secret_access_key, "", None)
             for key in iam.access_keys.values()
             if key.status == "Active"
         }
         sessions = {
-            role.access_key_id: (role.secret_access_key, role.session_token)
+            role.access_key_id: (
+                role.secret_access_key,
+                role.session_token,
+                role.expiration.replace(tzinfo=UTC),
+            )
             for role in sts.assumed_roles
         }
-        return issued | sessions | {self._owner.access_key_id: (self._owner.secret_access_key, "")}
+        owner = (self._owner.secret_access_key, "", None)
+        return issued | sessions | {self._owner.access_key_id: owner}
 
 
 def service_of(request: Request) -> str:
@@ -232,6 +243,16 @@ def _unknown_key(service: str) -> tuple[str, str, int]:
             400,
         )
     return ("InvalidClientTokenId", "The security token included in the request is invalid.", 403)
+
+
+def _expired_key(service: str) -> tuple[str, str, int]:
+    """Return the error for the credentials of a session that has ended."""
+    text = "The security token included in the request is expired"
+    if service == "ec2":
+        return ("RequestExpired", "Request has expired.", 400)
+    if service in ("ssm", "kms"):
+        return ("ExpiredTokenException", text, 400)
+    return ("ExpiredToken", text, 400 if service == "s3" else 403)
 
 
 def _header(request: Request, name: str) -> str:

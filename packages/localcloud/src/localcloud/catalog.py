@@ -15,6 +15,10 @@ from moto.ssm.models import Parameter, ssm_backends
 from localcloud.config import REGION
 
 OWNER = "136693071363"
+OWNER_ALIAS = "amazon"
+"""EC2's name for Amazon and verified partners, of whom Debian is one. DescribeImages has it as
+ImageOwnerAlias, `ImageLocation` begins with it, and a policy's `ec2:Owner` is compared with it.
+https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Image.html"""
 IMAGE_NAME = "debian-13-amd64-20250814-2204"
 IMAGE_ID = "ami-0d13a6d641d0cb0c4"
 PARAMETER = "/aws/service/debian/release/13/latest/amd64"
@@ -30,17 +34,20 @@ def publish() -> None:
             name=IMAGE_NAME,
             description="Debian 13 (20250814-2204)",
             owner_id=OWNER,
+            owner_alias=OWNER_ALIAS,
             public=True,
             virtualization_type="hvm",
             architecture="x86_64",
             creation_date=datetime(2025, 8, 14, 22, 6, 0, tzinfo=UTC),
-            image_location=f"amazon/{IMAGE_NAME}",
+            image_location=f"{OWNER_ALIAS}/{IMAGE_NAME}",
             hypervisor="xen",
             root_device_type="ebs",
             root_device_name="/dev/xvda",
             region_name=f"{REGION}a",
             boot_mode="uefi-preferred",
         )
+    # A cloud that an older version has saved knows the image without its alias.
+    ec2.amis[IMAGE_ID].owner_alias = OWNER_ALIAS
     ssm = ssm_backends[DEFAULT_ACCOUNT_ID][REGION]
     if not ssm._parameters.get(PARAMETER):
         ssm._parameters[PARAMETER].append(

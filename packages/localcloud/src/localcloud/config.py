@@ -24,6 +24,8 @@ CONFIG_FILE = "config.json"
 LOOPBACK = "127.0.0.1"
 HEALTH = "/_localcloud/health"
 """The path that names, without a signature, the cloud and the process that serves it."""
+METADATA = "/_localcloud/metadata"
+"""The beginning of the paths of the instance metadata service, which machines alone may ask."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,11 @@ class Endpoint:
     loopback_url: str
     access_key: str
     secret_key: str = field(repr=False)
+
+    @property
+    def metadata_url(self) -> str:
+        """The address of the instance metadata service, for machines."""
+        return f"{self.url}{METADATA}"
 
     @property
     def environment(self) -> dict[str, str]:

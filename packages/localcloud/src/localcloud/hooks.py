@@ -13,7 +13,7 @@ import hashlib
 import ipaddress
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,7 +113,7 @@ class Hooks:
             if token != NO_CLIENT_TOKEN:
                 launches[token] = reservation
             for instance in reservation.instances:
-                _complete(instance, interfaces)
+                _complete(instance, interfaces, options.get("tags") or {})
                 instance.cpu_credits = given.get("cpu_credits") or "standard"
                 cloud.set_state(instance, "pending")
                 cloud.follow(instance)
@@ -402,11 +402,15 @@ def _same_launch(known: Reservation, token: str, digest: str) -> Reservation:
     return known
 
 
-def _complete(instance: Instance, specs: list[dict[str, Any]]) -> None:
-    """Give a new instance EC2's defaults.
+def _complete(
+    instance: Instance,
+    specs: list[dict[str, Any]],
+    tags: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Give a new instance EC2's defaults, and its new interfaces their tags, which moto drops.
 
-    These are a root volume, the groups of its first interface, and interfaces that are deleted with
-    the instance.
+    The defaults are a root volume, the groups of its first interface, and interfaces that are
+    deleted with the instance.
     """
     instance.security_groups = instance.security_groups or list(instance.nics[0]._group_set)
     if instance.root_device_name not in instance.block_device_mapping:
@@ -416,6 +420,7 @@ def _complete(instance: Instance, specs: list[dict[str, Any]]) -> None:
         spec = given.get(index, {})
         if "NetworkInterfaceId" not in spec:
             nic.delete_on_termination = str(spec.get("DeleteOnTermination", True)).lower() == "true"
+            nic.add_tags(dict((tags or {}).get("network-interface", {})))
 
 
 def _require(instance: Instance, states: set[str], verb: str) -> None:

@@ -27,12 +27,15 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
 from localcloud import catalog, engine, faults
+from localcloud.accesses import Call
 from localcloud.auth import Gate, Refused, Signature, error_response
+from localcloud.authorization import Judge
 from localcloud.cloud import Cloud
-from localcloud.config import HEALTH, LOOPBACK, CloudConfig, Credentials, fingerprint
+from localcloud.config import HEALTH, LOOPBACK, METADATA, CloudConfig, Credentials, fingerprint
 from localcloud.errors import LocalCloudError, PortTaken, ServiceStartFailed
 from localcloud.hooks import Hooks
 from localcloud.machines import DockerHost
+from localcloud.metadata import Metadata
 from localcloud.state import StateFile
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,8 @@ class Api:
         self._state = state
         self._gate = gate
         self._config = config
+        self.judge = Judge()
+        self._metadata = Metadata(cloud, state.save)
         self._moto = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -74,6 +79,8 @@ class Api:
             return Response(json.dumps(self._health()), content_type="application/json")
         if request.path == faults.PATH:
             return self._administer(request)
+        if request.path.startswith(f"{METADATA}/"):
+            return self._metadata.answer(request)
         body = request.get_data(cache=True)
         signature = self._gate.check(request)
         if signature.service not in SERVICES or request.path.startswith("/moto-api"):
@@ -85,16 +92,20 @@ class Api:
             )
         action = action_of(request, signature)
         fault = self._cloud.faults.of_call(
-            action, lambda: self._cloud.machine_names_in(request.form)
+            fault_name(request, action), lambda: self._cloud.machine_names_in(request.form)
         )
         if fault and fault.kind == "error":
             log.info("%s %s -> injected %s", signature.service, action, fault.code)
             return error_response(signature.service, fault.code, fault.message, fault.status)
         if fault and fault.kind == "slow":
             faults.wait(fault, request.environ["werkzeug.socket"])
+        form = request.form.to_dict() | request.args.to_dict()
         request.environ["wsgi.input"] = BytesIO(body)
         request.environ["CONTENT_LENGTH"] = str(len(body))
         with self._cloud.lock:
+            if not self._gate.owns(signature.access_key_id):
+                call = Call(signature.service, action, signature.region, form, body)
+                self.judge.check(signature.access_key_id, call)
             response = Response.from_app(self._moto, request.environ, buffered=True)
             if not _READS.match(action):
                 self._state.save()
@@ -139,6 +150,11 @@ def action_of(request: Request, signature: Signature) -> str:
     if signature.service == "s3":
         return f"{request.method.capitalize()} {request.path}"
     return request.form.get("Action") or request.args.get("Action", "Unknown")
+
+
+def fault_name(request: Request, action: str) -> str:
+    """Return the name by which faults know a call: a dry run is no launch."""
+    return f"{action}:DryRun" if request.form.get("DryRun") == "true" else action
 
 
 def serve(config: CloudConfig) -> None:

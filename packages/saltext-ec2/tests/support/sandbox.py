@@ -30,7 +30,7 @@ import saltprograms
 REGION = "eu-west-1"
 # Moto loses the iops of a volume that is part of a launch, and then misses them.
 elastic_block_store.IOPS_REQUIRED_VOLUME_TYPES.clear()
-_READ_ONLY = ("Describe", "Get", "List", "AssumeRole")
+_READ_ONLY = ("Describe", "Get", "List", "AssumeRole", "DryRun")
 # Each instance is a folder, named by its address. The driver passes address and command last.
 _SSH = """#!/bin/sh
 echo "$*" >> "{folder}/ssh.log"
@@ -43,7 +43,7 @@ class Server:
     """Moto's server on a free port; it remembers the names of the API calls.
 
     Attributes:
-        calls: these names, oldest first.
+        calls: these names, oldest first; with `DryRun` before that of a call that only asks.
         delays: seconds that a call takes longer, by its name.
         url: where the server listens.
         answers: by a call's name, what answers it in place of moto: it gets the call's parameters
@@ -62,11 +62,14 @@ class Server:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
         target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-        if call := target or parse_qs(body.decode("latin-1")).get("Action", [""])[0]:
+        form = parse_qs(body.decode("latin-1"))
+        if call := target or form.get("Action", [""])[0]:
+            if form.get("DryRun") == ["true"]:
+                call = f"DryRun{call}"
             self.calls.append(call)
             time.sleep(self.delays.get(call, 0))
         if call in self.answers:
-            given = {key: values[0] for key, values in parse_qs(body.decode("latin-1")).items()}
+            given = {key: values[0] for key, values in form.items()}
             if answer := self.answers[call](given):
                 start_response(answer[0], [("Content-Type", "text/xml")])
                 return [answer[1].encode()]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import localcloud.engine
 import localcloud.image
 import localcloud.service
-from localcloud.config import CloudConfig
+from localcloud.config import METADATA, CloudConfig
 from localcloud.errors import LocalCloudError
 from stackctl import local, preflight
 from stackctl.deployment import Deployment
@@ -120,16 +120,24 @@ class LocalCloud:
         return endpoint.environment
 
     def master_files(self, environment: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the files below ~/.aws that take the place of AWS's instance role."""
+        """Return the files below ~/.aws that lead the master to this account.
+
+        Its credentials are those of its instance role, as on AWS. Earlier versions put the owner's
+        key into `credentials`.
+        """
+        url = environment["AWS_ENDPOINT_URL"]
+        # The service shares one process with the API, and may have to wait for it.
+        config = {
+            "region": self._deployment.region(),
+            "endpoint_url": url,
+            "ec2_metadata_service_endpoint": f"{url}{METADATA}/",
+            "metadata_service_timeout": 10,
+            "metadata_service_num_attempts": 3,
+        }
+        lines = [f"{key} = {value}\n" for key, value in config.items()]
         return {
-            "config": (
-                f"[default]\nregion = {self._deployment.region()}\n"
-                f"endpoint_url = {environment['AWS_ENDPOINT_URL']}\n"
-            ),
-            "credentials": (
-                f"[default]\naws_access_key_id = {environment['AWS_ACCESS_KEY_ID']}\n"
-                f"aws_secret_access_key = {environment['AWS_SECRET_ACCESS_KEY']}\n"
-            ),
+            "config": "".join(["[default]\n", *lines]),
+            "credentials": "# This machine has the credentials of its instance role.\n",
         }
 
     @_stack_errors()

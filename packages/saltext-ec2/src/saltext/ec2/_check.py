@@ -153,7 +153,7 @@ class Checker:
             yield _placed(document, (name, fault.option), str(fault))
         bases = {_own(file, other).get("extends") for other, file in self.files.profiles.items()}
         if name not in bases and name not in self._faulty:
-            vm_ = self._merged(alias, profile, {"name": name, "profile": name})
+            vm_ = merged(self.context.opts, alias, profile, {"name": name, "profile": name})
             for fault in self._machine(alias, vm_):
                 yield _placed(document, (name, fault.option), f"profile {fault}")
 
@@ -233,7 +233,7 @@ class Checker:
             yield from (("provider", text) for text in self.provider(alias))
         if not found and profile_name not in self._faulty:
             given = {**overrides, "name": overrides.get("name", name), "profile": profile_name}
-            for fault in self._machine(alias, self._merged(alias, profile, given)):
+            for fault in self._machine(alias, merged(self.context.opts, alias, profile, given)):
                 yield fault.option, str(fault)
 
     def _wrong_provider(self, provider: str) -> str:
@@ -243,16 +243,6 @@ class Checker:
         if alias not in self.context.opts["providers"]:
             return _maps.no_provider(provider, self.context.opts)
         return ""
-
-    def _merged(
-        self, alias: str, profile: Mapping[str, Any], given: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return a machine as the core merges it."""
-        merged = copy.deepcopy(dict(self.context.opts["providers"][alias][DRIVER]))
-        merged.pop("profiles", None)
-        for options_given in (profile, given):
-            salt.utils.dictupdate.update(merged, copy.deepcopy(dict(options_given)))
-        return merged
 
     def _machine(self, alias: str, vm_: Mapping[str, Any]) -> list[options.Fault]:
         """Return the faults of a machine whose sources have none."""
@@ -266,6 +256,17 @@ class Checker:
         if self.ask and not found:
             found += _missing(context, plan, name)
         return found
+
+
+def merged(
+    opts: Mapping[str, Any], alias: str, profile: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a machine as the core merges it of provider, profile and what is given of its own."""
+    made = copy.deepcopy(dict(opts["providers"][alias][DRIVER]))
+    made.pop("profiles", None)
+    for options_given in (profile, given):
+        salt.utils.dictupdate.update(made, copy.deepcopy(dict(options_given)))
+    return made
 
 
 def _missing(context: Context, plan: _preflight.Plan, name: str) -> list[options.Fault]:

@@ -182,8 +182,9 @@ def _report_retry(
     problem: object = caught_exception
     if response is not None and response[0].status_code >= 400:
         problem = response[1].get("Error", {}).get("Code", response[0].status_code)
-    # The driver tries what some instance types do not support, and expects the refusal.
-    if problem and problem != "UnsupportedOperation":
+    # The driver tries what some instance types do not support, and what is not to happen, and
+    # expects the refusal.
+    if problem and problem not in ("DryRunOperation", "UnsupportedOperation"):
         log.warning("%s failed at try %d: %s", operation.name, attempts, problem)
 
 

@@ -95,6 +95,18 @@ def remember_names(connection: Connection, found: Iterable[InstanceTypeDef]) -> 
     connection.cache.put("names", _states_by_name(found), NAMES_SECONDS)
 
 
+def living(connection: Connection) -> set[str]:
+    """Return the names of the living machines, as they were some seconds ago.
+
+    Raises:
+        ApiError: EC2 did not answer.
+    """
+    names = connection.cache.get(
+        "names", lambda: _states_by_name(instances(connection)), NAMES_SECONDS
+    )
+    return {name for name, known in names.items() if any(state in LIVING for _, state in known)}
+
+
 def forget_name(connection: Connection, name: str) -> None:
     """Have the next `before_launch` ask about a name, because its machine was just changed."""
     connection.cache.put(f"changed {name}", True, 2 * NAMES_SECONDS)

@@ -34,6 +34,7 @@ try:
         _machine,
         _minion_keys,
         _nodes,
+        _permissions,
         _regions,
         _snapshots,
         _tags,
@@ -215,16 +216,22 @@ def get_configured_provider() -> dict[str, Any] | bool:
 def optimize_providers(providers: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the providers to query: of those that share an account and region, one.
 
-    The core calls this before it queries the providers in processes of their own.
+    The core calls this before it queries the providers in processes of their own. A map or profile
+    that is about to be applied is tried with DryRun: one machine of each profile.
 
     IAM: ec2:DescribeInstances
+    IAM, depending on use: ec2:CreateTags, ec2:DescribeImages, ec2:DescribeSecurityGroups,
+        ec2:DescribeSubnets, ec2:RunInstances, iam:PassRole, ssm:GetParameters
 
     Raises:
         ConfigurationError: the map or profile that is about to be applied has faults.
+        ApiError: AWS denies a launch of it.
         Ec2Error: EC2 did not answer, a provider cannot be used, or a map names an unknown provider.
     """
     _check.refuse_run(_context())
-    return _accounts.optimize(_context(), providers)
+    kept = _accounts.optimize(_context(), providers)
+    _permissions.require(_context())
+    return kept
 
 
 @_query("machines")
