@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
 from localcloud import catalog
 from localcloud.cloud import backend
+from localcloud.config import HEALTH
 from localcloud.errors import StateUnreadable
 from localcloud.machines import Observed
 from memorycloud import MemoryHost, Running, running
@@ -189,3 +192,15 @@ def test_encrypted_volume_survives_restart(tmp_path: Path) -> None:
     with running(tmp_path, host) as local:
         (found,) = local.ec2.describe_volumes(VolumeIds=[volume["VolumeId"]])["Volumes"]
         assert found["Encrypted"]
+
+
+def test_process_tells_the_code_that_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up` restarts a process whose code has changed since it started."""
+    with running(tmp_path, MemoryHost()) as local:
+        with urlopen(local.url + HEALTH) as answer:
+            before = json.load(answer)["fingerprint"]
+        monkeypatch.setattr("localcloud.server.fingerprint", lambda _: "of changed files")
+        with urlopen(local.url + HEALTH) as answer:
+            assert json.load(answer)["fingerprint"] == before

@@ -56,6 +56,8 @@ class Api:
         self._state = state
         self._gate = gate
         self._config = config
+        # Of the code that this process runs; the files may change.
+        self._fingerprint = fingerprint(config)
         self.judge = Judge()
         self._metadata = Metadata(cloud, state.save)
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -139,7 +141,7 @@ class Api:
         return {
             "name": self._config.name,
             "pid": os.getpid(),
-            "fingerprint": fingerprint(self._config),
+            "fingerprint": self._fingerprint,
         }
 
 
