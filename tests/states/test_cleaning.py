@@ -104,7 +104,7 @@ def test_old_rows_go_and_others_stay(postgres: Machine) -> None:
 
 def test_ids_never_run_out(postgres: Machine) -> None:
     clean(postgres)
-    sql(postgres, "SELECT setval('session_id_seq', 2147483647)")
+    sql(postgres, "TRUNCATE session; SELECT setval('session_id_seq', 2147483647)")
     add_session(postgres, "first id again", NOBODY, 0)
     assert sql(postgres, "SELECT id FROM session WHERE session_id = 'first id again'") == "1"
 

@@ -240,7 +240,10 @@ class Holder:
         self.name, self.number = name, 0
 
 def taken(connection, record, proxy):
-    holder = current.get() or Holder("thread " + threading.current_thread().name)
+    thread = threading.current_thread().name
+    # The look-up of a token runs in the context of its request.
+    request = None if thread.startswith("auth") else current.get()
+    holder = request or Holder("thread " + thread)
     record.info["holder"] = holder
     with lock:
         holder.number += 1

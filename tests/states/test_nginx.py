@@ -533,7 +533,7 @@ def test_dead_web_app_is_told_and_nginx_goes_on(
     site: Site, web: Machine, bundle: str, dead_app: None
 ) -> None:
     del dead_app
-    found = site.get("/ui/config?secret=not-to-log")
+    found = site.get("/ui/dags?secret=not-to-log")
     assert (found["status"], found["headers"]["retry-after"]) == (502, "10")
     assert found["headers"]["cache-control"] == "no-store"
     assert found["headers"]["x-frame-options"] == "SAMEORIGIN"
@@ -547,7 +547,7 @@ def test_dead_web_app_is_told_and_nginx_goes_on(
     assert web.run("systemctl", "restart", "nginx").returncode == 0
     assert site.get(bundle)["status"] == 200
     journal = web.run("journalctl", "--no-pager", "--unit=nginx").stdout
-    assert "GET /ui/config 502" in journal
+    assert "GET /ui/dags 502" in journal
     assert "not-to-log" not in journal
 
 
