@@ -28,7 +28,8 @@ from stackctl.machines import ec2_client, list_machines
 from waiting import until
 from wholestack import Stack
 
-EXAMPLE_DAG = "example_bash_operator"
+# On the first page of the list (`rows_per_page` in pillar/base/airflow.sls).
+EXAMPLE_DAG = "asset_consumes_1"
 
 
 class Visitor:
