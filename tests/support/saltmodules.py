@@ -38,7 +38,7 @@ def load(kind: str, name: str, **dunders: Any) -> ModuleType:
 
 
 def load_file(path: Path) -> ModuleType:
-    """Load a program of the tree, which is no module of Salt's loader."""
+    """Load a file of the repository that no package and no loader of Salt's has."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from plainpillar import ROOT
-from saltmodules import load
+from saltmodules import load, load_file
 
 PROGRAM = ROOT / "salt/airflow/files/build_release.py"
 NAME = "3.3.2-abc"
@@ -94,11 +93,7 @@ class Tools:
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The program, which builds below a folder of the test."""
-    spec = importlib.util.spec_from_file_location("build_release", PROGRAM)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_file(PROGRAM)
     monkeypatch.setattr(module, "RELEASES", tmp_path / "releases")
     return module
 

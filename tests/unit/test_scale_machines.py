@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +17,7 @@ import salt.config
 import yaml
 
 from plainpillar import ROOT
+from saltmodules import load_file
 from stackctl import locks
 from stackctl.locks import Holder
 from waiting import until
@@ -31,16 +29,9 @@ BUSY, IDLE = 0.95, 0.1
 
 
 @pytest.fixture(scope="module")
-def program() -> Iterator[ModuleType]:
+def program() -> ModuleType:
     """The program, as a module."""
-    spec = importlib.util.spec_from_file_location("scale_machines", PROGRAM)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scale_machines"] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["scale_machines"]
+    return load_file(PROGRAM)
 
 
 class Site:

@@ -5,7 +5,6 @@ The cloud is the local one, with machines in memory.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from memorycloud import MemoryHost, Running, running
 from plainpillar import ROOT
+from saltmodules import load_file
 from stackctl import locks
 from waiting import until
 
@@ -28,12 +28,7 @@ KILLED, POWERED_OFF = 137, 130  # exit codes of a container
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
     """The program, as a module."""
-    spec = importlib.util.spec_from_file_location("start_ended_machines", PROGRAM)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file(PROGRAM)
 
 
 @pytest.fixture

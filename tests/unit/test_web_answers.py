@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import sys
 from collections.abc import Coroutine
 from types import ModuleType
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 
 from plainpillar import ROOT
+from saltmodules import load_file
 
 PATH = "/ui/next_run_assets/a"
 ALL = ("can_read", "DAGs")
@@ -21,15 +20,8 @@ Message = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def answers() -> ModuleType:
-    path = ROOT / "salt/airflow/files/web_answers.py"
-    spec = importlib.util.spec_from_file_location("web_answers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["web_answers"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    del sys.modules["web_answers"]
-    return module
+    load_file(ROOT / "salt/airflow/files/web_queue.py")
+    return load_file(ROOT / "salt/airflow/files/web_answers.py")
 
 
 class App:

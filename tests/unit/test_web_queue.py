@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from plainpillar import ROOT
+from saltmodules import load_file
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
 
-
-def _load() -> ModuleType:
-    path = ROOT / "salt/airflow/files/web_queue.py"
-    spec = importlib.util.spec_from_file_location("web_queue", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["web_queue"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-web_queue = _load()
+web_queue = load_file(ROOT / "salt/airflow/files/web_queue.py")
 LIMITS = web_queue.Limits(
     requests=2, queue=3, wait_seconds=5, answer_seconds=10, health_seconds=5, streams=1
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import time
@@ -11,12 +10,10 @@ from typing import Any
 
 import pytest
 
+from saltmodules import load_file
+
 ROOT = Path(__file__).parents[3]
-spec = importlib.util.spec_from_file_location("audit", ROOT / "scripts" / "audit.py")
-assert spec is not None
-assert spec.loader is not None
-audit: Any = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(audit)
+audit: Any = load_file(ROOT / "scripts" / "audit.py")
 
 CLEAN = {"name": "a", "version": "1", "vulns": []}
 ILL = {"name": "b", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2.1", "3"]}]}

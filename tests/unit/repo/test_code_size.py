@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from saltmodules import load_file
 
 ROOT = Path(__file__).parents[3]
 MODULE = '''"""What it is.
@@ -39,13 +39,7 @@ class Thing:
 
 @pytest.fixture(scope="module")
 def code_size() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("code_size", ROOT / "scripts/code_size.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_file(ROOT / "scripts/code_size.py")
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ Commits by somebody who goes on with this repository later are no part of a stag
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,13 +15,10 @@ from typing import Any
 
 import pytest
 
+from saltmodules import load_file
+
 ROOT = Path(__file__).parents[3]
-spec = importlib.util.spec_from_file_location("timelog", ROOT / "scripts" / "timelog.py")
-assert spec is not None
-assert spec.loader is not None
-timelog: Any = importlib.util.module_from_spec(spec)
-sys.modules["timelog"] = timelog  # dataclasses look their module up
-spec.loader.exec_module(timelog)
+timelog: Any = load_file(ROOT / "scripts" / "timelog.py")
 
 OWN = {"TIMELOG.md", "README.md"}  # the files that scripts/timelog.py writes
 GRACE = timedelta(minutes=30)  # after the last row of a stage
