@@ -19,15 +19,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, MutableMapping
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from web_queue import READS, App, Message, Receive, Scope, Send
 
 # What Airflow's handlers of these pages read was looked up in its code; docs/airflow.md has the
 # list. The settings of a process change with its restart.
@@ -48,7 +43,6 @@ BYTES = 128 * 1024
 ALL_BYTES = 4 * 1024 * 1024
 
 TOKEN = b"_token="
-READS = ("GET", "HEAD", "OPTIONS")
 # A login changes nothing that is shared.
 LOGIN = re.compile(r"/auth/(login|token)\b.*")
 COOKIE = b"has_changed="

@@ -1,8 +1,8 @@
 """Gunicorn's worker of the web app. Managed by Salt (salt/airflow).
 
 It bounds the requests inside the app (web_queue.py), asks the app once for readers who may see the
-same (web_answers.py), and leaves once it has grown too large: a new
-worker takes its place. Its settings are in the environment.
+same (web_answers.py), and leaves once it has grown too large: a new worker takes its place. Its
+settings are in the environment.
 """
 
 from __future__ import annotations
