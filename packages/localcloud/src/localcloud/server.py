@@ -17,6 +17,7 @@ from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlencode
 
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -26,7 +27,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
-from localcloud import catalog, engine, faults
+from localcloud import catalog, cidrs, engine, faults
 from localcloud.accesses import Call
 from localcloud.auth import Gate, Refused, Signature, error_response
 from localcloud.authorization import Judge
@@ -102,6 +103,8 @@ class Api:
         if fault and fault.kind == "slow":
             faults.wait(fault, request.environ["werkzeug.socket"])
         form = request.form.to_dict() | request.args.to_dict()
+        if signature.service == "ec2" and (taken := cidrs.canonical(form)) != form:
+            form, body = taken, urlencode(taken).encode()
         request.environ["wsgi.input"] = BytesIO(body)
         request.environ["CONTENT_LENGTH"] = str(len(body))
         with self._cloud.lock:
