@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ for folder in ("tests/support", "packages/saltext-ec2/tests/support"):
 
 from cloudsite import HOST_KEY  # noqa: E402
 from memorycloud import MemoryHost, running  # noqa: E402
-from realcloud import Place, RealCloud, free_port  # noqa: E402
+from realcloud import PROMPT, Place, RealCloud, free_port  # noqa: E402
 
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 FALSE_SSH = '#!/bin/sh\nfor remote; do :; done\nexec sh -c "$remote"\n'
@@ -198,7 +199,7 @@ class Host(MemoryHost):
         time.sleep(self.boot)
         super().create(machine)
 
-    def console(self, instance_id: str) -> str:  # noqa: ARG002
+    def console(self, instance_id: str, until: datetime) -> str:  # noqa: ARG002
         """Return the same output for all machines."""
         return HOST_KEY
 
@@ -302,7 +303,8 @@ def real(folder: Path, latency: float) -> Iterator[Bench]:
     machine_image = image.ensure(client, print, ROOT / "requirements/salt.txt")
     with ExitStack() as stack:
         place = stack.enter_context(Place.take())
-        config = CloudConfig(place.name, folder / "state", free_port(), machine_image, {})
+        # The driver's time is measured, not a cloud's that shows consoles late.
+        config = CloudConfig(place.name, folder / "state", free_port(), machine_image, {}, PROMPT)
         service.destroy(config, print)  # what a killed run left
         stack.callback(service.destroy, config, lambda _: None)
         cloud = RealCloud(place, config, service.start(config, lambda _: None), folder / "key")

@@ -107,6 +107,7 @@ TESTS: dict[str, list[str]] = {
         "localcloud/test_metadata.py",
     ],
     f"{LOCALCLOUD}/cidrs.py": ["localcloud/test_cidrs.py"],
+    f"{LOCALCLOUD}/delays.py": ["localcloud/test_delays.py"],
     f"{LOCALCLOUD}/faults.py": ["localcloud/test_faults.py"],
     f"{LOCALCLOUD}/hooks.py": ["localcloud/test_hooks.py", "localcloud/test_instances.py"],
     f"{LOCALCLOUD}/machines.py": ["localcloud/test_docker_host.py", "localcloud/test_host.py"],

@@ -10,7 +10,7 @@ import pytest
 from localcloud import engine, image, service
 from localcloud.config import CloudConfig
 from localcloud.machines import CLOUD_LABEL
-from realcloud import PUBLISHED, ROOT, Machine, Place, RealCloud, free_port
+from realcloud import PROMPT, PUBLISHED, ROOT, Machine, Place, RealCloud, free_port
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,9 @@ def cloud(
     """A running cloud; afterwards nothing of it is left."""
     folder = tmp_path_factory.mktemp("cloud")
     published = {PUBLISHED: {22: ("127.0.0.1", free_port())}}
-    config = CloudConfig(place.name, folder / "state", free_port(), machine_image, published)
+    config = CloudConfig(
+        place.name, folder / "state", free_port(), machine_image, published, PROMPT
+    )
     service.destroy(config, print)  # left over from a killed run
     made = RealCloud(place, config, service.start(config, print), folder / "key")
     try:

@@ -13,11 +13,13 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from localcloud.delays import INSTANT, Delays
 from localcloud.machines import Machine
 from memorycloud import MemoryHost, Running, running
 from saltprograms import run
@@ -84,7 +86,7 @@ class DiskHost(MemoryHost):
             (disk / "sshd").touch()
             (disk / "authorized_keys").write_text("the right one")
 
-    def console(self, instance_id: str) -> str:  # noqa: ARG002
+    def console(self, instance_id: str, until: datetime) -> str:  # noqa: ARG002
         return HOST_KEY
 
 
@@ -165,18 +167,21 @@ class Applied:
 
 
 @contextmanager
-def site(folder: Path, script: str = "true\n", **options: Any) -> Iterator[Site]:
+def site(
+    folder: Path, script: str = "true\n", *, delays: Delays = INSTANT, **options: Any
+) -> Iterator[Site]:
     """Serve a cloud while the block runs.
 
     Args:
         folder: gets all files.
         script: the deploy script.
+        delays: the times of the cloud.
         options: options of the main cloud configuration file.
     """
     host = DiskHost(folder / "disks")
     settled = folder / "settled"
     settled.mkdir()
-    with running(folder / "cloud", host) as cloud:
+    with running(folder / "cloud", host, delays) as cloud:
         settle = cloud.cloud._settle
 
         def settle_and_mark(instance_id: str) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -20,6 +21,7 @@ from localcloud import catalog
 from localcloud.auth import Gate
 from localcloud.cloud import Cloud
 from localcloud.config import METADATA, CloudConfig, Credentials, Endpoint
+from localcloud.delays import INSTANT, Delays
 from localcloud.errors import MachineError, MachineGone
 from localcloud.faults import FaultClient
 from localcloud.hooks import Hooks
@@ -72,7 +74,7 @@ class MemoryHost:
     def drop_network(self, subnet_id: str) -> None:
         self.networks_dropped.append(subnet_id)
 
-    def console(self, instance_id: str) -> str:
+    def console(self, instance_id: str, until: datetime) -> str:  # noqa: ARG002
         return f"console of {instance_id}\n"
 
     def observe(self) -> dict[str, Observed]:
@@ -188,18 +190,25 @@ class Running:
     def settle(self) -> None:
         assert self.cloud.idle(60), "an instance stayed in a transitional state"
 
+    def age(self, seconds: float) -> None:
+        """Make the last transition of every instance older."""
+        with self.cloud.lock:
+            for instance in self.cloud.instances():
+                instance.transition -= timedelta(seconds=seconds)
+
     def state(self, instance_id: str) -> str:
         reservations = self.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
         return str(reservations[0]["Instances"][0]["State"]["Name"])
 
 
 @contextmanager
-def running(directory: Path, host: MemoryHost) -> Iterator[Running]:
+def running(directory: Path, host: MemoryHost, delays: Delays = INSTANT) -> Iterator[Running]:
     """Serve a cloud from its saved state; afterwards moto is empty."""
     _empty_moto()
-    config = CloudConfig("unit", directory, 0, "image", {"lb-1": {443: ("127.0.0.1", 8443)}})
+    published = {"lb-1": {443: ("127.0.0.1", 8443)}}
+    config = CloudConfig("unit", directory, 0, "image", published, delays)
     state = StateFile(directory)
-    made = Cloud(host, state.save, config.publish)
+    made = Cloud(host, state.save, config.publish, config.delays)
     hooks = Hooks(made)
     server = None
     try:

@@ -19,11 +19,14 @@ from botocore.config import Config
 
 from localcloud import service
 from localcloud.config import REGION, CloudConfig, Endpoint
+from localcloud.delays import Delays
 from waiting import until
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = "edge-1"
 """The machine that the tests of test_machines.py share; its SSH port is published on the host."""
+PROMPT = Delays(console_posts=tuple(number / 2 for number in range(240)), shutting_down=0)
+"""Times of a cloud that copies the consoles twice a second, for two minutes."""
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 _PORTS = iter(random.sample(range(20000, 32768), 1000))
 _HOST_KEYS = re.compile(

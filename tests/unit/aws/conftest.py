@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def pillar() -> dict[str, Any]:
 class Consoles(MemoryHost):
     """Machines in memory whose consoles show a host key."""
 
-    def console(self, instance_id: str) -> str:  # noqa: ARG002
+    def console(self, instance_id: str, until: datetime) -> str:  # noqa: ARG002
         return HOST_KEY
 
 

@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,9 +76,9 @@ class Container:
                 self.files[entry.name], self.texts[entry.name] = entry, content.read()
         self._ask("put_archive")
 
-    def logs(self, *, tail: int, since: float | None = None) -> bytes:
-        self._ask("logs", tail=tail, since=since)
-        return b"\n".join(self.printed.split(b"\n")[-tail:])
+    def logs(self, **which: float) -> bytes:
+        self._ask("logs", **which)
+        return b"\n".join(self.printed.split(b"\n")[-int(which.get("tail", 0)) :])
 
     @property
     def did(self) -> list[str]:
@@ -402,11 +403,13 @@ def test_machines_of_an_engine_that_does_not_answer_are_unknown(
 def test_console_has_the_output_since_the_last_start(host: DockerHost, web: Container) -> None:
     web.attrs["State"]["StartedAt"] = "1970-01-01T00:01:00+00:00"
     web.printed = b"Debian \xff\n"
-    assert host.console("i-1") == "Debian \ufffd\n"
-    assert web.asked == [("logs", {"tail": 2000, "since": 60.0})]
-    assert host.console("i-2") == ""
+    until = datetime.fromtimestamp(90, UTC)
+    assert host.console("i-1", until) == "Debian \ufffd\n"
+    assert web.asked == [("logs", {"since": 60.0, "until": 90.0})]
+    assert host.console("i-1", datetime.fromtimestamp(59, UTC)) == "", "it has started since"
+    assert host.console("i-2", until) == ""
     web.error = REFUSED
-    assert host.console("i-1") == ""
+    assert host.console("i-1", until) == ""
 
 
 def happens(instance_id: str) -> dict[str, Any]:

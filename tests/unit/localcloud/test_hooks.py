@@ -89,7 +89,7 @@ def test_console_shows_the_end_of_a_long_output(
 ) -> None:
     instance = launch()["InstanceId"]
     text = "first" + "x" * hooks.CONSOLE_BYTES + "last"
-    monkeypatch.setattr(local.host, "console", lambda _: text)
+    monkeypatch.setattr(local.host, "console", lambda *_: text)
     shown = local.ec2.get_console_output(InstanceId=instance)["Output"]
     assert len(shown) == hooks.CONSOLE_BYTES
     assert shown.endswith("xlast")

@@ -26,6 +26,7 @@ from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, StateReason
 
 from localcloud.config import REGION
+from localcloud.delays import INSTANT, Delays
 from localcloud.errors import LocalCloudError, MachineError, MachineGone
 from localcloud.faults import Fault, Faults
 from localcloud.machines import HALTED, REBOOTED, Machine, MachineHost
@@ -57,6 +58,7 @@ class Cloud:
         host: where the machines run.
         save: saves the state; called, with the lock held, after changes outside API calls.
         publish: instance Name tag -> container port -> (host address, host port).
+        delays: how long EC2 takes for what a client has to wait for.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Cloud:
         host: MachineHost,
         save: Callable[[], object],
         publish: Mapping[str, Mapping[int, tuple[str, int]]] | None = None,
+        delays: Delays = INSTANT,
     ) -> None:
         self.host = host
         self.lock = threading.RLock()
         self._save = save
         self._publish = publish or {}
+        self._delays = delays
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="machine")
         self._per_instance: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._stopping = threading.Event()
@@ -79,6 +83,7 @@ class Cloud:
     def set_state(self, instance: Instance, state: str, code: str = "", message: str = "") -> None:
         """Set an instance's state, with a reason if no API call asked for it."""
         instance._state.name, instance._state.code = state, CODES[state]
+        instance.transition = datetime.now(UTC)
         if code:
             instance._reason = f"{code} ({utcnow():%Y-%m-%d %H:%M:%S} GMT)"
             instance.state_reason = StateReason(f"{code}: {message}", code)
@@ -90,6 +95,19 @@ class Cloud:
     def reboot(self, instance: Instance) -> None:
         """Have a worker reboot the machine."""
         self._submit(self._reboot, instance.id)
+
+    def console(self, instance: Instance, *, latest: bool) -> tuple[str, datetime | None]:
+        """Return what EC2 shows of an instance's console, and when that was copied; None: nothing.
+
+        Args:
+            instance: whose console.
+            latest: as it is now, not as it was some time after the last transition.
+        """
+        now = datetime.now(UTC)
+        # An instance that an earlier version has saved has no time of its transition.
+        since = getattr(instance, "transition", now)
+        until = now if latest else self._delays.last_post(since, now)
+        return (self.host.console(instance.id, until) if until else ""), until
 
     def forget_subnet(self, subnet_id: str) -> None:
         """Have a worker remove the network of a deleted subnet."""
@@ -215,6 +233,8 @@ class Cloud:
                 outcome, problem = self._act(state, machine, booted)
                 if outcome == state:
                     return  # an injected fault keeps the instance in its state
+                if outcome == "terminated" and self._wait_for_end(instance):
+                    return
                 with self.lock:
                     if instance.state != state:
                         continue  # an API call has changed the state meanwhile
@@ -268,9 +288,27 @@ class Cloud:
             self.host.create(made)
         return "running", None
 
+    def _wait_for_end(self, instance: Instance) -> bool:
+        """Have an instance that shuts down settle later; return False when that time has come."""
+        ended: datetime | None = getattr(instance, "ended", None)
+        if ended is None:
+            return False
+        passed = (datetime.now(UTC) - ended).total_seconds()
+        left = self._delays.shutting_down - passed
+        if left <= 0:
+            return False
+        timer = threading.Timer(left, self.follow, [instance])
+        timer.daemon = True
+        timer.start()
+        return True
+
     def _reboot(self, instance_id: str) -> None:
         with self._per_instance[instance_id]:
             self.host.reboot(instance_id)
+        with self.lock:
+            if instance := self._find(instance_id):
+                instance.transition = datetime.now(UTC)
+                self._save()
 
     def _drop_network(self, subnet_id: str) -> None:
         self.host.drop_network(subnet_id)

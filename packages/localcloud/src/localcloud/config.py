@@ -8,10 +8,11 @@ import os
 import secrets
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from localcloud.delays import Delays
 from localcloud.errors import NoSuchCloud
 
 Report = Callable[[str], None]
@@ -38,6 +39,7 @@ class CloudConfig:
         port: TCP port of the API, on loopback and on Docker's bridge gateway.
         image: tag of the machines' image, as `localcloud.image.ensure` returns it.
         publish: instance Name tag -> container port -> (host address, host port).
+        delays: how long EC2 takes for what a client has to wait for.
     """
 
     name: str
@@ -45,6 +47,7 @@ class CloudConfig:
     port: int
     image: str
     publish: Mapping[str, Mapping[int, tuple[str, int]]] = field(default_factory=dict)
+    delays: Delays = field(default_factory=Delays)
 
     @property
     def path(self) -> Path:
@@ -63,6 +66,7 @@ class CloudConfig:
                     name: {str(port): list(where) for port, where in sorted(ports.items())}
                     for name, ports in sorted(self.publish.items())
                 },
+                "delays": asdict(self.delays),
             },
             indent=2,
         )
@@ -95,6 +99,8 @@ class CloudConfig:
                 name: {int(port): (str(where[0]), int(where[1])) for port, where in ports.items()}
                 for name, ports in data["publish"].items()
             },
+            # Earlier versions have written none.
+            delays=Delays.load(data.get("delays", {})),
         )
 
 

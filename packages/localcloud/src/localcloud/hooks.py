@@ -25,6 +25,7 @@ from moto.ec2.exceptions import DependencyViolationError, EC2ClientError, Operat
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.elastic_ip_addresses import ElasticAddress
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
+from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, InstanceBackend, InstanceState, Reservation
 from moto.ec2.models.subnets import Subnet, SubnetBackend
 from moto.ec2.responses.general import General
@@ -359,16 +360,21 @@ class Hooks:
             return [{"DeviceName": ami.root_device_name, "Ebs": ebs}]
 
         def get_console_output(response: General) -> ActionResult:
-            """Return the console output of the machine."""
+            """Return the last copy of a console, or with Latest, on Nitro alone, the console."""
             instance = response.ec2_backend.get_instance(response._get_param("InstanceId"))
-            text = (
-                cloud.host.console(instance.id).encode()[-CONSOLE_BYTES:].decode(errors="replace")
-            )
+            latest = str(response._get_param("Latest")).lower() == "true"
+            if latest and not _is_nitro(instance.instance_type):
+                raise EC2ClientError(
+                    "UnsupportedOperation",
+                    "This instance type does not support retrieving the latest console logs.",
+                )
+            text, copied = cloud.console(instance, latest=latest)
+            shown = text.encode()[-CONSOLE_BYTES:].decode(errors="replace")
             return ActionResult(
                 {
                     "InstanceId": instance.id,
-                    "Timestamp": utcnow(),
-                    "Output": Base64EncodedString.from_raw_string(text),
+                    "Timestamp": copied.replace(tzinfo=None) if copied else utcnow(),
+                    **({"Output": Base64EncodedString.from_raw_string(shown)} if shown else {}),
                 }
             )
 
@@ -380,6 +386,11 @@ class Hooks:
         self._replace(FakeKey, "value", property(original_value.fget, set_value))
         self._replace(Ami, "block_device_mappings", property(block_device_mappings))
         self._replace(General, "get_console_output", get_console_output)
+
+
+def _is_nitro(instance_type: str) -> bool:
+    kind = INSTANCE_TYPES[instance_type]
+    return bool(kind.get("Hypervisor") == "nitro" or kind.get("BareMetal"))
 
 
 def _digest(request: list[Any]) -> str:

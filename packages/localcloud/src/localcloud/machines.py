@@ -98,8 +98,13 @@ class MachineHost(Protocol):
     def drop_network(self, subnet_id: str) -> None:
         """Remove the network of a subnet, if it exists. Raises MachineError."""
 
-    def console(self, instance_id: str) -> str:
-        """Return the console output of a machine; an empty text if it is gone."""
+    def console(self, instance_id: str, until: datetime) -> str:
+        """Return what a machine has printed on its console; an empty text if it is gone.
+
+        Args:
+            instance_id: which one.
+            until: what came later is left out.
+        """
 
     def observe(self) -> dict[str, Observed]:
         """Return the state of every machine of this cloud, by instance id."""
@@ -176,12 +181,15 @@ class DockerHost:
         except DockerException as error:
             raise MachineError(_reason(error)) from error
 
-    def console(self, instance_id: str) -> str:
+    def console(self, instance_id: str, until: datetime) -> str:
         """Return the container's log since its last start, as EC2 guarantees no older output."""
         try:
             container = self._container(instance_id)
             started = datetime.fromisoformat(container.attrs["State"]["StartedAt"])
-            return container.logs(tail=2000, since=started.timestamp()).decode(errors="replace")
+            if started > until:
+                return ""
+            shown = container.logs(since=started.timestamp(), until=until.timestamp())
+            return shown.decode(errors="replace")
         except (DockerException, MachineGone):
             return ""
 

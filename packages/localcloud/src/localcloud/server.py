@@ -177,7 +177,8 @@ def serve(config: CloudConfig) -> None:
 
     client = engine.ensure(log.info)
     state = StateFile(config.state_dir)
-    cloud = Cloud(DockerHost(client, config.name, config.image), state.save, config.publish)
+    host = DockerHost(client, config.name, config.image)
+    cloud = Cloud(host, state.save, config.publish, config.delays)
     Hooks(cloud)
     state.load()
     catalog.publish()
