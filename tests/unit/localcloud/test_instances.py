@@ -257,6 +257,28 @@ def test_freed_address_is_reused_only_on_request(local: Running, launch: Launch)
     assert given[-1] == given[0]
 
 
+def test_reserved_address_is_given_on_request_only(
+    local: Running, launch: Launch, subnet: str
+) -> None:
+    reserve = local.ec2.create_subnet_cidr_reservation
+    reserve(SubnetId=subnet, Cidr="10.40.1.4/32", ReservationType="explicit")
+    given = [launch()["PrivateIpAddress"] for _ in range(10)]  # the subnet has eleven
+    assert given[0] == "10.40.1.5"
+    with pytest.raises(ClientError) as error:
+        launch()
+    assert code(error) == "InsufficientFreeAddressesInSubnet"
+    assert launch(PrivateIpAddress="10.40.1.4")["PrivateIpAddress"] == "10.40.1.4"
+
+
+def test_account_has_five_elastic_addresses(local: Running) -> None:
+    made = [local.ec2.allocate_address(Domain="vpc") for _ in range(5)]
+    with pytest.raises(ClientError) as error:
+        local.ec2.allocate_address(Domain="vpc")
+    assert code(error) == "AddressLimitExceeded"
+    local.ec2.release_address(AllocationId=made[0]["AllocationId"])
+    assert local.ec2.allocate_address(Domain="vpc")["PublicIp"]
+
+
 def test_subnet_with_instances_cannot_be_deleted(
     local: Running, launch: Launch, subnet: str
 ) -> None:

@@ -23,7 +23,7 @@ from moto.core.types import Base64EncodedString
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import DependencyViolationError, EC2ClientError, OperationNotPermitted4
 from moto.ec2.models.amis import Ami
-from moto.ec2.models.elastic_ip_addresses import ElasticAddress
+from moto.ec2.models.elastic_ip_addresses import ElasticAddress, ElasticAddressBackend
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, InstanceBackend, InstanceState, Reservation
@@ -40,6 +40,9 @@ ROOT_GIB = 8
 CONSOLE_BYTES = 64 * 1024
 """The most that GetConsoleOutput returns, of the end of the output.
 https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetConsoleOutput.html"""
+ELASTIC_ADDRESSES = 5
+"""The elastic addresses of an account in a region, unless Amazon has raised the quota.
+https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html"""
 NO_CLIENT_TOKEN = "ABCDE"  # noqa: S105
 """The ClientToken that moto gives to a request without one."""
 
@@ -274,8 +277,12 @@ class Hooks:
         cloud = self._cloud
 
         def get_available_subnet_ip(subnet: Subnet, instance: Instance) -> str:
-            """Return the first free address after the last one, as EC2 reuses none at once."""
-            usable, taken = _usable(subnet), _taken(subnet)
+            """Return the first free address after the last one, as EC2 reuses none at once.
+
+            EC2 chooses no address of a reservation.
+            https://docs.aws.amazon.com/vpc/latest/userguide/subnet-cidr-reservation.html
+            """
+            usable, taken = _usable(subnet), _taken(subnet) | _reserved(subnet)
             start = usable.index(subnet.handed_out) + 1 if hasattr(subnet, "handed_out") else 0
             for address in usable[start:] + usable[:start]:
                 if address not in taken:
@@ -320,6 +327,15 @@ class Hooks:
         original_delete = self._replace(SubnetBackend, "delete_subnet", delete_subnet)
 
     def _elastic_addresses(self) -> None:
+        def allocate_address(backend: Any, *given: Any, **options: Any) -> ElasticAddress:
+            """An account has a number of elastic addresses in each region."""
+            if len(backend.addresses) >= ELASTIC_ADDRESSES:
+                raise EC2ClientError(
+                    "AddressLimitExceeded", "The maximum number of addresses has been reached."
+                )
+            allocated: ElasticAddress = original_allocate(backend, *given, **options)
+            return allocated
+
         def instance_id(address: ElasticAddress) -> str:
             """An address of an interface is also the address of the interface's instance."""
             instance = address.eni.instance if address.eni else None
@@ -340,6 +356,9 @@ class Hooks:
                 if address.eni is interface:
                     interface.public_ip = address.public_ip
 
+        original_allocate = self._replace(
+            ElasticAddressBackend, "allocate_address", allocate_address
+        )
         self._replace(ElasticAddress, "instance_id", property(instance_id))
         original_stop = self._replace(NetworkInterface, "stop", stop)
         original_check = self._replace(
@@ -446,6 +465,10 @@ def _usable(subnet: Subnet) -> list[str]:
     """Return the addresses of a subnet without its first four and its last, which AWS reserves."""
     network = ipaddress.ip_network(subnet.cidr_block)
     return [str(address) for address in list(network)[4:-1]]
+
+
+def _reserved(subnet: Subnet) -> set[str]:
+    return {str(address) for address in subnet._reserved_ips}
 
 
 def _taken(subnet: Subnet) -> set[str]:
