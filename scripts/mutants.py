@@ -47,6 +47,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_modules/machine_counts.py": ["test_machine_counts.py"],
     "salt/_modules/machines.py": ["test_machines.py"],
     "salt/_modules/master_key.py": ["aws/test_modules.py"],
+    "salt/_modules/operators.py": ["test_operators.py"],
     "salt/_modules/postgres_access.py": ["test_postgres_access.py"],
     "salt/_modules/role.py": ["test_role.py"],
     "salt/_modules/security_group.py": ["test_endpoints.py", "aws/test_modules.py"],

@@ -4,8 +4,9 @@
 #
 # listeners, clients: roles, or `any-role`. Clients may also be `internet`
 # (anybody) and `operators` (the networks in the deployment's
-# `settings:operator_cidrs`). The ports of SSH and of Salt are their programs'
-# own and cannot be changed here.
+# `settings:operator_cidrs`, which the security group alone tells from the rest
+# of the internet: salt/_modules/firewall.py). The ports of SSH and of Salt are
+# their programs' own and cannot be changed here.
 endpoints:
   ssh:
     port: 22

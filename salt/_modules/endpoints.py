@@ -6,13 +6,14 @@ They only translate the clients into addresses or into groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
 # Set by Salt's loader.
 __pillar__: dict[str, Any]
+__salt__: dict[str, Callable[..., Any]]
 
 ANY_ROLE = "any-role"
 INTERNET = "internet"
@@ -30,12 +31,13 @@ def served_by(role: str) -> list[dict[str, Any]]:
 
     Returns:
         For each endpoint its ``name``, its ``port``, and who may connect: ``roles`` (a sorted
-        list), ``any_role`` (whether every role may), ``networks`` (the operators' networks) and
-        ``internet`` (whether anybody may).
+        list), ``any_role`` (whether every role may), ``operators`` (whether operators may),
+        ``networks`` (the operators' networks) and ``internet`` (whether anybody may).
 
     Raises:
         CommandExecutionError: an endpoint has other keys than it needs, names something that is no
-            role, or has a port on which its program does not listen.
+            role, or has a port on which its program does not listen; or an operator's network is
+            refused (``operators.networks``).
     """
     endpoints = __pillar__["endpoints"]
     for name, endpoint in endpoints.items():
@@ -69,10 +71,12 @@ def _check(name: str, endpoint: Mapping[str, Any]) -> None:
 
 
 def _resolved(clients: list[str]) -> dict[str, Any]:
-    operators = __pillar__["settings"].get("operator_cidrs", []) if OPERATORS in clients else []
+    operators = OPERATORS in clients
+    cidrs = __pillar__["settings"].get("operator_cidrs") or []
     return {
         "roles": sorted({*clients} - {ANY_ROLE, INTERNET, OPERATORS}),
         "any_role": ANY_ROLE in clients,
-        "networks": list(operators),
+        "operators": operators,
+        "networks": __salt__["operators.networks"](cidrs) if operators else [],
         "internet": INTERNET in clients,
     }

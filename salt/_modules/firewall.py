@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,20 +24,28 @@ _STRUCTURE = re.compile(r"table .*|chain .*|type .*|}|#.*|")
 
 
 def rules() -> list[dict[str, Any]]:
-    """Return what this machine lets in: ``name``, ``port`` and ``sources`` of each rule.
+    """Return what this machine lets in: ``name``, ``port`` and the sources of each rule.
 
-    ``sources`` is a sorted list of addresses and networks, or None where anybody may connect. An
+    ``sources`` is a sorted list of addresses and networks, or None where anybody may connect. A
+    rule with ``outside`` in its place lets in everybody but the machines of that network. An
     endpoint without any client has no rule.
+
+    An endpoint for operators lets in everybody from outside the VPC: who that is, the security
+    group decides. The group can be changed through EC2's API, from anywhere. A list here could be
+    changed over SSH alone, so an operator whose address has changed would be locked out.
 
     Raises:
         CommandExecutionError: a role that may connect has no machine, or an endpoint is wrong.
     """
-    endpoints = __salt__["endpoints.served_by"](__salt__["role.own"]())
-    found = [
-        {"name": endpoint["name"], "port": endpoint["port"], "sources": _sources(endpoint)}
-        for endpoint in endpoints
-    ]
-    return [rule for rule in found if rule["sources"] != []]
+    found: list[dict[str, Any]] = []
+    for endpoint in __salt__["endpoints.served_by"](__salt__["role.own"]()):
+        rule = {"name": endpoint["name"], "port": endpoint["port"]}
+        sources = _sources(endpoint)
+        if sources != []:
+            found.append(rule | {"sources": sources})
+        if endpoint["operators"]:
+            found.append(rule | {"outside": _vpc()})
+    return found
 
 
 def differences(path: str = FILE) -> list[str]:
@@ -120,11 +129,17 @@ def _run(command: list[str]) -> str:
 def _sources(endpoint: Mapping[str, Any]) -> list[str] | None:
     if endpoint["internet"]:
         return None
-    sources = set(endpoint["networks"])
+    # The other networks of operators are outside the VPC; see `rules`.
+    vpc = ipaddress.ip_network(_vpc())
+    sources = {name for name in endpoint["networks"] if vpc.overlaps(ipaddress.ip_network(name))}
     # All of the VPC, not today's addresses: a new machine has to reach the master before the
     # master can know its address.
     if endpoint["any_role"]:
-        sources.add(__pillar__["aws"]["vpc"]["cidr"])
+        sources.add(_vpc())
     for role in endpoint["roles"]:
         sources |= set(__salt__["machines.addresses"](role).values())
     return sorted(sources)
+
+
+def _vpc() -> str:
+    return str(__pillar__["aws"]["vpc"]["cidr"])

@@ -14,7 +14,7 @@ from plainpillar import ROOT
 
 TREE = ROOT / "salt"
 # The execution modules that need nothing but the pillar, the mine and each other.
-OF_THE_STACK = ("role", "machines", "endpoints", "firewall", "security_group")
+OF_THE_STACK = ("role", "machines", "operators", "endpoints", "firewall", "security_group")
 
 Functions = dict[str, Callable[..., Any]]
 

@@ -70,20 +70,48 @@ def test_firewall_opens_internet_endpoint_without_sources() -> None:
 
 def test_firewall_opens_any_role_endpoint_to_the_vpc() -> None:
     """Neither today's addresses nor the internet: the mine does not know a new machine yet."""
-    assert firewall("salt-1")[2] == {"name": "bus", "port": 4505, "sources": [NETWORK]}
+    assert firewall("salt-1")[-1] == {"name": "bus", "port": 4505, "sources": [NETWORK]}
 
 
 def test_operators_reach_ssh_of_the_master_only() -> None:
     *others, ssh, bus = firewall("salt-1")
-    assert ssh == {"name": "ssh-operators", "port": 22, "sources": [OPERATOR]}
-    assert not [
-        rule for rule in [*others, bus, *firewall("web-1")] if OPERATOR in (rule["sources"] or [])
+    assert ssh == {"name": "ssh-operators", "port": 22, "outside": NETWORK}
+    assert not [rule for rule in [*others, bus, *firewall("web-1")] if "outside" in rule]
+
+
+@pytest.mark.parametrize("operators", [(), (OPERATOR,), ("203.0.113.9/32", OPERATOR)])
+def test_operator_whose_address_has_changed_is_not_locked_out(operators: tuple[str, ...]) -> None:
+    """The machine does not know who comes: the security group does, which EC2's API changes."""
+    assert firewall("salt-1", operators=operators) == firewall("salt-1", operators=())
+
+
+@pytest.mark.parametrize("network", ["10.20.1.1/32", "10.0.0.0/8"])
+def test_operators_inside_the_vpc_are_named(network: str) -> None:
+    """The local cloud's operator, and a bastion: the other machines of the VPC stay outside."""
+    ssh = [rule for rule in firewall("salt-1", operators=(network,)) if "operators" in rule["name"]]
+    assert ssh == [
+        {"name": "ssh-operators", "port": 22, "sources": [network]},
+        {"name": "ssh-operators", "port": 22, "outside": NETWORK},
     ]
 
 
 def test_firewall_has_no_rule_for_endpoint_without_clients() -> None:
-    rules = firewall("salt-1", operators=())
-    assert [rule["name"] for rule in rules] == ["ssh", "bus"]
+    endpoints = ENDPOINTS | {"app": ENDPOINTS["app"] | {"clients": []}}
+    assert [rule["name"] for rule in firewall("web-1", endpoints)] == ["ssh"]
+
+
+def test_networks_of_operators_are_those_that_ec2_keeps() -> None:
+    operators = ("192.0.2.7/24", "192.0.2.9/24")
+    salt = functions("operator", pillar(ENDPOINTS, operators), {})
+    rules = [rule for rule in salt["security_group.ingress"]("salt") if "cidr_ip" in rule]
+    assert [rule["cidr_ip"] for rule in rules] == ["192.0.2.0/24"]
+
+
+@pytest.mark.parametrize("operators", [("::/0",), ("0.0.0.0/0",), "192.0.2.0/24"])
+def test_wrong_network_of_operators_stops_the_run(operators: Any) -> None:
+    with pytest.raises(CommandExecutionError, match=r"^settings:operator_cidrs "):
+        firewall("salt-1", operators=operators)
+    assert firewall("web-1", operators=operators), "which needs none of them"
 
 
 def test_client_role_without_machines_stops_the_run() -> None:

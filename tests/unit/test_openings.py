@@ -18,7 +18,7 @@ WEB = ["10.20.1.14", "10.20.1.15"]
 
 # Minion id -> port -> the addresses and networks that may connect.
 FIREWALLS: dict[str, dict[int, list[str]]] = {
-    "salt-1": {22: [MASTER, *OPERATORS], 4505: [VPC], 4506: [VPC]},
+    "salt-1": {22: [MASTER, f"not {VPC}"], 4505: [VPC], 4506: [VPC]},
     "lb-1": {22: [MASTER], 80: [ANYBODY], 443: [ANYBODY]},
     "postgres-1": {22: [MASTER], 5432: WEB},
     "redis-1": {22: [MASTER], 6379: WEB},
@@ -34,7 +34,10 @@ SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
     "redis": {22: ["airflow-salt"], 6379: ["airflow-web"]},
     "web": {22: ["airflow-salt"], 8080: ["airflow-lb"]},
 }
-ACCEPT = re.compile(r"^ *(?:ip saddr \{ (?P<sources>[^}]+) \} )?tcp dport (?P<port>\d+) accept")
+ACCEPT = re.compile(
+    r"^ *(?:ip saddr (?:\{ (?P<sources>[^}]+) \}|!= (?P<outside>\S+)) )?"
+    r"tcp dport (?P<port>\d+) accept"
+)
 
 Openings = dict[int, list[str]]
 
@@ -55,9 +58,10 @@ def firewall_openings(rules: str) -> Openings:
         if "tcp dport" in line:
             rule = ACCEPT.match(line)
             assert rule is not None, line
-            found.setdefault(int(rule["port"]), []).extend(
-                rule["sources"].split(", ") if rule["sources"] else [ANYBODY]
-            )
+            sources = rule["sources"].split(", ") if rule["sources"] else [ANYBODY]
+            if rule["outside"]:
+                sources = [f"not {rule['outside']}"]
+            found.setdefault(int(rule["port"]), []).extend(sources)
     return {port: sorted(sources) for port, sources in found.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,28 @@ def test_first_run_creates_everything(
 def test_second_run_changes_nothing(applied: States, apply: Callable[..., States]) -> None:
     assert_clean(apply())
     assert_clean(apply("test=True"))
+
+
+def test_networks_with_host_bits_are_not_written_again(
+    applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
+) -> None:
+    """EC2 clears the host bits; two entries of one network are one rule."""
+    cidrs = ["203.0.113.9/24", "203.0.113.77/24", "198.51.100.7/32"]
+    given = f"pillar={json.dumps({'settings': {'operator_cidrs': cidrs}})}"
+    salt = pillar["aws"]["security_groups"]["salt"]
+    states = apply(given)
+    assert {name: state["comment"] for name, state in states.items() if not state["result"]} == {}
+    assert {peer for group, port, peer in openings(client) if group == salt and "/" in peer} == {
+        "203.0.113.0/24",
+        "198.51.100.7/32",
+    }
+    assert_clean(apply(given))
+    assert_clean(apply(given, "test=True"))
+    assert all(state["result"] for state in apply().values())
+
+
+    named = [{"Name": "tag:Name", "Values": [aws["subnet"]["name"]]}]
+    (subnet,) = ec2.describe_subnets(Filters=named)["Subnets"]
 
 
 def test_key_pair_with_other_key_is_replaced(
