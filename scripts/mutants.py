@@ -75,6 +75,7 @@ TESTS: dict[str, list[str]] = {
     f"{STACKCTL}/launch.py": ["stackctl/test_launch.py"],
     f"{STACKCTL}/locks.py": ["stackctl/test_locks.py"],
     f"{STACKCTL}/machines.py": ["stackctl/test_machines.py"],
+    f"{STACKCTL}/operators.py": ["stackctl/test_operators.py"],
     f"{STACKCTL}/preflight.py": ["stackctl/test_preflight.py"],
     f"{STACKCTL}/roles.py": ["stackctl/test_roles.py"],
     f"{STACKCTL}/run.py": ["stackctl/test_run.py"],

@@ -176,6 +176,7 @@ def make_reader(folder: Path) -> Walk:
             "PATH": f"{stubs}{os.pathsep}{usual}",
             "PYTHONPATH": os.pathsep.join(packages),
             "AWS_EC2_METADATA_DISABLED": "true",
+            "STACK_OPERATOR_ADDRESS": HERE,
         },
     )  # fmt: skip
 

@@ -27,9 +27,10 @@ def make_checkout(folder: Path) -> Path:
     """Make a folder that stackctl accepts as a checkout, with the production map and pillar."""
     for part in ("cloud.maps.d", "pillar/base"):
         shutil.copytree(ROOT / part, folder / part)
-    sizes = Path("salt/_modules/web_sizes.py")
-    (folder / sizes).parent.mkdir(parents=True)
-    shutil.copy(ROOT / sizes, folder / sizes)
+    modules = Path("salt/_modules")
+    (folder / modules).mkdir(parents=True)
+    for name in ("elastic_ip", "operators", "web_sizes"):
+        shutil.copy(ROOT / modules / f"{name}.py", folder / modules)
     (folder / "pyproject.toml").touch()
     return folder
 
@@ -45,6 +46,12 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(localcloud.engine, "installed", lambda: False)
     for name in ("ensure", "connect", "_connect"):
         monkeypatch.setattr(localcloud.engine, name, refuse)
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test from asking Amazon for this host's address."""
+    monkeypatch.setenv("STACK_OPERATOR_ADDRESS", "")
 
 
 @pytest.fixture

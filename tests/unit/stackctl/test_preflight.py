@@ -269,18 +269,6 @@ def prod(checkout: Path, client: object) -> Deployment:
     return made
 
 
-def test_check_operators_needs_a_network(prod: Deployment) -> None:
-    prod.settings_path.write_text("settings: {operator_cidrs: [198.51.100.7/32]}\n")
-    preflight.check_operators(prod)
-    for settings in ("{}", "{operator_cidrs: []}"):
-        prod.settings_path.write_text(f"settings: {settings}\n")
-        with pytest.raises(
-            PreflightError,
-            match=r"^pillar/prod/settings\.sls names no operator_cidrs: nobody .* reach salt-1",
-        ):
-            preflight.check_operators(prod)
-
-
 def test_check_account_accepts_account_of_settings(prod: Deployment) -> None:
     prod.settings_path.write_text(f"settings: {{aws_account: '{ACCOUNT}'}}\n")
     preflight.check_account(prod)

@@ -85,6 +85,24 @@ def test_trust_learns_machine_once_and_its_successor_again(
         monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", console(RSA))
         shell.trust(list_machines(client)["web-1"])
     assert known.read_text() == f"web-1 {RSA} {second}\n"
+@pytest.mark.parametrize(
+    ("name", "reason", "told"),
+    [
+        ("prod", "port 22: Connection timed out", True),
+        ("prod", "port 22: Connection refused", False),
+        ("local", "port 22: Connection timed out", False),
+    ],
+)
+def test_silence_of_a_real_machine_may_be_a_changed_address(
+    checkout: Path, log: Log, monkeypatch: pytest.MonkeyPatch, name: str, reason: str, told: bool
+) -> None:
+    command = ["sh", "-c", f"echo ssh: connect to host 198.51.100.7 {reason} >&2; exit 255"]
+    with Shell(Deployment(name, checkout), None, log) as shell:
+        monkeypatch.setattr(shell, "command", lambda *_, **__: command)
+        with pytest.raises(UnreachableError) as caught:
+            shell.run(machine("salt-1"), ["true"], what="asking")
+    assert ("'My address has changed'" in caught.value.hint) is told
+    assert "stackctl up starts and repairs" in caught.value.hint
 
 
 def test_ssh_checks_host_keys_and_reads_no_configuration(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from stackctl import preflight
+from stackctl import operators, preflight
 from stackctl.deployment import Deployment
 from stackctl.errors import LocalCloudFailed
 from stackctl.progress import Progress
@@ -52,7 +52,7 @@ class AwsAccount:
 
     def check(self) -> None:
         """See `Account`."""
-        preflight.check_operators(self.deployment)
+        operators.check(self.deployment)
         preflight.check_account(self.deployment)
 
     def runs(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +11,7 @@ import yaml
 from stackctl.counts import Bounds
 from stackctl.deployment import Deployment
 from stackctl.errors import ScaleError
+from stackctl.tree_modules import load
 
 
 def sizes(deployment: Deployment, component: str) -> dict[str, Any]:
@@ -26,12 +26,7 @@ def connections(deployment: Deployment) -> int:
 
     The tree has the arithmetic, which the machines' states use too.
     """
-    path = Path(deployment.root, "salt", "_modules", "web_sizes.py")
-    spec = importlib.util.spec_from_file_location("web_sizes", path)
-    if spec is None or spec.loader is None:
-        raise ScaleError(f"{path} cannot be loaded.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(deployment, "web_sizes")
     return int(module.connections(sizes(deployment, "airflow")))
 
 

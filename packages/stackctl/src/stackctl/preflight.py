@@ -102,16 +102,6 @@ def check_programs() -> None:
         )
 
 
-def check_operators(deployment: Deployment) -> None:
-    """Raise PreflightError when the settings name no network that may reach the Salt master."""
-    if not deployment.settings().get("operator_cidrs"):
-        raise PreflightError(
-            f"{deployment.settings_path.relative_to(deployment.root)} names no operator_cidrs:"
-            f" nobody could reach {deployment.master()}.",
-            "Add the networks that you come from, such as [198.51.100.7/32].",
-        )
-
-
 def check_account(deployment: Deployment) -> None:
     """Raise PreflightError unless the credentials belong to the AWS account of the settings.
 

@@ -29,6 +29,10 @@ SSH_USER = "admin"
 SSH_FAILED = 255  # exit code of ssh itself
 CONNECT_SECONDS = 15
 BOOT_SECONDS = 90  # that a machine needs at most from its start to its sshd
+MOVED = (
+    "If your address has changed, the security group drops what you send:"
+    " docs/runbooks.md, 'My address has changed'."
+)
 _SSH_ERROR = re.compile(
     r"ssh: |ssh_|kex_|client_loop|packet_write|mux_client|banner exchange"
     r"|(Connection|Timeout|Host key|Permission|Received disconnect|Write failed|Read from)\b"
@@ -186,7 +190,10 @@ class Shell:
         except CommandError as error:
             if error.code != SSH_FAILED:
                 raise
-            raise unreachable(machine, what, error.errors, self._log) from None
+            failure = unreachable(machine, what, error.errors, self._log)
+            if not self._deployment.is_local and "timed out" in failure.what:
+                failure.hint = f"{MOVED} {failure.hint}"
+            raise failure from None
 
     def wait_for(self, machine: Machine, master: Machine, seconds: float = BOOT_SECONDS) -> None:
         """Wait until a machine that boots lets this host in.
