@@ -5,6 +5,7 @@ Scripts replace OpenSSH and sudo, and run on this machine what these would run o
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shlex
@@ -22,6 +23,7 @@ from botocore.exceptions import ClientError
 from saltext.ec2 import _archive, _login, _session, _wait, host_keys
 from saltext.ec2._machine import Machine
 from saltext.ec2.errors import ApiError, ConfigurationError, DeployError
+from saltext.ec2.tags import HOST_KEY_TAG
 from waiting import runs, until
 
 SSH = """#!/bin/sh
@@ -372,6 +374,8 @@ def test_console_of_unknown_instance_is_empty() -> None:
         return machine_with(SimpleNamespace(get_console_output=refuse))
 
     assert host_keys.read(failing("InvalidInstanceID.NotFound")) == []
+    for throttled in ("RequestLimitExceeded", "Throttling"):
+        assert host_keys.read(failing(throttled)) == []
     with pytest.raises(ApiError, match="UnauthorizedOperation"):
         host_keys.read(failing("UnauthorizedOperation"))
 
@@ -392,8 +396,52 @@ def test_console_without_host_keys_is_an_error(
 ) -> None:
     monkeypatch.setattr(host_keys, "read", lambda _: [])
     known = host_keys.KnownHosts(tmp_path)
-    with pytest.raises(DeployError, match="console does not show its SSH host keys"):
+    with pytest.raises(
+        DeployError, match=r"console does not show its SSH host keys.*reboot it: it prints"
+    ):
         host_keys.ssh_options(machine_with(), known, _wait.Wait(-1))
+
+
+def test_key_in_the_tag_needs_no_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_keys, "read", lambda _: pytest.fail("the console was read"))
+    machine = machine_with()
+    tag: Any = {"Key": HOST_KEY_TAG, "Value": "ssh-ed25519 AAAAC3=="}
+    tagged = dataclasses.replace(machine, instance={**machine.instance, "Tags": [tag]})
+    known = host_keys.KnownHosts(tmp_path)
+    given = host_keys.ssh_options(tagged, known, _wait.Wait(-1))
+    assert Path(given["UserKnownHostsFile"]).read_text() == "i-1 ssh-ed25519 AAAAC3==\n"
+    assert known.keys("i-1") == ["ssh-ed25519 AAAAC3=="]
+    assert known.keys("i-2") == []
+
+
+@pytest.mark.parametrize(
+    "value", ["", "ssh-ed25519", "ssh-ed25519 AAAAC3== x", "* ssh-ed25519 AAAAC3=="]
+)
+def test_tag_with_anything_else_counts_for_nothing(value: str) -> None:
+    assert host_keys.from_tag({"Tags": [{"Key": HOST_KEY_TAG, "Value": value}]}) == []
+
+
+def test_tag_holds_the_shortest_key_if_it_fits() -> None:
+    assert host_keys.tag_value(["ssh-rsa AAAAB", "ssh-ed25519 AAAA", "ssh-rsa AAAAC"]) == (
+        "ssh-rsa AAAAB"
+    )
+    assert host_keys.tag_value(["x" * 256]) == "x" * 256
+    assert host_keys.tag_value(["x" * 257]) == ""
+    assert host_keys.tag_value([]) == ""
+
+
+def test_looks_at_a_console_become_rare_and_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    shown = [[], [], [], [], [], [], [], ["ssh-ed25519 AAAA"]]
+    monkeypatch.setattr(host_keys, "read", lambda _: shown.pop(0))
+    monkeypatch.setattr(_wait.Wait, "pause", lambda _, seconds: pauses.append(seconds))
+    machine = machine_with(wait_for_ip_interval=1)
+    host_keys.ssh_options(machine, host_keys.KnownHosts(tmp_path), _wait.Wait(1e12))
+    for pause, longest in zip(pauses, (1, 2, 4, 8, 15, 15, 15), strict=True):
+        assert longest / 2 <= pause <= longest
+    assert len(set(pauses)) == 7
 
 
 def test_host_keys_none_disables_checking(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from saltext.ec2 import (
     _preflight,
     _request,
     _tags,
+    host_keys,
     options,
 )
 from saltext.ec2._context import DRIVER, Context
@@ -35,7 +36,7 @@ from saltext.ec2.errors import (
     LaunchError,
     describe,
 )
-from saltext.ec2.tags import DEPLOY_TAG
+from saltext.ec2.tags import DEPLOY_TAG, HOST_KEY_TAG
 
 log = logging.getLogger(__name__)
 
@@ -206,14 +207,15 @@ def _finish(order: Order, machine: Machine) -> dict[str, Any]:
     """Mark the machine as deployed, and return its description."""
     result = _nodes.describe(machine.instance)
     if order.deploy:
+        tags = {DEPLOY_TAG: "done", **_host_key(order, machine)}
         try:
-            _tags.write(machine.connection, [machine.id], {DEPLOY_TAG: "done"})
+            _tags.write(machine.connection, [machine.id], tags)
         except ApiError as error:
             raise DeployError(
                 f"{order.name} ({machine.id}) is deployed, but cannot be marked so: {error};"
                 " run the same command again, and it is deployed once more"
             ) from error
-        result["tags"][DEPLOY_TAG] = "done"
+        result["tags"].update(tags)
         result["deployed"] = True
     _cachedir.put(order.context, result)
     vm_ = order.vm_
@@ -228,6 +230,13 @@ def _finish(order: Order, machine: Machine) -> dict[str, Any]:
     created = order.context.filtered("created", {**vm_, **keys}, keys)
     order.context.send(order.name, "created", "created instance", created)
     return result
+
+
+def _host_key(order: Order, machine: Machine) -> dict[str, str]:
+    """Return the tag that tells other hosts which host key was read on the console, if one was."""
+    known_hosts = host_keys.KnownHosts(order.context.opts["cachedir"])
+    value = host_keys.tag_value(known_hosts.keys(machine.id))
+    return {HOST_KEY_TAG: value} if value else {}
 
 
 # -- failures --------------------------------------------------------------------------------------
