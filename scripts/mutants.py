@@ -71,6 +71,7 @@ TESTS: dict[str, list[str]] = {
     f"{STACKCTL}/deployment.py": ["stackctl/test_deployment.py", "stackctl/test_roles.py"],
     f"{STACKCTL}/edge_address.py": ["stackctl/test_edge_address.py"],
     f"{STACKCTL}/files.py": ["stackctl/test_files.py"],
+    f"{STACKCTL}/host_keys.py": ["stackctl/test_host_keys.py"],
     f"{STACKCTL}/initialise.py": ["stackctl/test_initialise.py"],
     f"{STACKCTL}/launch.py": ["stackctl/test_launch.py"],
     f"{STACKCTL}/locks.py": ["stackctl/test_locks.py"],

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
-from moto.ec2.responses import general
 
-from saltext.ec2.tags import DEPLOY_TAG
+from saltext.ec2.tags import DEPLOY_TAG, HOST_KEY_TAG
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
@@ -20,7 +18,6 @@ from stackctl.machines import (
     Machine,
     find_ended,
     find_machines,
-    host_keys,
     list_machines,
     require_master,
     start_machines,
@@ -30,20 +27,6 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPnz9d8yKdHyW6"
-RSA = "ssh-rsa AAAAB3NzaC1yc2E"
-BEGIN = "-----BEGIN SSH HOST KEY KEYS-----"
-END = "-----END SSH HOST KEY KEYS-----"
-# As cloud-init writes it, amid other output of a console.
-CONSOLE = "\r\n".join(
-    (
-        "[  OK  ] Started ssh.",
-        BEGIN,
-        f"{ED25519} root@web-1",
-        f"{RSA} root@web-1",
-        END,
-        "web-1 login: ",
-    )
-)
 IMAGE = "ami-12c6146b"  # one of those that moto knows
 
 
@@ -170,6 +153,23 @@ def test_tag_of_the_driver_tells_whether_a_machine_is_deployed(
     assert (found.deploy, found.deployed) == (deploy, deployed)
 
 
+@pytest.mark.parametrize(
+    ("tag", "key"),
+    [
+        (ED25519, ED25519),
+        ("", ""),
+        ("ssh-ed25519", ""),
+        (f"{ED25519} and more", ""),
+        (f"@cert-authority * {ED25519}", ""),
+        (f"{ED25519}\nssh-ed25519 AAAA", ""),
+    ],
+)
+def test_machine_has_the_host_key_of_its_tag(tag: str, key: str) -> None:
+    tags = [{"Key": HOST_KEY_TAG, "Value": tag}] if tag else []
+    instance = {"InstanceId": "i-1", "LaunchTime": 0, "State": {"Name": "running"}, "Tags": tags}
+    assert only(described(instance)).host_key == key
+
+
 def test_newest_ended_machine_of_a_name_counts() -> None:
     def instance(instance_id: str, launched: int, state: str) -> Any:
         tags = [{"Key": "Name", "Value": "web-1"}]
@@ -268,47 +268,6 @@ def test_terminated_machine_of_same_name_is_ignored(client: EC2Client) -> None:
     client.terminate_instances(InstanceIds=[launch(client, "web-1")])
     instance = launch(client, "web-1")
     assert list_machines(client)["web-1"].instance_id == instance
-
-
-# -- host keys -------------------------------------------------------------------------------------
-
-
-def test_host_keys_are_read_from_console(
-    client: EC2Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", CONSOLE)
-    launch(client, "web-1")
-    assert host_keys(client, list_machines(client)["web-1"], time.monotonic()) == [ED25519, RSA]
-
-
-@pytest.mark.parametrize(
-    "console", ["Linux version 6.12\n", f"{BEGIN}\n{ED25519} root@web-1\n", f"{BEGIN}\n{END}\n"],
-    ids=["none", "half-written", "empty"],
-)  # fmt: skip
-def test_console_without_keys_is_an_error(
-    client: EC2Client, monkeypatch: pytest.MonkeyPatch, console: str
-) -> None:
-    monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", console)
-    launch(client, "web-1")
-    with pytest.raises(LaunchError, match="The console of web-1 does not show its SSH host keys"):
-        host_keys(client, list_machines(client)["web-1"], time.monotonic() - 1)
-
-
-def test_host_keys_waits_for_console(client: EC2Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", "")
-    launch(client, "web-1")
-    waited: list[float] = []
-
-    def boot(seconds: float) -> None:
-        waited.append(seconds)
-        monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", CONSOLE)
-
-    monkeypatch.setattr("stackctl.machines.time.sleep", boot)
-    assert host_keys(client, list_machines(client)["web-1"], time.monotonic() + 60) == [
-        ED25519,
-        RSA,
-    ]
-    assert len(waited) == 1
 
 
 # -- the environment -------------------------------------------------------------------------------

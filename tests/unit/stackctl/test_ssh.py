@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from moto.ec2.responses import general
 
+from saltext.ec2.tags import HOST_KEY_TAG
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, LaunchError, UnreachableError
 from stackctl.files import write_private
@@ -85,6 +86,28 @@ def test_trust_learns_machine_once_and_its_successor_again(
         monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", console(RSA))
         shell.trust(list_machines(client)["web-1"])
     assert known.read_text() == f"web-1 {RSA} {second}\n"
+
+
+def test_key_of_the_tag_is_trusted_without_a_console(
+    client: EC2Client, monkeypatch: pytest.MonkeyPatch, deployment: Deployment, log: Log
+) -> None:
+    monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", "")
+    instance = launch(client, "web-1")
+    tag: Any = {"Key": HOST_KEY_TAG, "Value": ED25519}
+    client.create_tags(Resources=[instance], Tags=[tag])
+    with Shell(deployment, client, log) as shell:
+        assert shell.known_keys() == {}
+        shell.trust(list_machines(client)["web-1"], timeout=-1)
+        assert shell.known_keys() == {instance: [ED25519]}
+
+
+def test_known_keys_are_those_of_the_file(deployment: Deployment, log: Log) -> None:
+    known = deployment.state_dir / "ssh" / "known_hosts"
+    write_private(known, f"web-1 {ED25519} i-1\nweb-1 {RSA} i-1\nlb-1 {RSA} i-2\n\nbroken\n")
+    with Shell(deployment, None, log) as shell:
+        assert shell.known_keys() == {"i-1": [ED25519, RSA], "i-2": [RSA]}
+
+
 @pytest.mark.parametrize(
     ("name", "reason", "told"),
     [
@@ -179,11 +202,11 @@ def test_console_has_as_long_as_the_caller_says(
 ) -> None:
     deadlines: list[float] = []
 
-    def read(_client: object, _machine: object, deadline: float) -> list[str]:
+    def learn(_client: object, _machine: object, deadline: float) -> list[str]:
         deadlines.append(deadline)
         return [ED25519]
 
-    monkeypatch.setattr("stackctl.ssh.host_keys", read)
+    monkeypatch.setattr("stackctl.ssh.host_keys.learn", learn)
     monkeypatch.setattr("stackctl.ssh.time", SimpleNamespace(monotonic=lambda: 1000.0))
     shell.trust(machine("web-1"), timeout=20)
     assert deadlines == [1020.0]

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from stackctl import packages, preflight, salt, site, ssh_rotation, tree, up
+from stackctl import host_keys, packages, preflight, salt, site, ssh_rotation, tree, up
 from stackctl.deployment import Deployment
 from stackctl.errors import (
     BusyError,
@@ -399,6 +399,7 @@ class Run:
             (salt, "apply_locally", lambda *_: self.say(f"aws at {self.endpoint()}", kept)),
             (up, "ec2_client", lambda _: self.say("client")),
             (up, "find_machines", lambda _: [self.master]),
+            (host_keys, "publish", self.publish),
             (up, "Launcher", self.launcher),
             (up, "Shell", lambda *_: self),
             (up, "Session", self.session),
@@ -438,6 +439,10 @@ class Run:
         assert request.names == ["salt-1"]
         return Result((Verdict("salt-1", "kept", self.master, self.master),))
 
+    def publish(self, _: object, machines: list[Machine], known: object) -> None:
+        assert (machines, known) == ([self.master], self.known_keys())
+        self.say("publish")
+
     # -- the session and the shell
 
     @property
@@ -452,6 +457,9 @@ class Run:
         self.say(f"hold {machine.name}")
 
     def trust(self, *_: object, **__: object) -> None: ...
+
+    def known_keys(self) -> dict[str, list[str]]:
+        return {"i-1": ["ssh-ed25519 AAAA"]}
 
     def script(self, machine: Machine, args: list[str], **options: Any) -> str:
         assert machine == self.master
@@ -484,6 +492,7 @@ def test_run_without_changes_looks_at_everything(whole: Run, progress: Progress,
         "secrets",
         "aws at http://127.0.0.1:1",
         "client",
+        "publish",
         "hold salt-1",
         "key",
         "launch salt-1: --profile salt salt-1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.exceptions import ClientError, WaiterError
 
-from saltext.ec2.host_keys import from_console
+from saltext.ec2.host_keys import from_tag
 from saltext.ec2.tags import DEPLOY_TAG
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
@@ -38,6 +37,7 @@ class Machine:
         public_address: empty when it has none.
         deploy: the driver's tag: `pending` until its minion is installed, then `done`.
         reason: why it does not run, in EC2's words; empty when it runs.
+        host_key: one of its SSH host keys, from the driver's tag; empty: there is no such tag.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Machine:
     public_address: str
     deploy: str = ""
     reason: str = ""
+    host_key: str = ""
 
     @property
     def deployed(self) -> bool:
@@ -98,6 +99,7 @@ def _machine(instance: InstanceTypeDef) -> Machine:
         instance.get("PublicIpAddress", ""),
         tags.get(DEPLOY_TAG, ""),
         "" if state in ("pending", "running") else _reason(instance),
+        next(iter(from_tag(instance)), ""),
     )
 
 
@@ -150,29 +152,6 @@ def start_machines(client: EC2Client, machines: Iterable[Machine]) -> dict[str, 
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         return {name: error for name, error in pool.map(start, machines) if error}
-
-
-def host_keys(client: EC2Client, machine: Machine, deadline: float) -> list[str]:
-    """Return the machine's SSH host keys as its console printed them at first boot.
-
-    Args:
-        client: the EC2 API.
-        machine: whose keys.
-        deadline: `time.monotonic()` at which to give up. EC2 shows the console minutes after boot.
-
-    Raises:
-        LaunchError: the console never showed them.
-    """
-    while True:
-        output = client.get_console_output(InstanceId=machine.instance_id).get("Output", "")
-        if keys := from_console(output):
-            return keys
-        if time.monotonic() > deadline:
-            raise LaunchError(
-                f"The console of {machine.name} does not show its SSH host keys.",
-                "Its identity cannot be verified: read its console in EC2, then run this again.",
-            )
-        time.sleep(1)
 
 
 def require_master(deployment: Deployment, machines: Mapping[str, Machine]) -> Machine:

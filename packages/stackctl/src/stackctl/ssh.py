@@ -14,11 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from stackctl import host_keys
 from stackctl.catalogue import CLOUD_SSH
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, LaunchError, UnreachableError
 from stackctl.files import write_private
-from stackctl.machines import Machine, host_keys
+from stackctl.machines import Machine
 from stackctl.run import Log, last_reason, run
 from stackctl.secret_store import SecretStore
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SSH_USER = "admin"
 SSH_FAILED = 255  # exit code of ssh itself
 CONNECT_SECONDS = 15
+CONSOLE_SECONDS = 300  # that a console has to show the keys, where no tag has them
 BOOT_SECONDS = 90  # that a machine needs at most from its start to its sshd
 MOVED = (
     "If your address has changed, the security group drops what you send:"
@@ -78,7 +80,7 @@ class Shell:
                 run(close, log=self._log, what="closing SSH")
         shutil.rmtree(self._sockets, ignore_errors=True)
 
-    def trust(self, machine: Machine, timeout: float = 300) -> None:
+    def trust(self, machine: Machine, timeout: float = CONSOLE_SECONDS) -> None:
         """Learn a machine's host keys from the API, unless they are known.
 
         Args:
@@ -86,17 +88,28 @@ class Shell:
             timeout: seconds to wait for its console.
         """
         with self._learning:
-            known = (
-                self._known_hosts.read_text().splitlines() if self._known_hosts.is_file() else []
-            )
+            known = self._known_lines()
             if any(line.endswith(f" {machine.instance_id}") for line in known):
                 return
             if self._client is None:
                 raise LaunchError(f"The host keys of {machine.name} are not known here.")
-            keys = host_keys(self._client, machine, time.monotonic() + timeout)
+            keys = host_keys.learn(self._client, machine, time.monotonic() + timeout)
             lines = [line for line in known if not line.startswith(f"{machine.name} ")]
             lines += [f"{machine.name} {key} {machine.instance_id}" for key in keys]
             write_private(self._known_hosts, "\n".join(lines) + "\n")
+
+    def known_keys(self) -> dict[str, list[str]]:
+        """Return instance id -> the host keys that were learnt, as `type key`."""
+        found: dict[str, list[str]] = {}
+        for line in self._known_lines():
+            name, _, rest = line.partition(" ")
+            key, _, instance_id = rest.rpartition(" ")
+            if name and key:
+                found.setdefault(instance_id, []).append(key)
+        return found
+
+    def _known_lines(self) -> list[str]:
+        return self._known_hosts.read_text().splitlines() if self._known_hosts.is_file() else []
 
     def write_key(self) -> Path:
         """Write the deployment's SSH key to this host, unless it is there, and return its path."""

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from stackctl import capacity, local, packages, preflight, salt, site, ssh_rotation, states, tree
+from stackctl import (
+    capacity,
+    host_keys,
+    local,
+    packages,
+    preflight,
+    salt,
+    site,
+    ssh_rotation,
+    states,
+    tree,
+)
 from stackctl.account import aws_environment, enter, open_account
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, ConvergeError, LaunchError, SecretsError
@@ -137,6 +148,8 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             Shell(deployment, client, log) as shell,
             Session(shell, log, run.holder, progress.note, wait=run.wait) as session,
         ):
+            # A new Salt master, which finds no console any more, needs these.
+            host_keys.publish(client, find_machines(client), shell.known_keys())
             _hold_early(run, client, shell, session)
             with progress.step("SSH key") as step:
                 step.changed = ssh_rotation.follow_store(deployment, client, shell)
