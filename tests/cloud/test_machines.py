@@ -12,13 +12,14 @@ from pathlib import Path
 
 import docker
 import pytest
+import yaml
 from botocore.exceptions import ClientError
 
 from localcloud import service
 from localcloud.config import CloudConfig
 from localcloud.errors import PortTaken
 from localcloud.faults import Fault, FaultClient
-from realcloud import PUBLISHED, Machine, RealCloud
+from realcloud import PUBLISHED, ROOT, Machine, RealCloud
 from waiting import until
 
 
@@ -145,6 +146,21 @@ def test_machine_reboots(machine: Machine, by: str) -> None:
         machine.ssh("sudo systemctl reboot", check=False)
     until(lambda: boot() not in ("", before), "the machine has booted again")
     machine.ready()
+
+
+def test_machine_of_the_profiles_prints_its_host_keys_at_every_boot(cloud: RealCloud) -> None:
+    """cloud-init prints them once, and EC2 shows no more than the output of the last boot."""
+    profiles = yaml.safe_load((ROOT / "cloud.profiles.d" / "machines.conf").read_text())
+    machine = cloud.launch("printing", UserData=profiles["debian-13"]["userdata"])
+    unit = "systemctl is-active console-host-keys"
+    until(lambda: machine.run(f"{unit} || true") == "active", "the user data has run")
+    first = machine.host_keys()
+    started = machine.started()
+    cloud.client("ec2").reboot_instances(InstanceIds=[machine.instance_id])
+    until(lambda: machine.started() != started, "the machine has booted again")
+    until(lambda: sorted(machine.host_keys()) == sorted(first), "the keys are on the console")
+    machine.ready()
+    machine.terminate()
 
 
 def test_shutdown_inside_machine_stops_instance(cloud: RealCloud) -> None:

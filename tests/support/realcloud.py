@@ -205,6 +205,11 @@ class Machine:
         self.is_in("running")
         until(lambda: self.ssh("true", check=False).returncode == 0, "a login works", patience)
 
+    def started(self) -> str:
+        """Return when the machine's container has started."""
+        command = ["docker", "inspect", "--format", "{{.State.StartedAt}}", self.container]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     def console(self) -> str:
         """Return the console output."""
         return str(
