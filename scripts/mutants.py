@@ -103,6 +103,7 @@ TESTS: dict[str, list[str]] = {
         "../../packages/saltext-ec2/tests/test_permissions.py",
         "aws/test_identity.py",
     ],
+    f"{DRIVER}/_private_addresses.py": ["ec2/test_private_addresses.py"],
     f"{DRIVER}/_request.py": ["ec2/test_request.py", "ec2/test_options.py", "ec2/test_create.py"],
     f"{LOCALCLOUD}/accesses.py": ["localcloud/test_authorization.py", "ec2/test_policy_parts.py"],
     f"{LOCALCLOUD}/authorization.py": [

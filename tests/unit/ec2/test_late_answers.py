@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import pytest
 
 from cloudsite import Site, site
 from saltext.ec2.tags import DEPLOY_TAG, HOST_KEY_TAG
+from waiting import until
+
 HASTY: dict[str, Any] = {"ssh_connect_timeout": 1}
+ADDRESS = "10.40.0.9"
+
+
 def tag(place: Site, key: str) -> list[str]:
     found = place.cloud.ec2.describe_tags(Filters=[{"Name": "key", "Values": [key]}])["Tags"]
     return [one["Value"] for one in found]
@@ -46,3 +52,18 @@ def test_new_master_knows_the_host_keys(tmp_path: Path, everywhere: bool) -> Non
         assert len(place.instances()["web-1"]) == 1
 
 
+def test_replaced_machine_waits_for_its_address(tmp_path: Path) -> None:
+    with site(tmp_path) as place, ThreadPoolExecutor() as pool:
+        options = {"web-1": {"private_ip": ADDRESS, "subnetname": "a"}}
+        assert place.apply(options).errors == {}
+        (first,) = place.instances("running")["web-1"]
+        place.host.gate.clear()  # it does not get past shutting-down
+        place.cloud.ec2.terminate_instances(InstanceIds=[first])
+        with place.cloud.faults.inject() as calls:
+            second = pool.submit(place.apply, options)
+            until(lambda: calls.seen().calls.get("RunInstances", 0) > 1, "it tries again")
+            place.host.gate.set()
+            applied = second.result()
+        assert applied.errors == {}
+        assert applied.output["web-1"]["private_ips"] == [ADDRESS]
+        assert f"the private address {ADDRESS} is still held by {first}" in applied.done.stderr

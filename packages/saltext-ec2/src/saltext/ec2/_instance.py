@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from saltext.ec2 import _answers, _attachments, _console, _lookup, _request, _tags
+from saltext.ec2 import (
+    _answers,
+    _attachments,
+    _console,
+    _lookup,
+    _private_addresses,
+    _request,
+    _tags,
+)
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
 from saltext.ec2._request import Launch
@@ -47,7 +56,8 @@ def launch(wanted: Launch, predecessors: Sequence[str]) -> Machine:
         ConfigurationError: see `_request.build`.
         NotFound: see `_request.build`.
         ApiError: EC2 refuses the launch in every place.
-        LaunchError: EC2 remembers too many machines of that name.
+        LaunchError: EC2 remembers too many machines of that name, or another machine keeps its
+            private address.
     """
     *others, last = _request.places(wanted)
     for place in others:
@@ -67,8 +77,10 @@ def _launch_in(wanted: Launch, predecessors: Sequence[str]) -> Machine:
     for _ in range(TOKENS):
         # EC2 remembers a token for longer than it shows the instance that the token launched.
         token = _request.client_token(connection.region, name, request, predecessors)
+        call = {**request, "ClientToken": token}
+        run = functools.partial(_run_instance, connection, name, call)
         try:
-            instance = _run_instance(connection, name, {**request, "ClientToken": token})
+            instance = _private_addresses.when_free(wanted, request, run)
         except ApiError as error:
             if error.code not in TOKEN_USED:
                 raise
