@@ -1,4 +1,5 @@
-# The account has one VPC with one public subnet, which an internet gateway connects.
+# The account has one VPC with one public subnet, which an internet gateway connects. EC2 keeps one
+# address of the subnet for salt-1.
 {% set aws = pillar['aws'] %}
 
 aws-vpc:
@@ -18,6 +19,17 @@ aws-subnet:
     - region: {{ aws.region | json }}
     - require:
       - boto3_vpc: aws-vpc
+
+# EC2 would give the address of a lost salt-1 to another machine.
+aws-salt-address:
+  subnet_reservation.present:
+    - name: {{ aws.salt_address | json }}
+    - subnet_name: {{ aws.subnet.name | json }}
+    - tags:
+        project: {{ aws.project | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - boto3_vpc: aws-subnet
 
 aws-internet-gateway:
   boto3_vpc.internet_gateway_present:

@@ -115,8 +115,16 @@ def test_networks_with_host_bits_are_not_written_again(
     assert all(state["result"] for state in apply().values())
 
 
+def test_address_of_the_master_is_reserved_once(
+    applied: States, client: Client, pillar: dict[str, Any]
+) -> None:
+    aws, ec2 = pillar["aws"], client("ec2")
     named = [{"Name": "tag:Name", "Values": [aws["subnet"]["name"]]}]
     (subnet,) = ec2.describe_subnets(Filters=named)["Subnets"]
+    found = ec2.get_subnet_cidr_reservations(SubnetId=subnet["SubnetId"])
+    (reservation,) = found["SubnetIpv4CidrReservations"]
+    assert reservation["Cidr"] == f"{aws['salt_address']}/32"
+    assert reservation["ReservationType"] == "explicit"
 
 
 def test_key_pair_with_other_key_is_replaced(
