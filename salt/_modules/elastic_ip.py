@@ -12,6 +12,7 @@ from salt.exceptions import CommandExecutionError
 
 __salt__: dict[str, Callable[..., Any]]
 
+LIMIT_REACHED = "AddressLimitExceeded"
 # Of a machine that can be given an address; EC2 refuses it to a pending one.
 STATES = ["running", "stopped"]
 
@@ -35,6 +36,27 @@ def allocate(name: str, tags: Mapping[str, str], region: str) -> str:
 
     Raises CommandExecutionError when EC2 refuses, as it does beyond the account's quota.
     """
+    try:
+        return _allocate(name, tags, region)
+    except CommandExecutionError as error:
+        if LIMIT_REACHED not in str(error):
+            raise
+        raise CommandExecutionError(limit_reached(name, region)) from error
+
+
+def limit_reached(name: str, region: str) -> str:
+    """Return what to do when the account may have no more elastic addresses.
+
+    The quota: https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html
+    """
+    return (
+        f"the account has as many elastic addresses in {region} as it may (5, unless Amazon has"
+        f" raised the quota), so {name} cannot be allocated: release one that nothing uses, or ask"
+        " for more (Service Quotas, EC2-VPC Elastic IPs, L-0263D0A3)"
+    )
+
+
+def _allocate(name: str, tags: Mapping[str, str], region: str) -> str:
     named = [{"Key": key, "Value": value} for key, value in {**tags, "Name": name}.items()]
     answer = __salt__["ec2.call"](
         "allocate_address",

@@ -9,6 +9,8 @@ from typing import Any
 import boto3
 import pytest
 from moto import mock_aws
+from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models.elastic_ip_addresses import ElasticAddressBackend
 from salt.exceptions import CommandExecutionError
 
 from saltmodules import load
@@ -102,6 +104,25 @@ def test_two_addresses_of_one_name_are_an_error(ec2: Any) -> None:
     ec2.allocate_address(Domain="vpc", TagSpecifications=named)
     with pytest.raises(CommandExecutionError, match="2 elastic addresses are called edge"):
         present()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("AddressLimitExceeded", r"^the account has as many .* in eu-west-1 .* edge cannot be"),
+        ("UnauthorizedOperation", r"^allocate_address: .*UnauthorizedOperation"),
+    ],
+)
+def test_refused_allocation_says_what_to_do(
+    ec2: Any, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise EC2ClientError(code, "The maximum number of addresses has been reached.")
+
+    monkeypatch.setattr(ElasticAddressBackend, "allocate_address", refuse)
+    with pytest.raises(CommandExecutionError, match=said):
+        present()
+    assert addresses(ec2) == []
 
 
 # -- associated ------------------------------------------------------------------------------------

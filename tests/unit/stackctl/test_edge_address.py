@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import ClientError
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
+from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models.elastic_ip_addresses import ElasticAddressBackend
 
 from stackctl import edge_address
 from stackctl.deployment import Deployment
@@ -56,6 +59,25 @@ def test_nothing_is_allocated_in_another_account(ec2: EC2Client, new: Deployment
     ):
         edge_address.ensure(new, "210987654321")
     assert ec2.describe_addresses()["Addresses"] == []
+
+
+def test_full_account_is_told_what_to_do(
+    ec2: EC2Client, new: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise EC2ClientError(code, "The maximum number of addresses has been reached.")
+
+    code = "AddressLimitExceeded"
+    monkeypatch.setattr(ElasticAddressBackend, "allocate_address", refuse)
+    with pytest.raises(
+        SecretsError,
+        match=r"^The account has as many elastic addresses in eu-west-1 as it may \(5, .*"
+        r" airflow-edge cannot be allocated: release one .* L-0263D0A3\)\.$",
+    ):
+        edge_address.ensure(new, ACCOUNT)
+    code = "UnauthorizedOperation"
+    with pytest.raises(ClientError, match=code):
+        edge_address.ensure(new, ACCOUNT)
 
 
 def test_two_addresses_of_one_name_are_an_error(ec2: EC2Client, new: Deployment) -> None:

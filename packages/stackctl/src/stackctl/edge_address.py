@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import ClientError
+
 from stackctl import preflight
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
 from stackctl.machines import ec2_client
+from stackctl.tree_modules import load
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import TagTypeDef
@@ -57,7 +60,7 @@ def ensure(deployment: Deployment, account: str) -> EdgeAddress:
 
     Raises:
         PreflightError: the credentials belong to another account; nothing is allocated.
-        SecretsError: several addresses have the name.
+        SecretsError: several addresses have the name, or the account may have no more.
     """
     preflight.check_credentials(deployment, account, "--account")
     aws = deployment.base_pillar("aws")
@@ -75,7 +78,14 @@ def ensure(deployment: Deployment, account: str) -> EdgeAddress:
         {"Key": "Name", "Value": name},
         {"Key": "project", "Value": str(aws["project"])},
     ]
-    made = client.allocate_address(
-        Domain="vpc", TagSpecifications=[{"ResourceType": "elastic-ip", "Tags": tags}]
-    )
+    try:
+        made = client.allocate_address(
+            Domain="vpc", TagSpecifications=[{"ResourceType": "elastic-ip", "Tags": tags}]
+        )
+    except ClientError as error:
+        states = load(deployment, "elastic_ip")  # the foundation says the same
+        if error.response["Error"]["Code"] != states.LIMIT_REACHED:
+            raise
+        reason = str(states.limit_reached(name, deployment.region()))
+        raise SecretsError(f"{reason[0].upper()}{reason[1:]}.") from None
     return EdgeAddress(name, made["PublicIp"], is_new=True)
