@@ -286,6 +286,10 @@ def test_bounds_keep_the_present_number(whole: Run, go: Callable[..., list[str]]
     ("revision", "reason"),
     [
         (("other", "other"), "salt-1 serves other, and the checkout is abc"),
+        (
+            ("abc-dirty-123", "abc"),
+            r"serves abc with uncommitted changes \(123\), and the checkout is abc:",
+        ),
         (("", ""), "salt-1 serves .*a release would be rolled out by the way"),
         (("abc", "before"), "has not been rolled out to the end"),
     ],
