@@ -76,7 +76,7 @@ def bypass(lab: Lab) -> Figures:
     target = lab.targets["edge1"]
     bundle = visit.load()["site"].bundle()
     encoding = {"Accept-Encoding": "gzip, deflate, br"}
-    tricks: dict[str, list[tuple[str, dict[str, str]]]] = {
+    tricks: dict[str, list[tuple[str, dict[str, Any]]]] = {
         "query": [(f"{bundle}?x={number}", encoding) for number in range(TRICKS)],
         "host": [
             (bundle, encoding | {"Host": f"h{number}.example.org"}) for number in range(TRICKS)

@@ -183,7 +183,7 @@ def _costs_python(target: Target, app: Machine, path: str, anonymous: bool) -> b
 
 
 def python_costs(
-    address: Address, app: Machine, requests: Sequence[tuple[str, dict[str, str]]]
+    address: Address, app: Machine, requests: Sequence[tuple[str, dict[str, Any]]]
 ) -> list[float]:
     """Ask, one after the other, and return the CPU seconds that each request costs the web app.
 

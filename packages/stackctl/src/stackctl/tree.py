@@ -107,7 +107,8 @@ def require_same(deployment: Deployment, shell: Shell, master: Machine, log: Log
         )
     if converged and converged != name:
         raise ScaleError(
-            f"The tree {_short(name)} is on {master.name}, but it has not been rolled out to the end.",
+            f"The tree {_short(name)} is on {master.name}, but it has not been rolled out to the"
+            " end.",
             f"Do that first: {deployment.command('up')}",
         )
 
