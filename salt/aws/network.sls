@@ -1,5 +1,7 @@
 # The account has one VPC with one public subnet, which an internet gateway connects.
 {% set aws = pillar['aws'] %}
+include:
+  - aws.access
 
 aws-vpc:
   boto3_vpc.present:
