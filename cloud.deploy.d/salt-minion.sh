@@ -25,10 +25,11 @@ if command -v cloud-init >/dev/null; then
     timeout "$timeout" cloud-init status --wait >/dev/null ||
         say "cloud-init has failed; continuing"
 fi
-# `apt-get install` can wait for its locks, `apt-get update` cannot.
+# `apt-get install` can wait for its locks, `apt-get update` cannot; and it ends well when it could
+# fetch nothing, unless it is told otherwise.
 apt_update() {
     deadline=$(($(date +%s) + timeout))
-    until output=$(apt-get update -qq 2>&1); do
+    until output=$(apt-get update -qq --error-on=any 2>&1); do
         [ "$(date +%s)" -lt "$deadline" ] || die "apt-get update: $output"
         sleep 2
     done
@@ -46,8 +47,14 @@ else
     python3 -m venv "$venv"
     # pip builds wheels here, because /tmp may be mounted noexec.
     mkdir -p "$venv/build"
-    TMPDIR="$venv/build" "$venv/bin/pip" install --quiet --no-cache-dir --no-deps \
-        --require-hashes -r "$lockfile"
+    export TMPDIR="$venv/build"
+    pip() { "$venv/bin/pip" install --quiet --no-cache-dir --no-deps --require-hashes "$@"; }
+    # Salt alone has no wheel. pip would fetch what builds it without version and hash, so it is
+    # built with what the lockfile has.
+    awk '/^[^ #]/ { is_salt = /^salt==/ } !is_salt' "$lockfile" > "$venv/build/wheels.txt"
+    pip --only-binary :all: -r "$venv/build/wheels.txt"
+    pip --no-build-isolation -r "$lockfile"
+    unset TMPDIR
     rm -rf "$venv/build"
     cp "$lockfile" "$installed"
 fi

@@ -15,7 +15,8 @@ postgres:
     # Less, so that the log names the lock and not the statement that waits.
     lock_timeout: 5s
     # Between two statements a request computes; a dead one keeps its locks, and
-    # keeps autovacuum from removing rows.
-    idle_in_transaction_session_timeout: 30s
+    # keeps autovacuum from removing rows. Its client has his answer by then
+    # (answer_seconds in salt/airflow/defaults.yaml).
+    idle_in_transaction_session_timeout: 15s
   # The role of the machines that pg_hba.conf lets in.
   clients: web

@@ -3,6 +3,8 @@
 # or uses, so each statement's conditions are ones that all of its resources have:
 # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
 {% set aws = pillar['aws'] %}
+include:
+  - aws.access
 {% set arn = 'arn:aws:ec2:' ~ aws.region ~ ':*:' %}
 {% set parameters = 'arn:aws:ssm:' ~ aws.region ~ '::parameter/aws/service/debian/*' %}
 

@@ -1,6 +1,7 @@
 # The account has everything that cloud.profiles.d names, but for the machines themselves.
 # The operator's own minion applies this without a master: docs/runbooks.md.
 include:
+  - aws.access
   - aws.network
   - aws.groups
   - aws.rules

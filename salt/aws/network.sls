@@ -1,6 +1,8 @@
 # The account has one VPC with one public subnet, which an internet gateway connects. EC2 keeps one
 # address of the subnet for salt-1.
 {% set aws = pillar['aws'] %}
+include:
+  - aws.access
 
 aws-vpc:
   boto3_vpc.present:

@@ -20,6 +20,7 @@ import pytest
 
 from harness import Fleet, Machine
 from saltmodules import load
+from waiting import until
 from webrequests import LOAD
 
 MEMORY = 1 << 30
@@ -201,6 +202,39 @@ def test_database_that_stands_still_stops_the_web_machine_no_longer(
         assert {row.status for row in after} == {200}, path
         first = min(row.end for row in answers if row.path == path and row.end > thawed)
         assert first < thawed + 3, path
+
+
+def test_machine_that_stands_still_with_a_session_stops_no_other(
+    fleet: Fleet, edge: Machine, web: Machine, password: str
+) -> None:
+    """Reading a page of the login takes no lock: a web machine that is frozen may hold it."""
+    database = fleet.machine("postgres-1")
+    sql = "BEGIN; SELECT id FROM session FOR UPDATE; SELECT pg_sleep(8)"
+    psql = ("runuser", "-u", "postgres", "--", "psql", "-qAt", "-d", "airflow", "-c")
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    visit = (
+        LOAD
+        + """
+result = ask("/auth/login/", **proxied).headers["Set-Cookie"].partition(";")[0]
+ask("/auth/login/", Cookie=result, **proxied)  # adds the language to the session
+"""
+    )
+    again = (
+        LOAD
+        + """
+start = time.time()
+page = ask("/auth/login/", Cookie=cookie, **proxied)
+result = [page.status, "csrf_token" in page.read().decode(), time.time() - start]
+"""
+    )
+    values = {"address": web.address, "client": "192.0.2.9"}
+    cookie = edge.python(visit, **values)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(database.run, *psql, sql)
+        until(lambda: database.run(*psql, waits).stdout.strip() == "1", "the sessions are locked")
+        status, has_form, seconds = edge.python(again, cookie=cookie, **values)
+    assert (status, has_form) == (200, True)
+    assert seconds < 4, "it has waited for the lock"
 
 
 def test_socket_is_open_to_nginx_alone(web: Machine) -> None:

@@ -91,8 +91,44 @@ def test_deploy_waits_for_apt_lock(tmp_path: Path, program: Program, deploy: Dep
     done = deploy()
     assert done.returncode == 0, done.stderr
     *updates, install = calls(tmp_path, "apt-get")
-    assert updates == ["apt-get update -qq"] * 4
+    assert updates == ["apt-get update -qq --error-on=any"] * 4
     assert "-o DPkg::Lock::Timeout=300" in install
+
+
+def test_apt_that_fetches_nothing_fails(tmp_path: Path) -> None:
+    """With the options of the script, and Debian's own apt-get."""
+    (options,) = re.findall(r"output=\$\((apt-get update .*) 2>&1\)", SCRIPT)
+    (tmp_path / "sources.list").write_text("deb http://127.0.0.1:9/debian trixie main\n")
+    (tmp_path / "lists").mkdir()
+    places = {
+        "Dir::Etc::SourceList": tmp_path / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State::Lists": tmp_path / "lists",
+        "Acquire::http::Proxy": "DIRECT",
+        "Acquire::Retries": 0,
+    }
+    options = [*options.split(), *(f"-o{name}={value}" for name, value in places.items())]
+    assert subprocess.run(options, capture_output=True, check=False).returncode == 100
+    options.remove("--error-on=any")
+    assert subprocess.run(options, capture_output=True, check=False).returncode == 0
+
+
+def test_salt_is_built_with_what_the_lockfile_has(
+    tmp_path: Path, program: Program, deploy: Deploy
+) -> None:
+    """What builds it is named by its own source; pip fetches the newest of each, without hashes."""
+    pip = f"""
+        mkdir -p "{tmp_path}/opt/salt/bin"
+        cp "{tmp_path}/bin/pip" "{tmp_path}/opt/salt/bin/pip"
+    """
+    program("pip")
+    program("python3", pip)
+    assert deploy().returncode == 0
+    wheels, salt = calls(tmp_path, "pip")
+    assert "--only-binary :all:" in wheels
+    assert "--no-build-isolation" in salt
+    locked = (ROOT / "requirements/salt.txt").read_text()
+    assert re.search(r"^setuptools==", locked, re.MULTILINE)
 
 
 def test_deploy_fails_with_apt_message_when_lock_stays(

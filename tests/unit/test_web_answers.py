@@ -155,13 +155,14 @@ def test_others_do_not_share_it(answers: ModuleType, readers: Readers, changed: 
     run(scenario())
 
 
+@pytest.mark.parametrize("path", ["/ui/dags", "/api/v2/dags"])
 def test_list_with_favourites_is_shared_by_who_has_the_same(
-    answers: ModuleType, readers: Readers
+    answers: ModuleType, readers: Readers, path: str
 ) -> None:
     async def scenario() -> None:
         shared = answers.SharedAnswers(App(), readers, seconds=60)
         tokens = ("one", "other", "one", "other")
-        numbers = [number(await ask(shared, reader(token, path="/ui/dags"))) for token in tokens]
+        numbers = [number(await ask(shared, reader(token, path=path))) for token in tokens]
         assert numbers == [1, 2, 1, 2]
 
     run(scenario())

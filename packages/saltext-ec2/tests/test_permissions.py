@@ -67,8 +67,38 @@ def test_denied_profile_launches_nothing(sandbox: Sandbox) -> None:
     sandbox.assert_refused(sandbox.salt_cloud("--profile=p1", "n1"), "iam:PassRole")
 
 
-def test_only_denials_stop_a_run(sandbox: Sandbox) -> None:
-    sandbox.server.answers[TRIED] = answer("InsufficientInstanceCapacity", "none left")
+FREE_TIER = "The specified instance type is not eligible for Free Tier."
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("Unsupported", "Your requested instance type (t2.micro) is not supported in your zone."),
+        ("InvalidParameterCombination", FREE_TIER),
+        ("PendingVerification", "Your request is being validated."),
+        ("OptInRequired", "You are not subscribed to this service."),
+        ("VcpuLimitExceeded", "You have requested more vCPU capacity than your limit of 0 allows."),
+    ],
+)
+def test_what_all_machines_would_meet_stops_a_run(
+    sandbox: Sandbox, code: str, message: str
+) -> None:
+    sandbox.server.answers[TRIED] = answer(code, message)
+    done = sandbox.apply({"p1": ["n1", "n2"]}, "--parallel")
+    said = f"RunInstances: {code}: {message.rstrip('.')}; nothing was launched"
+    sandbox.assert_refused(done, "profile p1 (n1) may not be launched", said)
+    assert "RunInstances" not in sandbox.server.calls
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("InsufficientInstanceCapacity", "none left"),
+        ("InvalidParameterCombination", "something else"),
+    ],
+)
+def test_what_only_a_launch_shows_stops_no_run(sandbox: Sandbox, code: str, message: str) -> None:
+    sandbox.server.answers[TRIED] = answer(code, message)
     assert sandbox.apply({"p1": ["n1"]}).code == 0
     assert sandbox.server.calls.count(TRIED) == 1
 
@@ -80,3 +110,20 @@ def test_nothing_is_tried_when_all_machines_exist(sandbox: Sandbox) -> None:
     assert TRIED not in sandbox.server.calls
     assert sandbox.apply({"p1": ["n1", "n2", "n3"]}).code == 0
     assert sandbox.server.calls.count(TRIED) == 1
+
+
+def test_zone_without_the_type_is_left_for_the_next_place(sandbox: Sandbox) -> None:
+    subnets = sandbox.ec2.describe_subnets(Filters=[{"Name": "tag:Name", "Values": ["a"]}])
+    first = subnets["Subnets"][0]["SubnetId"]
+
+    def refuse(given: dict[str, str]) -> tuple[str, str] | None:
+        here = given.get("SubnetId") == first
+        return answer("Unsupported", "not supported in your zone")(given) if here else None
+
+    sandbox.profiles["p1"]["subnetname"] = ["a", "b"]
+    for call in (TRIED, "RunInstances"):
+        sandbox.server.answers[call] = refuse
+    done = sandbox.apply({"p1": ["n1"]})
+    assert done.code == 0, done
+    assert sandbox.instances()["n1"]["SubnetId"] != first
+    assert sandbox.server.calls.count(TRIED) == 2

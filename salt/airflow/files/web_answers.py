@@ -30,12 +30,12 @@ SETTINGS = re.compile(r"/ui/(config|auth/menus)|/api/v2/plugins(/importErrors)?"
 SETTINGS_SECONDS = 60.0
 LISTS = re.compile(
     r"/ui/(dags|dashboard/dag_stats|next_run_assets/[^/]+|dags/~/dagRuns/~/deadlines)"
-    r"|/api/v2/(dagTags|importErrors|pools"
+    r"|/api/v2/(dags|dagTags|importErrors|pools"
     r"|dags/[^/]+/assets/queuedEvents|dags/~/dagRuns(/~/hitlDetails)?)"
 )
 LISTS_SECONDS = 1.0
-# The list that marks the reader's favourites.
-FAVOURITES = "/ui/dags"
+# Lists that mark the reader's favourites, or have nothing else.
+FAVOURITES = ("/ui/dags", "/api/v2/dags")
 # A time of the browser's clock, in milliseconds: nobody else asks the same.
 OWN_TIME = re.compile(rb"[0-9](:|%3A)[0-9]{2}\.(?!000)[0-9]{3}Z")
 SEE_ALL = ("can_read", "DAGs")
@@ -125,7 +125,7 @@ class SharedAnswers:
             return None
         if reader is None or SEE_ALL not in reader.permissions:
             return None
-        favourites = reader.favourites if path == FAVOURITES else ()
+        favourites = reader.favourites if path in FAVOURITES else ()
         encoding = headers.get(b"accept-encoding", b"")
         return path, query, encoding, reader.permissions, favourites
 

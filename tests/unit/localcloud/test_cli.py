@@ -12,6 +12,8 @@ import localcloud
 from localcloud import cli, engine, image, server, service
 from localcloud.config import CloudConfig, Endpoint
 from localcloud.errors import EngineForbidden
+from localcloud.faults import FaultClient
+from localcloud.limits import Limits
 
 PYPROJECT = Path(__file__).parents[3] / "packages/localcloud/pyproject.toml"
 ENDPOINT = Endpoint("http://172.17.0.1:4566", "http://127.0.0.1:4566", "AKIA1", "it's secret")
@@ -143,3 +145,25 @@ def test_destroy_dry_run_prints_machines(
 ) -> None:
     assert cli.main(["destroy", "--dry-run", str(configured.state_dir)]) == 0
     assert capsys.readouterr().out == "would remove demo-i-1\n"
+
+
+def test_limit_sets_what_its_options_say_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Limits] = []
+    monkeypatch.setattr(service, "endpoint", lambda _state_dir: ENDPOINT)
+    monkeypatch.setattr(FaultClient, "set_limits", lambda _, limits: given.append(limits))
+    zone = ["--not-offered=eu-west-1a=t2.micro", "--not-offered=eu-west-1a=t3.micro"]
+    assert cli.main(["limit", str(tmp_path)]) == 0
+    assert cli.main(["limit", "--vcpus=5", "--plan=FREE", str(tmp_path)]) == 0
+    assert cli.main(["limit", "--unverified", *zone, str(tmp_path)]) == 0
+    assert cli.main(["limit", "--exhausted=eu-west-1b=t2.micro", str(tmp_path)]) == 0
+    assert given == [
+        Limits(),
+        Limits(vcpus=5, plan="FREE"),
+        Limits(
+            pending_verification=True,
+            not_offered={"eu-west-1a": ("t2.micro", "t3.micro")},
+        ),
+        Limits(exhausted={"eu-west-1b": ("t2.micro",)}),
+    ]

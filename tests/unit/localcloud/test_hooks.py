@@ -11,11 +11,14 @@ from typing import Any, cast
 import pytest
 from botocore.exceptions import ClientError
 from moto import settings
+from moto.ec2.models.instance_types import InstanceTypeBackend, InstanceTypeOfferingBackend
 from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.models.subnets import Subnet
 from moto.ec2.responses.instances import InstanceResponse
+from moto.servicequotas.models import ServiceQuotasBackend
 
 from localcloud import hooks
+from localcloud.account import Account
 from localcloud.cloud import Cloud
 from memorycloud import Running
 
@@ -23,7 +26,10 @@ Launch = Callable[..., Any]
 
 
 def of_moto() -> list[dict[str, Any]]:
-    owners = (settings, Instance, InstanceBackend, InstanceResponse, Subnet)
+    owners = (
+        settings, Instance, InstanceBackend, InstanceResponse, InstanceTypeBackend,
+        InstanceTypeOfferingBackend, ServiceQuotasBackend, Subnet,
+    )  # fmt: skip
     return [dict(vars(owner)) for owner in owners]
 
 
@@ -33,7 +39,7 @@ def test_moto_is_itself_again_after_the_cloud(
 ) -> None:
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", load_images)
     before = of_moto()
-    made = hooks.Hooks(cast(Cloud, SimpleNamespace()))
+    made = hooks.Hooks(cast(Cloud, SimpleNamespace(account=Account())))
     assert all(now != then for now, then in zip(of_moto(), before, strict=True))
     assert os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] == "false"
     assert hasattr(Instance, "terminate_quietly")

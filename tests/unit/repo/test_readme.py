@@ -28,6 +28,7 @@ import pytest
 import yaml
 from cryptography import x509
 
+import awsenvironment
 from memorycloud import MemoryHost, Running, running
 from stackctl.arguments import parser
 
@@ -238,8 +239,8 @@ def walked(cloud: Running, tmp_path_factory: pytest.TempPathFactory) -> Walk:
     """A reader who has taken every step of "On AWS"."""
     reader = make_reader(tmp_path_factory.mktemp("reader"))
     keys = cloud.credentials
+    awsenvironment.lead(Path(reader.environment["HOME"]), cloud)
     reader.environment |= {
-        "AWS_ENDPOINT_URL": cloud.url,
         "AWS_ACCESS_KEY_ID": keys.access_key_id,
         "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
     }

@@ -12,7 +12,9 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 
+import awsenvironment
 import localcloud.engine
+from memorycloud import MemoryHost, Running, running
 from stackctl.deployment import Deployment
 from stackctl.machines import ec2_client
 from stackctl.run import Log
@@ -24,8 +26,8 @@ ROOT = Path(__file__).parents[3]
 
 
 def make_checkout(folder: Path) -> Path:
-    """Make a folder that stackctl accepts as a checkout, with the production map and pillar."""
-    for part in ("cloud.maps.d", "pillar/base"):
+    """Make a folder that stackctl accepts as a checkout, with the production map and so on."""
+    for part in ("cloud.maps.d", "cloud.profiles.d", "pillar/base"):
         shutil.copytree(ROOT / part, folder / part)
     modules = Path("salt/_modules")
     (folder / modules).mkdir(parents=True)
@@ -92,3 +94,17 @@ def client(account: EC2Client) -> Iterator[EC2Client]:
         account.terminate_instances(InstanceIds=ids)
     # moto keeps what is terminated, and every later test would wait for its description.
     backend.reservations.clear()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Running]:
+    """A local cloud with an empty account, whose machines exist in memory only."""
+    with running(tmp_path / "cloud", MemoryHost()) as made:
+        yield made
+
+
+@pytest.fixture
+def in_cloud(cloud: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
+    """That local cloud, which boto3 uses with its owner's key."""
+    awsenvironment.use(monkeypatch, cloud)
+    return cloud

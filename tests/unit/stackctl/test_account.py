@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
 
+import botocore.session
 import pytest
 
 import localcloud.engine
 import localcloud.service
-from localcloud.config import Endpoint
+from localcloud.catalog import IMAGE_ID
+from localcloud.config import METADATA, Endpoint
 from localcloud.errors import EngineUnavailable
+from localcloud.faults import Fault
+from memorycloud import Running
 from stackctl import account, local_cloud
 from stackctl.account import AwsAccount, aws_environment, open_account
 from stackctl.deployment import Deployment
@@ -32,10 +37,11 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocker())
-from stackctl import cli, preflight
+from stackctl import cli, limits, preflight
 checkout, *args = sys.argv[1:]
 cli.repository_root = lambda: Path(checkout)
 preflight.check_programs = lambda: None
+limits._plan = lambda _: ("PAID", "")  # moto does not know the service
 with mock_aws():
     code = cli.main(args)
 assert not any(name.partition(".")[0] == "localcloud" for name in sys.modules)
@@ -165,8 +171,68 @@ def test_master_gets_endpoints_and_no_key(deployment: Deployment) -> None:
     assert not any(secret in text for text in files.values() for secret in ("AKIA", "hunter2"))
 
 
-def test_real_master_gets_no_credentials(prod: Deployment) -> None:
-    assert AwsAccount(prod).master_files({}) == {}
+def test_real_master_gets_no_credentials_and_no_endpoint(prod: Deployment) -> None:
+    files = AwsAccount(prod).master_files({})
+    assert list(files) == ["config"]
+    assert "region = eu-west-1\n" in files["config"]
+    assert "endpoint" not in files["config"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [
+        (Fault("error", "InstanceMetadata", status=500, times=1), "at the second attempt"),
+        (Fault("slow", "InstanceMetadata", seconds=2, times=1), "late"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_master_waits_for_its_credentials(
+    prod: Deployment,
+    cloud: Running,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    answer: str,
+) -> None:
+    """With boto3's own patience, one second and one attempt, salt-1 has no credentials."""
+    address = machine_with_role(cloud)
+    monkeypatch.setattr(cloud.api, "address", address)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{cloud.url}{METADATA}/")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    found = {}
+    for name, text in {"own": AwsAccount(prod).master_files({})["config"], "none": ""}.items():
+        (tmp_path / name).write_text(text)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / name))
+        with cloud.faults.inject(fault):
+            found[name] = botocore.session.Session().get_credentials()
+    assert found["own"], f"none, although the service answers {answer}"
+    assert found["none"] is None
+
+
+def machine_with_role(cloud: Running) -> str:
+    """Launch a machine with an instance role, and return its address."""
+    iam, name = cloud.client("iam"), f"role-{len(cloud.host.log)}"
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": {
+            "Effect": "Allow",
+            "Action": "sts:AssumeRole",
+            "Principal": {"Service": "ec2.amazonaws.com"},
+        },
+    }
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
+    iam.create_instance_profile(InstanceProfileName=name)
+    iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    vpc = cloud.ec2.create_vpc(CidrBlock="10.43.0.0/16")["Vpc"]["VpcId"]
+    subnet = cloud.ec2.create_subnet(VpcId=vpc, CidrBlock="10.43.1.0/24")["Subnet"]["SubnetId"]
+    launched = cloud.ec2.run_instances(
+        ImageId=IMAGE_ID, InstanceType="t2.micro", MinCount=1, MaxCount=1, SubnetId=subnet,
+        IamInstanceProfile={"Name": name},
+    )["Instances"][0]  # fmt: skip
+    cloud.settle()
+    return str(launched["PrivateIpAddress"])
 
 
 # -- the environment -------------------------------------------------------------------------------
@@ -186,3 +252,19 @@ def test_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
         interrupted()
     assert os.environ["AWS_ACCESS_KEY_ID"] == "before"
     assert "AWS_ENDPOINT_URL" not in os.environ
+
+
+def test_local_cloud_is_reached_whatever_was_left_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = {
+        "AWS_ENDPOINT_URL_EC2": "https://ec2.eu-west-1.amazonaws.com",
+        "AWS_SESSION_TOKEN": "of-another-account",
+        "AWS_PROFILE": "of-another-account",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+    }
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    with aws_environment({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}):
+        assert not set(left) & set(os.environ)
+    assert {name: os.environ[name] for name in left} == left
+    with aws_environment({}):  # a real account
+        assert {name: os.environ[name] for name in left} == left

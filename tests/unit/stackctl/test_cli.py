@@ -13,7 +13,7 @@ from botocore.exceptions import NoCredentialsError
 import localcloud.engine
 import localcloud.image
 import localcloud.service
-from stackctl import arguments, cli, initialise, local, preflight, salt, status, up
+from stackctl import arguments, cli, initialise, limits, local, preflight, salt, status, up
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
@@ -167,7 +167,13 @@ def test_unknown_deployment_is_an_error(
             StackError("web-1: [salt.state] failed [/dev/null].", "See: [docs]"),
             "error: web-1: [salt.state] failed [/dev/null]. See: [docs]\n",
         ),
-        (NoCredentialsError(), "error: Unable to locate credentials\n"),
+        (
+            NoCredentialsError(),
+            (
+                "error: Unable to locate credentials. aws sts get-caller-identity must answer"
+                " first; then run the same command again: it goes on from here.\n"
+            ),
+        ),
     ],
 )
 def test_errors_are_printed_verbatim(
@@ -370,6 +376,8 @@ def test_up_refuses_real_account_without_operator_cidrs(
     code: int,
 ) -> None:
     monkeypatch.setattr(up, "list_machines", lambda _: {})
+    monkeypatch.setattr(up, "find_machines", lambda _: [])
+    monkeypatch.setattr(limits, "check", lambda *_: [])
     monkeypatch.setattr(preflight, "check_account", lambda _: None)
     (here / "pillar" / "prod" / "settings.sls").write_text(f"settings: {settings}\n")
     assert cli.main(["up", "--dry-run", "-d", "prod"]) == code

@@ -14,9 +14,9 @@ from botocore.exceptions import ClientError
 from rich.console import Console
 
 from saltext.ec2.tags import DEPLOY_TAG
-from stackctl import cli, launch, salt_cloud, snapshot
+from stackctl import cli, launch, limits, salt_cloud, snapshot
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, LaunchError, StackError
+from stackctl.errors import CommandError, LaunchError, PreflightError, StackError
 from stackctl.launch import Launcher
 from stackctl.machines import Machine, find_machines
 from stackctl.progress import Progress
@@ -657,6 +657,7 @@ def master(
     monkeypatch.setattr(cli, "Shell", Shell)
     monkeypatch.setattr(cli, "Session", Session)
     monkeypatch.setattr(cli, "Master", lambda *_: made)
+    monkeypatch.setattr(limits, "check", lambda *_: [])  # its services are not moto's
     return made
 
 
@@ -673,6 +674,26 @@ def test_verb_prints_table_and_exits_with_0_if_all_are_ready(
     assert cli.main(["launch", "--serial"]) == 0
     assert "stackctl up applies it" in capsys.readouterr().out
     assert master.ran == [["--map", "/etc/salt/cloud.maps.d/small.map"]]
+
+
+def test_verb_asks_the_account_first(
+    master: Master, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> list[str]:
+        raise PreflightError("The quota is too small.")
+
+    master.end(master.living()["web-2"])
+    monkeypatch.setattr(limits, "check", refuse)
+    assert cli.main(["launch"]) == 1
+    assert master.ran == []
+    printed = capsys.readouterr().err
+    assert printed == (
+        "error: The quota is too small. 2 instances run: salt-1, web-1; stackctl down removes"
+        " them, stackctl up goes on.\n"
+    )
+    monkeypatch.setattr(limits, "check", lambda *_: ["the quota is unknown"])
+    assert cli.main(["launch"]) == 0
+    assert "warning: the quota is unknown" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [[], ["--on-failure", "keep"], ["--on-failure", "destroy"]])

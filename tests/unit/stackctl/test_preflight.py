@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import ClientError, NoCredentialsError
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
 
 from stackctl import preflight
@@ -298,6 +298,23 @@ def test_check_account_without_credentials_says_what_to_set(
     monkeypatch.setattr("stackctl.preflight.boto3.client", ask)
     with pytest.raises(PreflightError, match=r"There are no AWS credentials\. aws sts .* AWS_PROF"):
         preflight.check_account(prod)
+
+
+def test_check_account_with_ended_credentials_says_the_real_reason(
+    prod: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object, **__: object) -> object:
+        raise ClientError(
+            {"Error": {"Code": "ExpiredToken", "Message": "The token is expired"}},
+            "GetCallerIdentity",
+        )
+
+    prod.settings_path.write_text(f"settings: {{aws_account: '{ACCOUNT}'}}\n")
+    monkeypatch.setattr("stackctl.preflight.boto3.client", ask)
+    with pytest.raises(PreflightError) as caught:
+        preflight.check_account(prod)
+    assert "(ExpiredToken) when calling the GetCallerIdentity" in caught.value.what
+    assert caught.value.hint.startswith("The AWS credentials have ended, or")
 
 
 def test_check_account_refuses_another_account(prod: Deployment) -> None:

@@ -7,16 +7,17 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
 import yaml
 from rich.console import Console
 
-from stackctl import capacity, cli, salt, scale, site, tree, up
+from stackctl import billing, capacity, cli, limits, salt, scale, site, tree, up
 from stackctl.counts import Bounds, Wanted
 from stackctl.deployment import Deployment
-from stackctl.errors import BusyError, ConvergeError, NotUpError, ScaleError
+from stackctl.errors import BusyError, ConvergeError, NotUpError, PreflightError, ScaleError
 from stackctl.locks import Holder, on_this_host
 from stackctl.machines import Machine
 from stackctl.progress import Progress
@@ -127,10 +128,17 @@ class Run:
         self.busy = ""
         self.revision = ("abc", "abc")
         self.fails = ""
+        self.full = False
         self.changed = False
         self.recorded: dict[str, int] = {}
         for module, name, value in (
-            (scale, "ec2_client", lambda _: None),
+            (
+                scale,
+                "ec2_client",
+                lambda _: SimpleNamespace(meta=SimpleNamespace(region_name="eu-west-1")),
+            ),
+            (billing, "find_machines", lambda _: self.machines()),
+            (limits, "check", self.check_limits),
             (scale, "enter", lambda _: nullcontext()),
             (scale, "open_account", lambda _: self),
             (scale, "list_machines", lambda _: {each.name: each for each in self.machines()}),
@@ -150,6 +158,11 @@ class Run:
     def machines(self) -> list[Machine]:
         names = ["salt-1", *(f"web-{n}" for n in range(1, self.web + 1))]
         return [Machine(name, f"i-{name}", "running", "10.20.1.9", "") for name in names]
+
+    def check_limits(self, deployment: Deployment, _client: object) -> list[str]:
+        if self.full and deployment.counts()["web"] > self.web:
+            raise PreflightError("The quota is too small.")
+        return []
 
     def __enter__(self) -> Self:
         return self
@@ -257,6 +270,17 @@ def test_up_and_back_again(whole: Run, go: Callable[..., list[str]]) -> None:
     assert go("web=2") == ["hold salt-1", "converge by prediction", "site"]
 
 
+def test_account_without_room_launches_nothing_and_a_rerun_goes_on(
+    whole: Run, go: Callable[..., list[str]]
+) -> None:
+    whole.full = True
+    with pytest.raises(PreflightError, match=r"^The quota is too small\."):
+        go("web=4")
+    assert whole.did == ["hold salt-1", "bootstrap"]
+    whole.full = False
+    assert go("web=4") == ["hold salt-1", "launch web-3 web-4", "converge", "site"]
+
+
 def test_machine_that_ec2_has_lost_leaves_its_key_last(
     whole: Run, go: Callable[..., list[str]]
 ) -> None:
@@ -286,6 +310,10 @@ def test_bounds_keep_the_present_number(whole: Run, go: Callable[..., list[str]]
     ("revision", "reason"),
     [
         (("other", "other"), "salt-1 serves other, and the checkout is abc"),
+        (
+            ("abc-dirty-123", "abc"),
+            r"serves abc with uncommitted changes \(123\), and the checkout is abc:",
+        ),
         (("", ""), "salt-1 serves .*a release would be rolled out by the way"),
         (("abc", "before"), "has not been rolled out to the end"),
     ],

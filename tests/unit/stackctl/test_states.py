@@ -269,3 +269,28 @@ def with_map(checkout: Path, web: list[str]) -> Deployment:
     content = {"salt": ["salt-1"], "web": web}
     (checkout / "cloud.maps.d" / "other.map").write_text(json.dumps(content))
     return Deployment("local", checkout, "other")
+
+
+def test_traceback_of_a_state_is_cut_to_its_error() -> None:
+    comment = (
+        "An exception occurred in this state: Traceback (most recent call last):\n"
+        '  File "/x/salt/state.py", line 2216, in call\n    ret = self.states[x]()\n'
+        "salt.exceptions.CommandExecutionError: An error occurred (UnauthorizedOperation) when"
+        " calling the DescribeVpcs operation: no\n"
+    )
+    state = {"__id__": "aws-vpc", "result": False, "comment": comment, "changes": {}}
+    run = read_states("operator", {"a": state})
+    said = (
+        "aws-vpc: An error occurred (UnauthorizedOperation) when calling the DescribeVpcs"
+        " operation: no"
+    )
+    assert run.failed == (said,)
+
+
+def test_refusal_of_aws_has_a_way_out(log: Log) -> None:
+    text = "aws-vpc: An error occurred (ExpiredToken) when calling the DescribeVpcs operation: old"
+    with pytest.raises(ConvergeError) as caught:
+        raise_on_failure([StateRun("operator", 1, (), (text,))], log, "eu-west-1")
+    assert caught.value.hint.startswith("The AWS credentials have ended, or")
+    with pytest.raises(ConvergeError, match="Mend the cause and run the same command again"):
+        raise_on_failure([StateRun("operator", 1, (), ("aws-vpc: other",))], log, "eu-west-1")

@@ -122,6 +122,25 @@ def test_revision_of_dirty_checkout_names_its_content(repository: Path, log: Log
     assert ("salt/new.sls" in present) == (how == "added")
 
 
+def test_documents_and_tests_are_no_other_release(local: Deployment, home: Path, log: Log) -> None:
+    names = ["docs/capacity.md", "tests/unit/test_a.py", "README.md"]
+    for name in [*names, "packages/a/README.md"]:
+        (local.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (local.root / name).write_text("one\n")
+    git(local.root, "add", ".")
+    git(local.root, "commit", "--quiet", "-m", "docs: begin")
+    commit = git(local.root, "rev-parse", "HEAD")
+    for name in names:
+        (local.root / name).write_text("two\n")
+    (local.root / "docs" / "draft.md").touch()
+    assert tree.revision(local.root, log) == (commit, commit)
+    assert tree.untracked_warning(local, log) == ""
+    push(local, HereShell(), log)
+    assert not {"docs", "tests", "README.md"} & {one.name for one in (home / "current").iterdir()}
+    # A package is built with its own.
+    assert (home / "current" / "packages" / "a" / "README.md").exists()
+
+
 def test_untracked_file_is_not_in_revision(repository: Path, log: Log) -> None:
     commit = git(repository, "rev-parse", "HEAD")
     (repository / "salt" / "draft.sls").write_text("draft: {}\n")

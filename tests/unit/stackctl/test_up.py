@@ -10,18 +10,32 @@ from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self, cast
 
 import pytest
 import yaml
 from rich.console import Console
 
-from stackctl import host_keys, packages, preflight, salt, site, ssh_rotation, tree, up
+from stackctl import (
+    billing,
+    credentials,
+    host_keys,
+    limits,
+    packages,
+    preflight,
+    salt,
+    site,
+    ssh_rotation,
+    tree,
+    up,
+)
 from stackctl.deployment import Deployment
 from stackctl.errors import (
     BusyError,
     ConvergeError,
     LaunchError,
+    PreflightError,
     SecretsError,
     StackError,
     UnreachableError,
@@ -342,11 +356,14 @@ class Account:
     ("runs", "existing", "steps"),
     [
         (False, [], []),
-        (True, ["salt-1", "web-1"], ["launch lb-1"]),
+        (True, ["salt-1", "web-1"], ["launch lb-1", "warning: the quota is unknown"]),
         (
             True,
             ["salt-1", "web-1", "lb-1"],
-            ["compare every machine with the tree, and converge what differs"],
+            [
+                "warning: the quota is unknown",
+                "compare every machine with the tree, and converge what differs",
+            ],
         ),
     ],
 )
@@ -362,6 +379,8 @@ def test_plan_has_the_steps_that_are_missing(
     monkeypatch.setattr(up, "open_account", lambda _: account)
     monkeypatch.setattr(up, "enter", lambda _: nullcontext())
     monkeypatch.setattr(up, "list_machines", lambda _: dict.fromkeys(existing))
+    monkeypatch.setattr(up, "find_machines", lambda _: [])
+    monkeypatch.setattr(limits, "check", lambda *_: ["the quota is unknown"])
     monkeypatch.setattr(preflight, "check_programs", lambda: None)
     planned = up.plan(deployment)
     assert planned == [
@@ -370,6 +389,20 @@ def test_plan_has_the_steps_that_are_missing(
         *steps,
     ]
     assert account.checked == 1
+
+
+def test_plan_asks_the_account(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> list[str]:
+        raise PreflightError("The quota is too small.")
+
+    monkeypatch.setattr(up, "open_account", lambda _: Account())
+    monkeypatch.setattr(up, "enter", lambda _: nullcontext())
+    monkeypatch.setattr(up, "list_machines", lambda _: {})
+    monkeypatch.setattr(up, "find_machines", lambda _: [])
+    monkeypatch.setattr(preflight, "check_programs", lambda: None)
+    monkeypatch.setattr(limits, "check", refuse)
+    with pytest.raises(PreflightError, match="quota is too small"):
+        up.plan(deployment)
 
 
 class Run:
@@ -381,6 +414,8 @@ class Run:
         self.options: dict[str, Any] = {}
         self.account = Account()
         self.missing: list[str] = []
+        self.unknown: list[str] = []
+        self.too_small = False
         self.changed = False
         self.ready = "yes"
         self.pushed = False
@@ -400,6 +435,8 @@ class Run:
             (up, "ec2_client", lambda _: self.say("client")),
             (up, "find_machines", lambda _: [self.master]),
             (host_keys, "publish", self.publish),
+            (billing, "find_machines", lambda _: [self.master]),
+            (limits, "check", self.limits),
             (up, "Launcher", self.launcher),
             (up, "Shell", lambda *_: self),
             (up, "Session", self.session),
@@ -411,6 +448,13 @@ class Run:
         ):
             patch.setattr(module, name, value)
         patch.delenv("AWS_ENDPOINT_URL", raising=False)
+
+    def limits(self, deployment: Deployment, _client: object) -> list[str]:
+        assert list(deployment.machines()) == list(self.deployment.machines())
+        if self.too_small:
+            raise PreflightError("The quota is too small.")
+        self.say("limits")
+        return self.unknown
 
     def say(self, what: str, answer: Any = None) -> Any:
         self.did.append(what)
@@ -490,8 +534,9 @@ def test_run_without_changes_looks_at_everything(whole: Run, progress: Progress,
     assert result == up.Result("https://example.org", changed=False)
     assert whole.did == [
         "secrets",
-        "aws at http://127.0.0.1:1",
         "client",
+        "limits",
+        "aws at http://127.0.0.1:1",
         "publish",
         "hold salt-1",
         "key",
@@ -534,6 +579,59 @@ def test_new_machines_are_not_asked_for_a_prediction(
     whole.launched = [Verdict("web-1", "launched", None, machine)]
     up.up(whole.deployment, progress, log)
     assert whole.options["predict"] == ()
+
+
+def test_account_that_refuses_stops_the_run_before_anything_is_made(
+    whole: Run, progress: Progress, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole.too_small = True
+    monkeypatch.setattr(up, "ec2_client", lambda _: SimpleNamespace(meta=Meta))
+    with pytest.raises(PreflightError, match=r"^The quota is too small\. 1 instance runs: salt-1"):
+        up.up(whole.deployment, progress, log)
+    assert [what for what in whole.did if what != "end"] == ["secrets"]
+
+
+def test_what_the_account_does_not_say_is_a_warning(whole: Run, log: Log) -> None:
+    whole.unknown = ["the quota is unknown", "the plan is unknown"]
+    screen = StringIO()
+    up.up(whole.deployment, Progress(Console(file=screen, width=200), log), log)
+    assert "! AWS account: the quota is unknown; the plan is unknown" in screen.getvalue()
+
+
+def test_end_of_credentials_is_told_for_a_real_account(
+    whole: Run, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "warning", lambda: "the AWS credentials end in 9 minutes")
+    screen = StringIO()
+    up.up(whole.deployment, Progress(Console(file=screen, width=200), log), log)
+    assert "9 minutes" not in screen.getvalue()  # the local cloud's have no end
+    prod = Deployment("prod", whole.deployment.root)
+    prod.pillar_dir.mkdir()
+    prod.settings_path.write_text("settings: {base_url: 'https://example.org'}\n")
+    up.up(prod, Progress(Console(file=screen, width=200), log), log)
+    assert "! AWS account: the AWS credentials end in 9 minutes" in screen.getvalue()
+
+
+def test_failed_launch_says_what_runs(
+    whole: Run, progress: Progress, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise LaunchError("1 of 6 machines is not ready: web-1.", "Try again.")
+
+    monkeypatch.setattr(whole, "step", fail)
+    monkeypatch.setattr(up, "ec2_client", lambda _: SimpleNamespace(meta=Meta))
+    with pytest.raises(LaunchError) as caught:
+        up.up(whole.deployment, progress, log)
+    assert str(caught.value) == (
+        "1 of 6 machines is not ready: web-1. Try again. 1 instance runs: salt-1; stackctl down"
+        " removes it, stackctl up goes on."
+    )
+
+
+class Meta:
+    """What `billing` needs of a client."""
+
+    region_name = "eu-west-1"
 
 
 def test_missing_programs_are_installed_first(whole: Run, progress: Progress, log: Log) -> None:

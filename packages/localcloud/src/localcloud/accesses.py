@@ -7,6 +7,8 @@ for the tags that it sets, and for the role that it passes. A call that is not i
 Which action has which resources and keys:
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_awssystemsmanager.html
+https://docs.aws.amazon.com/service-authorization/latest/reference/list_servicequotas.html
+https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsfreetier.html
 What RunInstances needs:
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ExamplePolicies_EC2.html#iam-example-runinstances
 Tags at a launch:
@@ -29,6 +31,9 @@ from moto.ec2.models.subnets import Subnet
 from localcloud.policies import Access, Unjudged, Value
 
 Keys = dict[str, Value]
+
+# Actions of other services than EC2 that have no resource.
+WITHOUT_RESOURCE = frozenset({"freetier:GetAccountPlanState", "servicequotas:GetServiceQuota"})
 
 # Action of EC2 -> parameter with ids -> the kind of resource that they name.
 BY_ID: dict[str, dict[str, str]] = {
@@ -128,6 +133,8 @@ def accesses(call: Call) -> list[Access]:
         made = _of_ec2(call)
     elif call.name in ("ssm:GetParameter", "ssm:GetParameters"):
         made = _parameters(call)
+    elif call.name in WITHOUT_RESOURCE:
+        made = iter([Access(call.name)])
     else:
         raise Unjudged(f"call: {call.name}, for anybody but the owner")
     found = [replace(access, keys={**_of_request(call, access), **access.keys}) for access in made]

@@ -23,6 +23,8 @@ from localcloud.config import Credentials
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 CLOCK_SKEW = timedelta(minutes=15)
+JSON_SERVICES = frozenset({"ssm", "kms", "servicequotas", "freetier"})
+"""The services whose errors are JSON; the code of each of their errors ends in `Exception`."""
 _AUTHORIZATION = re.compile(
     rf"{ALGORITHM}\s+Credential=(?P<key>[^/,\s]+)/(?P<date>\d{{8}})/(?P<region>[^/]+)"
     r"/(?P<service>[^/]+)/aws4_request"
@@ -211,7 +213,7 @@ def error_response(service: str, code: str, message: str, status: int) -> Respon
             f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{escape(code)}</Code>'
             f"<Message>{escape(message)}</Message><RequestId>{request_id}</RequestId></Error>"
         )
-    elif service in ("ssm", "kms"):
+    elif service in JSON_SERVICES:
         return Response(
             json.dumps({"__type": code, "message": message}),
             status=400,
@@ -236,7 +238,7 @@ def _unknown_key(service: str) -> tuple[str, str, int]:
             "The AWS Access Key Id you provided does not exist in our records.",
             403,
         )
-    if service in ("ssm", "kms"):
+    if service in JSON_SERVICES:
         return (
             "UnrecognizedClientException",
             "The security token included in the request is invalid.",
@@ -250,9 +252,11 @@ def _expired_key(service: str) -> tuple[str, str, int]:
     text = "The security token included in the request is expired"
     if service == "ec2":
         return ("RequestExpired", "Request has expired.", 400)
-    if service in ("ssm", "kms"):
+    if service in JSON_SERVICES:
         return ("ExpiredTokenException", text, 400)
-    return ("ExpiredToken", text, 400 if service == "s3" else 403)
+    if service == "s3":
+        return ("ExpiredToken", "The provided token has expired.", 400)
+    return ("ExpiredToken", text, 403)
 
 
 def _header(request: Request, name: str) -> str:

@@ -17,12 +17,12 @@ from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 
 from localcloud.accesses import Call, accesses
-from localcloud.auth import Refused
+from localcloud.auth import JSON_SERVICES, Refused
 from localcloud.policies import ANY, Access, Decision, Unjudged, decide
 
 log = logging.getLogger(__name__)
 
-CODES = {"ec2": "UnauthorizedOperation", "ssm": "AccessDeniedException"}
+CODES = {"ec2": "UnauthorizedOperation"} | dict.fromkeys(JSON_SERVICES, "AccessDeniedException")
 """The error code of a denial, where it is not AccessDenied."""
 
 

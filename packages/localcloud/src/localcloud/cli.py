@@ -7,10 +7,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from localcloud import __version__, engine, image, service
-from localcloud.config import CloudConfig, write_private
+from localcloud.config import CloudConfig, Endpoint, write_private
 from localcloud.errors import LocalCloudError, NotRunning
+from localcloud.limits import Limits
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -49,8 +51,17 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=int, default=4566, help="with --name: port of the API (default: %(default)s)"
     )
     serve.add_argument("--image", help="with --name: tag that `localcloud image` has printed")
+    limit = add(_limit, "limit", "give the account limits, until the API restarts; none: no limits")
+    limit.add_argument("--vcpus", type=int, help="quota of vCPUs; a new account may have 5")
+    limit.add_argument("--plan", choices=["FREE", "PAID"], help="the account's plan")
+    limit.add_argument("--unverified", action="store_true", help="AWS examines the account")
+    for name, text in (("not-offered", "does not have a type"), ("exhausted", "has none left")):
+        limit.add_argument(
+            f"--{name}", action="append", default=[], metavar="ZONE=TYPE", help=f"a zone {text}"
+        )
     others = [
         serve,
+        limit,
         add(_status, "status", "show whether the API of the cloud in STATE_DIR answers"),
         add(_env, "env", "print the shell commands that point AWS clients at the cloud"),
         add(_stop, "stop", "stop the API of the cloud in STATE_DIR; its machines go on"),
@@ -96,13 +107,32 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _env(options: argparse.Namespace) -> int:
-    endpoint = service.endpoint(options.state_dir)
-    if endpoint is None:
-        raise NotRunning(
-            f"No cloud answers in {options.state_dir}. Start it: localcloud serve STATE_DIR"
-        )
-    for name, value in endpoint.environment.items():
+    for name, value in _running(options.state_dir).environment.items():
         print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _running(state_dir: Path) -> Endpoint:
+    endpoint = service.endpoint(state_dir)
+    if endpoint is None:
+        raise NotRunning(f"No cloud answers in {state_dir}. Start it: localcloud serve STATE_DIR")
+    return endpoint
+
+
+def _limit(options: argparse.Namespace) -> int:
+    from localcloud.faults import FaultClient  # noqa: PLC0415 -- the others need no Docker client
+
+    endpoint = _running(options.state_dir)
+    given: dict[str, Any] = {"pending_verification": options.unverified}
+    for name in ("not_offered", "exhausted"):
+        given[name] = {}
+        for pair in getattr(options, name):
+            zone, _, kind = pair.partition("=")
+            given[name][zone] = (*given[name].get(zone, ()), kind)
+    for name in ("vcpus", "plan"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    FaultClient(endpoint).set_limits(Limits(**given))
     return 0
 
 

@@ -25,6 +25,7 @@ from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, StateReason
 
+from localcloud.account import Account
 from localcloud.config import REGION
 from localcloud.delays import INSTANT, Delays
 from localcloud.errors import LocalCloudError, MachineError, MachineGone
@@ -77,6 +78,7 @@ class Cloud:
         self._per_instance: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._stopping = threading.Event()
         self.faults = Faults()
+        self.account = Account()
 
     # -- called with the lock held, from API calls
 

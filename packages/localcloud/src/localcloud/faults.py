@@ -5,8 +5,10 @@ loopback only::
 
     with FaultClient(endpoint).inject(throttled("DescribeInstances", times=3)):
         ...
+    with FaultClient(endpoint).limit(Limits(vcpus=5)):
+        ...
 
-Faults are kept in the memory of the API process; a restart clears them.
+Faults and limits are kept in the memory of the API process; a restart clears them.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from localcloud.config import Endpoint
+from localcloud.limits import PATH as LIMITS_PATH
+from localcloud.limits import Limits
 from localcloud.machines import Machine
 
 PATH = "/_localcloud/faults"
@@ -78,7 +82,10 @@ def throttled(action: str = "*", times: int | None = None, skip: int = 0) -> Fau
 
 
 def no_capacity(times: int | None = None) -> Fault:
-    """Return the fault of a zone without capacity for the type."""
+    """Return the fault of a zone without capacity, for so many calls.
+
+    `localcloud.limits.Limits.exhausted` names zone and type in place of a number of calls.
+    """
     message = (
         "We currently do not have sufficient t2.micro capacity "
         "in the Availability Zone you requested."
@@ -215,10 +222,10 @@ def parse(body: bytes) -> list[Fault]:
 
 
 class FaultClient:
-    """Sets the faults of a running cloud."""
+    """Sets the faults and the account's limits of a running cloud."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._url = endpoint.loopback_url + PATH
+        self._url = endpoint.loopback_url
         self._key = endpoint.secret_key
 
     @contextmanager
@@ -232,14 +239,28 @@ class FaultClient:
 
     def seen(self) -> Seen:
         """Return the calls and failures since faults were last set."""
-        return Seen(**json.loads(self._ask("GET", b"")))
+        return Seen(**json.loads(self._ask("GET", PATH)))
+
+    @contextmanager
+    def limit(self, limits: Limits) -> Iterator[None]:
+        """Give the account these limits while the block runs."""
+        self.set_limits(limits)
+        try:
+            yield
+        finally:
+            self.set_limits(Limits())
+
+    def set_limits(self, limits: Limits) -> None:
+        """Give the account these limits."""
+        self._ask("PUT", LIMITS_PATH, asdict(limits))
 
     def _send(self, faults: list[Fault]) -> None:
-        self._ask("PUT", json.dumps([asdict(fault) for fault in faults]).encode())
+        self._ask("PUT", PATH, [asdict(fault) for fault in faults])
 
-    def _ask(self, method: str, body: bytes) -> bytes:
+    def _ask(self, method: str, path: str, body: Any = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
-            self._url, body or None, {KEY_HEADER: self._key}, method=method
+            self._url + path, data, {KEY_HEADER: self._key}, method=method
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=60) as answer:

@@ -25,13 +25,21 @@ from moto.ec2.exceptions import DependencyViolationError, EC2ClientError, Operat
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.elastic_ip_addresses import ElasticAddress, ElasticAddressBackend
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
-from moto.ec2.models.instance_types import INSTANCE_TYPES
+from moto.ec2.models.instance_types import (
+    INSTANCE_TYPES,
+    InstanceType,
+    InstanceTypeBackend,
+    InstanceTypeOfferingBackend,
+)
 from moto.ec2.models.instances import Instance, InstanceBackend, InstanceState, Reservation
 from moto.ec2.models.subnets import Subnet, SubnetBackend
 from moto.ec2.responses.general import General
 from moto.ec2.responses.instances import InstanceResponse
 from moto.s3.models import FakeKey
+from moto.servicequotas.models import ServiceQuotasBackend
 
+from localcloud import account
+from localcloud.account import Wanted
 from localcloud.cloud import Cloud
 from localcloud.state import BODY_DIGEST
 
@@ -65,6 +73,7 @@ class Hooks:
         self._addresses()
         self._elastic_addresses()
         self._contents()
+        self._limits()
 
     def remove(self) -> None:
         """Restore moto's own behaviour."""
@@ -103,6 +112,11 @@ class Hooks:
             options["disable_api_termination"] = given.get("disable_api_termination", False)
             interfaces = copy.deepcopy(options.get("nics") or [])
             count = max(count, given.get("max_count", 1))
+            if options["instance_type"] in INSTANCE_TYPES:  # otherwise moto refuses it
+                spot = options.get("instance_market_options") == "spot"
+                zone = _zone(backend, options)
+                wanted = Wanted(options["instance_type"], zone, count, spot=spot)
+                cloud.account.check_launch(backend, wanted)
             before = set(backend.reservations)
             try:
                 reservation = original_run(backend, image_id, count, user_data, *groups, **options)
@@ -148,8 +162,23 @@ class Hooks:
         self._undo.append(lambda: os.environ.update(MOTO_EC2_LOAD_DEFAULT_AMIS=before))
 
     def _requests(self) -> None:
+        limits = self._cloud.account
+
         def respond(response: InstanceResponse) -> ActionResult:
-            """Keep the parameters of RunInstances that moto's parser drops."""
+            """Keep the parameters of RunInstances that moto's parser drops.
+
+            DryRun names a zone that does not have the type, and nothing else that is missing there.
+            """
+            if response._get_param("DryRun"):
+                names = {
+                    "nics": "NetworkInterfaces",
+                    "placement": "Placement.AvailabilityZone",
+                    "subnet_id": "SubnetId",
+                }
+                options = {name: response._get_param(key) for name, key in names.items()}
+                backend = response.ec2_backend
+                wanted = Wanted(response._get_param("InstanceType"), _zone(backend, options))
+                limits.check_offer(backend, wanted)
             token = _request.set(
                 {
                     "max_count": int(response._get_param("MaxCount", if_none="1")),
@@ -248,6 +277,16 @@ class Hooks:
             cloud.follow(instance)
             return previous
 
+        def start_instances(backend: Any, instance_ids: list[str]) -> Any:
+            """All instances are started, or none: what stands still takes nothing of the quota."""
+            stopped = [
+                account.of_instance(instance)
+                for instance in backend.get_multi_instances_by_id(instance_ids)
+                if instance.state == "stopped"
+            ]
+            cloud.account.check_start(backend, stopped)
+            return original_start_instances(backend, instance_ids)
+
         def reboot(instance: Instance) -> None:
             """The state stays running."""
             _require(instance, {"running"}, "rebooted")
@@ -267,6 +306,9 @@ class Hooks:
 
         original_stop = self._replace(Instance, "stop", stop)
         original_start = self._replace(Instance, "start", start)
+        original_start_instances = self._replace(
+            InstanceBackend, "start_instances", start_instances
+        )
         self._replace(Instance, "reboot", reboot)
         self._replace(Instance, "stop_quietly", original_stop)
         original_modify = self._replace(
@@ -365,6 +407,34 @@ class Hooks:
             NetworkInterface, "check_auto_public_ip", check_auto_public_ip
         )
 
+    def _limits(self) -> None:
+        limits = self._cloud.account
+
+        def instance_types(backend: Any, kinds: Any = None, filters: Any = None) -> Any:
+            """Which types are eligible for the free tier depends on the account's plan."""
+            found: list[InstanceType] = original_types(backend, kinds)
+            return limits.instance_types(found, filters)
+
+        def offerings(backend: Any, location_type: Any = None, filters: Any = None) -> Any:
+            """A zone's offer differs between accounts, whose letters mean other buildings."""
+            found = original_offerings(backend, location_type, filters)
+            return [offer for offer in found if limits.offers(offer)]
+
+        def quota(backend: Any, service_code: str, quota_code: str) -> dict[str, Any]:
+            """The quota of the vCPUs is known."""
+            if (service_code, quota_code) == ("ec2", account.QUOTA_CODE):
+                return limits.quota(backend.region_name)
+            found: dict[str, Any] = original_quota(backend, service_code, quota_code)
+            return found
+
+        original_types = self._replace(
+            InstanceTypeBackend, "describe_instance_types", instance_types
+        )
+        original_offerings = self._replace(
+            InstanceTypeOfferingBackend, "describe_instance_type_offerings", offerings
+        )
+        original_quota = self._replace(ServiceQuotasBackend, "get_service_quota", quota)
+
     def _contents(self) -> None:
         cloud = self._cloud
 
@@ -410,6 +480,19 @@ class Hooks:
 def _is_nitro(instance_type: str) -> bool:
     kind = INSTANCE_TYPES[instance_type]
     return bool(kind.get("Hypervisor") == "nitro" or kind.get("BareMetal"))
+
+
+def _zone(backend: Any, options: Mapping[str, Any]) -> str:
+    """Return the zone of a launch: of its subnet or interface, or else as it says itself."""
+    subnet_id = options.get("subnet_id")
+    for nic in options.get("nics") or []:
+        known = backend.enis.get(nic.get("NetworkInterfaceId"))
+        subnet_id = known.subnet.id if known else nic.get("SubnetId") or subnet_id
+        break  # all interfaces of an instance are in one zone
+    if subnet_id:
+        subnets = backend.describe_subnets(subnet_ids=[subnet_id])
+        return str(subnets[0].availability_zone)
+    return str(options.get("placement") or f"{backend.region_name}a")
 
 
 def _digest(request: list[Any]) -> str:

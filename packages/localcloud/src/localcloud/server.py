@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlencode
 
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -27,7 +28,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
-from localcloud import catalog, cidrs, engine, faults
+from localcloud import account, catalog, cidrs, engine, faults, limits
 from localcloud.accesses import Call
 from localcloud.auth import Gate, Refused, Signature, error_response
 from localcloud.authorization import Judge
@@ -41,7 +42,9 @@ from localcloud.state import StateFile
 
 log = logging.getLogger(__name__)
 
-SERVICES = frozenset({"ec2", "iam", "sts", "ssm", "s3", "kms"})
+SERVICES = frozenset({"ec2", "iam", "sts", "ssm", "s3", "kms", "servicequotas", "freetier"})
+METADATA_ACTION = "InstanceMetadata"
+"""The name by which faults know the requests of machines to the instance metadata service."""
 _READS = re.compile(r"(Describe|Get|List|Head|Lookup)")
 
 
@@ -80,10 +83,10 @@ class Api:
     def _respond(self, request: Request) -> Response:
         if request.path == HEALTH:
             return Response(json.dumps(self._health()), content_type="application/json")
-        if request.path == faults.PATH:
+        if request.path in (faults.PATH, limits.PATH):
             return self._administer(request)
         if request.path.startswith(f"{METADATA}/"):
-            return self._metadata.answer(request)
+            return self._answer_machine(request)
         body = request.get_data(cache=True)
         signature = self._gate.check(request)
         if signature.service not in SERVICES or request.path.startswith("/moto-api"):
@@ -111,7 +114,10 @@ class Api:
             if not self._gate.owns(signature.access_key_id):
                 call = Call(signature.service, action, signature.region, form, body)
                 self.judge.check(signature.access_key_id, call)
+            if action == "GetAccountPlanState":
+                return self._cloud.account.plan_state(DEFAULT_ACCOUNT_ID)
             response = Response.from_app(self._moto, request.environ, buffered=True)
+            _set_status(response, signature.service)
             if not _READS.match(action):
                 self._state.save()
         if fault and fault.kind == "lost":
@@ -124,8 +130,17 @@ class Api:
         log.log(level, "%s %s -> %s", signature.service, action, response.status_code)
         return response
 
+    def _answer_machine(self, request: Request) -> Response:
+        """Answer a request to the instance metadata service, unless it meets a fault."""
+        fault = self._cloud.faults.of_call(METADATA_ACTION, set)
+        if fault and fault.kind == "error":
+            return Response(status=fault.status)
+        if fault and fault.kind == "slow":
+            faults.wait(fault, request.environ["werkzeug.socket"])
+        return self._metadata.answer(request)
+
     def _administer(self, request: Request) -> Response:
-        """Set faults, or return their counts, for the owner on this host."""
+        """Set faults or limits, or return the counts of faults, for the owner on this host."""
         key = request.headers.get(faults.KEY_HEADER, "")
         if request.environ["werkzeug.socket"].getsockname()[
             0
@@ -133,7 +148,10 @@ class Api:
             return Response(status=404)
         if request.method == "PUT":
             try:
-                self._cloud.inject(faults.parse(request.get_data()))
+                if request.path == limits.PATH:
+                    self._cloud.account.limits = limits.parse(request.get_data())
+                else:
+                    self._cloud.inject(faults.parse(request.get_data()))
             except (ValueError, TypeError) as error:
                 return Response(f"{error}\n", status=400)
         return Response(
@@ -155,6 +173,13 @@ def action_of(request: Request, signature: Signature) -> str:
     if signature.service == "s3":
         return f"{request.method.capitalize()} {request.path}"
     return request.form.get("Action") or request.args.get("Action", "Unknown")
+
+
+def _set_status(response: Response, service: str) -> None:
+    """Give an error of EC2 its HTTP status; moto answers all of them with 400."""
+    if service == "ec2" and response.status_code == 400:
+        code = re.search(r"<Code>(\w+)</Code>", response.get_data(as_text=True))
+        response.status_code = account.STATUS.get(code[1] if code else "", 400)
 
 
 def fault_name(request: Request, action: str) -> str:

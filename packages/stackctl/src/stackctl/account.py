@@ -44,6 +44,17 @@ class Account(Protocol):
         """Return the files below ~/.aws that lead the master to the account: name -> text."""
 
 
+# boto3 asks the instance metadata service for its role once, for one second, and then has no
+# credentials. A machine without CPU credits, or a service that answers late, needs longer.
+METADATA_CONFIG = {"metadata_service_timeout": 10, "metadata_service_num_attempts": 3}
+
+
+def aws_config(settings: Mapping[str, object]) -> str:
+    """Return the file ~/.aws/config of the Salt master, with these settings."""
+    lines = [f"{key} = {value}\n" for key, value in {**settings, **METADATA_CONFIG}.items()]
+    return "".join(["[default]\n", *lines])
+
+
 @dataclass(frozen=True)
 class AwsAccount:
     """An account at Amazon: boto3 finds its credentials, and the master has an instance role."""
@@ -74,7 +85,7 @@ class AwsAccount:
 
     def master_files(self, environment: Mapping[str, str]) -> Mapping[str, str]:  # noqa: ARG002
         """See `Account`."""
-        return {}
+        return {"config": aws_config({"region": self.deployment.region()})}
 
 
 def open_account(deployment: Deployment) -> Account:
@@ -112,10 +123,25 @@ def enter(deployment: Deployment) -> Iterator[None]:
         yield
 
 
+# What would lead calls elsewhere, or go with other credentials, beside the variables of an account.
+LEFT_OVER = (
+    "AWS_CREDENTIAL_EXPIRATION", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_PROFILE",
+    "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN",
+)  # fmt: skip
+SERVICE_ENDPOINT = "AWS_ENDPOINT_URL_"
+
+
 @contextlib.contextmanager
 def aws_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for boto3 and for every command that runs meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
+    """Set variables for boto3 and for every command that runs meanwhile.
+
+    Where there are any, those that would take precedence or do not fit to them are unset.
+    """
+    endpoints = [name for name in os.environ if name.startswith(SERVICE_ENDPOINT)]
+    others = [*LEFT_OVER, *endpoints] if variables else []
+    before = {name: os.environ.get(name) for name in (*variables, *others)}
+    for name in others:
+        os.environ.pop(name, None)
     os.environ.update(variables)
     try:
         yield

@@ -15,7 +15,19 @@ import shtab
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
-from stackctl import edge_address, initialise, launch, local, printing, scale, site, status
+from stackctl import (
+    billing,
+    edge_address,
+    initialise,
+    launch,
+    limits,
+    local,
+    printing,
+    refusals,
+    scale,
+    site,
+    status,
+)
 from stackctl.account import enter
 from stackctl.arguments import parser
 from stackctl.deployment import LOCAL, Deployment, repository_root
@@ -46,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             deployment.settings()  # raises for a deployment that nobody has initialised
         return int(VERBS[options.verb](deployment, options))
     except (StackError, BotoCoreError, ClientError) as error:
-        ERR.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        # Without a deployment, it is one of stackctl's own errors.
+        known = error if isinstance(error, StackError) else _of_aws(error, deployment)
+        ERR.print(f"[red]error:[/] {escape(str(known))}", soft_wrap=True)
         return 1
     except Interrupted as interrupted:
         ERR.print(f"Interrupted. {escape(str(interrupted))}", soft_wrap=True)
@@ -57,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _of_aws(error: BotoCoreError | ClientError, deployment: Deployment) -> StackError:
+    return refusals.as_error(error, deployment.region())
 
 
 def _log(deployment: Deployment, verb: str) -> Log:
@@ -116,6 +134,9 @@ def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
             show(launch.plan(client, master, names))
             return 0
         session.hold(machine)
+        stack.enter_context(billing.told(deployment, client))
+        for warning in limits.check(deployment, client):
+            progress.note(f"warning: {warning}")
         launcher = launch.Launcher(client, progress, log, on_failure=options.on_failure, show=show)
         args = map_args(deployment, serial=options.serial)
         result = launcher.step("machines", Request(master, names, args))

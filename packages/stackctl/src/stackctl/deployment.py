@@ -94,6 +94,10 @@ class Deployment:
         """Return the AWS region that the machines are in."""
         return str(self.base_pillar("aws")["region"])
 
+    def zones(self) -> tuple[str, ...]:
+        """Return the availability zones that the machines are in."""
+        return (str(self.base_pillar("aws")["subnet"]["zone"]),)
+
     @property
     def salt_lock(self) -> Path:
         """The list of packages, pinned by hash, from which a machine's Salt is installed."""

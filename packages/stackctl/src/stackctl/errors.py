@@ -3,6 +3,7 @@
 * StackError
 
   * PreflightError
+  * AwsError
   * LocalCloudFailed
   * CommandError
 
@@ -46,6 +47,10 @@ class StackError(Exception):
 
 class PreflightError(StackError):
     """A check before the first step failed; nothing has been changed."""
+
+
+class AwsError(StackError):
+    """AWS refused a call, or did not answer."""
 
 
 class LocalCloudFailed(StackError):

@@ -91,7 +91,7 @@ class Launcher:
         with self._progress.step(title) as step:
             result = self.apply(request, step.report, new)
             self._show(result)
-            result.require(self._log)
+            result.require(self._log, self._client.meta.region_name)
             step.changed = bool(result.changed)
             step.detail = ", ".join(
                 f"{verdict.outcome} {verdict.machine}" for verdict in result.changed

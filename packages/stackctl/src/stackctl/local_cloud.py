@@ -11,6 +11,7 @@ import localcloud.service
 from localcloud.config import METADATA, CloudConfig
 from localcloud.errors import LocalCloudError
 from stackctl import local, preflight
+from stackctl.account import aws_config
 from stackctl.deployment import Deployment
 from stackctl.errors import LocalCloudFailed, NotUpError
 from stackctl.progress import Progress
@@ -126,17 +127,13 @@ class LocalCloud:
         key into `credentials`.
         """
         url = environment["AWS_ENDPOINT_URL"]
-        # The service shares one process with the API, and may have to wait for it.
         config = {
             "region": self._deployment.region(),
             "endpoint_url": url,
             "ec2_metadata_service_endpoint": f"{url}{METADATA}/",
-            "metadata_service_timeout": 10,
-            "metadata_service_num_attempts": 3,
         }
-        lines = [f"{key} = {value}\n" for key, value in config.items()]
         return {
-            "config": "".join(["[default]\n", *lines]),
+            "config": aws_config(config),
             "credentials": "# This machine has the credentials of its instance role.\n",
         }
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
+from stackctl import credentials, refusals
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 
@@ -137,14 +138,19 @@ def check_credentials(deployment: Deployment, account: str, source: str) -> None
 
 
 def _account_of_credentials(deployment: Deployment) -> str:
+    credentials.check_endpoints(deployment)
+    region = deployment.region()
     try:
-        identity = boto3.client("sts", region_name=deployment.region()).get_caller_identity()
+        identity = boto3.client("sts", region_name=region).get_caller_identity()
     except NoCredentialsError:
         raise PreflightError(
             "There are no AWS credentials.",
             "aws sts get-caller-identity must answer first: set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
             " and AWS_SECRET_ACCESS_KEY.",
         ) from None
+    except (BotoCoreError, ClientError) as error:
+        known = refusals.as_error(error, region)
+        raise PreflightError(known.what, known.hint) from error
     return identity["Account"]
 
 

@@ -126,7 +126,7 @@ def apply_locally(deployment: Deployment, log: Log, states: str, *, test: bool =
         accept=ANY_RESULT,
     )
     result = read_states("operator", parse_documents(output).get("local"))
-    raise_on_failure([result], log)
+    raise_on_failure([result], log, deployment.region())
     return result
 
 

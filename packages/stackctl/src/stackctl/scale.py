@@ -6,8 +6,9 @@ The number is in the deployment's settings, so that every later `up` keeps it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
-from stackctl import capacity, counts, salt, site, tree
+from stackctl import billing, capacity, counts, limits, salt, site, tree
 from stackctl.account import enter, open_account
 from stackctl.counts import Wanted
 from stackctl.deployment import Deployment
@@ -98,6 +99,7 @@ def scale(
         enter(deployment),
         Shell(deployment, client := ec2_client(deployment), log) as shell,
         Session(shell, log, run.holder, progress.note, wait=wait) as session,
+        ExitStack() as stack,
     ):
         machine = require_master(deployment, list_machines(client))
         shell.trust(machine)
@@ -115,6 +117,9 @@ def scale(
         account = open_account(deployment)
         pushed, _ = machines.start_master(machine, account.master_files(account.environment()))
         now = machines.with_present(master, find_machines(client))
+        stack.enter_context(billing.told(now, client))
+        for warning in limits.check(now, client):
+            progress.note(f"warning: {warning}")
         launched = machines.launch_others(Launcher(client, progress, log, show=show), master, now)
         keys = master.accepted()
         found = [*keys, *(machine.name for machine in find_machines(client))]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stackctl import refusals
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, StackError
 from stackctl.run import Log
 
+MEND = "Mend the cause and run the same command again: it continues from here."
+EXCEPTION = "An exception occurred in this state: Traceback"  # salt/state.py begins a comment so
 COMMENT_LENGTH = 300  # of a failed state, in an error; the log has all of it
 
 
@@ -50,12 +54,20 @@ def read_states(minion: str, result: Any) -> StateRun:
             continue
         name = str(state.get("__id__", key))
         if state["result"] is False:
-            comment = str(state.get("comment", ""))
+            comment = _without_traceback(str(state.get("comment", "")))
             short = textwrap.shorten(comment, COMMENT_LENGTH, placeholder=" …")
             failed.append(f"{name}: {short}")
         elif state["result"] is None or state.get("changes"):
             changed.append(name)
     return StateRun(minion, len(result), tuple(changed), tuple(failed))
+
+
+def _without_traceback(comment: str) -> str:
+    """Return the error of a state in which an exception ended, without where that happened."""
+    if not comment.startswith(EXCEPTION):
+        return comment
+    lines = [line.strip() for line in comment.splitlines() if line.strip()]
+    return re.sub(r"^[\w.]+(?:Error|Exception): ", "", lines[-1])
 
 
 def parse_documents(output: str) -> dict[str, Any]:
@@ -74,15 +86,21 @@ def parse_documents(output: str) -> dict[str, Any]:
     return merged
 
 
-def raise_on_failure(runs: Iterable[StateRun], log: Log) -> None:
-    """Raise ConvergeError for the first failed state, with the number of all."""
+def raise_on_failure(runs: Iterable[StateRun], log: Log, region: str = "") -> None:
+    """Raise ConvergeError for the first failed state, with the number of all.
+
+    Args:
+        runs: the results.
+        log: the log that the error names.
+        region: of AWS, for the way out of a refusal.
+    """
     failures = [(run.minion, text) for run in runs for text in run.failed]
     if failures:
         minion, text = failures[0]
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise ConvergeError(
             f"{minion}: {text}{more}.",
-            "Mend the cause and run the same command again: it continues from here.",
+            refusals.explain(text, region) or MEND,
             log.path,
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stackctl import site
+from stackctl import refusals, site
 from stackctl.account import enter
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
@@ -155,7 +155,7 @@ def collect(deployment: Deployment, log: Log) -> Report:
         if not (remembered := _remembered(deployment)):
             raise
         found = _Instances(remembered, {}, None)
-        errors.append(f"EC2: {error}")
+        errors.append(f"EC2: {refusals.as_error(error, deployment.region())}")
     asked = {name for name, machine in found.machines.items() if machine.state in ASKED}
     answers: Mapping[str, object] = {}
     try:

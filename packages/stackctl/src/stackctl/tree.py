@@ -17,6 +17,8 @@ from stackctl.ssh import Shell
 
 HOME = "/srv/stack"
 GPG_KEYS = "/etc/salt/gpgkeys"
+# All but what no machine needs: a change there is no other release.
+SERVED = (".", ":(exclude)docs", ":(exclude)tests", ":(exclude,glob)*.md")
 
 
 def _git(root: Path, log: Log, *args: str) -> str:
@@ -27,7 +29,8 @@ def revision(root: Path, log: Log) -> tuple[str, str]:
     """Return the name of the revision to deploy, and the git tree that holds it.
 
     A clean checkout is deployed as its commit. Uncommitted changes to tracked files are deployed
-    too, under a name that shows them: `<commit>-dirty-<tree>`.
+    too, under a name that shows them: `<commit>-dirty-<tree>`. Documents and tests do not count:
+    the master does not serve them.
     """
     if not (root / ".git").exists():
         raise StackError(
@@ -37,6 +40,8 @@ def revision(root: Path, log: Log) -> tuple[str, str]:
     commit = _git(root, log, "rev-parse", "HEAD")
     stash = _git(root, log, "stash", "create")
     if not stash:
+        return commit, commit
+    if not _git(root, log, "diff", "--name-only", commit, stash, "--", *SERVED):
         return commit, commit
     tree = _git(root, log, "rev-parse", f"{stash}^{{tree}}")
     return f"{commit}-dirty-{tree[:12]}", tree
@@ -48,7 +53,8 @@ def untracked_warning(deployment: Deployment, log: Log) -> str:
     It does not name files that git ignores, nor the deployment's own pillar, which is deployed from
     the work tree.
     """
-    listed = _git(deployment.root, log, "ls-files", "--others", "--exclude-standard", "-z")
+    others = ["ls-files", "--others", "--exclude-standard", "-z", "--", *SERVED]
+    listed = _git(deployment.root, log, *others)
     own = f"{deployment.pillar_dir.relative_to(deployment.root)}/"
     names = [name for name in listed.split("\0") if name and not name.startswith(own)]
     if not names:
@@ -93,17 +99,24 @@ def require_same(deployment: Deployment, shell: Shell, master: Machine, log: Log
     name, _ = revision(deployment.root, log)
     served, converged = read_revision(deployment, shell, master), read_converged(shell, master)
     if served[:1] != [name]:
-        there = served[0][:12] if served else "no tree"
+        there = _short(served[0]) if served else "no tree"
         raise ScaleError(
-            f"{master.name} serves {there}, and the checkout is {name[:12]}: a release would be"
+            f"{master.name} serves {there}, and the checkout is {_short(name)}: a release would be"
             " rolled out by the way.",
             f"Do that first: {deployment.command('up')}",
         )
     if converged and converged != name:
         raise ScaleError(
-            f"The tree {name[:12]} is on {master.name}, but it has not been rolled out to the end.",
+            f"The tree {_short(name)} is on {master.name}, but it has not been rolled out to the"
+            " end.",
             f"Do that first: {deployment.command('up')}",
         )
+
+
+def _short(name: str) -> str:
+    """Return the name of a revision as people read it."""
+    commit, dirty, tree = name.partition("-dirty-")
+    return f"{commit[:12]} with uncommitted changes ({tree})" if dirty else commit[:12]
 
 
 def read_revision(deployment: Deployment, shell: Shell, master: Machine) -> list[str]:
@@ -138,7 +151,7 @@ def push(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> tup
         return False, name
     if present[:1] != [name]:
         archive = run_bytes(
-            ["git", "-C", str(deployment.root), "archive", "--format=tar", treeish],
+            ["git", "-C", str(deployment.root), "archive", "--format=tar", treeish, "--", *SERVED],
             log=log,
             what="git archive",
         )

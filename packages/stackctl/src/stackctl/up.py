@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 import yaml
 
 from stackctl import (
+    billing,
     capacity,
+    credentials,
     host_keys,
+    limits,
     local,
     packages,
     preflight,
@@ -80,10 +83,12 @@ def plan(deployment: Deployment) -> list[str]:
     if not account.runs():
         return steps
     with enter(deployment):
-        existing = list_machines(ec2_client(deployment))
+        client = ec2_client(deployment)
+        existing = list_machines(client)
         names = list(deployment.with_existing(existing, {}).machines())
         missing = [name for name in names if name not in existing]
         steps += [f"launch {name}" for name in missing]
+        steps += [f"warning: {warning}" for warning in _warnings(deployment, client)]
         if not missing:
             steps.append("compare every machine with the tree, and converge what differs")
     return steps
@@ -139,15 +144,18 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
     variables = account.start(progress)
     prepare_secrets(deployment, progress)
     with aws_environment(variables):
-        with progress.step("AWS foundation") as step:
-            outcome = salt.apply_locally(deployment, log, "aws")
-            step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
         client = ec2_client(deployment)
         launcher = Launcher(client, progress, log, on_failure=on_failure, show=show)
         with (
+            billing.told(deployment, client),
             Shell(deployment, client, log) as shell,
             Session(shell, log, run.holder, progress.note, wait=run.wait) as session,
         ):
+            with progress.step("AWS account") as step:
+                step.warning = "; ".join(_warnings(deployment, client))
+            with progress.step("AWS foundation") as step:
+                outcome = salt.apply_locally(deployment, log, "aws")
+                step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
             # A new Salt master, which finds no console any more, needs these.
             host_keys.publish(client, find_machines(client), shell.known_keys())
             _hold_early(run, client, shell, session)
@@ -169,6 +177,17 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             site.require_healthy(deployment)
             step.detail = url
     return Result(url, progress.changes > 0)
+
+
+def _warnings(deployment: Deployment, client: EC2Client) -> list[str]:
+    """Return what to know before a run; raise PreflightError for what the account refuses.
+
+    A number that the master has chosen is not known yet; the machines that exist count.
+    """
+    names = [machine.name for machine in find_machines(client)]
+    found = limits.check(deployment.with_existing(names, {}), client)
+    ends = "" if deployment.is_local else credentials.warning()
+    return [*found, *([ends] if ends else [])]
 
 
 def _hold_early(run: Run, client: EC2Client, shell: Shell, session: Session) -> None:
@@ -289,7 +308,7 @@ class Machines:
                 shell.script(
                     machine,
                     ["unpack-private", "/root/.aws"],
-                    what=f"pointing {machine.name} at the local cloud",
+                    what=f"writing the AWS configuration of {machine.name}",
                     stdin=tree.files_archive(aws_files),
                 )
             changed = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stackctl import refusals
 from stackctl.errors import LaunchError
 from stackctl.machines import Machine
 from stackctl.run import Log
@@ -102,12 +103,22 @@ class Result:
         """The machines that exist now, by name."""
         return {verdict.machine: verdict.after for verdict in self.verdicts if verdict.after}
 
-    def require(self, log: Log) -> None:
-        """Raise LaunchError when a machine is not ready, or the run failed for all."""
+    def require(self, log: Log, region: str = "") -> None:
+        """Raise LaunchError when a machine is not ready, or the run failed for all.
+
+        Args:
+            log: the log that the error names.
+            region: where the machines are to run, for the way out of a refusal.
+        """
         messages = [f"{self.problem}."] if self.problem else []
         if names := [verdict.machine for verdict in self.failed]:
             are = "is" if len(names) == 1 else "are"
             count = f"{len(names)} of {len(self.verdicts)} machines"
             messages.append(f"{count} {are} not ready: {', '.join(names)}.")
         if messages:
-            raise LaunchError(" ".join(messages), HINT, log.path)
+            reasons = [verdict.reason for verdict in self.failed]
+            reasons += [self.problem] if self.problem else []
+            known = [refusals.explain(reason, region) for reason in reasons]
+            hints = [*known, *([] if all(known) else [HINT])]
+            hint = " ".join(dict.fromkeys(part for part in hints if part))
+            raise LaunchError(" ".join(messages), hint, log.path)

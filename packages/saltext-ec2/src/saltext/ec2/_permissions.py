@@ -4,7 +4,12 @@ EC2 weighs the permissions of a RunInstances with DryRun as those of a launch, f
 that the launch uses or creates. One machine of each profile is tried, before the first is launched:
 otherwise a policy that lacks something leaves half a map, and one denial for each machine.
 
+DryRun also names a zone that does not have the instance type. It says nothing of quotas and of room
+in a zone, so those are met by the launch itself.
+
 https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonParameters.html
+https://github.com/awslabs/engineering-development-hub/issues/77
+https://github.com/aws/aws-parallelcluster/pull/1779
 """
 
 from __future__ import annotations
@@ -25,6 +30,11 @@ log = logging.getLogger(__name__)
 
 DENIED = "UnauthorizedOperation"
 ALLOWED = "DryRunOperation"
+NO_OFFER = "Unsupported"
+# EC2's error codes that every machine of the account would meet.
+OF_ACCOUNT = frozenset((
+    "Blocked", "InstanceLimitExceeded", "OptInRequired", "PendingVerification", "VcpuLimitExceeded",
+))  # fmt: skip
 # EC2's sentence about a denial. Older accounts of it have no user and no resource.
 SENTENCE = re.compile(
     r"User: (?P<who>\S+) is not authorized to perform: (?P<action>[\w:]+)"
@@ -36,17 +46,19 @@ SENTENCE = re.compile(
 def require(context: Context) -> None:
     """Try one machine of each profile that is about to be launched.
 
-    What is wrong beside permissions is left to the launch of each machine, which names it.
+    What else is wrong is left to the launch of each machine, which names it.
 
     Raises:
         ApiError: AWS denies a launch; the message names for each profile the action, the resource
-            and what a condition on it is compared with.
+            and what a condition on it is compared with. Or the account can launch none, or no place
+            of a profile has its instance type.
     """
     if not context.applying:
         return
-    tried = [_denial(at, vm_) for at, vm_ in _first_machines(context)]
-    if denials := [denial for denial in tried if denial]:
-        raise ApiError(f"{'; '.join(denials)}; nothing was launched", DENIED)
+    tried = [_refusal(at, vm_) for at, vm_ in _first_machines(context)]
+    if refusals := [refusal for refusal in tried if refusal]:
+        message = "; ".join(str(refusal) for refusal in refusals)
+        raise ApiError(f"{message}; nothing was launched", refusals[0].code)
 
 
 def _first_machines(context: Context) -> Iterator[tuple[Context, dict[str, Any]]]:
@@ -70,26 +82,42 @@ def _first_machines(context: Context) -> Iterator[tuple[Context, dict[str, Any]]
             break
 
 
-def _denial(context: Context, vm_: Mapping[str, Any]) -> str:
-    """Return a sentence about the permission that a machine's launch lacks; empty: none."""
+def _refusal(context: Context, vm_: Mapping[str, Any]) -> ApiError | None:
+    """Return why AWS would not launch a machine, if it says so beforehand."""
     name = str(vm_["name"])
+    what = f"profile {vm_['profile']} ({name})"
     try:
         plan, faults = _preflight.collect(context, vm_)
         if faults:
-            return ""
+            return None
         connection = context.connect(plan.options)
         launch = _request.Launch(connection, plan.options, name, plan.userdata, plan.deploy)
-        request = _request.build(_request.places(launch)[0])
+        for place in _request.places(launch):
+            request = _request.build(place)
+            refusal = _try(connection, name, request)
+            if refusal is None or refusal.code != NO_OFFER:
+                break  # the next place is tried only where this one does not have the type
+    except Ec2Error as error:
+        log.debug("%s is not tried: %s", name, error)
+        return None
+    if refusal is None:
+        return None
+    if refusal.code == DENIED:
+        return ApiError(_sentence(connection, what, request, str(refusal)), DENIED)
+    if refusal.code in OF_ACCOUNT or refusal.code == NO_OFFER or "Free Tier" in str(refusal):
+        return ApiError(f"{what} may not be launched: {refusal}", refusal.code)
+    log.debug("%s", refusal)
+    return None
+
+
+def _try(connection: Connection, name: str, request: Mapping[str, Any]) -> ApiError | None:
+    """Return the error in which a launch with DryRun ends; None: it would be launched."""
+    try:
         with api_errors(f"trying to launch {name}"):
             connection.ec2.run_instances(**{**request, "DryRun": True})
     except ApiError as error:
-        if error.code == DENIED:
-            return _sentence(connection, f"profile {vm_['profile']} ({name})", request, str(error))
-        if error.code != ALLOWED:
-            log.debug("%s", error)
-    except Ec2Error as error:
-        log.debug("%s is not tried: %s", name, error)
-    return ""
+        return None if error.code == ALLOWED else error
+    return None
 
 
 def _sentence(connection: Connection, what: str, request: Mapping[str, Any], denial: str) -> str:
