@@ -121,7 +121,7 @@ def test_salt_is_built_with_what_the_lockfile_has(
         mkdir -p "{tmp_path}/opt/salt/bin"
         cp "{tmp_path}/bin/pip" "{tmp_path}/opt/salt/bin/pip"
     """
-    program("pip")
+    program("pip", "")
     program("python3", pip)
     assert deploy().returncode == 0
     wheels, salt = calls(tmp_path, "pip")
