@@ -231,6 +231,17 @@ def running(directory: Path, host: MemoryHost, delays: Delays = INSTANT) -> Iter
         hooks.remove()
 
 
+def emptied(made: Running) -> Running:
+    """Return a running cloud after everything in its account is gone."""
+    made.settle()
+    with made.cloud.lock:
+        _empty_moto()
+        catalog.publish()
+        made.host.machines.clear()
+        made.host.observed.clear()
+    return made
+
+
 def _empty_moto() -> None:
     """Delete all backends of moto.
 

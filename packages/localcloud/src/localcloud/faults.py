@@ -33,7 +33,7 @@ from localcloud.machines import Machine
 PATH = "/_localcloud/faults"
 KEY_HEADER = "X-Localcloud-Key"
 
-CallKind = Literal["error", "slow", "lost"]
+CallKind = Literal["error", "slow", "lost", "unknown"]
 MachineKind = Literal["never-runs", "cannot-run", "no-sshd", "no-key"]
 
 
@@ -44,14 +44,16 @@ class Fault:
     Args:
         kind: of a call: `error` (refused without an effect), `slow` (executed after `seconds`, or
             when the caller disconnects), `lost` (executed, but the connection is closed without an
-            answer). Of a machine: `never-runs` (stays pending), `cannot-run` (pending, then
-            terminated), `no-sshd` (sshd does not start), `no-key` (no public key is installed).
+            answer), `unknown` (executed and answered). What a `lost` or `unknown` call has made is
+            known to nobody for `seconds`, see `localcloud.newborn`. Of a machine: `never-runs`
+            (stays pending), `cannot-run` (pending, then terminated), `no-sshd` (sshd does not
+            start), `no-key` (no public key is installed).
         action: glob for the API actions that a fault of calls affects.
         machine: glob for Name tags: of the machine, or of the machines that a call makes or names.
         code: EC2's error code of an `error`.
         status: HTTP status of an `error`.
         message: text of an `error`.
-        seconds: delay of a `slow` call.
+        seconds: delay of a `slow` call; how long a thing is unknown after it was made.
         skip: number of matching calls that succeed first.
         times: number of calls or machines that fail; None for all.
     """
@@ -117,6 +119,16 @@ def expired(action: str = "*", skip: int = 0) -> Fault:
         message="Request has expired.",
         skip=skip,
     )
+
+
+def lost(action: str, skip: int = 0, seconds: float = 0) -> Fault:
+    """Return the fault of one answer that is lost after its call had its effect."""
+    return Fault("lost", action, times=1, skip=skip, seconds=seconds)
+
+
+def unknown(action: str, seconds: float, times: int | None = None) -> Fault:
+    """Return the fault of a thing that nobody knows for so many seconds after it was made."""
+    return Fault("unknown", action, seconds=seconds, times=times)
 
 
 def denied(action: str) -> Fault:

@@ -35,9 +35,11 @@ from localcloud.authorization import Judge
 from localcloud.cloud import Cloud
 from localcloud.config import HEALTH, LOOPBACK, METADATA, CloudConfig, Credentials, fingerprint
 from localcloud.errors import LocalCloudError, PortTaken, ServiceStartFailed
+from localcloud.faults import Fault
 from localcloud.hooks import Hooks
 from localcloud.machines import DockerHost
 from localcloud.metadata import Metadata
+from localcloud.newborn import Newborn
 from localcloud.state import StateFile
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Api:
         # Of the code that this process runs; the files may change.
         self._fingerprint = fingerprint(config)
         self.judge = Judge()
+        self.newborn = Newborn()
         self._metadata = Metadata(cloud, state.save)
         self._moto = DomainDispatcherApplication(create_backend_app)
 
@@ -110,6 +113,8 @@ class Api:
             form, body = taken, urlencode(taken).encode()
         request.environ["wsgi.input"] = BytesIO(body)
         request.environ["CONTENT_LENGTH"] = str(len(body))
+        if refusal := self.newborn.refusal(action, form):
+            return error_response(signature.service, *refusal, _status(refusal[0]))
         with self._cloud.lock:
             if not self._gate.owns(signature.access_key_id):
                 call = Call(signature.service, action, signature.region, form, body)
@@ -120,6 +125,7 @@ class Api:
             _set_status(response, signature.service)
             if not _READS.match(action):
                 self._state.save()
+        self._settle(signature.service, action, fault, response)
         if fault and fault.kind == "lost":
             request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         level = (
@@ -138,6 +144,15 @@ class Api:
         if fault and fault.kind == "slow":
             faults.wait(fault, request.environ["werkzeug.socket"])
         return self._metadata.answer(request)
+
+    def _settle(self, service: str, action: str, fault: Fault | None, response: Response) -> None:
+        """Have an answer tell of nothing that nobody knows yet."""
+        if service not in ("ec2", "iam") or response.status_code >= 400:
+            return
+        if fault and fault.kind in ("lost", "unknown"):
+            self.newborn.add(action, response.get_data(), fault.seconds)
+        if _READS.match(action):
+            response.set_data(self.newborn.without(response.get_data()))
 
     def _administer(self, request: Request) -> Response:
         """Set faults or limits, or return the counts of faults, for the owner on this host."""
@@ -180,6 +195,10 @@ def _set_status(response: Response, service: str) -> None:
     if service == "ec2" and response.status_code == 400:
         code = re.search(r"<Code>(\w+)</Code>", response.get_data(as_text=True))
         response.status_code = account.STATUS.get(code[1] if code else "", 400)
+
+
+def _status(code: str) -> int:
+    return 404 if code == "NoSuchEntity" else 400
 
 
 def fault_name(request: Request, action: str) -> str:
