@@ -102,6 +102,8 @@ CASES = (
     Case("error-503-once", (unavailable("CreateTags", 503, times=1),)),
     Case("slow-once", (hangs(times=1),), at_first={**SLOW, "max_attempts": 4}),
     Case("answer-lost-once", (Fault("lost", LAUNCH, times=1),)),
+    Case("unknown-for-a-while", (Fault("unknown", LAUNCH, seconds=3, times=1),)),
+    Case("answer-lost-and-unknown", (Fault("lost", LAUNCH, seconds=3, times=1),)),
     Case("full-in-one-zone", (faults.no_capacity(times=2),), options={"subnetname": ["a", "b"]}),
     # -- machines that are not launched
     Case(

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -28,6 +28,7 @@ from saltext.ec2.errors import ConfigurationError, RegionRefused, api_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ec2.type_defs import FilterTypeDef
     from mypy_boto3_ssm import SSMClient
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Connection:
         ec2: the client of EC2.
         ssm: the client of Systems Manager, whose parameters contain the ids of the newest images.
         cache: recent answers, shared with the other processes of a run.
+        owned_by: the tags of what the provider sees, and of what it launches; empty: it sees all.
     """
 
     account: str
@@ -54,6 +56,11 @@ class Connection:
     ec2: EC2Client
     ssm: SSMClient
     cache: Cache
+    owned_by: Mapping[str, str] = field(default_factory=dict)
+
+    def owned(self) -> list[FilterTypeDef]:
+        """Return EC2's filters for what has the tags of `owned_by`."""
+        return [{"Name": f"tag:{key}", "Values": [value]} for key, value in self.owned_by.items()]
 
 
 def region_of(options: Mapping[str, Any]) -> str:
@@ -128,8 +135,19 @@ def connect(options: Mapping[str, Any], cache_folder: str) -> Connection:
         "region": region_of(options),
         **dict(zip(names, _typed(options, names), strict=True)),
         "endpoint_url": _endpoint(options),
+        "owned_by": owned_by(options),
     }
     return _connect(json.dumps(wanted, sort_keys=True), cache_folder)
+
+
+def owned_by(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of `owned_by`.
+
+    Raises:
+        ConfigurationError: it is no mapping.
+    """
+    (given,) = _typed(options, ("owned_by",))
+    return {str(key): str(value) for key, value in (given or {}).items()}
 
 
 def _endpoint(options: Mapping[str, Any]) -> str | None:
@@ -158,8 +176,11 @@ def _connect(wanted_json: str, cache_folder: str) -> Connection:
     with api_errors("finding the credentials"):
         credentials = session.get_credentials()
     identity = wanted["role_arn"] or _identity(credentials, session)
+    owner = wanted["owned_by"]
     account = f"{wanted['region']} {ec2.meta.endpoint_url} {identity}"
-    return Connection(account, wanted["region"], ec2, ssm, Cache(cache_folder, account))
+    if owner:
+        account = f"{account} {json.dumps(owner, sort_keys=True)}"
+    return Connection(account, wanted["region"], ec2, ssm, Cache(cache_folder, account), owner)
 
 
 def _identity(credentials: Any, session: boto3.Session) -> str:

@@ -126,8 +126,12 @@ class Context:
             ConfigurationError: see `provider`.
             ApiError: AWS refuses the credentials.
         """
-        chosen = given if given is not None else self.provider()
-        return _client.connect(chosen, self.opts["cachedir"])
+        return self._connect(given if given is not None else self.provider())
+
+    def _connect(self, given: Mapping[str, Any]) -> Connection:
+        """Return the connection for some options; the main file has `owned_by` for all of them."""
+        main = {"owned_by": self.opts.get("owned_by")}
+        return _client.connect({**main, **given}, self.opts["cachedir"])
 
     def filtered(self, tag: str, data: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
         """Return the data of an event that `filter_events` of the main configuration leaves.
@@ -155,7 +159,7 @@ class Context:
         if provider is None:
             return self.connect()
         try:
-            return _client.connect(provider, self.opts["cachedir"])
+            return self._connect(provider)
         except ConfigurationError as error:
             raise ConfigurationError(f"provider {self.provider_name}: {error}") from error
 

@@ -30,13 +30,15 @@ def plain(answer: Any) -> Any:
 def instances(
     connection: Connection, filters: Sequence[FilterTypeDef] = ()
 ) -> list[InstanceTypeDef]:
-    """Return the instances of the account in the region, in every state.
+    """Return the instances that the provider sees in the region, in every state.
 
     Raises:
         ApiError: EC2 did not answer.
     """
     with api_errors("listing the instances"):
-        pages = connection.ec2.get_paginator("describe_instances").paginate(Filters=list(filters))
+        pages = connection.ec2.get_paginator("describe_instances").paginate(
+            Filters=[*filters, *connection.owned()]
+        )
         return [
             instance
             for page in pages

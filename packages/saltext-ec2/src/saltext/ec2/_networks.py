@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from saltext.ec2._client import Connection
 from saltext.ec2.errors import NotFound, api_errors
-
-if TYPE_CHECKING:
-    from mypy_boto3_ec2.type_defs import FilterTypeDef
 
 
 @dataclass(frozen=True)
@@ -35,18 +31,28 @@ def subnet(connection: Connection, wanted: str) -> Subnet:
     """
 
     def ask() -> list[list[str]]:
-        key = "subnet-id" if wanted.startswith("subnet-") else "tag:Name"
+        key, owned = "tag:Name", connection.owned()
+        if wanted.startswith("subnet-"):
+            key, owned = "subnet-id", []
         with api_errors(f"looking up the subnet {wanted}"):
-            answer = connection.ec2.describe_subnets(Filters=[{"Name": key, "Values": [wanted]}])
+            answer = connection.ec2.describe_subnets(
+                Filters=[{"Name": key, "Values": [wanted]}, *owned]
+            )
         found = answer["Subnets"]
         if len(found) != 1:
             raise NotFound(
                 f"{len(found) or 'no'} subnets are called {wanted} in {connection.region};"
-                " exactly one is needed"
+                f" exactly one is needed{_owned(connection)}"
             )
         return [[found[0]["SubnetId"], found[0]["VpcId"]]]
 
     return Subnet(*connection.cache.get(f"subnet {wanted}", ask)[0])
+
+
+def _owned(connection: Connection) -> str:
+    """Return the end of a sentence about what was looked for."""
+    tags = ", ".join(f"{key}={value}" for key, value in connection.owned_by.items())
+    return f" (only what has the tags {tags} counts)" if tags else ""
 
 
 def security_groups(connection: Connection, names: Sequence[str], vpc_id: str = "") -> list[str]:
@@ -73,12 +79,14 @@ def security_groups(connection: Connection, names: Sequence[str], vpc_id: str = 
             where = vpc_id or connection.region
             raise NotFound(
                 f"{count} security groups are called {name} in {where}; exactly one is needed"
+                f"{_owned(connection)}"
             )
     return [name if name.startswith("sg-") else ids[name][0] for name in names]
 
 
 def _group_ids(connection: Connection, vpc_id: str) -> dict[str, list[str]]:
-    filters: list[FilterTypeDef] = [{"Name": "vpc-id", "Values": [vpc_id]}] if vpc_id else []
+    filters = connection.owned()
+    filters += [{"Name": "vpc-id", "Values": [vpc_id]}] if vpc_id else []
     ids: dict[str, list[str]] = {}
     with api_errors("looking up the security groups"):
         pages = connection.ec2.get_paginator("describe_security_groups").paginate(Filters=filters)
@@ -101,13 +109,13 @@ def elastic_address(connection: Connection, wanted: str) -> str:
     def ask() -> list[str]:
         with api_errors(f"looking up the elastic address {wanted}"):
             answer = connection.ec2.describe_addresses(
-                Filters=[{"Name": "tag:Name", "Values": [wanted]}]
+                Filters=[{"Name": "tag:Name", "Values": [wanted]}, *connection.owned()]
             )
         found = answer["Addresses"]
         if len(found) != 1:
             raise NotFound(
                 f"{len(found) or 'no'} elastic addresses are called {wanted} in"
-                f" {connection.region}; exactly one is needed"
+                f" {connection.region}; exactly one is needed{_owned(connection)}"
             )
         return [found[0]["AllocationId"]]
 

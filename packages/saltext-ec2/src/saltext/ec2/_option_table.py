@@ -129,6 +129,12 @@ ACCOUNT = (
         " the driver logs each retry."),
     Option("api_timeout", "new", WHOLE, default=30, text=
         "Seconds that one try of a call may take."),
+    Option("owned_by", "new", MAPPING, main_file=True, provider_only=True, text=
+        "Tags, such as `{project: shop, deployment: test}`. The driver sees only what has all of"
+        " them: machines, and by their names subnets, security groups and elastic addresses. It"
+        " gives them to what it launches. Its values replace `{project}` and so on in `keyname`,"
+        " `iam_profile`, `subnetname`, `securitygroup` and `associate_eip`. So several deployments"
+        " share an account, and each has a machine `web-1`."),
     Option("owner", "changed", TEXT, default="self", provider_only=True, text=
         "The account whose images `--list-images` shows. The old default was `amazon`, which has"
         " many thousands."),

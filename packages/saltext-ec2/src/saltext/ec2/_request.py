@@ -397,7 +397,8 @@ def tag_specifications(
     """Return TagSpecifications: EC2 tags machine, volumes and interfaces when it creates them.
 
     Args:
-        launch: its tags are those of `tag`; `tag` of `spot_config` is for the spot request alone.
+        launch: its tags are those of `tag` and `owned_by`; `tag` of `spot_config` is for the spot
+            request alone.
         interfaces: the request's; EC2 refuses tags for interfaces that exist already.
     """
     name, tag = launch.name, launch.options.get("tag") or {}
@@ -409,8 +410,9 @@ def tag_specifications(
         own["instance"] = {DEPLOY_TAG: "pending"}
     if spot is not None:
         own["spot-instances-request"] = spot.get("tag") or {}
+    owner = launch.connection.owned_by
     return [
-        {"ResourceType": resource, "Tags": _tags.as_list({**tag, "Name": name, **tags})}
+        {"ResourceType": resource, "Tags": _tags.as_list({**tag, **owner, "Name": name, **tags})}
         for resource, tags in own.items()
     ]
 

@@ -53,6 +53,11 @@ _OTHER_IN_MAIN = frozenset(("driver", "extends", "grains", "master", "provider",
 
 _SECRET = frozenset(("id", "key", "token"))
 
+# Options that name things of the account, in which `owned_by` fills words.
+FILLED = (
+    "keyname", "iam_profile", "subnetname", "securitygroup", "securitygroupname", "associate_eip",
+)  # fmt: skip
+
 # The options that this process and its parents have warned of.
 _warned: set[str] = set()
 
@@ -225,7 +230,7 @@ def resolve(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> dict[str, An
         ConfigurationError: a value has another type than its option.
     """
     source = str(machine.get("name"))
-    return {
+    resolved = {
         option.name: value(
             option.name,
             salt.config.get_cloud_config_value(
@@ -240,6 +245,32 @@ def resolve(machine: Mapping[str, Any], opts: Mapping[str, Any]) -> dict[str, An
         for option in OPTIONS
         if option.status in ("same", "changed", "new")
     }
+    return resolved | _filled(resolved, source)
+
+
+def _filled(resolved: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the options that name things, with the values of `owned_by` in place of `{key}`.
+
+    Raises:
+        ConfigurationError: a name has another word in braces.
+    """
+    words = resolved["owned_by"]
+    if not words:
+        return {}
+
+    def fill(option: str, given: Any) -> Any:
+        if isinstance(given, list):
+            return [fill(option, one) for one in given]
+        if not isinstance(given, str):
+            return given
+        try:
+            return given.format_map(words)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise ConfigurationError(
+                f"{source}: {option} is {given!r}, but owned_by has the words {', '.join(words)}"
+            ) from error
+
+    return {option: fill(option, resolved[option]) for option in FILLED}
 
 
 def value(name: str, given: Any, source: str) -> Any:
