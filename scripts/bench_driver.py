@@ -37,7 +37,7 @@ for folder in ("tests/support", "packages/saltext-ec2/tests/support"):
 
 from cloudsite import HOST_KEY  # noqa: E402
 from memorycloud import MemoryHost, running  # noqa: E402
-from realcloud import PROMPT, Place, RealCloud, free_port  # noqa: E402
+from realcloud import KEY_PAIR, PROMPT, SUBNET, Place, RealCloud, free_port  # noqa: E402
 
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 FALSE_SSH = '#!/bin/sh\nfor remote; do :; done\nexec sh -c "$remote"\n'
@@ -312,9 +312,9 @@ def real(folder: Path, latency: float) -> Iterator[Bench]:
         profile = {
             "image": _image(cloud.client("ssm")),
             "size": "t2.micro",
-            "subnetname": "airflow-a",
+            "subnetname": SUBNET,
             "securitygroup": "airflow-web",
-            "keyname": "airflow-deploy",
+            "keyname": KEY_PAIR,
         }
         reached = {"private_key": str(cloud.key), "ssh_username": "admin"}
 

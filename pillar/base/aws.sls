@@ -1,7 +1,9 @@
 # The resources of the account that salt/aws creates and cloud.profiles.d names.
 aws:
   region: eu-west-1
-  # The tag of the resources that the Salt master may manage.
+  # The tags `project` and `deployment` say whose a resource is. In the names
+  # here and in cloud.profiles.d, {project} and {deployment} stand for their
+  # values: an account may hold several deployments, and other things.
   project: airflow-stack
   # What the Salt master may launch: instance types, and images of these owners.
   # EC2 compares a policy with an image's owner alias, and with the number of
@@ -13,10 +15,10 @@ aws:
   # cloud.providers.d and stackctl name the same user.
   login_user: admin
   vpc:
-    name: airflow
+    name: '{project}-{deployment}'
     cidr: 10.20.0.0/16
   subnet:
-    name: airflow-a
+    name: '{project}-{deployment}-a'
     cidr: 10.20.1.0/24
     zone: eu-west-1a
   # Every machine lets in SSH from this address only, and finds its master
@@ -25,16 +27,28 @@ aws:
   # The site's public address, by its Name tag, and the machine that has it. The
   # address stays when the machine is replaced.
   edge_address:
-    name: airflow-edge
+    name: '{project}-{deployment}-edge'
     machine: lb-1
-  internet_gateway: airflow
-  route_table: airflow
-  key_pair: airflow-deploy
-  salt_role: airflow-salt
-  # Role of a machine -> its security group.
+  internet_gateway: '{project}-{deployment}'
+  route_table: '{project}-{deployment}'
+  key_pair: '{project}-{deployment}'
+  salt_role: '{project}-{deployment}-salt'
+  # Role of a machine -> its security group. A group's name counts in its VPC
+  # only, and cannot be changed.
   security_groups:
     salt: airflow-salt
     lb: airflow-lb
     web: airflow-web
     postgres: airflow-postgres
     redis: airflow-redis
+  # The names that were the same in every deployment, before the tag
+  # `deployment`. What has one is taken over once, if it is this deployment's:
+  # salt/_modules/aws.py says how that is known.
+  earlier:
+    vpc: airflow
+    subnet: airflow-a
+    internet_gateway: airflow
+    route_table: airflow
+    key_pair: airflow-deploy
+    salt_role: airflow-salt
+    edge_address: airflow-edge

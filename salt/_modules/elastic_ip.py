@@ -1,43 +1,53 @@
-"""Elastic addresses by their Name tag, and the machines that have them.
-
-``boto3_ec2`` allocates an address without tags, so a later run would not find it again.
-"""
+"""The deployment's elastic addresses, and the machines that have them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
+__pillar__: dict[str, Any]
 __salt__: dict[str, Callable[..., Any]]
 
 LIMIT_REACHED = "AddressLimitExceeded"
 # Of a machine that can be given an address; EC2 refuses it to a pending one.
-STATES = ["running", "stopped"]
+STATES = ("running", "stopped")
 
 
-def find(name: str, region: str) -> dict[str, str] | None:
-    """Return an address, or None without one of that name.
+def earlier(region: str) -> dict[str, Any] | None:
+    """Return the address that an earlier version has allocated for this deployment, or None.
 
-    Its keys: ``allocation``, ``address``, and ``interface``, which is empty while it is free.
+    It is this deployment's if the key pair of that version holds its SSH key, or if `base_url`
+    names the address.
 
-    Raises CommandExecutionError when several have the name, or EC2 does not answer.
+    Raises:
+        AwsError: EC2 does not answer.
     """
-    filters = [{"Name": "tag:Name", "Values": [name]}]
-    found = __salt__["ec2.call"]("describe_addresses", region, Filters=filters)["Addresses"]
-    if len(found) > 1:
-        raise CommandExecutionError(f"{len(found)} elastic addresses are called {name}")
-    return _answer(found[0]) if found else None
+    name = __pillar__["aws"]["earlier"]["edge_address"]
+    found = __salt__["aws.things"]("elastic-ip", region, {"tag:Name": name})
+    unowned: list[dict[str, Any]] = [one for one in found if __salt__["aws.is_earlier"](one)]
+    url = str(__pillar__["settings"].get("base_url", ""))
+    named = [one for one in unowned if url.partition("://")[2].rstrip("/") == one["PublicIp"]]
+    if len(unowned) == 1 and not named and __salt__["aws.has_earlier_key"](region):
+        return unowned[0]
+    return named[0] if named else None
 
 
-def allocate(name: str, tags: Mapping[str, str], region: str) -> str:
-    """Allocate an address with these tags, and return it.
+def allocate(name: str, region: str) -> None:
+    """Allocate an address of the deployment.
 
-    Raises CommandExecutionError when EC2 refuses, as it does beyond the account's quota.
+    Raises:
+        AwsError: EC2 refuses.
+        CommandExecutionError: the account has as many as it may.
     """
     try:
-        return _allocate(name, tags, region)
+        __salt__["aws.call"](
+            "allocate_address",
+            region,
+            Domain="vpc",
+            TagSpecifications=__salt__["aws.specification"]("elastic-ip", name),
+        )
     except CommandExecutionError as error:
         if LIMIT_REACHED not in str(error):
             raise
@@ -56,57 +66,24 @@ def limit_reached(name: str, region: str) -> str:
     )
 
 
-def _allocate(name: str, tags: Mapping[str, str], region: str) -> str:
-    named = [{"Key": key, "Value": value} for key, value in {**tags, "Name": name}.items()]
-    answer = __salt__["ec2.call"](
-        "allocate_address",
-        region,
-        Domain="vpc",
-        TagSpecifications=[{"ResourceType": "elastic-ip", "Tags": named}],
-    )
-    return str(answer["PublicIp"])
-
-
-def machine(name: str, project: str, region: str) -> str | None:
+def interface_of(name: str, region: str) -> str | None:
     """Return the first interface of a machine that runs or is stopped, or None without one.
 
     Args:
         name: the machine's Name tag.
-        project: its tag ``project``.
         region: where it is.
 
-    Raises CommandExecutionError when several have the name, or EC2 does not answer.
+    Raises:
+        CommandExecutionError: several of the deployment's machines have the name.
+        AwsError: EC2 does not answer.
     """
-    wanted = {"tag:Name": [name], "tag:project": [project], "instance-state-name": STATES}
-    filters = [{"Name": key, "Values": values} for key, values in wanted.items()]
-    groups = __salt__["ec2.call"]("describe_instances", region, Filters=filters)["Reservations"]
-    found = [instance for group in groups for instance in group["Instances"]]
+    own = {f"tag:{key}": value for key, value in __salt__["aws.tags"](name).items()}
+    machines = __salt__["aws.things"]("instance", region, own)
+    found = [machine for machine in machines if machine["State"]["Name"] in STATES]
     if len(found) > 1:
         raise CommandExecutionError(f"{len(found)} machines are called {name}")
-    for instance in found:
-        for interface in instance["NetworkInterfaces"]:
+    for machine in found:
+        for interface in machine["NetworkInterfaces"]:
             if interface["Attachment"]["DeviceIndex"] == 0:
                 return str(interface["NetworkInterfaceId"])
     return None
-
-
-def associate(allocation: str, interface: str, region: str) -> None:
-    """Give a free address to an interface.
-
-    Raises CommandExecutionError when EC2 refuses, as it does when another interface has it.
-    """
-    __salt__["ec2.call"](
-        "associate_address",
-        region,
-        AllocationId=allocation,
-        NetworkInterfaceId=interface,
-        AllowReassociation=False,
-    )
-
-
-def _answer(found: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "allocation": found["AllocationId"],
-        "address": found["PublicIp"],
-        "interface": found.get("NetworkInterfaceId") or "",
-    }

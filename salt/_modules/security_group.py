@@ -1,12 +1,13 @@
-"""The rules of security groups: those that pillar ``endpoints`` asks for, and unmanaged ones.
+"""The rules of security groups: those that pillar ``endpoints`` asks for, and those in EC2.
 
-The stack's own rules have groups and IPv4 networks as sources. ``boto3_secgroup`` removes unmanaged
-rules of these kinds and fails on all others, so this module finds and removes the others.
+``boto3_secgroup`` takes a group of a name for its own whoever made it, and fails on rules for IPv6
+networks and prefix lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -18,7 +19,9 @@ ANYBODY = "0.0.0.0/0"
 
 
 def ingress(role: str) -> list[dict[str, Any]]:
-    """Return what a role's security group lets in, in the form of ``boto3_secgroup.present``.
+    """Return what a role's security group lets in.
+
+    Each rule has a protocol, ports, and a source: another group's name, or a network.
 
     Raises:
         CommandExecutionError: a role that may connect has no group, or an endpoint is wrong.
@@ -40,29 +43,84 @@ def ingress(role: str) -> list[dict[str, Any]]:
     return rules
 
 
-def unmanaged_ingress(group_id: str, region: str) -> dict[str, str]:
-    """Return id -> description of the rules that let in an IPv6 network or a prefix list.
+def groups(names: Iterable[str], region: str) -> dict[str, dict[str, Any]]:
+    """Return name -> the deployment's group of that name in its VPC, for those that are there.
 
-    Raises CommandExecutionError when EC2 does not answer as expected.
+    Names of groups belong to their VPC, so a group elsewhere has nothing to do with it. A group of
+    an earlier version, which has yet to be taken over, is in it too.
+
+    Raises:
+        CommandExecutionError: a group of the VPC has a name and is not the deployment's.
+        AwsError: EC2 does not answer.
     """
-    filters = [{"Name": "group-id", "Values": [group_id]}]
-    rules = __salt__["ec2.call"]("describe_security_group_rules", region, Filters=filters)[
-        "SecurityGroupRules"
-    ]
-    found: dict[str, str] = {}
-    for rule in rules:
-        source = rule.get("CidrIpv6") or rule.get("PrefixListId")
-        if source and not rule["IsEgress"]:
-            ports = f"{rule['FromPort']}-{rule['ToPort']}"
-            found[rule["SecurityGroupRuleId"]] = f"{rule['IpProtocol']} {ports} from {source}"
+    owner = {f"tag:{key}": value for key, value in __salt__["aws.tags"]().items()}
+    vpcs = __salt__["aws.things"]("vpc", region, owner)
+    if not vpcs:
+        return {}
+    here = __salt__["aws.things"]("security-group", region, {"vpc-id": vpcs[0]["VpcId"]})
+    found = {group["GroupName"]: group for group in here}
+    found = {name: found[name] for name in names if name in found}
+    for name, group in found.items():
+        if not __salt__["aws.is_earlier"](group):
+            __salt__["aws.require_own"]("security-group", name, region, [group])
     return found
 
 
-def revoke_ingress(group_id: str, rule_ids: Sequence[str], region: str) -> None:
-    """Remove rules from a group. Raises CommandExecutionError when EC2 refuses."""
-    __salt__["ec2.call"](
-        "revoke_security_group_ingress",
-        region,
-        GroupId=group_id,
-        SecurityGroupRuleIds=list(rule_ids),
+def rules(group_id: str, region: str) -> dict[str, str]:
+    """Return rule in words -> its id, of the rules by which a group lets something in.
+
+    Raises AwsError when EC2 does not answer.
+    """
+    filters = [{"Name": "group-id", "Values": [group_id]}]
+    answer = __salt__["aws.call"]("describe_security_group_rules", region, Filters=filters)
+    return {
+        _in_words(rule): rule["SecurityGroupRuleId"]
+        for rule in answer["SecurityGroupRules"]
+        if not rule["IsEgress"]
+    }
+
+
+def _in_words(rule: Mapping[str, Any]) -> str:
+    source = (
+        rule.get("CidrIpv4")
+        or rule.get("CidrIpv6")
+        or rule.get("PrefixListId")
+        or rule.get("ReferencedGroupInfo", {}).get("GroupId")
     )
+    return in_words(rule["IpProtocol"], (rule["FromPort"], rule["ToPort"]), str(source))
+
+
+def in_words(protocol: str, ports: tuple[int, int], source: str) -> str:
+    """Return a rule in words: `tcp 22-22 from 198.51.100.0/24`."""
+    return f"{protocol} {ports[0]}-{ports[1]} from {source}"
+
+
+def wanted(asked: Iterable[Mapping[str, Any]], ids: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return rule in words -> the rule as EC2 takes it.
+
+    EC2 keeps the network of a rule without the bits of a host, so it is compared in that form.
+
+    Args:
+        asked: see `ingress`.
+        ids: name of each group -> its id.
+
+    Raises CommandExecutionError when a group has no id.
+    """
+    found = {}
+    for rule in asked:
+        protocol, ports = rule["ip_protocol"], (rule["from_port"], rule["to_port"])
+        if network := rule.get("cidr_ip"):
+            source = str(ipaddress.ip_network(network, strict=False))
+            given: dict[str, Any] = (
+                {"Ipv6Ranges": [{"CidrIpv6": source}]}
+                if ":" in source
+                else {"IpRanges": [{"CidrIp": source}]}
+            )
+        else:
+            if rule["source_group_name"] not in ids:
+                raise CommandExecutionError(f"there is no group {rule['source_group_name']}")
+            source = ids[rule["source_group_name"]]
+            given = {"UserIdGroupPairs": [{"GroupId": source}]}
+        numbers = {"IpProtocol": protocol, "FromPort": ports[0], "ToPort": ports[1]}
+        found[in_words(protocol, ports, source)] = numbers | given
+    return found

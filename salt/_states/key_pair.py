@@ -8,9 +8,11 @@ from typing import Any
 __salt__: dict[str, Callable[..., Any]]
 __opts__: dict[str, Any]
 
+Todo = dict[str, Callable[[], Any]]
+
 
 def present(name: str, public_key: str, region: str) -> dict[str, Any]:
-    """A key pair of this name holds this public key.
+    """The deployment's key pair of this name holds this public key.
 
     Args:
         name: of the key pair.
@@ -18,30 +20,58 @@ def present(name: str, public_key: str, region: str) -> dict[str, Any]:
         region: where it belongs.
 
     Returns:
-        The state's result. A pair of that name with another key is replaced; running machines keep
-        their key.
+        The state's result. The deployment's pair of that name with another key is replaced; running
+        machines keep their key. A pair that is not the deployment's fails the state.
     """
-    result: dict[str, Any] = {
-        "name": name,
-        "result": True,
-        "changes": {},
-        "comment": f"{name} holds the key",
-    }
-    old, new = (
-        __salt__["key_pair.public_key"](name, region),
-        __salt__["key_pair.material"](public_key),
-    )
-    if old == new:
-        return result
-    result["changes"] = {"old": old, "new": new}
-    if __opts__["test"]:
-        result |= {
-            "result": None,
-            "comment": f"{name} would be {'created' if old is None else 'replaced'}",
+    material = __salt__["aws.key_material"](public_key)
+
+    def differences() -> Todo:
+        found = __salt__["aws.find"]("key-pair", name, region)
+        if found is None:
+            return {
+                f"upload the key {material} as {name}": lambda: __salt__["aws.call"](
+                    "import_key_pair",
+                    region,
+                    KeyName=name,
+                    PublicKeyMaterial=public_key.encode(),
+                    TagSpecifications=__salt__["aws.specification"]("key-pair", name),
+                )
+            }
+        old = __salt__["aws.key_material"](found.get("PublicKey", ""))
+        if old != material:
+            return {
+                f"delete the other key of {name}, {old}": lambda: __salt__["aws.call"](
+                    "delete_key_pair", region, KeyName=name
+                )
+            }
+        return {}
+
+    result: dict[str, Any] = __salt__["aws.converge"](name, differences)
+    return result
+
+
+def earlier(name: str, region: str) -> dict[str, Any]:
+    """A key pair that an earlier version made for this deployment has the deployment's tags.
+
+    New machines no longer use it. Nothing is done about a pair that is not the deployment's.
+
+    Args:
+        name: of the key pair.
+        region: where it belongs.
+    """
+
+    def differences() -> Todo:
+        if not __salt__["aws.has_earlier_key"](region):
+            return {}
+        (pair,) = __salt__["aws.things"]("key-pair", region, {"key-name": name})
+        if __salt__["aws.is_own"](pair):
+            return {}
+        key_id = pair["KeyPairId"]
+        return {
+            f"take over {key_id} of an earlier version": lambda: __salt__["aws.mark"](
+                [key_id], name, region
+            )
         }
-        return result
-    if old is not None:
-        __salt__["key_pair.delete"](name, region)
-    __salt__["key_pair.upload"](name, public_key, region)
-    result["comment"] = f"{name} was {'created' if old is None else 'replaced'}"
+
+    result: dict[str, Any] = __salt__["aws.converge"](name, differences)
     return result

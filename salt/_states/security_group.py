@@ -1,43 +1,103 @@
-"""Security groups without the kinds of rules that `boto3_secgroup` cannot remove."""
+"""Security groups of the deployment's VPC, with the rules that it wishes and no others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from salt.exceptions import CommandExecutionError
 
 __salt__: dict[str, Callable[..., Any]]
 __opts__: dict[str, Any]
 
+Todo = dict[str, Callable[[], Any]]
 
-def no_unmanaged_ingress(name: str, vpc_name: str, region: str) -> dict[str, Any]:
-    """A group lets in neither IPv6 networks nor prefix lists.
+
+def present(name: str, description: str, region: str) -> dict[str, Any]:
+    """The deployment's VPC has a group of this name.
 
     Args:
         name: of the group.
-        vpc_name: the VPC that it belongs to.
-        region: where that is.
+        description: its description, when it is made; EC2 cannot change it.
+        region: where it is.
 
     Returns:
-        The state's result; `changes` name the removed rules.
+        The state's result. A group of an earlier version is taken over.
     """
-    result: dict[str, Any] = {
-        "name": name,
-        "result": True,
-        "changes": {},
-        "comment": f"{name} holds no such rule",
-    }
-    group_id = __salt__["boto3_secgroup.get_group_id"](name, vpc_name=vpc_name, region=region)
-    if not group_id:
-        absent = None if __opts__["test"] else False
-        return result | {"result": absent, "comment": f"there is no group {name} in {vpc_name}"}
-    rules = __salt__["security_group.unmanaged_ingress"](group_id, region)
-    if not rules:
-        return result
-    result["changes"] = {"old": sorted(rules.values()), "new": []}
-    if __opts__["test"]:
-        return result | {
-            "result": None,
-            "comment": f"{len(rules)} rules would be removed from {name}",
-        }
-    __salt__["security_group.revoke_ingress"](group_id, list(rules), region)
-    return result | {"comment": f"{len(rules)} rules were removed from {name}"}
+
+    def differences() -> Todo:
+        found = __salt__["security_group.groups"]([name], region).get(name)
+        if found is None:
+            return {
+                f"create the group {name}": lambda: __salt__["aws.call"](
+                    "create_security_group",
+                    region,
+                    GroupName=name,
+                    Description=description,
+                    VpcId=_vpc_id(region),
+                    TagSpecifications=__salt__["aws.specification"]("security-group", name),
+                )
+            }
+        if not __salt__["aws.is_own"](found):
+            return {
+                f"take over {found['GroupId']} of an earlier version": lambda: __salt__["aws.mark"](
+                    [found["GroupId"]], name, region
+                )
+            }
+        return {}
+
+    result: dict[str, Any] = __salt__["aws.converge"](name, differences)
+    return result
+
+
+def ingress(name: str, rules: Iterable[Mapping[str, Any]], region: str) -> dict[str, Any]:
+    """A group lets in what these rules say, and nothing else.
+
+    Args:
+        name: of the group.
+        rules: see the execution module's `ingress`.
+        region: where it is.
+
+    Returns:
+        The state's result. What is missing is added before anything is removed.
+    """
+    asked = list(rules)
+
+    def differences() -> Todo:
+        sources = {rule["source_group_name"] for rule in asked if "source_group_name" in rule}
+        names = {name, *sources}
+        groups = __salt__["security_group.groups"](names, region)
+        if absent := sorted(names - set(groups)):
+            if __opts__["test"]:
+                return {f"let in what has to come in to {name}": dict}
+            raise CommandExecutionError(f"the deployment has no group {absent[0]}")
+        ids = {one: group["GroupId"] for one, group in groups.items()}
+        found = __salt__["security_group.rules"](ids[name], region)
+        wanted = __salt__["security_group.wanted"](asked, ids)
+        todo: Todo = {}
+        if missing := [rule for rule in wanted if rule not in found]:
+            todo[f"let in {', '.join(missing)}"] = lambda: __salt__["aws.call"](
+                "authorize_security_group_ingress",
+                region,
+                GroupId=ids[name],
+                IpPermissions=[wanted[rule] for rule in missing],
+            )
+        if surplus := sorted(set(found) - set(wanted)):
+            todo[f"stop letting in {', '.join(surplus)}"] = lambda: __salt__["aws.call"](
+                "revoke_security_group_ingress",
+                region,
+                GroupId=ids[name],
+                SecurityGroupRuleIds=[found[rule] for rule in surplus],
+            )
+        return todo
+
+    result: dict[str, Any] = __salt__["aws.converge"](name, differences)
+    return result
+
+
+def _vpc_id(region: str) -> str:
+    name = __salt__["aws.settings"]()["vpc"]["name"]
+    found = __salt__["aws.find"]("vpc", name, region)
+    if found is None:
+        raise CommandExecutionError(f"the deployment has no VPC {name}")
+    return str(found["VpcId"])

@@ -1,28 +1,45 @@
 # The account has the operator's key pair, and a role by which the Salt master may launch and manage
-# this stack's machines in its region. AWS evaluates RunInstances for every resource that it creates
-# or uses, so each statement's conditions are ones that all of its resources have:
+# this deployment's machines in its region, and no other's. AWS evaluates RunInstances for every
+# resource that it creates or uses, so each statement's conditions are ones that all of its
+# resources have:
 # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
-{% set aws = pillar['aws'] %}
-include:
-  - aws.access
+{% set aws = salt['aws.settings']() %}
 {% set arn = 'arn:aws:ec2:' ~ aws.region ~ ':*:' %}
+{% set owner = salt['aws.tags']() %}
 {% set parameters = 'arn:aws:ssm:' ~ aws.region ~ '::parameter/aws/service/debian/*' %}
+
+include:
+  - aws.names
+  - aws.machines
 
 aws-key-pair:
   key_pair.present:
     - name: {{ aws.key_pair | json }}
     - public_key: {{ pillar['settings']['ssh_public_key'] | json }}
     - region: {{ aws.region | json }}
+    - require:
+      - sls: aws.names
 
-aws-salt-role:
-  boto3_iam_role.present:
-    - name: {{ aws.salt_role | json }}
-    - policy_document:
-        Version: '2012-10-17'
-        Statement:
-          - Effect: Allow
-            Action: sts:AssumeRole
-            Principal: {Service: ec2.amazonaws.com}
+aws-earlier-key-pair:
+  key_pair.earlier:
+    - name: {{ aws.earlier.key_pair | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - sls: aws.machines
+
+# A salt-1 that an earlier version launched keeps its role, so that role has the same policy.
+# The policy tells machines by their tags, so these come first.
+{% for id, state, name in [
+  ('aws-salt-role', 'present', aws.salt_role),
+  ('aws-earlier-salt-role', 'earlier', aws.earlier.salt_role),
+] %}
+{{ id }}:
+  iam_role.{{ state }}:
+    - name: {{ name | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - sls: aws.names
+      - sls: aws.machines
     - policies:
         salt-cloud:
           Version: '2012-10-17'
@@ -43,14 +60,17 @@ aws-salt-role:
               Resource: {{ (arn ~ 'instance/*') | json }}
               Condition:
                 StringEquals:
-                  'aws:RequestTag/project': {{ aws.project | json }}
+                  'aws:RequestTag/project': {{ owner.project | json }}
+                  'aws:RequestTag/deployment': {{ owner.deployment | json }}
                   'ec2:InstanceType': {{ aws.instance_types | json }}
             - Sid: RunInstancesWithOwnVolumesAndInterfaces
               Effect: Allow
               Action: 'ec2:RunInstances'
               Resource: {{ [arn ~ 'volume/*', arn ~ 'network-interface/*'] | json }}
               Condition:
-                StringEquals: {'aws:RequestTag/project': {{ aws.project | json }}}
+                StringEquals:
+                  'aws:RequestTag/project': {{ owner.project | json }}
+                  'aws:RequestTag/deployment': {{ owner.deployment | json }}
             - Sid: RunInstancesFromDebianImages
               Effect: Allow
               Action: 'ec2:RunInstances'
@@ -62,13 +82,17 @@ aws-salt-role:
               Action: 'ec2:RunInstances'
               Resource: {{ (arn ~ 'subnet/*') | json }}
               Condition:
-                StringEquals: {'aws:ResourceTag/Name': {{ aws.subnet.name | json }}}
+                StringEquals:
+                  'aws:ResourceTag/project': {{ owner.project | json }}
+                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
             - Sid: RunInstancesInSecurityGroups
               Effect: Allow
               Action: 'ec2:RunInstances'
               Resource: {{ (arn ~ 'security-group/*') | json }}
               Condition:
-                StringEquals: {'aws:ResourceTag/project': {{ aws.project | json }}}
+                StringEquals:
+                  'aws:ResourceTag/project': {{ owner.project | json }}
+                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
             - Sid: RunInstancesWithKeyPair
               Effect: Allow
               Action: 'ec2:RunInstances'
@@ -90,7 +114,9 @@ aws-salt-role:
                 - {{ (arn ~ 'instance/*') | json }}
                 - {{ (arn ~ 'network-interface/*') | json }}
               Condition:
-                StringEquals: {'aws:ResourceTag/project': {{ aws.project | json }}}
+                StringEquals:
+                  'aws:ResourceTag/project': {{ owner.project | json }}
+                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
             - Sid: ManageOwnInstances
               Effect: Allow
               Action:
@@ -103,5 +129,7 @@ aws-salt-role:
                 - 'ec2:TerminateInstances'
               Resource: {{ (arn ~ 'instance/*') | json }}
               Condition:
-                StringEquals: {'aws:ResourceTag/project': {{ aws.project | json }}}
-    - region: {{ aws.region | json }}
+                StringEquals:
+                  'aws:ResourceTag/project': {{ owner.project | json }}
+                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+{% endfor %}

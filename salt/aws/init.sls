@@ -2,8 +2,10 @@
 # The operator's own minion applies this without a master: docs/runbooks.md.
 include:
   - aws.access
+  - aws.names
   - aws.network
   - aws.groups
   - aws.rules
+  - aws.machines
   - aws.identity
   - aws.address

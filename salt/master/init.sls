@@ -114,6 +114,9 @@ master-cloud-config:
         tree: {{ tree | json }}
         address: {{ address | json }}
         pool_size: {{ master.pool_size | json }}
+        owned_by:
+          project: {{ pillar['aws']['project'] | json }}
+          deployment: {{ pillar['settings']['deployment'] | json }}
     - retry: {attempts: 20, interval: 1}
     - require:
       - service: master-service
@@ -148,6 +151,7 @@ master-scale-config:
         pki: /etc/salt/pki/master
         region: {{ pillar['aws']['region'] | json }}
         project: {{ pillar['aws']['project'] | json }}
+        deployment: {{ pillar['settings']['deployment'] | json }}
         tree: /srv/stack
         locks: [/run/stackctl-session.lock, /run/stackctl-job.lock]
         rules: {{ pillar['growth'] | json }}
@@ -190,6 +194,7 @@ master-ended-machines-unit:
     - context:
         region: {{ pillar['aws']['region'] | json }}
         project: {{ pillar['aws']['project'] | json }}
+        deployment: {{ pillar['settings']['deployment'] | json }}
 
 master-ended-machines-timer:
   file.managed:

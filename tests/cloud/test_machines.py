@@ -19,7 +19,7 @@ from localcloud import service
 from localcloud.config import CloudConfig
 from localcloud.errors import PortTaken
 from localcloud.faults import Fault, FaultClient
-from realcloud import PUBLISHED, ROOT, Machine, RealCloud
+from realcloud import PUBLISHED, ROOT, VPC, Machine, RealCloud
 from waiting import until
 
 
@@ -292,9 +292,7 @@ def test_network_of_subnet_has_its_cidr_until_deleted(
 ) -> None:
     ec2 = cloud.client("ec2")
     cidr = cloud.place.subnet.replace(".1.0/24", ".2.0/24")
-    vpc = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["airflow"]}])["Vpcs"][0][
-        "VpcId"
-    ]
+    vpc = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": [VPC]}])["Vpcs"][0]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr)["Subnet"]["SubnetId"]
     machine = cloud.launch("elsewhere", SubnetId=subnet)
     (network,) = docker_client.networks.list(names=[f"{cloud.place.name}-{subnet}"])

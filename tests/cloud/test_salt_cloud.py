@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from plainpillar import DEPLOYMENT
-from realcloud import PUBLISHED, ROOT, RealCloud, free_port
+from realcloud import KEY_PAIR, PUBLISHED, ROOT, RealCloud, free_port
 from saltext.ec2.tags import DEPLOY_TAG
 from stackctl.salt import file_map
 from waiting import until
@@ -124,6 +124,7 @@ def _configure(cloud: RealCloud, folder: Path) -> None:
     salt_cloud = {
         "private_key": str(cloud.key),
         "ssh_interface": "private_ips",
+        "owned_by": DEPLOYMENT.owner(),
         "file_map": file_map(DEPLOYMENT),
         "enable_cloud_grains": False,
         "minion": {"master": address, "master_port": port},
@@ -163,7 +164,7 @@ def test_machines_match_profiles(launched: Master) -> None:
         role = name.rpartition("-")[0]
         assert (instance["PrivateIpAddress"] == salt_address(launched.cloud)) == (role == "salt")
         assert instance["InstanceType"] == "t2.micro"
-        assert instance["KeyName"] == "airflow-deploy"
+        assert instance["KeyName"] == KEY_PAIR
         assert [group["GroupName"] for group in instance["SecurityGroups"]] == [f"airflow-{role}"]
         assert instance["MetadataOptions"]["HttpTokens"] == "required"
         (volume,) = ec2.describe_volumes(

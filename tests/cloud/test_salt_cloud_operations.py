@@ -17,7 +17,7 @@ import yaml
 
 import saltprograms
 from localcloud.config import REGION
-from realcloud import IMAGE, Machine, RealCloud
+from realcloud import IMAGE, KEY_PAIR, SUBNET, Machine, RealCloud
 from waiting import until
 
 SCRIPT = "id -u > /root/deployed\necho printed-by-script\n"
@@ -72,9 +72,9 @@ def site(cloud: RealCloud, tmp_path_factory: pytest.TempPathFactory) -> Site:
         "provider": "own",
         "image": f"ssm:{IMAGE}",
         "size": "t2.micro",
-        "subnetname": "airflow-a",
+        "subnetname": SUBNET,
         "securitygroup": "airflow-web",
-        "keyname": "airflow-deploy",
+        "keyname": KEY_PAIR,
         "ssh_username": "admin",
     }
     files: dict[str, Any] = {

@@ -194,6 +194,7 @@ def _configure(cloud: RealCloud, folder: Path) -> Path:
         "log_file": str(folder / "log"),
         "private_key": str(cloud.key),
         "ssh_interface": "private_ips",
+        "owned_by": DEPLOYMENT.owner(),
         "file_map": file_map(DEPLOYMENT),
         "minion": {"master": "127.0.0.1"},
     }

@@ -23,6 +23,7 @@ from docker.models.containers import Container
 from localcloud import service
 from stackctl import local, locks
 from stackctl.account import enter
+from stackctl.deployment import Deployment, repository_root
 from stackctl.machines import ec2_client, list_machines
 from waiting import until
 from wholestack import UP_SECONDS, Stack
@@ -52,7 +53,7 @@ def ec2(stack: Stack) -> Iterator[EC2Client]:
 
 
 def ids(client: EC2Client, *names: str) -> list[str]:
-    machines = list_machines(client)
+    machines = list_machines(client, Deployment("local", repository_root()))
     return [machines[name].instance_id for name in names]
 
 
@@ -105,7 +106,7 @@ def kill_and_start(stack: Stack, client: EC2Client, names: list[str]) -> None:
         found[name].kill()
 
     def noticed() -> bool:
-        machines, now = list_machines(client), boots(stack, names)
+        machines, now = list_machines(client, stack.deployment), boots(stack, names)
         # The master may have started one already.
         return all(machines[name].state == "stopped" or now[name] != before[name] for name in names)
 
@@ -150,7 +151,11 @@ def test_machine_that_ends_by_itself_is_named_and_started_again(stack: Stack) ->
 def test_stopped_master_is_named_and_only_started(stack: Stack, ec2: EC2Client) -> None:
     stopped = ids(ec2, "salt-1")
     ec2.stop_instances(InstanceIds=stopped)
-    until(lambda: list_machines(ec2)["salt-1"].state == "stopped", "salt-1 is stopped", every=1)
+    until(
+        lambda: list_machines(ec2, stack.deployment)["salt-1"].state == "stopped",
+        "salt-1 is stopped",
+        every=1,
+    )
     for verb in (["salt", "--", "*", "test.ping"], ["exec", "web-1", "--", "true"]):
         done = ctl(stack, *verb)
         assert done.returncode == 1

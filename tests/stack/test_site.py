@@ -121,11 +121,12 @@ def test_site_has_certificate_of_deployment_ca(stack: Stack) -> None:
 
 
 def test_edge_machine_has_the_address_of_the_foundation(stack: Stack) -> None:
-    name = stack.deployment.base_pillar("aws")["edge_address"]["name"]
+    aws = stack.deployment.base_pillar("aws")
+    name = stack.deployment.in_account(aws["edge_address"]["name"])
     with enter(stack.deployment):
         client = ec2_client(stack.deployment)
         found = client.describe_addresses(Filters=[{"Name": "tag:Name", "Values": [name]}])
-        edge = list_machines(client)["lb-1"]
+        edge = list_machines(client, stack.deployment)["lb-1"]
     assert [address["PublicIp"] for address in found["Addresses"]] == [edge.public_address]
 
 

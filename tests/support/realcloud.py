@@ -20,6 +20,7 @@ from botocore.config import Config
 from localcloud import service
 from localcloud.config import REGION, CloudConfig, Endpoint
 from localcloud.delays import Delays
+from plainpillar import DEPLOYMENT
 from waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,10 @@ PUBLISHED = "edge-1"
 PROMPT = Delays(console_posts=tuple(number / 2 for number in range(240)), shutting_down=0)
 """Times of a cloud that copies the consoles twice a second, for two minutes."""
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
+_AWS = DEPLOYMENT.base_pillar("aws")
+VPC = DEPLOYMENT.in_account(_AWS["vpc"]["name"])
+SUBNET = DEPLOYMENT.in_account(_AWS["subnet"]["name"])
+KEY_PAIR = DEPLOYMENT.in_account(_AWS["key_pair"])
 _PORTS = iter(random.sample(range(20000, 32768), 1000))
 _HOST_KEYS = re.compile(
     r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL
@@ -78,7 +83,7 @@ class RealCloud:
     """A running cloud with a network and a key pair for machines.
 
     Attributes:
-        key: private half of the key pair `airflow-deploy`.
+        key: private half of the key pair `KEY_PAIR`.
     """
 
     place: Place
@@ -105,30 +110,38 @@ class RealCloud:
     def make_network(self) -> None:
         """Make the network, groups, address, key pair and role that cloud.profiles.d names."""
         ec2, iam = self.client("ec2"), self.client("iam")
-        vpc = ec2.create_vpc(CidrBlock=self.place.vpc, TagSpecifications=_named("vpc", "airflow"))[
-            "Vpc"
-        ]["VpcId"]
+        vpc = ec2.create_vpc(CidrBlock=self.place.vpc, TagSpecifications=_owned("vpc", VPC))["Vpc"][
+            "VpcId"
+        ]
         made = ec2.create_subnet(
             VpcId=vpc,
             CidrBlock=self.place.subnet,
             AvailabilityZone=f"{REGION}a",
-            TagSpecifications=_named("subnet", "airflow-a"),
+            TagSpecifications=_owned("subnet", SUBNET),
         )
         self.subnet = made["Subnet"]["SubnetId"]
         for role in ("salt", "lb", "web", "postgres", "redis"):
-            ec2.create_security_group(VpcId=vpc, GroupName=f"airflow-{role}", Description=role)
-        ec2.allocate_address(Domain="vpc", TagSpecifications=_named("elastic-ip", "airflow-edge"))
-        pair = ec2.create_key_pair(KeyName="airflow-deploy", KeyType="ed25519")
+            name = f"airflow-{role}"
+            ec2.create_security_group(
+                VpcId=vpc,
+                GroupName=name,
+                Description=role,
+                TagSpecifications=_owned("security-group", name),
+            )
+        address = _AWS["edge_address"]["name"]
+        ec2.allocate_address(
+            Domain="vpc", TagSpecifications=_owned("elastic-ip", DEPLOYMENT.in_account(address))
+        )
+        pair = ec2.create_key_pair(KeyName=KEY_PAIR, KeyType="ed25519")
         self.key.touch(mode=0o600)
         self.key.write_text(pair["KeyMaterial"])
+        role_name = DEPLOYMENT.in_account(_AWS["salt_role"])
         iam.create_role(
-            RoleName="airflow-salt",
+            RoleName=role_name,
             AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}',
         )
-        iam.create_instance_profile(InstanceProfileName="airflow-salt")
-        iam.add_role_to_instance_profile(
-            InstanceProfileName="airflow-salt", RoleName="airflow-salt"
-        )
+        iam.create_instance_profile(InstanceProfileName=role_name)
+        iam.add_role_to_instance_profile(InstanceProfileName=role_name, RoleName=role_name)
 
     def machines(self) -> list[Machine]:
         """Return the machines that are not terminated."""
@@ -151,7 +164,7 @@ class RealCloud:
             "InstanceType": "t2.micro",
             "MinCount": 1,
             "MaxCount": 1,
-            "KeyName": "airflow-deploy",
+            "KeyName": KEY_PAIR,
             "SubnetId": self.subnet,
             "TagSpecifications": _named("instance", name),
         }
@@ -264,6 +277,16 @@ class Machine:
 
 def _named(kind: str, name: str) -> list[dict[str, Any]]:
     return [{"ResourceType": kind, "Tags": [{"Key": "Name", "Value": name}]}]
+
+
+def _owned(kind: str, name: str) -> list[dict[str, Any]]:
+    tags = {"Name": name, **DEPLOYMENT.owner()}
+    return [
+        {
+            "ResourceType": kind,
+            "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+        }
+    ]
 
 
 def _quote(text: str) -> str:

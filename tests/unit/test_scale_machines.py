@@ -61,6 +61,7 @@ class Site:
             pki=str(folder),
             region="eu-west-1",
             project="airflow-stack",
+            deployment="test",
             tree=str(folder / "tree"),
             locks=[str(folder / "session.lock"), str(folder / "job.lock")],
             rules=RULES,

@@ -39,12 +39,16 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
         yield made
 
 
-def launch(cloud: Running, name: str, project: str = "airflow-stack") -> str:
+OWNER = {"project": "airflow-stack", "deployment": "test"}
+
+
+def launch(cloud: Running, name: str, **owner: str) -> str:
     """Launch a machine, wait until it runs, and return its id."""
     ec2 = cloud.ec2
     vpc = ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.40.1.0/24")["Subnet"]["SubnetId"]
-    tags = [{"Key": "Name", "Value": name}, {"Key": "project", "Value": project}]
+    given = {"Name": name, **OWNER, **owner}
+    tags = [{"Key": key, "Value": value} for key, value in given.items()]
     instance: str = ec2.run_instances(
         ImageId=cloud.client("ssm").get_parameter(Name=IMAGE)["Parameter"]["Value"],
         InstanceType="t2.micro",
@@ -75,10 +79,10 @@ def test_machine_that_ended_is_started(
     reason: str,
 ) -> None:
     web = launch(cloud, "web-1")
-    assert program.start_ended(cloud.ec2, "airflow-stack", {"web-1"})
+    assert program.start_ended(cloud.ec2, OWNER, {"web-1"})
     assert capsys.readouterr().out == ""
     end(cloud, web, exit_code)
-    assert program.start_ended(cloud.ec2, "airflow-stack", {"web-1"})
+    assert program.start_ended(cloud.ec2, OWNER, {"web-1"})
     assert capsys.readouterr().out.startswith(f"started web-1 ({web}), which ended: {reason}: ")
     cloud.settle()
     assert cloud.state(web) == "running"
@@ -90,17 +94,20 @@ def test_machine_that_was_stopped_by_request_stays_stopped(
     web = launch(cloud, "web-1")
     cloud.ec2.stop_instances(InstanceIds=[web])
     cloud.settle()
-    assert program.start_ended(cloud.ec2, "airflow-stack", {"web-1"})
+    assert program.start_ended(cloud.ec2, OWNER, {"web-1"})
     assert cloud.state(web) == "stopped"
 
 
-@pytest.mark.parametrize(("project", "names"), [("wiki", {"web-1"}), ("airflow-stack", {"web-2"})])
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [({"project": "wiki"}, {"web-1"}), ({"deployment": "prod"}, {"web-1"}), ({}, {"web-2"})],
+)
 def test_machine_of_another_stack_is_left_alone(
-    program: ModuleType, cloud: Running, project: str, names: set[str]
+    program: ModuleType, cloud: Running, owner: dict[str, str], names: set[str]
 ) -> None:
-    web = launch(cloud, "web-1", project)
+    web = launch(cloud, "web-1", **owner)
     end(cloud, web, KILLED)
-    assert program.start_ended(cloud.ec2, "airflow-stack", names)
+    assert program.start_ended(cloud.ec2, OWNER, names)
     assert cloud.state(web) == "stopped"
 
 
@@ -122,7 +129,7 @@ def test_machine_that_ec2_does_not_start_does_not_stop_the_others(
         return start(**args)
 
     monkeypatch.setattr(cloud.ec2, "start_instances", start_instances)
-    assert not program.start_ended(cloud.ec2, "airflow-stack", {"web-1", "web-2"})
+    assert not program.start_ended(cloud.ec2, OWNER, {"web-1", "web-2"})
     assert f"cannot start web-1 ({refused})" in capsys.readouterr().err
     cloud.settle()
     assert cloud.state(web) == "running"
@@ -140,10 +147,10 @@ def test_only_machines_with_an_accepted_key_may_be_started(
 
     monkeypatch.setattr(boto3, "client", lambda *args, **options: (args, options))
     monkeypatch.setattr(program, "start_ended", start_ended)
-    assert program.main("eu-west-1", "airflow-stack", str(tmp_path)) == 0
+    assert program.main("eu-west-1", "airflow-stack", "test", str(tmp_path)) == 0
     client = (("ec2",), {"region_name": "eu-west-1"})
-    assert called == [(client, "airflow-stack", {"web-1"})]
-    assert program.main("eu-west-1", "airflow-stack", str(tmp_path)) == 1
+    assert called == [(client, OWNER, {"web-1"})]
+    assert program.main("eu-west-1", "airflow-stack", "test", str(tmp_path)) == 1
 
 
 def test_unit_waits_for_what_stackctl_has_running() -> None:

@@ -50,6 +50,7 @@ class Config:
         pki: the folder of the keys.
         region: of EC2.
         project: the value of the machines' tag `project`.
+        deployment: the value of their tag `deployment`.
         tree: the folder of the trees.
         locks: the files of stackctl's locks: a run's, and the jobs'.
         rules: see `decision`.
@@ -64,6 +65,7 @@ class Config:
     pki: str
     region: str
     project: str
+    deployment: str
     tree: str
     locks: Sequence[str]
     rules: Mapping[str, float]
@@ -197,12 +199,13 @@ def forget(config: Config, names: Sequence[str]) -> None:
 
 
 def instances(config: Config) -> set[str]:
-    """Return the names of the project's machines in EC2 that are not terminated."""
+    """Return the names of the deployment's machines in EC2 that are not terminated."""
     import boto3  # noqa: PLC0415 - half a second of CPU, which a look at the load does not need
 
     client = boto3.client("ec2", region_name=config.region)
     filters = [
         {"Name": "tag:project", "Values": [config.project]},
+        {"Name": "tag:deployment", "Values": [config.deployment]},
         {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
     ]
     pages = client.get_paginator("describe_instances").paginate(Filters=filters)

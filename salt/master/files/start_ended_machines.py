@@ -10,7 +10,7 @@ https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,17 @@ def ended_by_itself(code: str) -> bool:
     return code == "Client.InstanceInitiatedShutdown" or code.startswith("Server.")
 
 
-def start_ended(client: Any, project: str, names: Collection[str]) -> bool:
+def start_ended(client: Any, owner: Mapping[str, str], names: Collection[str]) -> bool:
     """Start the machines that ended by themselves, print each, and return whether all started.
 
     Args:
         client: the EC2 API.
-        project: the value of their tag `project`.
+        owner: the tags of this deployment's machines.
         names: which machines may be started.
     """
     done = True
     filters = [
-        {"Name": "tag:project", "Values": [project]},
+        *({"Name": f"tag:{key}", "Values": [value]} for key, value in owner.items()),
         {"Name": "instance-state-name", "Values": ["stopped"]},
     ]
     for page in client.get_paginator("describe_instances").paginate(Filters=filters):
@@ -55,10 +55,11 @@ def start_ended(client: Any, project: str, names: Collection[str]) -> bool:
     return done
 
 
-def main(region: str, project: str, accepted: str = ACCEPTED) -> int:
+def main(region: str, project: str, deployment: str, accepted: str = ACCEPTED) -> int:
     """Return the exit code."""
     names = {path.name for path in Path(accepted).iterdir()}
-    return 0 if start_ended(boto3.client("ec2", region_name=region), project, names) else 1
+    owner = {"project": project, "deployment": deployment}
+    return 0 if start_ended(boto3.client("ec2", region_name=region), owner, names) else 1
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
+import salt.client
 import salt.config
 import yaml
 
@@ -30,8 +31,15 @@ States = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def pillar() -> dict[str, Any]:
-    """The production pillar that the states read."""
-    return {component: DEPLOYMENT.base_pillar(component) for component in ("aws", "endpoints")}
+    """The production pillar that the states read, with the names of the deployment `test`."""
+    found = {component: DEPLOYMENT.base_pillar(component) for component in ("aws", "endpoints")}
+    return {component: _named(content) for component, content in found.items()}
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _named(one) for key, one in value.items()}
+    return DEPLOYMENT.in_account(value) if isinstance(value, str) else value
 
 
 class Consoles(MemoryHost):
@@ -72,39 +80,91 @@ def environment(cloud: Running, endpoint: str) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def apply(
-    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
-) -> Callable[..., States]:
-    """A function that applies `aws` as minion `operator`, with the production states and pillar."""
-    folder = tmp_path_factory.mktemp("operator")
-    deployment = folder / "pillar"
-    deployment.mkdir()
-    settings = {"deployment": "test", "ssh_public_key": PUBLIC_KEY, "operator_cidrs": [OPERATOR]}
-    (deployment / "settings.sls").write_text(yaml.safe_dump({"settings": settings}))
-    minion = {
-        "id": "operator",
-        "file_client": "local",
-        "file_roots": {"base": [str(ROOT / "salt")]},
-        "pillar_roots": {"base": [str(deployment), str(ROOT / "pillar" / "base")]},
-        "root_dir": str(folder / "root"),
-        "module_dirs": [str(ROOT / "salt")],
-        "hash_type": "sha256",
-    }
-    (folder / "minion").write_text(yaml.safe_dump(minion))
+class Operator:
+    """The minion `operator` of one deployment, which applies `aws` with the production states.
 
-    def call(*arguments: str) -> States:
+    It uses the account of the environment.
+    """
+
+    def __init__(self, folder: Path, name: str, key: str = PUBLIC_KEY, **settings: Any) -> None:
+        """Write its configuration.
+
+        Args:
+            folder: an empty one.
+            name: of the deployment.
+            key: its public SSH key.
+            settings: further settings of the deployment.
+        """
+        deployment = folder / "pillar"
+        deployment.mkdir(parents=True)
+        decided = {"deployment": name, "ssh_public_key": key, "operator_cidrs": [OPERATOR]}
+        text = yaml.safe_dump({"settings": decided | settings})
+        (deployment / "settings.sls").write_text(text)
+        minion = {
+            "id": "operator",
+            "file_client": "local",
+            "file_roots": {"base": [str(ROOT / "salt")]},
+            "pillar_roots": {"base": [str(deployment), str(ROOT / "pillar" / "base")]},
+            "root_dir": str(folder / "root"),
+            "module_dirs": [str(ROOT / "salt")],
+            "hash_type": "sha256",
+            "log_level": "critical",
+        }
+        (folder / "minion").write_text(yaml.safe_dump(minion))
+        self._folder = folder
+
+    def __call__(self, *, test: bool = False) -> States:
+        """Apply the states in a process of their own, and return their results."""
         salt_call = [str(Path(sys.executable).parent / "salt-call"), "--local"]
-        options = ["--config-dir", str(folder), "--out=json", "--log-level=critical"]
-        command = [*salt_call, *options, "state.apply", "aws", *arguments]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=500
-        )
+        options = ["--config-dir", str(self._folder), "--out=json", "--log-level=critical"]
+        command = [*salt_call, *options, "state.apply", "aws", f"test={test}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
         states = json.loads(done.stdout)["local"]
         assert isinstance(states, dict), f"{states}\n{done.stderr}"
         return states
 
-    return call
+
+class NearOperator(Operator):
+    """The same in this process, which is faster; Salt mixes two of them up."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder, name)
+        opts = salt.config.minion_config(str(folder / "minion"))
+        self._caller = salt.client.Caller(mopts=opts)
+
+    def __call__(self, *, test: bool = False) -> States:
+        """Apply the states, and return their results."""
+        states = self._caller.cmd("state.apply", "aws", test=test)
+        assert isinstance(states, dict), states
+        return dict(states)
+
+
+@pytest.fixture(scope="module")
+def operator_of(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Operator]]:
+    """A function that makes the operator of another deployment in the account."""
+
+    def make(name: str, key: str = PUBLIC_KEY, **settings: Any) -> Operator:
+        return Operator(tmp_path_factory.mktemp("operator"), name, key, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        # An earlier test's session keeps what it found in the environment.
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        yield make
+
+
+@pytest.fixture(scope="module")
+def apply(
+    operator_of: Callable[..., Operator],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Operator:
+    """A function that applies `aws` for the deployment `test`."""
+    return NearOperator(tmp_path_factory.mktemp("operator"), "test")
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +192,12 @@ def requests(
     folder = tmp_path_factory.mktemp("cloud")
     for name in ("cloud.providers.d", "cloud.profiles.d"):
         (folder / name).symlink_to(ROOT / name)
-    (folder / "cloud").write_text(
-        yaml.safe_dump({"cachedir": str(folder), "log_file": str(folder / "log")})
-    )
+    main = {
+        "cachedir": str(folder),
+        "log_file": str(folder / "log"),
+        "owned_by": DEPLOYMENT.owner(),
+    }
+    (folder / "cloud").write_text(yaml.safe_dump(main))
     opts = salt.config.cloud_config(str(folder / "cloud"))
     provider = opts["providers"]["eu-west-1"]["ec2"]
     account = {
@@ -142,7 +205,8 @@ def requests(
         "id": environment["AWS_ACCESS_KEY_ID"],
         "key": environment["AWS_SECRET_ACCESS_KEY"],
     }
-    connection = _client.connect(provider | account, str(folder))
+    owned = {"owned_by": DEPLOYMENT.owner()}
+    connection = _client.connect(provider | account | owned, str(folder))
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         image = _images.Image("ami-0d13a6d641d0cb0c4", "/dev/xvda", 8)

@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from accounts import tagged
 from localcloud import catalog
+from plainpillar import DEPLOYMENT
 
 States = dict[str, dict[str, Any]]
 Client = Callable[[str], Any]
+OWNER = [{"Key": key, "Value": value} for key, value in DEPLOYMENT.owner().items()]
 Opening = tuple[str, int, str]  # group, port, and the group or network that may connect
 
 
@@ -34,6 +37,22 @@ def openings(client: Client) -> set[Opening]:
     return found
 
 
+def assert_tagged(ec2: Any, pillar: dict[str, Any]) -> None:
+    """Fail unless everything that the states have made says whose it is."""
+    aws = pillar["aws"]
+    names = {
+        "vpc": aws["vpc"]["name"], "subnet": aws["subnet"]["name"], "key-pair": aws["key_pair"],
+        "internet-gateway": aws["internet_gateway"], "route-table": aws["route_table"],
+        "elastic-ip": aws["edge_address"]["name"],
+    }  # fmt: skip
+    found = sorted((kind, *sorted(tags.items())) for kind, _, tags in tagged(ec2))
+    owner = [("deployment", "test"), ("project", "airflow-stack")]
+    groups = [("security-group", name) for name in aws["security_groups"].values()]
+    assert found == sorted(
+        (kind, ("Name", name), *owner) for kind, name in [*names.items(), *groups]
+    )
+
+
 def group_id(client: Client, name: str) -> str:
     """Return the id of a security group."""
     answer = client("ec2").describe_security_groups(
@@ -53,9 +72,13 @@ def assert_clean(states: States) -> None:
 def test_prediction_on_empty_account_changes_nothing(
     apply: Callable[..., States], client: Client
 ) -> None:
-    predicted = apply("test=True")
-    made = [state for state in predicted.values() if state["__id__"] != "aws-access"]
-    assert {state["result"] for state in made} == {None}
+    predicted = apply(test=True)
+    settled = {name for name, state in predicted.items() if state["result"] is True}
+    assert {state["result"] for state in predicted.values()} == {None, True}
+    assert {name.split("_|-")[1] for name in settled} == {
+        "aws-access", "aws-names", "aws-machines", "aws-address-associated",
+        "aws-earlier-key-pair", "aws-earlier-salt-role",
+    }  # fmt: skip
     assert openings(client) == set()
     assert client("iam").list_roles()["Roles"] == []
     assert client("ec2").describe_addresses()["Addresses"] == []
@@ -88,14 +111,14 @@ def test_first_run_creates_everything(
         if route.get("GatewayId", "").startswith("igw-")
     }
     assert [key["KeyName"] for key in ec2.describe_key_pairs()["KeyPairs"]] == [aws["key_pair"]]
-    (address,) = ec2.describe_addresses()["Addresses"]
-    tags = {tag["Key"]: tag["Value"] for tag in address["Tags"]}
-    assert tags == {"Name": aws["edge_address"]["name"], "project": aws["project"]}
+    assert len(ec2.describe_addresses()["Addresses"]) == 1
+    assert_tagged(ec2, pillar)
+    assert client("iam").get_role(RoleName=aws["salt_role"])["Role"]["Tags"]
 
 
 def test_second_run_changes_nothing(applied: States, apply: Callable[..., States]) -> None:
     assert_clean(apply())
-    assert_clean(apply("test=True"))
+    assert_clean(apply(test=True))
 
 
 def test_networks_with_host_bits_are_not_written_again(
@@ -135,9 +158,20 @@ def test_key_pair_with_other_key_is_replaced(
     expected = ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"]
     ec2.delete_key_pair(KeyName=name)
     other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINd0Jc4hVCdCRRmqoOgqZ0Kp3wyyl4HVUMpcKUaU4R6t"
-    ec2.import_key_pair(KeyName=name, PublicKeyMaterial=other.encode())
+    ec2.import_key_pair(
+        KeyName=name,
+        PublicKeyMaterial=other.encode(),
+        TagSpecifications=[{"ResourceType": "key-pair", "Tags": OWNER}],
+    )
     changed = {state["__id__"]: state["changes"] for state in apply().values() if state["changes"]}
-    assert changed == {"aws-key-pair": {"old": other, "new": expected}}
+    assert changed == {
+        "aws-key-pair": {
+            "new": [
+                f"delete the other key of {name}, {other}",
+                f"upload the key {expected} as {name}",
+            ]
+        }
+    }
     assert ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"][0]["PublicKey"] == expected
 
 
@@ -182,7 +216,7 @@ def test_removed_rule_is_restored_and_unmanaged_rule_is_removed(
         GroupId=postgres, IpPermissions=[rule | {"IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
     )
     assert openings(client) != before
-    predicted = apply("test=True")
+    predicted = apply(test=True)
     assert [state["__id__"] for state in predicted.values() if state["result"] is None] == [
         "aws-rules-postgres"
     ]
@@ -212,17 +246,14 @@ def test_unmanaged_ipv6_and_prefix_list_rules_are_removed(
         (groups[role], 22, peer) for role in ("redis", "salt") for peer in ("::/0", prefix_list)
     }
     assert openings(client) == before | added
-    predicted = {state["__id__"]: state for state in apply("test=True").values()}
-    assert predicted["aws-unmanaged-rules-redis"]["result"] is None
+    predicted = {state["__id__"]: state for state in apply(test=True).values()}
+    assert predicted["aws-rules-redis"]["result"] is None
     assert openings(client) == before | added
     states = apply()
     assert {name: state["comment"] for name, state in states.items() if not state["result"]} == {}
     changed = {state["__id__"]: state["changes"] for state in states.values() if state["changes"]}
-    removed = {"old": ["tcp 22-22 from ::/0", f"tcp 22-22 from {prefix_list}"], "new": []}
-    assert changed == {
-        "aws-unmanaged-rules-redis": removed,
-        "aws-unmanaged-rules-salt": removed,
-    }
+    removed = {"new": [f"stop letting in tcp 22-22 from ::/0, tcp 22-22 from {prefix_list}"]}
+    assert changed == {"aws-rules-redis": removed, "aws-rules-salt": removed}
     assert openings(client) == before
     assert_clean(apply())
 
@@ -231,8 +262,7 @@ def test_edge_machine_of_an_older_stack_gets_the_address(
     applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
 ) -> None:
     aws, ec2 = pillar["aws"], client("ec2")
-    named = {"Name": aws["edge_address"]["machine"], "project": aws["project"]}
-    tags = [{"Key": key, "Value": value} for key, value in named.items()]
+    tags = [{"Key": "Name", "Value": aws["edge_address"]["machine"]}, *OWNER]
     instance = ec2.run_instances(
         ImageId=catalog.IMAGE_ID, InstanceType="t2.micro", MinCount=1, MaxCount=1,
         TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
@@ -241,7 +271,7 @@ def test_edge_machine_of_an_older_stack_gets_the_address(
     (address,) = ec2.describe_addresses()["Addresses"]
     interface = instance["NetworkInterfaces"][0]["NetworkInterfaceId"]
     assert address["NetworkInterfaceId"] == interface
-    given = f"{address['PublicIp']} of {named['Name']}"
-    assert changed == {"aws-address-associated": {"old": None, "new": given}}
+    given = f"give {address['PublicIp']} to {aws['edge_address']['machine']}"
+    assert changed == {"aws-address-associated": {"new": [given]}}
     assert_clean(apply())
     ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])

@@ -26,7 +26,7 @@ from localcloud import catalog
 from localcloud.config import METADATA
 from localcloud.policies import Access, Value, decide
 from memorycloud import Running
-from plainpillar import ROOT
+from plainpillar import DEPLOYMENT, ROOT
 from policymutants import as_list, mutants
 from reference import findings
 from saltext.ec2 import _archive, _client, _login, _session
@@ -82,7 +82,8 @@ class Other:
 LAUNCH, TAG = "ec2:RunInstances", "ec2:CreateTags"
 ABROAD: dict[str, Value | None] = {"aws:RequestedRegion": "us-east-1", "ec2:Region": "us-east-1"}
 ABROAD_INSTANCE = arn("instance", "i-1", "us-east-1")
-FOREIGN: dict[str, Value | None] = {"aws:ResourceTag/project": "mining"}
+OWNER = ("project", "deployment")  # the tags that say whose something is
+FOREIGN: list[dict[str, Value | None]] = [{f"aws:ResourceTag/{tag}": "mining"} for tag in OWNER]
 AT_LAUNCH: dict[str, Value] = {"ec2:CreateAction": "RunInstances"}
 MANAGED = (
     "GetConsoleOutput", "ModifyInstanceAttribute", "RebootInstances", "StartInstances",
@@ -94,26 +95,37 @@ FORBIDDEN = (
         "ssm:GetParameters", "parameter", resource=f"arn:aws:ssm:eu-west-1:{ACCOUNT}:parameter/own"
     ),
     Other(LAUNCH, "instance", {"ec2:InstanceType": "p5.48xlarge"}),
-    Other(LAUNCH, "instance", {"aws:RequestTag/project": "mining"}),
-    Other(LAUNCH, "volume", {"aws:RequestTag/project": None}),
-    Other(LAUNCH, "network-interface", {"aws:RequestTag/project": None}),
+    *(
+        Other(LAUNCH, kind, {f"aws:RequestTag/{tag}": value})
+        for kind in ("instance", "volume", "network-interface")
+        for tag in OWNER
+        for value in ("mining", None)
+    ),
     Other(LAUNCH, "image", {"ec2:Owner": "999999999999"}),
     Other(LAUNCH, "image", resource="arn:aws:ec2:us-east-1::image/ami-1"),
-    Other(LAUNCH, "subnet", {"aws:ResourceTag/Name": "of-another-stack"}),
-    Other(LAUNCH, "security-group", {"aws:ResourceTag/project": None}),
+    *(
+        Other(LAUNCH, kind, {f"aws:ResourceTag/{tag}": value})
+        for kind in ("subnet", "security-group")
+        for tag in OWNER
+        for value in ("mining", None)
+    ),
     Other(LAUNCH, "key-pair", resource=arn("key-pair", "of-another-stack")),
     Other(LAUNCH, "instance", resource=arn("launch-template", "lt-1")),
     Other(TAG, "instance", {"ec2:CreateAction": None}, has=AT_LAUNCH),
     Other(TAG, "instance", {"ec2:CreateAction": "CreateVolume"}, has=AT_LAUNCH),
     Other(TAG, "instance", ABROAD, arn("instance", "*", "us-east-1"), has=AT_LAUNCH),
     Other(TAG, "instance", resource=arn("security-group", "*"), has=AT_LAUNCH),
-    Other(TAG, "instance", FOREIGN, has={"aws:ResourceTag/project": "airflow-stack"}),
+    *(
+        Other(TAG, "instance", foreign, has={"aws:ResourceTag/project": "airflow-stack"})
+        for foreign in FOREIGN
+    ),
     Other(TAG, "instance", ABROAD, ABROAD_INSTANCE, {"aws:ResourceTag/project": "airflow-stack"}),
     *(
-        Other("ec2:AssociateAddress", kind, FOREIGN)
+        Other("ec2:AssociateAddress", kind, foreign)
+        for foreign in FOREIGN
         for kind in ("elastic-ip", "instance", "network-interface")
     ),
-    *(Other(f"ec2:{action}", "instance", FOREIGN) for action in MANAGED),
+    *(Other(f"ec2:{action}", "instance", foreign) for foreign in FOREIGN for action in MANAGED),
     *(Other(f"ec2:{action}", "instance", ABROAD, ABROAD_INSTANCE) for action in MANAGED),
 )
 
@@ -150,6 +162,7 @@ def on_master(
         "cachedir": str(folder / "cache"), "sock_dir": str(folder), "pki_dir": str(folder / "pki"),
         "log_file": str(folder / "log"), "deploy": True, "private_key": str(folder / "key"),
         "ssh_interface": "private_ips", "wait_for_ip_interval": 0.05,
+        "owned_by": DEPLOYMENT.owner(),
         "deploy_scripts_search_path": [str(ROOT / "cloud.deploy.d")],
     }  # fmt: skip
     (folder / "cloud").write_text(yaml.safe_dump(main))
@@ -209,10 +222,10 @@ def recorded(
     cloud.host.end(redis, 130)
     until_stopped(cloud, redis)
     assert ended.start_ended(
-        boto3.client("ec2", region_name=aws["region"]), aws["project"], ["redis-1"]
+        boto3.client("ec2", region_name=aws["region"]), DEPLOYMENT.owner(), ["redis-1"]
     )
     cloud.settle()
-    config = type("Config", (), {"region": aws["region"], "project": aws["project"]})
+    config = type("Config", (), {"region": aws["region"], **DEPLOYMENT.owner()})
     assert scale.instances(config) >= {"web-1", "redis-1"}  # scale
     driver.destroy("web-1")
     driver.disable_term_protect("postgres-1", call="action")  # README.md: removal
@@ -342,12 +355,12 @@ def test_denial_has_the_words_of_ec2(
             (LAUNCH, ":volume/*", "aws:RequestTag/project airflow-stack"),
         ),
         ("RunInstancesFromDebianImages", (LAUNCH, ":image/ami-", "ec2:Owner amazon")),
-        ("RunInstancesInSubnet", (LAUNCH, ":subnet/", "aws:ResourceTag/Name airflow-a")),
+        ("RunInstancesInSubnet", (LAUNCH, ":subnet/", "aws:ResourceTag/deployment test")),
         (
             "RunInstancesInSecurityGroups",
             (LAUNCH, ":security-group/", "aws:ResourceTag/project airflow-stack"),
         ),
-        ("RunInstancesWithKeyPair", (LAUNCH, ":key-pair/airflow-deploy", "")),
+        ("RunInstancesWithKeyPair", (LAUNCH, ":key-pair/airflow-stack-test", "")),
         ("CreateTagsAtLaunch", (TAG, ":instance/*", "aws:RequestTag/project airflow-stack")),
     ],
 )
@@ -360,7 +373,7 @@ def test_missing_permission_is_named_before_anything_is_launched(
     said: tuple[str, str, str],
     run: str,
 ) -> None:
-    iam, names = client("iam"), {"RoleName": "airflow-salt", "PolicyName": "salt-cloud"}
+    iam, names = client("iam"), {"RoleName": "airflow-stack-test-salt", "PolicyName": "salt-cloud"}
     whole = iam.get_role_policy(**names)["PolicyDocument"]
     fewer = [kept for kept in whole["Statement"] if kept["Sid"] != missing]
     assert len(fewer) == len(whole["Statement"]) - 1

@@ -1,205 +1,325 @@
-"""The modules of the foundation, each branch: `ec2`, `key_pair`, `security_group`, `master_key`.
+"""The modules of the foundation, each branch: `aws`, `security_group`, `master_key`.
 
-EC2 answers from memory; test_foundation.py applies the same states to an emulated account.
+AWS answers from memory; test_faults.py and others apply the states to an emulated account.
 """
 
 from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
-from unittest.mock import Mock, call
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 from salt.exceptions import CommandExecutionError
 
 from saltmodules import load
 
 REGION = "eu-west-1"
-KEY = "ssh-ed25519 AAAA"
-OTHER_KEY = "ssh-ed25519 BBBB"
+PILLAR = {
+    "aws": {"project": "stack", "vpc": {"name": "{project}-{deployment}"}, "types": ["t2.micro"]},
+    "settings": {"deployment": "prod"},
+}
+URL = "https://ec2"
 
 
-class Calls:
-    """EC2 as the module `ec2` calls it: answers by operation, and what was asked."""
-
-    def __init__(self, **answers: Any) -> None:
-        self.answers = answers
-        self.made: list[tuple[str, str, dict[str, Any]]] = []
-
-    def __call__(self, operation: str, region: str, **arguments: Any) -> Any:
-        self.made.append((operation, region, arguments))
-        return self.answers.get(operation, {})
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module, whose pauses take no time."""
+    made = load("_modules", "aws", __pillar__=PILLAR, __opts__={"test": False})
+    clock = [0.0]
+    monkeypatch.setattr(made.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(made.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    return made
 
 
-# -- ec2 -------------------------------------------------------------------------------------------
+# -- calls -----------------------------------------------------------------------------------------
 
 
 class Client:
-    """A client of boto3 with two operations."""
+    """A client of boto3 that fails."""
 
-    def describe_things(self, **arguments: Any) -> dict[str, Any]:
-        return {"asked": arguments}
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
 
-    def refuse(self) -> None:
-        raise ClientError({"Error": {"Code": "Denied", "Message": "no"}}, "Refuse")
+    def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
+        def called(**arguments: Any) -> dict[str, Any]:
+            if self.error:
+                raise self.error
+            return {"asked": arguments}
 
-    def lose(self) -> None:
-        raise EndpointConnectionError(endpoint_url="https://ec2")
+        return called
 
 
-def test_call_asks_the_region_and_returns_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str]] = []
+def refusal(code: str, status: int = 400) -> ClientError:
+    answer: Any = {
+        "Error": {"Code": code, "Message": "why"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(answer, "Refuse")
 
-    def client(service: str, region_name: str) -> Client:
-        asked.append((service, region_name))
+
+def test_call_asks_the_region_and_returns_the_answer(
+    aws: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def client(service: str, *, region_name: str, config: Any) -> Client:
+        asked.append((service, region_name, config.retries["total_max_attempts"]))
         return Client()
 
-    ec2 = load("_modules", "ec2")
-    monkeypatch.setattr(ec2.boto3, "client", client)
-    assert ec2.call("describe_things", REGION, Name="a") == {"asked": {"Name": "a"}}
-    assert asked == [("ec2", REGION)]
-
-
-@pytest.mark.parametrize(("operation", "reason"), [("refuse", "Denied"), ("lose", "https://ec2")])
-def test_failed_call_names_operation_and_reason(
-    monkeypatch: pytest.MonkeyPatch, operation: str, reason: str
-) -> None:
-    ec2 = load("_modules", "ec2")
-    monkeypatch.setattr(ec2.boto3, "client", lambda *_, **__: Client())
-    with pytest.raises(CommandExecutionError, match=f"^{operation}: .*{reason}"):
-        ec2.call(operation, REGION)
-
-
-# -- key_pair --------------------------------------------------------------------------------------
-
-DELETE = call.delete("deploy", REGION)
-UPLOAD = call.upload("deploy", f"{KEY} a comment", REGION)
+    monkeypatch.setattr(aws.boto3, "client", client)
+    assert aws.call("describe_things", REGION, Name="a") == {"asked": {"Name": "a"}}
+    aws.call("create_thing", REGION)
+    aws.call("create_thing", REGION)
+    aws.call("get_role", REGION, service="iam")
+    # A read is retried by botocore, any other call is made once.
+    assert asked == [("ec2", REGION, 5), ("ec2", REGION, 1), ("iam", REGION, 5)]
 
 
 @pytest.mark.parametrize(
-    ("pairs", "expected"),
-    [([], None), ([{"PublicKey": f"{KEY} a comment"}], KEY), ([{}], "")],
-)
-def test_public_key(pairs: list[dict[str, str]], expected: str | None) -> None:
-    ec2 = Calls(describe_key_pairs={"KeyPairs": pairs})
-    module = load("_modules", "key_pair", __salt__={"ec2.call": ec2})
-    assert module.public_key("deploy", REGION) == expected
-    filters = [{"Name": "key-name", "Values": ["deploy"]}]
-    assert ec2.made == [
-        ("describe_key_pairs", REGION, {"Filters": filters, "IncludePublicKey": True})
-    ]
-
-
-def test_upload_and_delete_of_a_key_pair() -> None:
-    ec2 = Calls()
-    module = load("_modules", "key_pair", __salt__={"ec2.call": ec2})
-    module.upload("deploy", KEY, REGION)
-    module.delete("deploy", REGION)
-    assert ec2.made == [
-        ("import_key_pair", REGION, {"KeyName": "deploy", "PublicKeyMaterial": KEY.encode()}),
-        ("delete_key_pair", REGION, {"KeyName": "deploy"}),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("old", "test", "result", "comment", "done"),
+    ("error", "later", "unsure"),
     [
-        (KEY, False, True, "deploy holds the key", []),
-        (KEY, True, True, "deploy holds the key", []),
-        (None, True, None, "deploy would be created", []),
-        (OTHER_KEY, True, None, "deploy would be replaced", []),
-        (None, False, True, "deploy was created", [UPLOAD]),
-        (OTHER_KEY, False, True, "deploy was replaced", [DELETE, UPLOAD]),
+        (refusal("UnauthorizedOperation", 403), False, False),
+        (refusal("RequestExpired"), False, False),
+        (refusal("RequestLimitExceeded", 503), True, False),
+        (refusal("Throttling"), True, False),
+        (refusal("InvalidVpcID.NotFound"), True, False),
+        (refusal("InvalidGroup.NotFound"), True, False),
+        (refusal("NoSuchEntity", 404), True, False),
+        (refusal("InternalError", 500), False, True),
+        (refusal("InvalidKeyPair.Duplicate"), False, True),
+        (refusal("EntityAlreadyExists", 409), False, True),
+        (refusal("Resource.AlreadyAssociated"), False, True),
+        (refusal("AddressLimitExceeded"), False, False),
+        (EndpointConnectionError(endpoint_url=URL), False, False),
+        (ConnectionClosedError(endpoint_url=URL), False, True),
+        (ReadTimeoutError(endpoint_url=URL), False, True),
+        (NoCredentialsError(), False, False),
     ],
 )
-def test_key_pair_present(
-    old: str | None, *, test: bool, result: bool | None, comment: str, done: list[Any]
+def test_failed_call_tells_whether_it_can_be_made_again(
+    aws: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    *,
+    later: bool,
+    unsure: bool,
 ) -> None:
-    ec2 = Calls(describe_key_pairs={"KeyPairs": [{"PublicKey": old}] if old else []})
-    writes = Mock()
-    module = load("_modules", "key_pair", __salt__={"ec2.call": ec2})
-    salt = {f"key_pair.{name}": getattr(module, name) for name in ("public_key", "material")}
-    salt |= {f"key_pair.{name}": getattr(writes, name) for name in ("upload", "delete")}
-    state = load("_states", "key_pair", __salt__=salt, __opts__={"test": test})
-    assert state.present("deploy", f"{KEY} a comment", REGION) == {
-        "name": "deploy",
-        "result": result,
-        "changes": {} if old == KEY else {"old": old, "new": KEY},
-        "comment": comment,
+    monkeypatch.setattr(aws.boto3, "client", lambda *_, **__: Client(error))
+    with pytest.raises(CommandExecutionError, match=r"^create_thing: ") as caught:
+        aws.call("create_thing", REGION)
+    assert str(error) in str(caught.value)
+    assert (caught.value.later, caught.value.unsure) == (later, unsure)
+
+
+def test_absence_is_an_answer_where_it_is_asked_for(
+    aws: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aws.boto3, "client", lambda *_, **__: Client(refusal("NoSuchEntity")))
+    assert aws.call("get_role", REGION, service="iam", absent=("NoSuchEntity",)) == {}
+
+
+# -- names and tags --------------------------------------------------------------------------------
+
+
+def test_names_have_project_and_deployment(aws: ModuleType) -> None:
+    assert aws.settings() == {
+        "project": "stack",
+        "vpc": {"name": "stack-prod"},
+        "types": ["t2.micro"],
     }
-    assert writes.method_calls == done
+    assert aws.tags("a") == {"Name": "a", "project": "stack", "deployment": "prod"}
+
+
+@pytest.mark.parametrize(
+    ("tags", "own", "earlier", "unnamed"),
+    [
+        ({"project": "stack", "deployment": "prod", "more": "1"}, True, False, False),
+        ({"project": "stack", "deployment": "test"}, False, False, False),
+        ({"project": "wiki", "deployment": "prod"}, False, False, False),
+        ({"project": "stack"}, False, True, True),
+        ({"project": "wiki"}, False, False, False),
+        ({}, False, False, True),
+    ],
+)
+def test_tags_tell_whose_a_thing_is(
+    aws: ModuleType, tags: dict[str, str], *, own: bool, earlier: bool, unnamed: bool
+) -> None:
+    thing = {"Tags": aws.tag_list(tags)}
+    assert aws.is_own(thing) is own
+    assert aws.is_earlier(thing) is earlier
+    assert aws.is_earlier(thing, project=False) is unnamed
+
+
+# -- repairing -------------------------------------------------------------------------------------
+
+
+class Thing:
+    """Something that is made by a call, and seen some looks later.
+
+    Args:
+        seen_after: looks for which it stays unseen.
+        errors: what the calls raise, in order.
+        works: which of these calls have their effect.
+    """
+
+    def __init__(self, aws: ModuleType, seen_after: int = 0, **given: Any) -> None:
+        self.aws, self.unseen = aws, seen_after
+        self.errors: list[Any] = list(given.get("errors", ()))
+        self.works: list[bool] = list(given.get("works", ()))
+        self.made = 0
+
+    def make(self) -> None:
+        error = self.errors.pop(0) if self.errors else None
+        if self.works.pop(0) if self.works else error is None:
+            self.made += 1
+        if error:
+            raise error
+
+    def differences(self) -> dict[str, Any]:
+        if self.made:
+            self.unseen -= 1
+        return {} if self.made and self.unseen < 0 else {"make it": self.make}
+
+    def converge(self) -> dict[str, Any]:
+        return dict(self.aws.converge("thing", self.differences))
+
+
+def test_what_is_seen_late_is_made_once(aws: ModuleType) -> None:
+    thing = Thing(aws, seen_after=5)
+    assert thing.converge() == {
+        "name": "thing", "result": True, "changes": {"new": ["make it"]},
+        "comment": "thing: make it",
+    }  # fmt: skip
+    assert thing.made == 1
+    assert thing.converge()["changes"] == {}
+
+
+def test_what_is_never_seen_fails(aws: ModuleType) -> None:
+    thing = Thing(aws, seen_after=1000)
+    state = thing.converge()
+    assert (state["result"], thing.made) == (False, 1)
+    assert "make it: AWS has accepted it, and does not show it after 60 s" in state["comment"]
+
+
+def test_call_without_answer_is_made_again_only_without_effect(aws: ModuleType) -> None:
+    lost = [aws.AwsError("lost", unsure=True)]
+    worked = Thing(aws, seen_after=5, errors=lost, works=[True])
+    assert (worked.converge()["result"], worked.made) == (True, 1)
+    failed = Thing(aws, errors=lost, works=[False])
+    assert (failed.converge()["result"], failed.made) == (True, 1)
+
+
+def test_call_that_can_succeed_later_is_repeated_for_a_while(aws: ModuleType) -> None:
+    error = aws.AwsError("too new", later=True)
+    thing = Thing(aws, errors=[error] * 3)
+    assert (thing.converge()["result"], thing.made) == (True, 1)
+    thing = Thing(aws, errors=[error] * 1000)
+    state = thing.converge()
+    assert (state["result"], state["comment"], state["changes"]) == (False, "too new", {})
+
+
+def test_refused_call_is_made_once_and_tells_why(aws: ModuleType) -> None:
+    thing = Thing(aws, errors=[aws.AwsError("denied")] * 2)
+    assert thing.converge()["comment"] == "denied"
+    assert len(thing.errors) == 1
+
+
+def test_nothing_is_made_in_a_test(aws: ModuleType) -> None:
+    vars(aws)["__opts__"] = {"test": True}
+    thing = Thing(aws)
+    state = thing.converge()
+    assert (state["result"], state["changes"], thing.made) == (None, {"new": ["make it"]}, 0)
+
+
+def test_what_is_undone_again_and_again_fails(aws: ModuleType) -> None:
+    todo: list[dict[str, Any]] = [{"a": int}, {"b": int}, *([{"a": int}] * 1000)]
+    state = aws.converge("thing", lambda: todo.pop(0))
+    assert (state["result"], state["changes"]) == (False, {"new": ["a", "b"]})
+    assert "a: this was done, and somebody else undoes it" in state["comment"]
+
+
+def test_look_that_is_too_early_is_repeated(aws: ModuleType) -> None:
+    errors = [aws.AwsError("too new", later=True)] * 2
+
+    def differences() -> dict[str, Any]:
+        if errors:
+            raise errors.pop()
+        return {}
+
+    assert aws.converge("thing", differences)["result"] is True
+
+
+def test_problems_that_go_away_are_none(aws: ModuleType) -> None:
+    found = [["a"], ["a"], []]
+    assert aws.until(lambda: found.pop(0)) == []
+    assert aws.until(lambda: ["b"]) == ["b"]
 
 
 # -- security_group --------------------------------------------------------------------------------
+
+
+def rule(**source: Any) -> dict[str, Any]:
+    return {"ip_protocol": "tcp", "from_port": 22, "to_port": 22, **source}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (rule(cidr_ip="198.51.100.0/24"), "tcp 22-22 from 198.51.100.0/24"),
+        # EC2 cuts the bits of a host off.
+        (rule(cidr_ip="198.51.100.7/24"), "tcp 22-22 from 198.51.100.0/24"),
+        (rule(cidr_ip="2001:db8::1/32"), "tcp 22-22 from 2001:db8::/32"),
+        (rule(source_group_name="web"), "tcp 22-22 from sg-web"),
+    ],
+)
+def test_rules_are_compared_as_ec2_keeps_them(given: dict[str, Any], words: str) -> None:
+    module = load("_modules", "security_group")
+    found = module.wanted([given], {"web": "sg-web"})
+    assert list(found) == [words]
+    (taken,) = found.values()
+    assert taken["IpProtocol"] == "tcp"
+
+
+def test_rule_of_a_missing_group_is_an_error() -> None:
+    module = load("_modules", "security_group")
+    with pytest.raises(CommandExecutionError, match="there is no group lb"):
+        module.wanted([rule(source_group_name="lb")], {})
+
 
 RULES = [
     {"SecurityGroupRuleId": "sgr-4", "IsEgress": False, "CidrIpv4": "10.0.0.0/8"},
     {"SecurityGroupRuleId": "sgr-6", "IsEgress": False, "CidrIpv6": "::/0"},
     {"SecurityGroupRuleId": "sgr-l", "IsEgress": False, "PrefixListId": "pl-1"},
+    {
+        "SecurityGroupRuleId": "sgr-g", "IsEgress": False,
+        "ReferencedGroupInfo": {"GroupId": "sg-1"},
+    },
     {"SecurityGroupRuleId": "sgr-e", "IsEgress": True, "CidrIpv6": "::/0"},
-]
-PORTS = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 23}
+]  # fmt: skip
 
 
-def test_unmanaged_rules_are_those_of_other_sources() -> None:
-    rules = [rule | PORTS for rule in RULES]
-    ec2 = Calls(describe_security_group_rules={"SecurityGroupRules": rules})
-    module = load("_modules", "security_group", __salt__={"ec2.call": ec2})
-    assert module.unmanaged_ingress("sg-1", REGION) == {
-        "sgr-6": "tcp 22-23 from ::/0",
-        "sgr-l": "tcp 22-23 from pl-1",
+def test_rules_in_words() -> None:
+    ports = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 23}
+    answer = {"SecurityGroupRules": [one | ports for one in RULES]}
+    salt = {"aws.call": lambda *_, **__: answer}
+    module = load("_modules", "security_group", __salt__=salt)
+    assert module.rules("sg-9", REGION) == {
+        "tcp 22-23 from 10.0.0.0/8": "sgr-4",
+        "tcp 22-23 from ::/0": "sgr-6",
+        "tcp 22-23 from pl-1": "sgr-l",
+        "tcp 22-23 from sg-1": "sgr-g",
     }
-    filters = [{"Name": "group-id", "Values": ["sg-1"]}]
-    module.revoke_ingress("sg-1", ("sgr-6",), REGION)
-    assert ec2.made == [
-        ("describe_security_group_rules", REGION, {"Filters": filters}),
-        (
-            "revoke_security_group_ingress",
-            REGION,
-            {"GroupId": "sg-1", "SecurityGroupRuleIds": ["sgr-6"]},
-        ),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("group_id", "found", "test", "result", "comment", "revoked"),
-    [
-        (None, {}, True, None, "there is no group web in main", []),
-        (None, {}, False, False, "there is no group web in main", []),
-        ("sg-1", {}, True, True, "web holds no such rule", []),
-        ("sg-1", {}, False, True, "web holds no such rule", []),
-        ("sg-1", {"b": "2", "a": "1"}, True, None, "2 rules would be removed from web", []),
-        ("sg-1", {"b": "2", "a": "1"}, False, True, "2 rules were removed from web", ["b", "a"]),
-    ],
-)
-def test_no_unmanaged_ingress(
-    group_id: str | None,
-    found: dict[str, str],
-    *,
-    test: bool,
-    result: bool | None,
-    comment: str,
-    revoked: list[str],
-) -> None:
-    salt = {
-        "boto3_secgroup.get_group_id": Mock(return_value=group_id),
-        "security_group.unmanaged_ingress": Mock(return_value=found),
-        "security_group.revoke_ingress": (revoke := Mock()),
-    }
-    state = load("_states", "security_group", __salt__=salt, __opts__={"test": test})
-    assert state.no_unmanaged_ingress("web", "main", REGION) == {
-        "name": "web",
-        "result": result,
-        "changes": {"old": ["1", "2"], "new": []} if found else {},
-        "comment": comment,
-    }
-    salt["boto3_secgroup.get_group_id"].assert_called_once_with(
-        "web", vpc_name="main", region=REGION
-    )
-    assert revoke.mock_calls == ([call("sg-1", revoked, REGION)] if revoked else [])
 
 
 # -- master_key ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from localcloud import catalog
+from plainpillar import DEPLOYMENT
 
 PROFILES = Path(__file__).parents[3] / "cloud.profiles.d"
 
@@ -27,7 +28,11 @@ def test_profiles_name_existing_resources(
     profiles: dict[str, dict[str, Any]], pillar: dict[str, Any]
 ) -> None:
     named = {
-        option: {profile[option] for profile in profiles.values() if option in profile}
+        option: {
+            DEPLOYMENT.in_account(profile[option])
+            for profile in profiles.values()
+            if option in profile
+        }
         for option in ("keyname", "subnetname", "securitygroupname", "iam_profile", "associate_eip")
     }
     aws = pillar["aws"]

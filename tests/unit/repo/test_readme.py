@@ -261,7 +261,10 @@ def address(cloud: Running) -> dict[str, Any]:
 
 def test_init_says_what_it_allocated_and_what_that_costs(walked: Walk, cloud: Running) -> None:
     printed = walked.done[f"stackctl secrets init -d prod --account {ACCOUNT}"]
-    assert f"Allocated the Elastic IP airflow-edge: {address(cloud)['PublicIp']}." in printed
+    assert (
+        f"Allocated the Elastic IP airflow-stack-prod-edge: {address(cloud)['PublicIp']}."
+        in printed
+    )
     assert "USD an hour" in printed
 
 

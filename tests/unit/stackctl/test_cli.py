@@ -375,8 +375,8 @@ def test_up_refuses_real_account_without_operator_cidrs(
     settings: str,
     code: int,
 ) -> None:
-    monkeypatch.setattr(up, "list_machines", lambda _: {})
-    monkeypatch.setattr(up, "find_machines", lambda _: [])
+    monkeypatch.setattr(up, "list_machines", lambda *_: {})
+    monkeypatch.setattr(up, "find_machines", lambda *_: [])
     monkeypatch.setattr(limits, "check", lambda *_: [])
     monkeypatch.setattr(preflight, "check_account", lambda _: None)
     (here / "pillar" / "prod" / "settings.sls").write_text(f"settings: {settings}\n")

@@ -38,17 +38,18 @@ def test_address_is_allocated_once_and_found_again(ec2: EC2Client, new: Deployme
     first = edge_address.ensure(new, ACCOUNT)
     (address,) = ec2.describe_addresses()["Addresses"]
     assert {tag["Key"]: tag["Value"] for tag in address["Tags"]} == {
-        "Name": "airflow-edge",
+        "Name": "airflow-stack-new-edge",
         "project": "airflow-stack",
+        "deployment": "new",
     }
     assert first.base_url == f"https://{address['PublicIp']}"
     assert str(first) == (
-        f"Allocated the Elastic IP airflow-edge: {address['PublicIp']}."
+        f"Allocated the Elastic IP airflow-stack-new-edge: {address['PublicIp']}."
         " It costs 0.005 USD an hour, also while no machine has it."
     )
     second = edge_address.ensure(new, ACCOUNT)
     assert second.base_url == first.base_url
-    assert str(second).startswith("Found the Elastic IP airflow-edge: ")
+    assert str(second).startswith("Found the Elastic IP airflow-stack-new-edge: ")
     assert len(ec2.describe_addresses()["Addresses"]) == 1
 
 
@@ -85,8 +86,40 @@ def test_two_addresses_of_one_name_are_an_error(ec2: EC2Client, new: Deployment)
         ec2.allocate_address(
             Domain="vpc",
             TagSpecifications=[
-                {"ResourceType": "elastic-ip", "Tags": [{"Key": "Name", "Value": "airflow-edge"}]}
+                {
+                    "ResourceType": "elastic-ip",
+                    "Tags": [{"Key": "Name", "Value": "airflow-stack-new-edge"}],
+                }
             ],
         )
-    with pytest.raises(SecretsError, match="2 Elastic IPs are called airflow-edge in eu-west-1"):
+    with pytest.raises(
+        SecretsError, match="2 Elastic IPs are called airflow-stack-new-edge in eu-west-1"
+    ):
         edge_address.ensure(new, ACCOUNT)
+
+
+@pytest.mark.parametrize(
+    "tags", [{}, {"project": "airflow-stack"}, {"project": "airflow-stack", "deployment": "old"}]
+)
+def test_address_of_somebody_else_is_an_error(
+    ec2: EC2Client, new: Deployment, tags: dict[str, str]
+) -> None:
+    given = {"Name": "airflow-stack-new-edge", **tags}
+    ec2.allocate_address(
+        Domain="vpc",
+        TagSpecifications=[
+            {
+                "ResourceType": "elastic-ip",
+                "Tags": [{"Key": key, "Value": value} for key, value in given.items()],
+            }
+        ],
+    )
+    with pytest.raises(SecretsError, match=r"does not have the tags .*deployment=new"):
+        edge_address.ensure(new, ACCOUNT)
+    assert len(ec2.describe_addresses()["Addresses"]) == 1
+
+
+def test_address_of_another_deployment_is_no_obstacle(ec2: EC2Client, new: Deployment) -> None:
+    first = edge_address.ensure(new, ACCOUNT)
+    second = edge_address.ensure(Deployment("second", new.root), ACCOUNT)
+    assert first.public != second.public

@@ -15,11 +15,14 @@ from localcloud import catalog
 from localcloud.delays import Delays
 from localcloud.faults import throttled
 from memorycloud import MemoryHost, Running, running
+from plainpillar import ROOT
 from saltext.ec2.tags import HOST_KEY_TAG
 from stackctl import host_keys
+from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError
 from stackctl.machines import Machine, find_machines
 
+LOCAL = Deployment("local", ROOT)
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPnz9d8yKdHyW6"
 RSA = "ssh-rsa AAAAB3NzaC1yc2E"
 BEGIN, END = (f"-----{word} SSH HOST KEY KEYS-----" for word in ("BEGIN", "END"))
@@ -69,6 +72,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def launch(cloud: Running, size: str = "t2.micro") -> Machine:
     """Launch web-1 and wait until it runs."""
     tags = [{"Key": "Name", "Value": "web-1"}, {"Key": "project", "Value": "airflow-stack"}]
+    tags.append({"Key": "deployment", "Value": LOCAL.name})
     cloud.ec2.run_instances(
         ImageId=catalog.IMAGE_ID, InstanceType=size, MinCount=1, MaxCount=1,
         TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
@@ -78,7 +82,7 @@ def launch(cloud: Running, size: str = "t2.micro") -> Machine:
 
 
 def web(cloud: Running) -> Machine:
-    (machine,) = find_machines(cloud.ec2)
+    (machine,) = find_machines(cloud.ec2, LOCAL)
     return machine
 
 
@@ -154,7 +158,7 @@ def test_key_is_known_after_ec2_has_forgotten_the_console(
     with pytest.raises(LaunchError):
         host_keys.learn(cloud.ec2, machine, -1)
     known = {machine.instance_id: keys, "i-other": [RSA]}
-    assert host_keys.publish(cloud.ec2, find_machines(cloud.ec2), known) == ["web-1"]
+    assert host_keys.publish(cloud.ec2, find_machines(cloud.ec2, LOCAL), known) == ["web-1"]
     pauses.clear()
     later = web(cloud)
     assert later.host_key == RSA, "the shortest"

@@ -13,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 from rich.console import Console
 
+from plainpillar import ROOT
 from saltext.ec2.tags import DEPLOY_TAG
 from stackctl import cli, launch, limits, salt_cloud, snapshot
 from stackctl.deployment import Deployment
@@ -27,6 +28,7 @@ from stackctl.verdict import Result, Verdict
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
+DEPLOYMENT = Deployment("local", ROOT)
 IMAGE = "ami-12c6146b"  # one of those that moto knows
 NAMES = ["salt-1", "web-1", "web-2"]
 DIED = "deploying web-2 (i-2) failed: the deploy script ended with 3: the mirror is down"
@@ -38,6 +40,7 @@ class Cloud:
     def __init__(self, client: EC2Client, log: Log) -> None:
         self.client = client
         self.log = log
+        self.deployment = DEPLOYMENT
         self.silent: set[str] = set()
         self.refusing_ssh: set[str] = set()
         self.failing: dict[str, str] = {}
@@ -52,6 +55,7 @@ class Cloud:
     def start(self, name: str, deploy: str = "done") -> str:
         tags: list[Any] = [
             {"Key": "project", "Value": "airflow-stack"},
+            {"Key": "deployment", "Value": DEPLOYMENT.name},
             {"Key": "Name", "Value": name},
         ]
         tags.append({"Key": DEPLOY_TAG, "Value": deploy})
@@ -67,7 +71,10 @@ class Cloud:
         self.client.terminate_instances(InstanceIds=[instance_id])
 
     def living(self) -> dict[str, str]:
-        return {machine.name: machine.instance_id for machine in find_machines(self.client)}
+        return {
+            machine.name: machine.instance_id
+            for machine in find_machines(self.client, self.deployment)
+        }
 
     # -- a SaltCloudHost, with the driver's rules in short
 
@@ -79,7 +86,7 @@ class Cloud:
                 self.end(self.living()[name])
             return "{}"
         answers: dict[str, Any] = {}
-        found = {machine.name: machine for machine in find_machines(self.client)}
+        found = {machine.name: machine for machine in find_machines(self.client, self.deployment)}
         for name in NAMES:
             machine = found.get(name)
             if machine and machine.deploy != "pending":
@@ -259,7 +266,7 @@ def test_machine_with_ssh_error_is_reported_and_not_repaired(cloud: Cloud) -> No
     cloud.silent.add("web-1")
     assert verdict_on(cloud.apply(), "web-1").reason == "its minion does not answer"
     assert cloud.ran == []
-    assert all(machine.deployed for machine in find_machines(cloud.client))
+    assert all(machine.deployed for machine in find_machines(cloud.client, cloud.deployment))
 
 
 def test_machine_with_unfinished_deploy_is_repaired_despite_ssh_error(
@@ -324,7 +331,7 @@ def test_second_machine_of_a_name_is_not_destroyed(cloud: Cloud) -> None:
         "web-1": "twice",
         "web-2": "launched",
     }
-    assert len(find_machines(cloud.client)) == 4
+    assert len(find_machines(cloud.client, cloud.deployment)) == 4
 
 
 def test_remaining_machine_of_two_counts_as_kept(cloud: Cloud) -> None:
@@ -575,7 +582,7 @@ def test_machine_that_cannot_be_destroyed_keeps_its_verdict(
 def test_plan_names_steps_and_changes_nothing(cloud: Cloud) -> None:
     cloud.end(cloud.living()["web-2"])
     cloud.silent.add("web-1")
-    before = find_machines(cloud.client)
+    before = find_machines(cloud.client, cloud.deployment)
     result = launch.plan(cloud.client, cloud, NAMES)
     assert outcomes(result) == {"salt-1": "kept", "web-1": "to repair", "web-2": "to launch"}
     assert [verdict.reason for verdict in result.verdicts] == [
@@ -583,7 +590,7 @@ def test_plan_names_steps_and_changes_nothing(cloud: Cloud) -> None:
         "its minion does not answer",
         "it does not exist",
     ]
-    assert find_machines(cloud.client) == before
+    assert find_machines(cloud.client, cloud.deployment) == before
     assert cloud.ran == []
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import yaml
 from botocore.exceptions import ClientError
 
+from plainpillar import ROOT
 from saltext.ec2.tags import DEPLOY_TAG, HOST_KEY_TAG
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, NotUpError
 from stackctl.machines import (
-    PROJECT,
     START_SECONDS,
     Machine,
     find_ended,
@@ -30,9 +32,14 @@ ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPn
 IMAGE = "ami-12c6146b"  # one of those that moto knows
 
 
-def launch(client: EC2Client, name: str | None, project: str = "airflow-stack") -> str:
-    """Launch a machine with the profiles' tags and return its instance id."""
-    tags: list[Any] = [{"Key": "project", "Value": project}]
+LOCAL = Deployment("local", ROOT)
+OWNER = {"project": "airflow-stack", "deployment": "local"}
+
+
+def launch(client: EC2Client, name: str | None, **owner: str) -> str:
+    """Launch a machine with the profiles' tags, or with others, and return its instance id."""
+    given = owner or OWNER
+    tags: list[Any] = [{"Key": key, "Value": value} for key, value in given.items()]
     tags += [{"Key": "Name", "Value": name}] if name else []
     answer = client.run_instances(
         ImageId=IMAGE,
@@ -53,13 +60,13 @@ def machine(
 
 
 def test_list_machines_of_empty_account(client: EC2Client) -> None:
-    assert list_machines(client) == {}
+    assert list_machines(client, LOCAL) == {}
     assert client.meta.region_name == "eu-west-1"
 
 
 def test_list_machines_by_name(client: EC2Client) -> None:
     web, lb = launch(client, "web-1"), launch(client, "lb-1")
-    found = list_machines(client)
+    found = list_machines(client, LOCAL)
     assert list(found) == ["lb-1", "web-1"]
     assert (found["web-1"].instance_id, found["lb-1"].instance_id) == (web, lb)
     described = client.describe_instances(InstanceIds=[web])["Reservations"][0]["Instances"][0]
@@ -71,7 +78,7 @@ def test_list_machines_by_name(client: EC2Client) -> None:
 def test_list_machines_omits_terminated_but_not_stopped(client: EC2Client) -> None:
     client.stop_instances(InstanceIds=[launch(client, "web-1")])
     client.terminate_instances(InstanceIds=[launch(client, "web-2")])
-    assert {name: machine.state for name, machine in list_machines(client).items()} == {
+    assert {name: machine.state for name, machine in list_machines(client, LOCAL).items()} == {
         "web-1": "stopped"
     }
 
@@ -79,14 +86,14 @@ def test_list_machines_omits_terminated_but_not_stopped(client: EC2Client) -> No
 def test_machine_that_does_not_run_has_the_reason_of_ec2(client: EC2Client) -> None:
     stopped, running = launch(client, "web-1"), launch(client, "lb-1")
     client.stop_instances(InstanceIds=[stopped])
-    machines = list_machines(client)
+    machines = list_machines(client, LOCAL)
     assert re.fullmatch(
         r"Client\.UserInitiatedShutdown: User initiated shutdown \(20.* UTC\)",
         machines["web-1"].reason,
     )
     assert machines["lb-1"].reason == ""
     client.terminate_instances(InstanceIds=[running])
-    assert find_ended(client)["lb-1"].reason.startswith("Client.UserInitiatedShutdown")
+    assert find_ended(client, LOCAL)["lb-1"].reason.startswith("Client.UserInitiatedShutdown")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +118,7 @@ def test_reason_has_the_time_where_ec2_gives_one(
         "LaunchTime": 0,
         "State": {"Name": "stopped"},
         "StateTransitionReason": transition,
+        "Tags": [{"Key": "deployment", "Value": "local"}],
         "StateReason": {"Message": message},
     }
     assert only(described(instance)) == Machine("i-1", "i-1", "stopped", "", "", "", reason)
@@ -139,7 +147,7 @@ def described(*instances: Any) -> EC2Client:
 
 
 def only(client: EC2Client) -> Machine:
-    (found,) = find_machines(client)
+    (found,) = find_machines(client, LOCAL)
     return found
 
 
@@ -147,7 +155,8 @@ def only(client: EC2Client) -> Machine:
 def test_tag_of_the_driver_tells_whether_a_machine_is_deployed(
     deploy: str, *, deployed: bool
 ) -> None:
-    tags = [{"Key": DEPLOY_TAG, "Value": deploy}] if deploy else []
+    tags = [{"Key": "deployment", "Value": "local"}]
+    tags += [{"Key": DEPLOY_TAG, "Value": deploy}] if deploy else []
     instance = {"InstanceId": "i-1", "LaunchTime": 0, "State": {"Name": "running"}, "Tags": tags}
     found = only(described(instance))
     assert (found.deploy, found.deployed) == (deploy, deployed)
@@ -172,7 +181,7 @@ def test_machine_has_the_host_key_of_its_tag(tag: str, key: str) -> None:
 
 def test_newest_ended_machine_of_a_name_counts() -> None:
     def instance(instance_id: str, launched: int, state: str) -> Any:
-        tags = [{"Key": "Name", "Value": "web-1"}]
+        tags = [{"Key": "Name", "Value": "web-1"}, {"Key": "deployment", "Value": "local"}]
         return {
             "InstanceId": instance_id,
             "LaunchTime": launched,
@@ -186,8 +195,8 @@ def test_newest_ended_machine_of_a_name_counts() -> None:
         instance("i-a", 1, "terminated"),
         instance("i-b", 4, "running"),
     )
-    assert find_ended(client)["web-1"].instance_id == "i-c"
-    assert [machine.instance_id for machine in find_machines(client)] == ["i-b"]
+    assert find_ended(client, LOCAL)["web-1"].instance_id == "i-c"
+    assert [machine.instance_id for machine in find_machines(client, LOCAL)] == ["i-b"]
 
 
 class Starting:
@@ -241,18 +250,38 @@ def test_machine_that_does_not_start_is_named_and_others_start() -> None:
     assert client.asked == [("start", "i-1"), ("instance_running", "i-1")]
 
 
-def test_project_tag_is_that_of_pillar(deployment: Deployment) -> None:
-    assert deployment.base_pillar("aws")["project"] == PROJECT
+@pytest.mark.parametrize("owner", [{"project": "wiki"}, {"deployment": "prod"}])
+def test_machines_of_others_are_left_out(client: EC2Client, owner: dict[str, str]) -> None:
+    launch(client, "web-1", **{**OWNER, **owner})
+    client.terminate_instances(InstanceIds=[launch(client, "web-2", **{**OWNER, **owner})])
+    assert list_machines(client, LOCAL) == {}
+    assert find_ended(client, LOCAL) == {}
 
 
-def test_list_machines_omits_other_projects(client: EC2Client) -> None:
-    launch(client, "web-1", project="wiki")
-    assert list_machines(client) == {}
+@pytest.mark.parametrize(
+    ("key", "found"), [(f"{ED25519} deploy", True), (f"{ED25519[:-1]}7", False), ("", False)]
+)
+def test_machines_of_an_earlier_version_are_known_by_its_key_pair(
+    client: EC2Client, checkout: Path, key: str, *, found: bool
+) -> None:
+    deployment = Deployment("local", checkout)
+    deployment.pillar_dir.mkdir(parents=True, exist_ok=True)
+    deployment.settings_path.write_text(yaml.safe_dump({"settings": {"ssh_public_key": ED25519}}))
+    launch(client, "web-1", project="airflow-stack")
+    own = launch(client, "web-2")
+    if key:
+        client.import_key_pair(KeyName="airflow-deploy", PublicKeyMaterial=key.encode())
+    try:
+        machines = list_machines(client, deployment)
+    finally:
+        client.delete_key_pair(KeyName="airflow-deploy")
+    assert machines["web-2"].instance_id == own
+    assert ("web-1" in machines) is found
 
 
 def test_machine_without_name_has_its_id(client: EC2Client) -> None:
     instance = launch(client, None)
-    assert list(list_machines(client)) == [instance]
+    assert list(list_machines(client, LOCAL)) == [instance]
 
 
 def test_two_machines_of_a_name_are_an_error_with_both_ids(client: EC2Client) -> None:
@@ -260,14 +289,14 @@ def test_two_machines_of_a_name_are_an_error_with_both_ids(client: EC2Client) ->
     with pytest.raises(
         LaunchError, match=r"Two machines are called web-1: .*\. Terminate the one"
     ) as caught:
-        list_machines(client)
+        list_machines(client, LOCAL)
     assert all(instance in str(caught.value) for instance in ids)
 
 
 def test_terminated_machine_of_same_name_is_ignored(client: EC2Client) -> None:
     client.terminate_instances(InstanceIds=[launch(client, "web-1")])
     instance = launch(client, "web-1")
-    assert list_machines(client)["web-1"].instance_id == instance
+    assert list_machines(client, LOCAL)["web-1"].instance_id == instance
 
 
 # -- the environment -------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ ZONE = {"eu-west-1a": ("t2.micro",)}
 class Host:
     """A host whose salt-cloud launches what is missing, and reports errors as the driver does."""
 
-    def __init__(self, client: Any, subnet: str) -> None:
-        self.client, self.subnet = client, subnet
+    def __init__(self, client: Any, deployment: Deployment, subnet: str) -> None:
+        self.client, self.deployment, self.subnet = client, deployment, subnet
 
     def salt_cloud(self, args: Sequence[str], machines: int) -> str:  # noqa: ARG002
         answers: dict[str, Any] = {}
@@ -44,7 +44,7 @@ class Host:
         for name in NAMES:
             if name in found:
                 continue
-            tags = {"Name": name, "project": "airflow-stack", DEPLOY_TAG: "done"}
+            tags = {"Name": name, DEPLOY_TAG: "done", **self.deployment.owner()}
             listed = [{"Key": key, "Value": value} for key, value in tags.items()]
             try:
                 self.client.run_instances(
@@ -79,11 +79,11 @@ def client(in_cloud: Running, prod: Deployment) -> Any:
 
 
 @pytest.fixture
-def host(client: Any) -> Host:
+def host(client: Any, prod: Deployment) -> Host:
     """Where salt-cloud runs."""
     vpc = client.create_vpc(CidrBlock="10.44.0.0/16")["Vpc"]["VpcId"]
     made = client.create_subnet(VpcId=vpc, CidrBlock="10.44.1.0/24", AvailabilityZone="eu-west-1a")
-    return Host(client, made["Subnet"]["SubnetId"])
+    return Host(client, prod, made["Subnet"]["SubnetId"])
 
 
 def launch(deployment: Deployment, host: Host, log: Log, cloud: Running) -> None:

@@ -141,8 +141,8 @@ class Run:
             (limits, "check", self.check_limits),
             (scale, "enter", lambda _: nullcontext()),
             (scale, "open_account", lambda _: self),
-            (scale, "list_machines", lambda _: {each.name: each for each in self.machines()}),
-            (scale, "find_machines", lambda _: self.machines()),
+            (scale, "list_machines", lambda *_: {each.name: each for each in self.machines()}),
+            (scale, "find_machines", lambda *_: self.machines()),
             (scale, "Shell", lambda *_: self),
             (scale, "Session", lambda *_, **__: self),
             (scale, "Launcher", lambda *_, **__: self),
@@ -370,6 +370,6 @@ def test_dry_run_says_it_all(whole: Run) -> None:
 
 
 def test_dry_run_needs_a_stack(whole: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "list_machines", lambda _: {})
+    monkeypatch.setattr(scale, "list_machines", lambda *_: {})
     with pytest.raises(NotUpError):
         scale.plan(whole.deployment, [Wanted.parse("web=3")])

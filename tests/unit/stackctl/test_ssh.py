@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from moto.ec2.responses import general
 
+from plainpillar import ROOT
 from saltext.ec2.tags import HOST_KEY_TAG
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError, LaunchError, UnreachableError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPnz9d8yKdHyW6"
 RSA = "ssh-rsa AAAAB3NzaC1yc2E"
+DEPLOYMENT = Deployment("test", ROOT)
 IMAGE = "ami-12c6146b"  # one of those that moto knows
 
 
@@ -48,6 +50,7 @@ def launch(client: EC2Client, name: str) -> str:
                 "ResourceType": "instance",
                 "Tags": [
                     {"Key": "project", "Value": "airflow-stack"},
+                    {"Key": "deployment", "Value": DEPLOYMENT.name},
                     {"Key": "Name", "Value": name},
                 ],
             }
@@ -74,17 +77,17 @@ def test_trust_learns_machine_once_and_its_successor_again(
     known = deployment.state_dir / "ssh" / "known_hosts"
     first = launch(client, "web-1")
     with Shell(deployment, client, log) as shell:
-        shell.trust(list_machines(client)["web-1"])
+        shell.trust(list_machines(client, DEPLOYMENT)["web-1"])
         assert known.read_text() == f"web-1 {ED25519} {first}\nweb-1 {RSA} {first}\n"
         assert stat.S_IMODE(known.stat().st_mode) == 0o600
         # Keys that are known need no console.
         monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", "")
-        shell.trust(list_machines(client)["web-1"], timeout=-1)
+        shell.trust(list_machines(client, DEPLOYMENT)["web-1"], timeout=-1)
 
         client.terminate_instances(InstanceIds=[first])
         second = launch(client, "web-1")
         monkeypatch.setattr(general, "SAMPLE_CONSOLE_OUTPUT", console(RSA))
-        shell.trust(list_machines(client)["web-1"])
+        shell.trust(list_machines(client, DEPLOYMENT)["web-1"])
     assert known.read_text() == f"web-1 {RSA} {second}\n"
 
 
@@ -97,7 +100,7 @@ def test_key_of_the_tag_is_trusted_without_a_console(
     client.create_tags(Resources=[instance], Tags=[tag])
     with Shell(deployment, client, log) as shell:
         assert shell.known_keys() == {}
-        shell.trust(list_machines(client)["web-1"], timeout=-1)
+        shell.trust(list_machines(client, deployment)["web-1"], timeout=-1)
         assert shell.known_keys() == {instance: [ED25519]}
 
 

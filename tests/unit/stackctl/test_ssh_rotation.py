@@ -88,7 +88,7 @@ def stack(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "machines").mkdir()
     made = Stack(deployment, tmp_path / "machines")
     monkeypatch.setattr(SecretStore, "read", lambda *_: {"private_key": made.stored})
-    monkeypatch.setattr(ssh_rotation, "list_machines", lambda _: made.machines())
+    monkeypatch.setattr(ssh_rotation, "list_machines", lambda *_: made.machines())
     return made
 
 

@@ -84,7 +84,7 @@ def report(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) ->
         answer: Mapping[str, Any] | Exception,
         ended: Mapping[str, Machine] | None = None,
     ) -> status.Report:
-        def listed(_: object) -> Mapping[str, Machine]:
+        def listed(*_: object) -> Mapping[str, Machine]:
             if isinstance(machines, Exception):
                 raise machines
             return machines
@@ -95,7 +95,7 @@ def report(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) ->
             return MasterShell(output, asked, api=client is not None)
 
         monkeypatch.setattr(status, "list_machines", listed)
-        monkeypatch.setattr(status, "find_ended", lambda _: ended or {})
+        monkeypatch.setattr(status, "find_ended", lambda *_: ended or {})
         monkeypatch.setattr(status, "Shell", shell)
         return status.collect(deployment, log)
 

@@ -241,7 +241,7 @@ def test_master_that_can_be_reached_is_locked_before_it_is_changed(
     held: list[str],
 ) -> None:
     machines = [Machine("salt-1", "i-1", state, "10.20.1.250", "") for state in states]
-    monkeypatch.setattr(up, "find_machines", lambda _: machines)
+    monkeypatch.setattr(up, "find_machines", lambda *_: machines)
     lock = Session(session)
     run = up.Run(deployment, progress, log, Holder.this("up"), wait=False)
     up._hold_early(run, cast(Any, None), cast(Any, Shell(shell)), cast(Any, lock))
@@ -252,7 +252,7 @@ def test_lock_of_another_run_stops_this_one(
     deployment: Deployment, log: Log, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machines = [Machine("salt-1", "i-1", "running", "10.20.1.250", "")]
-    monkeypatch.setattr(up, "find_machines", lambda _: machines)
+    monkeypatch.setattr(up, "find_machines", lambda *_: machines)
     run = up.Run(deployment, progress, log, Holder.this("up"), wait=False)
     busy = cast(Any, Session(BusyError("Another run changes this deployment.")))
     with pytest.raises(BusyError):
@@ -378,8 +378,8 @@ def test_plan_has_the_steps_that_are_missing(
     deployment.map_path.write_text("salt: [salt-1]\nlb: [lb-1]\nweb: [web-1]\n")
     monkeypatch.setattr(up, "open_account", lambda _: account)
     monkeypatch.setattr(up, "enter", lambda _: nullcontext())
-    monkeypatch.setattr(up, "list_machines", lambda _: dict.fromkeys(existing))
-    monkeypatch.setattr(up, "find_machines", lambda _: [])
+    monkeypatch.setattr(up, "list_machines", lambda *_: dict.fromkeys(existing))
+    monkeypatch.setattr(up, "find_machines", lambda *_: [])
     monkeypatch.setattr(limits, "check", lambda *_: ["the quota is unknown"])
     monkeypatch.setattr(preflight, "check_programs", lambda: None)
     planned = up.plan(deployment)
@@ -433,9 +433,9 @@ class Run:
             (up, "prepare_secrets", lambda *_: self.say("secrets")),
             (salt, "apply_locally", lambda *_: self.say(f"aws at {self.endpoint()}", kept)),
             (up, "ec2_client", lambda _: self.say("client")),
-            (up, "find_machines", lambda _: [self.master]),
+            (up, "find_machines", lambda *_: [self.master]),
             (host_keys, "publish", self.publish),
-            (billing, "find_machines", lambda _: [self.master]),
+            (billing, "find_machines", lambda *_: [self.master]),
             (limits, "check", self.limits),
             (up, "Launcher", self.launcher),
             (up, "Shell", lambda *_: self),

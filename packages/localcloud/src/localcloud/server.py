@@ -90,6 +90,10 @@ class Api:
             return self._administer(request)
         if request.path.startswith(f"{METADATA}/"):
             return self._answer_machine(request)
+        return self._answer_call(request)
+
+    def _answer_call(self, request: Request) -> Response:
+        """Answer a call of AWS, unless it meets a fault."""
         body = request.get_data(cache=True)
         signature = self._gate.check(request)
         if signature.service not in SERVICES or request.path.startswith("/moto-api"):
@@ -115,16 +119,8 @@ class Api:
         request.environ["CONTENT_LENGTH"] = str(len(body))
         if refusal := self.newborn.refusal(action, form):
             return error_response(signature.service, *refusal, _status(refusal[0]))
-        with self._cloud.lock:
-            if not self._gate.owns(signature.access_key_id):
-                call = Call(signature.service, action, signature.region, form, body)
-                self.judge.check(signature.access_key_id, call)
-            if action == "GetAccountPlanState":
-                return self._cloud.account.plan_state(DEFAULT_ACCOUNT_ID)
-            response = Response.from_app(self._moto, request.environ, buffered=True)
-            _set_status(response, signature.service)
-            if not _READS.match(action):
-                self._state.save()
+        call = Call(signature.service, action, signature.region, form, body)
+        response = self._perform(request, call, signature.access_key_id)
         self._settle(signature.service, action, fault, response)
         if fault and fault.kind == "lost":
             request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
@@ -134,6 +130,19 @@ class Api:
             else logging.DEBUG
         )
         log.log(level, "%s %s -> %s", signature.service, action, response.status_code)
+        return response
+
+    def _perform(self, request: Request, call: Call, access_key_id: str) -> Response:
+        """Have moto do a call, if the caller's policy allows it, and save what it has changed."""
+        with self._cloud.lock:
+            if not self._gate.owns(access_key_id):
+                self.judge.check(access_key_id, call)
+            if call.action == "GetAccountPlanState":
+                return self._cloud.account.plan_state(DEFAULT_ACCOUNT_ID)
+            response = Response.from_app(self._moto, request.environ, buffered=True)
+            _set_status(response, call.service)
+            if not _READS.match(call.action):
+                self._state.save()
         return response
 
     def _answer_machine(self, request: Request) -> Response:

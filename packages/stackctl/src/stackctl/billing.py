@@ -44,10 +44,10 @@ def told(deployment: Deployment, client: EC2Client) -> Iterator[None]:
 def _sentence(deployment: Deployment, client: EC2Client, *, failed: bool) -> str:
     """Return which instances run; empty: all do, and no launch failed."""
     try:
-        found = [machine for machine in find_machines(client) if machine.state in BILLED]
+        machines = find_machines(client, deployment)
     except (BotoCoreError, ClientError) as error:
         return f"EC2 does not say which instances run and are billed: {str(error).rstrip('.')}."
-    names = [machine.name for machine in found]
+    names = [machine.name for machine in machines if machine.state in BILLED]
     if not failed and set(names) >= set(deployment.machines()):
         return ""
     if not names:

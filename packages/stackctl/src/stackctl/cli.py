@@ -121,7 +121,7 @@ def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
         stack.enter_context(enter(deployment))
         client = ec2_client(deployment)
         # Not `list_machines`: the table shows it when a name exists twice.
-        machines = {machine.name: machine for machine in find_machines(client)}
+        machines = {machine.name: machine for machine in find_machines(client, deployment)}
         machine = require_master(deployment, machines)
         shell = stack.enter_context(Shell(deployment, client, log))
         shell.trust(machine)
@@ -198,7 +198,7 @@ def _remote(deployment: Deployment, verb: str, name: str, line: str, *, tty: boo
     """Run a shell line on a machine with this terminal's input and output; return its exit code."""
     with enter(deployment):
         client = ec2_client(deployment)
-        machines = list_machines(client)
+        machines = list_machines(client, deployment)
         master = require_master(deployment, machines)
         if name not in machines:
             raise StackError(f"There is no machine '{name}'.", f"There are: {', '.join(machines)}.")

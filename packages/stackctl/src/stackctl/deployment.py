@@ -86,6 +86,17 @@ class Deployment:
         text = (self.root / "pillar" / "base" / f"{component}.sls").read_text()
         return cast(dict[str, Any], yaml.safe_load(text)[component])
 
+    def owner(self) -> dict[str, str]:
+        """Return the tags that say that something in an account is this deployment's."""
+        return {"project": str(self.base_pillar("aws")["project"]), "deployment": self.name}
+
+    def in_account(self, name: str) -> str:
+        """Return a name of `pillar/base/aws.sls` with project and deployment in it.
+
+        salt/_modules/aws.py and the EC2 driver's option `owned_by` fill the same names.
+        """
+        return name.format_map(self.owner())
+
     def role_table(self) -> RoleTable:
         """Return the table of roles."""
         return RoleTable.read(self.root / "pillar" / "base" / "roles.sls")

@@ -52,7 +52,7 @@ class EdgeAddress:
 
 
 def ensure(deployment: Deployment, account: str) -> EdgeAddress:
-    """Return the deployment's address; allocate it if the account has none of that name.
+    """Return the deployment's address; allocate it if the account has none of it.
 
     Args:
         deployment: one that is not on this machine.
@@ -60,11 +60,12 @@ def ensure(deployment: Deployment, account: str) -> EdgeAddress:
 
     Raises:
         PreflightError: the credentials belong to another account; nothing is allocated.
-        SecretsError: several addresses have the name, or the account may have no more.
+        SecretsError: several addresses have the name, or one that is not the deployment's, or the
+            account may have no more.
     """
     preflight.check_credentials(deployment, account, "--account")
     aws = deployment.base_pillar("aws")
-    name = str(aws["edge_address"]["name"])
+    name, owner = deployment.in_account(aws["edge_address"]["name"]), deployment.owner()
     client = ec2_client(deployment)
     found = client.describe_addresses(Filters=[{"Name": "tag:Name", "Values": [name]}])["Addresses"]
     if len(found) > 1:
@@ -72,11 +73,19 @@ def ensure(deployment: Deployment, account: str) -> EdgeAddress:
             f"{len(found)} Elastic IPs are called {name} in {deployment.region()}.",
             "Release those that are not wanted.",
         )
+    for address in found:
+        known = {tag["Key"]: tag["Value"] for tag in address.get("Tags", [])}
+        if not owner.items() <= known.items():
+            given = ", ".join(f"{key}={value}" for key, value in owner.items())
+            raise SecretsError(
+                f"The Elastic IP {address['PublicIp']} is called {name}, but does not have the tags"
+                f" {given}: it is not this deployment's.",
+                "Give it another name; or, if it is this deployment's, those tags.",
+            )
     if found:
         return EdgeAddress(name, found[0]["PublicIp"], is_new=False)
     tags: list[TagTypeDef] = [
-        {"Key": "Name", "Value": name},
-        {"Key": "project", "Value": str(aws["project"])},
+        {"Key": key, "Value": value} for key, value in {"Name": name, **owner}.items()
     ]
     try:
         made = client.allocate_address(

@@ -112,7 +112,7 @@ class Launcher:
         Raises:
             LaunchError: no minion can be asked before the run.
         """
-        first = Snapshot.of_instances(self._client)
+        first = Snapshot.of_instances(self._client, request.host.deployment)
         started = self._start(first, request.names, report)
         now = before_run(self._client, request.host, request.names, {*new, *started})
         run = _Run(now, {})
@@ -201,7 +201,7 @@ class Launcher:
             host.salt_cloud(["--destroy", *to_destroy], len(to_destroy))
         except StackError as error:
             failure = error.what
-        remaining = Snapshot.of_instances(self._client).ids()
+        remaining = Snapshot.of_instances(self._client, host.deployment).ids()
         after = []
         for verdict in verdicts:
             instance_id = to_destroy.get(verdict.machine)

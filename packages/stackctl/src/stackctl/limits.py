@@ -77,7 +77,8 @@ def check(deployment: Deployment, client: EC2Client) -> list[str]:
         PreflightError: a zone does not have an instance type, the account's plan does not allow it,
             or the quota is too small.
     """
-    running = {machine.name for machine in find_machines(client) if machine.state in ALIVE}
+    machines = find_machines(client, deployment)
+    running = {machine.name for machine in machines if machine.state in ALIVE}
     names = [name for name in deployment.machines() if name not in running]
     if not names:
         return []

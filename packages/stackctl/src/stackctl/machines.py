@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120  # that EC2 has to stop or to start an instance
 ENDED = ("shutting-down", "terminated")
-PROJECT = "airflow-stack"  # pillar/base/aws.sls has it too, and a test compares them
 
 
 @dataclass(frozen=True)
@@ -60,36 +59,62 @@ def ec2_client(deployment: Deployment) -> EC2Client:
     return boto3.client("ec2", region_name=deployment.region())
 
 
-def find_machines(client: EC2Client) -> list[Machine]:
-    """Return the project's machines that are not terminated, sorted by name.
+def find_machines(client: EC2Client, deployment: Deployment) -> list[Machine]:
+    """Return the deployment's machines that are not terminated, sorted by name.
 
     Several may have the same name.
     """
-    return [machine for machine in _described(client) if machine.state not in ENDED]
+    found = _described(client, deployment)
+    return [machine for machine in found if machine.state not in ENDED]
 
 
-def find_ended(client: EC2Client) -> dict[str, Machine]:
+def find_ended(client: EC2Client, deployment: Deployment) -> dict[str, Machine]:
     """Return the newest terminated machine of each name; EC2 lists them for about an hour."""
-    return {machine.name: machine for machine in _described(client) if machine.state in ENDED}
+    found = _described(client, deployment)
+    return {machine.name: machine for machine in found if machine.state in ENDED}
 
 
-def _described(client: EC2Client) -> list[Machine]:
-    """Return the project's machines by name; those of a name by the time of their launch."""
+def _described(client: EC2Client, deployment: Deployment) -> list[Machine]:
+    """Return the deployment's machines by name; those of a name by the time of their launch.
+
+    An earlier version launched machines without the tag `deployment`, which the next `up` gives
+    them. Until then they are this deployment's if that version's key pair is.
+    """
+    owner = deployment.owner()
     pages = client.get_paginator("describe_instances").paginate(
-        Filters=[{"Name": "tag:project", "Values": [PROJECT]}]
+        Filters=[{"Name": "tag:project", "Values": [owner["project"]]}]
     )
-    instances = [
-        instance
-        for page in pages
-        for reservation in page["Reservations"]
-        for instance in reservation["Instances"]
-    ]
+    by_owner: dict[str | None, list[InstanceTypeDef]] = {}
+    for page in pages:
+        for reservation in page["Reservations"]:
+            for instance in reservation["Instances"]:
+                by_owner.setdefault(_tags(instance).get("deployment"), []).append(instance)
+    instances = by_owner.get(deployment.name, [])
+    if None in by_owner and _has_earlier_key(client, deployment):
+        instances = instances + by_owner[None]
     instances.sort(key=lambda instance: (instance["LaunchTime"], instance["InstanceId"]))
     return sorted(map(_machine, instances), key=lambda machine: machine.name)
 
 
+def _tags(instance: InstanceTypeDef) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+
+
+def _has_earlier_key(client: EC2Client, deployment: Deployment) -> bool:
+    """Return whether the key pair of an earlier version holds this deployment's SSH key.
+
+    salt/_modules/aws.py decides in the same way what the foundation takes over.
+    """
+    name = deployment.base_pillar("aws")["earlier"]["key_pair"]
+    own = deployment.settings().get("ssh_public_key", "") if deployment.has_settings else ""
+    pairs = client.describe_key_pairs(
+        Filters=[{"Name": "key-name", "Values": [name]}], IncludePublicKey=True
+    )["KeyPairs"]
+    return any(own and pair.get("PublicKey", "").split()[:2] == own.split()[:2] for pair in pairs)
+
+
 def _machine(instance: InstanceTypeDef) -> Machine:
-    tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+    tags = _tags(instance)
     state = instance["State"]["Name"]
     return Machine(
         tags.get("Name", instance["InstanceId"]),
@@ -111,14 +136,14 @@ def _reason(instance: InstanceTypeDef) -> str:
     return f"{message} ({time_of[1]})" if message and time_of else message or transition
 
 
-def list_machines(client: EC2Client) -> dict[str, Machine]:
-    """Return the project's machines that are not terminated, by name.
+def list_machines(client: EC2Client, deployment: Deployment) -> dict[str, Machine]:
+    """Return the deployment's machines that are not terminated, by name.
 
     Raises:
         LaunchError: two have the same name.
     """
     found: dict[str, Machine] = {}
-    for machine in find_machines(client):
+    for machine in find_machines(client, deployment):
         if machine.name in found:
             raise LaunchError(
                 f"Two machines are called {machine.name}: {found[machine.name].instance_id}"

@@ -87,6 +87,7 @@ def operator_configuration(deployment: Deployment) -> Path:
         "ssh_interface": "private_ips" if deployment.is_local else "public_ips",
         "file_map": file_map(deployment),
         "enable_cloud_grains": False,
+        "owned_by": deployment.owner(),
         # Only the master is launched from here, and it is its own master.
         "minion": {"master": "127.0.0.1"},
     }
@@ -137,6 +138,11 @@ class Operator:
         self._deployment = deployment
         self._shell = shell
         self._log = log
+
+    @property
+    def deployment(self) -> Deployment:
+        """The deployment whose Salt master it launches."""
+        return self._deployment
 
     def salt_cloud(self, args: Sequence[str], machines: int) -> str:
         """Run salt-cloud here, for so many machines, and return its JSON."""
@@ -220,6 +226,11 @@ class Master:
         self._log = log
         self._jobs = jobs
         self.machine = machine
+
+    @property
+    def deployment(self) -> Deployment:
+        """The deployment whose machines it commands."""
+        return self._shell.deployment
 
     def _job(self, args: Sequence[str], *, task: str, **options: Any) -> str:
         """Run a command that changes machines; see `stackctl.locks.Jobs.run`."""

@@ -16,6 +16,10 @@ from stackctl.salt import Master
 class SaltCloudHost(Protocol):
     """Where salt-cloud runs: `salt.Master`, or for the master itself `salt.Operator`."""
 
+    @property
+    def deployment(self) -> Deployment:
+        """The deployment whose machines it launches."""
+
     def salt_cloud(self, args: Sequence[str], machines: int) -> str:
         """Run salt-cloud for so many machines, and return its JSON; raise StackError."""
 

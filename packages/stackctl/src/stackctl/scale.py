@@ -53,7 +53,7 @@ def plan(deployment: Deployment, wanted: Sequence[Wanted]) -> list[str]:
     ]
     with enter(deployment):
         client = ec2_client(deployment)
-        existing = list_machines(client)
+        existing = list_machines(client, deployment)
         require_master(deployment, existing)
     for role, new in given.items():
         number = new.clamp(counts.highest(existing, role))
@@ -101,7 +101,7 @@ def scale(
         Session(shell, log, run.holder, progress.note, wait=wait) as session,
         ExitStack() as stack,
     ):
-        machine = require_master(deployment, list_machines(client))
+        machine = require_master(deployment, list_machines(client, deployment))
         shell.trust(machine)
         session.hold(machine)
         master = salt.Master(shell, machine, log, session.jobs)
@@ -116,13 +116,13 @@ def scale(
         machines = Machines(run, shell, session.jobs)
         account = open_account(deployment)
         pushed, _ = machines.start_master(machine, account.master_files(account.environment()))
-        now = machines.with_present(master, find_machines(client))
+        now = machines.with_present(master, find_machines(client, deployment))
         stack.enter_context(billing.told(now, client))
         for warning in limits.check(now, client):
             progress.note(f"warning: {warning}")
         launched = machines.launch_others(Launcher(client, progress, log, show=show), master, now)
         keys = master.accepted()
-        found = [*keys, *(machine.name for machine in find_machines(client))]
+        found = [*keys, *(machine.name for machine in find_machines(client, deployment))]
         if gone := surplus(now, sorted(set(found))):
             with progress.step("drain and destroy") as step:
                 master.retire(gone, step.report)

@@ -69,6 +69,6 @@ def _hint(deployment: Deployment) -> str:
         ipaddress.ip_address(host)
     except ValueError:
         if not deployment.is_local:
-            name = deployment.base_pillar("aws")["edge_address"]["name"]
+            name = deployment.in_account(deployment.base_pillar("aws")["edge_address"]["name"])
             return f"See: stackctl status. {host} must lead to the Elastic IP {name}."
     return "See: stackctl status"

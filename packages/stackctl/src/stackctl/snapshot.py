@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, StackError
 from stackctl.machines import Machine, find_machines
 from stackctl.salt_cloud import SaltCloudHost
@@ -36,10 +37,10 @@ class Snapshot:
     ssh_errors: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_instances(cls, client: EC2Client) -> Snapshot:
+    def of_instances(cls, client: EC2Client, deployment: Deployment) -> Snapshot:
         """Return a snapshot of the instances alone."""
         machines: dict[str, list[Machine]] = {}
-        for machine in find_machines(client):
+        for machine in find_machines(client, deployment):
             machines.setdefault(machine.name, []).append(machine)
         return cls(machines)
 
@@ -116,7 +117,7 @@ def after_run(
 def _take(
     client: EC2Client, host: SaltCloudHost, names: Sequence[str], new: Collection[str]
 ) -> tuple[Snapshot, LaunchError | None]:
-    snapshot = Snapshot.of_instances(client)
+    snapshot = Snapshot.of_instances(client, host.deployment)
     running = snapshot.running(names)
     fresh = {name: machine for name, machine in running.items() if name in new}
     known = {name: machine for name, machine in running.items() if name not in new}

@@ -70,6 +70,11 @@ class Shell:
         self._sockets = Path(tempfile.mkdtemp(prefix="stackctl-"))
         self._learning = threading.Lock()
 
+    @property
+    def deployment(self) -> Deployment:
+        """The deployment whose machines it reaches."""
+        return self._deployment
+
     def __enter__(self) -> Self:
         return self
 

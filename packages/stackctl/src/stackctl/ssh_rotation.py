@@ -48,7 +48,7 @@ def follow_store(deployment: Deployment, client: EC2Client, shell: Shell) -> boo
 
 def _replace_key(deployment: Deployment, client: EC2Client, shell: Shell) -> bool:
     """Replace the old key on every machine, then forget it; return False without a master."""
-    machines = list_machines(client)
+    machines = list_machines(client, deployment)
     if machines:
         booting = [machine for machine in machines.values() if machine.state != "running"]
         if refused := start_machines(client, booting):
@@ -59,7 +59,7 @@ def _replace_key(deployment: Deployment, client: EC2Client, shell: Shell) -> boo
                 "Remove the cause, or destroy the machine, then run this again.",
             )
         if booting:
-            machines = list_machines(client)
+            machines = list_machines(client, deployment)
         if deployment.master() not in machines:
             return False
         master = require_master(deployment, machines)

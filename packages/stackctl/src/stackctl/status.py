@@ -213,8 +213,8 @@ def answer_of(future: Future[T], seconds: float) -> T:
 def _instances(deployment: Deployment) -> _Instances:
     with enter(deployment):
         client = ec2_client(deployment)
-        ended = {name: machine.reason for name, machine in find_ended(client).items()}
-        return _Instances(list_machines(client), ended, client)
+        ended = {name: machine.reason for name, machine in find_ended(client, deployment).items()}
+        return _Instances(list_machines(client, deployment), ended, client)
 
 
 def _ask(

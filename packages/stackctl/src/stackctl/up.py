@@ -84,7 +84,7 @@ def plan(deployment: Deployment) -> list[str]:
         return steps
     with enter(deployment):
         client = ec2_client(deployment)
-        existing = list_machines(client)
+        existing = list_machines(client, deployment)
         names = list(deployment.with_existing(existing, {}).machines())
         missing = [name for name in names if name not in existing]
         steps += [f"launch {name}" for name in missing]
@@ -157,7 +157,7 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
                 outcome = salt.apply_locally(deployment, log, "aws")
                 step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
             # A new Salt master, which finds no console any more, needs these.
-            host_keys.publish(client, find_machines(client), shell.known_keys())
+            host_keys.publish(client, find_machines(client, deployment), shell.known_keys())
             _hold_early(run, client, shell, session)
             with progress.step("SSH key") as step:
                 step.changed = ssh_rotation.follow_store(deployment, client, shell)
@@ -168,7 +168,7 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             if applied:
                 machine = machines.connect_master(launcher)
             master = salt.Master(shell, machine, log, session.jobs)
-            now = machines.with_present(master, find_machines(client))
+            now = machines.with_present(master, find_machines(client, deployment))
             others = machines.launch_others(launcher, master, now)
             names = () if others.changed else tuple(now.machines())
             converge(master, Migration.of(now), progress, pushed=pushed, predict=names)
@@ -184,7 +184,7 @@ def _warnings(deployment: Deployment, client: EC2Client) -> list[str]:
 
     A number that the master has chosen is not known yet; the machines that exist count.
     """
-    names = [machine.name for machine in find_machines(client)]
+    names = [machine.name for machine in find_machines(client, deployment)]
     found = limits.check(deployment.with_existing(names, {}), client)
     ends = "" if deployment.is_local else credentials.warning()
     return [*found, *([ends] if ends else [])]
@@ -193,7 +193,7 @@ def _warnings(deployment: Deployment, client: EC2Client) -> list[str]:
 def _hold_early(run: Run, client: EC2Client, shell: Shell, session: Session) -> None:
     """Take the lock on a Salt master that can be reached before this run changes anything there."""
     name = run.deployment.master()
-    found = [machine for machine in find_machines(client) if machine.name == name]
+    found = [machine for machine in find_machines(client, run.deployment) if machine.name == name]
     if len(found) != 1 or found[0].state != "running":
         return
     master = found[0]

@@ -72,7 +72,7 @@ def security_groups() -> dict[str, Any]:
     return {
         chunk["name"]: chunk["rules"]
         for chunk in chunks
-        if chunk["state"] == "boto3_secgroup" and "rules" in chunk
+        if chunk["state"] == "security_group" and "rules" in chunk
     }
 
 

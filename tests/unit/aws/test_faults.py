@@ -1,0 +1,145 @@
+"""The foundation is made whole whatever AWS loses or does not know yet, and is repaired.
+
+Each call of the states meets each fault once: `WRITES` and `READS` are all calls that they make.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from accounts import READS, Client, dump
+from localcloud import faults
+from localcloud.faults import Fault
+from memorycloud import Running, emptied
+
+States = dict[str, dict[str, Any]]
+Apply = Callable[..., States]
+
+# The calls that change something in an empty account -> how many of each are made.
+WRITES = {
+    "AddRoleToInstanceProfile": 1,
+    "AllocateAddress": 1,
+    "AssociateRouteTable": 1,
+    "AttachInternetGateway": 1,
+    "AuthorizeSecurityGroupIngress": 5,
+    "CreateInstanceProfile": 1,
+    "CreateInternetGateway": 1,
+    "CreateRole": 1,
+    "CreateRoute": 1,
+    "CreateRouteTable": 1,
+    "CreateSecurityGroup": 5,
+    "CreateSubnet": 1,
+    "CreateVpc": 1,
+    "ImportKeyPair": 1,
+    "ModifyVpcAttribute": 1,
+    "PutRolePolicy": 1,
+    "RevokeSecurityGroupIngress": 0,
+}
+MAKES = [name for name in WRITES if name.startswith(("Create", "Import", "Allocate"))]
+MAKES.remove("CreateRoute")
+SECONDS = 1.0  # that a new thing is unknown here
+
+
+@pytest.fixture(autouse=True)
+def account(cloud: Running) -> None:
+    """An empty account."""
+    emptied(cloud)
+
+
+def failures(states: States) -> dict[str, str]:
+    return {one["__id__"]: one["comment"] for one in states.values() if one["result"] is not True}
+
+
+def changed(states: States) -> dict[str, Any]:
+    return {one["__id__"]: one["changes"] for one in states.values() if one["changes"]}
+
+
+def count(client: Client) -> Counter[str]:
+    """Return how many things of each kind the account has."""
+    return Counter({kind: len(listed) for kind, listed in dump(client).items()})
+
+
+@pytest.fixture(scope="module")
+def whole(cloud: Running, apply: Apply, client: Client) -> Counter[str]:
+    """How many things of each kind the whole foundation has."""
+    emptied(cloud)
+    assert failures(apply()) == {}
+    return count(client)
+
+
+def assert_made_whole(
+    cloud: Running, apply: Apply, client: Client, given: list[Fault], whole: Counter[str]
+) -> None:
+    """Fail unless one run under faults makes all of it once, and a second changes nothing."""
+    with cloud.faults.inject(*given) as injected:
+        states = apply()
+        assert all(injected.seen().met), "a fault was not met"
+    assert failures(states) == {}
+    assert count(client) == whole
+    again = apply()
+    assert failures(again) == {}
+    assert changed(again) == {}
+
+
+def test_tables_have_every_call(cloud: Running, apply: Apply) -> None:
+    with cloud.faults.inject() as injected:
+        apply()
+        calls = injected.seen().calls
+    reads = {name for name in calls if name.startswith(("Describe", "Get", "List"))}
+    assert {name: number for name, number in calls.items() if name not in reads} == {
+        name: number for name, number in WRITES.items() if number
+    }
+    assert reads == set(READS)
+
+
+@pytest.mark.parametrize(
+    ("action", "skip"),
+    [(action, skip) for action, number in WRITES.items() for skip in range(min(number, 2))],
+)
+def test_lost_answer_makes_nothing_twice(
+    cloud: Running,
+    apply: Apply,
+    client: Client,
+    whole: Counter[str],
+    action: str,
+    skip: int,
+) -> None:
+    assert_made_whole(cloud, apply, client, [faults.lost(action, skip)], whole)
+
+
+def test_lost_answers_of_reads_are_asked_for_again(
+    cloud: Running, apply: Apply, client: Client, whole: Counter[str]
+) -> None:
+    assert_made_whole(cloud, apply, client, [faults.lost(action) for action in READS], whole)
+
+
+@pytest.mark.parametrize("action", MAKES)
+def test_new_thing_whose_answer_is_lost_and_that_is_unknown(
+    cloud: Running, apply: Apply, client: Client, whole: Counter[str], action: str
+) -> None:
+    given = [faults.lost(action, seconds=SECONDS)]
+    assert_made_whole(cloud, apply, client, given, whole)
+
+
+def test_everything_new_is_unknown_for_a_while(
+    cloud: Running, apply: Apply, client: Client, whole: Counter[str]
+) -> None:
+    given = [faults.unknown(action, SECONDS) for action in MAKES]
+    assert_made_whole(cloud, apply, client, given, whole)
+
+
+def test_throttled_calls_are_made_again(
+    cloud: Running, apply: Apply, client: Client, whole: Counter[str]
+) -> None:
+    given = [faults.throttled(action, times=1) for action, number in WRITES.items() if number]
+    assert_made_whole(cloud, apply, client, given, whole)
+
+
+def test_call_that_broke_without_effect_is_made_again(
+    cloud: Running, apply: Apply, client: Client, whole: Counter[str]
+) -> None:
+    assert_made_whole(cloud, apply, client, [Fault("error", "CreateVpc", times=1)], whole)

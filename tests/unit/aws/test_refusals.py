@@ -1,0 +1,47 @@
+"""A refused look is no absence: the states fail with AWS's reason, and change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from accounts import READS, Client, dump
+from localcloud.faults import Fault
+from memorycloud import Running
+
+States = dict[str, dict[str, Any]]
+Apply = Callable[..., States]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["empty", "whole"])
+def account(request: pytest.FixtureRequest, apply: Apply) -> bool:
+    """Whether the account has the foundation."""
+    if request.param:
+        apply()
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("action", READS)
+def test_refused_look_is_no_absence(
+    cloud: Running, apply: Apply, client: Client, action: str, *, account: bool
+) -> None:
+    later = {"DescribeInstances", "DescribeVpcAttribute"} | {
+        name for name in READS if "RolePolic" in name or "SecurityGroup" in name
+    }
+    if not account and action in later:
+        pytest.skip("nobody asks about what is not there")
+    before = dump(client)
+    denied = Fault("error", action, code="UnauthorizedOperation", status=403, message="Why")
+    with cloud.faults.inject(denied):
+        states = apply(test=not account)
+    failed = [one["comment"] for one in states.values() if one["result"] is False]
+    reasons = [text for text in failed if not text.startswith("One or more requisite failed")]
+    assert reasons
+    assert all("(UnauthorizedOperation)" in text and "Why" in text for text in reasons)
+    assert not any("Traceback" in text for text in reasons)
+    assert [
+        one["changes"] for one in states.values() if one["result"] is True and one["changes"]
+    ] == []
+    assert dump(client) == before

@@ -1,0 +1,259 @@
+"""Half-made and changed parts of the foundation are repaired, and only those."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from accounts import DOCUMENT, Client, dump
+from memorycloud import Running, emptied
+
+States = dict[str, dict[str, Any]]
+Apply = Callable[..., States]
+Damage = Callable[[Client, dict[str, Any]], None]
+
+
+@pytest.fixture
+def made(cloud: Running, apply: Apply) -> None:
+    """An account with the whole foundation, and nothing else."""
+    emptied(cloud)
+    apply()
+
+
+def one(client: Client, call: str, key: str) -> Any:
+    """Return the deployment's only thing of a kind."""
+    filters = [{"Name": "tag:deployment", "Values": ["test"]}]
+    (found,) = getattr(client("ec2"), call)(Filters=filters)[key]
+    return found
+
+
+def gateway(client: Client) -> Any:
+    return one(client, "describe_internet_gateways", "InternetGateways")
+
+
+def table(client: Client) -> Any:
+    return one(client, "describe_route_tables", "RouteTables")
+
+
+def vpc(client: Client) -> Any:
+    return one(client, "describe_vpcs", "Vpcs")
+
+
+def detach_gateway(client: Client, _: dict[str, Any]) -> None:
+    client("ec2").detach_internet_gateway(
+        InternetGatewayId=gateway(client)["InternetGatewayId"], VpcId=vpc(client)["VpcId"]
+    )
+
+
+def delete_gateway(client: Client, aws: dict[str, Any]) -> None:
+    detach_gateway(client, aws)
+    client("ec2").delete_internet_gateway(InternetGatewayId=gateway(client)["InternetGatewayId"])
+
+
+def delete_route(client: Client, _: dict[str, Any]) -> None:
+    client("ec2").delete_route(
+        RouteTableId=table(client)["RouteTableId"], DestinationCidrBlock="0.0.0.0/0"
+    )
+
+
+def disassociate(client: Client, _: dict[str, Any]) -> None:
+    (association,) = table(client)["Associations"]
+    client("ec2").disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
+
+
+def associate_with_another(client: Client, aws: dict[str, Any]) -> None:
+    (association,) = table(client)["Associations"]
+    other = client("ec2").create_route_table(VpcId=vpc(client)["VpcId"])["RouteTable"]
+    client("ec2").replace_route_table_association(
+        AssociationId=association["RouteTableAssociationId"],
+        RouteTableId=other["RouteTableId"],
+    )
+
+
+def turn_off_names(client: Client, _: dict[str, Any]) -> None:
+    client("ec2").modify_vpc_attribute(
+        VpcId=vpc(client)["VpcId"], EnableDnsHostnames={"Value": False}
+    )
+
+
+def turn_off_resolution(client: Client, _: dict[str, Any]) -> None:
+    client("ec2").modify_vpc_attribute(
+        VpcId=vpc(client)["VpcId"], EnableDnsSupport={"Value": False}
+    )
+
+
+def rename_vpc(client: Client, _: dict[str, Any]) -> None:
+    rename(client, vpc(client)["VpcId"])
+
+
+def rename(client: Client, thing: str) -> None:
+    tags = [{"Key": "Name", "Value": "mine"}]
+    client("ec2").create_tags(Resources=[thing], Tags=tags)
+
+
+def rename_subnet(client: Client, _: dict[str, Any]) -> None:
+    rename(client, one(client, "describe_subnets", "Subnets")["SubnetId"])
+
+
+def rename_gateway(client: Client, _: dict[str, Any]) -> None:
+    rename(client, gateway(client)["InternetGatewayId"])
+
+
+def rename_table(client: Client, _: dict[str, Any]) -> None:
+    rename(client, table(client)["RouteTableId"])
+
+
+def delete_policy(client: Client, aws: dict[str, Any]) -> None:
+    client("iam").delete_role_policy(RoleName=aws["salt_role"], PolicyName="salt-cloud")
+
+
+def change_policy(client: Client, aws: dict[str, Any]) -> None:
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [everything]})
+    client("iam").put_role_policy(
+        RoleName=aws["salt_role"], PolicyName="salt-cloud", PolicyDocument=document
+    )
+
+
+def add_policy(client: Client, aws: dict[str, Any]) -> None:
+    client("iam").put_role_policy(
+        RoleName=aws["salt_role"], PolicyName="more", PolicyDocument=DOCUMENT
+    )
+
+
+def attach_policy(client: Client, aws: dict[str, Any]) -> None:
+    policy = client("iam").create_policy(PolicyName="more", PolicyDocument=DOCUMENT)["Policy"]
+    client("iam").attach_role_policy(RoleName=aws["salt_role"], PolicyArn=policy["Arn"])
+
+
+def change_trust(client: Client, aws: dict[str, Any]) -> None:
+    everybody = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": "*"}}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [everybody]})
+    client("iam").update_assume_role_policy(RoleName=aws["salt_role"], PolicyDocument=document)
+
+
+def empty_profile(client: Client, aws: dict[str, Any]) -> None:
+    client("iam").remove_role_from_instance_profile(
+        InstanceProfileName=aws["salt_role"], RoleName=aws["salt_role"]
+    )
+
+
+def delete_profile(client: Client, aws: dict[str, Any]) -> None:
+    empty_profile(client, aws)
+    client("iam").delete_instance_profile(InstanceProfileName=aws["salt_role"])
+
+
+def put_another_role_into_profile(client: Client, aws: dict[str, Any]) -> None:
+    empty_profile(client, aws)
+    client("iam").create_role(RoleName="other", AssumeRolePolicyDocument="{}")
+    client("iam").add_role_to_instance_profile(
+        InstanceProfileName=aws["salt_role"], RoleName="other"
+    )
+
+
+def delete_key(client: Client, aws: dict[str, Any]) -> None:
+    client("ec2").delete_key_pair(KeyName=aws["key_pair"])
+
+
+NETWORK, ROLE, TABLE = "aws-vpc", "aws-salt-role", "aws-route-table"
+# What is damaged together, and the states that repair it.
+BATCHES: list[tuple[list[Damage], set[str]]] = [
+    (
+        [detach_gateway, turn_off_names, delete_policy, delete_key],
+        {"aws-internet-gateway", NETWORK, ROLE, "aws-key-pair"},
+    ),
+    (
+        [delete_gateway, turn_off_resolution, change_policy],
+        {"aws-internet-gateway", TABLE, NETWORK, ROLE},
+    ),
+    ([delete_route, add_policy], {TABLE, ROLE}),
+    ([disassociate, attach_policy, empty_profile], {TABLE, ROLE}),
+    ([associate_with_another, change_trust, delete_profile], {TABLE, ROLE}),
+    (
+        [put_another_role_into_profile, rename_vpc, rename_subnet, rename_gateway, rename_table],
+        {ROLE, NETWORK, "aws-subnet", "aws-internet-gateway", TABLE},
+    ),
+]
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize(("damages", "repairs"), BATCHES)
+def test_damage_is_predicted_and_repaired(
+    apply: Apply, client: Client, pillar: dict[str, Any], damages: list[Damage], repairs: set[str]
+) -> None:
+    for damage in damages:
+        damage(client, pillar["aws"])
+    damaged = dump(client)
+    predicted = apply(test=True).values()
+    assert {one["__id__"] for one in predicted if one["changes"]} == repairs
+    assert dump(client) == damaged
+    states = apply().values()
+    assert {one["comment"] for one in states if one["result"] is not True} == set()
+    assert {one["__id__"] for one in states if one["changes"]} == repairs
+    assert {one["__id__"] for one in apply().values() if one["changes"]} == set()
+
+
+# -- what is left alone ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("made")
+def test_unknown_route_and_subnet_are_left_alone(apply: Apply, client: Client) -> None:
+    ec2 = client("ec2")
+    peer = ec2.create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
+    peering = ec2.create_vpc_peering_connection(VpcId=vpc(client)["VpcId"], PeerVpcId=peer)
+    ec2.create_route(
+        RouteTableId=table(client)["RouteTableId"], DestinationCidrBlock="10.99.0.0/16",
+        VpcPeeringConnectionId=peering["VpcPeeringConnection"]["VpcPeeringConnectionId"],
+    )  # fmt: skip
+    subnet = ec2.create_subnet(VpcId=vpc(client)["VpcId"], CidrBlock="10.20.9.0/24")["Subnet"]
+    ec2.associate_route_table(
+        RouteTableId=table(client)["RouteTableId"], SubnetId=subnet["SubnetId"]
+    )
+    before = dump(client)
+    states = apply().values()
+    assert {one["comment"] for one in states if one["result"] is not True} == set()
+    assert dump(client) == before
+
+
+# -- what cannot be repaired -----------------------------------------------------------------------
+
+
+def failed(states: States) -> dict[str, str]:
+    return {one["__id__"]: one["comment"] for one in states.values() if one["result"] is False}
+
+
+@pytest.mark.usefixtures("made")
+def test_second_vpc_with_our_tags_is_named(apply: Apply, client: Client) -> None:
+    first = vpc(client)
+    tags = [{"ResourceType": "vpc", "Tags": first["Tags"]}]
+    second = client("ec2").create_vpc(CidrBlock="10.20.0.0/16", TagSpecifications=tags)["Vpc"]
+    comment = failed(apply())["aws-names"]
+    assert first["VpcId"] in comment
+    assert second["VpcId"] in comment
+
+
+@pytest.mark.usefixtures("made")
+def test_gateway_of_somebody_else_in_our_vpc_is_named(apply: Apply, client: Client) -> None:
+    detach_gateway(client, {})
+    other = client("ec2").create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    client("ec2").attach_internet_gateway(InternetGatewayId=other, VpcId=vpc(client)["VpcId"])
+    comment = failed(apply())["aws-internet-gateway"]
+    assert f"{other}, which is not this deployment's, is attached to its VPC" in comment
+
+
+@pytest.mark.usefixtures("made")
+def test_network_that_cannot_be_changed_is_named(
+    apply: Apply, client: Client, pillar: dict[str, Any]
+) -> None:
+    ec2, aws = client("ec2"), pillar["aws"]
+    subnet = one(client, "describe_subnets", "Subnets")
+    disassociate(client, aws)
+    ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+    tags = [{"ResourceType": "subnet", "Tags": subnet["Tags"]}]
+    ec2.create_subnet(VpcId=vpc(client)["VpcId"], CidrBlock="10.20.7.0/24",
+                      AvailabilityZone=aws["subnet"]["zone"], TagSpecifications=tags)  # fmt: skip
+    comment = failed(apply())["aws-subnet"]
+    assert "is 10.20.7.0/24, and not 10.20.1.0/24. EC2 cannot change it" in comment
