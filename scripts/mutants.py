@@ -43,7 +43,6 @@ TESTS: dict[str, list[str]] = {
     ],
     "salt/_modules/airflow.py": ["test_airflow_module.py", "test_airflow_releases.py"],
     "salt/_modules/airflow_artefact.py": ["test_airflow_artefact.py"],
-    "salt/_modules/aws_access.py": ["aws/test_access.py"],
     "salt/_modules/drift.py": ["test_drift.py"],
     "salt/_modules/edge.py": ["test_edge.py"],
     "salt/_modules/elastic_ip.py": ["aws/test_account.py", "aws/test_elastic_ip.py"],
@@ -64,7 +63,6 @@ TESTS: dict[str, list[str]] = {
     "salt/airflow/files/web_answers.py": ["test_web_answers.py"],
     "salt/airflow/files/web_auth.py": ["test_web_worker.py"],
     "salt/airflow/files/web_queue.py": ["test_web_queue.py"],
-    "salt/_states/aws_access.py": ["aws/test_access.py"],
     "salt/_states/airflow_artefact.py": ["test_airflow_artefact.py"],
     "salt/_states/aws_account.py": ["aws/test_account.py"],
     "salt/_states/ec2_network.py": [

@@ -1,7 +1,6 @@
 # The account has everything that cloud.profiles.d names, but for the machines themselves.
 # The operator's own minion applies this without a master: docs/runbooks.md.
 include:
-  - aws.access
   - aws.names
   - aws.network
   - aws.groups

@@ -2,7 +2,6 @@
 # one address of the subnet for salt-1.
 {% set aws = salt['aws.settings']() %}
 include:
-  - aws.access
   - aws.names
 
 aws-vpc:

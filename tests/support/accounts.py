@@ -28,7 +28,7 @@ READS = (
     "DescribeAddresses", "DescribeInstances", "DescribeInternetGateways", "DescribeKeyPairs",
     "DescribeRouteTables", "DescribeSecurityGroupRules", "DescribeSecurityGroups",
     "DescribeSubnets", "DescribeVpcAttribute", "DescribeVpcs", "GetInstanceProfile", "GetRole",
-    "GetRolePolicy", "ListAttachedRolePolicies", "ListRolePolicies",
+    "GetRolePolicy", "GetSubnetCidrReservations", "ListAttachedRolePolicies", "ListRolePolicies",
 )  # fmt: skip
 """The calls with which the foundation's states look at an account."""
 TRUST = {"Version": "2012-10-17", "Statement": []}

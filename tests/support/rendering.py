@@ -20,7 +20,6 @@ import salt.modules
 import salt.pillar
 import salt.state
 import salt.utils.templates
-import saltext.boto3.modules
 
 from plainpillar import DEPLOYMENT, ROOT, PlainPillar
 from saltmodules import TREE, load
@@ -60,8 +59,8 @@ OF_SALT = frozenset({"config", "cp", "file", "hashutil", "match", "pillar", "sta
 
 
 def _shipped_modules() -> set[str]:
-    folders = [*salt.modules.__path__, *saltext.boto3.modules.__path__]
-    return {module.name for module in pkgutil.iter_modules(folders)} - STAND_INS.keys()
+    found = pkgutil.iter_modules(salt.modules.__path__)
+    return {module.name for module in found} - STAND_INS.keys()
 
 
 def addresses() -> dict[str, str]:
@@ -268,9 +267,7 @@ VIRTUAL = {"pkg": "pkg", "salt": "saltmod", "http": "http"}
 
 
 def _installed(module: str) -> Any:
-    for package in ("salt.states", "saltext.boto3.states"):
-        try:
-            return importlib.import_module(f"{package}.{VIRTUAL.get(module, module)}")
-        except ModuleNotFoundError:
-            continue
-    return None
+    try:
+        return importlib.import_module(f"salt.states.{VIRTUAL.get(module, module)}")
+    except ModuleNotFoundError:
+        return None

@@ -60,10 +60,8 @@ def test_credentials_that_have_ended_fail_the_first_state(
     with cloud.faults.inject(faults.expired()):
         states = apply()
     first = min(states.values(), key=lambda state: int(state["__run_num__"]))
-    assert (first["__id__"], first["result"]) == ("aws-access", False)
-    assert first["comment"].startswith(
-        "An error occurred (RequestExpired) when calling the GetCall"
-    )
+    assert (first["__id__"], first["result"]) == ("aws-names", False)
+    assert "An error occurred (RequestExpired) when calling the Describe" in first["comment"]
     assert not any(state["result"] for state in states.values())
 
 

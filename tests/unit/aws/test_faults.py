@@ -33,6 +33,7 @@ WRITES = {
     "CreateRouteTable": 1,
     "CreateSecurityGroup": 5,
     "CreateSubnet": 1,
+    "CreateSubnetCidrReservation": 1,
     "CreateVpc": 1,
     "ImportKeyPair": 1,
     "ModifyVpcAttribute": 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +75,7 @@ def test_prediction_on_empty_account_changes_nothing(
     settled = {name for name, state in predicted.items() if state["result"] is True}
     assert {state["result"] for state in predicted.values()} == {None, True}
     assert {name.split("_|-")[1] for name in settled} == {
-        "aws-access", "aws-names", "aws-machines", "aws-address-associated",
+        "aws-names", "aws-machines", "aws-address-associated",
         "aws-earlier-key-pair", "aws-earlier-salt-role",
     }  # fmt: skip
     assert openings(client) == set()
@@ -122,20 +121,24 @@ def test_second_run_changes_nothing(applied: States, apply: Callable[..., States
 
 
 def test_networks_with_host_bits_are_not_written_again(
-    applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
+    applied: States,
+    apply: Callable[..., States],
+    operator_of: Callable[..., Callable[..., States]],
+    client: Client,
+    pillar: dict[str, Any],
 ) -> None:
     """EC2 clears the host bits; two entries of one network are one rule."""
     cidrs = ["203.0.113.9/24", "203.0.113.77/24", "198.51.100.7/32"]
-    given = f"pillar={json.dumps({'settings': {'operator_cidrs': cidrs}})}"
+    changed = operator_of("test", operator_cidrs=cidrs)
     salt = pillar["aws"]["security_groups"]["salt"]
-    states = apply(given)
+    states = changed()
     assert {name: state["comment"] for name, state in states.items() if not state["result"]} == {}
     assert {peer for group, port, peer in openings(client) if group == salt and "/" in peer} == {
         "203.0.113.0/24",
         "198.51.100.7/32",
     }
-    assert_clean(apply(given))
-    assert_clean(apply(given, "test=True"))
+    assert_clean(changed())
+    assert_clean(changed(test=True))
     assert all(state["result"] for state in apply().values())
 
 

@@ -189,7 +189,7 @@ def test_driver_brings_only_what_salt_and_boto3_need(driver: Environment, tmp_pa
     )
     needed = {normalised(pin.partition("==")[0]) for pin in pins.splitlines()}
     assert driver.distributions() == needed | {"saltext-ec2"}
-    assert needed & {"docker", "localcloud", "moto", "saltext-boto3", "stackctl"} == set()
+    assert needed & {"docker", "localcloud", "moto", "stackctl"} == set()
 
 
 # -- the local cloud

@@ -35,7 +35,8 @@ def client(in_cloud: Running, deployment: Deployment) -> EC2Client:
 
 def launch(cloud: Running, name: str, project: str = "airflow-stack", **more: Any) -> str:
     """Launch a machine, and return its id."""
-    tags = [{"Key": "Name", "Value": name}, {"Key": "project", "Value": project}]
+    given = {"Name": name, "project": project, "deployment": "local"}
+    tags = [{"Key": key, "Value": value} for key, value in given.items()]
     vpcs = cloud.ec2.describe_vpcs(Filters=[{"Name": "cidr", "Values": ["10.42.0.0/16"]}])["Vpcs"]
     vpc = (vpcs or [cloud.ec2.create_vpc(CidrBlock="10.42.0.0/16")["Vpc"]])[0]["VpcId"]
     found = cloud.ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]

@@ -174,7 +174,8 @@ def test_tag_of_the_driver_tells_whether_a_machine_is_deployed(
     ],
 )
 def test_machine_has_the_host_key_of_its_tag(tag: str, key: str) -> None:
-    tags = [{"Key": HOST_KEY_TAG, "Value": tag}] if tag else []
+    tags = [{"Key": "deployment", "Value": "local"}]
+    tags += [{"Key": HOST_KEY_TAG, "Value": tag}] if tag else []
     instance = {"InstanceId": "i-1", "LaunchTime": 0, "State": {"Name": "running"}, "Tags": tags}
     assert only(described(instance)).host_key == key
 

@@ -88,6 +88,7 @@ def host(client: Any, prod: Deployment) -> Host:
 
 def launch(deployment: Deployment, host: Host, log: Log, cloud: Running) -> None:
     """Have the machines of the map launched, as `up` does."""
+    host.deployment = deployment
     progress = Progress(Console(file=StringIO()), log)
     launcher = Launcher(host.client, progress, log, show=lambda _: None)
     with billing.told(deployment, host.client):

@@ -100,7 +100,7 @@ def test_key_of_the_tag_is_trusted_without_a_console(
     client.create_tags(Resources=[instance], Tags=[tag])
     with Shell(deployment, client, log) as shell:
         assert shell.known_keys() == {}
-        shell.trust(list_machines(client, deployment)["web-1"], timeout=-1)
+        shell.trust(list_machines(client, DEPLOYMENT)["web-1"], timeout=-1)
         assert shell.known_keys() == {instance: [ED25519]}
 
 

@@ -397,8 +397,8 @@ def test_plan_asks_the_account(deployment: Deployment, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(up, "open_account", lambda _: Account())
     monkeypatch.setattr(up, "enter", lambda _: nullcontext())
-    monkeypatch.setattr(up, "list_machines", lambda _: {})
-    monkeypatch.setattr(up, "find_machines", lambda _: [])
+    monkeypatch.setattr(up, "list_machines", lambda *_: {})
+    monkeypatch.setattr(up, "find_machines", lambda *_: [])
     monkeypatch.setattr(preflight, "check_programs", lambda: None)
     monkeypatch.setattr(limits, "check", refuse)
     with pytest.raises(PreflightError, match="quota is too small"):
