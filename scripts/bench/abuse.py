@@ -103,7 +103,7 @@ def endless_reading(lab: Lab) -> Figures:
         for step in range(READ_STEPS):
             say(f"  {READS // READ_STEPS * step:,} of {READS:,} read")
             paths = [API_DAGS] * (READS // READ_STEPS // READ_CLIENTS)
-            answers = lab.load(Load(paths, READ_CLIENTS), target.visitor())
+            answers = lab.load(Load(paths, READ_CLIENTS), target.program())
             for status, count in answers.statuses().items():
                 errors[status] = errors.get(status, 0) + count
             series.append(_mib(machine.usage().memory))

@@ -69,7 +69,7 @@ def _compare(lab: Lab, cpus: float, count: int) -> Figures:
             with lab.serving(names[:number]):
                 seconds = WARM_SECONDS + LONGER * lab.seconds
                 what = Load([API_DAGS], CLIENTS_EACH * number, seconds)
-                answers = lab.load(what, target.visitor()).after(WARM_SECONDS)
+                answers = lab.load(what, target.program()).after(WARM_SECONDS)
                 rows[str(number)] = answers.figures()
         health = lab.load(Load([HEALTH], 1, lab.seconds), target.address)
         rows["health"] = health.figures()

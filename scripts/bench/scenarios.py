@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import abuse, faults, growth, overload, throughput
-from bench.lab import Lab
+from bench.lab import Lab, Target
+from bench.throughput import page
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,21 @@ def _first_line(run: Callable[..., Any]) -> str:
     return (run.__doc__ or "").splitlines()[0].rstrip(".")
 
 
-def _page(name: str, what: str, path: str, *, anonymous: bool = False) -> Scenario:
-    run = throughput.page(path, anonymous=anonymous)
+def _page(name: str, what: str, run: Any) -> Scenario:
     return Scenario(name, what, run, 0.5, stock=True, repeated=True)
 
 
 SCENARIOS = (
-    _page("health", "Read the health page", throughput.HEALTH, anonymous=True),
+    _page("health", "Read the health page", page(throughput.HEALTH, throughput.nobody)),
     Scenario("static", _first_line(throughput.static), throughput.static, 0.5, True, True),
-    _page("api-dags", "Read the list of DAGs of the API", throughput.API_DAGS),
-    _page("ui-dags", "Read the list of DAGs of the page", throughput.UI_DAGS),
+    _page(
+        "api-dags",
+        "Read the list of DAGs of the API, as a program",
+        page(throughput.API_DAGS, Target.program),
+    ),
+    _page(
+        "ui-dags", "Read the list of DAGs of the page", page(throughput.UI_DAGS, Target.visitor)
+    ),
     Scenario("login", _first_line(throughput.login), throughput.login, 0.4, True, True),
     Scenario(
         "first-visit", _first_line(throughput.first_visit), throughput.first_visit, 0.7, True, True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bench import stock, visit
@@ -40,16 +40,20 @@ def _each_target(lab: Lab) -> Iterator[Target]:
         yield lab.targets[name]
 
 
-def page(path: str, *, anonymous: bool = False) -> Any:
-    """Return the scenario that reads one page from each target."""
+def nobody(target: Target) -> Address:
+    """Return the address without credentials."""
+    return target.address
+
+
+def page(path: str, who: Callable[[Target], Address]) -> Any:
+    """Return the scenario in which somebody reads one page from each target."""
 
     def run(lab: Lab) -> Figures:
         found = {}
         for target in _each_target(lab):
             with lab.serving(target.serving):
-                address = target.address if anonymous else target.visitor()
                 what = Load([path], CLIENTS, lab.seconds)
-                found[target.name] = lab.measure(what, target, address)
+                found[target.name] = lab.measure(what, target, who(target))
             settle(lab, target)
         return found
 
@@ -58,7 +62,7 @@ def page(path: str, *, anonymous: bool = False) -> Any:
 
 def static(lab: Lab) -> Figures:
     """Read the largest file: what the web machine itself serves, and what the edge does."""
-    return dict(page(visit.load()["site"].bundle(), anonymous=True)(lab))
+    return dict(page(visit.load()["site"].bundle(), nobody)(lab))
 
 
 def login(lab: Lab) -> Figures:
