@@ -73,7 +73,7 @@ def test_full_account_is_told_what_to_do(
     with pytest.raises(
         SecretsError,
         match=r"^The account has as many elastic addresses in eu-west-1 as it may \(5, .*"
-        r" airflow-edge cannot be allocated: release one .* L-0263D0A3\)\.$",
+        r" airflow-stack-new-edge cannot be allocated: release one .* L-0263D0A3\)\.$",
     ):
         edge_address.ensure(new, ACCOUNT)
     code = "UnauthorizedOperation"

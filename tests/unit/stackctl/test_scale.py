@@ -137,7 +137,7 @@ class Run:
                 "ec2_client",
                 lambda _: SimpleNamespace(meta=SimpleNamespace(region_name="eu-west-1")),
             ),
-            (billing, "find_machines", lambda _: self.machines()),
+            (billing, "find_machines", lambda *_: self.machines()),
             (limits, "check", self.check_limits),
             (scale, "enter", lambda _: nullcontext()),
             (scale, "open_account", lambda _: self),

@@ -28,16 +28,21 @@ def plain(answer: Any) -> Any:
 
 
 def instances(
-    connection: Connection, filters: Sequence[FilterTypeDef] = ()
+    connection: Connection, filters: Sequence[FilterTypeDef] = (), *, foreign: bool = False
 ) -> list[InstanceTypeDef]:
     """Return the instances that the provider sees in the region, in every state.
+
+    Args:
+        connection: that of the provider.
+        filters: of EC2.
+        foreign: whether instances without the tags of `owned_by` count too.
 
     Raises:
         ApiError: EC2 did not answer.
     """
     with api_errors("listing the instances"):
         pages = connection.ec2.get_paginator("describe_instances").paginate(
-            Filters=[*filters, *connection.owned()]
+            Filters=[*filters, *(() if foreign else connection.owned())]
         )
         return [
             instance

@@ -75,7 +75,7 @@ def _holder(
     filters: list[FilterTypeDef] = [{"Name": "private-ip-address", "Values": list(addresses)}]
     if subnets:
         filters.append({"Name": "subnet-id", "Values": list(subnets)})
-    found = _lookup.instances(wanted.connection, filters)
+    found = _lookup.instances(wanted.connection, filters, foreign=True)
     for instance in found:
         if (state := instance["State"]["Name"]) in _lookup.LIVING:
             owner = _tags.as_dict(instance).get("Name")
