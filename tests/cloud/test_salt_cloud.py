@@ -193,7 +193,8 @@ def test_machine_without_salt_gets_locked_version(master: Master) -> None:
 
     Its tags say that it was launched and not deployed.
     """
-    tags = [{"Key": "Name", "Value": "web-9"}, {"Key": DEPLOY_TAG, "Value": "pending"}]
+    given = {"Name": "web-9", DEPLOY_TAG: "pending", **DEPLOYMENT.owner()}
+    tags = [{"Key": key, "Value": value} for key, value in given.items()]
     machine = master.cloud.launch(
         "web-9", TagSpecifications=[{"ResourceType": "instance", "Tags": tags}]
     )
