@@ -224,6 +224,14 @@ def things(kind: str, region: str, filters: Mapping[str, str]) -> list[dict[str,
     return [one for one in instances if one["State"]["Name"] not in ("shutting-down", "terminated")]
 
 
+def own(kind: str, region: str, name: str = "") -> list[dict[str, Any]]:
+    """Return the deployment's things of a kind in EC2, by its tags; with a name, those of it.
+
+    Raises AwsError when AWS does not answer.
+    """
+    return things(kind, region, {f"tag:{key}": value for key, value in tags(name).items()})
+
+
 def find(
     kind: str, name: str, region: str, within: Mapping[str, str] | None = None
 ) -> dict[str, Any] | None:

@@ -77,8 +77,7 @@ def interface_of(name: str, region: str) -> str | None:
         CommandExecutionError: several of the deployment's machines have the name.
         AwsError: EC2 does not answer.
     """
-    own = {f"tag:{key}": value for key, value in __salt__["aws.tags"](name).items()}
-    machines = __salt__["aws.things"]("instance", region, own)
+    machines = __salt__["aws.own"]("instance", region, name)
     found = [machine for machine in machines if machine["State"]["Name"] in STATES]
     if len(found) > 1:
         raise CommandExecutionError(f"{len(found)} machines are called {name}")

@@ -53,8 +53,7 @@ def groups(names: Iterable[str], region: str) -> dict[str, dict[str, Any]]:
         CommandExecutionError: a group of the VPC has a name and is not the deployment's.
         AwsError: EC2 does not answer.
     """
-    owner = {f"tag:{key}": value for key, value in __salt__["aws.tags"]().items()}
-    vpcs = __salt__["aws.things"]("vpc", region, owner)
+    vpcs = __salt__["aws.own"]("vpc", region)
     if not vpcs:
         return {}
     here = __salt__["aws.things"]("security-group", region, {"vpc-id": vpcs[0]["VpcId"]})

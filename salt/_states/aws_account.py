@@ -57,9 +57,7 @@ def _looks(region: str) -> list[Callable[[], Any]]:
 
 def _earlier_vpc(region: str) -> None:
     """Raise CommandExecutionError for an earlier VPC of which nobody knows whose it is."""
-    own = __salt__["aws.tags"]()
-    mine = {f"tag:{key}": value for key, value in own.items()}
-    if not __salt__["aws.things"]("vpc", region, mine):
+    if not __salt__["aws.own"]("vpc", region):
         __salt__["aws.earlier_vpc"](region)
 
 
@@ -77,12 +75,10 @@ def machines_taken_over(name: str, region: str) -> dict[str, Any]:
     """
 
     def differences() -> dict[str, Callable[[], Any]]:
-        own = __salt__["aws.tags"]()
-        mine = {f"tag:{key}": value for key, value in own.items()}
-        vpcs = __salt__["aws.things"]("vpc", region, mine)
+        vpcs = __salt__["aws.own"]("vpc", region)
         if not vpcs:
             return {}
-        within = {"vpc-id": vpcs[0]["VpcId"], "tag:project": own["project"]}
+        within = {"vpc-id": vpcs[0]["VpcId"], "tag:project": __salt__["aws.tags"]()["project"]}
         todo: dict[str, Callable[[], Any]] = {}
         for instance in __salt__["aws.things"]("instance", region, within):
             if not __salt__["aws.is_earlier"](instance):

@@ -73,8 +73,7 @@ def _own_vpc(name: str, region: str) -> dict[str, Any] | None:
     Raises:
         CommandExecutionError: there are two, or another VPC has the name.
     """
-    owner = {f"tag:{key}": value for key, value in __salt__["aws.tags"]().items()}
-    found = __salt__["aws.things"]("vpc", region, owner)
+    found = __salt__["aws.own"]("vpc", region)
     if len(found) > 1:
         ids = ", ".join(sorted(one["VpcId"] for one in found))
         raise CommandExecutionError(
