@@ -1,11 +1,14 @@
-"""Waits for a condition, with a deadline that only a failure reaches and a slow host does not."""
+"""Waits for a condition, with a deadline that only a failure reaches; or waits for nothing."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import TypeVar
+
+import pytest
 
 T = TypeVar("T")
 
@@ -35,3 +38,11 @@ def runs(pid: int | str) -> bool:
         return bool(Path(f"/proc/{str(pid).strip()}/cmdline").read_bytes())
     except OSError:
         return False
+
+
+def without_waiting(patch: pytest.MonkeyPatch, module: ModuleType) -> list[float]:
+    """Have a module's pauses pass at once; return them as they come. Its clock is their sum."""
+    pauses: list[float] = []
+    clock = SimpleNamespace(sleep=pauses.append, monotonic=lambda: sum(pauses))
+    patch.setattr(module, "time", clock)
+    return pauses

@@ -17,6 +17,7 @@ import salt.client
 import salt.config
 import yaml
 
+import awsenvironment
 from cloudsite import HOST_KEY
 from memorycloud import MemoryHost, Running, running
 from plainpillar import DEPLOYMENT, ROOT
@@ -149,12 +150,9 @@ def operator_of(
         return Operator(tmp_path_factory.mktemp("operator"), name, key, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
+        awsenvironment.clear(patch)
         for name, value in environment.items():
             patch.setenv(name, value)
-        # An earlier test's session keeps what it found in the environment.
-        patch.setattr(boto3, "DEFAULT_SESSION", None)
         yield make
 
 

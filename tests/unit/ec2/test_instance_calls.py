@@ -13,6 +13,7 @@ from saltext.ec2 import _attachments, _instance, _lookup
 from saltext.ec2._client import Connection
 from saltext.ec2._machine import Machine
 from saltext.ec2.errors import ApiError, LaunchError
+from waiting import without_waiting
 
 OPTIONS: dict[str, Any] = {"ssh_interface": "private_ips", "wait_for_ip_timeout": 60}
 
@@ -54,10 +55,7 @@ def machine(ec2: Ec2, instance: dict[str, Any] | None = None, **options: Any) ->
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses of the driver, for which nobody waits."""
-    pauses: list[float] = []
-    fake = SimpleNamespace(sleep=pauses.append, monotonic=lambda: sum(pauses))
-    monkeypatch.setattr(_instance, "time", fake)
-    return pauses
+    return without_waiting(monkeypatch, _instance)
 
 
 # -- launching -------------------------------------------------------------------------------------

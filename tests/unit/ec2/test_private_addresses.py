@@ -11,6 +11,7 @@ import pytest
 from saltext.ec2 import _private_addresses
 from saltext.ec2._request import Launch
 from saltext.ec2.errors import ApiError, ConfigurationError, LaunchError
+from waiting import without_waiting
 
 ADDRESS = "10.20.1.250"
 REQUEST: dict[str, Any] = {
@@ -52,10 +53,7 @@ class Account:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses of the driver, for which nobody waits."""
-    pauses: list[float] = []
-    fake = SimpleNamespace(sleep=pauses.append, monotonic=lambda: sum(pauses))
-    monkeypatch.setattr(_private_addresses, "time", fake)
-    return pauses
+    return without_waiting(monkeypatch, _private_addresses)
 
 
 Try = Callable[..., Any]

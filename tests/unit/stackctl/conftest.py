@@ -69,6 +69,17 @@ def deployment(checkout: Path) -> Deployment:
 
 
 @pytest.fixture
+def prod(checkout: Path) -> Deployment:
+    """A real deployment in moto's account."""
+    made = Deployment("prod", checkout)
+    made.pillar_dir.mkdir()
+    made.settings_path.write_text(
+        "settings: {aws_account: '123456789012', operator_cidrs: [198.51.100.7/32]}\n"
+    )
+    return made
+
+
+@pytest.fixture
 def log(tmp_path: Path) -> Log:
     """A log."""
     return Log(tmp_path / "log", "test")

@@ -62,17 +62,6 @@ def without_localcloud(checkout: Path, *args: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.fixture
-def prod(checkout: Path) -> Deployment:
-    """A real deployment in moto's account."""
-    made = Deployment("prod", checkout)
-    made.pillar_dir.mkdir()
-    made.settings_path.write_text(
-        "settings: {aws_account: '123456789012', operator_cidrs: [198.51.100.7/32]}\n"
-    )
-    return made
-
-
 def test_help_needs_no_localcloud(checkout: Path) -> None:
     done = without_localcloud(checkout, "--help")
     assert done.returncode == 0, done.stderr

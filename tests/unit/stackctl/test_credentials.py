@@ -23,17 +23,6 @@ def _nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def prod(checkout: Path) -> Deployment:
-    """A real deployment."""
-    made = Deployment("prod", checkout)
-    made.pillar_dir.mkdir()
-    made.settings_path.write_text(
-        "settings: {aws_account: '123456789012', operator_cidrs: [198.51.100.7/32]}\n"
-    )
-    return made
-
-
-@pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of AWS's configuration."""
     path = tmp_path / "config"

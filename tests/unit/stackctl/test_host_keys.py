@@ -21,6 +21,7 @@ from stackctl import host_keys
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError
 from stackctl.machines import Machine, find_machines
+from waiting import without_waiting
 
 LOCAL = Deployment("local", ROOT)
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPnz9d8yKdHyW6"
@@ -63,10 +64,7 @@ def cloud(tmp_path: Path, host: Printing) -> Iterator[Running]:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between two looks, for which nobody waits; the time is their sum."""
-    made: list[float] = []
-    clock = SimpleNamespace(sleep=made.append, monotonic=lambda: sum(made))
-    monkeypatch.setattr(host_keys, "time", clock)
-    return made
+    return without_waiting(monkeypatch, host_keys)
 
 
 def launch(cloud: Running, size: str = "t2.micro") -> Machine:
