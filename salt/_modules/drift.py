@@ -60,6 +60,7 @@ _SERVICE_USERS = {"postgres"}
 # cloud-init writes root a key that only prints which user to take.
 _REFUSED_KEY = "Please login as the user"
 _CODE = re.compile(r"^\S+ ..x. .* (/(?:usr|opt|lib)\S*) \(deleted\)$", re.MULTILINE)
+_UNIT_PROPERTIES = "Id,ActiveState,SubState,NeedDaemonReload"
 _UNIT = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
 _HAPROXY_SOCKET = "/run/haproxy/admin.sock"
 _POSTGRES = """
@@ -143,11 +144,13 @@ def _owned(paths: list[str]) -> set[str]:
 def _units(root: Path, role: Role) -> Iterator[str]:
     """Failed and masked units, and units whose files systemd has not read yet."""
     del role
-    shown = _run("systemctl", "show", "--property=Id,ActiveState,NeedDaemonReload", "*")
+    shown = _run("systemctl", "show", f"--property={_UNIT_PROPERTIES}", "*")
     for block in shown.split("\n\n"):
         unit = dict(line.split("=", 1) for line in block.splitlines() if line)
         if unit.get("ActiveState") == "failed":
             yield f"{unit['Id']} has failed"
+        if unit.get("SubState") == "auto-restart":
+            yield f"{unit['Id']} has failed, and is started again"
         if unit.get("NeedDaemonReload") == "yes":
             yield f"{unit['Id']} has files that systemd has not read"
     container = __grains__.get("virtual") == "container"

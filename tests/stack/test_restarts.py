@@ -63,26 +63,24 @@ def boots(stack: Stack, names: list[str]) -> dict[str, str]:
     return {name: str(started[name].attrs["State"]["StartedAt"]) for name in names}
 
 
+def is_green(row: dict[str, Any]) -> bool:
+    """Return whether a row of `status` has nothing to tell."""
+    return bool(row["healthy"] and row["site"] == "healthy" and not row["errors"])
+
+
 def is_back(stack: Stack, seconds: float = BACK_SECONDS) -> None:
     """Wait until all is green; fail with what is not."""
     last: dict[str, Any] = {}
 
-    def green() -> bool:
+    def all_green() -> bool:
         last.clear()
         last.update(stack.rows())
-        return bool(last) and all(
-            row["healthy"] and row["site"] == "healthy" and not row["errors"]
-            for row in last.values()
-        )
+        return bool(last) and all(is_green(row) for row in last.values())
 
     try:
-        until(green, "all is green", seconds, every=1)
+        until(all_green, "all is green", seconds, every=1)
     except AssertionError:
-        red = {
-            name: {key: row[key] for key in ("state", "salt", "service", "problem", "site")}
-            for name, row in last.items()
-            if not row["healthy"]
-        }
+        red = {name: row for name, row in last.items() if not is_green(row)}
         raise AssertionError(f"not green after {seconds} s: {json.dumps(red, indent=1)}") from None
 
 

@@ -144,19 +144,22 @@ def test_file_of_nobody(machine: Machine, path: str) -> None:
 def test_units(machine: Machine) -> None:
     machine.answers["systemctl show"] = (
         "Id=a.service\nActiveState=failed\nNeedDaemonReload=no\n\n"
-        "Id=b.service\nActiveState=active\nNeedDaemonReload=yes\n"
+        "Id=b.service\nActiveState=active\nNeedDaemonReload=yes\n\n"
+        "Id=c.service\nActiveState=activating\nSubState=auto-restart\nNeedDaemonReload=no\n\n"
+        "Id=d.service\nActiveState=activating\nSubState=start\nNeedDaemonReload=no\n"
     )
     machine.link("etc/systemd/system/apt-daily.timer", "/dev/null")
     (machine.root / "etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer").unlink()
     assert machine.found() == [
         "a.service has failed",
         "b.service has files that systemd has not read",
+        "c.service has failed, and is started again",
         "apt-daily.timer is masked",
         "apt-daily-upgrade.timer is disabled, so no security update is installed",
     ]
     machine.virtual = "container"
     machine.link("etc/systemd/system/ssh.service", "/dev/null")
-    assert machine.found()[2:] == ["ssh.service is masked"]
+    assert machine.found()[3:] == ["ssh.service is masked"]
 
 
 def test_users(machine: Machine) -> None:

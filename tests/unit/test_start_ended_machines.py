@@ -12,7 +12,7 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from memorycloud import MemoryHost, Running, running
 from plainpillar import ROOT
@@ -151,6 +151,22 @@ def test_only_machines_with_an_accepted_key_may_be_started(
     client = (("ec2",), {"region_name": "eu-west-1"})
     assert called == [(client, OWNER, {"web-1"})]
     assert program.main("eu-west-1", "airflow-stack", "test", str(tmp_path)) == 1
+
+
+def test_ec2_that_does_not_answer_is_one_line(
+    program: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def start_ended(*_: Any) -> bool:
+        raise EndpointConnectionError(endpoint_url="https://ec2.eu-west-1.amazonaws.com")
+
+    monkeypatch.setattr(program, "start_ended", start_ended)
+    assert program.main("eu-west-1", "airflow-stack", "test", str(tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("EC2 cannot be asked: Could not connect")
+    assert said.count("\n") == 1
 
 
 def test_unit_waits_for_what_stackctl_has_running() -> None:

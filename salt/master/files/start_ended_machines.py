@@ -59,7 +59,11 @@ def main(region: str, project: str, deployment: str, accepted: str = ACCEPTED) -
     """Return the exit code."""
     names = {path.name for path in Path(accepted).iterdir()}
     owner = {"project": project, "deployment": deployment}
-    return 0 if start_ended(boto3.client("ec2", region_name=region), owner, names) else 1
+    try:
+        return 0 if start_ended(boto3.client("ec2", region_name=region), owner, names) else 1
+    except (BotoCoreError, ClientError) as error:
+        print(f"EC2 cannot be asked: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
