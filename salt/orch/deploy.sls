@@ -3,23 +3,29 @@
 # a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
 # Every step names its machines, so a machine that does not answer fails its step by name.
+#
+# With pillar `new`, the web machines that have just been launched for a tree that everything else
+# has: they serve first, and the others learn of them afterwards. `stackctl scale` and the master's
+# own growth say so: salt-run state.orchestrate orch.deploy pillar='{"new": ["web-3"]}'
+{% set new = salt['pillar.get']('new', []) %}
 {% set everything = salt['role.accepted']() %}
 {% set stores = salt['role.accepted']('postgres', 'redis') %}
 {% set web = salt['role.accepted']('web') %}
 {% set edge = salt['role.accepted']('lb', 'salt') %}
 {% set master = salt['role.accepted']('salt') %}
+{% set synced = new or everything %}
 
 deploy-modules:
   salt.function:
     - name: saltutil.sync_modules
-    - tgt: {{ everything | json }}
+    - tgt: {{ synced | json }}
     - tgt_type: list
     - expect_minions: True
 
 deploy-states:
   salt.function:
     - name: saltutil.sync_states
-    - tgt: {{ everything | json }}
+    - tgt: {{ synced | json }}
     - tgt_type: list
     - expect_minions: True
     - require:
@@ -29,7 +35,7 @@ deploy-states:
 deploy-pillar:
   salt.function:
     - name: saltutil.refresh_pillar
-    - tgt: {{ everything | json }}
+    - tgt: {{ synced | json }}
     - tgt_type: list
     - expect_minions: True
     - kwarg: {wait: True, timeout: 60}
@@ -40,7 +46,7 @@ deploy-pillar:
 deploy-addresses:
   salt.function:
     - name: mine.update
-    - tgt: {{ everything | json }}
+    - tgt: {{ synced | json }}
     - tgt_type: list
     - expect_minions: True
     - require:
@@ -61,19 +67,20 @@ deploy-stores:
     - tgt: {{ stores | json }}
     - tgt_type: list
     - highstate: True
+    - parallel: True
     - require:
       - salt: deploy-addresses
 
 # Every web machine has the files of the new release before the first one serves its pages.
 deploy-release:
   salt.state:
-    - tgt: {{ web | json }}
+    - tgt: {{ (new or web) | json }}
     - tgt_type: list
     - sls: airflow.release
     - require:
       - salt: deploy-artefact
-      - salt: deploy-stores
 
+{% if not new %}
 # Any web machine can migrate. It serves the new release before the other web machines change.
 deploy-database:
   salt.state:
@@ -82,25 +89,31 @@ deploy-database:
     - sls: airflow.migrate
     - require:
       - salt: deploy-release
+      - salt: deploy-stores
+{% endif %}
 
-# One machine at a time, so that the others serve meanwhile. The first failure stops the rollout.
-{% for id in web %}
-deploy-{{ id }}:
-  salt.state:
-    - tgt: [{{ id | json }}]
-    - tgt_type: list
-    - highstate: True
-    - require:
-      - salt: deploy-{{ loop.previtem | default('database') }}
+# Machines that serve change one at a time, so that the others serve meanwhile; new ones need not
+# wait for each other. The first failure stops the rollout.
+{% set one_by_one = [] %}
+{% for id in web if id not in new %}
+{% do one_by_one.append((id, [id])) %}
 {% endfor %}
-
-deploy-edge:
+{% if new %}
+{% set steps = [('new', new), ('edge', edge)] + one_by_one %}
+{% else %}
+{% set steps = one_by_one + [('edge', edge)] %}
+{% endif %}
+{% set first = ('release' if new else 'database', web) %}
+{% for step, machines in steps %}
+deploy-{{ step }}:
   salt.state:
-    - tgt: {{ edge | json }}
+    - tgt: {{ machines | json }}
     - tgt_type: list
     - highstate: True
     - require:
-      - salt: deploy-{{ web | last }}
+      - salt: deploy-stores
+      - salt: deploy-{{ (loop.previtem | default(first))[0] }}
+{% endfor %}
 
 deploy-smoke:
   salt.state:
@@ -108,4 +121,4 @@ deploy-smoke:
     - tgt_type: list
     - sls: smoke
     - require:
-      - salt: deploy-edge
+      - salt: deploy-{{ steps[-1][0] }}

@@ -95,6 +95,8 @@ class Compiler:
         folder: Path,
         pillar: PlainPillar,
         grains: Mapping[str, Any] | None = None,
+        *,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare a minion.
 
@@ -103,7 +105,9 @@ class Compiler:
             folder: an empty folder to work in.
             pillar: the deployment's root, in front of `pillar/base`.
             grains: more grains, true or not.
+            given: pillar of the command line.
         """
+        self._given = dict(given or {})
         modules = folder / "modules"
         modules.mkdir(parents=True)
         for name, source in STAND_INS.items():
@@ -162,7 +166,7 @@ class Compiler:
 
     @cached_property
     def _salt(self) -> Any:
-        return salt.state.HighState(self.opts)
+        return salt.state.HighState(self.opts, pillar_override=self._given)
 
     def _compile(self, matches: dict[str, list[str]]) -> Compiled:
         compiler = self._salt

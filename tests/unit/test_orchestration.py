@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
     """`render('web-1', …)`: the orchestration when these keys and `OTHERS` are accepted."""
     pillar = PlainPillar(tmp_path_factory.mktemp("pillar"), ssh_public_key="x", operator_cidrs=[])
 
-    def compiled(*web: str, others: list[str] = OTHERS) -> Compiled:
+    def compiled(*web: str, others: list[str] = OTHERS, new: Sequence[str] = ()) -> Compiled:
         # The id under which the master renders an orchestration.
         master = f"{DEPLOYMENT.master()}_master"
-        compiler = Compiler(master, tmp_path_factory.mktemp("master"), pillar)
+        folder = tmp_path_factory.mktemp("master")
+        compiler = Compiler(master, folder, pillar, given={"new": [*new]})
         # As the master lists them.
         compiler.opts["test_accepted"] = sorted([*web, *others])
         return compiler.states("orch.deploy")
@@ -100,6 +101,30 @@ def test_release_is_built_once_and_is_everywhere_before_the_first_machine_change
     assert steps["deploy-artefact"]["parallel"] is True
     assert steps["deploy-artefact"]["order"] < steps["deploy-stores"]["order"]
     assert steps["deploy-stores"]["order"] < steps["deploy-release"]["order"]
+
+
+def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) -> None:
+    compiled = render("web-1", "web-2", "web-3", "web-4", new=["web-3", "web-4"])
+    assert targets(compiled) == {
+        "deploy-modules": ["web-3", "web-4"],
+        "deploy-states": ["web-3", "web-4"],
+        "deploy-pillar": ["web-3", "web-4"],
+        "deploy-addresses": ["web-3", "web-4"],
+        "deploy-artefact": ["salt-1"],
+        "deploy-stores": ["postgres-1", "redis-1"],
+        "deploy-release": ["web-3", "web-4"],
+        "deploy-new": ["web-3", "web-4"],
+        "deploy-edge": ["lb-1", "salt-1"],
+        "deploy-web-1": ["web-1"],
+        "deploy-web-2": ["web-2"],
+        "deploy-smoke": ["salt-1"],
+    }
+    steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
+    order = ["release", "new", "edge", "web-1", "web-2", "smoke"]
+    for before, step in pairwise(order):
+        assert {"salt": f"deploy-{before}"} in steps[f"deploy-{step}"]["require"]
+    # The database lets in the machines whose addresses its last run knew.
+    assert {"salt": "deploy-stores"} in steps["deploy-new"]["require"]
 
 
 def test_lowest_web_machine_migrates(render: Render) -> None:

@@ -315,15 +315,18 @@ def change(config: Config, wanted: int) -> None:
     write_count(config, wanted)
     names = {f"{config.role}-{number}" for number in range(1, wanted + 1)}
     known = set(machines_of(config, config.role))
+    told: list[str] = []
     if missing := sorted(names - known):
         # Not by the map: it would also launch what an operator has just taken away.
         run(*SALT_CLOUD, "--profile", config.role, "--parallel", *missing)
         known = set(machines_of(config, config.role))
-        if missing := sorted(names - known):
-            raise ScaleError(f"salt-cloud has not launched {', '.join(missing)}")
+        if left := sorted(names - known):
+            raise ScaleError(f"salt-cloud has not launched {', '.join(left)}")
+        told = [f"pillar={json.dumps({'new': missing})}"]
     if surplus := sorted(known - names):
         retire(config, surplus)
-    run("salt-run", "state.orchestrate", "orch.deploy")
+        told = []
+    run("salt-run", "state.orchestrate", "orch.deploy", *told)
 
 
 def decide(config: Config) -> None:

@@ -236,7 +236,8 @@ class Run:
 
     def converge(self, _master: object, migration: Migration, *_: object, **options: Any) -> None:
         assert migration.machine == "web-1"
-        self.did.append(f"converge{' by prediction' if options['predict'] else ''}")
+        how = " by prediction" if options["predict"] else ""
+        self.did.append(" ".join([f"converge{how}", *options["new"]]))
 
 
 @pytest.fixture
@@ -261,7 +262,7 @@ def go(whole: Run, log: Log) -> Callable[..., list[str]]:
 
 def test_up_and_back_again(whole: Run, go: Callable[..., list[str]]) -> None:
     begin = ["hold salt-1", "bootstrap"]
-    assert go("web=4") == [*begin, "launch web-3 web-4", "converge", "site"]
+    assert go("web=4") == [*begin, "launch web-3 web-4", "converge web-3 web-4", "site"]
     assert whole.deployment.settings()["machines"] == {"web": 4}
     assert go("web=4") == ["hold salt-1", "converge by prediction", "site"]
     assert not whole.changed
@@ -278,7 +279,7 @@ def test_account_without_room_launches_nothing_and_a_rerun_goes_on(
         go("web=4")
     assert whole.did == ["hold salt-1", "bootstrap"]
     whole.full = False
-    assert go("web=4") == ["hold salt-1", "launch web-3 web-4", "converge", "site"]
+    assert go("web=4") == ["hold salt-1", "launch web-3 web-4", "converge web-3 web-4", "site"]
 
 
 def test_machine_that_ec2_has_lost_leaves_its_key_last(

@@ -76,7 +76,9 @@ class FakeMaster:
     def note_converged(self) -> None:
         self.did.append("note")
 
-    def orchestrate(self, name: str, report: Callable[[str], None]) -> list[StateRun]:
+    def orchestrate(
+        self, name: str, report: Callable[[str], None], _pillar: object = None
+    ) -> list[StateRun]:
         report(name)
         self.did.append(name)
         return [StateRun("web-1", 9, ("airflow-admin",), ())]

@@ -410,15 +410,23 @@ class Master:
         raise_on_failure(runs, self._log)
         return runs
 
-    def orchestrate(self, name: str, report: Callable[[str], None]) -> list[StateRun]:
+    def orchestrate(
+        self, name: str, report: Callable[[str], None], pillar: Mapping[str, object] | None = None
+    ) -> list[StateRun]:
         """Run an orchestration and return the state runs in it, in order.
+
+        Args:
+            name: of its SLS file.
+            report: receives what is done.
+            pillar: what it is told besides the master's pillar.
 
         Raises:
             ConvergeError: a step or a state in it failed.
         """
         report(name)
+        told = [f"pillar={json.dumps(pillar)}"] if pillar else []
         output = self._job(
-            ["salt-run", "--out=json", "state.orchestrate", name],
+            ["salt-run", "--out=json", "state.orchestrate", name, *told],
             task=f"orchestration {name}",
             accept=ANY_RESULT,
         )

@@ -36,6 +36,17 @@ def surplus(deployment: Deployment, names: Sequence[str]) -> list[str]:
     return sorted(found, key=lambda name: (role_of(name), -found[name]))
 
 
+def newcomers(launched: LaunchResult) -> list[str]:
+    """Return the machines that may serve before all others are looked at.
+
+    Those are new web machines, unless something else has changed in the same run.
+    """
+    changed = launched.changed
+    if any(each.outcome != "launched" or role_of(each.machine) != "web" for each in changed):
+        return []
+    return [each.machine for each in changed]
+
+
 def plan(deployment: Deployment, wanted: Sequence[Wanted]) -> list[str]:
     """Return the steps that `scale` would take; changes nothing.
 
@@ -129,7 +140,8 @@ def scale(
                 step.changed, step.detail = True, ", ".join(gone)
         changed = bool(launched.changed or gone)
         names = () if changed else tuple(now.machines())
-        converge(master, Migration.of(now), progress, pushed=pushed, predict=names)
+        new = () if gone else newcomers(launched)
+        converge(master, Migration.of(now), progress, pushed=pushed, predict=names, new=new)
         with progress.step("site") as step:
             site.require_healthy(deployment)
             step.detail = site.address(deployment)

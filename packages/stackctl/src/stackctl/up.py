@@ -362,6 +362,7 @@ def converge(
     *,
     pushed: bool,
     predict: Collection[str],
+    new: Collection[str] = (),
 ) -> None:
     """Run the orchestration, unless it would change nothing.
 
@@ -371,6 +372,7 @@ def converge(
         progress: where to show the step.
         pushed: the master has just got another tree.
         predict: every machine, to ask them first; none when some are new.
+        new: web machines that have to serve before the others are looked at; salt/orch/deploy.sls.
     """
     with progress.step("states") as step:
         if predict:
@@ -386,7 +388,7 @@ def converge(
                     return
         master.wait_for_states(progress.note)
         step.report("orchestration deploy")
-        runs = master.orchestrate("orch.deploy", step.report)
+        runs = master.orchestrate("orch.deploy", step.report, {"new": sorted(new)} if new else None)
         master.note_converged()
         changes = sum(len(run.changed) for run in runs)
         step.changed, step.detail = changes > 0, _count(changes)
