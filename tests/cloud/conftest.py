@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import docker
 import pytest
 
-from localcloud import engine, image, service
+from localcloud import engine, image, ruleset, service
 from localcloud.config import CloudConfig
 from localcloud.machines import CLOUD_LABEL
 from realcloud import PROMPT, PUBLISHED, ROOT, Machine, Place, RealCloud, free_port
@@ -57,6 +58,9 @@ def cloud(
     label: dict[str, str | list[str] | bool] = {"label": f"{CLOUD_LABEL}={place.name}"}
     assert docker_client.containers.list(all=True, filters=label) == []
     assert docker_client.networks.list(filters=label) == []
+    for command in (["nft", "list", "tables"], ["iptables", "-w", "-S", "DOCKER-USER"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ruleset.table(place.name) not in done.stdout.split()
     assert not service.status(config.state_dir).running
     assert [path.name for path in config.state_dir.iterdir()] == ["localcloud.log"]
 

@@ -24,6 +24,7 @@ from localcloud.config import METADATA, CloudConfig, Credentials, Endpoint
 from localcloud.delays import INSTANT, Delays
 from localcloud.errors import MachineError, MachineGone
 from localcloud.faults import FaultClient
+from localcloud.groups import Policy
 from localcloud.hooks import Hooks
 from localcloud.machines import Machine, Observed
 from localcloud.server import Api, Handler
@@ -41,6 +42,7 @@ class MemoryHost:
         self.observed: dict[str, Observed] = {}
         self.log: list[str] = []
         self.networks_dropped: list[str] = []
+        self.policy = Policy()
         self.broken: str | None = None
         self.gate = threading.Event()
         self.gate.set()
@@ -73,6 +75,9 @@ class MemoryHost:
 
     def drop_network(self, subnet_id: str) -> None:
         self.networks_dropped.append(subnet_id)
+
+    def enforce(self, policy: Policy) -> None:
+        self.policy = policy
 
     def console(self, instance_id: str, until: datetime) -> str:  # noqa: ARG002
         return f"console of {instance_id}\n"

@@ -128,6 +128,7 @@ class RealCloud:
                 Description=role,
                 TagSpecifications=_owned("security-group", name),
             )
+        self._let_in(vpc)
         address = _AWS["edge_address"]["name"]
         ec2.allocate_address(
             Domain="vpc", TagSpecifications=_owned("elastic-ip", DEPLOYMENT.in_account(address))
@@ -142,6 +143,17 @@ class RealCloud:
         )
         iam.create_instance_profile(InstanceProfileName=role_name)
         iam.add_role_to_instance_profile(InstanceProfileName=role_name, RoleName=role_name)
+
+    def _let_in(self, vpc: str) -> None:
+        """Let this host and all machines in at every group: these tests are of other things.
+
+        The host's packets come from the first address of a machine's subnet.
+        """
+        ec2 = self.client("ec2")
+        groups = ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [vpc]}])
+        rule = {"IpProtocol": "-1", "IpRanges": [{"CidrIp": self.place.vpc}]}
+        for group in groups["SecurityGroups"]:
+            ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[rule])
 
     def machines(self) -> list[Machine]:
         """Return the machines that are not terminated."""

@@ -16,7 +16,9 @@ from docker.errors import APIError, DockerException, NotFound
 
 from localcloud import machines
 from localcloud.errors import MachineError, MachineGone
+from localcloud.groups import Policy
 from localcloud.machines import DockerHost, Machine, Observed
+from localcloud.ruleset import Places
 
 WEB = Machine(
     instance_id="i-1",
@@ -46,6 +48,9 @@ class Container:
         self.files: dict[str, tarfile.TarInfo] = {}
         self.texts: dict[str, bytes] = {}
         self.error: Exception | None = None
+
+    def reload(self) -> None:
+        """The container is as it was."""
 
     def _ask(self, what: str, **options: Any) -> None:
         self.asked.append((what, options))
@@ -90,6 +95,8 @@ class Named:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.id = f"{name}-0123456789abcdef"
+        self.attrs = {"Labels": {machines.SUBNET_LABEL: name}}
         self.removed = False
         self.error: Exception | None = None
 
@@ -152,8 +159,9 @@ class Docker:
         self.filters.append(filters)
         return self.found_volumes
 
-    def create_network(self, name: str, **options: Any) -> None:
+    def create_network(self, name: str, **options: Any) -> Named:
         self.made_networks.append((name, options))
+        return Named(name)
 
     def events(self, *, decode: bool, filters: dict[str, Any]) -> Iterator[Any]:
         assert decode
@@ -164,15 +172,31 @@ class Docker:
             yield event
 
 
+class Rules:
+    """The host's kernel, which keeps what it is to enforce."""
+
+    def __init__(self) -> None:
+        self.loaded: list[tuple[Policy, Places]] = []
+
+    def load(self, policy: Policy, places: Places) -> bool:
+        self.loaded.append((policy, places))
+        return True
+
+
 @pytest.fixture
 def docker() -> Docker:
     return Docker()
 
 
 @pytest.fixture
-def host(docker: Docker) -> DockerHost:
+def rules() -> Rules:
+    return Rules()
+
+
+@pytest.fixture
+def host(docker: Docker, rules: Rules) -> DockerHost:
     client: Any = docker
-    return DockerHost(client, "demo", "image:1")
+    return DockerHost(client, "demo", "image:1", rules)
 
 
 @pytest.fixture

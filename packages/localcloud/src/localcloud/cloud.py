@@ -25,6 +25,7 @@ from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, StateReason
 
+from localcloud import groups
 from localcloud.account import Account
 from localcloud.config import REGION
 from localcloud.delays import INSTANT, Delays
@@ -111,6 +112,18 @@ class Cloud:
         until = now if latest else self._delays.last_post(since, now)
         return (self.host.console(instance.id, until) if until else ""), until
 
+    def enforce(self) -> None:
+        """Have the machines' network follow the security groups. Raises MachineError."""
+        self.host.enforce(groups.policy(backend()))
+
+    def _changed(self) -> None:
+        """Save the state, and have the network follow it."""
+        self._save()
+        try:
+            self.enforce()
+        except MachineError as error:
+            log.error("security groups are not enforced: %s", error)
+
     def forget_subnet(self, subnet_id: str) -> None:
         """Have a worker remove the network of a deleted subnet."""
         self._submit(self._drop_network, subnet_id)
@@ -181,7 +194,7 @@ class Cloud:
                     log.info("%s should run but does not: starting it", instance.id)
                     self.set_state(instance, "pending")
                 self.follow(instance)
-            self._save()
+            self._changed()
         for instance_id in observed:
             log.warning(
                 "the container of %s belongs to no known instance and is not touched", instance_id
@@ -254,7 +267,7 @@ class Cloud:
                         "Server.InternalError" if problem else "",
                         str(problem or ""),
                     )
-                    self._save()
+                    self._changed()
                 log.info("%s (%s) is %s", instance_id, machine.name, outcome)
 
     def _act(
@@ -310,7 +323,7 @@ class Cloud:
         with self.lock:
             if instance := self._find(instance_id):
                 instance.transition = datetime.now(UTC)
-                self._save()
+                self._changed()
 
     def _drop_network(self, subnet_id: str) -> None:
         self.host.drop_network(subnet_id)
@@ -336,7 +349,7 @@ class Cloud:
             else:
                 self._container_ended(instance, found.exit_code)
             self.follow(instance)
-            self._save()
+            self._changed()
 
     # -- helpers, called with the lock held
 

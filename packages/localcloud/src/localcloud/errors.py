@@ -9,7 +9,7 @@ The text of each error says what failed and what to do about it.
   * ImageError -- BaseImageFailed, ImageBuildFailed
   * ServiceError -- NoSuchCloud, NotRunning, PortTaken, ServiceStartFailed, ServiceStopFailed
   * StateUnreadable
-  * MachineError -- MachineGone
+  * MachineError -- MachineGone, FirewallFailed
 """
 
 from __future__ import annotations
@@ -85,3 +85,7 @@ class MachineError(LocalCloudError):
 
 class MachineGone(MachineError):
     """The container of a machine does not exist."""
+
+
+class FirewallFailed(MachineError):
+    """The host's kernel does not take the rules that keep machines to their security groups."""

@@ -6,9 +6,10 @@ import io
 import ipaddress
 import logging
 import os
+import socket
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +19,11 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
+from docker.models.networks import Network
 
 from localcloud.errors import MachineError, MachineGone
+from localcloud.groups import Policy
+from localcloud.ruleset import Places
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ SUBNET_LABEL = "localcloud.subnet"
 NAME_LABEL = "localcloud.name"
 STOP_SECONDS = 30
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+PEER = "/proc/{pid}/root/sys/class/net/eth0/iflink"
+"""A file that has the number of the host's device at the other end of a container's cable."""
 CPU_PERIOD = 100_000
 ADMIN_UID = 1000
 
@@ -77,6 +83,13 @@ class Observed:
     exit_code: int = 0
 
 
+class Loads(Protocol):
+    """Keeps machines to a policy: `firewall.Firewall`, or what tests have in its place."""
+
+    def load(self, policy: Policy, places: Places) -> bool:
+        """Replace the rules where they differ, and return whether they did."""
+
+
 class MachineHost(Protocol):
     """Runs machines. `DockerHost` runs them in Docker; tests replace it."""
 
@@ -97,6 +110,9 @@ class MachineHost(Protocol):
 
     def drop_network(self, subnet_id: str) -> None:
         """Remove the network of a subnet, if it exists. Raises MachineError."""
+
+    def enforce(self, policy: Policy) -> None:
+        """Let machines connect, and be connected to, as a policy says. Raises MachineError."""
 
     def console(self, instance_id: str, until: datetime) -> str:
         """Return what a machine has printed on its console; an empty text if it is gone.
@@ -119,11 +135,18 @@ class MachineHost(Protocol):
 class DockerHost:
     """The machines of one cloud, as containers in Docker."""
 
-    def __init__(self, client: docker.DockerClient, cloud: str, image: str) -> None:
+    def __init__(
+        self, client: docker.DockerClient, cloud: str, image: str, firewall: Loads
+    ) -> None:
         self._client = client
         self._cloud = cloud
         self._image = image
         self._making_network = threading.Lock()
+        self._firewall = firewall
+        self._enforcing = threading.RLock()
+        self._policy = Policy()
+        self._bridges: dict[str, str] = {}  # by subnet
+        self._ports: dict[str, str] = {}  # by instance
 
     def create(self, machine: Machine) -> None:
         """Make the container, write the first-boot data to its disk, and start it."""
@@ -132,7 +155,7 @@ class DockerHost:
             network = self._network(machine.subnet_id, machine.cidr)
             container = self._create(machine, network)
             container.put_archive("/", _seed(machine))
-            container.start()
+            self._run(container, machine.instance_id)
         except DockerException as error:
             raise MachineError(_reason(error)) from error
 
@@ -144,7 +167,7 @@ class DockerHost:
             container.put_archive(
                 "/", _tar({"var/lib/cloud/seed/resolv.conf": (0o644, 0, resolver().encode())})
             )
-            container.start()
+            self._run(container, machine.instance_id)
         except DockerException as error:
             raise MachineError(_reason(error)) from error
 
@@ -158,7 +181,9 @@ class DockerHost:
     def reboot(self, instance_id: str) -> None:
         """Stop and start the container."""
         try:
-            self._container(instance_id).restart(timeout=STOP_SECONDS)
+            container = self._container(instance_id)
+            container.restart(timeout=STOP_SECONDS)
+            self._guard(container, instance_id)
         except DockerException as error:
             raise MachineError(_reason(error)) from error
 
@@ -176,8 +201,19 @@ class DockerHost:
                 filters={"label": self._labels(SUBNET_LABEL, subnet_id)}
             ):
                 network.remove()
+                self._bridges.pop(subnet_id, None)
         except NotFound:
             return
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+
+    def enforce(self, policy: Policy) -> None:
+        """Load the rules for a policy into the kernel of this host."""
+        try:
+            with self._enforcing:
+                self._policy = policy
+                self._bridges = self._bridges or self._find_bridges()
+                self._load()
         except DockerException as error:
             raise MachineError(_reason(error)) from error
 
@@ -201,6 +237,7 @@ class DockerHost:
             )
         except DockerException as error:
             raise MachineError(_reason(error)) from error
+        self._find_ports(found)
         return {
             container.labels[INSTANCE_LABEL]: self._observed(container)
             for container in found
@@ -223,6 +260,43 @@ class DockerHost:
         if not state["Running"] and code in HALTED and _REBOOT_LINE in container.logs(tail=3):
             code = REBOOTED
         return Observed(running=state["Running"], exit_code=code)
+
+    def _run(self, container: Container, instance_id: str) -> None:
+        """Start a container; its bridge is guarded before, and its port of the bridge after that.
+
+        A port is there once the container runs. Until it is guarded, a machine can send from
+        another machine's address, but only as its groups let that one.
+        """
+        with self._enforcing:
+            self._load()
+        container.start()
+        self._guard(container, instance_id)
+
+    def _guard(self, container: Container, instance_id: str) -> None:
+        container.reload()
+        with self._enforcing:
+            if port := _port(container):
+                self._ports[instance_id] = port
+            self._load()
+
+    def _load(self) -> None:
+        self._firewall.load(self._policy, Places(dict(self._bridges), dict(self._ports)))
+
+    def _find_bridges(self) -> dict[str, str]:
+        found = self._client.networks.list(filters={"label": self._labels()})
+        return {network.attrs["Labels"][SUBNET_LABEL]: _bridge(network) for network in found}
+
+    def _find_ports(self, containers: Iterable[Container]) -> None:
+        """Learn the ports of machines that an earlier process of the API has started."""
+        found = {
+            container.labels[INSTANCE_LABEL]: port
+            for container in containers
+            if (port := _port(container))
+        }
+        with self._enforcing:
+            if found != self._ports:
+                self._ports = found
+                self._load()
 
     def _labels(self, *more: str) -> list[str]:
         return [f"{CLOUD_LABEL}={self._cloud}"] + (["=".join(more)] if more else [])
@@ -251,11 +325,12 @@ class DockerHost:
         """
         name = f"{self._cloud}-{subnet_id}"
         with self._making_network:
-            if not self._client.networks.list(
+            found = self._client.networks.list(
                 filters={"label": self._labels(SUBNET_LABEL, subnet_id)}
-            ):
+            )
+            if not found:
                 gateway = str(next(ipaddress.ip_network(cidr).hosts()))
-                self._client.networks.create(
+                made = self._client.networks.create(
                     name,
                     driver="bridge",
                     check_duplicate=True,
@@ -264,6 +339,9 @@ class DockerHost:
                     ),
                     labels={CLOUD_LABEL: self._cloud, SUBNET_LABEL: subnet_id},
                 )
+                found = [made]
+        with self._enforcing:
+            self._bridges[subnet_id] = _bridge(found[0])
         return name
 
     def _create(self, machine: Machine, network: str) -> Container:
@@ -321,6 +399,25 @@ def size_limits(cpus: int, memory: int) -> dict[str, Any]:
     }
 
 
+def _bridge(network: Network) -> str:
+    """Return the name that Docker gives to the bridge of a network."""
+    return f"br-{str(network.id)[:12]}"
+
+
+def _port(container: Container) -> str:
+    """Return the name of a running machine's port of its bridge; empty: it does not run.
+
+    The machine's own end of the cable has the number of the other end.
+    """
+    pid = container.attrs["State"].get("Pid")
+    if not pid or not container.attrs["State"]["Running"]:
+        return ""
+    try:
+        return socket.if_indextoname(int(Path(PEER.format(pid=pid)).read_text()))
+    except (OSError, ValueError):
+        return ""  # it has ended meanwhile
+
+
 def container_names(client: docker.DockerClient, cloud: str) -> list[str]:
     """Return the names of a cloud's containers, of running and of stopped machines."""
     found = client.containers.list(
@@ -361,6 +458,11 @@ def resolver() -> str:
     If there are none, it names Docker's embedded server. That server needs nftables rules inside
     the container, which a machine with a firewall of its own removes.
     """
+    return "".join(f"nameserver {server}\n" for server in resolvers() or ["127.0.0.11"])
+
+
+def resolvers() -> tuple[str, ...]:
+    """Return the addresses of the host's name servers that a container can reach."""
     for path in RESOLVERS:
         if not path.exists():
             continue
@@ -370,8 +472,8 @@ def resolver() -> str:
             server for server in servers if not server.startswith("127.") and ":" not in server
         ]
         if servers:
-            return "".join(f"nameserver {server}\n" for server in servers)
-    return "nameserver 127.0.0.11\n"
+            return tuple(servers)
+    return ()
 
 
 def _seed(machine: Machine) -> bytes:

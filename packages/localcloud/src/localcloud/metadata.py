@@ -1,7 +1,7 @@
 """The instance metadata service, as far as a machine needs it for the credentials of its role.
 
 Only its second version: each request has a token. A machine is known by the address from which it
-asks, which on EC2 no machine can forge; here, root on another machine of the same network could.
+asks, which no other machine can forge: see `localcloud.ruleset`.
 
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html

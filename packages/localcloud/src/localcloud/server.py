@@ -28,7 +28,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
-from localcloud import account, catalog, cidrs, engine, faults, limits
+from localcloud import account, catalog, cidrs, engine, faults, firewall, limits
 from localcloud.accesses import Call
 from localcloud.auth import Gate, Refused, Signature, error_response
 from localcloud.authorization import Judge
@@ -37,9 +37,10 @@ from localcloud.config import HEALTH, LOOPBACK, METADATA, CloudConfig, Credentia
 from localcloud.errors import LocalCloudError, PortTaken, ServiceStartFailed
 from localcloud.faults import Fault
 from localcloud.hooks import Hooks
-from localcloud.machines import DockerHost
+from localcloud.machines import DockerHost, resolvers
 from localcloud.metadata import Metadata
 from localcloud.newborn import Newborn
+from localcloud.ruleset import Services
 from localcloud.state import StateFile
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,8 @@ class Api:
             _set_status(response, call.service)
             if not _READS.match(call.action):
                 self._state.save()
+                if call.service == "ec2":
+                    self._cloud.enforce()
         return response
 
     def _answer_machine(self, request: Request) -> Response:
@@ -223,6 +226,7 @@ def serve(config: CloudConfig) -> None:
         PortTaken: another program listens on the port.
         StateUnreadable: the saved state cannot be loaded.
         EngineError: Docker's engine cannot be used.
+        FirewallFailed: the kernel does not take the rules of the security groups.
     """
     config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     pid_file = lock_pid_file(config.state_dir / "pid")
@@ -230,11 +234,15 @@ def serve(config: CloudConfig) -> None:
 
     client = engine.ensure(log.info)
     state = StateFile(config.state_dir)
-    host = DockerHost(client, config.name, config.image)
+    firewall.ensure(log.info)
+    services = Services((engine.bridge_gateway(client), config.port), resolvers())
+    host = DockerHost(client, config.name, config.image, firewall.Firewall(config.name, services))
     cloud = Cloud(host, state.save, config.publish, config.delays)
     Hooks(cloud)
     state.load()
     catalog.publish()
+    with cloud.lock:
+        cloud.enforce()
     api = Api(cloud, state, Gate(Credentials.ensure(config.state_dir)), config)
 
     servers = [

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import docker
 
-from localcloud import engine, machines, packages
+from localcloud import engine, firewall, machines, packages
 from localcloud.config import (
     CONFIG_FILE,
     HEALTH,
@@ -57,8 +57,10 @@ def start(config: CloudConfig, report: Report) -> Endpoint:
         ServiceStartFailed: the process ended, or did not answer within a minute; the text has the
             end of its log.
         EngineError: Docker's engine cannot be used.
+        PackagesFailed: nftables is missing and cannot be installed.
     """
     client = engine.ensure(report)
+    firewall.ensure(report)
     endpoint = _endpoint(config, client)
     wanted = fingerprint(config)
     now = status(config.state_dir)
@@ -141,7 +143,7 @@ def status(state_dir: Path) -> Status:
 
 
 def destroy(config: CloudConfig, report: Report) -> None:
-    """Remove the cloud: process, containers, networks, volumes, credentials and state.
+    """Remove the cloud: process, containers, networks, volumes, rules, credentials and state.
 
     A part that does not exist is skipped, so a cloud that never ran, or is half destroyed, is no
     error. An installed engine that does not run is started, since it can hold containers from
@@ -158,6 +160,7 @@ def destroy(config: CloudConfig, report: Report) -> None:
         client = engine.ensure(report)
         for name in machines.remove_everything(client, config.name):
             report(f"removed {name}")
+        firewall.remove(config.name)
     for name in ("moto.pickle", "credentials.json", CONFIG_FILE, "pid"):
         (config.state_dir / name).unlink(missing_ok=True)
     shutil.rmtree(config.state_dir / "objects", ignore_errors=True)

@@ -1,0 +1,192 @@
+"""Security groups as moto keeps them, and the policy that they make for the machines' network.
+
+https://docs.aws.amazon.com/vpc/latest/userguide/security-group-rules.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from moto.ec2.models import EC2Backend
+from moto.ec2.models.elastic_network_interfaces import (
+    NetworkInterface,
+    NetworkInterfaceBackend,
+)
+from moto.ec2.models.instances import Instance, InstanceBackend
+from moto.ec2.models.security_groups import (
+    SecurityGroup,
+    SecurityGroupBackend,
+    SecurityGroupRule,
+)
+
+ANY = "-1"
+"""The protocol of a rule for all protocols and ports."""
+_PROTOCOLS = {"6": "tcp", "17": "udp", "1": "icmp", "58": "icmpv6", "all": ANY}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a rule lets through.
+
+    Args:
+        protocol: `tcp`, `udp`, `icmp`, another protocol's number, or `ANY`.
+        first: the first port, or ICMP's type; None: any.
+        last: the last port, or ICMP's code; None: any.
+        networks: where the other end may be.
+        group: the group that the other end may have; empty: `networks` counts.
+    """
+
+    protocol: str
+    first: int | None = None
+    last: int | None = None
+    networks: tuple[str, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rules of a security group."""
+
+    ingress: tuple[Rule, ...] = ()
+    egress: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network interface, of a machine or of none: then `instance_id` is empty."""
+
+    instance_id: str
+    addresses: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which machine may connect to what.
+
+    Args:
+        interfaces: by id, but for those of terminated machines.
+        groups: by id.
+        vpcs: subnet id -> VPC id.
+    """
+
+    interfaces: dict[str, Interface] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    vpcs: dict[str, str] = field(default_factory=dict)
+
+    def members(self, group: str) -> list[str]:
+        """Return the addresses of the interfaces that have a group."""
+        return sorted(
+            address
+            for interface in self.interfaces.values()
+            if group in interface.groups
+            for address in interface.addresses
+        )
+
+
+def policy(backend: EC2Backend) -> Policy:
+    """Return the policy that the groups of an account's region make."""
+    vpcs = {
+        str(subnet.id): str(subnet.vpc_id)
+        for of_zone in backend.subnets.values()
+        for subnet in of_zone.values()
+    }
+    return Policy(dict(_interfaces(backend)), dict(_groups(backend)), vpcs)
+
+
+def _interfaces(backend: EC2Backend) -> Iterator[tuple[str, Interface]]:
+    for eni in backend.enis.values():
+        if not (eni.instance and eni.instance.state == "terminated"):
+            addresses = tuple(str(one["PrivateIpAddress"]) for one in eni.private_ip_addresses)
+            groups = tuple(sorted({str(group.id) for group in eni.group_set if group}))
+            instance_id = str(eni.instance.id) if eni.instance else ""
+            yield str(eni.id), Interface(instance_id, addresses, groups)
+
+
+def _groups(backend: EC2Backend) -> Iterator[tuple[str, Group]]:
+    for of_vpc in backend.groups.values():
+        for group in of_vpc.values():
+            yield (
+                str(group.id),
+                Group(
+                    tuple(_rules(backend, group.ingress_rules)),
+                    tuple(_rules(backend, group.egress_rules)),
+                ),
+            )
+
+
+def _rules(backend: EC2Backend, rules: Iterable[SecurityGroupRule]) -> Iterator[Rule]:
+    """Yield rules but those for IPv6, which no machine has."""
+    for rule in rules:
+        networks: tuple[str, ...] = ()
+        if rule.cidr_ipv4:
+            networks = (str(rule.cidr_ipv4),)
+        elif rule.prefix_list_id:
+            known = backend.managed_prefix_lists.get(str(rule.prefix_list_id))
+            networks = tuple(_networks_of(known)) if known else ()
+        group = str((rule.referenced_group_info or {}).get("GroupId") or "")
+        if networks or group:
+            name = str(rule.ip_protocol).lower()
+            ports = (_port(rule.from_port), _port(rule.to_port))
+            yield Rule(_PROTOCOLS.get(name, name), *ports, networks, group)
+
+
+def _networks_of(prefix_list: Any) -> Iterator[str]:
+    newest = max(prefix_list.entries, default=None)
+    for entry in prefix_list.entries.get(newest, ()):
+        yield str(entry["Cidr"])
+
+
+def _port(value: object) -> int | None:
+    """Return a port, or an ICMP type or code; -1 stands for any, as no port does."""
+    return None if value is None or int(str(value)) == -1 else int(str(value))
+
+
+def hook(replace: Callable[[Any, str, Any], Any]) -> None:
+    """Have moto keep groups as EC2 does.
+
+    Args:
+        replace: sets an attribute of a class, and returns what it was.
+    """
+
+    def create(backend: Any, *given: Any, **options: Any) -> SecurityGroup:
+        """The default group of a VPC lets its members connect to each other.
+
+        https://docs.aws.amazon.com/vpc/latest/userguide/default-security-group.html
+        """
+        made: SecurityGroup = original_create(backend, *given, **options)
+        if made.is_default:
+            owner = made.owner_id
+            itself = {"GroupId": made.id, "OwnerId": owner, "UserId": owner}
+            rule = SecurityGroupRule(
+                backend, ANY, made.id, None, None, None, source_group=itself, is_egress=False
+            )
+            made.ingress_rules.append(rule)
+        return made
+
+    def group_set(interface: NetworkInterface) -> list[SecurityGroup]:
+        """An interface has its own groups; an instance's are those of its first interface."""
+        groups: list[SecurityGroup] = interface._group_set
+        return groups
+
+    def modify_instance(backend: Any, instance_id: str, group_ids: list[str]) -> Instance:
+        """The groups of an instance replace those of its first interface."""
+        instance: Instance = original_instance(backend, instance_id, group_ids)
+        instance.nics[0]._group_set = list(instance.security_groups)
+        return instance
+
+    def modify_interface(backend: Any, eni_id: str, *given: Any, **options: Any) -> None:
+        """The groups of a first interface are its instance's."""
+        original_interface(backend, eni_id, *given, **options)
+        eni = backend.get_network_interface(eni_id)
+        if eni.instance and eni.device_index == 0:
+            eni.instance.security_groups = list(eni._group_set)
+
+    original_create = replace(SecurityGroupBackend, "create_security_group", create)
+    replace(NetworkInterface, "group_set", property(group_set))
+    original_instance = replace(InstanceBackend, "modify_instance_security_groups", modify_instance)
+    original_interface = replace(
+        NetworkInterfaceBackend, "modify_network_interface_attribute", modify_interface
+    )

@@ -1,0 +1,207 @@
+"""The host's nftables rules that keep the machines of a cloud to their security groups.
+
+A cloud has two tables. The one of family `inet` does what a security group does: a packet that
+leaves a machine passes the machine's egress rules, and one that enters a machine passes its ingress
+rules, unless it belongs to a connection that was let through. So the kernel's connection tracking
+makes the groups stateful, and a connection outlives the rule that let it through, as on EC2:
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/security-group-connection-tracking.html
+
+The other table, of family `bridge`, drops what a machine sends from an address that is not its own,
+as EC2's check of sources does. It knows a machine by its port of the bridge, which root on the
+machine cannot change:
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-eni.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from localcloud.groups import ANY, Group, Interface, Policy, Rule
+
+EVERYWHERE = "0.0.0.0/0"
+FAMILIES = ("inet", "bridge")
+LEAVING, ENTERING = -11, -10
+"""Priorities of the chains: before those of Docker and of most others, which have 0 and drop what
+they want to, too."""
+SAME_SOURCE = 99
+"""The priority of the rule that keeps Docker from giving packets another source, which it does with
+100."""
+_ALL_PORTS = (0, 65535)
+
+
+@dataclass(frozen=True)
+class Places:
+    """The host's devices that the machines are at.
+
+    Args:
+        bridges: subnet id -> bridge.
+        ports: instance id -> the machine's port of its bridge.
+    """
+
+    bridges: Mapping[str, str] = field(default_factory=dict)
+    ports: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What every machine reaches, whatever its groups, as EC2's groups do not filter it either.
+
+    Args:
+        api: address and port of the API, which is also the instance metadata service.
+        resolvers: the addresses of the name servers.
+    """
+
+    api: tuple[str, int]
+    resolvers: tuple[str, ...] = ()
+
+
+def table(cloud: str) -> str:
+    """Return the name of the tables of a cloud."""
+    return f"localcloud-{cloud}"
+
+
+def removal(cloud: str) -> str:
+    """Return the commands that remove the tables of a cloud, whether or not they exist."""
+    return "".join(
+        f"table {family} {table(cloud)}\ndelete table {family} {table(cloud)}\n"
+        for family in FAMILIES
+    )
+
+
+def render(cloud: str, policy: Policy, places: Places, services: Services) -> str:
+    """Return the commands that replace the tables of a cloud, in one transaction."""
+    text = removal(cloud)
+    if places.bridges:
+        text += _block(f"table inet {table(cloud)}", _filter(policy, places, services))
+    owned = {
+        places.ports[interface.instance_id]: (eni, interface)
+        for eni, interface in policy.interfaces.items()
+        if interface.instance_id in places.ports
+    }
+    if owned:
+        text += _block(f"table bridge {table(cloud)}", _own_addresses(owned))
+    return text
+
+
+# -- the groups
+
+
+def _filter(policy: Policy, places: Places, services: Services) -> Iterator[str]:
+    bridges = _set(f'"{name}"' for name in sorted(places.bridges.values()))
+    for name, hook, priority, verdict in (
+        ("forward-from", "forward", LEAVING, f"iifname {bridges} goto leave"),
+        ("forward-to", "forward", ENTERING, f"oifname {bridges} goto enter"),
+        ("to-host", "input", LEAVING, f"iifname {bridges} goto leave"),
+        ("from-host", "output", ENTERING, f"oifname {bridges} goto enter"),
+    ):
+        yield _chain(
+            name, [f"type filter hook {hook} priority {priority}; policy accept;", verdict]
+        )
+    yield _chain("leave", [*_tracked(), *_always(services), *_lookup(policy, "saddr", "out")])
+    yield _chain("enter", [*_tracked(), *_lookup(policy, "daddr", "in")])
+    yield from _same_source(policy, places)
+    for eni, interface in sorted(policy.interfaces.items()):
+        for way in ("out", "in"):
+            jumps = [f"jump {group}-{way}" for group in interface.groups if group in policy.groups]
+            yield _chain(f"{eni}-{way}", [*jumps, "drop"])
+    for name, group in sorted(policy.groups.items()):
+        yield from _group(name, group, policy)
+
+
+def _tracked() -> list[str]:
+    return ["meta nfproto != ipv4 drop", "ct state established,related accept"]
+
+
+def _always(services: Services) -> Iterator[str]:
+    address, port = services.api
+    yield f"ip daddr {address} tcp dport {port} accept"
+    if services.resolvers:
+        servers = _set(sorted(services.resolvers))
+        yield f"ip daddr {servers} meta l4proto {{ tcp, udp }} th dport 53 accept"
+
+
+def _lookup(policy: Policy, field_name: str, way: str) -> list[str]:
+    targets = [
+        f"{address} : goto {eni}-{way}"
+        for eni, interface in sorted(policy.interfaces.items())
+        for address in interface.addresses
+    ]
+    return [*([f"ip {field_name} vmap {_set(targets)}"] if targets else []), "drop"]
+
+
+def _same_source(policy: Policy, places: Places) -> Iterator[str]:
+    """Keep the source of what goes from one subnet to another; Docker takes it for going out."""
+    addresses = sorted(address for one in policy.interfaces.values() for address in one.addresses)
+    if len(places.bridges) > 1 and addresses:
+        same = _set(f"{address} : {address}" for address in addresses)
+        yield _chain(
+            "same-source",
+            [
+                f"type nat hook postrouting priority {SAME_SOURCE}; policy accept;",
+                f"ip daddr {_set(addresses)} snat ip to ip saddr map {same}",
+            ],
+        )
+
+
+def _group(name: str, group: Group, policy: Policy) -> Iterator[str]:
+    for way, side, rules in (("in", "saddr", group.ingress), ("out", "daddr", group.egress)):
+        matches = [_match(rule, side, policy) for rule in rules]
+        yield _chain(f"{name}-{way}", [f"{match}accept" for match in matches if match is not None])
+
+
+def _match(rule: Rule, side: str, policy: Policy) -> str | None:
+    """Return the beginning of a rule; None: nobody is at the other end."""
+    peers = policy.members(rule.group) if rule.group else list(rule.networks)
+    if not peers:
+        return None
+    where = "" if EVERYWHERE in peers else f"ip {side} {_set(sorted(set(peers)))} "
+    return where + _traffic(rule)
+
+
+def _traffic(rule: Rule) -> str:
+    if rule.protocol == ANY:
+        return ""
+    if rule.protocol == "icmp":
+        parts = [
+            f"icmp {name} {value} "
+            for name, value in (("type", rule.first), ("code", rule.last))
+            if value is not None
+        ]
+        return "".join(parts) or "ip protocol icmp "
+    if rule.protocol in ("tcp", "udp") and rule.first is not None:
+        last = rule.first if rule.last is None else rule.last
+        if (rule.first, last) != _ALL_PORTS:
+            return f"{rule.protocol} dport {rule.first}-{last} "
+    return f"meta l4proto {rule.protocol} "
+
+
+# -- the sources
+
+
+def _own_addresses(owned: Mapping[str, tuple[str, Interface]]) -> Iterator[str]:
+    ports = _set(f'"{port}" : goto {eni}' for port, (eni, _) in sorted(owned.items()))
+    yield _chain(
+        "from-port",
+        ["type filter hook prerouting priority -300; policy accept;", f"iifname vmap {ports}"],
+    )
+    for eni, interface in sorted(owned.values(), key=lambda one: one[0]):
+        own = _set(interface.addresses)
+        yield _chain(eni, [f"ip saddr {own} accept", f"arp saddr ip {own} accept", "drop"])
+
+
+# -- nft's language
+
+
+def _set(elements: Iterable[str]) -> str:
+    return f"{{ {', '.join(elements)} }}"
+
+
+def _chain(name: str, rules: Iterable[str]) -> str:
+    return _block(f"chain {name}", (f"{rule}\n" for rule in rules))
+
+
+def _block(head: str, body: Iterable[str]) -> str:
+    text = "".join(body)
+    lines = "".join(f"  {line}\n" for line in text.splitlines())
+    return f"{head} {{\n{lines}}}\n"

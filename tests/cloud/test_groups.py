@@ -1,0 +1,247 @@
+"""Security groups: what the local cloud lets through, with no firewall on the machines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from localcloud import ruleset, service
+from realcloud import VPC, Machine, RealCloud
+from waiting import until
+
+PORTS = (22, 5432, 8080, 9999)
+"""What every machine listens on, whatever its groups let in."""
+_LISTEN = f"""
+import selectors, socket
+waiting = selectors.DefaultSelector()
+for port in {PORTS[1:]}:
+    waiting.register(socket.create_server(("", port)), selectors.EVENT_READ)
+while True:
+    for key, _ in waiting.select():
+        key.fileobj.accept()[0].close()
+"""
+# A packet that is dropped gets no answer.
+_PROBE = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def reached(target):
+    try:
+        socket.create_connection(tuple(target), timeout=1).close()
+    except OSError:
+        return False
+    return True
+targets = json.loads(sys.argv[1])
+with ThreadPoolExecutor(len(targets)) as pool:
+    print(json.dumps(list(pool.map(reached, targets))))
+"""
+
+Pair = tuple[str, str, int]
+
+
+class Net:
+    """Three machines, each in a group of its own and in one that lets the host's SSH in.
+
+    `far` is in another subnet than `near` and `other`.
+    """
+
+    def __init__(self, cloud: RealCloud) -> None:
+        self.cloud = cloud
+        self.ec2 = cloud.client("ec2")
+        vpcs = self.ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": [VPC]}])["Vpcs"]
+        self.vpc = vpcs[0]["VpcId"]
+        self.groups: dict[str, str] = {}
+        self.machines: dict[str, Machine] = {}
+
+    def launch(self) -> None:
+        login = self.group("login")
+        # Only the host has its address, the first of each subnet.
+        for subnet in (self.cloud.place.subnet, self.far_cidr):
+            self.let(login, (22, subnet.replace(".0/24", ".1/32")))
+        far = self.ec2.create_subnet(VpcId=self.vpc, CidrBlock=self.far_cidr)["Subnet"]
+        subnets = {"near": self.cloud.subnet, "other": self.cloud.subnet, "far": far["SubnetId"]}
+
+        def start(name: str) -> Machine:
+            ids = [login, self.groups[name]]
+            return self.cloud.launch(f"group-{name}", SubnetId=subnets[name], SecurityGroupIds=ids)
+
+        for name in subnets:
+            self.group(name)
+        with ThreadPoolExecutor(3) as pool:
+            self.machines = dict(zip(subnets, pool.map(start, subnets), strict=True))
+        for machine in self.machines.values():
+            machine.run(f"systemd-run --quiet python3 -c '{_LISTEN}'")
+
+    @property
+    def far_cidr(self) -> str:
+        return self.cloud.place.subnet.replace(".1.0/24", ".200.0/24")
+
+    def group(self, name: str) -> str:
+        made = self.ec2.create_security_group(VpcId=self.vpc, GroupName=name, Description=name)
+        self.groups[name] = made["GroupId"]
+        return str(made["GroupId"])
+
+    def let(self, group: str, *rules: tuple[int, str], egress: bool = False) -> None:
+        """Add rules, each a port and a group's name or a network, to a group."""
+        add = (
+            self.ec2.authorize_security_group_egress
+            if egress
+            else self.ec2.authorize_security_group_ingress
+        )
+        add(GroupId=group, IpPermissions=[self.rule(*rule) for rule in rules])
+
+    def rule(self, port: int, source: str) -> dict[str, Any]:
+        where: dict[str, Any] = {"IpRanges": [{"CidrIp": source}]}
+        if source in self.groups:
+            where = {"UserIdGroupPairs": [{"GroupId": self.groups[source]}]}
+        return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **where}
+
+    def take(self, group: str, *rules: tuple[int, str]) -> None:
+        permissions = [self.rule(*rule) for rule in rules]
+        self.ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=permissions)
+
+    def open(self) -> set[Pair]:
+        """Return which machine, or the host, reaches which machine at which port."""
+        names = list(self.machines)
+
+        def of(source: str) -> list[Pair]:
+            pairs = [(source, name, port) for name in names for port in PORTS if name != source]
+            targets = json.dumps([[self.machines[name].address, port] for _, name, port in pairs])
+            # SSH would need the API, which a test has stopped.
+            into = [] if source == "host" else ["docker", "exec", self.machines[source].container]
+            command = [*into, "python3", "-c", _PROBE, targets]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            return [
+                pair for pair, open_ in zip(pairs, json.loads(done.stdout), strict=True) if open_
+            ]
+
+        with ThreadPoolExecutor(len(names) + 1) as pool:
+            return {pair for found in pool.map(of, ["host", *names]) for pair in found}
+
+
+LOGIN = {("host", name, 22) for name in ("near", "other", "far")}
+
+
+@pytest.fixture(scope="module")
+def net(cloud: RealCloud) -> Iterator[Net]:
+    made = Net(cloud)
+    made.launch()
+    yield made
+    for machine in made.machines.values():
+        machine.terminate()
+
+
+def test_nothing_is_let_in_without_a_rule(net: Net) -> None:
+    assert net.open() == LOGIN
+
+
+def test_rules_count_at_once_and_in_their_direction_only(net: Net) -> None:
+    near, far = net.groups["near"], net.groups["far"]
+    host = net.cloud.place.subnet.replace(".0/24", ".1/32")
+    other = f"{net.machines['other'].address}/32"
+    net.let(near, (8080, "far"), (5432, other), (9999, host))
+    net.let(far, (5432, "near"), (5432, "other"))
+    more = {
+        ("far", "near", 8080),
+        ("other", "near", 5432),
+        ("host", "near", 9999),
+        ("near", "far", 5432),
+        ("other", "far", 5432),
+    }
+    assert net.open() == LOGIN | more
+    net.take(near, (8080, "far"), (5432, other), (9999, host))
+    net.take(far, (5432, "near"), (5432, "other"))
+    assert net.open() == LOGIN
+
+
+def test_connection_outlives_its_rule_and_its_answers_need_none(net: Net) -> None:
+    near = net.groups["near"]
+    net.let(near, (22, "other"))
+    talk = (
+        "python3 -c 'import socket,sys,time\n"
+        f's=socket.create_connection(("{net.machines["near"].address}", 22), 5)\n'
+        's.recv(99); open("/root/connected", "w").close()\n'
+        "import os\n"
+        'while not os.path.exists("/root/go"): time.sleep(.05)\n'
+        's.sendall(b"SSH-2.0-x\\r\\n"); print(len(s.recv(99)) > 0)\''
+    )
+    other = net.machines["other"]
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(other.run, talk)
+        until(lambda: other.run("ls /root/connected || true"), "the connection is there")
+        net.take(near, (22, "other"))
+        other.run("touch /root/go")
+        assert answer.result() == "True"
+    assert ("other", "near", 22) not in net.open()
+
+
+def test_egress_rules_hold(net: Net) -> None:
+    near, other, login = (net.groups[name] for name in ("near", "other", "login"))
+    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    net.let(other, (8080, "near"), (5432, "near"))
+    assert net.open() == LOGIN | {("near", "other", 8080), ("near", "other", 5432)}
+    for group in (near, login):
+        net.ec2.revoke_security_group_egress(GroupId=group, IpPermissions=everything)
+    net.let(near, (8080, "other"), egress=True)
+    assert net.open() == LOGIN | {("near", "other", 8080)}
+    net.ec2.authorize_security_group_egress(GroupId=login, IpPermissions=everything)
+    net.take(other, (8080, "near"), (5432, "near"))
+
+
+def test_groups_of_a_machine_can_be_changed(net: Net) -> None:
+    net.let(net.groups["far"], (9999, "near"))
+    other = net.machines["other"]
+    before = [net.groups["login"], net.groups["other"]]
+    assert ("other", "far", 9999) not in net.open()
+    net.ec2.modify_instance_attribute(
+        InstanceId=other.instance_id, Groups=[*before, net.groups["near"]]
+    )
+    assert ("other", "far", 9999) in net.open()
+    net.ec2.modify_instance_attribute(InstanceId=other.instance_id, Groups=before)
+    assert ("other", "far", 9999) not in net.open()
+    net.take(net.groups["far"], (9999, "near"))
+
+
+def test_machine_cannot_send_from_another_machines_address(net: Net) -> None:
+    net.let(net.groups["near"], (8080, "far"))
+    other, near = net.machines["other"], net.machines["near"]
+    fake = f"{other.address.rpartition('.')[0]}.99"
+    for address in (net.machines["far"].address, fake):
+        other.run(f"ip address add {address}/32 dev eth0")
+        sent = other.run(
+            "python3 -c 'import socket\n"
+            f's=socket.socket(); s.settimeout(2); s.bind(("{address}", 0))\n'
+            f'print(s.connect_ex(("{near.address}", 8080)))\''
+        )
+        other.run(f"ip address del {address}/32 dev eth0")
+        assert sent != "0"
+    net.take(net.groups["near"], (8080, "far"))
+
+
+def test_rules_hold_without_the_api_and_after_a_restart_of_machine_or_api(net: Net) -> None:
+    net.let(net.groups["far"], (8080, "near"))
+    expected = LOGIN | {("near", "far", 8080)}
+    assert net.open() == expected
+    state_dir = net.cloud.config.state_dir
+    service.stop(state_dir)
+    try:
+        assert ("other", "far", 8080) not in net.open()
+        subprocess.run(
+            ["nft", "delete", "table", "inet", ruleset.table(net.cloud.place.name)], check=True
+        )
+        assert ("other", "far", 8080) in net.open(), "the rules do more than they should"
+    finally:
+        net.cloud.restart()
+    assert net.open() == expected
+    far = net.machines["far"]
+    before = far.started()
+    far.ssh("sudo systemctl reboot", check=False)
+    until(lambda: far.started() != before, "the machine has booted again")
+    far.ready()
+    far.run(f"systemd-run --quiet python3 -c '{_LISTEN}'")
+    assert net.open() == expected
+    net.take(net.groups["far"], (8080, "near"))
