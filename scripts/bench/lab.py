@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import docker
@@ -23,7 +23,13 @@ from bench.machines import Machine
 from bench.progress import say
 from bench.span import Span
 from stackctl import local
+from stackctl.account import enter
 from stackctl.deployment import Deployment
+from stackctl.errors import NotUpError
+from stackctl.machines import ec2_client
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
 
 PLAYER = Path(player.__file__)
 PLAYER_SECONDS = 300.0
@@ -236,6 +242,21 @@ def _find(deployment: Deployment, client: docker.DockerClient) -> dict[str, Mach
     return {name: one for name, one in found.items() if name != "salt-1"}
 
 
+def _ec2(deployment: Deployment) -> EC2Client | None:
+    """Return a client of the local cloud's API; None: it does not run."""
+    try:
+        with enter(deployment):
+            return ec2_client(deployment)
+    except NotUpError:
+        return None
+
+
+def _running(ec2: EC2Client | None) -> EC2Client:
+    if ec2 is None:
+        raise Unsuitable("The local cloud's API does not run. Bring the stack up: make up")
+    return ec2
+
+
 def _bridge(client: docker.DockerClient, machine: Machine) -> tuple[str, str]:
     """Return the interface and the address of this host in the machines' network."""
     network = client.networks.get(machine.network)
@@ -255,7 +276,7 @@ def clean(deployment: Deployment) -> None:
     for name, machine in found.items():
         if name.startswith("web-"):
             machine.run("nft delete table inet bench 2>/dev/null || true")
-    stock.remove(client, found.get("postgres-1"))
+    stock.remove(client, found.get("postgres-1"), _ec2(deployment))
     if found:
         addresses.remove(*_bridge(client, next(iter(found.values()))))
     if "lb-1" in found:
@@ -315,7 +336,10 @@ def open_lab(deployment: Deployment, *, with_stock: bool, seconds: float) -> Ite
         if with_stock:
             say("making the stock machine")
             found[stock.NAME] = stock.create(
-                client, lab.web[0], lab.postgres, secrets.token_hex(16)
+                stock.Account(client, _running(_ec2(deployment))),
+                lab.web[0],
+                lab.postgres,
+                secrets.token_hex(16),
             )
         stack.enter_context(addresses.visitors(*_bridge(client, lab.postgres)))
         _log_in_everywhere(lab)

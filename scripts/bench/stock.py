@@ -11,20 +11,35 @@ import subprocess
 import time
 import urllib.request
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import docker
 from docker.errors import NotFound
 
 from bench.machines import MACHINES_CORE, Machine
-from localcloud.machines import container_options
+from localcloud.machines import INSTANCE_LABEL, container_options
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
 
 NAME = "bench-stock"
 DATABASE = "bench_stock"
 ROLE = "bench_stock"
 PORT = 8080
+DATABASE_PORT = 5432
 START_SECONDS = 180
 FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 ACCESS = "bench-stock"  # marks a line of pg_hba.conf and a rule of the firewall
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where the machine is made: Docker's engine, and the API of the local cloud."""
+
+    docker: docker.DockerClient
+    ec2: EC2Client
+
 
 DATABASE_SCRIPT = f"""set -eu
 cd /
@@ -62,19 +77,72 @@ def environment(password: str, database_host: str) -> dict[str, str]:
     }
 
 
-def remove(client: docker.DockerClient, postgres: Machine | None) -> None:
-    """Remove the machine, its database and its access, where they exist."""
+def remove(client: docker.DockerClient, postgres: Machine | None, ec2: EC2Client | None) -> None:
+    """Remove the machine, its database, its access and its place in the account.
+
+    Args:
+        client: Docker's engine.
+        postgres: the machine of the database, where it exists.
+        ec2: the API of the account, where it answers.
+    """
     with suppress(NotFound):
         client.containers.get(NAME).remove(force=True, v=True)
     if postgres is not None:
         postgres.run(REMOVAL_SCRIPT)
+    if ec2 is not None:
+        _leave(ec2)
 
 
-def create(client: docker.DockerClient, web: Machine, postgres: Machine, password: str) -> Machine:
+def _join(ec2: EC2Client, stock: Machine, postgres: Machine) -> None:
+    """Give the machine an interface and a group of its own, as the local cloud asks of each.
+
+    The host reaches it, and it reaches the database.
+    """
+    found = ec2.describe_instances(InstanceIds=[postgres.container.labels[INSTANCE_LABEL]])[
+        "Reservations"
+    ]
+    of_postgres = found[0]["Instances"][0]
+    group = ec2.create_security_group(
+        VpcId=of_postgres["VpcId"], GroupName=NAME, Description="stock Airflow of the bench"
+    )["GroupId"]
+    _allow(ec2, group, PORT, {"IpRanges": [{"CidrIp": "0.0.0.0/0"}]})
+    ec2.create_network_interface(
+        SubnetId=of_postgres["SubnetId"],
+        PrivateIpAddress=stock.address,
+        Groups=[group],
+        Description=NAME,
+    )
+    database = of_postgres["SecurityGroups"][0]["GroupId"]
+    _allow(ec2, database, DATABASE_PORT, {"UserIdGroupPairs": [{"GroupId": group}]})
+
+
+def _allow(ec2: EC2Client, group: str, port: int, source: Any) -> None:
+    rule: Any = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **source}
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
+
+
+def _leave(ec2: EC2Client) -> None:
+    for group in _groups(ec2, "group-name", NAME):
+        for other in _groups(ec2, "ip-permission.group-id", group):
+            pair = {"UserIdGroupPairs": [{"GroupId": group}]}
+            rule: Any = {"IpProtocol": "tcp", "FromPort": DATABASE_PORT, "ToPort": DATABASE_PORT}
+            ec2.revoke_security_group_ingress(GroupId=other, IpPermissions=[rule | pair])
+        having: Any = [{"Name": "group-id", "Values": [group]}]
+        for interface in ec2.describe_network_interfaces(Filters=having)["NetworkInterfaces"]:
+            ec2.delete_network_interface(NetworkInterfaceId=interface["NetworkInterfaceId"])
+        ec2.delete_security_group(GroupId=group)
+
+
+def _groups(ec2: EC2Client, name: str, value: str) -> list[str]:
+    found = ec2.describe_security_groups(Filters=[{"Name": name, "Values": [value]}])
+    return [group["GroupId"] for group in found["SecurityGroups"]]
+
+
+def create(account: Account, web: Machine, postgres: Machine, password: str) -> Machine:
     """Make the machine and wait until it serves.
 
     Args:
-        client: Docker's engine.
+        account: Docker's engine, and the API of the account that gets it.
         web: the web machine whose release it gets.
         postgres: the machine of the database.
         password: of its role in the database, a new one for each run.
@@ -82,7 +150,8 @@ def create(client: docker.DockerClient, web: Machine, postgres: Machine, passwor
     Raises:
         TimeoutError: it does not serve; the text has the end of its log.
     """
-    remove(client, postgres)
+    client = account.docker
+    remove(client, postgres, account.ec2)
     options = container_options(cpus=1, memory=1024)
     options["environment"] |= environment(password, postgres.address)
     container = client.containers.create(
@@ -99,6 +168,7 @@ def create(client: docker.DockerClient, web: Machine, postgres: Machine, passwor
     machine = Machine(NAME, container)
     _copy_release(web, machine)
     container.start()
+    _join(account.ec2, machine, postgres)
     script = f"ADDRESS={machine.address} PASSWORD={password}; {DATABASE_SCRIPT}"
     postgres.run(script)
     container.restart(timeout=1)  # it may have looked for its database before that was there
