@@ -1,8 +1,9 @@
-"""Security groups: what the local cloud lets through, with no firewall on the machines."""
+"""Security groups and routes: what the local cloud lets through; the machines have no firewall."""
 
 from __future__ import annotations
 
 import errno
+import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,21 @@ from typing import Any
 import pytest
 
 from localcloud import ruleset, service
-from probing import Pair, reached
+from probing import HOST, Pair, reached
 from realcloud import VPC, Machine, RealCloud
 from waiting import until
 
 PORTS = (22, 5432, 8080, 9999)
+
+
+_NAME = """
+import os, socket
+server = socket.create_server(("", 8080))
+while True:
+    client = server.accept()[0]
+    client.sendall(os.uname().nodename.encode())
+    client.close()
+"""
 
 
 class Net:
@@ -207,3 +218,58 @@ def test_rules_hold_without_the_api_and_after_a_restart_of_machine_or_api(net: N
     far.ready()
     assert net.open() == expected
     net.take(net.groups["far"], (8080, "near"))
+
+
+def outside(net: Net) -> set[str]:
+    """Return which machines reach a port of this host outside their VPC."""
+    address = net.cloud.endpoint.url.split("/")[2].split(":")[0]
+    return {
+        name
+        for name, machine in net.machines.items()
+        if (name, HOST, 9) in reached({HOST: address}, {name: machine.container}, [9])
+    }
+
+
+def test_way_out_needs_a_route_and_a_public_address(net: Net) -> None:
+    """The subnet of `far` gives its machines no public addresses."""
+    assert outside(net) == {"near", "other"}
+    tables = net.ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [net.vpc]}])
+    (table,) = tables["RouteTables"]
+    (route,) = (one for one in table["Routes"] if one.get("GatewayId", "").startswith("igw-"))
+    which = {"RouteTableId": table["RouteTableId"], "DestinationCidrBlock": "0.0.0.0/0"}
+    net.ec2.delete_route(**which)
+    try:
+        assert outside(net) == set()
+        net.let(net.groups["far"], (8080, "near"))
+        assert net.open() == LOGIN | {("near", "far", 8080)}, "inside, no route is needed"
+        net.take(net.groups["far"], (8080, "near"))
+    finally:
+        net.ec2.create_route(**which, GatewayId=route["GatewayId"])
+    assert outside(net) == {"near", "other"}
+
+
+def test_elastic_address_moves_at_once(net: Net) -> None:
+    names = ("near", "other")
+    for name in names:
+        net.let(net.groups[name], (8080, "0.0.0.0/0"))
+        net.machines[name].run(f"systemd-run --quiet python3 -c '{_NAME}'")
+    hosts = {net.machines[name].run("hostname"): name for name in names}
+    made = net.ec2.allocate_address(Domain="vpc")
+
+    def moved_to(name: str) -> str:
+        net.ec2.associate_address(
+            AllocationId=made["AllocationId"],
+            InstanceId=net.machines[name].instance_id,
+            AllowReassociation=True,
+        )
+        with socket.create_connection((made["PublicIp"], 8080), timeout=1) as answer:
+            return hosts[answer.recv(99).decode()]
+
+    assert [moved_to(name) for name in ("near", "other", "near")] == ["near", "other", "near"]
+    other = net.machines["other"].describe()
+    assert other.get("PublicIpAddress") not in (None, made["PublicIp"])
+    addresses = net.ec2.describe_addresses(AllocationIds=[made["AllocationId"]])["Addresses"]
+    net.ec2.disassociate_address(AssociationId=addresses[0]["AssociationId"])
+    net.ec2.release_address(AllocationId=made["AllocationId"])
+    for name in names:
+        net.take(net.groups[name], (8080, "0.0.0.0/0"))

@@ -53,6 +53,8 @@ def reached(
 
     def of(source: str) -> list[Pair]:
         pairs = [pair for pair in asked if pair[0] == source]
+        if not pairs:
+            return []
         targets = json.dumps([[addresses[name], port] for _, name, port in pairs])
         into = [] if source == HOST else ["docker", "exec", containers[source]]
         done = subprocess.run(

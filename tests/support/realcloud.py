@@ -120,6 +120,7 @@ class RealCloud:
             TagSpecifications=_owned("subnet", SUBNET),
         )
         self.subnet = made["Subnet"]["SubnetId"]
+        self._lead_out(vpc)
         for role in ("salt", "lb", "web", "postgres", "redis"):
             name = f"airflow-{role}"
             ec2.create_security_group(
@@ -143,6 +144,19 @@ class RealCloud:
         )
         iam.create_instance_profile(InstanceProfileName=role_name)
         iam.add_role_to_instance_profile(InstanceProfileName=role_name, RoleName=role_name)
+
+    def _lead_out(self, vpc: str) -> None:
+        """Give all subnets a way out, and the machines of the first one public addresses."""
+        ec2 = self.client("ec2")
+        ec2.modify_subnet_attribute(SubnetId=self.subnet, MapPublicIpOnLaunch={"Value": True})
+        gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+        tables = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])
+        ec2.create_route(
+            RouteTableId=tables["RouteTables"][0]["RouteTableId"],
+            DestinationCidrBlock="0.0.0.0/0",
+            GatewayId=gateway,
+        )
 
     def _let_in(self, vpc: str) -> None:
         """Let this host and all machines in at every group: these tests are of other things.

@@ -1,4 +1,4 @@
-"""Security groups as moto keeps them, and the policy that they make for the machines' network.
+"""Security groups as moto keeps them, and the policy that they and routes make for machines.
 
 https://docs.aws.amazon.com/vpc/latest/userguide/security-group-rules.html
 """
@@ -20,6 +20,8 @@ from moto.ec2.models.security_groups import (
     SecurityGroupBackend,
     SecurityGroupRule,
 )
+
+from localcloud import routes
 
 ANY = "-1"
 """The protocol of a rule for all protocols and ports."""
@@ -55,11 +57,23 @@ class Group:
 
 @dataclass(frozen=True)
 class Interface:
-    """A network interface, of a machine or of none: then `instance_id` is empty."""
+    """A network interface.
+
+    Args:
+        instance_id: of the machine that has it; empty: none has.
+        addresses: its private addresses.
+        groups: the ids of its groups.
+        vpc: the networks of its VPC; what is elsewhere, it reaches only if it has a way out.
+        public: the address at which the Internet reaches it; empty: it does not.
+        way_out: whether its subnet's routes lead out of the VPC.
+    """
 
     instance_id: str
     addresses: tuple[str, ...]
     groups: tuple[str, ...] = ()
+    vpc: tuple[str, ...] = ()
+    public: str = ""
+    way_out: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,17 @@ def _interfaces(backend: EC2Backend) -> Iterator[tuple[str, Interface]]:
             addresses = tuple(str(one["PrivateIpAddress"]) for one in eni.private_ip_addresses)
             groups = tuple(sorted({str(group.id) for group in eni.group_set if group}))
             instance_id = str(eni.instance.id) if eni.instance else ""
-            yield str(eni.id), Interface(instance_id, addresses, groups)
+            yield (
+                str(eni.id),
+                Interface(
+                    instance_id,
+                    addresses,
+                    groups,
+                    vpc=routes.networks(backend, str(eni.subnet.vpc_id)),
+                    public=routes.public_address(backend, eni),
+                    way_out=routes.has_way_out(backend, eni),
+                ),
+            )
 
 
 def _groups(backend: EC2Backend) -> Iterator[tuple[str, Group]]:

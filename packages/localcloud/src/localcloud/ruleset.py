@@ -14,10 +14,12 @@ https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-eni.html
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from localcloud.groups import ANY, Group, Interface, Policy, Rule
+from localcloud.routes import PUBLIC
 
 EVERYWHERE = "0.0.0.0/0"
 FAMILIES = ("inet", "bridge")
@@ -27,6 +29,8 @@ they want to, too."""
 SAME_SOURCE = 99
 """The priority of the rule that keeps Docker from giving packets another source, which it does with
 100."""
+PUBLIC_ADDRESSES = -101
+"""The priority of the rule that leads a public address to its machine: before Docker's."""
 _ALL_PORTS = (0, 65535)
 
 
@@ -101,10 +105,13 @@ def _filter(policy: Policy, places: Places, services: Services) -> Iterator[str]
     yield _chain("leave", [*_tracked(), *_always(services), *_lookup(policy, "saddr", "out")])
     yield _chain("enter", [*_tracked(), *_lookup(policy, "daddr", "in")])
     yield from _same_source(policy, places)
+    yield from _public(policy)
     for eni, interface in sorted(policy.interfaces.items()):
         for way in ("out", "in"):
             jumps = [f"jump {group}-{way}" for group in interface.groups if group in policy.groups]
-            yield _chain(f"{eni}-{way}", [*jumps, "drop"])
+            inside = way == "out" and not interface.way_out and interface.vpc
+            only = [f"ip daddr != {_set(interface.vpc)} drop"] if inside else []
+            yield _chain(f"{eni}-{way}", [*only, *jumps, "drop"])
     for name, group in sorted(policy.groups.items()):
         yield from _group(name, group, policy)
 
@@ -122,17 +129,16 @@ def _always(services: Services) -> Iterator[str]:
 
 
 def _lookup(policy: Policy, field_name: str, way: str) -> list[str]:
-    targets = [
-        f"{address} : goto {eni}-{way}"
-        for eni, interface in sorted(policy.interfaces.items())
-        for address in interface.addresses
-    ]
+    # moto gives the interface of a NAT gateway an address that a machine may have.
+    order = sorted(policy.interfaces.items(), key=lambda one: (bool(one[1].instance_id), one[0]))
+    known = {address: eni for eni, interface in order for address in interface.addresses}
+    targets = [f"{address} : goto {eni}-{way}" for address, eni in sorted(known.items())]
     return [*([f"ip {field_name} vmap {_set(targets)}"] if targets else []), "drop"]
 
 
 def _same_source(policy: Policy, places: Places) -> Iterator[str]:
     """Keep the source of what goes from one subnet to another; Docker takes it for going out."""
-    addresses = sorted(address for one in policy.interfaces.values() for address in one.addresses)
+    addresses = sorted({address for one in policy.interfaces.values() for address in one.addresses})
     if len(places.bridges) > 1 and addresses:
         same = _set(f"{address} : {address}" for address in addresses)
         yield _chain(
@@ -140,6 +146,26 @@ def _same_source(policy: Policy, places: Places) -> Iterator[str]:
             [
                 f"type nat hook postrouting priority {SAME_SOURCE}; policy accept;",
                 f"ip daddr {_set(addresses)} snat ip to ip saddr map {same}",
+            ],
+        )
+
+
+def _public(policy: Policy) -> Iterator[str]:
+    """Have this host, which is the outside, reach machines at their public addresses.
+
+    Docker maps ports with the priority -100.
+    """
+    targets = sorted(
+        f"{interface.public} : {interface.addresses[0]}"
+        for interface in policy.interfaces.values()
+        if interface.public and ipaddress.ip_address(interface.public) in PUBLIC
+    )
+    if targets:
+        yield _chain(
+            "public",
+            [
+                f"type nat hook output priority {PUBLIC_ADDRESSES}; policy accept;",
+                f"dnat ip to ip daddr map {_set(targets)}",
             ],
         )
 

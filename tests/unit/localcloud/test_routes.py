@@ -1,0 +1,161 @@
+"""Which machine has a way out, and at which address the Internet reaches it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from localcloud import ruleset
+from localcloud.groups import Interface, Policy
+from localcloud.routes import PUBLIC
+from localcloud.ruleset import Places, Services
+from memorycloud import Running
+
+Launch = Callable[..., Any]
+
+
+class Net:
+    """A VPC with an internet gateway that no subnet has a route to."""
+
+    def __init__(self, local: Running, subnet: str) -> None:
+        self.local, self.ec2, self.subnet = local, local.ec2, subnet
+        self.vpc = self.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
+        self.gateway = self.ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        self.ec2.attach_internet_gateway(InternetGatewayId=self.gateway, VpcId=self.vpc)
+
+    def table(self, subnet: str = "", **target: str) -> str:
+        """Make a route table, of a subnet or else the VPC's main one, with a way out."""
+        if subnet:
+            table = self.ec2.create_route_table(VpcId=self.vpc)["RouteTable"]["RouteTableId"]
+            self.ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+        else:
+            of_vpc = [{"Name": "vpc-id", "Values": [self.vpc]}]
+            found = self.ec2.describe_route_tables(Filters=of_vpc)["RouteTables"]
+            table = found[0]["RouteTableId"]
+        self.ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", **target)
+        return str(table)
+
+    def interface(self, instance: Any) -> Interface:
+        (found,) = (
+            interface
+            for interface in self.local.host.policy.interfaces.values()
+            if interface.instance_id == instance["InstanceId"]
+        )
+        return found
+
+    def public(self, instance: Any) -> str:
+        found = self.ec2.describe_instances(InstanceIds=[instance["InstanceId"]])
+        return str(found["Reservations"][0]["Instances"][0].get("PublicIpAddress", ""))
+
+
+@pytest.fixture
+def net(local: Running, subnet: str) -> Net:
+    return Net(local, subnet)
+
+
+@pytest.fixture
+def start(net: Net) -> Launch:
+    """Return a function that launches a machine with or without a public address."""
+
+    def run(*, public: bool, subnet: str = "") -> Any:
+        nic = {
+            "DeviceIndex": 0,
+            "SubnetId": subnet or net.subnet,
+            "AssociatePublicIpAddress": public,
+        }
+        made = net.ec2.run_instances(
+            ImageId=_image(net), InstanceType="t2.micro", MinCount=1, MaxCount=1,
+            NetworkInterfaces=[nic],
+        )["Instances"][0]  # fmt: skip
+        net.local.settle()
+        return made
+
+    return run
+
+
+def _image(net: Net) -> str:
+    return str(net.ec2.describe_images()["Images"][0]["ImageId"])
+
+
+def test_internet_gateway_takes_what_has_a_public_address(net: Net, start: Launch) -> None:
+    public, private = start(public=True), start(public=False)
+    assert [net.interface(one).way_out for one in (public, private)] == [False, False]
+    assert net.interface(public).public == "", "nobody finds the way in either"
+    table = net.table(GatewayId=net.gateway)
+    assert [net.interface(one).way_out for one in (public, private)] == [True, False]
+    assert net.interface(public).public == net.public(public) != ""
+    assert ipaddress.ip_address(net.public(public)) in PUBLIC
+    net.ec2.detach_internet_gateway(InternetGatewayId=net.gateway, VpcId=net.vpc)
+    assert not net.interface(public).way_out
+    net.ec2.attach_internet_gateway(InternetGatewayId=net.gateway, VpcId=net.vpc)
+    assert net.interface(public).way_out
+    net.ec2.delete_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0")
+    assert not net.interface(public).way_out
+    assert net.interface(public).vpc == ("10.40.0.0/16",)
+
+
+def test_subnets_own_table_counts_before_the_main_one(net: Net, start: Launch) -> None:
+    net.table(GatewayId=net.gateway)
+    machine = start(public=True)
+    own = net.ec2.create_route_table(VpcId=net.vpc)["RouteTable"]["RouteTableId"]
+    made = net.ec2.associate_route_table(RouteTableId=own, SubnetId=net.subnet)
+    assert not net.interface(machine).way_out
+    net.ec2.disassociate_route_table(AssociationId=made["AssociationId"])
+    assert net.interface(machine).way_out
+
+
+def test_nat_gateway_takes_everything_if_it_has_a_way_out(net: Net, start: Launch) -> None:
+    private = net.ec2.create_subnet(VpcId=net.vpc, CidrBlock="10.40.2.0/28")["Subnet"]["SubnetId"]
+    address = net.ec2.allocate_address(Domain="vpc")["AllocationId"]
+    nat = net.ec2.create_nat_gateway(SubnetId=net.subnet, AllocationId=address)
+    net.table(private, NatGatewayId=nat["NatGateway"]["NatGatewayId"])
+    machine = start(public=False, subnet=private)
+    assert not net.interface(machine).way_out
+    net.table(GatewayId=net.gateway)
+    assert net.interface(machine).way_out
+    assert net.interface(machine).public == ""
+
+
+def test_moved_address_leaves_its_machine(net: Net, start: Launch) -> None:
+    net.table(GatewayId=net.gateway)
+    first, second = start(public=True), start(public=False)
+    made = net.ec2.allocate_address(Domain="vpc")
+
+    def give(instance: Any) -> None:
+        net.ec2.associate_address(
+            AllocationId=made["AllocationId"],
+            InstanceId=instance["InstanceId"],
+            AllowReassociation=True,
+        )
+
+    give(first)
+    assert net.interface(first).public == net.public(first) == made["PublicIp"]
+    give(second)
+    assert net.interface(second).public == net.public(second) == made["PublicIp"]
+    assert net.public(first) not in ("", made["PublicIp"]), "it has another one, as before"
+    with pytest.raises(ClientError, match=r"InvalidIPAddress\.InUse"):
+        net.ec2.release_address(AllocationId=made["AllocationId"])
+
+
+# -- the rules
+
+
+def test_rules_lead_in_at_public_addresses_and_keep_the_others_inside() -> None:
+    inside: dict[str, Any] = {"vpc": ("10.0.0.0/16",), "groups": ("sg-1",)}
+    policy = Policy(
+        {
+            "eni-a": Interface("i-a", ("10.0.1.4",), public="198.18.0.7", **inside),
+            "eni-b": Interface("i-b", ("10.0.1.5",), way_out=False, **inside),
+            "eni-c": Interface("i-c", ("10.0.1.6",), public="127.3.2.1", **inside),
+        }
+    )
+    text = ruleset.render(
+        "demo", policy, Places({"subnet-1": "br-1"}), Services(("172.17.0.1", 4566))
+    )
+    assert text.count("ip daddr != { 10.0.0.0/16 } drop") == 1
+    assert "chain eni-b-out {\n    ip daddr != { 10.0.0.0/16 } drop\n" in text
+    assert "dnat ip to ip daddr map { 198.18.0.7 : 10.0.1.4 }" in text, "127.0.0.0/8 stays here"
