@@ -29,6 +29,23 @@ while True:
 """
 
 
+# A network behind the machine's, as a container's.
+_POD = """set -e
+unshare --net sleep 600 >/dev/null 2>&1 & echo $! >/run/pod
+until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/1/ns/net)" ]; do sleep .1; done
+ip link add pod type veth peer name eth0 netns $!
+ip address add 10.200.0.1/24 dev pod
+ip link set pod up
+inside="nsenter --net --target $!"
+$inside ip address add 10.200.0.2/24 dev eth0
+$inside ip link set eth0 up
+$inside ip route add default via 10.200.0.1
+nft add table ip pod
+nft "add chain ip pod out { type nat hook postrouting priority 100; }"
+nft add rule ip pod out ip saddr 10.200.0.0/24 masquerade
+"""
+
+
 class Net:
     """Three machines, each in a group of its own and in one that lets the host's SSH in.
 
@@ -273,3 +290,22 @@ def test_elastic_address_moves_at_once(net: Net) -> None:
     net.ec2.release_address(AllocationId=made["AllocationId"])
     for name in names:
         net.take(net.groups[name], (8080, "0.0.0.0/0"))
+
+
+def test_metadata_service_answers_machines_and_no_container_on_them(net: Net) -> None:
+    near = net.machines["near"]
+    near.run(_POD)
+    ask = (
+        "curl -s --max-time 2 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60'"
+        " http://169.254.169.254/latest/api/token"
+    )
+    inside = f"nsenter --net --target $(cat /run/pod) {ask} || true"
+    name = "http://169.254.169.254/latest/meta-data/instance-id"
+    told = near.run(f'curl -s -H "X-aws-ec2-metadata-token: $({ask})" {name}')
+    assert told == near.instance_id
+    assert near.run(inside) == ""
+    for hops in (2, 1):
+        net.ec2.modify_instance_metadata_options(
+            InstanceId=near.instance_id, HttpPutResponseHopLimit=hops
+        )
+        assert bool(near.run(inside)) == (hops == 2)

@@ -167,6 +167,11 @@ def test_machine_sends_from_its_own_address_only() -> None:
     ]
 
 
+def test_machines_find_the_metadata_service_at_its_address_on_ec2() -> None:
+    asked = 'iifname { "br-1", "br-2" } ip daddr 169.254.169.254 tcp dport 80'
+    assert rendered()["metadata"][1] == f"{asked} dnat ip to 172.17.0.1:4566"
+
+
 def test_cloud_without_networks_has_no_tables() -> None:
     text = ruleset.render("demo", Policy(), Places(), API)
     assert text == ruleset.removal("demo")

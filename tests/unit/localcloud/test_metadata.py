@@ -17,7 +17,7 @@ from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
 from localcloud import metadata
-from localcloud.config import METADATA
+from localcloud.config import METADATA, METADATA_ADDRESS
 from memorycloud import Running
 
 TRUST = {
@@ -107,6 +107,55 @@ def test_token_is_refused(
     local.api.address = machine["PrivateIpAddress"]
     assert token(local, seconds, **headers) == status
     assert ask(local, "/latest/api/token") == ask(local, ROLE, "POST") == "405"
+
+
+def test_machine_asks_at_the_address_of_ec2(local: Running, machine: Any) -> None:
+    local.api.address = machine["PrivateIpAddress"]
+    headers = {"Host": METADATA_ADDRESS, metadata.TTL_HEADER: "60"}
+    url = f"{local.url}/latest/api/token"
+    with urllib.request.urlopen(urllib.request.Request(url, None, headers, method="PUT")) as answer:
+        own = answer.read().decode()
+    assert get(local, "/latest/meta-data/instance-id", own) == machine["InstanceId"]
+
+
+def test_machine_learns_facts_tags_user_data_and_identity(local: Running, launch: Launch) -> None:
+    made = launch(
+        UserData="#!/bin/sh\n",
+        MetadataOptions={"InstanceMetadataTags": "enabled"},
+        TagSpecifications=[
+            {"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "web-1"}]}
+        ],
+    )
+    local.api.address = made["PrivateIpAddress"]
+    own = token(local)
+    facts = {
+        "instance-type": "t2.micro",
+        "local-hostname": made["PrivateDnsName"],
+        "ami-id": made["ImageId"],
+        "security-groups": "default",
+        "tags/instance": "Name",
+        "tags/instance/Name": "web-1",
+        "public-ipv4": "404",
+    }
+    assert {name: get(local, f"/latest/meta-data/{name}", own) for name in facts} == facts
+    assert get(local, "/latest/user-data", own) == "#!/bin/sh\n"
+    identity = json.loads(get(local, "/latest/dynamic/instance-identity/document", own))
+    assert identity["instanceId"] == made["InstanceId"]
+    assert identity["privateIp"] == made["PrivateIpAddress"]
+    assert (identity["region"], identity["accountId"]) == ("eu-west-1", DEFAULT_ACCOUNT_ID)
+    assert identity["imageId"] == made["ImageId"]
+
+
+def test_options_of_an_instance_hide_tags_or_everything(local: Running, launch: Launch) -> None:
+    made = launch()
+    local.api.address = made["PrivateIpAddress"]
+    own = token(local)
+    assert get(local, "/latest/meta-data/tags/instance", own) == "404"
+    assert get(local, "/latest/user-data", own) == "404"
+    local.ec2.modify_instance_metadata_options(
+        InstanceId=made["InstanceId"], HttpEndpoint="disabled"
+    )
+    assert get(local, "/latest/meta-data/instance-id", own) == token(local) == "403"
 
 
 def test_token_ends(local: Running, machine: Any) -> None:

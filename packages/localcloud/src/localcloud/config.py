@@ -27,6 +27,8 @@ HEALTH = "/_localcloud/health"
 """The path that names, without a signature, the cloud and the process that serves it."""
 METADATA = "/_localcloud/metadata"
 """The beginning of the paths of the instance metadata service, which machines alone may ask."""
+METADATA_ADDRESS = "169.254.169.254"
+"""The address at which machines ask it, as on EC2; there, its paths begin with nothing."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,6 @@ class Endpoint:
     loopback_url: str
     access_key: str
     secret_key: str = field(repr=False)
-
-    @property
-    def metadata_url(self) -> str:
-        """The address of the instance metadata service, for machines."""
-        return f"{self.url}{METADATA}"
 
     @property
     def environment(self) -> dict[str, str]:

@@ -1,18 +1,23 @@
-"""The instance metadata service, as far as a machine needs it for the credentials of its role.
+"""The instance metadata service.
 
-Only its second version: each request has a token. A machine is known by the address from which it
-asks, which no other machine can forge: see `localcloud.ruleset`.
+Machines ask at `config.METADATA_ADDRESS`, as on EC2, and the host's kernel leads that to the API
+process. Only its second version: each request has a token. A machine is known by the address from
+which it asks, which no other machine can forge: see `localcloud.ruleset`.
 
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-categories.html
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-identity-documents.html
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import secrets
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,6 +34,8 @@ from localcloud.policies import Unjudged, trusts
 log = logging.getLogger(__name__)
 
 EC2 = "ec2.amazonaws.com"
+HOPS = 64
+"""The time to live of answers but those with a token."""
 TOKEN_HEADER = "X-aws-ec2-metadata-token"  # noqa: S105
 TTL_HEADER = f"{TOKEN_HEADER}-ttl-seconds"
 TOKEN_SECONDS = 21_600
@@ -37,7 +44,8 @@ SESSION = timedelta(hours=6)
 """The time for which a role's credentials are valid; Amazon's are, too."""
 RENEW = timedelta(hours=1)
 """The time before the end of credentials from which on new ones are given out."""
-_CREDENTIALS = "/latest/meta-data/iam/security-credentials/"
+_DATA = "/latest/meta-data/"
+_CREDENTIALS = f"{_DATA}iam/security-credentials/"
 
 
 class Metadata:
@@ -67,6 +75,9 @@ class Metadata:
             instance = self._caller(request.remote_addr or "")
             if instance is None:
                 return Response(status=404)
+            _limit_hops(request, instance, path)
+            if instance.metadata_options.http_endpoint == "disabled":
+                return Response(status=403)
             if path == "/latest/api/token":
                 return self._token(request, instance)
             if request.method != "GET":
@@ -108,14 +119,13 @@ class Metadata:
         return owner == instance.id and end > self._now()
 
     def _get(self, path: str, instance: Instance) -> Response:
-        simple = {
-            "/latest/meta-data/instance-id": str(instance.id),
-            "/latest/meta-data/local-ipv4": str(instance.nics[0].private_ip_address),
-            "/latest/meta-data/placement/region": REGION,
-            "/latest/meta-data/placement/availability-zone": str(instance.availability_zone),
-        }
-        if path in simple:
-            return Response(simple[path], content_type="text/plain")
+        known = _facts(instance) | _tags(instance)
+        if path in known:
+            return Response(known[path], content_type="text/plain")
+        if path == "/latest/dynamic/instance-identity/document":
+            return _json(_identity(instance))
+        if path == "/latest/user-data" and instance.user_data:
+            return Response(_user_data(instance), content_type="application/octet-stream")
         role = _role(instance)
         if role and path in (_CREDENTIALS, _CREDENTIALS.rstrip("/")):
             return Response(role.name, content_type="text/plain")
@@ -162,6 +172,70 @@ class Metadata:
         }
 
 
+def _limit_hops(request: Request, instance: Instance, path: str) -> None:
+    """Have an answer with a token pass no more routers than the instance's hop limit says.
+
+    A container on the machine, behind a bridge of its own, gets none if the limit is 1.
+    """
+    options = instance.metadata_options
+    hops = options.http_put_response_hop_limit if path == "/latest/api/token" else HOPS
+    connection: socket.socket = request.environ["werkzeug.socket"]
+    connection.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, int(hops))
+
+
+def _facts(instance: Instance) -> dict[str, str]:
+    """Return what EC2 says of an instance, by path."""
+    nic = instance.nics[0]
+    facts = {
+        "ami-id": instance.image_id,
+        "hostname": instance.private_dns_name,
+        "instance-id": instance.id,
+        "instance-type": instance.instance_type,
+        "local-hostname": instance.private_dns_name,
+        "local-ipv4": nic.private_ip_address,
+        "mac": nic.mac_address,
+        "placement/availability-zone": instance.availability_zone,
+        "placement/region": REGION,
+        "security-groups": "\n".join(sorted(str(group.name) for group in nic.group_set)),
+    }
+    if nic.public_ip:
+        facts["public-ipv4"] = nic.public_ip
+    return {f"{_DATA}{name}": str(fact) for name, fact in facts.items()}
+
+
+def _tags(instance: Instance) -> dict[str, str]:
+    """Return the tags of an instance by path, if its options have them in its metadata."""
+    if instance.metadata_options.instance_metadata_tags != "enabled":
+        return {}
+    tags = {tag["key"]: str(tag["value"]) for tag in instance.get_tags()}
+    listed = "\n".join(sorted(tags))
+    return {f"{_DATA}tags/instance/{key}": value for key, value in tags.items()} | {
+        f"{_DATA}tags/instance": listed,
+        f"{_DATA}tags/instance/": listed,
+    }
+
+
+def _identity(instance: Instance) -> dict[str, str | None]:
+    return {
+        "accountId": DEFAULT_ACCOUNT_ID,
+        "architecture": str(instance.architecture),
+        "availabilityZone": str(instance.availability_zone),
+        "imageId": str(instance.image_id),
+        "instanceId": str(instance.id),
+        "instanceType": str(instance.instance_type),
+        "kernelId": None,
+        "pendingTime": _time(instance.launch_time),
+        "privateIp": str(instance.nics[0].private_ip_address),
+        "ramdiskId": None,
+        "region": REGION,
+        "version": "2017-09-30",
+    }
+
+
+def _user_data(instance: Instance) -> bytes:
+    return base64.b64decode(str(instance.user_data))
+
+
 def _role(instance: Instance) -> Any:
     """Return the role in the profile of an instance; None: there is none."""
     profiles = get_backend("iam")[DEFAULT_ACCOUNT_ID]["aws"].instance_profiles.values()
@@ -171,7 +245,7 @@ def _role(instance: Instance) -> Any:
     )
 
 
-def _json(content: dict[str, str]) -> Response:
+def _json(content: Mapping[str, str | None]) -> Response:
     return Response(json.dumps(content, indent=2), content_type="application/json")
 
 

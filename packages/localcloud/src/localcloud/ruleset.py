@@ -18,6 +18,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from localcloud.config import METADATA_ADDRESS
 from localcloud.groups import ANY, Group, Interface, Policy, Rule
 from localcloud.routes import PUBLIC
 
@@ -29,8 +30,9 @@ they want to, too."""
 SAME_SOURCE = 99
 """The priority of the rule that keeps Docker from giving packets another source, which it does with
 100."""
-PUBLIC_ADDRESSES = -101
-"""The priority of the rule that leads a public address to its machine: before Docker's."""
+OTHER_TARGET = -101
+"""The priority of the rules that lead public addresses to machines, and machines to the metadata
+service: before Docker's."""
 _ALL_PORTS = (0, 65535)
 
 
@@ -104,6 +106,10 @@ def _filter(policy: Policy, places: Places, services: Services) -> Iterator[str]
         )
     yield _chain("leave", [*_tracked(), *_always(services), *_lookup(policy, "saddr", "out")])
     yield _chain("enter", [*_tracked(), *_lookup(policy, "daddr", "in")])
+    service = f"{services.api[0]}:{services.api[1]}"
+    asked = f"iifname {bridges} ip daddr {METADATA_ADDRESS} tcp dport 80"
+    head = f"type nat hook prerouting priority {OTHER_TARGET}; policy accept;"
+    yield _chain("metadata", [head, f"{asked} dnat ip to {service}"])
     yield from _same_source(policy, places)
     yield from _public(policy)
     for eni, interface in sorted(policy.interfaces.items()):
@@ -164,7 +170,7 @@ def _public(policy: Policy) -> Iterator[str]:
         yield _chain(
             "public",
             [
-                f"type nat hook output priority {PUBLIC_ADDRESSES}; policy accept;",
+                f"type nat hook output priority {OTHER_TARGET}; policy accept;",
                 f"dnat ip to ip daddr map {_set(targets)}",
             ],
         )

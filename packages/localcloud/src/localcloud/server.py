@@ -33,7 +33,15 @@ from localcloud.accesses import Call
 from localcloud.auth import Gate, Refused, Signature, error_response
 from localcloud.authorization import Judge
 from localcloud.cloud import Cloud
-from localcloud.config import HEALTH, LOOPBACK, METADATA, CloudConfig, Credentials, fingerprint
+from localcloud.config import (
+    HEALTH,
+    LOOPBACK,
+    METADATA,
+    METADATA_ADDRESS,
+    CloudConfig,
+    Credentials,
+    fingerprint,
+)
 from localcloud.errors import LocalCloudError, PortTaken, ServiceStartFailed
 from localcloud.faults import Fault
 from localcloud.hooks import Hooks
@@ -85,6 +93,8 @@ class Api:
         return response(environ, start_response)
 
     def _respond(self, request: Request) -> Response:
+        if request.host == METADATA_ADDRESS:
+            return self._answer_machine(request)
         if request.path == HEALTH:
             return Response(json.dumps(self._health()), content_type="application/json")
         if request.path in (faults.PATH, limits.PATH):

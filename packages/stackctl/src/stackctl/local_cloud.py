@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import localcloud.engine
 import localcloud.image
 import localcloud.service
-from localcloud.config import METADATA, CloudConfig
+from localcloud.config import CloudConfig
 from localcloud.errors import LocalCloudError
 from stackctl import local, preflight
 from stackctl.account import aws_config
@@ -127,11 +127,7 @@ class LocalCloud:
         key into `credentials`.
         """
         url = environment["AWS_ENDPOINT_URL"]
-        config = {
-            "region": self._deployment.region(),
-            "endpoint_url": url,
-            "ec2_metadata_service_endpoint": f"{url}{METADATA}/",
-        }
+        config = {"region": self._deployment.region(), "endpoint_url": url}
         return {
             "config": aws_config(config),
             "credentials": "# This machine has the credentials of its instance role.\n",
