@@ -204,3 +204,56 @@ def test_process_tells_the_code_that_it_runs(
         monkeypatch.setattr("localcloud.server.fingerprint", lambda _: "of changed files")
         with urlopen(local.url + HEALTH) as answer:
             assert json.load(answer)["fingerprint"] == before
+
+
+def test_versions_and_unfinished_uploads_survive(tmp_path: Path) -> None:
+    with running(tmp_path, MemoryHost()) as local:
+        s3 = local.client("s3")
+        s3.create_bucket(
+            Bucket="backup", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+        )
+        s3.put_bucket_versioning(Bucket="backup", VersioningConfiguration={"Status": "Enabled"})
+        rule = {"ID": "old", "Status": "Enabled", "Filter": {"Prefix": ""},
+                "NoncurrentVersionExpiration": {"NoncurrentDays": 30}}  # fmt: skip
+        s3.put_bucket_lifecycle_configuration(
+            Bucket="backup", LifecycleConfiguration={"Rules": [rule]}
+        )
+        s3.put_public_access_block(
+            Bucket="backup", PublicAccessBlockConfiguration={"BlockPublicPolicy": True}
+        )
+        s3.put_bucket_encryption(
+            Bucket="backup",
+            ServerSideEncryptionConfiguration={
+                "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+            },
+        )
+        versions = [
+            s3.put_object(Bucket="backup", Key="base", Body=body)["VersionId"]
+            for body in (b"first", b"second")
+        ]
+        s3.delete_object(Bucket="backup", Key="base")
+        upload = s3.create_multipart_upload(Bucket="backup", Key="large")["UploadId"]
+        part = s3.upload_part(
+            Bucket="backup", Key="large", UploadId=upload, PartNumber=1, Body=b"x" * 6_000_000
+        )["ETag"]
+    with running(tmp_path, MemoryHost()) as local:
+        s3 = local.client("s3")
+        found = [
+            s3.get_object(Bucket="backup", Key="base", VersionId=version)["Body"].read()
+            for version in versions
+        ]
+        assert found == [b"first", b"second"]
+        listed = s3.list_object_versions(Bucket="backup")
+        assert len(listed["DeleteMarkers"]) == 1
+        s3.complete_multipart_upload(
+            Bucket="backup",
+            Key="large",
+            UploadId=upload,
+            MultipartUpload={"Parts": [{"ETag": part, "PartNumber": 1}]},
+        )
+        assert s3.head_object(Bucket="backup", Key="large")["ContentLength"] == 6_000_000
+        (kept,) = s3.get_bucket_lifecycle_configuration(Bucket="backup")["Rules"]
+        assert kept["NoncurrentVersionExpiration"] == {"NoncurrentDays": 30}
+        blocked = s3.get_public_access_block(Bucket="backup")["PublicAccessBlockConfiguration"]
+        assert blocked["BlockPublicPolicy"]
+        assert s3.get_bucket_encryption(Bucket="backup")["ServerSideEncryptionConfiguration"]

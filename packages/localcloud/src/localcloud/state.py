@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 from moto.backends import get_backend
 from moto.core.base_backend import BackendDict
 from moto.s3.models import FakeKey
+from moto.s3.utils import _VersionedKeyStore
 
 from localcloud.config import write_private
 from localcloud.errors import StateUnreadable
@@ -166,6 +167,8 @@ class _Pickler(pickle.Pickler):
             )
         if isinstance(obj, rsa.RSAPrivateKey):  # KMS makes one for the first encrypted volume
             return _rsa_key, (obj.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),)
+        if isinstance(obj, _VersionedKeyStore):  # it shows the last version of each key alone
+            return _new_store, (type(obj),), dict(dict.items(obj)), None, None, _fill_store
         if isinstance(obj, FakeKey):
             state = {
                 name: value
@@ -202,6 +205,16 @@ def _rsa_key(der: bytes) -> object:
 
 def _new(cls: type) -> object:
     return object.__new__(cls)
+
+
+def _new_store(cls: type) -> Any:
+    return dict.__new__(cls)
+
+
+def _fill_store(store: dict[str, Any], versions: dict[str, list[Any]]) -> None:
+    """Restore the versions of each key, the oldest first."""
+    for key, known in versions.items():
+        dict.__setitem__(store, key, known)
 
 
 def _defaultdict(cls: type, factory: Any) -> Any:
