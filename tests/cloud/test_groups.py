@@ -257,6 +257,9 @@ def test_way_out_needs_a_route_and_a_public_address(net: Net) -> None:
     net.ec2.delete_route(**which)
     try:
         assert outside(net) == set()
+        api = f"{net.cloud.endpoint.url}/_localcloud/health"
+        asked = f"curl -s -o /dev/null --max-time 2 {api}"
+        assert net.machines["near"].ssh(asked, check=False).returncode != 0
         net.let(net.groups["far"], (8080, "near"))
         assert net.open() == LOGIN | {("near", "far", 8080)}, "inside, no route is needed"
         net.take(net.groups["far"], (8080, "near"))

@@ -120,6 +120,23 @@ def test_nat_gateway_takes_everything_if_it_has_a_way_out(net: Net, start: Launc
     assert net.interface(machine).public == ""
 
 
+def test_endpoint_of_s3_leads_to_the_api_and_nowhere_else(net: Net, start: Launch) -> None:
+    machine = start(public=True)
+    table = net.table(GatewayId=net.gateway)
+    assert net.interface(machine).api
+    net.ec2.delete_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0")
+    assert not net.interface(machine).api
+    made = net.ec2.create_vpc_endpoint(
+        VpcId=net.vpc,
+        ServiceName="com.amazonaws.eu-west-1.s3",
+        VpcEndpointType="Gateway",
+        RouteTableIds=[table],
+    )["VpcEndpoint"]["VpcEndpointId"]
+    assert (net.interface(machine).api, net.interface(machine).way_out) == (True, False)
+    net.ec2.delete_vpc_endpoints(VpcEndpointIds=[made])
+    assert not net.interface(machine).api
+
+
 def test_moved_address_leaves_its_machine(net: Net, start: Launch) -> None:
     net.table(GatewayId=net.gateway)
     first, second = start(public=True), start(public=False)
@@ -149,7 +166,7 @@ def test_rules_lead_in_at_public_addresses_and_keep_the_others_inside() -> None:
     policy = Policy(
         {
             "eni-a": Interface("i-a", ("10.0.1.4",), public="198.18.0.7", **inside),
-            "eni-b": Interface("i-b", ("10.0.1.5",), way_out=False, **inside),
+            "eni-b": Interface("i-b", ("10.0.1.5",), way_out=False, api=False, **inside),
             "eni-c": Interface("i-c", ("10.0.1.6",), public="127.3.2.1", **inside),
         }
     )

@@ -65,7 +65,8 @@ class Interface:
         groups: the ids of its groups.
         vpc: the networks of its VPC; what is elsewhere, it reaches only if it has a way out.
         public: the address at which the Internet reaches it; empty: it does not.
-        way_out: whether its subnet's routes lead out of the VPC.
+        way_out: whether what it sends can leave the VPC.
+        api: whether it reaches the API.
     """
 
     instance_id: str
@@ -74,6 +75,7 @@ class Interface:
     vpc: tuple[str, ...] = ()
     public: str = ""
     way_out: bool = True
+    api: bool = True
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def _interfaces(backend: EC2Backend) -> Iterator[tuple[str, Interface]]:
                     vpc=routes.networks(backend, str(eni.subnet.vpc_id)),
                     public=routes.public_address(backend, eni),
                     way_out=routes.has_way_out(backend, eni),
+                    api=routes.reaches_api(backend, eni),
                 ),
             )
 

@@ -59,6 +59,22 @@ def has_way_out(backend: EC2Backend, interface: NetworkInterface) -> bool:
     )
 
 
+def reaches_api(backend: EC2Backend, interface: NetworkInterface) -> bool:
+    """Return whether an interface reaches the API: it can leave the VPC, or has an endpoint of S3.
+
+    Here all services are at one address, so an endpoint of S3 leads to the others, too.
+    https://docs.aws.amazon.com/vpc/latest/privatelink/vpc-endpoints-s3.html
+    """
+    table = _table(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
+    return has_way_out(backend, interface) or any(
+        str(endpoint.service_name).endswith(".s3")
+        and str(endpoint.state).lower() != "deleted"
+        and table
+        and table.id in endpoint.route_table_ids
+        for endpoint in backend.vpc_end_points.values()
+    )
+
+
 def _way_out(backend: EC2Backend, interface: NetworkInterface) -> Route | None:
     table = _table(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
     found = table.routes if table else []

@@ -51,11 +51,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Services:
-    """What every machine reaches, whatever its groups, as EC2's groups do not filter it either.
+    """What machines reach whatever their groups say.
 
     Args:
-        api: address and port of the API, which is also the instance metadata service.
-        resolvers: the addresses of the name servers.
+        api: address and port of the API, which is also the instance metadata service; the latter
+            has no need of a way out, the former has.
+        resolvers: the addresses of the name servers, which EC2's groups do not filter either.
     """
 
     api: tuple[str, int]
@@ -115,11 +116,22 @@ def _filter(policy: Policy, places: Places, services: Services) -> Iterator[str]
     for eni, interface in sorted(policy.interfaces.items()):
         for way in ("out", "in"):
             jumps = [f"jump {group}-{way}" for group in interface.groups if group in policy.groups]
-            inside = way == "out" and not interface.way_out and interface.vpc
-            only = [f"ip daddr != {_set(interface.vpc)} drop"] if inside else []
-            yield _chain(f"{eni}-{way}", [*only, *jumps, "drop"])
+            first = _beyond(interface, services) if way == "out" else []
+            yield _chain(f"{eni}-{way}", [*first, *jumps, "drop"])
     for name, group in sorted(policy.groups.items()):
         yield from _group(name, group, policy)
+
+
+def _beyond(interface: Interface, services: Services) -> Iterator[str]:
+    """Yield what comes before the groups: whether a machine reaches what is not in its VPC.
+
+    A group would let it reach the API at AWS's port, which the one here has not.
+    """
+    if interface.api:
+        address, port = services.api
+        yield f"ip daddr {address} tcp dport {port} accept"
+    if interface.vpc and not interface.way_out:
+        yield f"ip daddr != {_set(interface.vpc)} drop"
 
 
 def _tracked() -> list[str]:
@@ -127,8 +139,7 @@ def _tracked() -> list[str]:
 
 
 def _always(services: Services) -> Iterator[str]:
-    address, port = services.api
-    yield f"ip daddr {address} tcp dport {port} accept"
+    yield f"ct original ip daddr {METADATA_ADDRESS} accept"
     if services.resolvers:
         servers = _set(sorted(services.resolvers))
         yield f"ip daddr {servers} meta l4proto {{ tcp, udp }} th dport 53 accept"
