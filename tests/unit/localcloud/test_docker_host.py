@@ -230,6 +230,44 @@ def test_new_machine_has_its_first_boot_data_before_it_starts(
     }
 
 
+def test_network_is_guarded_before_the_machine_starts_and_its_port_after_that(
+    docker: Docker, host: DockerHost, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "_port", lambda container: f"veth-{container.name}")
+    started: list[bool] = []
+    load = rules.load
+
+    def note(policy: Policy, places: Places) -> bool:
+        container = docker.kept.get("demo-i-1")
+        started.append(bool(container and "start" in container.did))
+        return load(policy, places)
+
+    monkeypatch.setattr(rules, "load", note)
+    host.enforce(Policy())
+    host.create(WEB)
+    seen = [(set(places.bridges), places.ports.get("i-1", "")) for _, places in rules.loaded]
+    assert list(zip(started, seen, strict=True)) == [
+        (False, (set(), "")),
+        (False, ({"subnet-1"}, "")),
+        (True, ({"subnet-1"}, "veth-demo-i-1")),
+    ]
+    host.reboot("i-1")
+    assert rules.loaded[-1][1].ports == {"i-1": "veth-demo-i-1"}
+
+
+def test_running_machines_and_networks_of_an_earlier_process_are_guarded(
+    docker: Docker, host: DockerHost, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "_port", lambda container: f"veth-{container.name}")
+    docker.kept["demo-i-1"] = Container()
+    docker.found_networks = [Named("subnet-1")]
+    host.enforce(Policy())
+    host.observe()
+    assert rules.loaded[-1][1] == Places(
+        {"subnet-1": f"br-{docker.found_networks[0].id[:12]}"}, {"i-1": "veth-demo-i-1"}
+    )
+
+
 def test_faults_of_a_machine_are_on_its_disk(docker: Docker, host: DockerHost) -> None:
     host.create(replace(WEB, sshd=False, authorized_key=""))
     files = docker.kept["demo-i-1"].texts

@@ -229,6 +229,17 @@ def test_docker_lets_packets_pass_between_subnets_of_one_vpc(kernel: Kernel) -> 
     ]
 
 
+def test_nftables_is_installed_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[list[str]] = []
+    monkeypatch.setattr(packages, "install", lambda names, _report: done.append(names))
+    monkeypatch.setattr(firewall, "_program", lambda _name: None)
+    firewall.ensure(print)
+    firewall.remove("demo")  # there is nothing to remove, and nothing to remove it with
+    monkeypatch.setattr(firewall, "_program", lambda name: f"/usr/sbin/{name}")
+    firewall.ensure(print)
+    assert done == [["nftables"]]
+
+
 def test_refusal_of_the_kernel_says_what_is_not_enforced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "privileged", lambda *command: list(command))
     monkeypatch.setattr(firewall, "_program", lambda _name: "/bin/false")

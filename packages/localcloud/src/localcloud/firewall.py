@@ -70,8 +70,13 @@ def ensure(report: Report) -> None:
         PackagesFailed: apt failed.
         EngineUnavailable: this user is not root and has no sudo.
     """
-    if _program("nft") is None:
+    if not installed():
         packages.install(["nftables"], report)
+
+
+def installed() -> bool:
+    """Return whether nftables is installed."""
+    return _program("nft") is not None
 
 
 def remove(cloud: str) -> None:
@@ -80,7 +85,7 @@ def remove(cloud: str) -> None:
     Raises:
         FirewallFailed: the kernel refuses.
     """
-    if _program("nft"):
+    if installed():
         _run("nft", "--file", "-", given=ruleset.removal(cloud))
     if _program("iptables"):
         _join(cloud, set())

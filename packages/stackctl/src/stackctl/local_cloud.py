@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import localcloud.engine
+import localcloud.firewall
 import localcloud.image
 import localcloud.service
 from localcloud.config import CloudConfig
@@ -82,6 +83,8 @@ class LocalCloud:
             localcloud.engine.connect(), localcloud.image.tag(self._deployment.salt_lock)
         ):
             steps.append("build the machine image with mmdebstrap, installing that if it is absent")
+        if not localcloud.firewall.installed():
+            steps.append("install nftables, for the rules of the security groups")
         if not self.runs():
             steps.append(f"start the local EC2 API on port {local.api_port()}")
         return steps
