@@ -181,6 +181,39 @@ def test_root_volume_is_deleted_with_instance(local: Running, launch: Launch) ->
     assert local.ec2.describe_network_interfaces()["NetworkInterfaces"] == []
 
 
+def test_root_volume_is_as_the_image_has_it_in_all_that_is_not_said(
+    local: Running, launch: Launch
+) -> None:
+    extra = {"DeviceName": "/dev/xvdf", "Ebs": {"VolumeSize": 20, "VolumeType": "gp3"}}
+    root = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeType": "gp3"}}
+    instance = launch(BlockDeviceMappings=[root, extra])
+    local.settle()
+    found = describe(local, instance["InstanceId"])["BlockDeviceMappings"]
+    kept = {one["DeviceName"]: one["Ebs"]["DeleteOnTermination"] for one in found}
+    assert kept == {"/dev/xvda": True, "/dev/xvdf": False}
+    sizes = {
+        volume["Attachments"][0]["Device"]: volume["Size"]
+        for volume in local.ec2.describe_volumes()["Volumes"]
+    }
+    assert sizes == {"/dev/xvda": 8, "/dev/xvdf": 20}
+
+
+@pytest.mark.parametrize(
+    ("device", "ebs", "expected"),
+    [
+        ("/dev/xvda", {"VolumeSize": 7}, "InvalidBlockDeviceMapping"),
+        ("/dev/xvdf", {"VolumeType": "gp3"}, "MissingParameter"),
+    ],
+)
+def test_volume_that_cannot_be_made_is_refused(
+    local: Running, launch: Launch, device: str, ebs: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ClientError) as error:
+        launch(BlockDeviceMappings=[{"DeviceName": device, "Ebs": ebs}])
+    assert code(error) == expected
+    assert local.ec2.describe_instances()["Reservations"] == []
+
+
 def test_volume_kept_on_termination_stays(local: Running, launch: Launch) -> None:
     ebs = {"VolumeSize": 10, "DeleteOnTermination": False}
     instance = launch(BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": ebs}])

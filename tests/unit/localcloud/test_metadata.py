@@ -136,6 +136,7 @@ def test_machine_learns_facts_tags_user_data_and_identity(local: Running, launch
         "tags/instance": "Name",
         "tags/instance/Name": "web-1",
         "public-ipv4": "404",
+        "block-device-mapping/root": "/dev/xvda",
     }
     assert {name: get(local, f"/latest/meta-data/{name}", own) for name in facts} == facts
     assert get(local, "/latest/user-data", own) == "#!/bin/sh\n"

@@ -38,7 +38,7 @@ from moto.ec2.responses.instances import InstanceResponse
 from moto.s3.models import FakeKey
 from moto.servicequotas.models import ServiceQuotasBackend
 
-from localcloud import account, groups, routes
+from localcloud import account, groups, routes, volumes
 from localcloud.account import Wanted
 from localcloud.cloud import Cloud
 from localcloud.state import BODY_DIGEST
@@ -76,6 +76,7 @@ class Hooks:
         self._limits()
         groups.hook(self._replace)
         routes.hook(self._replace)
+        volumes.hook(self._replace, ROOT_GIB)
 
     def remove(self) -> None:
         """Restore moto's own behaviour."""

@@ -198,6 +198,13 @@ def _facts(instance: Instance) -> dict[str, str]:
         "placement/region": REGION,
         "security-groups": "\n".join(sorted(str(group.name) for group in nic.group_set)),
     }
+    # EC2 names the root device and the volumes beside it, which come in the order of their devices.
+    root = str(instance.root_device_name)
+    others = [device for device in sorted(instance.block_device_mapping) if device != root]
+    devices = {"ami": root, "root": root}
+    devices |= {f"ebs{number}": device for number, device in enumerate(others, 1)}
+    facts |= {f"block-device-mapping/{name}": device for name, device in devices.items()}
+    facts["block-device-mapping/"] = "\n".join(sorted(devices))
     if nic.public_ip:
         facts["public-ipv4"] = nic.public_ip
     return {f"{_DATA}{name}": str(fact) for name, fact in facts.items()}
