@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 
 def make_checkout(folder: Path) -> Path:
     """Make a folder that stackctl accepts as a checkout, with the production map and so on."""
-    for part in ("cloud.maps.d", "cloud.profiles.d", "pillar/base"):
+    for part in ("cloud.maps.d", "cloud.profiles.d", "cloud.providers.d", "pillar/base"):
         shutil.copytree(ROOT / part, folder / part)
     modules = Path("salt/_modules")
     (folder / modules).mkdir(parents=True)

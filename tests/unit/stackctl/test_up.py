@@ -154,7 +154,14 @@ def with_every_secret(deployment: Deployment) -> None:
     """Give a deployment settings and a file for every secret that a machine reads."""
     store = SecretStore(deployment)
     store.folder.mkdir(parents=True)
-    deployment.settings_path.write_text("settings: {}\n")
+    texts = dict.fromkeys(("ca_certificate", "ssh_public_key"), "text")
+    decided = {
+        "deployment": deployment.name,
+        "base_url": "https://airflow.example.org",
+        "load_examples": True,
+        "operator_cidrs": ["198.51.100.7/32"],
+    }
+    deployment.settings_path.write_text(yaml.safe_dump({"settings": decided | texts}))
     for secret in store.missing():
         (store.folder / f"{secret}.sls").touch()
 

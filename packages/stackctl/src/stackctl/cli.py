@@ -25,6 +25,7 @@ from stackctl import (
     printing,
     refusals,
     scale,
+    settings,
     site,
     status,
 )
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         deployment = Deployment(options.deployment, repository_root(), options.map)
         if not deployment.is_local and getattr(options, "action", "") != "init":
             deployment.settings()  # raises for a deployment that nobody has initialised
+        if deployment.has_settings:
+            settings.check(deployment, complete=False)
         return int(VERBS[options.verb](deployment, options))
     except (StackError, BotoCoreError, ClientError) as error:
         # Without a deployment, it is one of stackctl's own errors.
@@ -280,6 +283,8 @@ def _base_url(deployment: Deployment, given: str | None, account: str | None) ->
     A new deployment of an account without an own name gets an Elastic IP.
     """
     if not deployment.has_settings:
+        if given:
+            settings.check_site(given)
         if given or deployment.is_local:
             return given or local.base_url()
         if account:

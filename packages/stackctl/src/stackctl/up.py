@@ -19,6 +19,7 @@ from stackctl import (
     packages,
     preflight,
     salt,
+    settings,
     site,
     ssh_rotation,
     states,
@@ -224,6 +225,7 @@ def prepare_secrets(deployment: Deployment, progress: Progress) -> None:
                 f" {', '.join(missing)}.",
                 f"Make what is missing: stackctl secrets init -d {deployment.name}",
             )
+        settings.check(deployment, complete=True)
 
 
 def _count(changes: int) -> str:
