@@ -13,9 +13,22 @@ from botocore.exceptions import NoCredentialsError
 import localcloud.engine
 import localcloud.image
 import localcloud.service
-from stackctl import arguments, cli, initialise, limits, local, preflight, salt, status, up
+from stackctl import (
+    arguments,
+    cli,
+    initialise,
+    limits,
+    local,
+    preflight,
+    salt,
+    status,
+    teardown,
+    up,
+)
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
+from stackctl.inventory import Thing
+from stackctl.teardown import Doomed
 
 VERBS = ["up", "launch", "scale", "down", "status", "exec", "salt", "logs", "secrets"]
 ACTIONS = ["init", "list", "show", "rotate"]
@@ -445,20 +458,78 @@ def test_verbs_refuse_credentials_of_another_account(
 # -- down ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args", [["down"], ["down", "--dry-run"], ["down", "--keep-image"]])
-def test_down_refuses_real_deployment(
-    capsys: pytest.CaptureFixture[str],
-    here: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    args: list[str],
+VOLUME = Thing("volume", "vol-1", "postgres-1", {"Size": 10})
+VPC = Thing("vpc", "vpc-1", "airflow-stack-prod")
+
+
+@pytest.fixture
+def teardowns(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each run of `down` in an account destroys data; nothing is destroyed in truth."""
+    runs: list[bool] = []
+
+    def doomed(_: Deployment, *, with_data: bool) -> Doomed:
+        data = [VOLUME]
+        return Doomed([VPC, *(data if with_data else [])], [] if with_data else data, [])
+
+    def destroy(one: Deployment, *_: object, with_data: bool, **__: object) -> Doomed:
+        runs.append(with_data)
+        return doomed(one, with_data=with_data)
+
+    monkeypatch.setattr(teardown, "doomed", doomed)
+    monkeypatch.setattr(teardown, "destroy", destroy)
+    return runs
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """Have somebody at a terminal type an answer."""
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+
+
+def test_down_of_an_account_shows_and_destroys_nothing_in_a_dry_run(
+    capsys: pytest.CaptureFixture[str], here: Path, teardowns: list[bool]
 ) -> None:
-    monkeypatch.setattr(localcloud.service, "stop", raising(AssertionError("it went on")))
     before = files(here)
-    assert cli.main([*args, "-d", "prod"]) == 1
-    printed = capsys.readouterr()
-    assert "takes only the deployment 'local' away, not 'prod'" in printed.err
-    assert printed.out == ""
-    assert files(here) == before
+    assert cli.main(["down", "-d", "prod", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "destroy vpc vpc-1 airflow-stack-prod" in printed
+    assert "keep volume vol-1 postgres-1 of 10 GB: it holds data" in printed
+    assert (teardowns, files(here)) == ([], before)
+
+
+def test_down_of_an_account_asks_for_the_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, teardowns: list[bool]
+) -> None:
+    assert cli.main(["down", "-d", "prod"]) == 1
+    assert "nobody can be asked whether prod shall go. If it shall, add --yes" in (
+        capsys.readouterr().err
+    )
+    terminal(monkeypatch, "y")
+    assert cli.main(["down", "-d", "prod"]) == 1
+    assert "Nothing was destroyed: that is not prod." in capsys.readouterr().err
+    assert teardowns == []
+    terminal(monkeypatch, "prod")
+    assert cli.main(["down", "-d", "prod"]) == 0
+    assert teardowns == [False]
+    assert "left in the account: volume vol-1 postgres-1 of 10 GB" in capsys.readouterr().out
+
+
+def test_down_of_an_account_needs_no_question_and_takes_data_if_told(
+    capsys: pytest.CaptureFixture[str], here: Path, teardowns: list[bool]
+) -> None:
+    assert cli.main(["down", "-d", "prod", "--yes", "--with-data"]) == 0
+    assert teardowns == [True]
+    assert "left in the account: nothing" in capsys.readouterr().out
+    assert (here / "pillar" / "prod" / "settings.sls").is_file()
+
+
+def test_down_of_an_empty_account_is_no_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, teardowns: list[bool]
+) -> None:
+    monkeypatch.setattr(teardown, "doomed", lambda *_, **__: Doomed([], [], []))
+    assert cli.main(["down", "-d", "prod"]) == 0
+    assert capsys.readouterr().out == "Nothing of prod is left in the account.\n"
+    assert teardowns == []
 
 
 def test_down_removes_keys_and_no_other_deployment(

@@ -96,6 +96,7 @@ def report(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) ->
 
         monkeypatch.setattr(status, "list_machines", listed)
         monkeypatch.setattr(status, "find_ended", lambda *_: ended or {})
+        monkeypatch.setattr(status.inventory, "orphans", lambda *_: ["volume vol-1 of 10 GB"])
         monkeypatch.setattr(status, "Shell", shell)
         return status.collect(deployment, log)
 
@@ -375,12 +376,16 @@ def say(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the verb with these rows and this problem of the site; return the exit code."""
 
     def run(
-        found: list[status.Row], *args: str, problem: str = "", errors: Sequence[str] = ()
+        found: list[status.Row],
+        *args: str,
+        problem: str = "",
+        errors: Sequence[str] = (),
+        orphans: Sequence[str] = (),
     ) -> int:
         deployment.pillar_dir.mkdir(exist_ok=True)
         deployment.settings_path.write_text("settings: {base_url: 'https://airflow.example.org'}\n")
         monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
-        report = status.Report(found, problem, errors)
+        report = status.Report(found, problem, errors, orphans)
         monkeypatch.setattr(status, "collect", lambda *_: report)
         return cli.main(["status", *args])
 
@@ -401,7 +406,7 @@ def test_exit_code_is_0_only_if_all_are_healthy(
     assert say(found, *form) == code
     printed = capsys.readouterr().out
     if form:
-        whole = {"site": "healthy", "errors": []}
+        whole = {"site": "healthy", "errors": [], "orphans": []}
         assert json.loads(printed) == [
             json.loads(json.dumps(row.as_dict())) | whole for row in found
         ]
@@ -439,6 +444,15 @@ def test_error_is_printed_and_exits_with_1(say: Any, capsys: pytest.CaptureFixtu
     assert "\nEC2 API: no answer\nsite " in capsys.readouterr().out
     assert say([HEALTHY], "--json", errors=["EC2 API: no answer"]) == 1
     assert json.loads(capsys.readouterr().out)[0]["errors"] == ["EC2 API: no answer"]
+
+
+def test_what_no_machine_has_is_printed_and_no_fault(
+    say: Any, report: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(MACHINES, ACTIVE).orphans == ["volume vol-1 of 10 GB"]
+    assert say([HEALTHY], orphans=["volume vol-1 of 10 GB"]) == 0
+    line = capsys.readouterr().out.splitlines()[-2]
+    assert line == "hint: no machine has volume vol-1 of 10 GB, which is billed: docs/runbooks.md"
 
 
 def test_reason_drift_and_hints_are_printed(say: Any, capsys: pytest.CaptureFixture[str]) -> None:

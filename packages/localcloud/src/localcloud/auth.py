@@ -23,7 +23,7 @@ from localcloud.config import Credentials
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 CLOCK_SKEW = timedelta(minutes=15)
-JSON_SERVICES = frozenset({"ssm", "kms", "servicequotas", "freetier"})
+JSON_SERVICES = frozenset({"ssm", "kms", "servicequotas", "freetier", "tagging"})
 """The services whose errors are JSON; the code of each of their errors ends in `Exception`."""
 _AUTHORIZATION = re.compile(
     rf"{ALGORITHM}\s+Credential=(?P<key>[^/,\s]+)/(?P<date>\d{{8}})/(?P<region>[^/]+)"

@@ -32,13 +32,14 @@ from moto.ec2.models.instance_types import (
     InstanceTypeOfferingBackend,
 )
 from moto.ec2.models.instances import Instance, InstanceBackend, InstanceState, Reservation
+from moto.ec2.models.security_groups import SecurityGroupBackend
 from moto.ec2.models.subnets import Subnet, SubnetBackend
 from moto.ec2.responses.general import General
 from moto.ec2.responses.instances import InstanceResponse
 from moto.s3.models import FakeKey
 from moto.servicequotas.models import ServiceQuotasBackend
 
-from localcloud import account, groups, routes, volumes
+from localcloud import account, dependencies, groups, routes, volumes
 from localcloud.account import Wanted
 from localcloud.cloud import Cloud
 from localcloud.state import BODY_DIGEST
@@ -71,6 +72,7 @@ class Hooks:
         self._ends()
         self._lives()
         self._addresses()
+        self._groups()
         self._elastic_addresses()
         self._contents()
         self._limits()
@@ -370,6 +372,19 @@ class Hooks:
         self._replace(Subnet, "get_available_subnet_ip", get_available_subnet_ip)
         self._replace(Subnet, "request_ip", request_ip)
         original_delete = self._replace(SubnetBackend, "delete_subnet", delete_subnet)
+
+    def _groups(self) -> None:
+        def delete_security_group(
+            backend: Any, name: str | None = None, group_id: str | None = None
+        ) -> None:
+            """A group that something needs cannot be deleted."""
+            if group_id:
+                dependencies.require_unused_group(backend, group_id)
+            original(backend, name, group_id)
+
+        original = self._replace(
+            SecurityGroupBackend, "delete_security_group", delete_security_group
+        )
 
     def _elastic_addresses(self) -> None:
         def allocate_address(backend: Any, *given: Any, **options: Any) -> ElasticAddress:

@@ -53,7 +53,9 @@ from localcloud.state import StateFile
 
 log = logging.getLogger(__name__)
 
-SERVICES = frozenset({"ec2", "iam", "sts", "ssm", "s3", "kms", "servicequotas", "freetier"})
+SERVICES = frozenset(
+    {"ec2", "iam", "sts", "ssm", "s3", "kms", "servicequotas", "freetier", "tagging"}
+)
 METADATA_ACTION = "InstanceMetadata"
 """The name by which faults know the requests of machines to the instance metadata service."""
 _READS = re.compile(r"(Describe|Get|List|Head|Lookup)")

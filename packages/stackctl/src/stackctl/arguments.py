@@ -111,7 +111,20 @@ def _add_changing_verbs(verbs: Any) -> None:
     )
     scale.add_argument("--dry-run", action="store_true", help="print what would be done")
     scale.add_argument("--wait", action="store_true", help=WAIT_HELP)
-    down = _add(verbs, "down", "Remove the local stack: machines, networks, image, API, keys.")
+    down = _add(
+        verbs,
+        "down",
+        "Remove the local stack: machines, networks, image, API, keys. Of a deployment in an AWS"
+        " account: destroy everything that has its tags, and prove that nothing else is left.",
+    )
+    down.add_argument(
+        "--yes", action="store_true", help="do not ask for the name of a deployment in an account"
+    )
+    down.add_argument(
+        "--with-data",
+        action="store_true",
+        help="destroy also its volumes, snapshots and buckets that hold data",
+    )
     down.add_argument(
         "--keep-image",
         action="store_true",

@@ -28,11 +28,12 @@ from stackctl import (
     settings,
     site,
     status,
+    teardown,
 )
 from stackctl.account import enter
 from stackctl.arguments import parser
 from stackctl.deployment import LOCAL, Deployment, repository_root
-from stackctl.down import down, require_local
+from stackctl.down import down
 from stackctl.errors import Interrupted, StackError
 from stackctl.locks import Holder, Session, on_this_host
 from stackctl.machines import ec2_client, find_machines, list_machines, require_master
@@ -170,7 +171,8 @@ def _scale(deployment: Deployment, options: argparse.Namespace) -> int:
 
 
 def _down(deployment: Deployment, options: argparse.Namespace) -> int:
-    require_local(deployment)
+    if not deployment.is_local:
+        return _down_account(deployment, options)
     if options.dry_run:
         image = "" if options.keep_image else "the machine image, "
         OUT.print(
@@ -186,6 +188,44 @@ def _down(deployment: Deployment, options: argparse.Namespace) -> int:
     log.remove()
     OUT.print(f"Everything is removed, in {progress.elapsed:.0f} s.")
     return 0
+
+
+def _down_account(deployment: Deployment, options: argparse.Namespace) -> int:
+    going = teardown.doomed(deployment, with_data=options.with_data)
+    for line in going.lines(deployment.name):
+        print_line(line)
+    if not going.things and not going.unknown:
+        what = "Nothing else" if going.kept else "Nothing"
+        print_line(f"{what} of {deployment.name} is left in the account.")
+        return 0
+    if options.dry_run:
+        return 0
+    if not options.yes:
+        _confirm(deployment)
+    log = _log(deployment, "down")
+    progress = Progress(OUT, log)
+    going = teardown.destroy(
+        deployment, progress, log, with_data=options.with_data, wait=options.wait
+    )
+    print_line(
+        f"Destroyed, in {progress.elapsed:.0f} s; left in the account:"
+        f" {', '.join(map(str, going.kept)) or 'nothing'}. pillar/{deployment.name} and"
+        f" .stack/{deployment.name}, with the private key, are as before. A new `up` needs a new"
+        " address of the site: docs/runbooks.md."
+    )
+    return 0
+
+
+def _confirm(deployment: Deployment) -> None:
+    """Have the operator type the deployment's name; raise StackError otherwise."""
+    if not sys.stdin.isatty():
+        raise StackError(
+            f"Nothing was destroyed: nobody can be asked whether {deployment.name} shall go.",
+            "If it shall, add --yes.",
+        )
+    answer = input(f"Type the name of the deployment, {deployment.name}, to destroy this: ")
+    if answer.strip() != deployment.name:
+        raise StackError(f"Nothing was destroyed: that is not {deployment.name}.")
 
 
 def _status(deployment: Deployment, options: argparse.Namespace) -> int:

@@ -15,9 +15,7 @@ def require_local(deployment: Deployment) -> None:
     """Raise StackError unless the deployment may be removed by one command."""
     if not deployment.is_local:
         raise StackError(
-            f"stackctl down takes only the deployment 'local' away, not '{deployment.name}'.",
-            "Destroy real machines by name, on the master:"
-            " salt-cloud --destroy NAME (docs/runbooks.md).",
+            f"'{deployment.name}' is in an AWS account, and no local stack.",
         )
 
 

@@ -56,7 +56,11 @@ def print_changed(result: Result) -> None:
 
 def print_status_json(report: Report) -> None:
     """Print the machines as JSON; the state of the site and all errors are in each of them."""
-    whole = {"site": report.site or "healthy", "errors": list(report.errors)}
+    whole = {
+        "site": report.site or "healthy",
+        "errors": list(report.errors),
+        "orphans": list(report.orphans),
+    }
     OUT.print_json(json.dumps([row.as_dict() | whole for row in report.rows]))
 
 
@@ -84,6 +88,8 @@ def print_status(report: Report, site_address: str, up: str) -> None:
     for row in report.rows:
         for line in _remarks(row, up):
             print_line(f"{row.machine}: {line}")
+    for orphan in report.orphans:
+        print_line(f"hint: no machine has {orphan}, which is billed: docs/runbooks.md")
     for error in report.errors:
         print_line(error)
     print_line(f"site {site_address}: {report.site or 'healthy'}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stackctl import refusals, site
+from stackctl import inventory, refusals, site
 from stackctl.account import enter
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
@@ -107,11 +107,13 @@ class Report:
         rows: of the machines.
         site: why the site is not healthy; empty: it is.
         errors: why something could not be asked, a sentence each.
+        orphans: the volumes and addresses of the deployment that no machine has.
     """
 
     rows: Sequence[Row]
     site: str = ""
     errors: Sequence[str] = ()
+    orphans: Sequence[str] = ()
 
     @property
     def healthy(self) -> bool:
@@ -128,11 +130,13 @@ class _Instances:
         machines: by name.
         ended: name -> why the last machine of this name is terminated.
         client: the API.
+        orphans: see `Report`.
     """
 
     machines: Mapping[str, Machine]
     ended: Mapping[str, str]
     client: EC2Client | None
+    orphans: Sequence[str] = ()
 
 
 def collect(deployment: Deployment, log: Log) -> Report:
@@ -179,7 +183,7 @@ def collect(deployment: Deployment, log: Log) -> Report:
         site_problem = answer_of(of_site, SITE_SECONDS)
     except StackError as error:
         site_problem = error.what
-    return Report(rows, site_problem, errors)
+    return Report(rows, site_problem, errors, found.orphans)
 
 
 def ask(question: Callable[[], T]) -> Future[T]:
@@ -214,7 +218,8 @@ def _instances(deployment: Deployment) -> _Instances:
     with enter(deployment):
         client = ec2_client(deployment)
         ended = {name: machine.reason for name, machine in find_ended(client, deployment).items()}
-        return _Instances(list_machines(client, deployment), ended, client)
+        orphans = [str(thing) for thing in inventory.orphans(deployment, client)]
+        return _Instances(list_machines(client, deployment), ended, client, orphans)
 
 
 def _ask(
