@@ -1,8 +1,9 @@
 """The secrets of a deployment as GPG ciphertext, below `pillar/<deployment>/secrets`.
 
-A secret is a file, `postgres-airflow.sls`, and has fields, such as `password`. Only the
-deployment's private key decrypts them. It is kept in the state directory of this host and on the
-Salt master.
+A secret is a file, `postgres-airflow.sls`, and has fields, such as `password`. The deployment's
+private key decrypts them. It is kept in the state directory of this host and on the Salt master.
+Operators whose public keys are in `pillar/<deployment>/operators` decrypt them with their own
+(`stackctl.recipients`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class SecretStore:
         folder: where the secrets are.
         public_key: the file of the public key.
         private_key: the file of the private key.
+        operators: where the public keys of operators are.
     """
 
     def __init__(self, deployment: Deployment) -> None:
@@ -36,6 +38,7 @@ class SecretStore:
         self.folder = deployment.pillar_dir / "secrets"
         self.public_key = deployment.pillar_dir / "public.asc"
         self.private_key = deployment.state_dir / "gpg-private.asc"
+        self.operators = deployment.pillar_dir / "operators"
 
     def create_key(self) -> bool:
         """Make the key pair unless it exists; return whether it was made.
@@ -53,10 +56,10 @@ class SecretStore:
         user = f"{self._deployment.name} stack"
         # Without a passphrase; `future-default` makes ed25519 with a cv25519 subkey that encrypts.
         kind = ["future-default", "default", "never"]
-        with _gpg_home() as home:
-            _gpg(home, ["--passphrase", "", "--quick-generate-key", user, *kind])
-            write_private(self.private_key, _gpg(home, ["--armor", "--export-secret-keys"]))
-            public = _gpg(home, ["--armor", "--export"])
+        with gpg_home() as home:
+            gpg(home, ["--passphrase", "", "--quick-generate-key", user, *kind])
+            write_private(self.private_key, gpg(home, ["--armor", "--export-secret-keys"]))
+            public = gpg(home, ["--armor", "--export"])
         private_directory(self.public_key.parent)
         self.public_key.write_text(public)
         return True
@@ -75,11 +78,17 @@ class SecretStore:
         wanted = {name.removeprefix("secrets.") for name in names if name.startswith("secrets.")}
         return sorted(wanted - set(self.names()))
 
+    def operator_keys(self) -> list[Path]:
+        """Return the files of the operators' public keys."""
+        return sorted(self.operators.glob("*.asc"))
+
     def write(self, secret: str, fields: Mapping[str, str]) -> None:
-        """Encrypt the fields of a secret into its file."""
-        encrypt = ["--armor", "--encrypt", "--recipient-file", str(self.public_key)]
-        with _gpg_home() as home:
-            encrypted = {field: _gpg(home, encrypt, value) for field, value in fields.items()}
+        """Encrypt the fields of a secret into its file, to the deployment and its operators."""
+        encrypt = ["--armor", "--encrypt"]
+        for key in (self.public_key, *self.operator_keys()):
+            encrypt += ["--recipient-file", str(key)]
+        with gpg_home() as home:
+            encrypted = {field: gpg(home, encrypt, value) for field, value in fields.items()}
         lines = ["#!yaml|gpg", "secrets:", f"  {secret}:"]
         for field, ciphertext in encrypted.items():
             lines += [
@@ -100,16 +109,31 @@ class SecretStore:
                 f"There is no secret '{secret}'.",
                 f"There are: {', '.join(self.names()) or 'none'}.",
             )
+        ciphertexts = self.ciphertexts(secret)
         if not self.private_key.is_file():
-            raise SecretsError(
-                f"The private key {self.private_key} is not on this machine.",
-                "Copy it here from where the deployment keeps it, or ask on the Salt master.",
-            )
+            return self._read_as_operator(ciphertexts)
+        with gpg_home() as home:
+            gpg(home, ["--import", str(self.private_key)])
+            return {field: gpg(home, ["--decrypt"], text) for field, text in ciphertexts.items()}
+
+    def ciphertexts(self, secret: str) -> dict[str, str]:
+        """Return the fields of a secret, encrypted."""
         # A file holds one secret. Its key is not looked at: `rename_keys` may still have to run.
-        (ciphertexts,) = yaml.safe_load(path.read_text())["secrets"].values()
-        with _gpg_home() as home:
-            _gpg(home, ["--import", str(self.private_key)])
-            return {field: _gpg(home, ["--decrypt"], text) for field, text in ciphertexts.items()}
+        (found,) = yaml.safe_load(self._path(secret).read_text())["secrets"].values()
+        return dict(found)
+
+    def _read_as_operator(self, ciphertexts: Mapping[str, str]) -> dict[str, str]:
+        """Decrypt with the key of whoever runs this, in his or her own keyring."""
+        if self.operator_keys():
+            with suppress(SecretsError):
+                return {
+                    field: gpg(None, ["--decrypt"], text) for field, text in ciphertexts.items()
+                }
+        raise SecretsError(
+            f"The private key {self.private_key} is not on this machine.",
+            "Copy it here from where the deployment keeps it, ask on the Salt master, or have an"
+            " operator add your own public key: stackctl secrets share.",
+        )
 
     def rename_keys(self) -> list[str]:
         """Spell each secret's pillar key as its file, and return the secrets that were renamed.
@@ -132,7 +156,8 @@ class SecretStore:
 
 
 @contextmanager
-def _gpg_home() -> Iterator[Path]:
+def gpg_home() -> Iterator[Path]:
+    """Yield an empty keyring, which is removed afterwards."""
     # A short path of its own: the path of gpg-agent's socket in it holds 107 bytes at most.
     home = Path(tempfile.mkdtemp(prefix="stackctl-gpg-"))
     try:
@@ -144,8 +169,19 @@ def _gpg_home() -> Iterator[Path]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _gpg(home: Path, args: list[str], stdin: str = "") -> str:
-    command = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--no-tty", *args]
+def gpg(home: Path | None, args: list[str], stdin: str = "") -> str:
+    """Run gpg with a keyring and return its output.
+
+    Args:
+        home: the keyring; None: of whoever runs this, where gpg may ask for a passphrase.
+        args: of gpg.
+        stdin: what it reads.
+
+    Raises:
+        SecretsError: it fails, or is not installed.
+    """
+    where = ["--homedir", str(home), "--batch"] if home else []
+    command = ["gpg", *where, "--quiet", "--no-tty", *args]
     try:
         return run(command, log=None, what=f"gpg {args[0]}", stdin=stdin, quiet=True)
     except MissingProgram:
