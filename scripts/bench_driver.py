@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +42,7 @@ from realcloud import KEY_PAIR, PROMPT, SUBNET, Place, RealCloud, free_port  # n
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 FALSE_SSH = '#!/bin/sh\nfor remote; do :; done\nexec sh -c "$remote"\n'
 MAP_SECONDS = 300
+PARTS = ("calls", "size", "deployments")
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,58 @@ class Bench:
         self._clear()
         return Figures(machines, seconds, calls)
 
+    def cycle(self, machines: int) -> dict[str, Figures]:
+        """Plan, launch and destroy a map with `-P`, and return the figures of each.
+
+        Raises:
+            RuntimeError: one of them failed, or a machine is left.
+        """
+        path = self._folder / "cycle.map"
+        self._maps += 1
+        # The old pattern lists the same machines, and salt-cloud would destroy them by it.
+        providers = self._folder / "cloud.providers.d/cloud.conf"
+        providers.write_text(yaml.safe_dump({"new": {"driver": "ec2", "location": "eu-west-1"}}))
+        profiles = self._folder / "cloud.profiles.d/cloud.conf"
+        profiles.write_text(yaml.safe_dump({"new": yaml.safe_load(profiles.read_text())["new"]}))
+        names = [f"cycle-{self._maps}-{number}" for number in range(1, machines + 1)]
+        path.write_text(yaml.safe_dump({"new": [{name: {"deploy": False}} for name in names]}))
+        shutil.rmtree(self._folder / "cachedir", ignore_errors=True)
+        found = {}
+        for task, options, answer in (
+            ("plan", [], "n\n"),  # salt-cloud prints what it would do, and asks
+            ("launch", ["--parallel", "--assume-yes"], ""),
+            ("destroy", ["--parallel", "--assume-yes", "--destroy"], ""),
+        ):
+            done, found[task] = self._timed([f"--map={path}", *options], machines, answer)
+            if not all(name in done.stdout for name in names):
+                raise RuntimeError(f"{task} of {machines} machines: {done.stderr or done.stdout}")
+        self._clear()
+        return found
+
+    def _timed(
+        self, options: Sequence[str], machines: int, answer: str = ""
+    ) -> tuple[subprocess.CompletedProcess[str], Figures]:
+        """Run salt-cloud; return what it printed, and its figures."""
+        command = [
+            str(Path(sys.executable).with_name("salt-cloud")),
+            f"--config-dir={self._folder}",
+            "--out=json",
+            *options,
+        ]
+        with self._faults.inject(self._line) as client:
+            begin = time.monotonic()
+            done = subprocess.run(
+                command,
+                env=self._environment,
+                input=answer,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=MAP_SECONDS,
+            )
+            seconds, calls = time.monotonic() - begin, sum(client.seen().calls.values())
+        return done, Figures(machines, seconds, calls)
+
 
 # -- machines in memory ----------------------------------------------------------------------------
 
@@ -220,7 +273,8 @@ def in_memory(folder: Path, latency: float) -> Iterator[tuple[Bench, Host]]:
 
         def clear() -> None:
             cloud.settle()
-            cloud.ec2.terminate_instances(InstanceIds=list(host.machines))
+            if host.machines:
+                cloud.ec2.terminate_instances(InstanceIds=list(host.machines))
             cloud.settle()
 
         keys = cloud.credentials
@@ -291,6 +345,37 @@ def measure_calls(
         Target("calls for each further machine", bare, 4),
         Target("the same, deployed", deployed, 4),
     ]
+
+
+def measure_size(
+    bench: Bench, sizes: Sequence[int] = (10, 100)
+) -> tuple[dict[str, Figures], list[Target]]:
+    """Measure planning, launching and destroying at two sizes: both have to grow linearly at most.
+
+    Args:
+        bench: where.
+        sizes: how many machines the small and the large map have.
+    """
+    few, many = (bench.cycle(size) for size in sizes)
+    growth = 1.1 * sizes[1] / sizes[0]  # how often the driver asks varies from run to run
+    figures: dict[str, Figures] = {}
+    targets: list[Target] = []
+    for task in few:
+        figures |= {f"{task} {sizes[0]}": few[task], f"{task} {sizes[1]}": many[task]}
+        targets += [
+            Target(
+                f"{task} {sizes[1]} / {sizes[0]} (time)",
+                many[task].seconds / few[task].seconds,
+                growth,
+            ),
+            Target(
+                f"{task} {sizes[1]} / {sizes[0]} (calls)",
+                many[task].calls / few[task].calls,
+                growth,
+            ),
+            Target(f"{task}, calls for each of {sizes[1]}", many[task].calls / sizes[1], 4),
+        ]
+    return figures, targets
 
 
 # -- real machines ---------------------------------------------------------------------------------
@@ -389,33 +474,32 @@ def main(arguments: list[str] | None = None) -> int:
         default=0.1,
         help="seconds that a call takes (default: %(default)s)",
     )
-    parser.add_argument(
-        "--only", choices=("calls", "deployments"), help="measure one part (default: both)"
-    )
+    parser.add_argument("--only", choices=PARTS, help="measure one part (default: all)")
     given = parser.parse_args(arguments)
     figures: dict[str, Figures] = {}
     targets: list[Target] = []
     try:
-        if given.only != "deployments":
-            with (
-                tempfile.TemporaryDirectory() as name,
-                in_memory(Path(name), given.latency) as (bench, host),
-            ):
-                measured, weighed = measure_calls(
-                    bench, host, given.boot, given.machines, given.few
-                )
-                figures |= measured
-                targets += weighed
-        if given.only != "calls":
-            with tempfile.TemporaryDirectory() as name, real(Path(name), given.latency) as bench:
-                measured, weighed = measure_deployments(bench, given.few)
-                figures |= measured
-                targets += weighed
+        for part in (given.only,) if given.only else PARTS:
+            measured, weighed = _measure(part, given)
+            figures |= measured
+            targets += weighed
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         return 2
     report(figures, targets, Console())
     return 0 if all(target.met for target in targets) else 1
+
+
+def _measure(part: str, given: argparse.Namespace) -> tuple[dict[str, Figures], list[Target]]:
+    """Measure one of `PARTS`."""
+    with tempfile.TemporaryDirectory() as name:
+        if part == "deployments":
+            with real(Path(name), given.latency) as bench:
+                return measure_deployments(bench, given.few)
+        with in_memory(Path(name), given.latency) as (bench, host):
+            if part == "size":
+                return measure_size(bench)
+            return measure_calls(bench, host, given.boot, given.machines, given.few)
 
 
 if __name__ == "__main__":
