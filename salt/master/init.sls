@@ -62,7 +62,12 @@ master-cloud-driver:
         && cp {{ tree }}/REVISION /opt/salt/driver-revision
     - unless: cmp -s {{ tree }}/REVISION /opt/salt/driver-revision
 
-{% for command in ['salt', 'salt-key', 'salt-run', 'salt-cloud', 'salt-cp', 'salt-master'] %}
+# Salt's whole command line but salt-pip, which works in Salt's own packages only. The deployment of
+# a minion links salt-call and salt-minion.
+{% for command in [
+  'salt', 'salt-api', 'salt-cloud', 'salt-cp', 'salt-key', 'salt-master', 'salt-proxy', 'salt-run',
+  'salt-ssh', 'salt-syndic', 'spm',
+] %}
 master-command-{{ command }}:
   file.symlink:
     - name: /usr/local/bin/{{ command }}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from importlib.metadata import distribution
 
 import docker
 import pytest
@@ -46,6 +47,15 @@ def test_plain_salt_predicts_no_change(stack: Stack) -> None:
 def test_master_serves_the_commit_of_the_checkout(stack: Stack) -> None:
     head = os.popen(f"git -C {stack.deployment.root} rev-parse HEAD").read().strip()
     assert stack.sh("salt-1", "cat /srv/stack/current/REVISION").startswith(head)
+
+
+def test_every_command_of_salt_runs_on_the_master(stack: Stack) -> None:
+    scripts = distribution("salt").entry_points
+    names = {one.name for one in scripts if one.group == "console_scripts"} - {"salt-pip"}
+    line = f"for name in {' '.join(sorted(names))}; do $name --version || exit; done"
+    printed = stack.sh("salt-1", line).splitlines()
+    assert len(printed) == len(names)
+    assert len({version.split()[1] for version in printed}) == 1, printed
 
 
 def test_restarted_master_keeps_its_key_and_its_minions(stack: Stack) -> None:
