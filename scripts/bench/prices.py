@@ -1,52 +1,14 @@
-"""The prices of a machine, from the README's table of costs: their one home."""
+"""The price of a machine, from the price file of stackctl."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
-HOURS = 730  # of a month, as Amazon's calculator has it
-ROW = re.compile(
-    r"^\| (.+?) \| (\d+) \| ([\d.]+) (an hour|a GB and month) \| ([\d.]+) \|$", re.MULTILINE
-)
+from bench.results import ROOT
+from stackctl.cost import estimate
+from stackctl.deployment import LOCAL, Deployment
 
 
-@dataclass(frozen=True)
-class Cost:
-    """A row of the table: so many of an item, at a price in USD, of what, and the product."""
-
-    item: str
-    quantity: int
-    price: Decimal
-    unit: str
-    product: Decimal
-
-    def monthly(self) -> Decimal:
-        """Return what the row costs in a month; the size of a volume is in its first cell."""
-        if self.unit == "an hour":
-            return self.quantity * self.price * HOURS
-        size = re.search(r"(\d+) GB", self.item)
-        if size is None:
-            raise ValueError(f"no size in {self.item!r}")
-        return self.quantity * self.price * int(size[1])
-
-
-def rows(text: str) -> list[Cost]:
-    """Return the rows of the table."""
-    return [
-        Cost(item, int(quantity), Decimal(price), unit, Decimal(product))
-        for item, quantity, price, unit, product in ROW.findall(text)
-    ]
-
-
-def of_machine(text: str | None = None) -> Decimal:
-    """Return what one machine costs in a month: instance, volume and address.
-
-    Args:
-        text: with the table; by default the README's.
-    """
-    found = rows(README.read_text() if text is None else text)
-    return sum((row.monthly() / row.quantity for row in found), Decimal(0))
+def of_machine(role: str = "web") -> Decimal:
+    """Return what one machine of a role costs in a month: instance, volume and address, in USD."""
+    return estimate(Deployment(LOCAL, ROOT), {role: 1}).of(role)

@@ -31,7 +31,9 @@ def use(patch: pytest.MonkeyPatch, cloud: Running, key: str = "", secret: str = 
     patch.setenv("AWS_SECRET_ACCESS_KEY", secret or cloud.credentials.secret_access_key)
 
 
-SERVICES = ("ec2", "freetier", "iam", "service-quotas", "ssm", "sts")
+SERVICES = (
+    "ec2", "freetier", "iam", "resourcegroupstaggingapi", "s3", "service-quotas", "ssm", "sts",
+)  # fmt: skip
 
 
 def lead(home: Path, cloud: Running) -> None:

@@ -1,65 +1,45 @@
-"""The README's table of monthly costs adds up, for the machines of the map."""
+"""What documents say of costs is what the price file and the map give."""
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-import pytest
-import yaml
-
-from bench.prices import of_machine, rows
+from bench.prices import of_machine
 from plainpillar import DEPLOYMENT
-from stackctl.edge_address import PRICE
+from stackctl.cost import estimate, machine_counts, prices
 
 ROOT = Path(__file__).parents[3]
+TOTAL = re.compile(r"small map costs ([\d.]+) USD a month")
 
 
-@pytest.fixture(scope="module")
-def readme() -> str:
-    return (ROOT / "README.md").read_text()
+def test_readme_names_the_total_of_the_small_map() -> None:
+    (found,) = TOTAL.findall(" ".join((ROOT / "README.md").read_text().split()))
+    assert Decimal(found) == estimate(DEPLOYMENT, machine_counts(DEPLOYMENT)).total
 
 
-def profiles() -> dict[str, dict[str, Any]]:
-    text = (ROOT / "cloud.profiles.d" / "machines.conf").read_text()
-    return dict(yaml.safe_load(text))
+def test_every_machine_costs_the_same_so_capacity_may_count_machines() -> None:
+    """scripts/bench/capacity.py multiplies the price of one machine."""
+    assert {of_machine(role) for role in machine_counts(DEPLOYMENT)} == {of_machine()}
 
 
-def test_products_and_total_are_right(readme: str) -> None:
-    found = rows(readme)
-    assert [row.product for row in found] == [
-        row.monthly().quantize(Decimal("0.01")) for row in found
-    ]
-    total = sum((row.product for row in found), Decimal(0))
-    assert f"| **total** |  |  | **{total}** |" in readme
+def test_capacity_names_the_smallest_stack_as_the_readme_does() -> None:
+    text = (ROOT / "docs" / "capacity.md").read_text()
+    rows = re.findall(r"^\| [\d,]+ \| 2 \| 1 \| \d+ % \| (\d+) \|$", text, re.MULTILINE)
+    assert rows
+    total = estimate(DEPLOYMENT, machine_counts(DEPLOYMENT)).total
+    assert set(rows) == {f"{total:,.0f}"}
 
 
-def test_quantities_are_those_of_the_map_and_the_profiles(readme: str) -> None:
-    machines = DEPLOYMENT.machines()
-    base = profiles()["debian-13"]
-    assert all(profiles()[role]["extends"] == "debian-13" for role in machines.values())
-    (volume,) = base["block_device_mappings"]
-    found = {row.item: row.quantity for row in rows(readme)}
-    assert len(found) == 3
-    assert set(found.values()) == {len(machines)}
-    assert base["associate_public_ip"]
-    text = " ".join(found)
-    assert base["size"] in text
-    assert f"{volume['Ebs.VolumeType']} volumes" in text
-    assert f"{volume['Ebs.VolumeSize']} GB" in text
+def test_no_other_file_holds_a_price() -> None:
+    """One fact, one home: a second table would be forgotten when prices change."""
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/capacity.md")]
+    known = {str(entry["hour"]) for entry in prices().instances.values()}
+    for text in texts:
+        assert not known & set(re.findall(r"0\.\d{4}", text))
 
 
-def test_price_of_an_address_is_the_one_that_init_names(readme: str) -> None:
-    (price,) = [row.price for row in rows(readme) if "IPv4" in row.item]
-    assert price == Decimal(str(PRICE))
-
-
-def test_wrong_product_is_found() -> None:
-    row = rows("| volumes of 10 GB | 6 | 0.088 a GB and month | 5.82 |\n")[0]
-    assert row.monthly().quantize(Decimal("0.01")) == Decimal("5.28") != row.product
-
-
-def test_machine_costs_a_part_of_each_row() -> None:
-    text = "| t2 | 2 | 0.01 an hour | 14.60 |\n| 10 GB | 3 | 0.1 a GB and month | 3.00 |\n"
-    assert of_machine(text) == Decimal("8.30")
+def test_each_price_has_a_source_at_amazon() -> None:
+    for entry in (*prices().instances.values(), *prices().services.values()):
+        assert str(entry["source"]).startswith("https://aws.amazon.com/")

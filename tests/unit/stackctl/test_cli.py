@@ -30,8 +30,11 @@ from stackctl.errors import PreflightError, StackError
 from stackctl.inventory import Thing
 from stackctl.teardown import Doomed
 
-VERBS = ["up", "launch", "scale", "down", "status", "exec", "salt", "logs", "secrets"]
-ACTIONS = ["init", "list", "show", "rotate"]
+VERBS = [
+    "init", "plan", "up", "launch", "scale", "down", "status", "cost", "exec", "salt", "logs",
+    "secrets",
+]  # fmt: skip
+ACTIONS = ["init", "list", "show", "share", "unshare", "rotate"]
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,7 @@ def report(deployment: Deployment, log: Log, monkeypatch: pytest.MonkeyPatch) ->
 
         monkeypatch.setattr(status, "list_machines", listed)
         monkeypatch.setattr(status, "find_ended", lambda *_: ended or {})
-        monkeypatch.setattr(status.inventory, "orphans", lambda *_: ["volume vol-1 of 10 GB"])
+        monkeypatch.setattr("stackctl.inventory.orphans", lambda *_: ["volume vol-1 of 10 GB"])
         monkeypatch.setattr(status, "Shell", shell)
         return status.collect(deployment, log)
 

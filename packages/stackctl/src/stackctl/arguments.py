@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import Any
 
 import shtab
@@ -18,6 +19,7 @@ WAIT_HELP = (
     "wait for another run that changes the deployment (default: say whose it is, and exit with 1);"
     " what an interrupted run has left running on the master is always waited for"
 )
+OVER_BUDGET_HELP = "do not mind settings:budget of the deployment this time"
 ON_FAILURE_HELP = (
     "what happens to a machine that this run launched and that is not ready"
     " (default: keep, for the next run)"
@@ -69,7 +71,49 @@ def _add(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
     return made
 
 
+def _add_init(verbs: Any) -> None:
+    text = (
+        "Make the files of a new deployment in an AWS account: settings, keys and secrets. What"
+        " exists stays; an answer that differs from it is refused."
+    )
+    init = verbs.add_parser("init", help=text, description=text)
+    init.set_defaults(action="init")
+    init.add_argument("deployment", metavar="NAME", help="of the deployment, such as prod")
+    init.add_argument("--account", default="", help="the number of its AWS account")
+    init.add_argument(
+        "--operator-cidr",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="a network that operators come from, such as 198.51.100.7/32; may be repeated"
+        " (default: asked, with this host's own address)",
+    )
+    init.add_argument(
+        "--base-url",
+        default="",
+        help="the address that users type (default: that of an Elastic IP, which costs money)",
+    )
+    init.add_argument(
+        "--operator-key",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="an operator's public key, as gpg or Keybase exports it; may be repeated",
+    )
+    init.add_argument("--budget", type=_usd, help="USD that it may cost a month")
+    init.add_argument("--dry-run", action="store_true", help="print what would be made")
+
+
 def _add_changing_verbs(verbs: Any) -> None:
+    _add_init(verbs)
+    plan = _add(
+        verbs,
+        "plan",
+        "Print what `up` would create, change and leave, after asking the account for permissions"
+        " and quotas, and what it costs a month; change nothing.",
+    )
+    plan.add_argument("--over-budget", action="store_true", help=OVER_BUDGET_HELP)
     up = _add(
         verbs,
         "up",
@@ -82,6 +126,7 @@ def _add_changing_verbs(verbs: Any) -> None:
     )
     up.add_argument("--on-failure", choices=ON_FAILURE, default="keep", help=ON_FAILURE_HELP)
     up.add_argument("--wait", action="store_true", help=WAIT_HELP)
+    up.add_argument("--over-budget", action="store_true", help=OVER_BUDGET_HELP)
     launch = _add(
         verbs,
         "launch",
@@ -111,6 +156,7 @@ def _add_changing_verbs(verbs: Any) -> None:
     )
     scale.add_argument("--dry-run", action="store_true", help="print what would be done")
     scale.add_argument("--wait", action="store_true", help=WAIT_HELP)
+    scale.add_argument("--over-budget", action="store_true", help=OVER_BUDGET_HELP)
     down = _add(
         verbs,
         "down",
@@ -141,6 +187,16 @@ def _add_reading_verbs(verbs: Any) -> None:
         verbs, "status", "Show every machine and the site; exit with 1 unless all are healthy."
     )
     status.add_argument("--json", action="store_true", help=JSON_HELP)
+    cost = _add(
+        verbs,
+        "cost",
+        "Print what the deployment costs a month in an AWS account, by role, and what else would.",
+    )
+    cost.add_argument("--json", action="store_true", help=JSON_HELP)
+    cost.add_argument("--s3-gb", type=_usd, default=0, help="kept in S3 (default: 0)")
+    cost.add_argument(
+        "--transfer-gb", type=_usd, default=100, help="out of AWS, a month (default: 100)"
+    )
     execute = _add(verbs, "exec", "Run a command as root on a machine: exec web-1 -- uptime")
     execute.add_argument("machine")
     execute.add_argument("command", nargs=argparse.REMAINDER, action=_Rest)
@@ -172,12 +228,29 @@ def _add_secrets(verb: argparse.ArgumentParser) -> None:
     show.add_argument(
         "field", nargs="?", metavar="FIELD", help="may be omitted if the secret has only one"
     )
+    share = _add(
+        actions,
+        "share",
+        "Encrypt every secret also to an operator's public key, who then needs no other.",
+    )
+    share.add_argument(
+        "file", type=Path, metavar="FILE", help="one public key, as gpg or Keybase exports it"
+    )
+    share.add_argument("--name", help="of the operator (default: the file's, without its ending)")
+    unshare = _add(actions, "unshare", "Encrypt every secret without an operator's key.")
+    unshare.add_argument("operator", metavar="NAME")
     rotate = _add(actions, "rotate", "Make secrets anew; `up` then brings them to the machines.")
     rotate.add_argument("secret", nargs="+", metavar="SECRET")
 
 
 def _count(text: str) -> int:
     if (number := int(text)) < 0:
+        raise ValueError
+    return number
+
+
+def _usd(text: str) -> float:
+    if (number := float(text)) < 0:
         raise ValueError
     return number
 

@@ -17,12 +17,16 @@ from rich.markup import escape
 
 from stackctl import (
     billing,
+    cost,
     edge_address,
     initialise,
     launch,
     limits,
     local,
+    new_deployment,
+    planning,
     printing,
+    recipients,
     refusals,
     scale,
     settings,
@@ -85,7 +89,63 @@ def _log(deployment: Deployment, verb: str) -> Log:
     return Log(deployment.state_dir / "log", verb)
 
 
+def _init(deployment: Deployment, options: argparse.Namespace) -> int:
+    given = new_deployment.Answers(
+        options.account,
+        options.base_url,
+        options.operator_cidr,
+        options.budget,
+        options.operator_key,
+    )
+    answers = new_deployment.complete(deployment, given, _ask)
+    if options.dry_run:
+        lines = new_deployment.plan(deployment, answers)
+        for line in lines or ["Nothing is missing."]:
+            print_line(line)
+        return 0
+    made = new_deployment.make(deployment, answers)
+    if made.address:
+        print_line(made.address)
+    print_line(f"Made: {', '.join(made.things)}." if made.things else "Nothing was missing.")
+    name = deployment.name
+    print_line(
+        f"The site's address is {made.url}. Commit pillar/{name}, and keep a copy of"
+        f" {SecretStore(deployment).private_key} in a safe place, not in git."
+        f" Then: stackctl plan -d {name}"
+    )
+    return 0
+
+
+def _ask(question: str, default: str) -> str:
+    """Return what the operator types; raise StackError if nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise StackError(f"{question}: that is not known.", "See stackctl init --help.")
+    hint = f" [{default}]" if default else ""
+    return input(f"{question}{hint}: ").strip() or default
+
+
+def _plan(deployment: Deployment, options: argparse.Namespace) -> int:
+    for line in planning.plan(deployment, _log(deployment, "plan")):
+        print_line(line)
+    if not options.over_budget:
+        cost.require_within_budget(deployment)
+    return 0
+
+
+def _cost(deployment: Deployment, options: argparse.Namespace) -> int:
+    usage = cost.Usage(cost.amount(options.s3_gb), cost.amount(options.transfer_gb))
+    found = cost.estimate(deployment, cost.machine_counts(deployment), usage)
+    others = [*cost.alternatives(deployment, found)]
+    if options.json:
+        printing.print_cost_json(found, others)
+    else:
+        printing.print_cost(found, others)
+    return 0
+
+
 def _up(deployment: Deployment, options: argparse.Namespace) -> int:
+    if not options.over_budget:
+        cost.require_within_budget(deployment)
     if options.dry_run:
         for line in plan(deployment):
             OUT.print(line)
@@ -150,6 +210,9 @@ def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
 
 
 def _scale(deployment: Deployment, options: argparse.Namespace) -> int:
+    if not options.over_budget:
+        wanted = {each.role: each.bounds for each in options.wanted}
+        cost.require_within_budget(deployment, wanted)
     if options.dry_run:
         for line in scale.plan(deployment, options.wanted):
             print_line(line)
@@ -303,6 +366,17 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
                     f"Which field of {options.secret}?", f"There are: {', '.join(fields)}."
                 )
             sys.stdout.write(fields[field].rstrip("\n") + "\n")
+        case "share":
+            name = options.name or options.file.stem.lower()
+            key, changed = recipients.share(deployment, options.file, name)
+            print_line(f"{name} reads every secret with the key {key.fingerprint} ({key.user}).")
+            _say_encrypted(deployment, changed)
+        case "unshare":
+            _say_encrypted(deployment, recipients.unshare(deployment, options.operator))
+            print_line(
+                f"{options.operator} may have kept what was readable until now; to make that"
+                " worthless: stackctl secrets rotate (docs/runbooks.md)."
+            )
         case "init" | "rotate":
             number = _aws_account(deployment, getattr(options, "account", None))
             url = _base_url(deployment, getattr(options, "base_url", None), number)
@@ -315,6 +389,16 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
                     " in a safe place, not in git."
                 )
     return 0
+
+
+def _say_encrypted(deployment: Deployment, changed: Sequence[str]) -> None:
+    if changed:
+        print_line(
+            f"Encrypted anew: {', '.join(changed)}. Compare the fingerprint with what the operator"
+            f" says, then commit pillar/{deployment.name}."
+        )
+    else:
+        print_line("No secret had to be encrypted anew.")
 
 
 def _base_url(deployment: Deployment, given: str | None, account: str | None) -> str:
@@ -360,11 +444,14 @@ def _aws_account(deployment: Deployment, given: str | None) -> str | None:
 
 
 VERBS = {
+    "init": _init,
+    "plan": _plan,
     "up": _up,
     "launch": _launch,
     "scale": _scale,
     "down": _down,
     "status": _status,
+    "cost": _cost,
     "exec": _exec,
     "salt": _salt,
     "logs": _logs,

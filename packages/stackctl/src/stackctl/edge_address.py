@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from stackctl import preflight
+from stackctl import cost, preflight
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
 from stackctl.machines import ec2_client
@@ -20,8 +20,10 @@ from stackctl.tree_modules import load
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import TagTypeDef
 
-PRICE = 0.005
-"""USD an hour of a public IPv4 address, in use or not: https://aws.amazon.com/vpc/pricing/"""
+
+def price() -> str:
+    """Return the USD an hour of a public IPv4 address, in use or not."""
+    return str(cost.prices().services["ipv4"]["hour"])
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class EdgeAddress:
         verb = "Allocated" if self.is_new else "Found"
         return (
             f"{verb} the Elastic IP {self.name}: {self.public}."
-            f" It costs {PRICE} USD an hour, also while no machine has it."
+            f" It costs {price()} USD an hour, also while no machine has it."
         )
 
 

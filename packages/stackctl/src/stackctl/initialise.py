@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from stackctl import sshkey
+from stackctl import recipients, sshkey
 from stackctl.catalogue import CLOUD_SSH, DEPLOYMENT_CA, catalogue
 from stackctl.certificates import Authority
 from stackctl.deployment import Deployment
@@ -27,6 +27,8 @@ def initialise(
     base_url: str,
     rotate: frozenset[str] = frozenset(),
     aws_account: str | None = None,
+    *,
+    answers: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Make the key, the settings and every secret that is missing; return what was made.
 
@@ -35,6 +37,7 @@ def initialise(
         base_url: the address that users type; the edge's certificate names its host.
         rotate: secrets to make anew although they exist.
         aws_account: the number of the deployment's AWS account; None: as the settings have it.
+        answers: further settings that the operator has decided; see `new_deployment`.
 
     Raises:
         SecretsError: a secret to rotate does not exist, or GPG fails.
@@ -62,7 +65,11 @@ def initialise(
         "ca_certificate": authority.certificate_pem,
         "ssh_public_key": sshkey.public_key(store.read(CLOUD_SSH)["private_key"]),
     }
+    if store.operator_keys():
+        again = recipients.encrypt_again(deployment)
+        made += [f"{secret} for its operators" for secret in again if secret not in made]
     chosen = {"aws_account": aws_account} if aws_account else {}
+    chosen |= answers or {}
     wanted = (settings or _first_settings(deployment, base_url)) | chosen | derived
     if wanted != settings:
         text = yaml.safe_dump({"settings": wanted}, sort_keys=False)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from stackctl.cost import Alternative, Estimate, prices
 from stackctl.status import Report, Row
 from stackctl.verdict import Result
 
@@ -111,3 +114,52 @@ def _remarks(row: Row, up: str) -> Iterator[str]:
         yield row.growth
     if row.reboot_required:
         yield "hint: an update waits for a reboot"
+
+
+def print_cost(found: Estimate, others: Sequence[Alternative]) -> None:
+    """Print what a deployment costs a month, and below it what else would."""
+    titles = ("USD a month", "n", "type", "instance", "surplus", "gp3", "IPv4", "total")
+    table = _right_table(*titles)
+    for row in found.rows:
+        parts = (row.instances, row.surplus, row.volumes, row.addresses, row.total)
+        table.add_row(row.role, str(row.machines), row.kind, *map(_usd, parts))
+    for name, value in (("S3", found.s3), ("transfer out", found.transfer)):
+        table.add_row(name, *[""] * 6, _usd(value))
+    table.add_row("all", *[""] * 6, _usd(found.total))
+    OUT.print(table)
+    OUT.print()
+    table = _right_table("in the place of …", "that would be", "total")
+    for other in others:
+        sure = "" if other.confirmed else " (?)"
+        change = f"{'+' if other.change >= 0 else ''}{_usd(other.change)}"
+        table.add_row(f"{other.instead_of}: {other.what}{sure}", _usd(other.month), change)
+    OUT.print(table)
+    print_line(
+        f"List prices of {prices().date} without tax: packages/stackctl/src/stackctl/prices.yaml"
+        " names the sources; (?) marks a price that only the source confirms."
+    )
+
+
+def _right_table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for title in others:
+        table.add_column(title, justify="right")
+    return table
+
+
+def _usd(value: Decimal) -> str:
+    return f"{value:,.2f}"
+
+
+def print_cost_json(found: Estimate, others: Sequence[Alternative]) -> None:
+    """Print the same as JSON."""
+    whole: dict[str, Any] = {
+        "date": prices().date,
+        "roles": [vars(row) | {"total": row.total} for row in found.rows],
+        "s3": found.s3,
+        "transfer": found.transfer,
+        "total": found.total,
+        "alternatives": [vars(other) for other in others],
+    }
+    OUT.print_json(json.dumps(whole, default=float))

@@ -1,4 +1,4 @@
-"""The instance type of each machine, as salt-cloud's profiles name it."""
+"""What each machine is, as salt-cloud's profiles name it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,29 @@ def instance_types(deployment: Deployment, names: Iterable[str]) -> dict[str, st
     Raises:
         StackError: a profile does not exist or names no type.
     """
-    profiles: dict[str, Mapping[str, Any]] = {}
-    folder = deployment.root / "cloud.profiles.d"
-    for path in sorted(folder.glob("*.conf")):
-        profiles |= yaml.safe_load(path.read_text())
     machines = deployment.machines()
-    return {name: _size(profiles, machines[name]) for name in names}
+    found = {profile: resolve(deployment, profile) for profile in set(machines.values())}
+    return {name: instance_type(found[machines[name]], machines[name]) for name in names}
 
 
-def _size(profiles: Mapping[str, Mapping[str, Any]], name: str) -> str:
-    """Return the option `size` of a profile, or of the one that it extends."""
-    profile = profiles.get(name, {})
-    while "size" not in profile and profile.get("extends") in profiles:
-        profile = profiles[profile["extends"]]
+def resolve(deployment: Deployment, name: str) -> Mapping[str, Any]:
+    """Return the options of a profile, with those of the profiles that it extends.
+
+    An option of its own takes the place of an inherited one as a whole, as in salt-cloud. A profile
+    that does not exist has none.
+    """
+    profiles: dict[str, Mapping[str, Any]] = {}
+    for path in sorted((deployment.root / "cloud.profiles.d").glob("*.conf")):
+        profiles |= yaml.safe_load(path.read_text())
+    profile, seen = dict(profiles.get(name, {})), {name}
+    while (parent := profile.pop("extends", None)) not in {None, *seen}:
+        profile = {**profiles.get(parent, {}), **profile}
+        seen.add(parent)
+    return profile
+
+
+def instance_type(profile: Mapping[str, Any], name: str) -> str:
+    """Return the instance type of a profile; raise StackError if it names none."""
     if not profile.get("size"):
         raise StackError(f"The profile '{name}' in cloud.profiles.d names no size.")
     return str(profile["size"])

@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -214,7 +215,7 @@ class Demolition:
         act: Callable[[Thing], Any] = getattr(self, f"_{kind.replace('-', '_')}")
         for thing in things:
             self._log.write(f"destroy {thing}")
-            self._until_free(thing, lambda act=act, thing=thing: act(thing))
+            self._until_free(thing, partial(act, thing))
         if kind == "natgateway":
             self._until_ended(kind, things)
 
@@ -266,14 +267,16 @@ class Demolition:
             self._log.write(f"destroy {machine}")
             self._until_free(
                 machine,
-                lambda machine=machine: self._ec2.modify_instance_attribute(
-                    InstanceId=machine.id, DisableApiTermination={"Value": False}
+                partial(
+                    self._ec2.modify_instance_attribute,
+                    InstanceId=machine.id,
+                    DisableApiTermination={"Value": False},
                 ),
             )
         for machine in machines:
             self._until_free(
                 machine,
-                lambda machine=machine: self._ec2.terminate_instances(InstanceIds=[machine.id]),
+                partial(self._ec2.terminate_instances, InstanceIds=[machine.id]),
             )
         if machines:
             self._until_ended("instance", machines)
@@ -318,9 +321,7 @@ class Demolition:
                     revoke = getattr(self._ec2, f"revoke_security_group_{direction}")
                     self._until_free(
                         thing,
-                        lambda revoke=revoke, rules=rules: revoke(
-                            GroupId=thing.id, IpPermissions=rules
-                        ),
+                        partial(revoke, GroupId=thing.id, IpPermissions=rules),
                     )
 
     def _security_group(self, thing: Thing) -> None:
