@@ -19,6 +19,7 @@ from docker.errors import NotFound
 
 from bench.machines import MACHINES_CORE, Machine
 from localcloud.machines import INSTANCE_LABEL, container_options
+from localcloud.sizes import memory_left
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -152,7 +153,7 @@ def create(account: Account, web: Machine, postgres: Machine, password: str) -> 
     """
     client = account.docker
     remove(client, postgres, account.ec2)
-    options = container_options(cpus=1, memory=1024)
+    options = container_options(cpus=1, memory=memory_left("t2.micro", 1024))
     options["environment"] |= environment(password, postgres.address)
     container = client.containers.create(
         web.container.attrs["Config"]["Image"],

@@ -19,6 +19,7 @@ from localcloud import service
 from localcloud.config import CloudConfig
 from localcloud.errors import PortTaken
 from localcloud.faults import Fault, FaultClient
+from localcloud.sizes import memory_left
 from realcloud import PUBLISHED, ROOT, VPC, Machine, RealCloud
 from waiting import until
 
@@ -39,7 +40,7 @@ def test_machine_has_address_and_size_of_instance(
     assert machine.address == machine.describe()["PrivateIpAddress"]
     assert machine.address in machine.run("ip -brief address show eth0")
     limits = docker_client.containers.get(machine.container).attrs["HostConfig"]
-    assert (limits["Memory"], limits["MemorySwap"]) == (1 << 30, 1 << 30)
+    assert {limits["Memory"], limits["MemorySwap"]} == {memory_left("t2.micro", 1024) << 20}
     assert limits["CpuQuota"] / limits["CpuPeriod"] == 1
 
 

@@ -11,12 +11,13 @@ import docker
 import pytest
 
 from localcloud import service
+from localcloud.sizes import memory_left
 from memory import oom_kills
 from stackctl import local
 from waiting import until
 from wholestack import Stack
 
-MEMORY_MIB = 1024
+MEMORY_MIB = memory_left("t2.micro", 1024)
 PEAK_SHARE = 0.8
 
 

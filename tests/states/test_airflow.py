@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness import Fleet, Machine, changed, failed
+from harness import MACHINE_MEBIBYTES, Fleet, Machine, changed, failed
 from webrequests import LOGIN
 
-MEMORY_LIMIT = 1 << 30
+MEMORY_LIMIT = MACHINE_MEBIBYTES << 20
 
 
 def test_converges(fleet: Fleet, web: Machine) -> None:

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness import Fleet, Machine
+from harness import MACHINE_MEBIBYTES, Fleet, Machine
 from saltmodules import load
 from waiting import until
 from webrequests import LOAD
 
-MEMORY = 1 << 30
+MEMORY = MACHINE_MEBIBYTES << 20
 DAGS = "/ui/dags?limit=50"
 HEALTH = "/api/v2/monitor/health"
 FROZEN_SECONDS = 20

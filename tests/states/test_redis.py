@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import yaml
 
-from harness import Fleet, Machine
+from harness import MACHINE_MEBIBYTES, Fleet, Machine
 from plainpillar import DOMAIN, ROOT
 from waiting import until
 
@@ -64,7 +64,6 @@ for first in range(0, count, 50):
 
 KIB = 1024
 VALUE = 31 * KIB  # with its header it takes 32
-MACHINE = 950 * KIB * KIB  # of a t2.micro
 MAXMEMORY = (
     yaml.safe_load((ROOT / "salt/redis/defaults.yaml").read_text())["redis"]["maxmemory_megabytes"]
     * KIB
@@ -261,7 +260,7 @@ def test_rewrite_of_full_memory_fits_the_machine(
     redis: Machine, slow_disk: None, fill: Fill
 ) -> None:
     """All data changes while the append-only file is written anew, and a highstate runs."""
-    redis.limit_memory(MACHINE)
+    redis.limit_memory(MACHINE_MEBIBYTES * KIB * KIB)
     until(lambda: fill(FULL * 9 // 10) and _forked(redis), "the file has doubled", 180)
     highstate = threading.Thread(target=redis.apply, kwargs={"test": True})
     highstate.start()

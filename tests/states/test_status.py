@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness import Fleet, Machine
+from harness import MACHINE_MEBIBYTES, Fleet, Machine
 from plainpillar import DEPLOYMENT
 from waiting import until
 
@@ -50,7 +50,7 @@ def test_serving_machine_has_no_problem(machines: dict[str, Machine], minion_id:
     until(lambda: not status(machine)["problem"], f"{minion_id} serves")
     found = status(machine)
     assert (found["unit"], found["state"]) == (role["unit"], "active")
-    assert 50 < found["memory_mib"] < 1024
+    assert 50 < found["memory_mib"] < MACHINE_MEBIBYTES
     if "certificate" in role:
         end = date.fromisoformat(found["certificate_end"])
         assert end > datetime.now(UTC).date() + timedelta(days=30)

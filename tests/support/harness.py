@@ -38,6 +38,8 @@ from saltfactories.daemons.container import Container
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
 
+from localcloud.machines import size_limits
+from localcloud.sizes import memory_left
 from memory import oom_kills
 from plainpillar import DEPLOYMENT, PlainPillar
 
@@ -50,6 +52,7 @@ SUBNET = ipaddress.ip_network(
 NETWORK = f"stack-states-{SUBNET.network_address}"
 PREFIX = f"{NETWORK}-"
 HIGHSTATE_SECONDS = 600
+MACHINE_MEBIBYTES = memory_left("t2.micro", 1024)
 MINION_START_SECONDS = 60
 MINION = "salt/minion/files"
 # Beside the machines of the map: builds the release of Airflow that the master serves.
@@ -422,6 +425,5 @@ def _machine_options(minion_id: str, client: docker.DockerClient) -> dict[str, A
         "cgroupns": "private",
         "tmpfs": {"/run": "", "/run/lock": ""},
         "environment": {"container": "docker"},
-        "mem_limit": "1g",
-        "nano_cpus": 1_000_000_000,
+        **size_limits(1, MACHINE_MEBIBYTES),
     }

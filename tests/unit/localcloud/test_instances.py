@@ -10,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from localcloud import catalog, cloud
+from localcloud.sizes import memory_left
 from memorycloud import Running
 from waiting import until
 
@@ -52,7 +53,7 @@ def test_machine_matches_description_of_instance(local: Running, launch: Launch)
     machine = local.host.machines[instance["InstanceId"]]
     assert machine.address == instance["PrivateIpAddress"] == "10.40.1.4"
     assert f"{machine.hostname}.{machine.domain}" == instance["PrivateDnsName"]
-    assert (machine.cidr, machine.cpus, machine.memory) == ("10.40.1.0/28", 1, 1024)
+    assert (machine.cidr, machine.cpus, machine.memory) == ("10.40.1.0/28", 1, 950)
     assert (machine.name, machine.ports) == ("lb-1", {443: ("127.0.0.1", 8443)})
     assert machine.user_data == b"#!/bin/sh\ntrue\n"
     assert machine.authorized_key.startswith("ssh-ed25519 ")
@@ -362,7 +363,7 @@ def test_instance_type_changes_only_while_stopped(local: Running, launch: Launch
     local.ec2.modify_instance_attribute(InstanceId=instance_id, InstanceType={"Value": "t2.small"})
     local.ec2.start_instances(InstanceIds=[instance_id])
     local.settle()
-    assert local.host.machines[instance_id].memory == 2048
+    assert local.host.machines[instance_id].memory == memory_left("t2.small", 2048)
 
 
 def test_failed_start_leaves_instance_stopped_with_disk(local: Running, launch: Launch) -> None:

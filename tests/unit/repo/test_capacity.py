@@ -14,6 +14,7 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
+from localcloud.sizes import memory_left
 from plainpillar import DEPLOYMENT
 from saltmodules import load
 from stackctl.deployment import Deployment
@@ -21,7 +22,7 @@ from stackctl.deployment import Deployment
 ROOT = Path(__file__).parents[3]
 web_sizes = load("_modules", "web_sizes")
 
-MACHINE = 950  # of 1 GiB, on a t2.micro without swap
+MACHINE = memory_left("t2.micro", 1024)  # without swap
 SYSTEM = 200  # systemd, journald, sshd, and Salt's minion in a highstate
 KERNEL = 40  # what it cannot give back
 POSTGRES = 10  # the server's own processes
@@ -83,11 +84,12 @@ def test_web_app_fits_its_machine() -> None:
     airflow = sizes("airflow")
     assert web_sizes.memory(airflow) <= airflow["memory_high_megabytes"]
     assert airflow["memory_high_megabytes"] < airflow["memory_max_megabytes"]
-    assert SYSTEM + KERNEL + airflow["memory_high_megabytes"] <= MACHINE
+    beside = SYSTEM + KERNEL + nginx_memory(sizes("nginx"))
+    assert beside + airflow["memory_high_megabytes"] <= MACHINE
 
 
 def test_web_app_at_its_heaviest_leaves_a_quarter_of_the_machine() -> None:
-    assert SYSTEM + web_sizes.memory(sizes("airflow")) <= 0.75 * 1024
+    assert SYSTEM + web_sizes.memory(sizes("airflow")) <= 0.75 * MACHINE
 
 
 @pytest.mark.parametrize(

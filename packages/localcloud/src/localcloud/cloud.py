@@ -32,6 +32,7 @@ from localcloud.delays import INSTANT, Delays
 from localcloud.errors import LocalCloudError, MachineError, MachineGone
 from localcloud.faults import Fault, Faults
 from localcloud.machines import HALTED, REBOOTED, Machine, MachineHost
+from localcloud.sizes import memory_left
 
 log = logging.getLogger(__name__)
 
@@ -413,7 +414,7 @@ class Cloud:
             hostname=hostname,
             domain=domain,
             cpus=kind["VCpuInfo"]["DefaultVCpus"],
-            memory=kind["MemoryInfo"]["SizeInMiB"],
+            memory=memory_left(instance.instance_type, kind["MemoryInfo"]["SizeInMiB"]),
             authorized_key=key.public_key if key else "",
             user_data=base64.b64decode(str(instance.user_data)) if instance.user_data else b"",
             ports=self._publish.get(tags.get("Name", ""), {}),

@@ -52,7 +52,7 @@ class Machine:
     """The machine of an instance, as its host has to make it.
 
     Args:
-        memory: MiB.
+        memory: MiB that programs have, see `localcloud.sizes`.
         cpus: virtual CPUs.
         ports: container port -> (host address, host port).
         sshd: whether its sshd starts; an injected fault prevents it.
