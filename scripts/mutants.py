@@ -43,6 +43,7 @@ TESTS: dict[str, list[str]] = {
     ],
     "salt/_modules/airflow.py": ["test_airflow_module.py", "test_airflow_releases.py"],
     "salt/_modules/airflow_artefact.py": ["test_airflow_artefact.py"],
+    "salt/_modules/cpu_credits.py": ["test_cpu_credits.py"],
     "salt/_modules/drift.py": ["test_drift.py"],
     "salt/_modules/edge.py": ["test_edge.py"],
     "salt/_modules/elastic_ip.py": ["aws/test_account.py", "aws/test_elastic_ip.py"],
@@ -81,6 +82,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_states/sshd.py": ["test_sshd.py"],
     f"{STACKCTL}/billing.py": ["stackctl/test_new_account.py"],
     f"{STACKCTL}/credentials.py": ["stackctl/test_credentials.py"],
+    f"{STACKCTL}/cpu_credits.py": ["stackctl/test_cpu_credits.py"],
     f"{STACKCTL}/deployment.py": ["stackctl/test_deployment.py", "stackctl/test_roles.py"],
     f"{STACKCTL}/edge_address.py": ["stackctl/test_edge_address.py"],
     f"{STACKCTL}/files.py": ["stackctl/test_files.py"],
@@ -128,6 +130,7 @@ TESTS: dict[str, list[str]] = {
         "localcloud/test_metadata.py",
     ],
     f"{LOCALCLOUD}/cidrs.py": ["localcloud/test_cidrs.py"],
+    f"{LOCALCLOUD}/cpu_credits.py": ["localcloud/test_cpu_credits.py"],
     f"{LOCALCLOUD}/delays.py": ["localcloud/test_delays.py"],
     f"{LOCALCLOUD}/faults.py": ["localcloud/test_faults.py"],
     f"{LOCALCLOUD}/hooks.py": [

@@ -13,8 +13,8 @@ import os
 import shutil
 import textwrap
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from hashlib import sha256
 from io import BytesIO
@@ -38,8 +38,8 @@ from saltfactories.daemons.container import Container
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
 
-from localcloud.machines import size_limits
-from localcloud.sizes import memory_left
+from localcloud.machines import cpu_limits, size_limits
+from localcloud.sizes import baseline, memory_left
 from memory import oom_kills
 from plainpillar import DEPLOYMENT, PlainPillar
 
@@ -175,6 +175,15 @@ class Machine:
     def limit_memory(self, size: int) -> None:
         """Give the machine so many bytes of memory, for as long as it runs."""
         self._container.container.update(mem_limit=size, memswap_limit=size)
+
+    @contextmanager
+    def without_credits(self) -> Iterator[None]:
+        """Give the machine what EC2 leaves a t2.micro without CPU credits, while the block runs."""
+        try:
+            self._container.container.update(**cpu_limits(baseline("t2.micro")))
+            yield
+        finally:
+            self._container.container.update(**cpu_limits(1))
 
     def oom_kills(self) -> int:
         """Return how many of this machine's processes the kernel has killed for lack of memory."""

@@ -40,6 +40,7 @@ class MemoryHost:
     def __init__(self) -> None:
         self.machines: dict[str, Machine] = {}
         self.observed: dict[str, Observed] = {}
+        self.cpus: dict[str, float] = {}
         self.log: list[str] = []
         self.networks_dropped: list[str] = []
         self.policy = Policy()
@@ -66,6 +67,11 @@ class MemoryHost:
 
     def reboot(self, instance_id: str) -> None:
         self._act("reboot", instance_id)
+
+    def limit_cpu(self, instance_id: str, cpus: float) -> None:
+        if instance_id not in self.machines:
+            raise MachineGone(instance_id)
+        self.cpus[instance_id] = cpus
 
     def remove(self, instance_id: str) -> None:
         self.log.append(f"remove {instance_id}")

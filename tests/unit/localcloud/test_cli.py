@@ -147,6 +147,17 @@ def test_destroy_dry_run_prints_machines(
     assert capsys.readouterr().out == "would remove demo-i-1\n"
 
 
+def test_credits_are_spent_for_whom_its_options_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, ...]] = []
+    monkeypatch.setattr(service, "endpoint", lambda _state_dir: ENDPOINT)
+    monkeypatch.setattr(FaultClient, "spend_credits", lambda _, *names: given.append(names))
+    assert cli.main(["credits", "--spent=web-*", "--spent=lb-1", str(tmp_path)]) == 0
+    assert cli.main(["credits", str(tmp_path)]) == 0
+    assert given == [("web-*", "lb-1"), ()]
+
+
 def test_limit_sets_what_its_options_say_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

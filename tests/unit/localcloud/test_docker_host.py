@@ -330,6 +330,13 @@ def test_machine_starts_with_its_present_size_and_name_servers(
     assert web.texts["var/lib/cloud/seed/resolv.conf"] == machines.resolver().encode()
 
 
+def test_cpu_of_a_running_machine_changes_and_nothing_else(
+    host: DockerHost, web: Container
+) -> None:
+    host.limit_cpu("i-1", 0.1)
+    assert web.asked == [("update", {"cpu_period": 100_000, "cpu_quota": 10_000})]
+
+
 def test_machine_has_time_to_shut_down(host: DockerHost, web: Container) -> None:
     host.stop("i-1")
     host.reboot("i-1")

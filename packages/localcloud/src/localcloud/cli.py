@@ -59,9 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         limit.add_argument(
             f"--{name}", action="append", default=[], metavar="ZONE=TYPE", help=f"a zone {text}"
         )
+    spend = add(_credits, "credits", "spend the CPU credits of machines; none: all have theirs")
+    spend.add_argument(
+        "--spent", action="append", default=[], metavar="NAME", help="glob for their Name tags"
+    )
     others = [
         serve,
         limit,
+        spend,
         add(_status, "status", "show whether the API of the cloud in STATE_DIR answers"),
         add(_env, "env", "print the shell commands that point AWS clients at the cloud"),
         add(_stop, "stop", "stop the API of the cloud in STATE_DIR; its machines go on"),
@@ -133,6 +138,13 @@ def _limit(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
     FaultClient(endpoint).set_limits(Limits(**given))
+    return 0
+
+
+def _credits(options: argparse.Namespace) -> int:
+    from localcloud.faults import FaultClient  # noqa: PLC0415 -- the others need no Docker client
+
+    FaultClient(_running(options.state_dir)).spend_credits(*options.spent)
     return 0
 
 

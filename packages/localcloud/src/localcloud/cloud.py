@@ -25,7 +25,7 @@ from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, StateReason
 
-from localcloud import groups
+from localcloud import cpu_credits, groups
 from localcloud.account import Account
 from localcloud.config import REGION
 from localcloud.delays import INSTANT, Delays
@@ -144,6 +144,23 @@ class Cloud:
         with self.lock:
             for instance in self.instances():
                 self.follow(instance)
+
+    def spend_credits(self, names: list[str]) -> None:
+        """Leave the running machines of these names the CPU without credits, all others the whole.
+
+        Args:
+            names: globs for Name tags.
+        """
+        with self.lock:
+            running = [
+                (self._machine(instance), instance.instance_type)
+                for instance in self.instances()
+                if instance.state == "running"
+            ]
+        for machine, kind in running:
+            cpus = cpu_credits.cpus_of(machine.name, kind, machine.cpus, names)
+            with suppress(MachineGone):  # it has ended meanwhile
+                self.host.limit_cpu(machine.instance_id, cpus)
 
     def machine_names_in(self, form: Mapping[str, str]) -> set[str]:
         """Return the Name tags of the machines that a call makes, or whose ids it has."""

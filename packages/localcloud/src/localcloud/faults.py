@@ -7,6 +7,8 @@ loopback only::
         ...
     with FaultClient(endpoint).limit(Limits(vcpus=5)):
         ...
+    with FaultClient(endpoint).without_credits("web-*"):
+        ...
 
 Faults and limits are kept in the memory of the API process; a restart clears them.
 """
@@ -26,6 +28,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from localcloud.config import Endpoint
+from localcloud.cpu_credits import PATH as CREDITS_PATH
 from localcloud.limits import PATH as LIMITS_PATH
 from localcloud.limits import Limits
 from localcloud.machines import Machine
@@ -265,6 +268,19 @@ class FaultClient:
     def set_limits(self, limits: Limits) -> None:
         """Give the account these limits."""
         self._ask("PUT", LIMITS_PATH, asdict(limits))
+
+    @contextmanager
+    def without_credits(self, *names: str) -> Iterator[None]:
+        """Leave the running machines of these names (globs) the CPU without credits meanwhile."""
+        self.spend_credits(*names)
+        try:
+            yield
+        finally:
+            self.spend_credits()
+
+    def spend_credits(self, *names: str) -> None:
+        """Leave the running machines of these names that CPU, and all others the whole."""
+        self._ask("PUT", CREDITS_PATH, names)
 
     def _send(self, faults: list[Fault]) -> None:
         self._ask("PUT", PATH, [asdict(fault) for fault in faults])

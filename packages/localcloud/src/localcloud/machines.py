@@ -105,6 +105,9 @@ class MachineHost(Protocol):
     def reboot(self, instance_id: str) -> None:
         """Shut a machine down and start it again. Raises MachineGone, MachineError."""
 
+    def limit_cpu(self, instance_id: str, cpus: float) -> None:
+        """Give a running machine so many CPUs. Raises MachineGone, MachineError."""
+
     def remove(self, instance_id: str) -> None:
         """Remove a machine and its disk, if it exists. Raises MachineError."""
 
@@ -184,6 +187,13 @@ class DockerHost:
             container = self._container(instance_id)
             container.restart(timeout=STOP_SECONDS)
             self._guard(container, instance_id)
+        except DockerException as error:
+            raise MachineError(_reason(error)) from error
+
+    def limit_cpu(self, instance_id: str, cpus: float) -> None:
+        """Change the quota of the container; its start sets that of the type again."""
+        try:
+            self._container(instance_id).update(**cpu_limits(cpus))
         except DockerException as error:
             raise MachineError(_reason(error)) from error
 
@@ -392,10 +402,17 @@ def container_options(cpus: int, memory: int) -> dict[str, Any]:
 def size_limits(cpus: int, memory: int) -> dict[str, Any]:
     """Return the options of a container that cut it to a machine's size; they can be updated."""
     return {
-        "cpu_period": CPU_PERIOD,
-        "cpu_quota": CPU_PERIOD * min(cpus, os.cpu_count() or cpus),
+        **cpu_limits(cpus),
         "mem_limit": f"{memory}m",
         "memswap_limit": f"{memory}m",
+    }
+
+
+def cpu_limits(cpus: float) -> dict[str, Any]:
+    """Return the options of a container that has so many CPUs, or a part of one."""
+    return {
+        "cpu_period": CPU_PERIOD,
+        "cpu_quota": int(CPU_PERIOD * min(cpus, os.cpu_count() or cpus)),
     }
 
 

@@ -28,7 +28,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
-from localcloud import account, catalog, cidrs, engine, faults, firewall, limits
+from localcloud import account, catalog, cidrs, cpu_credits, engine, faults, firewall, limits
 from localcloud.accesses import Call
 from localcloud.auth import Gate, Refused, Signature, error_response
 from localcloud.authorization import Judge
@@ -99,7 +99,7 @@ class Api:
             return self._answer_machine(request)
         if request.path == HEALTH:
             return Response(json.dumps(self._health()), content_type="application/json")
-        if request.path in (faults.PATH, limits.PATH):
+        if request.path in (faults.PATH, limits.PATH, cpu_credits.PATH):
             return self._administer(request)
         if request.path.startswith(f"{METADATA}/"):
             return self._answer_machine(request)
@@ -179,7 +179,7 @@ class Api:
             response.set_data(self.newborn.without(response.get_data()))
 
     def _administer(self, request: Request) -> Response:
-        """Set faults or limits, or return the counts of faults, for the owner on this host."""
+        """Set faults, limits or credits, or return the counts of faults, for the owner here."""
         key = request.headers.get(faults.KEY_HEADER, "")
         if request.environ["werkzeug.socket"].getsockname()[
             0
@@ -189,6 +189,8 @@ class Api:
             try:
                 if request.path == limits.PATH:
                     self._cloud.account.limits = limits.parse(request.get_data())
+                elif request.path == cpu_credits.PATH:
+                    self._cloud.spend_credits(cpu_credits.parse(request.get_data()))
                 else:
                     self._cloud.inject(faults.parse(request.get_data()))
             except (ValueError, TypeError) as error:
