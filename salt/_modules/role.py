@@ -134,13 +134,14 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         without a certificate. ``drift``: sentences on what else differs from what is declared
         (docs/drift.md). ``reboot_required``: whether Debian asks for a reboot. ``outdated``: the
         units that run code which an update has replaced. ``growth``: what the master does by itself
-        about the number of machines, or "".
+        about the number of machines, or "". ``cpu``: why everything here takes long, or "".
 
     Raises:
         CommandExecutionError: the file is missing, because no highstate has run yet.
     """
+    begun = __salt__["cpu_credits.sample"]()
     role = recorded(path)
-    return {
+    found = {
         "unit": role["unit"],
         "state": _unit_state(role["unit"]),
         "problem": "; ".join(filter(None, [_problem(role), *_firewall_problems()])),
@@ -151,6 +152,8 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         "outdated": __salt__["drift.outdated"](),
         "growth": __salt__["machine_counts.told"](),
     }
+    # All of this has taken CPU: what this machine asked for and did not get shows now.
+    return {**found, "cpu": __salt__["cpu_credits.since"](begun)}
 
 
 def _entry(role: str) -> Mapping[str, Any]:

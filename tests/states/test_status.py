@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from harness import MACHINE_MEBIBYTES, Fleet, Machine
 from plainpillar import DEPLOYMENT
+from stackctl.status import ANSWER_SECONDS
 from waiting import until
 
 ROLES = DEPLOYMENT.base_pillar("roles")
@@ -117,6 +119,22 @@ def test_replaced_code_is_told(machines: dict[str, Machine]) -> None:
         redis.run("systemctl", "stop", "test-sleep")
         redis.run("rm", "/run/reboot-required")
     assert (found["outdated"], found["reboot_required"]) == (["test-sleep.service"], True)
+
+
+def test_machine_out_of_cpu_credits_serves_and_says_so(
+    converged: Callable[[str], Machine],
+) -> None:
+    """At a tenth of a core, a machine answers as `stackctl status` asks it, and names the cause."""
+    redis = converged("redis-1")
+    assert status(redis)["cpu"] == ""
+    with redis.without_credits():
+        began = time.monotonic()
+        found = redis.salt("role.status", seconds=ANSWER_SECONDS)
+        print(f"role.status at a tenth of a core: {time.monotonic() - began:.1f} s")
+        assert redis.salt("cpu_credits.told").startswith("out of CPU credits")
+    assert found["cpu"].startswith("out of CPU credits: it got ")
+    assert (found["state"], found["problem"]) == ("active", "")
+    assert redis.salt("cpu_credits.told") == ""
 
 
 @pytest.mark.parametrize("minion_id", STORES)

@@ -143,6 +143,8 @@ class Drift:
             "drift.outdated": lambda: ["app.service"],
             "machine_counts.told": lambda: "web grows",
             "drift.reboot_required": lambda: True,
+            "cpu_credits.sample": lambda: {"at": 7.0},
+            "cpu_credits.since": lambda before: f"out of CPU credits since {before['at']:g}",
         }
 
 
@@ -210,6 +212,7 @@ def test_status_of_machine_that_serves(status: Status, listener: int) -> None:
         "reboot_required": True,
         "outdated": ["app.service"],
         "growth": "web grows",
+        "cpu": "out of CPU credits since 7",
     }
 
 
@@ -240,7 +243,7 @@ def test_refused_connection_is_a_problem(status: Status) -> None:
 
 def test_status_before_the_first_highstate_fails(tmp_path: Path) -> None:
     with pytest.raises(CommandExecutionError, match="apply the highstate first"):
-        functions("web-1", {}, {})["role.status"](str(tmp_path / "absent"))
+        functions("web-1", {}, {}, Drift().functions())["role.status"](str(tmp_path / "absent"))
 
 
 def test_silent_server_is_a_problem_soon(status: Status, listener: int) -> None:

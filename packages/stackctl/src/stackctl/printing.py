@@ -102,6 +102,8 @@ def _remarks(row: Row, up: str) -> Iterator[str]:
     """Yield what is wrong with a machine, and what to know about it, a sentence each."""
     if row.reason:
         yield f"{row.state}, says EC2: {row.reason}. To have it again: {up}"
+    if row.cpu:
+        yield f"{row.cpu}. What to do: docs/runbooks.md, 'A machine is out of CPU credits'."
     if row.problem:
         yield f"check failed: {row.problem}"
     for difference in row.drift:

@@ -30,10 +30,10 @@ RENEW_DAYS = 30  # a certificate that ends sooner has to be renewed
 UNKNOWN = "unknown"
 ASKED = ("running", UNKNOWN)  # states of instances whose minion may answer
 MEMORY = "machines.json"  # in the deployment's folder
-# The edge waits so long for the answer of a web machine, and a machine's own check for its service.
-ANSWER_SECONDS = 6
-SILENT_SECONDS = 4  # after which a minion is frozen that does not answer a ping either
-CONNECT_SECONDS = 3  # that the master has to answer SSH
+# A machine without CPU credits works at a tenth of its speed: it is late, and not lost.
+ANSWER_SECONDS = 60
+SILENT_SECONDS = 6  # after which a minion is frozen that does not answer a ping either
+CONNECT_SECONDS = 5  # that the master has to answer SSH
 API_SECONDS = 5  # that the EC2 API has to answer
 SITE_SECONDS = 6  # that the site has to answer
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class Row:
         outdated: the units that run with older files than those on its disk.
         reboot_required: whether an update waits for a reboot.
         growth: what it does by itself about the number of machines; empty: nothing.
+        cpu: why it answers slowly, where that is for lack of CPU credits; empty: it is not.
     """
 
     machine: str
@@ -75,6 +76,7 @@ class Row:
     outdated: tuple[str, ...] = ()
     reboot_required: bool = False
     growth: str = ""
+    cpu: str = ""
 
     @property
     def expires(self) -> bool:
@@ -277,4 +279,5 @@ def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -
         outdated=tuple(status.get("outdated", ())),
         reboot_required=bool(status.get("reboot_required")),
         growth=status.get("growth", ""),
+        cpu=status.get("cpu", ""),
     )

@@ -12,6 +12,7 @@ import yaml
 from stackctl import (
     billing,
     capacity,
+    cpu_credits,
     credentials,
     host_keys,
     limits,
@@ -170,9 +171,10 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
                 machine = machines.connect_master(launcher)
             master = salt.Master(shell, machine, log, session.jobs)
             now = machines.with_present(master, find_machines(client, deployment))
-            others = machines.launch_others(launcher, master, now)
-            names = () if others.changed else tuple(now.machines())
-            converge(master, Migration.of(now), progress, pushed=pushed, predict=names)
+            with cpu_credits.named(shell, machine):
+                others = machines.launch_others(launcher, master, now)
+                names = () if others.changed else tuple(now.machines())
+                converge(master, Migration.of(now), progress, pushed=pushed, predict=names)
         url = site.address(deployment)
         with progress.step("site") as step:
             site.require_healthy(deployment)
