@@ -10,10 +10,12 @@ from typing import Any
 # Set by Salt's loader.
 __grains__: dict[str, Any]
 __opts__: dict[str, Any]
+__salt__: dict[str, Callable[..., Any]]
 __states__: dict[str, Callable[..., Any]]
 
 # One file for all components: systemd-sysctl reads it at every boot.
 CONFIG = "/etc/sysctl.d/60-stack.conf"
+ZRAM_CONFIG = "/etc/systemd/zram-generator.conf.d/60-stack.conf"
 
 
 def setting(name: str, value: str | int) -> dict[str, Any]:
@@ -58,6 +60,50 @@ def parameter(name: str, value: str) -> dict[str, Any]:
         return result | {"result": None}
     path.write_text(value)
     return result
+
+
+def compressed_swap(name: str, mebibytes: int, root: str = "/") -> dict[str, Any]:
+    """Swap in compressed memory is on, and is on again after a reboot; as `setting` in containers.
+
+    systemd's zram generator makes the device (zram-generator.conf(5)).
+
+    Args:
+        name: the device, such as `zram0`.
+        mebibytes: the size of the pages that it takes in; compressed, they need a part of that.
+        root: the machine's root folder.
+    """
+    if _in_container():
+        return _left_alone(f"swap on {name}")
+    result: dict[str, Any] = __states__["file.managed"](
+        ZRAM_CONFIG,
+        contents=f"# Managed by salt/base.\n[{name}]\nzram-size = {mebibytes}\n",
+        makedirs=True,
+        mode="0644",
+    )
+    result |= {"name": name}
+    current = _swap_size(Path(root), name)
+    if result["result"] is False or current == mebibytes:
+        return result
+    changes = {**result["changes"], name: {"old": f"{current} MiB", "new": f"{mebibytes} MiB"}}
+    result |= {"changes": changes, "comment": f"swap on {name} changes to {mebibytes} MiB"}
+    if __opts__["test"]:
+        return result | {"result": None}
+    __salt__["service.systemctl_reload"]()
+    if current:
+        for unit in (f"dev-{name}.swap", f"systemd-zram-setup@{name}.service"):
+            __salt__["service.stop"](unit)
+    __salt__["service.start"](f"dev-{name}.swap")
+    if _swap_size(Path(root), name) != mebibytes:
+        comment = f"no swap on {name}; see: journalctl -u systemd-zram-setup@{name}"
+        return result | {"result": False, "changes": {}, "comment": comment}
+    return result
+
+
+def _swap_size(root: Path, name: str) -> int:
+    """Return the size of a device in MiB, 0 when it is no swap."""
+    if not re.search(rf"^/dev/{name}\s", (root / "proc/swaps").read_text(), re.MULTILINE):
+        return 0
+    return int((root / "sys/block" / name / "disksize").read_text()) >> 20
 
 
 def _in_container() -> bool:

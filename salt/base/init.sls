@@ -9,6 +9,7 @@ base-packages:
     - install_recommends: False
     - pkgs:
       - nftables
+      - systemd-zram-generator
       - tzdata
       - unattended-upgrades
 
@@ -86,6 +87,15 @@ base-huge-pages:
   kernel.parameter:
     - name: /sys/kernel/mm/transparent_hugepage/enabled
     - value: madvise
+
+# For what nobody has thought of: no size counts on it, and the units with MemoryMax= get none. A
+# quarter of the memory; pages that nobody uses shrink to a third. docs/capacity.md weighs it.
+base-swap:
+  kernel.compressed_swap:
+    - name: zram0
+    - mebibytes: 256
+    - require:
+      - pkg: base-packages
 
 base-upgrades:
   file.managed:

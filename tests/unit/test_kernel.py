@@ -1,7 +1,9 @@
-"""The state `kernel.setting`: a value of the running kernel, where the machine has its own."""
+"""The states of `kernel`: the running kernel and its swap, where the machine has its own."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,103 @@ def test_parameter_of_a_container_is_left_alone(huge_pages: Path) -> None:
     found = state.parameter(str(huge_pages), "madvise")
     assert (found["result"], found["changes"]) == (True, {})
     assert "[always]" in huge_pages.read_text()
+
+
+class SwapMachine:
+    """A machine whose services make and remove the device, unless they are broken."""
+
+    def __init__(self, root: Path, size: int) -> None:
+        self.root = root
+        self.wanted = 256
+        self.did: list[str] = []
+        self.broken = False
+        self.show(size)
+
+    def show(self, size: int) -> None:
+        """Have the kernel show a device of so many MiB, or none."""
+        for path, text in {
+            "proc/swaps": "Filename\tType\tSize\tUsed\n"
+            + ("/dev/zram0  partition\t262140\t0\n" if size else ""),
+            "sys/block/zram0/disksize": f"{size << 20}\n",
+        }.items():
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / path).write_text(text)
+
+    def start(self, unit: str) -> bool:
+        self.did.append(f"start {unit}")
+        if not self.broken:
+            self.show(self.wanted)
+        return not self.broken
+
+    def state(self, *, test: bool = False, managed: bool = True) -> dict[str, Any]:
+        def file_managed(name: str, **options: Any) -> dict[str, Any]:
+            assert name.startswith("/etc/systemd/zram-generator.conf.d/")
+            assert options["contents"].endswith("\n[zram0]\nzram-size = 256\n")
+            return {"name": name, "result": managed, "changes": {}, "comment": "of the file"}
+
+        functions: dict[str, Callable[..., Any]] = {
+            "service.systemctl_reload": lambda: self.did.append("reload"),
+            "service.stop": lambda unit: self.did.append(f"stop {unit}"),
+            "service.start": self.start,
+        }
+        module = load(
+            "_states",
+            "kernel",
+            __grains__={"virtual": "xen"},
+            __opts__={"test": test},
+            __salt__=functions,
+            __states__={"file.managed": file_managed},
+        )
+        ret: dict[str, Any] = module.compressed_swap("zram0", 256, str(self.root))
+        return ret
+
+
+def test_swap_is_made_once(tmp_path: Path) -> None:
+    machine = SwapMachine(tmp_path, 0)
+    found = machine.state()
+    assert (found["name"], found["result"]) == ("zram0", True)
+    assert found["changes"] == {"zram0": {"old": "0 MiB", "new": "256 MiB"}}
+    assert machine.did == ["reload", "start dev-zram0.swap"]
+    found = machine.state()
+    assert (found["result"], found["changes"], len(machine.did)) == (True, {}, 2)
+
+
+def test_swap_of_another_size_is_made_anew(tmp_path: Path) -> None:
+    machine = SwapMachine(tmp_path, 128)
+    assert machine.state()["changes"]["zram0"]["old"] == "128 MiB"
+    stops = ["stop dev-zram0.swap", "stop systemd-zram-setup@zram0.service"]
+    assert machine.did == ["reload", *stops, "start dev-zram0.swap"]
+
+
+def test_swap_is_predicted(tmp_path: Path) -> None:
+    machine = SwapMachine(tmp_path, 0)
+    found = machine.state(test=True)
+    assert (found["result"], machine.did) == (None, [])
+    assert found["changes"]
+
+
+@pytest.mark.parametrize("managed", [True, False])
+def test_swap_that_does_not_come_is_a_failure(tmp_path: Path, *, managed: bool) -> None:
+    machine = SwapMachine(tmp_path, 0)
+    machine.broken = True
+    found = machine.state(managed=managed)
+    assert (found["result"], found["changes"]) == (False, {})
+    comment = "see: journalctl -u systemd-zram-setup@zram0" if managed else "of the file"
+    assert found["comment"].endswith(comment)
+
+
+def test_container_gets_no_swap_and_says_why() -> None:
+    state = load("_states", "kernel", __grains__={"virtual": "container"})
+    found = state.compressed_swap("zram0", 256)
+    assert (found["result"], found["changes"]) == (True, {})
+    assert found["comment"].startswith(
+        "swap on zram0 is not set: a container has its host's kernel"
+    )
+
+
+def test_units_whose_memory_is_bounded_get_no_swap() -> None:
+    """Otherwise what grows would first fill the swap of all others."""
+    for path in [*TREE.rglob("*.service*"), *TREE.rglob("*.conf*")]:
+        text = path.read_text()
+        if re.search(r"^MemoryMax=", text, re.MULTILINE):
+            assert "\nMemorySwapMax=0\n" in text, path
