@@ -10,7 +10,9 @@ files=/opt/salt-deploy
 lockfile=$files/requirements.txt
 venv=/opt/salt
 installed=$venv/requirements.txt
-timeout=300   # seconds, for cloud-init and for apt's locks
+# Seconds, for cloud-init and for apt's locks. On an image of some months' age, the security updates
+# of the first boot take minutes of a t2.micro, with a kernel among them.
+timeout=900
 
 say() { echo "salt-minion deploy: $*"; }
 die() { say "$*" >&2; exit 1; }

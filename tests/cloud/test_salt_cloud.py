@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,42 @@ SALT_ADDRESS = DEPLOYMENT.base_pillar("aws")["salt_address"]
 def salt_address(cloud: RealCloud) -> str:
     """Return the profile's fixed address, moved to this cloud's subnet."""
     return f"{cloud.place.subnet.rpartition('.')[0]}.{SALT_ADDRESS.rpartition('.')[2]}"
+
+
+APT_OF_THE_FIRST_BOOT = """
+import fcntl, pathlib, time
+
+def running(command):
+    found = set()
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if command in path.read_bytes().replace(b"\\0", b" "):
+                found.add(path.parent.name)
+        except OSError:
+            pass
+    return found
+
+def held(path):
+    lock = open(path, "w")
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    return lock
+
+lists = held("/var/lib/apt/lists/lock")
+packages = [held(f"/var/lib/dpkg/{name}") for name in ("lock-frontend", "lock")]
+pathlib.Path("/run/apt-is-held").touch()
+updates = set()
+while len(updates) < 2:  # the first one was refused
+    updates |= running(b"apt-get update")
+    time.sleep(0.05)
+lists.close()
+installs = set()
+while not installs & (waiting := running(b"apt-get install")):
+    installs = waiting
+    time.sleep(1)
+pathlib.Path("/root/apt-waited").touch()
+"""
+"""Holds apt's locks as apt-daily.service does on a machine's first boot: those of the lists until
+somebody has come twice for them, then those of the packages until somebody waits for a second."""
 
 
 @dataclass
@@ -189,7 +226,7 @@ def test_destroy_refuses_protected_database(launched: Master) -> None:
 
 
 def test_machine_without_salt_gets_locked_version(master: Master) -> None:
-    """A machine as Debian's AMI boots it, without the Salt of the local cloud's image.
+    """A machine as Debian's AMI boots it: no Salt, and apt's jobs of the first boot.
 
     Its tags say that it was launched and not deployed.
     """
@@ -202,8 +239,14 @@ def test_machine_without_salt_gets_locked_version(master: Master) -> None:
         "rm -rf /opt/salt /var/lib/apt/lists/* "
         "&& apt-get purge --yes --quiet --autoremove python3-venv gnupg"
     )
+    # Debian's own jobs, and then one that surely has the locks when they are wanted.
+    machine.run("systemctl start --no-block apt-daily.service apt-daily-upgrade.service")
+    encoded = b64encode(APT_OF_THE_FIRST_BOOT.encode()).decode()
+    machine.run(f"echo {encoded} | base64 -d > /run/apt.py; systemd-run python3 /run/apt.py")
+    until(lambda: machine.run("ls /run/apt-is-held || true"), "apt is busy")
     done = master.run("salt-cloud", "--assume-yes", "--profile=web", "web-9", seconds=900)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert machine.run("ls /root/apt-waited") == "/root/apt-waited"
     until(lambda: "web-9" in master.answering(), "the minion answers")
     assert (
         machine.run("cat /opt/salt/requirements.txt")

@@ -92,7 +92,7 @@ def test_deploy_waits_for_apt_lock(tmp_path: Path, program: Program, deploy: Dep
     assert done.returncode == 0, done.stderr
     *updates, install = calls(tmp_path, "apt-get")
     assert updates == ["apt-get update -qq --error-on=any"] * 4
-    assert "-o DPkg::Lock::Timeout=300" in install
+    assert "-o DPkg::Lock::Timeout=900" in install
 
 
 def test_apt_that_fetches_nothing_fails(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_deploy_fails_with_apt_message_when_lock_stays(
     tmp_path: Path, program: Program, deploy: Deploy
 ) -> None:
     clock = tmp_path / "clock"
-    program("date", f"echo >> {clock}; echo $((100 * $(wc -l < {clock})))")
+    program("date", f"echo >> {clock}; echo $((300 * $(wc -l < {clock})))")
     program("apt-get", f'echo "{HELD}"; exit 100')
     done = deploy()
     assert done.returncode == 1
