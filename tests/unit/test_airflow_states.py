@@ -44,6 +44,7 @@ class Machine:
         self.users = {"admin": "right"}
         self.running = True
         self.health = [True]
+        self.slow = ""
         self.done: list[str] = []
         self.error_in = ""
         self.broken: set[str] = set()
@@ -59,6 +60,8 @@ class Machine:
             "service.status": lambda name: name == "airflow" and self.running,
             "service.start": lambda name: self.done.append(f"start {name}"),
             "service.stop": lambda name: self.done.append(f"stop {name}"),
+            "cpu_credits.sample": lambda: {"at": 1.0},
+            "cpu_credits.since": lambda before: self.slow if before == {"at": 1.0} else "",
         }
 
     def _work(self, name: str) -> Callable[..., Any]:
@@ -652,7 +655,20 @@ def test_page_that_stays_ill_fails_the_state(
     ret = _healthy(states)
     assert ret["result"] is False
     assert "not healthy within 10 s" in ret["comment"]
+    assert "credits" not in ret["comment"]
     assert 10 <= clock.now <= 11
+
+
+def test_machine_without_credits_gets_ten_times_as_long(
+    machine: Machine, states: ModuleType, clock: Clock
+) -> None:
+    machine.health, machine.slow = [False], "out of CPU credits: it got 10%"
+    ret = _healthy(states)
+    assert ret["result"] is False
+    assert ret["comment"].endswith(". This machine is out of CPU credits: it got 10%")
+    assert 100 <= clock.now <= 101
+    machine.health = [False] * 60 + [True]
+    assert _healthy(states)["result"] is True
 
 
 def test_prediction_does_not_wait_for_health(

@@ -13,7 +13,7 @@ import yaml
 
 from stackctl import salt
 from stackctl.deployment import Deployment
-from stackctl.errors import BusyError, CommandError, ConvergeError, LaunchError
+from stackctl.errors import BusyError, CommandError, ConvergeError, LaunchError, UnreachableError
 from stackctl.locks import Jobs
 from stackctl.machines import Machine
 from stackctl.run import Log
@@ -39,6 +39,12 @@ class AnsweringShell:
         assert machine == MASTER
         self.commands.append(args)
         return self.answers.pop(0)
+
+    def script(self, machine: Machine, args: list[str], **_: Any) -> str:
+        answer = self.run(machine, args)
+        if answer == "null":
+            raise CommandError("the Salt master does not answer", code=124)
+        return answer
 
 
 def master(log: Log, *answers: Any) -> tuple[Master, AnsweringShell]:
@@ -72,12 +78,26 @@ def step(
 
 
 def test_answering_asks_silent_minions_again(log: Log) -> None:
-    no_response = "Minion did not return. [No response]"
+    """Also when the master has not answered at all: it may have just started."""
+    failed = "Traceback"
     salt_master, shell = master(
-        log, {"web-1": True, "web-2": no_response, "rogue-1": True}, {"web-2": True}
+        log, None, {"web-1": True, "web-2": failed, "rogue-1": True}, {"web-2": True}
     )
     assert salt_master.answering(["web-1", "web-2"], time.monotonic() + 60) == {"web-1", "web-2"}
-    assert [command[4] for command in shell.commands] == ["web-1,web-2", "web-2"]
+    both = ["web-1,web-2", "web-1,web-2", "web-2"]
+    assert [command[5] for command in shell.commands] == both
+    assert {command[-1] for command in shell.commands} == {"test.ping"}
+
+
+def test_master_that_ssh_does_not_reach_is_no_silent_minion(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise UnreachableError("SSH has no connection to salt-1.")
+
+    monkeypatch.setattr(AnsweringShell, "script", lost)
+    with pytest.raises(UnreachableError):
+        master(log)[0].answering(["web-1"], time.monotonic() - 1)
 
 
 def test_answering_ends_at_deadline(log: Log) -> None:

@@ -15,7 +15,14 @@ import yaml
 
 from saltext.ec2.options import TABLE
 from stackctl.deployment import Deployment
-from stackctl.errors import BusyError, ConvergeError, LaunchError, StackError
+from stackctl.errors import (
+    BusyError,
+    CommandError,
+    ConvergeError,
+    LaunchError,
+    StackError,
+    UnreachableError,
+)
 from stackctl.files import private_directory, write_private
 from stackctl.locks import Jobs
 from stackctl.machines import Machine
@@ -36,6 +43,7 @@ SALT_CLOUD_OPTIONS = ("--assume-yes", "--out=json", "--log-level=warning")
 MACHINE_SECONDS = 600 + sum(
     TABLE[name].default for name in ("ssh_connect_timeout", "deploy_timeout")
 )
+PING_SECONDS = 10  # that a minion has to answer one ping: without CPU credits it needs some 3
 STATES_SECONDS = 900  # that a run waits for states that a machine still applies
 FILES_ON_MACHINE = "/opt/salt-deploy"  # cloud.deploy.d/salt-minion.sh reads them there
 PKI = "/etc/salt/pki"  # on the machines
@@ -275,9 +283,7 @@ class Master:
         found: set[str] = set()
         while wanted - found:
             silent = ",".join(sorted(wanted - found))
-            answers = self.ask(
-                ["--list", silent, "--timeout=5", "test.ping"], what="asking the minions"
-            )
+            answers = self._ping(silent)
             found |= {name for name, answer in answers.items() if answer is True and name in wanted}
             if time.monotonic() > deadline:
                 break
@@ -290,6 +296,16 @@ class Master:
                 self._log.path,
             )
         return found
+
+    def _ping(self, names: str) -> dict[str, object]:
+        """Return minion -> True for those of a list that answer soon."""
+        question = ["list", names, "test.ping"]
+        try:
+            return ask_minions(self._shell, self.machine, question, PING_SECONDS)
+        except UnreachableError:
+            raise
+        except CommandError:  # the Salt master itself does not answer, or not yet
+            return {}
 
     def sync(self) -> None:
         """Bring the tree's modules, states, pillar and addresses to every machine.

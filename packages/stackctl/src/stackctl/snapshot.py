@@ -16,8 +16,8 @@ from stackctl.salt_cloud import SaltCloudHost
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
-KNOWN_SECONDS = 20  # that a minion has to answer
-NEW_SECONDS = 90  # the same for a minion that was just installed, and for one that boots
+KNOWN_SECONDS = 30  # that a minion has to answer
+NEW_SECONDS = 180  # the same for a minion that was just installed, and for one that boots
 
 
 @dataclass(frozen=True)

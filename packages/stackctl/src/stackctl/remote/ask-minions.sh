@@ -1,6 +1,6 @@
 #!/bin/sh
 # Run a Salt function on minions and print minion -> answer as JSON, after SECONDS at the latest.
-# A minion that has not answered after half of SILENT is pinged, and is given up after SILENT if it
+# A minion that has not answered after a quarter of SILENT is pinged, and is given up after SILENT if it
 # does not answer that either. `salt` would wait for such minions for as long as the configuration
 # of its master says.
 # Arguments: PYTHON SECONDS SILENT TARGET_TYPE TARGET FUNCTION [ARGUMENT...]
@@ -25,7 +25,7 @@ with salt.client.LocalClient() as client:
                 alive.add(event["id"])
                 if event["jid"] == job["jid"]:
                     answers[event["id"]] = event["return"]
-    collect(min(silent / 2, seconds), lambda: asked <= set(answers))
+    collect(min(silent / 4, seconds), lambda: asked <= set(answers))
     waiting = sorted(asked - set(answers))
     if waiting and silent < seconds:
         client.run_job(waiting, "test.ping", (), "list", listen=True)
