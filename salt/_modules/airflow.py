@@ -34,9 +34,9 @@ MANIFEST = "release.json"
 # else of the same lockfile.
 RECIPE = b"3"
 
-# In seconds.
+# In seconds. A command loads Airflow for some, and ten times as long without CPU credits.
 _CLI_TIMEOUT = 1800
-_PROBE_TIMEOUT = 30
+_PROBE_TIMEOUT = 300
 _HEALTH_TIMEOUT = 5
 
 

@@ -29,8 +29,8 @@ UNIT = "airflow-release@{}.service"
 ASSETS = "assets"
 
 # In seconds. A build installs some 180 packages and compresses; a machine may be without credits.
-_BUILD_TIMEOUT = 2700
-_UNPACK_TIMEOUT = 300
+_BUILD_TIMEOUT = 7200
+_UNPACK_TIMEOUT = 900
 
 
 def built(name: str, archives: str) -> bool:

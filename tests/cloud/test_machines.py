@@ -44,6 +44,28 @@ def test_machine_has_address_and_size_of_instance(
     assert limits["CpuQuota"] / limits["CpuPeriod"] == 1
 
 
+def test_machine_without_credits_has_a_tenth_of_a_core(
+    cloud: RealCloud, machine: Machine, docker_client: docker.DockerClient
+) -> None:
+    """Until it has some again; inside, it sees that time is withheld."""
+
+    def quota() -> float:
+        limits = docker_client.containers.get(machine.container).attrs["HostConfig"]
+        return float(limits["CpuQuota"] / limits["CpuPeriod"])
+
+    def throttled() -> int:
+        counters = "cat /run/cgroup-cpu/cpu.stat /sys/fs/cgroup/cpu.stat 2>/dev/null || true"
+        found = dict(line.split() for line in machine.run(counters).splitlines())
+        return int(found["nr_throttled"])
+
+    with FaultClient(cloud.endpoint).without_credits(PUBLISHED):
+        assert quota() == 0.1
+        before = throttled()
+        machine.run("timeout 1 sh -c 'while :; do :; done' || true")
+        assert throttled() - before >= 8
+    assert quota() == 1
+
+
 def test_console_shows_host_keys(machine: Machine) -> None:
     actual = {
         line.split()[1] for line in machine.run("cat /etc/ssh/ssh_host_*_key.pub").splitlines()
