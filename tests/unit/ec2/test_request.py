@@ -57,7 +57,7 @@ def launch(
     machine: Callable[..., dict[str, Any]],
     opts: dict[str, Any],
 ) -> Launcher:
-    """Return a function that launches web-1 with some options.
+    """Return a function that launches a machine with some options.
 
     The machine has an image, a size, a subnet and a group without them.
     """
@@ -65,8 +65,8 @@ def launch(
     sent: list[dict[str, str]] = []
     before_call(connection, "RunInstances", sent.append)
 
-    def make(**options: Any) -> Launch:
-        created = driver.create(machine("web-1", **options))
+    def make(name: str = "web-1", **options: Any) -> Launch:
+        created = driver.create(machine(name, **options))
         answer = ec2.describe_instances(InstanceIds=[created["id"]])
         return Launch(
             created["id"], answer["Reservations"][0]["Instances"][0], sent[-1] if sent else {}
@@ -810,6 +810,32 @@ def test_launch_skips_full_zone(launch: Launcher, full: dict[str, str]) -> None:
     zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
     launched = launch(**ELSEWHERE, availability_zone=zones)
     assert launched.instance["Placement"]["AvailabilityZone"] == "eu-west-1c"
+
+
+@pytest.mark.covers("spread")
+@pytest.mark.parametrize(
+    ("name", "spread", "full_zone", "zone"),
+    [
+        ("web-1", True, "", "a"),
+        ("web-2", True, "", "b"),
+        ("web-3", True, "", "c"),
+        ("web-4", True, "", "a"),
+        ("web-9", True, "", "c"),
+        ("web-2", True, "eu-west-1b", "c"),
+        ("web-3", True, "eu-west-1c", "a"),
+        ("web-0", True, "", "c"),
+        ("web", True, "", "a"),
+        ("web-2", False, "", "a"),
+        ("web-2", None, "", "a"),
+    ],
+)
+def test_machines_spread_by_number(
+    launch: Launcher, full: dict[str, str], name: str, spread: bool | None, full_zone: str, zone: str
+) -> None:
+    full |= {full_zone: "InsufficientInstanceCapacity"}
+    zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
+    launched = launch(**ELSEWHERE, name=name, availability_zone=zones, spread=spread)
+    assert launched.instance["Placement"]["AvailabilityZone"] == f"eu-west-1{zone}"
 
 
 @pytest.mark.covers("subnetname", "subnetid")

@@ -223,6 +223,11 @@ NETWORK = (
     Option("availability_zone", "changed", TEXT_OR_LIST, text=
         "The zone, when no subnet decides it. From a list, the driver takes the first zone with"
         " room."),
+    Option("spread", "new", BOOLEAN, default=False, text=
+        "Whether a list in `subnetname`, `subnetid` or `availability_zone` is entered at the place"
+        " of the machine's number: `web-1` begins with the first, `web-2` with the second, and"
+        " after the last comes the first. Where there is no room, the next in the list is tried. A"
+        " name without a number at its end begins with the first."),
     Option("securitygroup", "same", NAMES, text=
         "The security groups, by name or id."),
     Option("securitygroupname", "same", NAMES, text=

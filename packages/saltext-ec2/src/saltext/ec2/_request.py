@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from saltext.ec2.tags import DEPLOY_TAG
 # The names that images give to their root devices.
 ROOT_DEVICES = frozenset(("/dev/sda", "/dev/sda1", "/dev/xvda", "/dev/xvda1"))
 TAGGED = ("instance", "volume", "network-interface")
+NUMBER = re.compile(r"[0-9]+$")  # at the end of a machine's name
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,17 @@ class Launch:
 def places(launch: Launch) -> list[Launch]:
     """Return the launch once for each place that may be tried, in order.
 
-    One of `subnetname`, `subnetid` and `availability_zone` may be a list of places.
+    One of `subnetname`, `subnetid` and `availability_zone` may be a list of places. With `spread`,
+    the machine's number says with which one to begin.
 
     Raises:
         ConfigurationError: two of them are lists.
     """
     options, lists = launch.options, _lists_of_places(launch.options)
     choices = [{key: place} for key in lists for place in options[key]]
+    if choices and options.get("spread") and (number := NUMBER.search(launch.name)):
+        first = (int(number[0]) - 1) % len(choices)
+        choices = choices[first:] + choices[:first]
     return [
         dataclasses.replace(launch, options={**options, **choice}) for choice in choices or [{}]
     ]
