@@ -17,10 +17,30 @@ aws:
   vpc:
     name: '{project}-{deployment}'
     cidr: 10.20.0.0/16
+  # The subnet of salt-1, and a load balancer's. Earlier versions had no other,
+  # and machines that they have launched stay in it.
   subnet:
     name: '{project}-{deployment}-a'
     cidr: 10.20.1.0/24
     zone: eu-west-1a
+  # In each zone one for the load balancers, and a private one for all other
+  # machines. So far all of them have the route to the internet gateway: the
+  # private ones need their way out before they lose it.
+  other_subnets:
+    b: {name: '{project}-{deployment}-b', cidr: 10.20.2.0/24, zone: eu-west-1b}
+    c: {name: '{project}-{deployment}-c', cidr: 10.20.3.0/24, zone: eu-west-1c}
+    private-a:
+      name: '{project}-{deployment}-private-a'
+      cidr: 10.20.11.0/24
+      zone: eu-west-1a
+    private-b:
+      name: '{project}-{deployment}-private-b'
+      cidr: 10.20.12.0/24
+      zone: eu-west-1b
+    private-c:
+      name: '{project}-{deployment}-private-c'
+      cidr: 10.20.13.0/24
+      zone: eu-west-1c
   # Every machine lets in SSH from this address only, and finds its master
   # there. A new salt-1 gets the same address.
   salt_address: 10.20.1.250
@@ -41,6 +61,7 @@ aws:
     web: airflow-web
     postgres: airflow-postgres
     redis: airflow-redis
+    monitor: airflow-monitor
   # The names that were the same in every deployment, before the tag
   # `deployment`. What has one is taken over once, if it is this deployment's:
   # salt/_modules/aws.py says how that is known.

@@ -37,9 +37,9 @@ def unclaimed(name: str, region: str) -> dict[str, Any]:
 
 def _looks(region: str) -> list[Callable[[], Any]]:
     aws, find = __salt__["aws.settings"](), __salt__["aws.find"]
+    subnets = [aws["subnet"], *aws["other_subnets"].values()]
     names = {
         "vpc": aws["vpc"]["name"],
-        "subnet": aws["subnet"]["name"],
         "internet-gateway": aws["internet_gateway"],
         "route-table": aws["route_table"],
         "key-pair": aws["key_pair"],
@@ -50,6 +50,7 @@ def _looks(region: str) -> list[Callable[[], Any]]:
     groups = aws["security_groups"].values()
     return [
         *(partial(find, kind, name, region) for kind, name in names.items()),
+        *(partial(find, "subnet", subnet["name"], region) for subnet in subnets),
         lambda: __salt__["security_group.groups"](groups, region),
         partial(_earlier_vpc, region),
     ]

@@ -378,36 +378,46 @@ def checked(name: str, region: str) -> dict[str, Any]:
 
 def _problems(region: str) -> list[str]:
     aws = __salt__["aws.settings"]()
-    found = {
-        kind: __salt__["aws.find"](kind, name, region)
-        for kind, name in (
-            ("vpc", aws["vpc"]["name"]),
-            ("subnet", aws["subnet"]["name"]),
-            ("internet-gateway", aws["internet_gateway"]),
-            ("route-table", aws["route_table"]),
-        )
-    }
-    if absent := [kind for kind, thing in found.items() if thing is None]:
-        return [f"EC2 does not show the {kind} of {aws['vpc']['name']}" for kind in absent]
-    vpc, subnet, gateway, table = found.values()
-    vpc_id, subnet_id, gateway_id = vpc["VpcId"], subnet["SubnetId"], gateway["InternetGatewayId"]
+    wanted = [
+        ("vpc", aws["vpc"]["name"]),
+        ("internet-gateway", aws["internet_gateway"]),
+        ("route-table", aws["route_table"]),
+        *(("subnet", subnet["name"]) for subnet in _subnets(aws)),
+    ]
+    found = [__salt__["aws.find"](kind, name, region) for kind, name in wanted]
+    absent = [both for both, thing in zip(wanted, found, strict=True) if thing is None]
+    if absent:
+        return [
+            f"EC2 does not show the {kind} {name} of {aws['vpc']['name']}" for kind, name in absent
+        ]
+    vpc, gateway, table, *subnets = found
+    vpc_id, gateway_id = vpc["VpcId"], gateway["InternetGatewayId"]
     attachments = [(one["VpcId"], one["State"]) for one in gateway["Attachments"]]
     routes = [
         route.get("State", "active")
         for route in table["Routes"]
         if (route.get("DestinationCidrBlock"), route.get("GatewayId")) == (ANYWHERE, gateway_id)
     ]
-    subnets = [one.get("SubnetId") for one in table["Associations"]]
+    associated = [one.get("SubnetId") for one in table["Associations"]]
     facts = {
         f"{vpc_id} is {vpc['State']}": vpc["State"] == "available",
-        f"{subnet_id} is {subnet['State']}": subnet["State"] == "available",
         f"{gateway_id} is not attached to {vpc_id}": any(
             place == vpc_id and state in ATTACHED for place, state in attachments
         ),
         f"the route of {table['RouteTableId']} to {gateway_id} is not active": "active" in routes,
-        f"{subnet_id} does not have the route table {table['RouteTableId']}": subnet_id in subnets,
     }
+    for subnet in subnets:
+        subnet_id = subnet["SubnetId"]
+        facts[f"{subnet_id} is {subnet['State']}"] = subnet["State"] == "available"
+        facts[f"{subnet_id} does not have the route table {table['RouteTableId']}"] = (
+            subnet_id in associated
+        )
     return [text for text, good in facts.items() if not good]
+
+
+def _subnets(aws: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Return the subnets of pillar `aws`, the master's first."""
+    return [aws["subnet"], *aws["other_subnets"].values()]
 
 
 # -- common ----------------------------------------------------------------------------------------
@@ -452,7 +462,8 @@ def _unnamed(kind: str, key: str, within: Mapping[str, str], region: str) -> dic
     if "" in within.values():
         return None
     aws = __salt__["aws.settings"]()
-    names = {aws["vpc"]["name"], aws["subnet"]["name"], aws["internet_gateway"], aws["route_table"]}
+    names = {aws["vpc"]["name"], aws["internet_gateway"], aws["route_table"]}
+    names |= {subnet["name"] for subnet in _subnets(aws)}
     for found in __salt__["aws.things"](kind, region, within):
         name = __salt__["aws.tags_of"](found).get("Name")
         earlier = __salt__["aws.is_earlier"](found, project=False)

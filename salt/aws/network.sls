@@ -1,6 +1,7 @@
-# The deployment has one VPC with one public subnet, which an internet gateway connects. EC2 keeps
-# one address of the subnet for salt-1.
+# The deployment has one VPC with subnets in three zones, which an internet gateway connects. EC2
+# keeps one address of the first subnet for salt-1.
 {% set aws = salt['aws.settings']() %}
+{% set subnets = [aws.subnet] + aws.other_subnets.values() | list %}
 include:
   - aws.names
 
@@ -20,6 +21,17 @@ aws-subnet:
     - region: {{ aws.region | json }}
     - require:
       - ec2_network: aws-vpc
+
+{% for key, subnet in aws.other_subnets.items() %}
+aws-subnet-{{ key }}:
+  ec2_network.subnet:
+    - name: {{ subnet.name | json }}
+    - cidr: {{ subnet.cidr | json }}
+    - zone: {{ subnet.zone | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - ec2_network: aws-vpc
+{% endfor %}
 
 # EC2 would give the address of a lost salt-1 to another machine.
 aws-salt-address:
@@ -41,10 +53,13 @@ aws-route-table:
   ec2_network.route_table:
     - name: {{ aws.route_table | json }}
     - gateway: {{ aws.internet_gateway | json }}
-    - subnets: [{{ aws.subnet.name | json }}]
+    - subnets: {{ subnets | map(attribute='name') | list | json }}
     - region: {{ aws.region | json }}
     - require:
       - ec2_network: aws-subnet
+{%- for key in aws.other_subnets %}
+      - ec2_network: aws-subnet-{{ key }}
+{%- endfor %}
       - ec2_network: aws-internet-gateway
 
 aws-network-checked:

@@ -120,8 +120,15 @@ class RealCloud:
             TagSpecifications=_owned("subnet", SUBNET),
         )
         self.subnet = made["Subnet"]["SubnetId"]
+        for subnet in _AWS["other_subnets"].values():
+            ec2.create_subnet(
+                VpcId=vpc,
+                CidrBlock=self.place.vpc.split(".0.")[0] + "." + subnet["cidr"].split(".", 2)[2],
+                AvailabilityZone=subnet["zone"],
+                TagSpecifications=_owned("subnet", DEPLOYMENT.in_account(subnet["name"])),
+            )
         self._lead_out(vpc)
-        for role in ("salt", "lb", "web", "postgres", "redis"):
+        for role in _AWS["security_groups"]:
             name = f"airflow-{role}"
             ec2.create_security_group(
                 VpcId=vpc,
@@ -146,9 +153,14 @@ class RealCloud:
         iam.add_role_to_instance_profile(InstanceProfileName=role_name, RoleName=role_name)
 
     def _lead_out(self, vpc: str) -> None:
-        """Give all subnets a way out, and the machines of the first one public addresses."""
+        """Give all subnets a way out, and their machines public addresses."""
         ec2 = self.client("ec2")
-        ec2.modify_subnet_attribute(SubnetId=self.subnet, MapPublicIpOnLaunch={"Value": True})
+        for subnet in ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])[
+            "Subnets"
+        ]:
+            ec2.modify_subnet_attribute(
+                SubnetId=subnet["SubnetId"], MapPublicIpOnLaunch={"Value": True}
+            )
         gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
         ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
         tables = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])

@@ -224,6 +224,11 @@ def test_stack_of_an_earlier_version_is_taken_over(
     assert sorted(new) == [
         "create the instance profile airflow-stack-test-salt",
         "create the role airflow-stack-test-salt",
+        # Its machines stay where they are.
+        *(
+            f"create the subnet airflow-stack-test-{name}"
+            for name in ("b", "c", "private-a", "private-b", "private-c")
+        ),
         f"upload the key {KEY} as airflow-stack-test",
     ]
     (instance,) = ec2.describe_instances(InstanceIds=[made["machine"]])["Reservations"][0][

@@ -27,7 +27,7 @@ def account(cloud: Running, apply: Apply) -> None:
 def launch(cloud: Running, name: str = "lb-1", **tags: str) -> tuple[str, str]:
     """Launch an instance, and return its id and the id of its interface."""
     (subnet,) = cloud.ec2.describe_subnets(
-        Filters=[{"Name": "tag:deployment", "Values": ["test"]}]
+        Filters=[{"Name": "tag:Name", "Values": ["airflow-stack-test-a"]}]
     )["Subnets"]
     answer = cloud.ec2.run_instances(
         ImageId=catalog.IMAGE_ID, InstanceType="t2.micro", MinCount=1, MaxCount=1,

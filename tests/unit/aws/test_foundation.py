@@ -40,16 +40,22 @@ def assert_tagged(ec2: Any, pillar: dict[str, Any]) -> None:
     """Fail unless everything that the states have made says whose it is."""
     aws = pillar["aws"]
     names = {
-        "vpc": aws["vpc"]["name"], "subnet": aws["subnet"]["name"], "key-pair": aws["key_pair"],
+        "vpc": aws["vpc"]["name"], "key-pair": aws["key_pair"],
         "internet-gateway": aws["internet_gateway"], "route-table": aws["route_table"],
         "elastic-ip": aws["edge_address"]["name"],
     }  # fmt: skip
     found = sorted((kind, *sorted(tags.items())) for kind, _, tags in tagged(ec2))
     owner = [("deployment", "test"), ("project", "airflow-stack")]
     groups = [("security-group", name) for name in aws["security_groups"].values()]
+    groups += [("subnet", subnet["name"]) for subnet in subnets_of(aws)]
     assert found == sorted(
         (kind, ("Name", name), *owner) for kind, name in [*names.items(), *groups]
     )
+
+
+def subnets_of(aws: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the subnets of pillar `aws`."""
+    return [aws["subnet"], *aws["other_subnets"].values()]
 
 
 def group_id(client: Client, name: str) -> str:
@@ -92,17 +98,16 @@ def test_first_run_creates_everything(
     vpc = vpcs[aws["vpc"]["cidr"]]
     hostnames = ec2.describe_vpc_attribute(VpcId=vpc["VpcId"], Attribute="enableDnsHostnames")
     assert hostnames["EnableDnsHostnames"]["Value"]
-    subnets = {subnet["VpcId"]: subnet for subnet in ec2.describe_subnets()["Subnets"]}
-    subnet = subnets[vpc["VpcId"]]
-    assert (subnet["CidrBlock"], subnet["AvailabilityZone"]) == (
-        aws["subnet"]["cidr"],
-        aws["subnet"]["zone"],
-    )
+    inside = [{"Name": "vpc-id", "Values": [vpc["VpcId"]]}]
+    subnets = ec2.describe_subnets(Filters=inside)["Subnets"]
+    assert {(one["CidrBlock"], one["AvailabilityZone"]) for one in subnets} == {
+        (one["cidr"], one["zone"]) for one in subnets_of(aws)
+    }
     table = next(
         table
         for table in ec2.describe_route_tables()["RouteTables"]
-        if subnet["SubnetId"]
-        in {association.get("SubnetId") for association in table["Associations"]}
+        if {one["SubnetId"] for one in subnets}
+        == {association.get("SubnetId") for association in table["Associations"]}
     )
     assert {"0.0.0.0/0"} == {
         route["DestinationCidrBlock"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,52 @@ def test_profiles_name_existing_resources(
 ) -> None:
     named = {
         option: {
-            DEPLOYMENT.in_account(profile[option])
+            DEPLOYMENT.in_account(name)
             for profile in profiles.values()
             if option in profile
+            for name in listed(profile[option])
         }
-        for option in ("keyname", "subnetname", "securitygroupname", "iam_profile", "associate_eip")
+        for option in ("keyname", "subnetname", "securitygroupname", "iam_profile")
     }
     aws = pillar["aws"]
     assert named == {
         "keyname": {aws["key_pair"]},
-        "subnetname": {aws["subnet"]["name"]},
+        "subnetname": {subnet["name"] for subnet in subnets_of(aws)},
         "securitygroupname": set(aws["security_groups"].values()),
         "iam_profile": {aws["salt_role"]},
-        "associate_eip": {aws["edge_address"]["name"]},
     }
-    assert profiles[aws["edge_address"]["machine"].rpartition("-")[0]]["associate_eip"]
     assert set(aws["security_groups"]) == {
         role for role, profile in profiles.items() if "securitygroupname" in profile
     }
+
+
+def listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def subnets_of(aws: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the subnets of pillar `aws`, the master's first."""
+    return [aws["subnet"], *aws["other_subnets"].values()]
+
+
+@pytest.mark.parametrize("role", ["lb", "web", "postgres", "redis", "monitor"])
+def test_machines_begin_with_the_zone_of_their_number(
+    profiles: dict[str, dict[str, Any]], pillar: dict[str, Any], role: str
+) -> None:
+    profile = {**profiles["debian-13"], **profiles[role]}
+    assert profile["spread"] is True
+    zones = {subnet["name"]: subnet["zone"] for subnet in subnets_of(pillar["aws"])}
+    names = [DEPLOYMENT.in_account(name) for name in profile["subnetname"]]
+    assert [zones[name] for name in names] == ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
+    # Whose clients come from the internet is in no private subnet, and only that.
+    assert [name for name in names if "private" in name] == ([] if role == "lb" else names)
+
+
+def test_subnets_do_not_overlap(pillar: dict[str, Any]) -> None:
+    networks = [ipaddress.IPv4Network(subnet["cidr"]) for subnet in subnets_of(pillar["aws"])]
+    vpc = ipaddress.IPv4Network(pillar["aws"]["vpc"]["cidr"])
+    assert all(network.subnet_of(vpc) for network in networks)
+    assert not any(one.overlaps(other) for one, other in combinations(networks, 2))
 
 
 def test_salt_profile_has_the_fixed_address(

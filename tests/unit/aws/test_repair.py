@@ -59,13 +59,25 @@ def delete_route(client: Client, _: dict[str, Any]) -> None:
     )
 
 
+def subnet(client: Client, name: str = "airflow-stack-test-a") -> Any:
+    found = client("ec2").describe_subnets(Filters=[{"Name": "tag:Name", "Values": [name]}])
+    (one_found,) = found["Subnets"]
+    return one_found
+
+
+def association_of(client: Client, name: str) -> Any:
+    """Return how a subnet has the route table."""
+    wanted = subnet(client, name)["SubnetId"]
+    return next(one for one in table(client)["Associations"] if one["SubnetId"] == wanted)
+
+
 def disassociate(client: Client, _: dict[str, Any]) -> None:
-    (association,) = table(client)["Associations"]
+    association = association_of(client, "airflow-stack-test-a")
     client("ec2").disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
 
 
 def associate_with_another(client: Client, aws: dict[str, Any]) -> None:
-    (association,) = table(client)["Associations"]
+    association = association_of(client, "airflow-stack-test-private-b")
     other = client("ec2").create_route_table(VpcId=vpc(client)["VpcId"])["RouteTable"]
     client("ec2").replace_route_table_association(
         AssociationId=association["RouteTableAssociationId"],
@@ -95,7 +107,8 @@ def rename(client: Client, thing: str) -> None:
 
 
 def rename_subnet(client: Client, _: dict[str, Any]) -> None:
-    rename(client, one(client, "describe_subnets", "Subnets")["SubnetId"])
+    for name in ("airflow-stack-test-a", "airflow-stack-test-private-c"):
+        rename(client, subnet(client, name)["SubnetId"])
 
 
 def rename_gateway(client: Client, _: dict[str, Any]) -> None:
@@ -174,7 +187,7 @@ BATCHES: list[tuple[list[Damage], set[str]]] = [
     ([associate_with_another, change_trust, delete_profile], {TABLE, ROLE}),
     (
         [put_another_role_into_profile, rename_vpc, rename_subnet, rename_gateway, rename_table],
-        {ROLE, NETWORK, "aws-subnet", "aws-internet-gateway", TABLE},
+        {ROLE, NETWORK, "aws-subnet", "aws-subnet-private-c", "aws-internet-gateway", TABLE},
     ),
 ]
 
@@ -208,9 +221,9 @@ def test_unknown_route_and_subnet_are_left_alone(apply: Apply, client: Client) -
         RouteTableId=table(client)["RouteTableId"], DestinationCidrBlock="10.99.0.0/16",
         VpcPeeringConnectionId=peering["VpcPeeringConnection"]["VpcPeeringConnectionId"],
     )  # fmt: skip
-    subnet = ec2.create_subnet(VpcId=vpc(client)["VpcId"], CidrBlock="10.20.9.0/24")["Subnet"]
+    other = ec2.create_subnet(VpcId=vpc(client)["VpcId"], CidrBlock="10.20.9.0/24")["Subnet"]
     ec2.associate_route_table(
-        RouteTableId=table(client)["RouteTableId"], SubnetId=subnet["SubnetId"]
+        RouteTableId=table(client)["RouteTableId"], SubnetId=other["SubnetId"]
     )
     before = dump(client)
     states = apply().values()
@@ -249,10 +262,10 @@ def test_network_that_cannot_be_changed_is_named(
     apply: Apply, client: Client, pillar: dict[str, Any]
 ) -> None:
     ec2, aws = client("ec2"), pillar["aws"]
-    subnet = one(client, "describe_subnets", "Subnets")
+    before = subnet(client)
     disassociate(client, aws)
-    ec2.delete_subnet(SubnetId=subnet["SubnetId"])
-    tags = [{"ResourceType": "subnet", "Tags": subnet["Tags"]}]
+    ec2.delete_subnet(SubnetId=before["SubnetId"])
+    tags = [{"ResourceType": "subnet", "Tags": before["Tags"]}]
     ec2.create_subnet(VpcId=vpc(client)["VpcId"], CidrBlock="10.20.7.0/24",
                       AvailabilityZone=aws["subnet"]["zone"], TagSpecifications=tags)  # fmt: skip
     comment = failed(apply())["aws-subnet"]

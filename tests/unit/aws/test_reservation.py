@@ -21,8 +21,8 @@ def subnet(cloud: Running, apply: Apply, client: Client, pillar: dict[str, Any])
     emptied(cloud)
     apply()
     ec2 = client("ec2")
-    owner = [{"Name": "tag:deployment", "Values": ["test"]}]
-    (found,) = ec2.describe_subnets(Filters=owner)["Subnets"]
+    named = [{"Name": "tag:Name", "Values": [pillar["aws"]["subnet"]["name"]]}]
+    (found,) = ec2.describe_subnets(Filters=named)["Subnets"]
     for one in reservations(client, found["SubnetId"]):
         ec2.delete_subnet_cidr_reservation(SubnetCidrReservationId=one["SubnetCidrReservationId"])
     return str(found["SubnetId"])

@@ -830,7 +830,12 @@ def test_launch_skips_full_zone(launch: Launcher, full: dict[str, str]) -> None:
     ],
 )
 def test_machines_spread_by_number(
-    launch: Launcher, full: dict[str, str], name: str, spread: bool | None, full_zone: str, zone: str
+    launch: Launcher,
+    full: dict[str, str],
+    name: str,
+    spread: bool | None,
+    full_zone: str,
+    zone: str,
 ) -> None:
     full |= {full_zone: "InsufficientInstanceCapacity"}
     zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]

@@ -173,12 +173,22 @@ def test_zone_does_not_have_the_type(
     with in_cloud.faults.limit(given), pytest.raises(PreflightError) as caught:
         limits.check(deployment, client)
     assert caught.value.what.startswith(
-        "The zone eu-west-1a has no instances of type t2.micro for this account (salt-1, lb-1,"
+        "The zone eu-west-1a has no instances of type t2.micro for this account (salt-1 would"
     )
-    assert caught.value.hint.startswith("These have them: eu-west-1b, eu-west-1c. Set one of them")
+    assert caught.value.hint.startswith("These have them: eu-west-1b, eu-west-1c. Set them as")
+    # The driver goes on to the next zone.
     elsewhere = Limits(not_offered={"eu-west-1b": ("t2.micro",)})
     with in_cloud.faults.limit(elsewhere):
-        assert limits.check(deployment, client) == []
+        (warning,) = limits.check(deployment, client)
+    assert warning == "no t2.micro for this account in eu-west-1b: machines go to other zones"
+    zones = ("eu-west-1a", "eu-west-1b", "eu-west-1c")
+    nowhere = Limits(not_offered=dict.fromkeys(zones, ("t2.micro",)))
+    with in_cloud.faults.limit(nowhere), pytest.raises(PreflightError) as caught:
+        limits.check(deployment, client)
+    assert caught.value.what.startswith(
+        "The zones eu-west-1a, eu-west-1b, eu-west-1c have no instances of type t2.micro for this"
+        " account (salt-1, lb-1,"
+    )
 
 
 def test_type_does_not_exist(deployment: Deployment, client: EC2Client) -> None:

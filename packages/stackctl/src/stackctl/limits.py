@@ -85,8 +85,8 @@ def check(deployment: Deployment, client: EC2Client) -> list[str]:
     kinds = profiles.instance_types(deployment, names)
     facts = _describe(client, sorted(set(kinds.values())))
     demand = Demand(client, kinds, facts, deployment.zones())
-    _check_zones(demand)
-    return [warning for warning in (_check_plan(demand), _check_quota(demand)) if warning]
+    found = (_check_zones(demand, deployment.master()), _check_plan(demand), _check_quota(demand))
+    return [warning for warning in found if warning]
 
 
 def _describe(client: EC2Client, kinds: list[str]) -> dict[str, Mapping[str, Any]]:
@@ -105,7 +105,12 @@ def _describe(client: EC2Client, kinds: list[str]) -> dict[str, Mapping[str, Any
     return {str(fact["InstanceType"]): fact for fact in found}
 
 
-def _check_zones(demand: Demand) -> None:
+def _check_zones(demand: Demand, master: str) -> str:
+    """Raise PreflightError for a type that the machines' zones do not have; return a warning.
+
+    The driver launches a machine in the next zone when one does not have its type. The Salt
+    master's address is in the first zone.
+    """
     pages = demand.client.get_paginator("describe_instance_type_offerings").paginate(
         LocationType="availability-zone",
         Filters=[{"Name": "instance-type", "Values": sorted(demand.facts)}],
@@ -115,17 +120,30 @@ def _check_zones(demand: Demand) -> None:
         for page in pages
         for offer in page["InstanceTypeOfferings"]
     }
+    warnings = []
     for kind in demand.facts:
-        for zone in demand.zones:
-            if (kind, zone) not in offers:
-                having = sorted(place for other, place in offers if other == kind)
-                raise PreflightError(
-                    f"The zone {zone} has no instances of type {kind} for this account"
-                    f" ({_of_kind(demand, kind)} would be there).",
-                    f"These have them: {', '.join(having) or 'none'}. Set one of them as zone of"
-                    " the subnet in pillar/base/aws.sls, or another size in"
-                    " cloud.profiles.d/machines.conf.",
-                )
+        without = [zone for zone in demand.zones if (kind, zone) not in offers]
+        everywhere = len(without) == len(demand.zones)
+        homeless = [
+            name
+            for name, own in demand.kinds.items()
+            if own == kind and (everywhere or (name == master and demand.zones[0] in without))
+        ]
+        if homeless:
+            having = sorted(place for other, place in offers if other == kind)
+            named = without if everywhere else without[:1]
+            zones = f"zone {named[0]} has" if len(named) == 1 else f"zones {', '.join(named)} have"
+            raise PreflightError(
+                f"The {zones} no instances of type {kind} for this account"
+                f" ({', '.join(homeless)} would be there).",
+                f"These have them: {', '.join(having) or 'none'}. Set them as zones of the subnets"
+                " in pillar/base/aws.sls, or another size in cloud.profiles.d/machines.conf.",
+            )
+        if without:
+            warnings.append(
+                f"no {kind} for this account in {', '.join(without)}: machines go to other zones"
+            )
+    return "; ".join(warnings)
 
 
 def _check_plan(demand: Demand) -> str:
@@ -223,10 +241,6 @@ def _running_kinds(client: EC2Client) -> Iterator[str]:
 def _vcpus(fact: Mapping[str, Any]) -> int:
     counts = STANDARD.match(str(fact["InstanceType"]))
     return int(fact["VCpuInfo"]["DefaultVCpus"]) if counts else 0
-
-
-def _of_kind(demand: Demand, kind: str) -> str:
-    return ", ".join(name for name, own in demand.kinds.items() if own == kind)
 
 
 def _problem(action: str, code: str) -> str:
