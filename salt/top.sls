@@ -9,7 +9,8 @@ base:
     - haproxy
   'E@^web-[1-9][0-9]*$':
     - airflow
-  'E@^postgres-[1-9][0-9]*$':
+  # Of these, the first one serves: pillar/base/roles.sls.
+  'E@^postgres-1$':
     - postgres
-  'E@^redis-[1-9][0-9]*$':
+  'E@^redis-1$':
     - redis

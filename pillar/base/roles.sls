@@ -2,6 +2,12 @@
 # the number: web-1 is a `web`, and an id that is not `<role>-<n>` has no role.
 #
 # unit: the systemd unit that the role's machines run.
+# serving: how many machines of the role serve, from number 1 on; without it all
+#   of them. A machine above it has the base alone: it runs no service, holds no
+#   secret of the role, and nothing depends on it. salt/top.sls and top.sls give
+#   the role's states and secrets to those that serve.
+# data: what the disk of such a machine may hold; so nothing removes the machine
+#   unasked.
 # service: the name below `domain` by which other machines reach the role.
 # check: how a machine of the role tells that it serves (salt/_modules/role.py).
 #   endpoint: the entry of endpoints.sls whose port has to accept a connection
@@ -42,6 +48,10 @@ roles:
     # Debian names the unit for version and cluster; salt/postgres takes both
     # from here.
     unit: postgresql@17-main
+    # Until Patroni replicates, a second server would be one that clients write
+    # to by mistake.
+    serving: 1
+    data: Airflow's metadata
     service: postgres
     check:
       endpoint: postgres
@@ -52,9 +62,16 @@ roles:
       path: /etc/postgresql/tls/certificate.pem
   redis:
     unit: redis-server
+    # Until Sentinel says which one is the master, as above.
+    serving: 1
+    data: Celery's queue and the login limit's counters
     service: redis
     check:
       endpoint: redis
     certificate:
       secret: redis-tls
       path: /etc/redis/tls/certificate.pem
+  # For Prometheus, which is to come.
+  monitor:
+    unit: salt-minion
+    serving: 0

@@ -23,13 +23,14 @@ base:
     - secrets.postgres-airflow
     - secrets.postgres-owner
     - secrets.redis-airflow
-  'E@^postgres-[1-9][0-9]*$':
+  # Of these, the first one serves: roles.sls.
+  'E@^postgres-1$':
     - postgres
     - retention
     - secrets.postgres-airflow
     - secrets.postgres-owner
     - secrets.postgres-tls
-  'E@^redis-[1-9][0-9]*$':
+  'E@^redis-1$':
     - redis
     - secrets.redis-airflow
     - secrets.redis-tls

@@ -1,6 +1,7 @@
 """What this load balancer sends to which web machine, from HAProxy's own socket.
 
-``drain`` is for machines that are about to go, and ``load`` for the program that decides how many
+``drain`` is for web machines that are about to go, ``leave`` for the load balancer itself, and
+``load`` for the program that decides how many
 there are (``salt/master/files/scale_machines.py``). Neither changes a file: a drain is lost when
 HAProxy is reloaded with a configuration that still names the machine.
 
@@ -21,6 +22,7 @@ from salt.exceptions import CommandExecutionError
 
 ADMIN = "/run/haproxy/admin.sock"
 MASTER = "/run/haproxy-master.sock"
+CLIENTS = ("plain", "edge")  # the frontends that clients reach
 POLL_SECONDS = 0.5
 _TIMEOUT = 5  # seconds for an answer of HAProxy
 _TOTALS = ("FRONTEND", "BACKEND")
@@ -55,6 +57,34 @@ def drain(servers: list[str], seconds: float = 75, path: str = ADMIN) -> dict[st
         # A process from before a reload has connections of its own, which nobody can ask about.
         if not (any(busy.values()) or _old_workers()) or time.monotonic() >= deadline:
             return busy
+        time.sleep(POLL_SECONDS)
+
+
+def leave(seconds: float = 75, path: str = ADMIN) -> int:
+    """Accept no connection of clients any more, and wait until those that there are have ended.
+
+    An idle connection ends by itself after HAProxy's ``timeout http-keep-alive``.
+
+    Args:
+        seconds: after which this waits no longer.
+        path: HAProxy's socket.
+
+    Returns:
+        How many connections there still were after `seconds`.
+
+    Raises:
+        CommandExecutionError: HAProxy does not answer, or refuses.
+    """
+    for name in CLIENTS:
+        answer = _ask(path, f"disable frontend {name}").strip()
+        if answer and "already" not in answer:
+            raise CommandExecutionError(f"HAProxy does not stop accepting at {name}: {answer}")
+    deadline = time.monotonic() + seconds
+    while True:
+        rows = [row for row in _statistics(path) if row["svname"] == "FRONTEND"]
+        left = sum(int(row["scur"] or 0) for row in rows if row["pxname"] in CLIENTS)
+        if not left or time.monotonic() >= deadline:
+            return left
         time.sleep(POLL_SECONDS)
 
 

@@ -38,7 +38,7 @@ def rules() -> list[dict[str, Any]]:
         CommandExecutionError: a role that may connect has no machine, or an endpoint is wrong.
     """
     found: list[dict[str, Any]] = []
-    for endpoint in __salt__["endpoints.served_by"](__salt__["role.own"]()):
+    for endpoint in __salt__["endpoints.served_by"](__salt__["role.serving"]()):
         rule = {"name": endpoint["name"], "port": endpoint["port"]}
         sources = _sources(endpoint)
         if sources != []:

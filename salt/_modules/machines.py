@@ -71,13 +71,15 @@ def own_address() -> str:
 def host_names() -> list[dict[str, Any]]:
     """Return the ``address`` and the ``names`` of every machine, sorted by id.
 
-    The names are the minion id, the id below the domain, and the name of the role's service.
+    The names are the minion id, the id below the domain, and the name of the role's service if the
+    machine serves it.
     """
     hosts = []
     for minion_id, address in addresses().items():
         names = [minion_id, f"{minion_id}.{__pillar__['domain']}"]
         role = __salt__["role.of"](minion_id)
-        if "service" in __pillar__["roles"].get(role, {}):
+        # A client that asks the service must not reach a machine that does not serve.
+        if "service" in __pillar__["roles"].get(role, {}) and __salt__["role.serves"](minion_id):
             names.append(__salt__["role.service_name"](role))
         hosts.append({"address": address, "names": names})
     return hosts

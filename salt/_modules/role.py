@@ -25,6 +25,7 @@ __salt__: dict[str, Any]
 
 ID = re.compile(r"(?P<role>.+)-[1-9][0-9]*")
 DESCRIPTION = "/etc/salt/role.json"
+SPARE_UNIT = "salt-minion"  # of a machine that has the base alone
 _TIMEOUT = 5  # seconds for each step of a check
 
 
@@ -37,6 +38,22 @@ def of(minion_id: str) -> str:
 def own() -> str:
     """Return the role of this minion, or "" when it has none."""
     return of(str(__opts__["id"]))
+
+
+def serves(minion_id: str) -> bool:
+    """Return whether a minion serves its role: the role's table may have a number up to which.
+
+    The others have the base alone, and nothing depends on them.
+    """
+    role = of(minion_id)
+    serving = __pillar__["roles"].get(role, {}).get("serving")
+    return bool(role) and (serving is None or int(minion_id.rpartition("-")[2]) <= serving)
+
+
+def serving() -> str:
+    """Return the role that this minion serves, or "" when it serves none."""
+    own_id = str(__opts__["id"])
+    return of(own_id) if serves(own_id) else ""
 
 
 def accepted(*roles: str) -> list[str]:
@@ -83,16 +100,18 @@ def description() -> dict[str, Any]:
     """Return what ``status`` has to know about this machine, from this run's pillar.
 
     Returns:
-        The keys of the role's entry in pillar ``roles``, the machine's ``address``, the ``port`` of
-        the check's endpoint, the ``ports`` of all its endpoints, and the ``login_user``. The state
+        The keys of the role's entry in pillar ``roles``, or of a machine that does not serve its
+        role the ``unit`` that every machine runs; the machine's ``address``, the ``port`` of the
+        check's endpoint, the ``ports`` of all its endpoints, and the ``login_user``. The state
         ``base`` writes them to ``DESCRIPTION``.
 
     Raises:
         CommandExecutionError: the minion has no role, or pillar ``roles`` does not describe it.
     """
-    served = __salt__["endpoints.served_by"](own())
+    entry = _entry(own())
+    served = __salt__["endpoints.served_by"](serving())
     role = {
-        **_entry(own()),
+        **(entry if serving() else {"unit": SPARE_UNIT}),
         "address": __salt__["machines.own_address"](),
         "ports": sorted({endpoint["port"] for endpoint in served}),
         "login_user": __pillar__["aws"]["login_user"],

@@ -1,5 +1,5 @@
-# The whole stack serves. Order: PostgreSQL and Redis beside the build of Airflow's release, the
-# release on every web machine, one migration of the database, the web machines, the load balancers,
+# The whole stack serves. Order: PostgreSQL, Redis and what nothing waits for, beside the build of
+# Airflow's release; the release on every web machine, one migration of the database, the web machines, the load balancers,
 # a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
 # Every step names its machines, so a machine that does not answer fails its step by name.
@@ -12,6 +12,7 @@
 {% set stores = salt['role.accepted']('postgres', 'redis') %}
 {% set web = salt['role.accepted']('web') %}
 {% set edge = salt['role.accepted']('lb', 'salt') %}
+{% set others = everything | difference(stores + web + edge) %}
 {% set master = salt['role.accepted']('salt') %}
 {% set synced = new or everything %}
 
@@ -64,7 +65,7 @@ deploy-artefact:
 
 deploy-stores:
   salt.state:
-    - tgt: {{ stores | json }}
+    - tgt: {{ (stores + others) | json }}
     - tgt_type: list
     - highstate: True
     - parallel: True

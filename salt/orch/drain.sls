@@ -1,7 +1,10 @@
-# No load balancer sends requests to the machines of pillar `drain`, and the requests that they had
-# are answered, or have lasted longer than the longest answer may.
+# No load balancer sends requests to the machines of pillar `drain`, and those among them that are
+# load balancers accept no connection. The requests that all of them had are answered, or have
+# lasted longer than the longest answer may.
 # Run on the master: salt-run state.orchestrate orch.drain pillar='{"drain": ["web-3"]}'
-{% set edge = salt['role.accepted']('lb') %}
+{% set drain = salt['pillar.get']('drain', []) %}
+{% set edge = salt['role.accepted']('lb') | difference(drain) %}
+{% set leaving = salt['role.accepted']('lb') | intersect(drain) %}
 
 drain-edge:
   salt.function:
@@ -10,7 +13,18 @@ drain-edge:
     - tgt_type: list
     - expect_minions: True
     - arg:
-        - {{ salt['pillar.get']('drain', []) | json }}
+        - {{ drain | json }}
     - kwarg: {seconds: 75}
     # Of the master, which otherwise asks after its own `timeout` whether the function still runs.
     - timeout: 120
+{% if leaving %}
+
+# One that does not answer has no clients either.
+drain-clients:
+  salt.function:
+    - name: edge.leave
+    - tgt: {{ leaving | json }}
+    - tgt_type: list
+    - kwarg: {seconds: 75}
+    - timeout: 120
+{% endif %}

@@ -33,6 +33,7 @@ class HAProxy:
         self.backend = {"web": (7, 850), "static": (0, 900)}
         self.answers_a_request_each_look = False
         self.refuses = ""
+        self.clients = 9
         self.workers = QUIET
         self.commands: list[str] = []
 
@@ -41,11 +42,16 @@ class HAProxy:
         if command == "show proc":
             text, self.workers = self.workers, QUIET
             return text
+        if command.startswith("disable frontend "):
+            self.clients = max(0, self.clients - 3)
+            return self.refuses
         if match := re.fullmatch(r"set server (\S+) state drain", command):
             self.servers[match[1]][2] = "DRAIN"
             return self.refuses
         assert command == "show stat"
-        lines = [HEADER, "edge,FRONTEND,,,9,9,4000,OPEN,,"]
+        lines = [HEADER, f"edge,FRONTEND,,,{self.clients},9,4000,OPEN,,"]
+        lines += ["queue,FRONTEND,,,5,9,4000,OPEN,,"]
+        self.clients = max(0, self.clients - 1)
         for name, (queue, requests, state) in self.servers.items():
             backend, server = name.split("/")
             lines.append(f"{backend},{server},{queue},9,{requests},9,64,{state},5,")
@@ -119,6 +125,24 @@ def test_refusal_and_silence_are_errors(edge: ModuleType, haproxy: HAProxy) -> N
         edge.drain(["web-2"], path=haproxy.path)
     with pytest.raises(CommandExecutionError, match=r"does not answer at /nowhere"):
         edge.drain(["web-2"], path="/nowhere")
+
+
+def test_load_balancer_leaves_when_its_clients_have_gone(
+    edge: ModuleType, haproxy: HAProxy
+) -> None:
+    assert edge.leave(path=haproxy.path) == 0
+    assert haproxy.commands[:2] == ["disable frontend plain", "disable frontend edge"]
+    assert haproxy.commands.count("show stat") == 4
+
+
+def test_leaving_is_bounded(edge: ModuleType, haproxy: HAProxy) -> None:
+    haproxy.clients = 10_000
+    assert edge.leave(seconds=0.05, path=haproxy.path) > 9_000
+    haproxy.refuses = "Frontend is already disabled."
+    assert edge.leave(seconds=0.05, path=haproxy.path) > 9_000
+    haproxy.refuses = "Permission denied."
+    with pytest.raises(CommandExecutionError, match="at plain: Permission denied"):
+        edge.leave(path=haproxy.path)
 
 
 def test_load_is_what_waits(edge: ModuleType, haproxy: HAProxy) -> None:

@@ -25,11 +25,15 @@ FIREWALLS: dict[str, dict[int, list[str]]] = {
     "web-1": {22: [MASTER], 8080: ["10.20.1.11"]},
     "web-2": {22: [MASTER], 8080: ["10.20.1.11"]},
 }
-GROUPS = ["airflow-lb", "airflow-postgres", "airflow-redis", "airflow-salt", "airflow-web"]
+GROUPS = [
+    "airflow-lb", "airflow-monitor", "airflow-postgres", "airflow-redis", "airflow-salt",
+    "airflow-web",
+]  # fmt: skip
 # Role -> port -> the security groups and networks that may connect.
 SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
     "salt": {22: [*OPERATORS, "airflow-salt"], 4505: GROUPS, 4506: GROUPS},
     "lb": {22: ["airflow-salt"], 80: [ANYBODY], 443: [ANYBODY]},
+    "monitor": {22: ["airflow-salt"]},
     "postgres": {22: ["airflow-salt"], 5432: ["airflow-web"]},
     "redis": {22: ["airflow-salt"], 6379: ["airflow-web"]},
     "web": {22: ["airflow-salt"], 8080: ["airflow-lb"]},

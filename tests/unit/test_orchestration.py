@@ -37,13 +37,13 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
     return compiled
 
 
-@pytest.fixture
-def drain(tmp_path: Path) -> Compiled:
-    """The orchestration that drains, with one load balancer and no machine named."""
+def drained(tmp_path: Path, *names: str) -> Compiled:
+    """Return the orchestration that drains these machines, with two load balancers."""
     pillar = PlainPillar(tmp_path, ssh_public_key="x", operator_cidrs=[])
     (tmp_path / "master").mkdir()
     compiler = Compiler(f"{DEPLOYMENT.master()}_master", tmp_path / "master", pillar)
     compiler.opts["test_accepted"] = sorted([*OTHERS, "lb-2", "web-1", *STRANGERS])
+    compiler._salt.state.opts["pillar"]["drain"] = list(names)
     return compiler.states("orch.drain")
 
 
@@ -69,6 +69,14 @@ def test_every_step_names_its_machines(render: Render) -> None:
         "deploy-edge": ["lb-1", "salt-1"],
         "deploy-smoke": ["salt-1"],
     }
+
+
+def test_machines_of_no_step_are_set_up_with_the_stores(render: Render) -> None:
+    others = [*OTHERS, "lb-2", "postgres-2", "redis-2", "redis-3", "monitor-1"]
+    steps = targets(render("web-1", "web-2", others=others))
+    stores = ["postgres-1", "postgres-2", "redis-1", "redis-2", "redis-3"]
+    assert steps["deploy-stores"] == [*stores, "monitor-1"]
+    assert steps["deploy-edge"] == ["lb-1", "lb-2", "salt-1"]
 
 
 def test_no_step_skips_a_silent_machine(render: Render) -> None:
@@ -162,9 +170,20 @@ def test_addresses_come_from_a_fresh_pillar(render: Render) -> None:
     assert steps["deploy-pillar"]["kwarg"]["wait"] is True
 
 
-def test_drain_asks_every_load_balancer_and_waits_for_it(drain: Compiled) -> None:
+def test_drain_asks_every_load_balancer_and_waits_for_it(tmp_path: Path) -> None:
+    drain = drained(tmp_path, "web-3")
     (step,) = drain.chunks
     assert targets(drain) == {"drain-edge": ["lb-1", "lb-2"]}
     assert (step["name"], step["tgt_type"], step["expect_minions"]) == ("edge.drain", "list", True)
     assert step["timeout"] > step["kwarg"]["seconds"]
-    assert step["arg"] == [[]]
+    assert step["arg"] == [["web-3"]]
+
+
+def test_load_balancer_that_goes_is_asked_to_leave(tmp_path: Path) -> None:
+    drain = drained(tmp_path, "web-3", "lb-2")
+    edge, clients = drain.chunks
+    assert targets(drain) == {"drain-edge": ["lb-1"], "drain-clients": ["lb-2"]}
+    assert (edge["name"], clients["name"]) == ("edge.drain", "edge.leave")
+    # One that does not answer has to go too.
+    assert "expect_minions" not in clients
+    assert clients["timeout"] > clients["kwarg"]["seconds"]

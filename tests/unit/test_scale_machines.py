@@ -154,6 +154,18 @@ def test_machines_are_drained_then_destroyed_then_forgotten(site: Site) -> None:
     ]
 
 
+def test_protected_machine_goes_with_its_data_only_when_asked(site: Site) -> None:
+    path = site.folder / "config.json"
+    path.write_text(json.dumps(vars(site.config)))
+    assert site.program.main(["retire", "--with-data", "web-2", "web-9"], str(path)) == 0
+    assert site.ran == [
+        'salt-run state.orchestrate orch.drain pillar={"drain": ["web-2", "web-9"]}',
+        "salt-cloud --action disable_term_protect web-2",
+        "salt-cloud --destroy web-2",
+        "forget web-2 web-9",
+    ]
+
+
 def test_machine_that_is_not_drained_is_kept(site: Site) -> None:
     site.fails = "orch.drain"
     with pytest.raises(site.program.ScaleError):

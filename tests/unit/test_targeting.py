@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ STATES = {
     "web": ["base", "airflow"],
     "postgres": ["base", "postgres"],
     "redis": ["base", "redis"],
+    "monitor": ["base"],
 }
 SECRETS = {
     "salt": {"cloud-ssh"},
@@ -23,8 +25,13 @@ SECRETS = {
     "web": {"airflow-admin", "airflow-keys", "postgres-airflow", "postgres-owner", "redis-airflow"},
     "postgres": {"postgres-airflow", "postgres-owner", "postgres-tls"},
     "redis": {"redis-airflow", "redis-tls"},
+    "monitor": set(),
 }
-MACHINES = DEPLOYMENT.machines()
+TABLE = DEPLOYMENT.role_table()
+MACHINES = replace(DEPLOYMENT, map_name="production").machines()
+# The others have the base alone, and no secret.
+SERVING = {name: role for name, role in MACHINES.items() if TABLE.roles[role].serves(name)}
+SPARES = MACHINES.keys() - SERVING.keys()
 
 Compile = Callable[..., Compiler]
 
@@ -41,14 +48,35 @@ def compiler(tmp_path_factory: pytest.TempPathFactory, pillar: PlainPillar) -> C
     )
 
 
-@pytest.mark.parametrize(("minion_id", "role"), MACHINES.items())
+@pytest.mark.parametrize(("minion_id", "role"), SERVING.items())
 def test_top_file_gives_states_of_role(compiler: Compile, minion_id: str, role: str) -> None:
     assert compiler(minion_id).top() == STATES[role]
 
 
-@pytest.mark.parametrize(("minion_id", "role"), MACHINES.items())
+@pytest.mark.parametrize(("minion_id", "role"), SERVING.items())
 def test_pillar_gives_secrets_of_role(compiler: Compile, minion_id: str, role: str) -> None:
     assert set(compiler(minion_id).pillar()["secrets"]) == SECRETS[role]
+
+
+@pytest.mark.parametrize("minion_id", [*sorted(SPARES), "postgres-10", "redis-11"])
+def test_spare_runs_the_base_alone_and_knows_no_secret(compiler: Compile, minion_id: str) -> None:
+    spare = compiler(minion_id)
+    machines = [*MACHINES, minion_id]
+    spare.opts["test_addresses"] = {name: f"10.20.1.{n}" for n, name in enumerate(machines, 10)}
+    assert spare.top() == ["base"]
+    assert "secrets" not in spare.pillar()
+    compiled = spare.highstate()
+    assert compiled.errors == []
+    (role,) = (chunk for chunk in compiled.chunks if chunk["__id__"] == "base-role")
+    assert (role["dataset"]["unit"], role["dataset"]["ports"]) == ("salt-minion", [22])
+    (hosts,) = (chunk for chunk in compiled.chunks if chunk["__id__"] == "base-hosts")
+    named = [
+        machine["names"][0]
+        for machine in hosts["context"]["machines"]
+        for name in machine["names"]
+        if name in ("postgres.stack.internal", "redis.stack.internal")
+    ]
+    assert named == ["postgres-1", "redis-1"]
 
 
 def test_every_secret_but_the_ca_has_a_reader(pillar: PlainPillar) -> None:
@@ -94,7 +122,12 @@ def test_unknown_id_gets_no_secret(compiler: Compile, minion_id: str) -> None:
 def test_top_files_match_ids_only(top: str) -> None:
     rules = yaml.safe_load((ROOT / top).read_text())
     assert list(rules) == ["base"]
-    assert set(rules["base"]) == {"*"} | {f"E@^{role}-[1-9][0-9]*$" for role in STATES}
+    numbers = {
+        role: "1" if TABLE.roles[role].serving == 1 else "[1-9][0-9]*"
+        for role in STATES
+        if TABLE.roles[role].serving != 0
+    }
+    assert set(rules["base"]) == {"*"} | {f"E@^{role}-{n}$" for role, n in numbers.items()}
     assert all(isinstance(sls, str) for entries in rules["base"].values() for sls in entries), (
         "a matcher beside the id"
     )

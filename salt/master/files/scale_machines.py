@@ -2,7 +2,8 @@
 """Change the number of machines of a role on this Salt master.
 
 `retire NAME…` takes machines away: the load balancers stop sending them requests, then EC2 destroys
-them, and their keys and what the mine holds of them go. `stackctl scale` calls it.
+them, and their keys and what the mine holds of them go. `stackctl scale` and `stackctl up` call it.
+EC2 refuses to destroy a machine that is protected; `retire --with-data NAME…` lifts that before.
 
 `decide` looks at the load once, and adds a machine or takes one away, within the bounds of the
 deployment's settings. A timer calls it. It runs the same commands as `stackctl`: salt-cloud with
@@ -28,6 +29,7 @@ from typing import Any
 
 CONFIG = "/etc/salt/scale_machines.json"
 SALT_CLOUD = ("salt-cloud", "--assume-yes", "--out=json", "--log-level=warning")
+WITH_DATA = "--with-data"
 UNFINISHED = ": not finished"
 KEYS = ("minions", "minions_pre", "minions_denied", "minions_rejected")
 
@@ -171,14 +173,21 @@ def cpu_times(stat: str) -> tuple[float, float]:
 # -- doing it --------------------------------------------------------------------------------------
 
 
-def retire(config: Config, names: Sequence[str]) -> None:
+def retire(config: Config, names: Sequence[str], *, with_data: bool = False) -> None:
     """Take machines away; those that are gone already only leave their keys.
+
+    Args:
+        config: of this program.
+        names: the machines.
+        with_data: also those that are protected, because their disks may hold data.
 
     Raises:
         ScaleError: a load balancer does not answer, or EC2 does not destroy a machine.
     """
     run("salt-run", "state.orchestrate", "orch.drain", f"pillar={json.dumps({'drain': [*names]})}")
     if there := sorted({*names} & instances(config)):
+        if with_data:
+            run(*SALT_CLOUD, "--action", "disable_term_protect", *there)
         run(*SALT_CLOUD, "--destroy", *there)
         if left := sorted({*there} & instances(config)):
             raise ScaleError(f"salt-cloud has not destroyed {', '.join(left)}")
@@ -416,7 +425,8 @@ def main(arguments: Sequence[str], config: str = CONFIG) -> int:
     settings = Config(**json.loads(Path(config).read_text()))
     try:
         if verb == "retire":
-            retire(settings, names)
+            machines = [name for name in names if name != WITH_DATA]
+            retire(settings, machines, with_data=WITH_DATA in names)
         else:
             decide(settings)
     except ScaleError as error:
