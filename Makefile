@@ -13,8 +13,8 @@ help: ## show this list
 $(BIN)/stackctl: uv.lock pyproject.toml scripts/bootstrap
 	@scripts/bootstrap
 
-up: $(BIN)/stackctl ## bring the whole stack up on this machine (idempotent)
-	@$(BIN)/stackctl up
+up: $(BIN)/stackctl ## bring the whole stack up on this machine (idempotent); MAP=production: all of it
+	@$(BIN)/stackctl $(if $(MAP),--map $(MAP) )up
 
 down: $(BIN)/stackctl ## remove the local stack, with everything it left
 	@$(BIN)/stackctl down

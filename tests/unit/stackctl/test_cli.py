@@ -225,7 +225,7 @@ def test_interrupt_exits_with_130_and_hint(
         (["logs"], "There is no log of an `up` yet. Run: make up"),
         (
             ["logs", "mail-1"],
-            "'mail-1' is of no known role. Roles: salt, lb, web, postgres, redis.",
+            "'mail-1' is of no known role. Roles: salt, lb, web, postgres, redis, monitor.",
         ),
         (
             ["secrets", "show", "airflow-admin"],
@@ -342,7 +342,7 @@ def test_dry_run_prints_steps_and_changes_nothing(
     assert cli.main(["up", "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert (
-        "deployment local: salt-1, lb-1, postgres-1, redis-1, web-1, web-2 in eu-west-1"
+        "deployment local, map small: salt-1, lb-1, postgres-1, redis-1, web-1, web-2 in eu-west-1"
         in printed.replace("\n", " ")
     )
     assert "start the Docker engine" in printed

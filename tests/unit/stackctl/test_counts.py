@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,12 +60,14 @@ def test_map_follows_the_settings(initialised: Deployment) -> None:
     assert initialised.machines_of("web") == ["web-1", "web-2"]
 
 
+@pytest.mark.parametrize("name", ["small", "production"])
 @pytest.mark.parametrize("number", [None, 2, 3, 12])
 def test_salt_cloud_renders_the_map_as_stackctl_does(
-    initialised: Deployment, tmp_path: Path, number: int | None
+    initialised: Deployment, tmp_path: Path, name: str, number: int | None
 ) -> None:
     if number:
         ask(initialised, f"web={number}")
+    initialised = replace(initialised, map_name=name)
     (tmp_path / "cloud").write_text("{}\n")
     (tmp_path / "cloud.conf.d").mkdir()
     recorded = yaml.safe_dump({"machine_counts": initialised.counts()})
@@ -74,7 +77,12 @@ def test_salt_cloud_renders_the_map_as_stackctl_does(
     rendered = salt.template.compile_template(
         str(initialised.map_path), salt.loader.render(opts, {}), "jinja|yaml", None, None
     )
-    found = {name: profile for profile, names in rendered.items() for name in names}
+    found = {
+        name: profile
+        for profile, machines in rendered.items()
+        for machine in machines
+        for name in ([machine] if isinstance(machine, str) else machine)
+    }
     assert found == initialised.machines()
 
 

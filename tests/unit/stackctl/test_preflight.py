@@ -66,12 +66,13 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) ->
 
 
 def test_check_memory() -> None:
-    preflight.check_memory(preflight.NEEDED_MEMORY_GIB * GIB)
+    preflight.check_memory(6 * GIB, 6)
+    preflight.check_memory(13 * GIB, 13)
     with pytest.raises(
         PreflightError,
-        match=r"^5\.5 GiB of memory are free; the machines need 6 GiB\. Close something",
+        match=r"^5\.5 GiB of memory are free; 6 machines need 6 GiB\. Close something",
     ):
-        preflight.check_memory(5 * GIB + GIB // 2)
+        preflight.check_memory(5 * GIB + GIB // 2, 6)
 
 
 def test_available_memory_is_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,9 +216,11 @@ class Run:
     def accepted(self) -> list[str]:
         return [*(machine.name for machine in self.machines()), *self.keys]
 
-    def retire(self, names: Sequence[str], report: Callable[[str], None]) -> None:
+    def retire(
+        self, names: Sequence[str], report: Callable[[str], None], *, with_data: bool
+    ) -> None:
         report("draining")
-        self.did.append(f"retire {' '.join(names)}")
+        self.did.append(f"retire {' '.join(names)}{' with data' if with_data else ''}")
         if self.fails == "retire":
             raise ConvergeError("HAProxy does not answer.")
         self.keys = []

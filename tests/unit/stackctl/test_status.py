@@ -388,7 +388,7 @@ def say(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Any:
         deployment.pillar_dir.mkdir(exist_ok=True)
         deployment.settings_path.write_text("settings: {base_url: 'https://airflow.example.org'}\n")
         monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
-        report = status.Report(found, problem, errors, orphans)
+        report = status.Report(found, problem, errors, orphans, "small")
         monkeypatch.setattr(status, "collect", lambda *_: report)
         return cli.main(["status", *args])
 
@@ -431,7 +431,7 @@ def test_unhealthy_site_is_printed_and_exits_with_1(
 
 def test_expiring_certificate_is_printed(say: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert say([HEALTHY, replace(HEALTHY, machine="lb-1", certificate="2026-01-31")]) == 1
-    printed = capsys.readouterr().out.splitlines()[-2]
+    printed = capsys.readouterr().out.splitlines()[-3]
     assert printed == "lb-1: end of its certificate: 2026-01-31. Renew it: docs/runbooks.md."
 
 
@@ -439,12 +439,12 @@ def test_failed_check_is_printed_below_the_table(
     say: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert say([HEALTHY, replace(HEALTHY, machine="web-2", problem="[503] at /health")]) == 1
-    assert capsys.readouterr().out.splitlines()[-2] == "web-2: check failed: [503] at /health"
+    assert capsys.readouterr().out.splitlines()[-3] == "web-2: check failed: [503] at /health"
 
 
 def test_error_is_printed_and_exits_with_1(say: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert say([HEALTHY], errors=["EC2 API: no answer"]) == 1
-    assert "\nEC2 API: no answer\nsite " in capsys.readouterr().out
+    assert "\nEC2 API: no answer\nmap " in capsys.readouterr().out
     assert say([HEALTHY], "--json", errors=["EC2 API: no answer"]) == 1
     assert json.loads(capsys.readouterr().out)[0]["errors"] == ["EC2 API: no answer"]
 
@@ -456,6 +456,19 @@ def test_what_no_machine_has_is_printed_and_no_fault(
     assert say([HEALTHY], orphans=["volume vol-1 of 10 GB"]) == 0
     line = capsys.readouterr().out.splitlines()[-2]
     assert line == "hint: no machine has volume vol-1 of 10 GB, which is billed: docs/runbooks.md"
+
+
+def test_spares_and_machines_that_the_map_does_not_name_are_told(
+    say: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spare = replace(HEALTHY, machine="redis-2", spare=True)
+    assert say([HEALTHY, spare, replace(HEALTHY, machine="web-9", in_map=False)]) == 0
+    assert capsys.readouterr().out.splitlines()[4:] == [
+        "redis-2: a spare: it runs no service of its role yet, and nothing depends on it",
+        "web-9: the map does not name it. Who removes such machines: stackctl up --map",
+        "map small: 2 machines",
+        "site https://airflow.example.org: healthy",
+    ]
 
 
 def test_reason_drift_and_hints_are_printed(say: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
@@ -393,11 +393,36 @@ def test_plan_has_the_steps_that_are_missing(
     monkeypatch.setattr(preflight, "check_programs", lambda: None)
     planned = up.plan(deployment)
     assert planned == [
-        "deployment local: salt-1, lb-1, web-1 in eu-west-1",
+        "deployment local, map small: salt-1, lb-1, web-1 in eu-west-1",
         "start the API",
         *steps,
     ]
     assert account.checked == 1
+
+
+def test_plan_tells_what_would_be_removed(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*deployment.machines(), "web-4", "web-3", "postgres-2", "salt-2", "cache-1"]
+    monkeypatch.setattr(up, "open_account", lambda _: Account())
+    monkeypatch.setattr(up, "enter", lambda _: nullcontext())
+    monkeypatch.setattr(up, "list_machines", lambda *_: dict.fromkeys(names))
+    monkeypatch.setattr(up, "find_machines", lambda *_: [])
+    monkeypatch.setattr(limits, "check", lambda *_: [])
+    monkeypatch.setattr(preflight, "check_programs", lambda: None)
+    holding = (
+        "postgres-2 may hold data (Airflow's metadata), and only stackctl up --with-data removes"
+        " them"
+    )
+    web = ["drain and destroy web-4", "drain and destroy web-3"]
+    stay = "web-4, web-3 stay until stackctl up --map small removes them"
+    for removal, steps in (
+        ("nothing", [f"warning: small.map does not name {holding}; {stay}"]),
+        ("surplus", [*web, f"warning: small.map does not name {holding}"]),
+        ("with-data", ["drain and destroy postgres-2", *web]),
+    ):
+        planned = up.plan(deployment, cast(Any, removal))
+        assert [line for line in planned if "destroy" in line or "warning" in line] == steps
 
 
 def test_plan_asks_the_account(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -647,6 +672,73 @@ def test_missing_programs_are_installed_first(whole: Run, progress: Progress, lo
     whole.missing = ["gnupg", "git"]
     assert up.up(whole.deployment, progress, log).changed
     assert whole.did[0] == "install gnupg git"
+
+
+@pytest.mark.parametrize(
+    ("removal", "retired"),
+    [
+        ("nothing", []),
+        ("surplus", ["retire lb-2 web-3"]),
+        ("with-data", ["retire lb-2 redis-2 web-3 with data"]),
+    ],
+)
+def test_machines_that_the_map_does_not_name_go_when_all_others_run(
+    whole: Run, log: Log, monkeypatch: pytest.MonkeyPatch, removal: Any, retired: list[str]
+) -> None:
+    class Master:
+        def accepted(self) -> list[str]:
+            return ["web-3"]  # its machine is gone since an interrupted run
+
+        def wait_for_states(self, _: object) -> None:
+            whole.say("wait")
+
+        def retire(self, names: Sequence[str], _: object, *, with_data: bool) -> None:
+            whole.say(f"retire {' '.join(names)}{' with data' if with_data else ''}")
+
+    found = [
+        whole.master,
+        *(Machine(name, name, "running", "", "") for name in ("lb-2", "redis-2")),
+    ]
+    monkeypatch.setattr(salt, "Master", lambda *_: Master())
+    monkeypatch.setattr(up, "find_machines", lambda *_: found)
+    monkeypatch.setattr(host_keys, "publish", lambda *_: None)
+    screen = StringIO()
+    progress = Progress(Console(file=screen, width=250), log)
+    assert up.up(whole.deployment, progress, log, removal=removal).changed == bool(retired)
+    launched = next(i for i, did in enumerate(whole.did) if did.startswith("launch machines"))
+    done = whole.did[launched + 1 : whole.did.index("converge")]
+    assert done == (["wait", *retired] if retired else [])
+    assert whole.options["predict"] == (() if retired else tuple(whole.deployment.machines()))
+    if removal != "with-data":
+        assert "redis-2 may hold data (Celery's queue and" in screen.getvalue()
+    assert ("lb-2 stay until stackctl up --map small" in screen.getvalue()) == (not retired)
+
+
+def test_map_is_remembered_and_told(whole: Run, log: Log) -> None:
+    screen = StringIO()
+    progress = Progress(Console(file=screen, width=200), log)
+    before = whole.deployment.settings_path.read_text()
+    up.remember_map(whole.deployment, progress)
+    assert whole.deployment.settings_path.read_text() == before
+    up.remember_map(Deployment("local", whole.deployment.root, "production"), progress)
+    assert progress.changes == 1
+    again = Deployment("local", whole.deployment.root)
+    assert (again.map_name, again.settings()["map"]) == ("production", "production")
+    assert len(again.machines()) == 13
+    up.remember_map(again, progress)
+    back = Deployment("local", whole.deployment.root, "small")
+    up.remember_map(back, progress)
+    assert Deployment("local", whole.deployment.root).map_name == "small"
+    lines = screen.getvalue()
+    assert "map: small: 6 machines" in lines.replace("  ", " ") or "small: 6 machines" in lines
+    assert "small -> production: 13 machines" in lines
+
+
+def test_map_of_a_real_deployment_has_to_be_committed(prod: Deployment, log: Log) -> None:
+    screen = StringIO()
+    progress = Progress(Console(file=screen, width=200), log)
+    up.remember_map(Deployment("prod", prod.root, "production"), progress)
+    assert "commit pillar/prod/settings.sls" in screen.getvalue()
 
 
 def test_rotated_key_is_a_change(whole: Run, progress: Progress, log: Log) -> None:

@@ -14,6 +14,13 @@ from stackctl.deployment import LOCAL
 from stackctl.launch import ON_FAILURE
 
 DEPLOYMENT_HELP = "see stackctl --help"
+MAP_HELP = (
+    "the map of cloud.maps.d that names the machines: `up` gives it to the deployment, removes the"
+    " machines that it does not name, and remembers it (default: the remembered one, or small)"
+)
+WITH_DATA_HELP = (
+    "also remove machines whose disks may hold data; the volume of a protected one stays behind"
+)
 JSON_HELP = "print JSON"
 WAIT_HELP = (
     "wait for another run that changes the deployment (default: say whose it is, and exit with 1);"
@@ -53,7 +60,10 @@ def parser() -> argparse.ArgumentParser:
         help="'local' (this machine, the default) or a folder of pillar/",
     )
     top.add_argument(
-        "--map", default="small", help="the map of cloud.maps.d that names the machines"
+        "--map",
+        default="",
+        metavar="NAME",
+        help=MAP_HELP,
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_changing_verbs(verbs)
@@ -124,6 +134,8 @@ def _add_changing_verbs(verbs: Any) -> None:
         action="store_true",
         help="check this host and print what would be done; change nothing",
     )
+    up.add_argument("--map", default=argparse.SUPPRESS, metavar="NAME", help=MAP_HELP)
+    up.add_argument("--with-data", action="store_true", help=WITH_DATA_HELP)
     up.add_argument("--on-failure", choices=ON_FAILURE, default="keep", help=ON_FAILURE_HELP)
     up.add_argument("--wait", action="store_true", help=WAIT_HELP)
     up.add_argument("--over-budget", action="store_true", help=OVER_BUDGET_HELP)
@@ -154,6 +166,7 @@ def _add_changing_verbs(verbs: Any) -> None:
         metavar="ROLE=NUMBER",
         help="how many machines the role has; MINIMUM..MAXIMUM: the master adds and removes some",
     )
+    scale.add_argument("--with-data", action="store_true", help=WITH_DATA_HELP)
     scale.add_argument("--dry-run", action="store_true", help="print what would be done")
     scale.add_argument("--wait", action="store_true", help=WAIT_HELP)
     scale.add_argument("--over-budget", action="store_true", help=OVER_BUDGET_HELP)

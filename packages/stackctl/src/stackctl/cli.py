@@ -38,7 +38,7 @@ from stackctl.account import enter
 from stackctl.arguments import parser
 from stackctl.deployment import LOCAL, Deployment, repository_root
 from stackctl.down import down
-from stackctl.errors import Interrupted, StackError
+from stackctl.errors import Interrupted, MapError, StackError
 from stackctl.locks import Holder, Session, on_this_host
 from stackctl.machines import ec2_client, find_machines, list_machines, require_master
 from stackctl.printing import ERR, OUT, print_line
@@ -49,6 +49,7 @@ from stackctl.salt import Master
 from stackctl.salt_cloud import Request, map_args, require_same_map
 from stackctl.secret_store import SecretStore
 from stackctl.ssh import SSH_FAILED, Shell
+from stackctl.surplus import Removal
 from stackctl.up import plan, up
 
 
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             deployment.settings()  # raises for a deployment that nobody has initialised
         if deployment.has_settings:
             settings.check(deployment, complete=False)
+        if options.verb != "up":
+            _require_remembered_map(deployment)
         return int(VERBS[options.verb](deployment, options))
     except (StackError, BotoCoreError, ClientError) as error:
         # Without a deployment, it is one of stackctl's own errors.
@@ -79,6 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _require_remembered_map(deployment: Deployment) -> None:
+    """Raise MapError for another map than the deployment's: `up` alone changes it."""
+    remembered = deployment.remembered_map()
+    if deployment.has_settings and deployment.map_name != remembered:
+        raise MapError(
+            f"The deployment '{deployment.name}' has the map {remembered}.",
+            f"This gives it another one: {deployment.command('up')} --map {deployment.map_name}",
+        )
 
 
 def _of_aws(error: BotoCoreError | ClientError, deployment: Deployment) -> StackError:
@@ -147,8 +160,8 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
     if not options.over_budget:
         cost.require_within_budget(deployment)
     if options.dry_run:
-        for line in plan(deployment):
-            OUT.print(line)
+        for line in plan(deployment, _removal(options)):
+            OUT.print(line, soft_wrap=True)
         return 0
     log = _log(deployment, "up")
     progress = Progress(OUT, log)
@@ -160,6 +173,7 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
         on_failure=options.on_failure,
         show=printing.print_changed,
         wait=options.wait,
+        removal=_removal(options),
     )
     changes = f"{progress.changes} steps changed something" if result.changed else "Nothing changed"
     OUT.print(f"{changes}, in {progress.elapsed:.0f} s.")
@@ -171,6 +185,12 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+def _removal(options: argparse.Namespace) -> Removal:
+    if options.with_data:
+        return "with-data"
+    return "surplus" if options.map else "nothing"
 
 
 def _launch(deployment: Deployment, options: argparse.Namespace) -> int:
@@ -227,6 +247,7 @@ def _scale(deployment: Deployment, options: argparse.Namespace) -> int:
         log,
         show=printing.print_changed,
         wait=options.wait,
+        with_data=options.with_data,
     )
     changes = f"{progress.changes} steps changed something" if changed else "Nothing changed"
     OUT.print(f"{changes}, in {progress.elapsed:.0f} s.")
@@ -349,7 +370,8 @@ def _logs(deployment: Deployment, options: argparse.Namespace) -> int:
         raise StackError(
             f"'{options.machine}' is of no known role.", f"Roles: {', '.join(table.roles)}."
         )
-    line = f"journalctl --no-pager -n {options.lines} -u {shlex.quote(role.unit)}"
+    unit = table.unit_of(options.machine)
+    line = f"journalctl --no-pager -n {options.lines} -u {shlex.quote(unit)}"
     return _remote(deployment, "logs", options.machine, line)
 
 

@@ -14,13 +14,12 @@ from typing import Any, Self
 
 import yaml
 
+from stackctl import settings_file
 from stackctl.errors import StackError
-from stackctl.files import write_private
 from stackctl.roles import role_of
 
 NUMBER = "0|[1-9][0-9]{0,4}"
 _WANTED = re.compile(rf"(?P<role>[a-z][a-z0-9-]*)=(?P<from>{NUMBER})(?:\.\.(?P<to>{NUMBER}))?")
-_LINE = re.compile(r"^(?P<indent> +)machines:.*\n(?:(?P=indent) +.*\n)*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -114,32 +113,8 @@ def highest(names: Iterable[str], role: str) -> int:
 
 
 def write(path: Path, wanted: Iterable[Wanted]) -> bool:
-    """Write counts into a deployment's settings, and return whether that changed anything.
-
-    The file belongs to the operator: all other lines, and comments, stay as they are.
-    """
-    before = path.read_text()
-    data = yaml.safe_load(before)
-    machines = dict(data["settings"].get("machines") or {})
+    """Write counts into a deployment's settings, and return whether that changed anything."""
+    settings = yaml.safe_load(path.read_text())["settings"]
+    machines = dict(settings.get("machines") or {})
     machines |= {each.role: each.bounds.setting() for each in wanted}
-    if machines == data["settings"].get("machines"):
-        return False
-    data["settings"]["machines"] = machines
-    value = yaml.safe_dump(machines, default_flow_style=True, sort_keys=False).strip()
-    after = _LINE.sub(lambda match: f"{match['indent']}machines: {value}\n", before, count=1)
-    if after == before:
-        end = "" if before.endswith("\n") else "\n"
-        after = f"{before}{end}  machines: {value}\n"
-    if not _holds(after, data):  # written in a way of its own
-        after = yaml.safe_dump(data, sort_keys=False)
-    mode = path.stat().st_mode & 0o777
-    write_private(path, after)
-    path.chmod(mode)
-    return True
-
-
-def _holds(text: str, data: Any) -> bool:
-    try:
-        return bool(yaml.safe_load(text) == data)
-    except yaml.YAMLError:
-        return False
+    return settings_file.write(path, "machines", machines)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-import jinja2
 import yaml
 
-from stackctl import counts
+from stackctl import counts, maps, settings_file
 from stackctl.counts import Bounds
-from stackctl.errors import StackError
+from stackctl.errors import MapError, StackError
 from stackctl.roles import MASTER, RoleTable, role_of
 
 LOCAL = "local"
+SMALL = "small"  # the map of a deployment whose settings name none
 
 
 def repository_root() -> Path:
@@ -39,13 +39,14 @@ class Deployment:
     Attributes:
         name: also the folder below `pillar/` and below `.stack/`.
         root: the checkout.
-        map_name: the file in `cloud.maps.d`, without its ending.
+        map_name: the file in `cloud.maps.d`, without its ending; empty: the one that the settings
+            remember, or else the small one.
         present: role -> how many machines it has now, for roles whose number the master chooses.
     """
 
     name: str
     root: Path
-    map_name: str = "small"
+    map_name: str = ""
     present: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -54,8 +55,13 @@ class Deployment:
                 f"'{self.name}' is no name for a deployment.",
                 "Use lower-case letters, digits and dashes.",
             )
+        if not self.map_name:
+            object.__setattr__(self, "map_name", self.remembered_map())
         if not self.map_path.is_file():
-            raise StackError(f"There is no map '{self.map_name}'.", "See cloud.maps.d.")
+            raise MapError(
+                f"There is no map '{self.map_name}'.",
+                f"See cloud.maps.d. There are: {', '.join(self._maps())}.",
+            )
 
     @property
     def is_local(self) -> bool:
@@ -76,6 +82,30 @@ class Deployment:
     def map_path(self) -> Path:
         """The salt-cloud map."""
         return self.root / "cloud.maps.d" / f"{self.map_name}.map"
+
+    def remembered_map(self) -> str:
+        """Return the name of the map that the settings have, or else the small one's.
+
+        Raises:
+            StackError: the settings cannot be read, or have no name there.
+        """
+        name = self.settings().get("map", SMALL) if self.has_settings else SMALL
+        if not isinstance(name, str) or not name:
+            source = self.settings_path.relative_to(self.root)
+            raise MapError(
+                f"settings:map is {name!r} in {source}, which is no name of a map.",
+                f"Write one of cloud.maps.d: {', '.join(self._maps())}.",
+            )
+        return name
+
+    def remember_map(self) -> bool:
+        """Write the name of the map into the settings; return whether that changed anything."""
+        if self.remembered_map() == self.map_name:
+            return False
+        return settings_file.write(self.settings_path, "map", self.map_name)
+
+    def _maps(self) -> list[str]:
+        return sorted(path.stem for path in self.map_path.parent.glob("*.map"))
 
     def command(self, verb: str) -> str:
         """Return the command that runs a verb on this deployment, for messages."""
@@ -106,8 +136,10 @@ class Deployment:
         return str(self.base_pillar("aws")["region"])
 
     def zones(self) -> tuple[str, ...]:
-        """Return the availability zones that the machines are in."""
-        return (str(self.base_pillar("aws")["subnet"]["zone"]),)
+        """Return the availability zones that the machines are in, the master's first."""
+        aws = self.base_pillar("aws")
+        subnets = [aws["subnet"], *aws["other_subnets"].values()]
+        return tuple(dict.fromkeys(str(subnet["zone"]) for subnet in subnets))
 
     @property
     def salt_lock(self) -> Path:
@@ -153,7 +185,7 @@ class Deployment:
 
     def minimum(self, role: str) -> int:
         """Return how many machines of a role the map has at least."""
-        return len(_of_role(self._map({}), role))
+        return len(_of_role(self._map({role: 0}), role))
 
     def scales(self, role: str) -> bool:
         """Return whether the map follows the number of a role that the settings give."""
@@ -172,37 +204,26 @@ class Deployment:
         found = self._map(wanted)
         for name, profile in found.items():
             if role_of(name) != profile:
-                raise StackError(
+                raise MapError(
                     f"{self.map_path.name} names '{name}' below the profile '{profile}', but the"
                     " id of a machine is its role and a number: the id decides what it may know.",
                     f"Name it {profile}-<n>, with a number from 1 and no leading zero.",
                 )
         for role, number in wanted.items():
             if (named := len(_of_role(found, role))) != number:
-                raise StackError(
+                raise MapError(
                     f"{self.map_path.name} names {named} machines of the role '{role}', and"
                     f" settings:machines in {self.settings_path.relative_to(self.root)} asks for"
                     f" {number}.",
-                    "The map has the minimum, and says which roles can have more.",
+                    "The map has the minimum, and says which roles can have more: write a number"
+                    f" that it can have, or remove {role} there.",
                 )
         return dict(sorted(found.items(), key=lambda item: (role_of(item[0]) != MASTER, item[0])))
 
     def _map(self, machine_counts: Mapping[str, int]) -> dict[str, str]:
-        """Return minion id -> profile, as salt-cloud renders the map with these counts.
-
-        On the master they are in salt-cloud's configuration (salt/master/init.sls), which the map
-        sees as `opts`.
-        """
-        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - YAML
-        opts = {"machine_counts": dict(machine_counts)}
-        text = environment.from_string(self.map_path.read_text()).render(opts=opts)
-        profiles = cast(dict[str, list[str | dict[str, Any]]], yaml.safe_load(text))
-        found: dict[str, str] = {}
-        for profile, entries in profiles.items():
-            for entry in entries:
-                names = entry if isinstance(entry, Mapping) else [entry]
-                found.update(dict.fromkeys(names, profile))
-        return found
+        """Return minion id -> profile, as salt-cloud renders the map with these counts."""
+        found = maps.read(self.map_path, machine_counts)
+        return {name: profile for name, (profile, _) in found.items()}
 
     def machines_of(self, role: str) -> list[str]:
         """Return the minion ids of a role that the map names."""
@@ -250,7 +271,15 @@ class Deployment:
                 f"{self.settings_path.relative_to(self.root)} does not exist.",
                 f"Run: stackctl secrets init -d {self.name}{account}",
             )
-        return cast(dict[str, Any], yaml.safe_load(self.settings_path.read_text())["settings"])
+        try:
+            found = yaml.safe_load(self.settings_path.read_text())["settings"]
+        except (yaml.YAMLError, LookupError, TypeError) as error:
+            source = self.settings_path.relative_to(self.root)
+            reason = " ".join(str(error).split())
+            raise StackError(
+                f"{source} cannot be read: {reason}.", "It is YAML, with the key `settings`."
+            ) from None
+        return cast(dict[str, Any], found)
 
 
 def _of_role(names: Iterable[str], role: str) -> list[str]:

@@ -3,6 +3,7 @@
 * StackError
 
   * PreflightError
+  * MapError
   * AwsError
   * LocalCloudFailed
   * CommandError
@@ -47,6 +48,10 @@ class StackError(Exception):
 
 class PreflightError(StackError):
     """A check before the first step failed; nothing has been changed."""
+
+
+class MapError(StackError):
+    """A map of cloud.maps.d cannot be read, or names what cannot be."""
 
 
 class AwsError(StackError):

@@ -55,9 +55,15 @@ class LocalCloud:
     def check(self) -> None:
         """Raise PreflightError for anything that would stop `up` later; changes nothing."""
         preflight.check_docker(localcloud.engine.reachable)
+        machines = self._deployment.machines()
         if self.runs():
-            return  # the checks below passed when it was started; now it uses memory and ports
-        preflight.check_memory(preflight.available_memory())
+            # The checks below passed when it was started; now it uses ports, and memory for those
+            # that exist.
+            missing = len(machines) - len(localcloud.service.machine_names(self.config()))
+            if missing > 0:
+                preflight.check_memory(preflight.available_memory(), missing)
+            return
+        preflight.check_memory(preflight.available_memory(), len(machines))
         preflight.check_disk(self._deployment.state_dir)
         preflight.check_network()
         preflight.check_port(local.ADDRESS, local.api_port(), "STACK_API_PORT")

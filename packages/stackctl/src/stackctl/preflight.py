@@ -18,7 +18,7 @@ from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 
 GIB = 1024**3
-NEEDED_MEMORY_GIB = 6
+MACHINE_GIB = 1  # of memory
 NEEDED_DISK_GIB = 6
 MIRRORS = ("deb.debian.org", "pypi.org")
 PROGRAMS = {"git": "git", "ssh": "openssh-client", "gpg": "gnupg", "tar": "tar"}
@@ -32,13 +32,13 @@ def available_memory() -> int:
     raise PreflightError("/proc/meminfo has no MemAvailable.", "This needs Linux 3.14 or later.")
 
 
-def check_memory(available: int) -> None:
-    """Raise PreflightError when fewer bytes are available than the small map's machines use."""
-    if available < NEEDED_MEMORY_GIB * GIB:
+def check_memory(available: int, machines: int) -> None:
+    """Raise PreflightError when fewer bytes are available than so many machines may use."""
+    needed = machines * MACHINE_GIB
+    if available < needed * GIB:
         raise PreflightError(
-            f"{available / GIB:.1f} GiB of memory are free;"
-            f" the machines need {NEEDED_MEMORY_GIB} GiB.",
-            "Close something large, or use a larger host.",
+            f"{available / GIB:.1f} GiB of memory are free; {machines} machines need {needed} GiB.",
+            "Close something large, use a larger host, or a smaller map (cloud.maps.d).",
         )
 
 

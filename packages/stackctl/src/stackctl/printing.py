@@ -95,6 +95,7 @@ def print_status(report: Report, site_address: str, up: str) -> None:
         print_line(f"hint: no machine has {orphan}, which is billed: docs/runbooks.md")
     for error in report.errors:
         print_line(error)
+    print_line(f"map {report.map_name}: {sum(row.in_map for row in report.rows)} machines")
     print_line(f"site {site_address}: {report.site or 'healthy'}")
 
 
@@ -114,6 +115,10 @@ def _remarks(row: Row, up: str) -> Iterator[str]:
         yield f"hint: runs with older files than its disk has: {', '.join(row.outdated)}"
     if row.growth:
         yield row.growth
+    if row.spare:
+        yield "a spare: it runs no service of its role yet, and nothing depends on it"
+    if not row.in_map:
+        yield f"the map does not name it. Who removes such machines: {up} --map"
     if row.reboot_required:
         yield "hint: an update waits for a reboot"
 

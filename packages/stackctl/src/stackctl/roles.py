@@ -13,6 +13,7 @@ import yaml
 from stackctl.errors import StackError
 
 MASTER = "salt"
+SPARE_UNIT = "salt-minion"  # of a machine that does not serve its role
 EDGE_TLS = "edge-tls"  # the certificate that users' browsers see
 _ID = re.compile(r"(.+)-[1-9][0-9]*")
 
@@ -38,6 +39,8 @@ class Role:
         certificate: the secret that holds its certificate; empty: it has none.
         health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
         health_text: what that page has to contain.
+        serving: how many of its machines serve, from number 1 on; None: all of them.
+        data: what the disk of such a machine may hold; empty: nothing that would be missed.
     """
 
     name: str
@@ -46,6 +49,12 @@ class Role:
     certificate: str = ""
     health_path: str = ""
     health_text: str = ""
+    serving: int | None = None
+    data: str = ""
+
+    def serves(self, minion_id: str) -> bool:
+        """Return whether a machine serves the role; salt/_modules/role.py has the same rule."""
+        return self.serving is None or int(minion_id.rpartition("-")[2]) <= self.serving
 
     @classmethod
     def read(cls, name: str, row: Mapping[str, Any]) -> Role:
@@ -57,6 +66,8 @@ class Role:
             certificate=row["certificate"]["secret"] if "certificate" in row else "",
             health_path=row.get("check", {}).get("path", ""),
             health_text=row.get("check", {}).get("expect", ""),
+            serving=row.get("serving"),
+            data=row.get("data", ""),
         )
 
 
@@ -84,6 +95,13 @@ class RoleTable:
     def of(self, minion_id: str) -> Role | None:
         """Return the role of a machine; None: the table has no such role."""
         return self.roles.get(role_of(minion_id))
+
+    def unit_of(self, minion_id: str) -> str:
+        """Return the unit that a machine runs for the stack; empty: the table has no such role."""
+        role = self.of(minion_id)
+        if role is None:
+            return ""
+        return role.unit if role.serves(minion_id) else SPARE_UNIT
 
     @property
     def edge(self) -> Role:

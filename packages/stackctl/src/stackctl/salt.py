@@ -340,10 +340,20 @@ class Master:
             stdin=json.dumps({"machine_counts": dict(counts)}) + "\n",
         )
 
-    def retire(self, names: Sequence[str], report: Callable[[str], None]) -> None:
-        """Have machines drained and destroyed, and forget their keys; see scale_machines.py."""
+    def retire(
+        self, names: Sequence[str], report: Callable[[str], None], *, with_data: bool = False
+    ) -> None:
+        """Have machines drained and destroyed, and forget their keys; see scale_machines.py.
+
+        Args:
+            names: the machines.
+            report: receives a line of progress.
+            with_data: also those that are protected.
+        """
         report(f"draining {', '.join(names)}")
-        self._job([f"{SALT}/python", SCALE, "retire", *names], task=f"retire {' '.join(names)}")
+        options = ["--with-data"] if with_data else []
+        command = [f"{SALT}/python", SCALE, "retire", *options, *names]
+        self._job(command, task=f"retire {' '.join(names)}")
 
     def note_converged(self) -> None:
         """Note that the tree which the master serves is rolled out."""

@@ -12,6 +12,7 @@ from stackctl import billing, capacity, counts, limits, salt, site, tree
 from stackctl.account import enter, open_account
 from stackctl.counts import Wanted
 from stackctl.deployment import Deployment
+from stackctl.errors import ScaleError
 from stackctl.launch import Launcher
 from stackctl.locks import Holder, Session, on_this_host
 from stackctl.machines import ec2_client, find_machines, list_machines, require_master
@@ -75,6 +76,24 @@ def plan(deployment: Deployment, wanted: Sequence[Wanted]) -> list[str]:
     return steps or ["nothing to do"]
 
 
+def _require_no_data(
+    deployment: Deployment, wanted: Sequence[Wanted], names: Sequence[str]
+) -> None:
+    """Raise ScaleError when one of the machines would go, and may hold data."""
+    table = deployment.role_table()
+    for each in wanted:
+        going = [
+            name
+            for name in sorted({*names})
+            if role_of(name) == each.role and int(name.rpartition("-")[2]) > each.bounds.maximum
+        ]
+        if going and (data := table.roles[each.role].data):
+            raise ScaleError(
+                f"{', '.join(going)} may hold data: {data}.",
+                "If nobody needs it, the same command with --with-data removes them.",
+            )
+
+
 def scale(
     deployment: Deployment,
     wanted: Sequence[Wanted],
@@ -83,6 +102,7 @@ def scale(
     *,
     show: Callable[[LaunchResult], None] = lambda _: None,
     wait: bool = False,
+    with_data: bool = False,
 ) -> bool:
     """Give roles another number of machines, and return whether anything changed.
 
@@ -97,9 +117,11 @@ def scale(
         log: where to keep their output.
         show: receives the result of each launch.
         wait: for another run that changes the deployment.
+        with_data: whether machines may go whose disks may hold data.
 
     Raises:
-        ScaleError: the numbers cannot be, or the master serves another tree.
+        ScaleError: the numbers cannot be, machines would go that may hold data, or the master
+            serves another tree.
         BusyError: another run changes the deployment, or states are being applied.
         StackError: what failed. The same command continues from there.
     """
@@ -116,6 +138,10 @@ def scale(
         shell.trust(machine)
         session.hold(machine)
         master = salt.Master(shell, machine, log, session.jobs)
+        keys = master.accepted()
+        found = [*keys, *(each.name for each in find_machines(client, deployment))]
+        if not with_data:
+            _require_no_data(deployment, wanted, found)
         with progress.step("preflight"):
             tree.require_same(deployment, shell, machine, log)
             master.require_quiet(progress.note, wait=wait)
@@ -136,7 +162,7 @@ def scale(
         found = [*keys, *(machine.name for machine in find_machines(client, deployment))]
         if gone := surplus(now, sorted(set(found))):
             with progress.step("drain and destroy") as step:
-                master.retire(gone, step.report)
+                master.retire(gone, step.report, with_data=with_data)
                 step.changed, step.detail = True, ", ".join(gone)
         changed = bool(launched.changed or gone)
         names = () if changed else tuple(now.machines())

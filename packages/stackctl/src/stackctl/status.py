@@ -60,6 +60,8 @@ class Row:
         reboot_required: whether an update waits for a reboot.
         growth: what it does by itself about the number of machines; empty: nothing.
         cpu: why it answers slowly, where that is for lack of CPU credits; empty: it is not.
+        spare: whether it does not serve its role yet, so that nothing depends on it.
+        in_map: whether the map names it.
     """
 
     machine: str
@@ -77,6 +79,8 @@ class Row:
     reboot_required: bool = False
     growth: str = ""
     cpu: str = ""
+    spare: bool = False
+    in_map: bool = True
 
     @property
     def expires(self) -> bool:
@@ -110,12 +114,14 @@ class Report:
         site: why the site is not healthy; empty: it is.
         errors: why something could not be asked, a sentence each.
         orphans: the volumes and addresses of the deployment that no machine has.
+        map_name: the deployment's map.
     """
 
     rows: Sequence[Row]
     site: str = ""
     errors: Sequence[str] = ()
     orphans: Sequence[str] = ()
+    map_name: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -171,8 +177,8 @@ def collect(deployment: Deployment, log: Log) -> Report:
         errors.append(f"No machine could be asked. {error.what} {error.hint}".strip())
         asked = set()
     table = deployment.role_table()
-    names = list(deployment.with_existing(found.machines, {}).machines())
-    names += [name for name in found.machines if name not in names]
+    named = list(deployment.with_existing(found.machines, {}).machines())
+    names = named + [name for name in found.machines if name not in named]
     rows = []
     for name in names:
         row = _row(table, name, found.machines.get(name), answers.get(name))
@@ -180,12 +186,12 @@ def collect(deployment: Deployment, log: Log) -> Report:
             row = replace(row, salt=UNKNOWN)
         if name not in found.machines:
             row = replace(row, reason=found.ended.get(name, ""))
-        rows.append(row)
+        rows.append(replace(row, in_map=name in named))
     try:
         site_problem = answer_of(of_site, SITE_SECONDS)
     except StackError as error:
         site_problem = error.what
-    return Report(rows, site_problem, errors, found.orphans)
+    return Report(rows, site_problem, errors, found.orphans, deployment.map_name)
 
 
 def ask(question: Callable[[], T]) -> Future[T]:
@@ -260,7 +266,7 @@ def _remembered(deployment: Deployment) -> dict[str, Machine]:
 
 def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -> Row:
     role = table.of(name)
-    unit = role.unit if role else ""
+    unit = table.unit_of(name)
     # A text is an error of Salt, such as a module that has not been synced yet.
     status: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}
     memory = status.get("memory_mib")
@@ -280,4 +286,5 @@ def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -
         reboot_required=bool(status.get("reboot_required")),
         growth=status.get("growth", ""),
         cpu=status.get("cpu", ""),
+        spare=role is not None and not role.serves(name),
     )

@@ -46,6 +46,7 @@ from stackctl.salt_cloud import Request, map_args, profile_args
 from stackctl.secret_store import SecretStore
 from stackctl.ssh import Shell, script_command
 from stackctl.states import Migration
+from stackctl.surplus import Removal, Surplus
 from stackctl.verdict import Result as LaunchResult
 
 if TYPE_CHECKING:
@@ -71,15 +72,20 @@ def check_host(deployment: Deployment) -> None:
     open_account(deployment).check()
 
 
-def plan(deployment: Deployment) -> list[str]:
+def plan(deployment: Deployment, removal: Removal = "nothing") -> list[str]:
     """Check this host and return the steps that `up` would take; changes nothing.
+
+    Args:
+        deployment: which one.
+        removal: what it may remove.
 
     Raises:
         PreflightError: as `up` would.
     """
     check_host(deployment)
     names = list(deployment.machines())
-    steps = [f"deployment {deployment.name}: {', '.join(names)} in {deployment.region()}"]
+    title = f"deployment {deployment.name}, map {deployment.map_name}"
+    steps = [f"{title}: {', '.join(names)} in {deployment.region()}"]
     account = open_account(deployment)
     steps += account.pending()
     if not account.runs():
@@ -87,9 +93,11 @@ def plan(deployment: Deployment) -> list[str]:
     with enter(deployment):
         client = ec2_client(deployment)
         existing = list_machines(client, deployment)
-        names = list(deployment.with_existing(existing, {}).machines())
+        now = deployment.with_existing(existing, {})
+        names = list(now.machines())
         missing = [name for name in names if name not in existing]
         steps += [f"launch {name}" for name in missing]
+        steps += Surplus.of(now, existing, removal).steps(now)
         steps += [f"warning: {warning}" for warning in _warnings(deployment, client)]
         if not missing:
             steps.append("compare every machine with the tree, and converge what differs")
@@ -104,6 +112,7 @@ def up(
     on_failure: OnFailure = "keep",
     show: Callable[[LaunchResult], None] = lambda _: None,
     wait: bool = False,
+    removal: Removal = "nothing",
 ) -> Result:
     """Bring up whatever of the stack is missing or differs from the tree.
 
@@ -114,6 +123,8 @@ def up(
         on_failure: see `launch.Launcher`.
         show: receives the result of each launch.
         wait: for another run that changes the deployment.
+        removal: which of the machines that the map does not name this removes: they are drained and
+            destroyed when all others run.
 
     Raises:
         BusyError: another run changes the deployment.
@@ -121,7 +132,7 @@ def up(
     """
     holder = Holder.this("up")
     with on_this_host(deployment, holder, progress.note, wait=wait):
-        return _up(Run(deployment, progress, log, holder, wait), on_failure, show)
+        return _up(Run(deployment, progress, log, holder, wait, removal), on_failure, show)
 
 
 @dataclass(frozen=True)
@@ -133,6 +144,7 @@ class Run:
     log: Log
     holder: Holder
     wait: bool
+    removal: Removal = "nothing"
 
 
 def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -> Result:
@@ -145,6 +157,7 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             step.changed, step.detail = True, f"installed {', '.join(missing)}"
     variables = account.start(progress)
     prepare_secrets(deployment, progress)
+    remember_map(deployment, progress)
     with aws_environment(variables):
         client = ec2_client(deployment)
         launcher = Launcher(client, progress, log, on_failure=on_failure, show=show)
@@ -173,7 +186,8 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             now = machines.with_present(master, find_machines(client, deployment))
             with cpu_credits.named(shell, machine):
                 others = machines.launch_others(launcher, master, now)
-                names = () if others.changed else tuple(now.machines())
+                removed = machines.remove_surplus(master, now, find_machines(client, deployment))
+                names = () if others.changed or removed else tuple(now.machines())
                 converge(master, Migration.of(now), progress, pushed=pushed, predict=names)
         url = site.address(deployment)
         with progress.step("site") as step:
@@ -230,6 +244,18 @@ def prepare_secrets(deployment: Deployment, progress: Progress) -> None:
         settings.check(deployment, complete=True)
 
 
+def remember_map(deployment: Deployment, progress: Progress) -> None:
+    """Write the choice of the map into the settings, where every later run finds it."""
+    with progress.step("map") as step:
+        before = deployment.remembered_map()
+        step.detail = f"{deployment.map_name}: {len(deployment.machines())} machines"
+        if deployment.remember_map():
+            step.changed = True
+            step.detail = f"{before} -> {step.detail}"
+            if not deployment.is_local:
+                step.warning = f"commit {deployment.settings_path.relative_to(deployment.root)}"
+
+
 def _count(changes: int) -> str:
     return f"{changes} changes" if changes != 1 else "1 change"
 
@@ -243,6 +269,7 @@ class Machines:
         self._progress = run.progress
         self._shell = shell
         self._jobs = jobs
+        self._removal = run.removal
 
     def launch_master(self, launcher: Launcher) -> Machine:
         """Launch or repair the Salt master from this host, and return the machine."""
@@ -292,6 +319,30 @@ class Machines:
         """
         names = list(deployment.machines())
         return launcher.step("machines", Request(master, names, map_args(deployment)))
+
+    def remove_surplus(
+        self, master: salt.Master, deployment: Deployment, existing: Iterable[Machine]
+    ) -> bool:
+        """Remove what the map does not name, as far as this run may; return whether it has.
+
+        Args:
+            master: the Salt master.
+            deployment: with the numbers of machines that it has now.
+            existing: the machines in the account.
+        """
+        names = {machine.name for machine in existing}
+        if self._removal != "nothing":  # a run that was interrupted may have left a key alone
+            names |= {*master.accepted()}
+        found = Surplus.of(deployment, names, self._removal)
+        if not found.going and not found.staying:
+            return False
+        with self._progress.step("surplus machines") as step:
+            step.warning = found.told(deployment)
+            if found.going:
+                master.wait_for_states(self._progress.note)
+                master.retire(found.going, step.report, with_data=self._removal == "with-data")
+                step.changed, step.detail = True, f"destroyed {', '.join(found.going)}"
+        return bool(found.going)
 
     def start_master(self, machine: Machine, aws_files: Mapping[str, str]) -> tuple[bool, bool]:
         """Have the Salt master serve this tree.

@@ -1,0 +1,42 @@
+"""Writes single values into a deployment's settings, a file that belongs to the operator."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stackctl.files import write_private
+
+
+def write(path: Path, key: str, value: Any) -> bool:
+    """Write one of the settings, and return whether that changed anything.
+
+    All other lines, and comments, stay as they are.
+    """
+    before = path.read_text()
+    data = yaml.safe_load(before)
+    if data["settings"].get(key) == value:
+        return False
+    data["settings"][key] = value
+    line = yaml.safe_dump({key: value}, default_flow_style=True, sort_keys=False).strip()[1:-1]
+    old = re.compile(rf"^(?P<indent> +){re.escape(key)}:.*\n(?:(?P=indent) +.*\n)*", re.MULTILINE)
+    after = old.sub(lambda match: f"{match['indent']}{line}\n", before, count=1)
+    if after == before:
+        end = "" if before.endswith("\n") else "\n"
+        after = f"{before}{end}  {line}\n"
+    if not _holds(after, data):  # written in a way of its own
+        after = yaml.safe_dump(data, sort_keys=False)
+    mode = path.stat().st_mode & 0o777
+    write_private(path, after)
+    path.chmod(mode)
+    return True
+
+
+def _holds(text: str, data: Any) -> bool:
+    try:
+        return bool(yaml.safe_load(text) == data)
+    except yaml.YAMLError:
+        return False
