@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness import Fleet, Machine, address_plan
+from harness import SPARE, Fleet, Machine, address_plan
 from plainpillar import DOMAIN
 from waiting import until
 
@@ -56,8 +56,8 @@ def test_machine_names_resolve(machine: Machine) -> None:
 def test_service_names_resolve(machine: Machine) -> None:
     plan = address_plan()
     for role in ("postgres", "redis"):
-        found = machine.run("getent", "ahostsv4", f"{role}.{DOMAIN}").stdout
-        assert found.split()[0] == plan[f"{role}-1"]
+        found = machine.run("getent", "ahostsv4", f"{role}.{DOMAIN}").stdout.splitlines()
+        assert {line.split()[0] for line in found} == {plan[f"{role}-1"]}
 
 
 def test_public_names_resolve(machine: Machine) -> None:
@@ -141,3 +141,33 @@ def test_updates_come_from_debian_security_only(machine: Machine) -> None:
 
 def test_clock_shows_utc(machine: Machine) -> None:
     assert machine.run("date", "+%Z").stdout.strip() == "UTC"
+
+
+# -- a machine that does not serve its role --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spare(converged: Callable[[str], Machine]) -> Machine:
+    """The second machine of a role of which the first one serves alone."""
+    return converged(SPARE)
+
+
+def test_spare_converges(fleet: Fleet, spare: Machine) -> None:
+    fleet.assert_idempotent(spare)
+
+
+def test_spare_tells_what_it_is_and_differs_in_nothing(spare: Machine) -> None:
+    found = spare.salt("role.status")
+    told = {key: found[key] for key in ("unit", "state", "problem", "certificate_end", "drift")}
+    assert told == {
+        "unit": "salt-minion", "state": "active", "problem": "", "certificate_end": "", "drift": [],
+    }  # fmt: skip
+
+
+def test_nobody_can_write_to_a_spare(spare: Machine, web: Machine) -> None:
+    assert spare.run("which", "redis-server").returncode != 0
+    assert spare.salt("pillar.get", "secrets") in ("", {})
+    done = spare.run("systemd-run", "--collect", "python3", "-m", "http.server", str(REDIS))
+    assert done.returncode == 0, done.stderr
+    until(lambda: spare.can_reach("127.0.0.1", REDIS), "something listens there")
+    assert not web.can_reach(spare.address, REDIS)

@@ -57,6 +57,8 @@ MINION_START_SECONDS = 60
 MINION = "salt/minion/files"
 # Beside the machines of the map: builds the release of Airflow that the master serves.
 BUILDER = "salt-2"
+# Of the production map: it does not serve its role.
+SPARE = "redis-2"
 RECIPE = ("airflow/files/requirements.txt", "airflow/files/build_release.py", "_modules/airflow.py")
 BUILT = "/srv/stack/archives/airflow-releases"
 # What the deploy script installs, and where.
@@ -71,9 +73,12 @@ States = dict[str, dict[str, Any]]
 
 
 def address_plan() -> dict[str, str]:
-    """Return minion id -> address of every machine of the map; the master's is the gateway."""
+    """Return minion id -> address of every machine of the map and of a spare.
+
+    The master's is the gateway.
+    """
     hosts = SUBNET.hosts()
-    return {minion_id: str(next(hosts)) for minion_id in DEPLOYMENT.machines()}
+    return {minion_id: str(next(hosts)) for minion_id in (*DEPLOYMENT.machines(), SPARE)}
 
 
 def _address(minion_id: str) -> str:
