@@ -125,3 +125,21 @@ def test_drain_without_end_is_bounded(
         assert left == {"web-2": 1}
         web.run("touch", GO)
         slow.result()
+
+
+def test_load_balancer_that_leaves_answers_what_it_has_and_accepts_nothing(
+    web: Machine, edge: Machine, get: Callable[[str], Any]
+) -> None:
+    web.run("rm", "-f", GO)
+    edge.run("systemctl", "reload", "haproxy")
+    until(lambda: get("/x") == 200, "a reload brings the machine back")
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(get, "/slow")
+        until(lambda: edge.python(LOAD)["active"] > 0, "the request is in flight")
+        leaving = pool.submit(edge.salt, "edge.leave", "seconds=60", seconds=90)
+        until(lambda: not web.can_reach(edge.address, 443), "it accepts no connection")
+        assert not leaving.done()
+        web.run("touch", GO)
+        assert slow.result() == 200
+        assert leaving.result() == 0
+    edge.run("systemctl", "restart", "haproxy")
