@@ -197,8 +197,17 @@ def test_machines_match_profiles(launched: Master) -> None:
     named = [(machine.name(), machine.describe()) for machine in launched.cloud.machines()]
     instances = [(name, instance) for name, instance in named if name != PUBLISHED]
     assert sorted(name for name, _ in instances) == NAMES
+    (address,) = ec2.describe_addresses()["Addresses"]
+    subnets = {subnet["SubnetId"]: subnet for subnet in ec2.describe_subnets()["Subnets"]}
     for name, instance in instances:
-        role = name.rpartition("-")[0]
+        role, _, number = name.rpartition("-")
+        zone = "abc"[(int(number) - 1) % 3]
+        assert instance["Placement"]["AvailabilityZone"] == f"eu-west-1{zone}"
+        (subnet,) = [tag["Value"] for tag in subnets[instance["SubnetId"]]["Tags"]
+                     if tag["Key"] == "Name"]  # fmt: skip
+        kind = zone if role in ("salt", "lb") else f"private-{zone}"
+        assert subnet == DEPLOYMENT.in_account(f"{{project}}-{{deployment}}-{kind}")
+        assert (instance["PublicIpAddress"] == address["PublicIp"]) == (name == "lb-1")
         assert (instance["PrivateIpAddress"] == salt_address(launched.cloud)) == (role == "salt")
         assert instance["InstanceType"] == "t2.micro"
         assert instance["KeyName"] == KEY_PAIR

@@ -96,7 +96,7 @@ def test_web_app_at_its_heaviest_leaves_a_quarter_of_the_machine() -> None:
     "path", sorted((ROOT / "cloud.maps.d").glob("*.map")), ids=lambda path: path.stem
 )
 def test_database_allows_connections_of_every_web_worker(path: Path) -> None:
-    machines = Deployment("test", ROOT, path.stem).minimum("web")
+    machines = len(Deployment("test", ROOT, path.stem).machines_of("web"))
     assert machines > 0
     assert connections(sizes("airflow"), machines) <= sizes("postgres")["role_connections"]
 

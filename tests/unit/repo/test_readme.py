@@ -306,7 +306,8 @@ def test_edge_machine_gets_the_address_at_launch_and_again(walked: Walk, cloud: 
     folder = _configuration(walked)
     states = ["salt-call", "--local", "--config-dir", folder, "--out=quiet",
               "--retcode-passthrough", "state.apply", "aws"]  # fmt: skip
-    launch = ["salt-cloud", "--config-dir", folder, "-p", "lb", "lb-1", "--no-deploy",
+    site = str(ROOT / "cloud.maps.d/small.map")
+    launch = ["salt-cloud", "--config-dir", folder, "-m", site, "lb-1", "--no-deploy",
               "--assume-yes", "--out=json"]  # fmt: skip
     _program(walked, states)
     assert address(cloud)["AllocationId"] == allocated["AllocationId"], "it was allocated twice"

@@ -62,7 +62,8 @@ def check(deployment: Deployment, bounds: Mapping[str, Bounds]) -> None:
                 f"The role '{role}' cannot be scaled:"
                 f" its machines are named in {deployment.map_path.name}, and hold data or an"
                 " address of their own.",
-                f"These can: {can or 'none'}.",
+                f"These can: {can or 'none'}. If settings:machines of the deployment has the role,"
+                " remove it there.",
             )
         if wanted.minimum < minimum:
             raise ScaleError(
