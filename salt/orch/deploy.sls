@@ -1,6 +1,6 @@
 # The whole stack serves. Order: PostgreSQL, Redis and what nothing waits for, beside the build of
-# Airflow's release; the release on every web machine, one migration of the database, the web machines, the load balancers,
-# a smoke test.
+# Airflow's release; the release on every web machine, one migration of the database, the web
+# machines, the load balancers, a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
 # Every step names its machines, so a machine that does not answer fails its step by name.
 #

@@ -41,9 +41,9 @@ def drained(tmp_path: Path, *names: str) -> Compiled:
     """Return the orchestration that drains these machines, with two load balancers."""
     pillar = PlainPillar(tmp_path, ssh_public_key="x", operator_cidrs=[])
     (tmp_path / "master").mkdir()
-    compiler = Compiler(f"{DEPLOYMENT.master()}_master", tmp_path / "master", pillar)
+    given = {"drain": list(names)}
+    compiler = Compiler(f"{DEPLOYMENT.master()}_master", tmp_path / "master", pillar, given=given)
     compiler.opts["test_accepted"] = sorted([*OTHERS, "lb-2", "web-1", *STRANGERS])
-    compiler._salt.state.opts["pillar"]["drain"] = list(names)
     return compiler.states("orch.drain")
 
 
