@@ -13,9 +13,12 @@ import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
 
+import localcloud.engine
+import localcloud.service
 from stackctl import preflight
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
+from stackctl.local_cloud import LocalCloud
 from stackctl.preflight import GIB
 
 
@@ -73,6 +76,29 @@ def test_check_memory() -> None:
         match=r"^5\.5 GiB of memory are free; 6 machines need 6 GiB\. Close something",
     ):
         preflight.check_memory(5 * GIB + GIB // 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "existing", "needed"),
+    [
+        ("small", 6, 0),
+        ("small", 4, 2),
+        ("production", 6, 7),
+        ("production", 13, 0),
+        ("small", 9, 0),
+    ],
+)
+def test_stack_that_grows_needs_memory_for_what_it_lacks(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, name: str, existing: int, needed: int
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(preflight, "check_docker", lambda _: None)
+    monkeypatch.setattr(preflight, "check_memory", lambda _, machines: asked.append(machines))
+    monkeypatch.setattr(LocalCloud, "runs", lambda _: True)
+    monkeypatch.setattr(localcloud.engine, "reachable", lambda: True)
+    monkeypatch.setattr(localcloud.service, "machine_names", lambda _: ["container"] * existing)
+    LocalCloud(Deployment("local", checkout, name)).check()
+    assert asked == ([needed] if needed else [])
 
 
 def test_available_memory_is_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

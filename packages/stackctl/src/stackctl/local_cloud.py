@@ -55,15 +55,16 @@ class LocalCloud:
     def check(self) -> None:
         """Raise PreflightError for anything that would stop `up` later; changes nothing."""
         preflight.check_docker(localcloud.engine.reachable)
-        machines = self._deployment.machines()
+        machines = len(self._deployment.machines())
         if self.runs():
-            # The checks below passed when it was started; now it uses ports, and memory for those
-            # that exist.
-            missing = len(machines) - len(localcloud.service.machine_names(self.config()))
-            if missing > 0:
-                preflight.check_memory(preflight.available_memory(), missing)
+            # The checks below passed when it was started. Now it uses the ports, and its machines
+            # their memory; those that a larger map adds need more.
+            if localcloud.engine.reachable():
+                machines -= len(localcloud.service.machine_names(self.config()))
+                if machines > 0:
+                    preflight.check_memory(preflight.available_memory(), machines)
             return
-        preflight.check_memory(preflight.available_memory(), len(machines))
+        preflight.check_memory(preflight.available_memory(), machines)
         preflight.check_disk(self._deployment.state_dir)
         preflight.check_network()
         preflight.check_port(local.ADDRESS, local.api_port(), "STACK_API_PORT")
