@@ -212,5 +212,6 @@ def requests(
         for role, profile in opts["profiles"].items():
             machine = {**provider, **profile, "name": f"{role}-1", "driver": "eu-west-1:ec2"}
             resolved = _options.resolve(machine, opts)
-            made[role] = _request.build(_request.Launch(connection, resolved, f"{role}-1"))
+            launch = _request.Launch(connection, resolved, f"{role}-1")
+            made[role] = _request.build(_request.places(launch)[0])
     return {role: made[role] for role in made if "securitygroupname" in opts["profiles"][role]}

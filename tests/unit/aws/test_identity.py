@@ -33,6 +33,7 @@ from saltext.ec2 import _archive, _client, _login, _session
 from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ApiError
 from saltmodules import load_file
+from stackctl import maps
 from waiting import until
 
 Requests = dict[str, dict[str, Any]]
@@ -193,7 +194,9 @@ def on_master(
 
         def create(role: str) -> dict[str, Any]:
             machine = {**provider, **opts["profiles"][role], "profile": role}
-            return driver.create({**machine, "name": f"{role}-1", "driver": "eu-west-1:ec2"})
+            _, own = maps.read(ROOT / "cloud.maps.d/production.map", {})[f"{role}-1"]
+            named = {"name": f"{role}-1", "driver": "eu-west-1:ec2"}
+            return driver.create({**machine, **own, **named})
 
         yield create
         _client._connect.cache_clear()
