@@ -8,8 +8,7 @@
 {% set haproxy = salt['pillar.get']('haproxy', defaults.haproxy, merge=True) %}
 {% set server = pillar['roles']['lb'] %}
 {% set airflow = salt['pillar.get']('airflow', app.airflow, merge=True) %}
-{% set site = pillar['settings']['base_url'].partition('://')[2].partition('/')[0] %}
-{% set site_path = pillar['settings']['base_url'].partition('://')[2].partition('/')[2] %}
+{% set site = pillar['settings']['base_url'].partition('://')[2] %}
 {% set hsts = {'Strict-Transport-Security': 'max-age=%d' % haproxy.hsts_seconds} %}
 {% set headers = dict(haproxy.headers, **hsts) %}
 {% set tls = pillar['secrets']['edge-tls'] %}
@@ -71,7 +70,6 @@ haproxy-config:
         pages: {{ answers.pages.keys() | list | json }}
         headers: {{ headers | json }}
         constant: {{ nginx.constant | json }}
-        at_root: {{ (not site_path) | json }}
         slots: {{ airflow.workers * airflow.get('requests_per_worker', 4) }}
         certificate: {{ server.certificate.path }}
         web: {{ salt['machines.addresses']('web') | json }}

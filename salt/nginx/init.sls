@@ -8,7 +8,6 @@
 {% set airflow = salt['pillar.get']('airflow', app.airflow, merge=True) %}
 {% set port = pillar['endpoints']['airflow']['port'] %}
 {% set path = pillar['roles']['web']['check']['path'] %}
-{% set site_path = pillar['settings']['base_url'].partition('://')[2].partition('/')[2] %}
 
 nginx-package:
   pkg.installed:
@@ -41,8 +40,7 @@ nginx-config:
         socket: {{ airflow.socket | json }}
         releases: /opt/airflow
         constant: {{ answers.constant | json }}
-        base_url: {{ pillar['settings']['base_url'].rstrip('/') | json }}
-        at_root: {{ (not site_path) | json }}
+        base_url: {{ pillar['settings']['base_url'] | json }}
         edge: {{ salt['machines.addresses']('lb').values() | list | json }}
     - require:
       - pkg: nginx-package

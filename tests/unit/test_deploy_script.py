@@ -199,12 +199,13 @@ def test_master_uploads_the_same_files_as_the_operator() -> None:
 
 
 def test_units_of_ours_that_must_run_restart_whatever_their_exit_code() -> None:
-    units = [*(ROOT / "salt").rglob("*.service*"), *(ROOT / "packages").rglob("*.service")]
+    files = [*(ROOT / "salt").rglob("*.service*"), *(ROOT / "packages").rglob("*.service")]
+    units = {str(path.relative_to(ROOT)): path.read_text().splitlines() for path in files}
     restarts = {
-        str(path.relative_to(ROOT)): line.removeprefix("Restart=")
-        for path in units
-        for line in path.read_text().splitlines()
-        if line.startswith("Restart=")
+        name: line.removeprefix("Restart=")
+        for name, lines in units.items()
+        for line in lines
+        if line.startswith("Restart=") and "Type=oneshot" not in lines
     }
     assert {"salt/minion/files/salt-minion.service"} < set(restarts)
     assert set(restarts.values()) == {"always"}, restarts
