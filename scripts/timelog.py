@@ -120,15 +120,20 @@ def _sections(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _pieces(rows: Iterable[re.Match[str]], day: date) -> Iterator[Piece]:
-    """Yield the rows of a table; a time before that of the first row is on the next day."""
+    """Yield the rows of a table, which is no longer than half a day.
+
+    A piece that begins half a day before the first row began on the next day, and so did one that
+    ends before it begins.
+    """
     first = None
     for row in rows:
-        moments = []
-        for text in (row["begin"], row["end"]):
-            moment = datetime.combine(day, time.fromisoformat(text))
-            first = first or moment
-            moments.append(moment if moment >= first else moment + timedelta(days=1))
-        yield Piece(row["piece"], *moments)
+        begin, end = (
+            datetime.combine(day, time.fromisoformat(text)) for text in (row["begin"], row["end"])
+        )
+        first = first or begin
+        if begin < first - timedelta(hours=12):
+            begin, end = begin + timedelta(days=1), end + timedelta(days=1)
+        yield Piece(row["piece"], begin, end if end >= begin else end + timedelta(days=1))
 
 
 def table(found: list[Stage]) -> str:
