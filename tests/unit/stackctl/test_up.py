@@ -411,11 +411,11 @@ def test_plan_tells_what_would_be_removed(
     monkeypatch.setattr(limits, "check", lambda *_: [])
     monkeypatch.setattr(preflight, "check_programs", lambda: None)
     holding = (
-        "postgres-2 may hold data (Airflow's metadata), and only stackctl up --with-data removes"
+        "postgres-2, which may hold data (Airflow's metadata): only stackctl up --with-data removes"
         " them"
     )
     web = ["drain and destroy web-4", "drain and destroy web-3"]
-    stay = "web-4, web-3 stay until stackctl up --map small removes them"
+    stay = "web-4, web-3, which stay until stackctl up --map small removes them"
     for removal, steps in (
         ("nothing", [f"warning: small.map does not name {holding}; {stay}"]),
         ("surplus", [*web, f"warning: small.map does not name {holding}"]),
@@ -710,8 +710,8 @@ def test_machines_that_the_map_does_not_name_go_when_all_others_run(
     assert done == (["wait", *retired] if retired else [])
     assert whole.options["predict"] == (() if retired else tuple(whole.deployment.machines()))
     if removal != "with-data":
-        assert "redis-2 may hold data (Celery's queue and" in screen.getvalue()
-    assert ("lb-2 stay until stackctl up --map small" in screen.getvalue()) == (not retired)
+        assert "redis-2, which may hold data (Celery's queue and" in screen.getvalue()
+    assert ("lb-2, which stay until stackctl up --map small" in screen.getvalue()) == (not retired)
 
 
 def test_map_is_remembered_and_told(whole: Run, log: Log) -> None:

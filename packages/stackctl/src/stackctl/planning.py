@@ -60,7 +60,10 @@ def plan(deployment: Deployment, log: Log) -> Iterator[str]:
     for machine in machines:
         kind = machine.facts["InstanceType"]
         if machine.name not in wanted:
-            yield f"leave {machine.name}: the map does not name it, and `up` destroys nothing"
+            yield (
+                f"leave {machine.name}: the map does not name it. Who removes such machines:"
+                f" {deployment.command('up')} --map {deployment.map_name}"
+            )
         elif kind != kinds[machine.name]:
             yield (
                 f"leave {machine.name}: it is a {kind}, and its profile names {kinds[machine.name]}"

@@ -58,12 +58,12 @@ class Surplus:
         if holding := [name for name in self.staying if self.data[name]]:
             contents = " and ".join(dict.fromkeys(self.data[name] for name in holding))
             parts.append(
-                f"{', '.join(holding)} may hold data ({contents}), and only"
+                f"{', '.join(holding)}, which may hold data ({contents}): only"
                 f" {deployment.command('up')} --with-data removes them"
             )
         if others := [name for name in self.staying if not self.data[name]]:
             parts.append(
-                f"{', '.join(others)} stay until {deployment.command('up')} --map"
+                f"{', '.join(others)}, which stay until {deployment.command('up')} --map"
                 f" {deployment.map_name} removes them"
             )
         return f"{deployment.map_path.name} does not name {'; '.join(parts)}" if parts else ""
