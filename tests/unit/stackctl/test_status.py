@@ -454,7 +454,7 @@ def test_what_no_machine_has_is_printed_and_no_fault(
 ) -> None:
     assert report(MACHINES, ACTIVE).orphans == ["volume vol-1 of 10 GB"]
     assert say([HEALTHY], orphans=["volume vol-1 of 10 GB"]) == 0
-    line = capsys.readouterr().out.splitlines()[-2]
+    line = capsys.readouterr().out.splitlines()[-3]
     assert line == "hint: no machine has volume vol-1 of 10 GB, which is billed: docs/runbooks.md"
 
 

@@ -161,6 +161,7 @@ def estimate(
         StackError: a profile does not exist, or its type has no price.
     """
     price, used = prices(), usage or Usage()
+    given = deployment.map_options()
     rows = []
     for role, machines in counts.items():
         profile = profiles.resolve(deployment, role)
@@ -174,7 +175,7 @@ def estimate(
                 machines * price.instance(kind),
                 machines * surplus,
                 machines * price.month("gp3", _gb(profile)),
-                machines * price.month("ipv4") if _is_public(profile) else Decimal(0),
+                _addresses(profile, given, role, machines) * price.month("ipv4"),
             )
         )
     transfer = price.services["transfer"]
@@ -194,6 +195,17 @@ def _unlimited(profile: Mapping[str, Any], kind: str) -> bool:
 def _gb(profile: Mapping[str, Any]) -> Decimal:
     disks = profile.get("block_device_mappings") or [{}]
     return sum((amount(disk.get("Ebs.VolumeSize", ROOT_GB)) for disk in disks), Decimal(0))
+
+
+def _addresses(
+    profile: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], role: str, machines: int
+) -> Decimal:
+    """Return how many public addresses a role has, also by the options of the map."""
+    if _is_public(profile):
+        return Decimal(machines)
+    return Decimal(
+        sum(_is_public(options) for name, options in given.items() if role_of(name) == role)
+    )
 
 
 def _is_public(profile: Mapping[str, Any]) -> bool:

@@ -225,6 +225,11 @@ class Deployment:
         found = maps.read(self.map_path, machine_counts)
         return {name: profile for name, (profile, _) in found.items()}
 
+    def map_options(self) -> dict[str, Mapping[str, Any]]:
+        """Return minion id -> the options that the map adds to those of the profile."""
+        found = maps.read(self.map_path, self.counts())
+        return {name: options for name, (_, options) in found.items()}
+
     def machines_of(self, role: str) -> list[str]:
         """Return the minion ids of a role that the map names."""
         return _of_role(self.machines(), role)

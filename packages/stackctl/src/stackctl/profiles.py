@@ -17,9 +17,12 @@ def instance_types(deployment: Deployment, names: Iterable[str]) -> dict[str, st
     Raises:
         StackError: a profile does not exist or names no type.
     """
-    machines = deployment.machines()
+    machines, given = deployment.machines(), deployment.map_options()
     found = {profile: resolve(deployment, profile) for profile in set(machines.values())}
-    return {name: instance_type(found[machines[name]], machines[name]) for name in names}
+    return {
+        name: instance_type({**found[machines[name]], **given[name]}, machines[name])
+        for name in names
+    }
 
 
 def resolve(deployment: Deployment, name: str) -> Mapping[str, Any]:
