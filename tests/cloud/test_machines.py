@@ -314,7 +314,7 @@ def test_network_of_subnet_has_its_cidr_until_deleted(
     cloud: RealCloud, docker_client: docker.DockerClient
 ) -> None:
     ec2 = cloud.client("ec2")
-    cidr = cloud.place.subnet.replace(".1.0/24", ".2.0/24")
+    cidr = cloud.place.subnet.replace(".1.0/24", ".99.0/24")
     vpc = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": [VPC]}])["Vpcs"][0]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr)["Subnet"]["SubnetId"]
     machine = cloud.launch("elsewhere", SubnetId=subnet)
