@@ -25,6 +25,7 @@ from stackctl import local, locks
 from stackctl.account import enter
 from stackctl.deployment import Deployment, repository_root
 from stackctl.machines import ec2_client, list_machines
+from stackctl.status import SILENT_SECONDS
 from waiting import until
 from wholestack import UP_SECONDS, Stack
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 BACK_SECONDS = 90
-QUICK_SECONDS = 8 + 2  # for one frozen machine, and for what else this host does
+QUICK_SECONDS = SILENT_SECONDS + 8  # for one frozen machine, and for what else this host does
 
 
 RUNNING_JOB = f"flock --nonblock {locks.JOB_FILE} true || cat {locks.JOB_FILE}"
