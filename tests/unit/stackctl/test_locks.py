@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,8 @@ from stackctl.machines import Machine
 from stackctl.run import Log, run
 from stackctl.ssh import Shell, script_command
 from waiting import runs, until
+
+RUN_LOCKED = Path(locks.__file__).with_name("remote") / "run-locked.sh"
 
 MASTER = Machine("salt-1", "i-1", "running", "10.20.1.250", "")
 ME = Holder("me@laptop", 11, "up", "2026-11-26 03:12:07 UTC")
@@ -66,10 +69,16 @@ def other_job(shell: Shell, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]
     """A job that an interrupted run has left on the master."""
     holder = OTHER.doing("orchestration orch.deploy").text()
     script = script_command(["run-locked", locks.JOB_FILE, "1", holder, "sleep", "600"])
-    process = subprocess.Popen(script)
+    process = subprocess.Popen(script, start_new_session=True)
     until(lambda: (tmp_path / "job").exists() and (tmp_path / "job").read_text(), "it has begun")
     yield process
-    process.kill()
+    end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a job with all its processes, each of which holds its lock."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -197,7 +206,7 @@ def test_session_waits_for_a_job_without_being_asked(
 ) -> None:
     def note(line: str) -> None:
         notes.append(line)
-        other_job.kill()
+        end(other_job)
 
     with Session(shell, log, ME, note) as session:
         session.hold(MASTER)
@@ -317,3 +326,40 @@ def test_interruption_is_one_sentence_and_exit_code_130(
     assert capsys.readouterr().err == (
         "Interrupted. On salt-1 goes on: salt-cloud. Run the same command again.\n"
     )
+
+
+def test_command_outlives_its_reader(tmp_path: Path) -> None:
+    """Python ends at a broken pipe, and so would an orchestration whose operator has gone."""
+    lock, done = tmp_path / "lock", tmp_path / "done"
+    program = f"""
+import sys, time, pathlib
+while not pathlib.Path({str(tmp_path / "gone")!r}).exists():
+    time.sleep(0.01)
+for stream in (sys.stdout, sys.stderr):
+    print("x" * 100_000, file=stream, flush=True)
+pathlib.Path({str(done)!r}).touch()
+"""
+    script = str(RUN_LOCKED)
+    command = ["sh", script, str(lock), "1", "me", sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        until(lambda: lock.exists() and lock.read_text(), "it has the lock")
+        for stream in (running.stdout, running.stderr):
+            assert stream
+            stream.close()
+        other = subprocess.run([*command[:3], "0", "you", "true"], capture_output=True, check=False)
+        assert (other.returncode, other.stdout) == (75, b"locked me\n")
+        (tmp_path / "gone").touch()
+        assert running.wait(30) == 0
+    assert done.exists()
+
+
+def test_command_has_its_streams_and_its_exit_code(tmp_path: Path) -> None:
+    command = ["sh", str(RUN_LOCKED), str(tmp_path / "lock"), "1", "me", "sh", "-c"]
+    ran = subprocess.run(
+        [*command, "cat; echo told >&2; exit 3"],
+        input="given",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "given", "told\n")
