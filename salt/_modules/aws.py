@@ -232,6 +232,12 @@ def own(kind: str, region: str, name: str = "") -> list[dict[str, Any]]:
     return things(kind, region, {f"tag:{key}": value for key, value in tags(name).items()})
 
 
+def subnets() -> list[Mapping[str, str]]:
+    """Return the subnets of pillar ``aws``, the master's first."""
+    aws = settings()
+    return [aws["subnet"], *aws["other_subnets"].values()]
+
+
 def find(
     kind: str, name: str, region: str, within: Mapping[str, str] | None = None
 ) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ def unclaimed(name: str, region: str) -> dict[str, Any]:
 
 def _looks(region: str) -> list[Callable[[], Any]]:
     aws, find = __salt__["aws.settings"](), __salt__["aws.find"]
-    subnets = [aws["subnet"], *aws["other_subnets"].values()]
+    subnets = __salt__["aws.subnets"]()
     names = {
         "vpc": aws["vpc"]["name"],
         "internet-gateway": aws["internet_gateway"],

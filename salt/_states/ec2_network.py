@@ -382,7 +382,7 @@ def _problems(region: str) -> list[str]:
         ("vpc", aws["vpc"]["name"]),
         ("internet-gateway", aws["internet_gateway"]),
         ("route-table", aws["route_table"]),
-        *(("subnet", subnet["name"]) for subnet in _subnets(aws)),
+        *(("subnet", subnet["name"]) for subnet in __salt__["aws.subnets"]()),
     ]
     found = [__salt__["aws.find"](kind, name, region) for kind, name in wanted]
     absent = [both for both, thing in zip(wanted, found, strict=True) if thing is None]
@@ -413,11 +413,6 @@ def _problems(region: str) -> list[str]:
             subnet_id in associated
         )
     return [text for text, good in facts.items() if not good]
-
-
-def _subnets(aws: Mapping[str, Any]) -> list[Mapping[str, str]]:
-    """Return the subnets of pillar `aws`, the master's first."""
-    return [aws["subnet"], *aws["other_subnets"].values()]
 
 
 # -- common ----------------------------------------------------------------------------------------
@@ -463,7 +458,7 @@ def _unnamed(kind: str, key: str, within: Mapping[str, str], region: str) -> dic
         return None
     aws = __salt__["aws.settings"]()
     names = {aws["vpc"]["name"], aws["internet_gateway"], aws["route_table"]}
-    names |= {subnet["name"] for subnet in _subnets(aws)}
+    names |= {subnet["name"] for subnet in __salt__["aws.subnets"]()}
     for found in __salt__["aws.things"](kind, region, within):
         name = __salt__["aws.tags_of"](found).get("Name")
         earlier = __salt__["aws.is_earlier"](found, project=False)

@@ -1,7 +1,6 @@
 # The deployment has one VPC with subnets in three zones, which an internet gateway connects. EC2
 # keeps one address of the first subnet for salt-1.
 {% set aws = salt['aws.settings']() %}
-{% set subnets = [aws.subnet] + aws.other_subnets.values() | list %}
 include:
   - aws.names
 
@@ -53,7 +52,7 @@ aws-route-table:
   ec2_network.route_table:
     - name: {{ aws.route_table | json }}
     - gateway: {{ aws.internet_gateway | json }}
-    - subnets: {{ subnets | map(attribute='name') | list | json }}
+    - subnets: {{ salt['aws.subnets']() | map(attribute='name') | list | json }}
     - region: {{ aws.region | json }}
     - require:
       - ec2_network: aws-subnet
