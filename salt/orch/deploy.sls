@@ -104,7 +104,7 @@ deploy-database:
 {% else %}
 {% set steps = one_by_one + [('edge', edge)] %}
 {% endif %}
-{% set first = ('release' if new else 'database', web) %}
+{% set first = 'release' if new else 'database' %}
 {% for step, machines in steps %}
 deploy-{{ step }}:
   salt.state:
@@ -113,7 +113,7 @@ deploy-{{ step }}:
     - highstate: True
     - require:
       - salt: deploy-stores
-      - salt: deploy-{{ (loop.previtem | default(first))[0] }}
+      - salt: deploy-{{ first if loop.first else loop.previtem[0] }}
 {% endfor %}
 
 deploy-smoke:
