@@ -111,7 +111,7 @@ def _add_init(verbs: Any) -> None:
         metavar="FILE",
         help="an operator's public key, as gpg or Keybase exports it; may be repeated",
     )
-    init.add_argument("--budget", type=_usd, help="USD that it may cost a month")
+    init.add_argument("--budget", type=_amount, help="USD that it may cost a month")
     init.add_argument("--dry-run", action="store_true", help="print what would be made")
 
 
@@ -206,9 +206,9 @@ def _add_reading_verbs(verbs: Any) -> None:
         "Print what the deployment costs a month in an AWS account, by role, and what else would.",
     )
     cost.add_argument("--json", action="store_true", help=JSON_HELP)
-    cost.add_argument("--s3-gb", type=_usd, default=0, help="kept in S3 (default: 0)")
+    cost.add_argument("--s3-gb", type=_amount, default=0, help="kept in S3 (default: 0)")
     cost.add_argument(
-        "--transfer-gb", type=_usd, default=100, help="out of AWS, a month (default: 100)"
+        "--transfer-gb", type=_amount, default=100, help="out of AWS, a month (default: 100)"
     )
     execute = _add(verbs, "exec", "Run a command as root on a machine: exec web-1 -- uptime")
     execute.add_argument("machine")
@@ -262,7 +262,7 @@ def _count(text: str) -> int:
     return number
 
 
-def _usd(text: str) -> float:
+def _amount(text: str) -> float:
     if (number := float(text)) < 0:
         raise ValueError
     return number

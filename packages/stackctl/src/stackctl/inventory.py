@@ -11,7 +11,7 @@ https://docs.aws.amazon.com/resourcegroupstagging/latest/APIReference/API_GetRes
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,7 +156,7 @@ def orphans(deployment: Deployment, ec2: Any) -> list[Thing]:
 def own(ec2: Any, owner: Mapping[str, str], kind: str) -> list[Thing]:
     """Return the things of a kind of EC2 that have all tags of an owner, and are not ending."""
     filters = [{"Name": f"tag:{key}", "Values": [value]} for key, value in owner.items()]
-    found = _described(ec2, kind, filters)
+    found = described(ec2, kind, filters)
     return [thing for thing in found if owner.items() <= tags_of(thing.facts).items()]
 
 
@@ -165,7 +165,10 @@ def tags_of(facts: Mapping[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in facts.get("Tags") or facts.get("TagSet") or ()}
 
 
-def _described(ec2: Any, kind: str, filters: Sequence[Mapping[str, Any]]) -> list[Thing]:
+def described(
+    ec2: Any, kind: str, filters: Sequence[Mapping[str, Any]], *, ended: Collection[str] = ENDED
+) -> list[Thing]:
+    """Return the things of a kind of EC2 that meet filters, but for those in states of `ended`."""
     operation, key, id_key = KINDS[kind]
     name = "Filter" if kind == "natgateway" else "Filters"
     arguments: dict[str, Any] = {name: list(filters)}
@@ -179,7 +182,7 @@ def _described(ec2: Any, kind: str, filters: Sequence[Mapping[str, Any]]) -> lis
     if kind == "instance":
         found = [instance for group in found for instance in group["Instances"]]
     things = [Thing(kind, str(one[id_key]), _name(one), one) for one in found if id_key in one]
-    return [thing for thing in things if _state(thing.facts) not in ENDED]
+    return [thing for thing in things if _state(thing.facts) not in ended]
 
 
 def _name(facts: Mapping[str, Any]) -> str:
@@ -288,7 +291,7 @@ def _foreign(
         return
     own_machines = {thing.id for thing in things if thing.kind == "instance"}
     for kind in IN_VPC:
-        for thing in _described(clients.ec2, kind, [{"Name": "vpc-id", "Values": vpcs}]):
+        for thing in described(clients.ec2, kind, [{"Name": "vpc-id", "Values": vpcs}]):
             facts = thing.facts
             if owner.items() <= tags_of(facts).items():
                 continue

@@ -242,24 +242,18 @@ class Demolition:
     def _until_ended(self, kind: str, things: Sequence[Thing]) -> None:
         ids = {thing.id for thing in things}
         for last in _looks():
-            found = {one.id for one in self._present(kind, ids)}
+            found = self._present(kind, ids)
             if not found:
                 return
             if last:
                 raise AwsError(f"{', '.join(sorted(found))} do not end.", "Run it again.")
 
-    def _present(self, kind: str, ids: set[str]) -> Iterator[Thing]:
-        operation, key, id_key = KINDS[kind]
-        name = "Filter" if kind == "natgateway" else "Filters"
+    def _present(self, kind: str, ids: set[str]) -> set[str]:
+        """Return which of these still are, also those that are ending."""
         filters = [{"Name": f"{kind.replace('natgateway', 'nat-gateway')}-id", "Values": [*ids]}]
-        for page in self._ec2.get_paginator(operation).paginate(**{name: filters}):
-            groups = page[key]
-            found = [one for group in groups for one in group.get("Instances", [group])]
-            for one in found:
-                state = one["State"]
-                state = state["Name"] if isinstance(state, dict) else state
-                if state not in ("terminated", "deleted"):
-                    yield Thing(kind, one[id_key])
+        ended = ("terminated", "deleted")
+        found = inventory.described(self._ec2, kind, filters, ended=ended)
+        return {one.id for one in found}
 
     def _end(self, machines: Sequence[Thing]) -> None:
         """Terminate machines, also protected ones, and wait until they have ended."""

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Run a Salt function on minions and print minion -> answer as JSON, after SECONDS at the latest.
-# A minion that has not answered after a quarter of SILENT is pinged, and is given up after SILENT if it
-# does not answer that either. `salt` would wait for such minions for as long as the configuration
-# of its master says.
+# A minion that has not answered after a quarter of SILENT is pinged, and is given up after SILENT
+# if it does not answer that either. `salt` would wait for such minions for as long as the
+# configuration of its master says.
 # Arguments: PYTHON SECONDS SILENT TARGET_TYPE TARGET FUNCTION [ARGUMENT...]
 set -eu
 python=$1
