@@ -152,26 +152,11 @@ class Bench:
         self._maps += 1
         names = [f"map-{self._maps}-{number}" for number in range(1, machines + 1)]
         path.write_text(yaml.safe_dump({profile: [{name: {"deploy": deploy}} for name in names]}))
-        command = [
-            str(Path(sys.executable).with_name("salt-cloud")),
-            f"--config-dir={self._folder}",
-            "--assume-yes",
-        ]
-        command += ["--out=json", f"--map={path}", *(["--parallel"] if parallel else [])]
+        options = ["--assume-yes", f"--map={path}", *(["--parallel"] if parallel else [])]
         shutil.rmtree(
             self._folder / "cachedir", ignore_errors=True
         )  # what the run before has learnt
-        with self._faults.inject(self._line) as client:
-            begin = time.monotonic()
-            done = subprocess.run(
-                command,
-                env=self._environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=MAP_SECONDS,
-            )
-            seconds, calls = time.monotonic() - begin, sum(client.seen().calls.values())
+        done, figures = self._timed(options, machines)
         output = yaml.safe_load(done.stdout) or {}
         if (
             done.returncode
@@ -182,7 +167,7 @@ class Bench:
                 f"the map of {machines} machines failed: {done.stderr or done.stdout}"
             )
         self._clear()
-        return Figures(machines, seconds, calls)
+        return figures
 
     def cycle(self, machines: int) -> dict[str, Figures]:
         """Plan, launch and destroy a map with `-P`, and return the figures of each.
