@@ -96,6 +96,13 @@ def get(fleet: Fleet, web: Machine, edge: Machine) -> Callable[[str], Any]:
     return ask
 
 
+def bring_back(web: Machine, edge: Machine, get: Callable[[str], Any]) -> None:
+    """Undo what an earlier test has drained."""
+    web.run("rm", "-f", GO)
+    edge.run("systemctl", "reload", "haproxy")
+    until(lambda: get("/x") == 200, "a reload brings the machine back")
+
+
 def test_request_in_flight_is_answered_and_no_other_arrives(
     web: Machine, edge: Machine, get: Callable[[str], Any]
 ) -> None:
@@ -115,9 +122,7 @@ def test_request_in_flight_is_answered_and_no_other_arrives(
 def test_drain_without_end_is_bounded(
     web: Machine, edge: Machine, get: Callable[[str], Any]
 ) -> None:
-    web.run("rm", "-f", GO)
-    edge.run("systemctl", "reload", "haproxy")
-    until(lambda: get("/x") == 200, "a reload brings the machine back")
+    bring_back(web, edge, get)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(get, "/slow")
         until(lambda: edge.python(LOAD)["active"] > 0, "the request is in flight")
@@ -130,9 +135,7 @@ def test_drain_without_end_is_bounded(
 def test_load_balancer_that_leaves_answers_what_it_has_and_accepts_nothing(
     web: Machine, edge: Machine, get: Callable[[str], Any]
 ) -> None:
-    web.run("rm", "-f", GO)
-    edge.run("systemctl", "reload", "haproxy")
-    until(lambda: get("/x") == 200, "a reload brings the machine back")
+    bring_back(web, edge, get)
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(get, "/slow")
         until(lambda: edge.python(LOAD)["active"] > 0, "the request is in flight")
