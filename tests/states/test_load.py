@@ -32,6 +32,8 @@ LOAD_REQUESTS = int(os.environ.get("LOAD_REQUESTS", "1500"))
 DROP_IN = "/etc/systemd/system/airflow.service.d/zz-test.conf"
 OVERRIDE = "/etc/airflow-test.env"
 HELD = "/var/lib/airflow/held.json"
+# A host that gives the machine half a CPU has 64 requests wait for longer than people do.
+PATIENT = {"WEB_WAIT_SECONDS": "60", "WEB_ANSWER_SECONDS": "60"}
 
 web_sizes = load("_modules", "web_sizes")
 
@@ -106,7 +108,8 @@ for _ in range(5):
         speed = len(answered) / (max(row[1] + row[2] for row in rows) - start)
         result.append([connections, speed, rows])
 """
-    found = ask(edge, web, password, rounds, path=DAGS, health=HEALTH)
+    with changed_settings(web, **PATIENT):
+        found = ask(edge, web, password, rounds, path=DAGS, health=HEALTH)
     rows = [Answer(*row) for _, _, answered in found for row in answered]
     assert Counter(row.status for row in rows).keys() == {200}
     assert max(row.seconds for row in rows if row.path == HEALTH) < 5
