@@ -22,6 +22,8 @@ down: $(BIN)/stackctl ## remove the local stack, with everything it left
 status: $(BIN)/stackctl ## show machines, minions and services
 	@$(BIN)/stackctl status
 
+# Each layer prints what took it longest.
+SLOWEST := --durations=25 --durations-min=5
 test: lint unit machines stack ## run every check, cheapest first
 
 lint: $(BIN)/stackctl ## check formats, types, SLS, YAML, documents, shell
@@ -35,7 +37,7 @@ lint: $(BIN)/stackctl ## check formats, types, SLS, YAML, documents, shell
 		git grep --untracked -lE "^$(SHEBANG)"; } | sort -u)
 
 unit: $(BIN)/stackctl ## test Python, templates, targeting, documents: no root, no Docker
-	$(BIN)/pytest --numprocesses=auto --dist=loadfile tests/unit packages/saltext-ec2/tests
+	$(BIN)/pytest $(SLOWEST) --numprocesses=auto --dist=loadfile tests/unit packages/saltext-ec2/tests
 
 # The lockfile has the newest Salt. These are an environment and a Salt of their own; the overrides
 # are those of pyproject.toml.
@@ -60,11 +62,11 @@ cloud: image ## test salt-cloud against the local EC2, with real machines and fa
 	$(BIN)/pytest tests/cloud
 
 machines: image ## run `states` and `cloud` side by side
-	$(BIN)/pytest --numprocesses=2 --dist=loadscope tests/states tests/cloud
+	$(BIN)/pytest $(SLOWEST) --numprocesses=2 --dist=loadscope tests/states tests/cloud
 
 stack: $(BIN)/stackctl ## test the whole stack as a user meets it
 	@scripts/install-browser
-	$(BIN)/pytest tests/stack
+	$(BIN)/pytest $(SLOWEST) tests/stack
 
 # ONLY="ui-dags sweep" selects scenarios; RESUME=1 leaves out what this commit has measured.
 BENCH := PYTHONPATH=scripts $(BIN)/python -m bench

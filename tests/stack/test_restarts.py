@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import docker
 import pytest
@@ -227,18 +228,23 @@ def test_status_without_the_api_tells_the_state_of_the_site(stack: Stack) -> Non
 # -- two runs, and an interrupted one --------------------------------------------------------------
 
 
-@contextmanager
-def orchestrating(stack: Stack) -> Iterator[subprocess.Popen[str]]:
-    """Run `up` with something to do, and enter the block when its orchestration has begun."""
-    stack.sh("redis-1", "echo >> /etc/redis/redis.conf")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stackctl", "up"],
+def started(stack: Stack, *args: str, output: int | TextIO) -> subprocess.Popen[str]:
+    """Start stackctl in a process group of its own, as a shell does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "stackctl", *args],
         cwd=stack.deployment.root,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+
+
+@contextmanager
+def orchestrating(stack: Stack) -> Iterator[subprocess.Popen[str]]:
+    """Run `up` with something to do, and enter the block when its orchestration has begun."""
+    stack.sh("redis-1", "echo >> /etc/redis/redis.conf")
+    process = started(stack, "up", output=subprocess.PIPE)
     try:
         until(
             lambda: "orchestration" in stack.sh("salt-1", RUNNING_JOB),
@@ -253,17 +259,26 @@ def orchestrating(stack: Stack) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_interrupted_run_goes_on_and_the_repetition_waits_for_it(stack: Stack) -> None:
-    with orchestrating(stack) as process:
+def test_second_run_waits_for_the_first_and_for_what_goes_on_after_it(
+    stack: Stack, tmp_path: Path
+) -> None:
+    with orchestrating(stack) as first, (tmp_path / "waiting").open("w+") as said:
+        refused = ctl(stack, "up")
+        assert refused.returncode == 1
+        told = " ".join(refused.stderr.split())
+        assert "Another run changes this deployment: `stackctl up` of " in told, told
+        assert f"(pid {first.pid})" in told, told
+        second = started(stack, "up", "--wait", output=said)
+        until(lambda: "waiting for `stackctl up` of " in Path(said.name).read_text(), "it waits")
         # Ctrl-C on a terminal reaches stackctl and its ssh.
-        os.killpg(process.pid, signal.SIGINT)
-        printed, _ = process.communicate(timeout=60)
-        assert process.returncode == 130
-        said = " ".join(printed.split())
-        assert "Interrupted. On salt-1 goes on: orchestration orch.deploy. Run the same" in said
-        again = " ".join(stack.up().split())
-    assert "waiting for `stackctl up` of" in again, again
-    assert ": orchestration orch.deploy" in again, again
+        os.killpg(first.pid, signal.SIGINT)
+        printed, _ = first.communicate(timeout=60)
+        assert first.returncode == 130
+        last = " ".join(printed.split())
+        assert "Interrupted. On salt-1 goes on: orchestration orch.deploy. Run the same" in last
+        assert second.wait(UP_SECONDS) == 0, Path(said.name).read_text()
+        again = " ".join(Path(said.name).read_text().split())
+        assert ": orchestration orch.deploy" in again, again
     assert "Nothing changed" in stack.up()
 
 
@@ -278,18 +293,3 @@ def test_killed_salt_run_leaves_states_that_are_waited_for(stack: Stack) -> None
         stack.sh("salt-1", "pkill -9 -f '[s]tate.orchestrate'", accept=(0, 1))
         stack.up()
     assert "Nothing changed" in stack.up()
-
-
-def test_second_run_is_told_who_works(stack: Stack) -> None:
-    with orchestrating(stack) as process:
-        second = ctl(stack, "up")
-        assert second.returncode == 1
-        said = " ".join(second.stderr.split())
-        assert "Another run changes this deployment: `stackctl up` of " in said, said
-        assert f"(pid {process.pid})" in said, said
-        waiting = ctl(stack, "up", "--wait")
-        assert waiting.returncode == 0, waiting.stdout + waiting.stderr
-        assert "waiting for `stackctl up` of " in waiting.stdout
-        assert "Nothing changed" in waiting.stdout, waiting.stdout
-        process.communicate(timeout=UP_SECONDS)
-        assert process.returncode == 0
