@@ -138,6 +138,7 @@ class Running:
     credentials: Credentials
     url: str
     api: From
+    file: StateFile
     _clients: dict[str, Any] = field(default_factory=dict)
 
     def client(
@@ -230,7 +231,8 @@ def running(directory: Path, host: MemoryHost, delays: Delays = INSTANT) -> Iter
         server = make_server("127.0.0.1", 0, api, threaded=True, request_handler=Handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         threading.Thread(target=made.watch, daemon=True).start()
-        yield Running(made, host, credentials, f"http://127.0.0.1:{server.server_port}", api)
+        url = f"http://127.0.0.1:{server.server_port}"
+        yield Running(made, host, credentials, url, api, state)
     finally:
         if server:
             server.shutdown()
@@ -251,6 +253,23 @@ def emptied(made: Running) -> Running:
         made.host.machines.clear()
         made.host.observed.clear()
     return made
+
+
+def saved(made: Running) -> bytes:
+    """Return what an account without machines and objects holds, for `restore`."""
+    made.settle()
+    with made.cloud.lock:
+        made.file.save()
+        return made.file.path.read_bytes()
+
+
+def restore(made: Running, content: bytes) -> None:
+    """Have the account hold what it held when it was saved, and nothing else."""
+    emptied(made)
+    with made.cloud.lock:
+        made.file.path.write_bytes(content)
+        assert made.file.load()
+        catalog.publish()
 
 
 def _empty_moto() -> None:

@@ -19,7 +19,7 @@ import yaml
 
 import awsenvironment
 from cloudsite import HOST_KEY
-from memorycloud import MemoryHost, Running, running
+from memorycloud import MemoryHost, Running, emptied, restore, running, saved
 from plainpillar import DEPLOYMENT, ROOT
 from saltext.ec2 import _client, _images, _request
 from saltext.ec2 import options as _options
@@ -169,6 +169,23 @@ def apply(
 def applied(apply: Callable[..., States]) -> States:
     """The states' results on the empty account."""
     return apply()
+
+
+@pytest.fixture(scope="session")
+def foundations() -> list[bytes]:
+    """What an account with the foundation holds, once a test has made it."""
+    return []
+
+
+@pytest.fixture
+def founded(cloud: Running, apply: Operator, foundations: list[bytes]) -> Running:
+    """An account with the foundation and nothing else: the states' own work, which is kept."""
+    if not foundations:
+        emptied(cloud)
+        assert all(state["result"] for state in apply().values())
+        foundations.append(saved(cloud))
+    restore(cloud, foundations[0])
+    return cloud
 
 
 @pytest.fixture(scope="module")

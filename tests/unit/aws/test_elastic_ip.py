@@ -9,7 +9,7 @@ import pytest
 
 from accounts import Client, specification
 from localcloud import catalog
-from memorycloud import Running, emptied
+from memorycloud import Running
 
 States = dict[str, dict[str, Any]]
 Apply = Callable[..., States]
@@ -17,11 +17,7 @@ OWNER = {"project": "airflow-stack", "deployment": "test"}
 ID = "aws-address-associated"
 
 
-@pytest.fixture(autouse=True)
-def account(cloud: Running, apply: Apply) -> None:
-    """An account with the foundation and without machines."""
-    emptied(cloud)
-    apply()
+pytestmark = pytest.mark.usefixtures("founded")
 
 
 def launch(cloud: Running, name: str = "lb-1", **tags: str) -> tuple[str, str]:

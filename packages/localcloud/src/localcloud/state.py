@@ -47,10 +47,13 @@ class StateFile:
 
     Args:
         directory: holds `moto.pickle` and the folder `objects`.
+
+    Attributes:
+        path: of the file.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "moto.pickle"
+        self.path = directory / "moto.pickle"
         self._objects = directory / "objects"
         self._written = b""
         self._objects.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,7 +80,7 @@ class StateFile:
         )
         if content == self._written:
             return False
-        write_private(self._path, content)
+        write_private(self.path, content)
         self._written = content
         for path in self._objects.iterdir():
             if path.name not in pickler.bodies:
@@ -90,17 +93,17 @@ class StateFile:
         Raises:
             StateUnreadable: the state is damaged, or other versions have written it.
         """
-        if not self._path.exists():
+        if not self.path.exists():
             return False
-        self._written = self._path.read_bytes()
-        hint = f"Destroy the local cloud and start it anew: localcloud destroy {self._path.parent}"
+        self._written = self.path.read_bytes()
+        hint = f"Destroy the local cloud and start it anew: localcloud destroy {self.path.parent}"
         try:
             data = _Unpickler(self._written, self._objects).load()
         except Exception as error:  # the classes of another version can raise any error
-            raise StateUnreadable(f"{self._path} cannot be read ({error}). {hint}") from error
+            raise StateUnreadable(f"{self.path} cannot be read ({error}). {hint}") from error
         if data["versions"] != _versions():
             raise StateUnreadable(
-                f"{self._path} was written by {data['versions']}, this is {_versions()}. {hint}"
+                f"{self.path} was written by {data['versions']}, this is {_versions()}. {hint}"
             )
         for service, account, region, backend in data["backends"]:
             dict.__setitem__(get_backend(service)[account], region, backend)
