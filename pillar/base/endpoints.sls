@@ -1,12 +1,14 @@
 # Every port of the stack: the roles that listen on it, and the clients that may
 # connect. Everything else is dropped. salt/_modules/endpoints.py reads this for
-# the machines' firewalls (salt/base) and for the security groups (salt/aws).
+# the machines' firewalls (salt/base) and for the security groups (salt/aws),
+# which let nothing in and nothing out but this.
 #
 # listeners, clients: roles, or `any-role`. Clients may also be `internet`
 # (anybody) and `operators` (the networks in the deployment's
 # `settings:operator_cidrs`, which the security group alone tells from the rest
-# of the internet: salt/_modules/firewall.py). The ports of SSH and of Salt are
-# their programs' own and cannot be changed here.
+# of the internet: salt/_modules/firewall.py). Listeners may also be `internet`
+# (any address outside) and `s3` (the addresses of S3 in the region). The ports
+# of SSH and of Salt are their programs' own and cannot be changed here.
 endpoints:
   ssh:
     port: 22
@@ -24,6 +26,26 @@ endpoints:
     port: 4506
     listeners: [salt]
     clients: [any-role]
+  # The way out of all machines but salt-1, to the names in pillar `proxy`.
+  proxy:
+    port: 3128
+    listeners: [salt]
+    clients: [any-role]
+  # salt-1's own way out: packages, the EC2 API, and what others ask of its
+  # proxy.
+  internet-http:
+    port: 80
+    listeners: [internet]
+    clients: [salt]
+  internet-https:
+    port: 443
+    listeners: [internet]
+    clients: [salt]
+  # Through the gateway endpoint of the VPC, where it has one: backups.
+  s3:
+    port: 443
+    listeners: [s3]
+    clients: [salt, postgres]
   postgres:
     port: 5432
     listeners: [postgres]

@@ -1,7 +1,7 @@
 """Who may connect to which port of a role, from the pillar ``endpoints``.
 
 The machines' firewall (``firewall``) and the security groups (``security_group``) both ask here.
-They only translate the clients into addresses or into groups.
+They only translate clients and listeners into addresses or into groups.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ __salt__: dict[str, Callable[..., Any]]
 
 ANY_ROLE = "any-role"
 INTERNET = "internet"
+S3 = "s3"
 OPERATORS = "operators"
 KEYS = {"port", "listeners", "clients"}
 # No state sets what these programs listen on, so the rules have to name their default ports.
@@ -49,6 +50,40 @@ def served_by(role: str) -> list[dict[str, Any]]:
     ]
 
 
+def used_by(role: str) -> list[dict[str, Any]]:
+    """Return the endpoints to which the machines of a role connect, in the pillar's order.
+
+    Clients that are ``internet`` are no machine of the stack: who is nobody's client here has no
+    business at the edge either.
+
+    Args:
+        role: the role.
+
+    Returns:
+        For each endpoint its ``name``, its ``port``, and who listens: ``roles`` (a sorted list),
+        ``any_role`` (whether every role does), ``internet`` (whether it leads to any address), and
+        ``s3`` (whether it leads to the region's S3).
+
+    Raises:
+        CommandExecutionError: an endpoint is wrong; see `served_by`.
+    """
+    endpoints = __pillar__["endpoints"]
+    for name, endpoint in endpoints.items():
+        _check(name, endpoint)
+    return [
+        {
+            "name": name,
+            "port": endpoint["port"],
+            "roles": sorted({*endpoint["listeners"]} - {ANY_ROLE, INTERNET, S3}),
+            "any_role": ANY_ROLE in endpoint["listeners"],
+            "internet": INTERNET in endpoint["listeners"],
+            "s3": S3 in endpoint["listeners"],
+        }
+        for name, endpoint in endpoints.items()
+        if {role, ANY_ROLE} & set(endpoint["clients"])
+    ]
+
+
 def _check(name: str, endpoint: Mapping[str, Any]) -> None:
     if endpoint.keys() != KEYS:
         raise CommandExecutionError(
@@ -62,12 +97,17 @@ def _check(name: str, endpoint: Mapping[str, Any]) -> None:
             " put that back; only listeners and clients can be changed"
         )
     roles = {*__pillar__["roles"], ANY_ROLE}
-    for key, known in (("listeners", roles), ("clients", roles | {INTERNET, OPERATORS})):
+    for key, words in (("listeners", {INTERNET, S3}), ("clients", {INTERNET, OPERATORS})):
         for word in endpoint[key]:
-            if word not in known:
+            if word not in roles | words:
                 raise CommandExecutionError(
                     f"endpoints:{name}:{key} names '{word}', which is no role in pillar roles"
                 )
+    outside = {*endpoint["listeners"]} & {INTERNET, S3}
+    if outside and {*endpoint["clients"]} & {INTERNET, OPERATORS}:
+        raise CommandExecutionError(
+            f"endpoints:{name} leads to '{min(outside)}', so its clients can be roles only"
+        )
 
 
 def _resolved(clients: list[str]) -> dict[str, Any]:

@@ -1,5 +1,13 @@
 """The rules of security groups: those that pillar ``endpoints`` asks for, and those in EC2.
 
+A group does not filter Amazon's DNS, instance metadata and time (169.254.169.253, .254 and .123),
+so no rule names them:
+https://docs.aws.amazon.com/vpc/latest/userguide/vpc-security-groups.html
+
+It is stateful: answers need no rule, and a connection outlives its rule. But one of port 443 that
+anybody may open to a group with a rule for all egress is not tracked, and ends when that rule does:
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/security-group-connection-tracking.html
+
 ``boto3_secgroup`` takes a group of a name for its own whoever made it, and fails on rules for IPv6
 networks and prefix lists.
 """
@@ -16,6 +24,7 @@ __pillar__: dict[str, Any]
 __salt__: dict[str, Callable[..., Any]]
 
 ANYBODY = "0.0.0.0/0"
+EVERYTHING = "-1"  # EC2's word for all protocols
 
 
 def ingress(role: str) -> list[dict[str, Any]]:
@@ -37,10 +46,63 @@ def ingress(role: str) -> list[dict[str, Any]]:
                     f"endpoints:{endpoint['name']} is open to '{client}',"
                     " which has no group in aws:security_groups"
                 )
-            rules.append(rule | {"source_group_name": groups[client]})
+            rules.append(rule | {"group_name": groups[client]})
         networks = endpoint["networks"] + ([ANYBODY] if endpoint["internet"] else [])
         rules += [rule | {"cidr_ip": network} for network in networks]
     return rules
+
+
+def egress(role: str) -> list[dict[str, Any]]:
+    """Return what a role's security group lets out.
+
+    Each rule has a protocol, ports, and a destination: another group's name, a network, or the
+    name of a prefix list.
+
+    Raises:
+        CommandExecutionError: a role that listens has no group, or an endpoint is wrong.
+    """
+    aws = __pillar__["aws"]
+    groups = aws["security_groups"]
+    rules: list[dict[str, Any]] = []
+    for endpoint in __salt__["endpoints.used_by"](role):
+        port = endpoint["port"]
+        rule = {"ip_protocol": "tcp", "from_port": port, "to_port": port}
+        for listener in sorted(groups) if endpoint["any_role"] else endpoint["roles"]:
+            if listener not in groups:
+                raise CommandExecutionError(
+                    f"endpoints:{endpoint['name']} leads to '{listener}',"
+                    " which has no group in aws:security_groups"
+                )
+            rules.append(rule | {"group_name": groups[listener]})
+        if endpoint["internet"]:
+            rules.append(rule | {"cidr_ip": ANYBODY})
+        if endpoint["s3"]:
+            rules.append(rule | {"prefix_list": f"com.amazonaws.{aws['region']}.s3"})
+    return rules
+
+
+def prefix_lists(names: Iterable[str], region: str) -> dict[str, str]:
+    """Return name -> id of Amazon's prefix lists.
+
+    https://docs.aws.amazon.com/vpc/latest/userguide/working-with-aws-managed-prefix-lists.html
+
+    Raises:
+        CommandExecutionError: Amazon has no list of such a name in the region.
+        AwsError: EC2 does not answer.
+    """
+    wished = sorted(set(names))
+    if not wished:
+        return {}
+    filters = [{"Name": "prefix-list-name", "Values": wished}]
+    answer = __salt__["aws.call"]("describe_managed_prefix_lists", region, Filters=filters)
+    found = {
+        str(one["PrefixListName"]): str(one["PrefixListId"])
+        for one in answer["PrefixLists"]
+        if one["OwnerId"] == "AWS"
+    }
+    if absent := [name for name in wished if name not in found]:
+        raise CommandExecutionError(f"Amazon has no prefix list {absent[0]} in {region}")
+    return found
 
 
 def groups(names: Iterable[str], region: str) -> dict[str, dict[str, Any]]:
@@ -65,8 +127,8 @@ def groups(names: Iterable[str], region: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def rules(group_id: str, region: str) -> dict[str, str]:
-    """Return rule in words -> its id, of the rules by which a group lets something in.
+def rules(group_id: str, region: str, *, egress: bool = False) -> dict[str, str]:
+    """Return rule in words -> its id, of the rules by which a group lets something in, or out.
 
     Raises AwsError when EC2 does not answer.
     """
@@ -75,51 +137,60 @@ def rules(group_id: str, region: str) -> dict[str, str]:
     return {
         _in_words(rule): rule["SecurityGroupRuleId"]
         for rule in answer["SecurityGroupRules"]
-        if not rule["IsEgress"]
+        if rule["IsEgress"] == egress
     }
 
 
 def _in_words(rule: Mapping[str, Any]) -> str:
-    source = (
+    peer = (
         rule.get("CidrIpv4")
         or rule.get("CidrIpv6")
         or rule.get("PrefixListId")
         or rule.get("ReferencedGroupInfo", {}).get("GroupId")
     )
-    return in_words(rule["IpProtocol"], (rule["FromPort"], rule["ToPort"]), str(source))
+    ports = (rule.get("FromPort", -1), rule.get("ToPort", -1))
+    return in_words(rule["IpProtocol"], ports, str(peer), egress=rule["IsEgress"])
 
 
-def in_words(protocol: str, ports: tuple[int, int], source: str) -> str:
+def in_words(protocol: str, ports: tuple[int, int], peer: str, *, egress: bool) -> str:
     """Return a rule in words: `tcp 22-22 from 198.51.100.0/24`."""
-    return f"{protocol} {ports[0]}-{ports[1]} from {source}"
+    what = "everything" if protocol == EVERYTHING else f"{protocol} {ports[0]}-{ports[1]}"
+    return f"{what} {'to' if egress else 'from'} {peer}"
 
 
-def wanted(asked: Iterable[Mapping[str, Any]], ids: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def wanted(
+    asked: Iterable[Mapping[str, Any]], ids: Mapping[str, str], *, egress: bool = False
+) -> dict[str, dict[str, Any]]:
     """Return rule in words -> the rule as EC2 takes it.
 
     EC2 keeps the network of a rule without the bits of a host, so it is compared in that form.
 
     Args:
-        asked: see `ingress`.
-        ids: name of each group -> its id.
+        asked: see `ingress` and `egress`.
+        ids: name of each group and of each prefix list -> its id.
+        egress: whether the rules let something out.
 
     Raises CommandExecutionError when a group has no id.
     """
     found = {}
     for rule in asked:
         protocol, ports = rule["ip_protocol"], (rule["from_port"], rule["to_port"])
-        if network := rule.get("cidr_ip"):
-            source = str(ipaddress.ip_network(network, strict=False))
-            given: dict[str, Any] = (
-                {"Ipv6Ranges": [{"CidrIpv6": source}]}
-                if ":" in source
-                else {"IpRanges": [{"CidrIp": source}]}
-            )
-        else:
-            if rule["source_group_name"] not in ids:
-                raise CommandExecutionError(f"there is no group {rule['source_group_name']}")
-            source = ids[rule["source_group_name"]]
-            given = {"UserIdGroupPairs": [{"GroupId": source}]}
+        peer, given = _peer(rule, ids)
         numbers = {"IpProtocol": protocol, "FromPort": ports[0], "ToPort": ports[1]}
-        found[in_words(protocol, ports, source)] = numbers | given
+        found[in_words(protocol, ports, peer, egress=egress)] = numbers | given
     return found
+
+
+def _peer(rule: Mapping[str, Any], ids: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """Return the other end of a rule in words, and as EC2 takes it."""
+    if network := rule.get("cidr_ip"):
+        peer = str(ipaddress.ip_network(network, strict=False))
+        if ":" in peer:
+            return peer, {"Ipv6Ranges": [{"CidrIpv6": peer}]}
+        return peer, {"IpRanges": [{"CidrIp": peer}]}
+    if name := rule.get("prefix_list"):
+        return ids[name], {"PrefixListIds": [{"PrefixListId": ids[name]}]}
+    if rule["group_name"] not in ids:
+        raise CommandExecutionError(f"there is no group {rule['group_name']}")
+    peer = ids[rule["group_name"]]
+    return peer, {"UserIdGroupPairs": [{"GroupId": peer}]}

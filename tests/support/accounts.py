@@ -26,7 +26,8 @@ LISTS = {
 }
 READS = (
     "DescribeAddresses", "DescribeInstances", "DescribeInternetGateways", "DescribeKeyPairs",
-    "DescribeRouteTables", "DescribeSecurityGroupRules", "DescribeSecurityGroups",
+    "DescribeManagedPrefixLists", "DescribeRouteTables", "DescribeSecurityGroupRules",
+    "DescribeSecurityGroups",
     "DescribeSubnets", "DescribeVpcAttribute", "DescribeVpcs", "GetInstanceProfile", "GetRole",
     "GetRolePolicy", "GetSubnetCidrReservations", "ListAttachedRolePolicies", "ListRolePolicies",
 )  # fmt: skip

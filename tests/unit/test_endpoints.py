@@ -27,6 +27,8 @@ ENDPOINTS: dict[str, Any] = {
     "https": {"port": 443, "listeners": ["lb"], "clients": ["internet"]},
     "bus": {"port": 4505, "listeners": ["salt"], "clients": ["any-role"]},
     "store": {"port": 1, "listeners": ["cache"], "clients": ["web"]},
+    "out": {"port": 80, "listeners": ["internet"], "clients": ["salt"]},
+    "objects": {"port": 443, "listeners": ["s3"], "clients": ["web", "salt"]},
 }
 
 Rules = list[dict[str, Any]]
@@ -34,7 +36,7 @@ Rules = list[dict[str, Any]]
 
 def pillar(endpoints: dict[str, Any], operators: Sequence[str]) -> dict[str, Any]:
     return {
-        "aws": {"vpc": {"cidr": NETWORK}, "security_groups": GROUPS},
+        "aws": {"region": "eu-west-1", "vpc": {"cidr": NETWORK}, "security_groups": GROUPS},
         "endpoints": endpoints,
         "roles": {role: {} for role in ("salt", "lb", "web", "cache")},
         "settings": {"operator_cidrs": operators},
@@ -136,7 +138,13 @@ def test_moved_fixed_port_is_refused(name: str) -> None:
     ("change", "message"),
     [
         ({"clients": ["webb"]}, r"endpoints:app:clients names 'webb'"),
-        ({"listeners": ["internet"]}, r"endpoints:app:listeners names 'internet'"),
+        ({"listeners": ["operators"]}, r"endpoints:app:listeners names 'operators'"),
+        ({"clients": ["s3"]}, r"endpoints:app:clients names 's3'"),
+        (
+            {"listeners": ["internet"], "clients": ["internet"]},
+            r"endpoints:app leads to 'internet', so its clients can be roles only",
+        ),
+        ({"listeners": ["web", "s3"], "clients": ["operators"]}, "leads to 's3'"),
         ({"from": ["lb"]}, r"endpoints:app has the keys clients, from, listeners, port"),
     ],
 )
@@ -153,7 +161,7 @@ def test_group_opens_nothing_for_endpoints_of_other_roles() -> None:
 
 def test_group_opens_any_role_endpoint_to_every_group() -> None:
     rules = group("salt", {"bus": ENDPOINTS["bus"]})
-    assert {rule["source_group_name"] for rule in rules} == {"s", "w"}
+    assert {rule["group_name"] for rule in rules} == {"s", "w"}
     assert not [rule for rule in rules if "cidr_ip" in rule]
 
 
@@ -179,9 +187,53 @@ def test_client_role_without_group_stops_the_run() -> None:
 def test_every_endpoint_of_the_stack_resolves() -> None:
     endpoints = DEPLOYMENT.base_pillar("endpoints")
     everything = pillar(endpoints, ()) | {"roles": DEPLOYMENT.base_pillar("roles")}
-    served = {
+    salt = functions("operator", everything, {})
+    named = {
         endpoint["name"]
         for role in everything["roles"]
-        for endpoint in functions("operator", everything, {})["endpoints.served_by"](role)
+        for question in ("endpoints.served_by", "endpoints.used_by")
+        for endpoint in salt[question](role)
     }
-    assert served == endpoints.keys()
+    assert named == endpoints.keys()
+
+
+# -- what leaves a machine
+
+
+def egress(role: str, endpoints: dict[str, Any] = ENDPOINTS) -> list[tuple[int, str]]:
+    """Return port and destination of what a role's security group lets out."""
+    full = pillar(endpoints, (OPERATOR,))
+    full["aws"] |= {"security_groups": {"salt": "s", "lb": "l", "web": "w", "cache": "c"}}
+    rules = functions("operator", full, {})["security_group.egress"](role)
+    assert {rule["ip_protocol"] for rule in rules} <= {"tcp"}
+    assert all(rule["from_port"] == rule["to_port"] for rule in rules)
+    return [
+        (rule["from_port"], rule[key])
+        for rule in rules
+        for key in ("group_name", "cidr_ip", "prefix_list")
+        if key in rule
+    ]
+
+
+def test_group_lets_out_to_the_endpoints_whose_client_the_role_is() -> None:
+    assert egress("lb") == [(8080, "w"), (4505, "s")], "and not to the edge, which is for strangers"
+    assert egress("web") == [(4505, "s"), (1, "c"), (443, "com.amazonaws.eu-west-1.s3")]
+    assert egress("cache") == [(4505, "s")]
+    assert egress("salt") == [
+        *((22, group) for group in "clsw"),
+        (4505, "s"),
+        (80, "0.0.0.0/0"),
+        (443, "com.amazonaws.eu-west-1.s3"),
+    ]
+
+
+def test_listening_role_without_group_stops_the_run() -> None:
+    endpoints = {"store": ENDPOINTS["store"]}
+    salt = functions("operator", pillar(endpoints, ()), {})
+    with pytest.raises(CommandExecutionError, match=r"endpoints:store leads to 'cache'"):
+        salt["security_group.egress"]("web")
+
+
+def test_wrong_endpoint_stops_the_run_also_on_the_way_out() -> None:
+    with pytest.raises(CommandExecutionError, match="names 'webb'"):
+        egress("lb", ENDPOINTS | {"app": ENDPOINTS["app"] | {"clients": ["webb"]}})

@@ -1,4 +1,4 @@
-"""What the small map's firewalls and security groups let in, as literal lists."""
+"""What the small map's firewalls let in, and security groups in and out, as literal lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WEB = ["10.20.1.14", "10.20.1.15"]
 
 # Minion id -> port -> the addresses and networks that may connect.
 FIREWALLS: dict[str, dict[int, list[str]]] = {
-    "salt-1": {22: [MASTER, f"not {VPC}"], 4505: [VPC], 4506: [VPC]},
+    "salt-1": {22: [MASTER, f"not {VPC}"], 3128: [VPC], 4505: [VPC], 4506: [VPC]},
     "lb-1": {22: [MASTER], 80: [ANYBODY], 443: [ANYBODY]},
     "postgres-1": {22: [MASTER], 5432: WEB},
     "redis-1": {22: [MASTER], 6379: WEB},
@@ -31,12 +31,23 @@ GROUPS = [
 ]  # fmt: skip
 # Role -> port -> the security groups and networks that may connect.
 SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
-    "salt": {22: [*OPERATORS, "airflow-salt"], 4505: GROUPS, 4506: GROUPS},
+    "salt": {22: [*OPERATORS, "airflow-salt"], 3128: GROUPS, 4505: GROUPS, 4506: GROUPS},
     "lb": {22: ["airflow-salt"], 80: [ANYBODY], 443: [ANYBODY]},
     "monitor": {22: ["airflow-salt"]},
     "postgres": {22: ["airflow-salt"], 5432: ["airflow-web"]},
     "redis": {22: ["airflow-salt"], 6379: ["airflow-web"]},
     "web": {22: ["airflow-salt"], 8080: ["airflow-lb"]},
+}
+S3 = "com.amazonaws.eu-west-1.s3"
+_TO_MASTER = {3128: ["airflow-salt"], 4505: ["airflow-salt"], 4506: ["airflow-salt"]}
+# Role -> port -> the security groups, networks and prefix lists to which it may connect.
+EGRESS: dict[str, dict[int, list[str]]] = {
+    "salt": {22: GROUPS, 80: [ANYBODY], 443: [ANYBODY, S3], **_TO_MASTER},
+    "lb": {8080: ["airflow-web"], **_TO_MASTER},
+    "monitor": _TO_MASTER,
+    "postgres": {443: [S3], **_TO_MASTER},
+    "redis": _TO_MASTER,
+    "web": {5432: ["airflow-postgres"], 6379: ["airflow-redis"], **_TO_MASTER},
 }
 ACCEPT = re.compile(
     r"^ *(?:ip saddr (?:\{ (?P<sources>[^}]+) \}|!= (?P<outside>\S+)) )?"
@@ -70,12 +81,12 @@ def firewall_openings(rules: str) -> Openings:
 
 
 def group_openings(chunk: Chunk) -> Openings:
-    """Return port -> sources of a security group's rules."""
+    """Return port -> the other ends of a security group's rules."""
     found: Openings = {}
     for rule in chunk["rules"]:
         assert rule["ip_protocol"] == "tcp"
         assert rule["from_port"] == rule["to_port"]
-        (source,) = rule.keys() & {"cidr_ip", "source_group_name"}
+        (source,) = rule.keys() & {"cidr_ip", "group_name", "prefix_list"}
         found.setdefault(rule["from_port"], []).append(rule[source])
     return {port: sorted(sources) for port, sources in found.items()}
 
@@ -93,11 +104,15 @@ def test_firewall_lets_in_these_sources_only(
     assert firewall_openings(compiler.render(rules)["data"]) == FIREWALLS[minion_id]
 
 
-def test_security_groups_let_in_these_sources_only(pillar: PlainPillar, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "expected"), [("aws-rules-", SECURITY_GROUPS), ("aws-egress-", EGRESS)]
+)
+def test_security_groups_let_in_and_out_this_only(
+    pillar: PlainPillar, tmp_path: Path, prefix: str, expected: dict[str, Openings]
+) -> None:
     chunks = Compiler("operator", tmp_path / "minion", pillar).states("aws").chunks
-    prefix = "aws-rules-"
     assert {
         chunk["__id__"].removeprefix(prefix): group_openings(chunk)
         for chunk in chunks
         if chunk["__id__"].startswith(prefix)
-    } == SECURITY_GROUPS
+    } == expected

@@ -280,13 +280,16 @@ def rule(**source: Any) -> dict[str, Any]:
         # EC2 cuts the bits of a host off.
         (rule(cidr_ip="198.51.100.7/24"), "tcp 22-22 from 198.51.100.0/24"),
         (rule(cidr_ip="2001:db8::1/32"), "tcp 22-22 from 2001:db8::/32"),
-        (rule(source_group_name="web"), "tcp 22-22 from sg-web"),
+        (rule(group_name="web"), "tcp 22-22 from sg-web"),
+        (rule(prefix_list="com.amazonaws.s3"), "tcp 22-22 from pl-1"),
     ],
 )
 def test_rules_are_compared_as_ec2_keeps_them(given: dict[str, Any], words: str) -> None:
     module = load("_modules", "security_group")
-    found = module.wanted([given], {"web": "sg-web"})
+    ids = {"web": "sg-web", "com.amazonaws.s3": "pl-1"}
+    found = module.wanted([given], ids)
     assert list(found) == [words]
+    assert list(module.wanted([given], ids, egress=True)) == [words.replace("from", "to")]
     (taken,) = found.values()
     assert taken["IpProtocol"] == "tcp"
 
@@ -294,7 +297,7 @@ def test_rules_are_compared_as_ec2_keeps_them(given: dict[str, Any], words: str)
 def test_rule_of_a_missing_group_is_an_error() -> None:
     module = load("_modules", "security_group")
     with pytest.raises(CommandExecutionError, match="there is no group lb"):
-        module.wanted([rule(source_group_name="lb")], {})
+        module.wanted([rule(group_name="lb")], {})
 
 
 RULES = [
@@ -320,6 +323,23 @@ def test_rules_in_words() -> None:
         "tcp 22-23 from pl-1": "sgr-l",
         "tcp 22-23 from sg-1": "sgr-g",
     }
+    assert module.rules("sg-9", REGION, egress=True) == {"tcp 22-23 to ::/0": "sgr-e"}
+    everything = {"IpProtocol": "-1", "FromPort": -1, "ToPort": -1}
+    answer["SecurityGroupRules"] = [RULES[-1] | everything]
+    assert module.rules("sg-9", REGION, egress=True) == {"everything to ::/0": "sgr-e"}
+
+
+def test_prefix_list_is_amazons_own_and_is_there() -> None:
+    lists = [
+        {"PrefixListName": "s3", "PrefixListId": "pl-1", "OwnerId": "AWS"},
+        {"PrefixListName": "mine", "PrefixListId": "pl-2", "OwnerId": "123456789012"},
+    ]
+    salt = {"aws.call": lambda *_, **__: {"PrefixLists": lists}}
+    module = load("_modules", "security_group", __salt__=salt)
+    assert module.prefix_lists(["s3", "s3"], REGION) == {"s3": "pl-1"}
+    with pytest.raises(CommandExecutionError, match=f"no prefix list mine in {REGION}"):
+        module.prefix_lists(["s3", "mine"], REGION)
+    assert load("_modules", "security_group").prefix_lists([], REGION) == {}
 
 
 # -- master_key ------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_firewall_opens_its_port_to_its_clients_only(facts: Facts) -> None:
 
 def test_security_group_opens_its_port_to_its_clients_only(facts: Facts) -> None:
     opened = {
-        (group, rule.get("source_group_name"), rule.get("cidr_ip"))
+        (group, rule.get("group_name"), rule.get("cidr_ip"))
         for group, rules in facts["security_groups"].items()
         for rule in rules
         if rule["from_port"] <= PORT <= rule["to_port"]

@@ -67,12 +67,12 @@ def errors(minion_id: str) -> list[str]:
 
 
 def security_groups() -> dict[str, Any]:
-    """Return security group -> rules."""
+    """Return security group -> rules by which it lets something in."""
     chunks = compiler("operator").states("aws").chunks
     return {
         chunk["name"]: chunk["rules"]
         for chunk in chunks
-        if chunk["state"] == "security_group" and "rules" in chunk
+        if (chunk["state"], chunk["fun"]) == ("security_group", "ingress")
     }
 
 
