@@ -24,22 +24,24 @@ aws:
     cidr: 10.20.1.0/24
     zone: eu-west-1a
   # In each zone one for the load balancers, and a private one for all other
-  # machines. So far all of them have the route to the internet gateway: the
-  # private ones need their way out before they lose it.
+  # machines. The private ones have no route out of the VPC.
   other_subnets:
     b: {name: '{project}-{deployment}-b', cidr: 10.20.2.0/24, zone: eu-west-1b}
     c: {name: '{project}-{deployment}-c', cidr: 10.20.3.0/24, zone: eu-west-1c}
     private-a:
       name: '{project}-{deployment}-private-a'
       cidr: 10.20.11.0/24
+      private: true
       zone: eu-west-1a
     private-b:
       name: '{project}-{deployment}-private-b'
       cidr: 10.20.12.0/24
+      private: true
       zone: eu-west-1b
     private-c:
       name: '{project}-{deployment}-private-c'
       cidr: 10.20.13.0/24
+      private: true
       zone: eu-west-1c
   # Every machine lets in SSH from this address only, and finds its master
   # there. A new salt-1 gets the same address.
@@ -51,6 +53,7 @@ aws:
     machine: lb-1
   internet_gateway: '{project}-{deployment}'
   route_table: '{project}-{deployment}'
+  private_route_table: '{project}-{deployment}-private'
   key_pair: '{project}-{deployment}'
   salt_role: '{project}-{deployment}-salt'
   # Role of a machine -> its security group. A group's name counts in its VPC

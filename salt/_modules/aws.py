@@ -232,10 +232,15 @@ def own(kind: str, region: str, name: str = "") -> list[dict[str, Any]]:
     return things(kind, region, {f"tag:{key}": value for key, value in tags(name).items()})
 
 
-def subnets() -> list[Mapping[str, str]]:
-    """Return the subnets of pillar ``aws``, the master's first."""
+def subnets(private: bool | None = None) -> list[Mapping[str, Any]]:
+    """Return the subnets of pillar ``aws``, the master's first.
+
+    Args:
+        private: only those without a route out of the VPC, or only the others.
+    """
     aws = settings()
-    return [aws["subnet"], *aws["other_subnets"].values()]
+    found = [aws["subnet"], *aws["other_subnets"].values()]
+    return [one for one in found if private in (None, bool(one.get("private")))]
 
 
 def find(

@@ -50,6 +50,7 @@ def _looks(region: str) -> list[Callable[[], Any]]:
     groups = aws["security_groups"].values()
     return [
         *(partial(find, kind, name, region) for kind, name in names.items()),
+        partial(find, "route-table", aws["private_route_table"], region),
         *(partial(find, "subnet", subnet["name"], region) for subnet in subnets),
         lambda: __salt__["security_group.groups"](groups, region),
         partial(_earlier_vpc, region),

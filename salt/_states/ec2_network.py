@@ -1,4 +1,4 @@
-"""The deployment's network in EC2: a VPC, its subnets, its internet gateway and its route table.
+"""The deployment's network in EC2: a VPC, its subnets, its internet gateway and route tables.
 
 `boto3_vpc` finds things by their Name tag whoever they belong to, deletes routes that it does not
 know, takes a gateway for present that is not attached, and every refused look for "absent".
@@ -17,6 +17,9 @@ __opts__: dict[str, Any]
 
 ANYWHERE = "0.0.0.0/0"
 ATTACHED = ("attached", "available", "attaching")  # what EC2 calls a gateway in its VPC
+
+# What a route may lead to, as EC2 describes it.
+TARGETS = ("GatewayId", "NatGatewayId", "InstanceId", "NetworkInterfaceId", "TransitGatewayId")
 
 Todo = dict[str, Callable[[], Any]]
 
@@ -255,19 +258,22 @@ def _require_free(vpc_id: str, gateway: str, region: str) -> None:
         )
 
 
-# -- the route table -------------------------------------------------------------------------------
+# -- the route tables ------------------------------------------------------------------------------
 
 
-def route_table(name: str, gateway: str, subnets: Sequence[str], region: str) -> dict[str, Any]:
-    """The subnets have a route table of the deployment; its way out is an internet gateway.
+def route_table(
+    name: str, subnets: Sequence[str], region: str, gateway: str = ""
+) -> dict[str, Any]:
+    """The subnets have a route table of the deployment; its way out is an internet gateway or none.
 
-    Routes to other networks are left alone, and so are other subnets with this table.
+    Routes to other networks are left alone, and so are other subnets with this table. EC2 replaces
+    the table of a subnet in one step: what goes to other machines of the VPC is not interrupted.
 
     Args:
         name: the table's Name tag.
-        gateway: the internet gateway's Name tag.
         subnets: the subnets' Name tags.
         region: where they are.
+        gateway: the internet gateway's Name tag; empty: the table has no default route.
 
     Returns:
         The state's result.
@@ -278,7 +284,8 @@ def route_table(name: str, gateway: str, subnets: Sequence[str], region: str) ->
         found = __salt__["aws.find"]("route-table", name, region)
         if found is None:
             within = {"vpc-id": vpc_id}
-            if unnamed := _unnamed("route-table", "route_table", within, region):
+            key = "route_table" if gateway else ""
+            if unnamed := _unnamed("route-table", key, within, region):
                 return _named(unnamed, "RouteTableId", name, region)
             return {
                 f"create the route table {name}": lambda: _call(
@@ -289,7 +296,7 @@ def route_table(name: str, gateway: str, subnets: Sequence[str], region: str) ->
                 )
             }
         _require("route table", found["RouteTableId"], {"VPC": (found["VpcId"], vpc_id)})
-        gateway_id = _id_of("internet-gateway", gateway, region)
+        gateway_id = _gateway_id(gateway, region) if gateway else ""
         todo = _way_out(found, gateway_id, region)
         for subnet_name in subnets:
             todo |= _association(found, subnet_name, region)
@@ -300,11 +307,17 @@ def route_table(name: str, gateway: str, subnets: Sequence[str], region: str) ->
 
 def _way_out(table: Mapping[str, Any], gateway: str, region: str) -> Todo:
     routes = [route for route in table["Routes"] if route.get("DestinationCidrBlock") == ANYWHERE]
-    arguments = {
-        "RouteTableId": table["RouteTableId"],
-        "DestinationCidrBlock": ANYWHERE,
-        "GatewayId": gateway,
-    }
+    which = {"RouteTableId": table["RouteTableId"], "DestinationCidrBlock": ANYWHERE}
+    if not gateway:
+        if not routes:
+            return {}
+        target = next((routes[0][key] for key in TARGETS if routes[0].get(key)), "a target")
+        return {
+            f"remove the route {ANYWHERE} to {target} from a private table": lambda: _call(
+                "delete_route", region, **which
+            )
+        }
+    arguments = which | {"GatewayId": gateway}
     if not routes:
         return {
             f"route {ANYWHERE} to {gateway}": lambda: _call("create_route", region, **arguments)
@@ -319,7 +332,8 @@ def _way_out(table: Mapping[str, Any], gateway: str, region: str) -> Todo:
 
 
 def _association(table: Mapping[str, Any], subnet_name: str, region: str) -> Todo:
-    subnet_id, table_id = _id_of("subnet", subnet_name, region), table["RouteTableId"]
+    table_id = table["RouteTableId"]
+    subnet_id = _subnet_id(subnet_name, region) or subnet_name  # absent in a test
     found = __salt__["aws.things"]("route-table", region, {"association.subnet-id": subnet_id})
     given = [
         (one["RouteTableId"], association["RouteTableAssociationId"])
@@ -373,7 +387,7 @@ def checked(name: str, region: str) -> dict[str, Any]:
     if problems:
         uncertain = None if __opts__["test"] else False
         return result | {"result": uncertain, "comment": "; ".join(problems)}
-    return result | {"comment": f"{name}: machines in its subnets reach the internet"}
+    return result | {"comment": f"{name}: machines in its public subnets reach the internet"}
 
 
 def _problems(region: str) -> list[str]:
@@ -382,6 +396,7 @@ def _problems(region: str) -> list[str]:
         ("vpc", aws["vpc"]["name"]),
         ("internet-gateway", aws["internet_gateway"]),
         ("route-table", aws["route_table"]),
+        ("route-table", aws["private_route_table"]),
         *(("subnet", subnet["name"]) for subnet in __salt__["aws.subnets"]()),
     ]
     found = [__salt__["aws.find"](kind, name, region) for kind, name in wanted]
@@ -390,7 +405,7 @@ def _problems(region: str) -> list[str]:
         return [
             f"EC2 does not show the {kind} {name} of {aws['vpc']['name']}" for kind, name in absent
         ]
-    vpc, gateway, table, *subnets = found
+    vpc, gateway, table, private_table, *subnets = found
     vpc_id, gateway_id = vpc["VpcId"], gateway["InternetGatewayId"]
     attachments = [(one["VpcId"], one["State"]) for one in gateway["Attachments"]]
     routes = [
@@ -398,7 +413,6 @@ def _problems(region: str) -> list[str]:
         for route in table["Routes"]
         if (route.get("DestinationCidrBlock"), route.get("GatewayId")) == (ANYWHERE, gateway_id)
     ]
-    associated = [one.get("SubnetId") for one in table["Associations"]]
     facts = {
         f"{vpc_id} is {vpc['State']}": vpc["State"] == "available",
         f"{gateway_id} is not attached to {vpc_id}": any(
@@ -406,10 +420,18 @@ def _problems(region: str) -> list[str]:
         ),
         f"the route of {table['RouteTableId']} to {gateway_id} is not active": "active" in routes,
     }
-    for subnet in subnets:
+    ways_out = [
+        route.get("DestinationCidrBlock")
+        for route in private_table["Routes"]
+        if route.get("DestinationCidrBlock") == ANYWHERE
+    ]
+    facts[f"{private_table['RouteTableId']} of the private subnets has a way out"] = not ways_out
+    for wished, subnet in zip(__salt__["aws.subnets"](), subnets, strict=True):
         subnet_id = subnet["SubnetId"]
         facts[f"{subnet_id} is {subnet['State']}"] = subnet["State"] == "available"
-        facts[f"{subnet_id} does not have the route table {table['RouteTableId']}"] = (
+        own = private_table if wished.get("private") else table
+        associated = [one.get("SubnetId") for one in own["Associations"]]
+        facts[f"{subnet_id} does not have the route table {own['RouteTableId']}"] = (
             subnet_id in associated
         )
     return [text for text, good in facts.items() if not good]
@@ -431,15 +453,14 @@ def _tagged(kind: str, name: str) -> Any:
     return __salt__["aws.specification"](kind, name)
 
 
-def _id_of(kind: str, name: str, region: str) -> str:
-    """Return the id of something that another state has made; in a test it may be absent."""
-    found = __salt__["aws.find"](kind, name, region)
+def _gateway_id(name: str, region: str) -> str:
+    """Return the id of the internet gateway that another state made; in a test it may be absent."""
+    found = __salt__["aws.find"]("internet-gateway", name, region)
     if found is None:
         if __opts__["test"]:
             return name
-        raise CommandExecutionError(f"the deployment has no {kind} {name}")
-    key = {"subnet": "SubnetId", "internet-gateway": "InternetGatewayId"}[kind]
-    return str(found[key])
+        raise CommandExecutionError(f"the deployment has no internet-gateway {name}")
+    return str(found["InternetGatewayId"])
 
 
 def _unnamed(kind: str, key: str, within: Mapping[str, str], region: str) -> dict[str, Any] | None:
@@ -450,19 +471,20 @@ def _unnamed(kind: str, key: str, within: Mapping[str, str], region: str) -> dic
 
     Args:
         kind: of thing.
-        key: of its name in pillar `aws:earlier`.
+        key: of its name in pillar `aws:earlier`; empty: no earlier version has made one.
         within: filters of EC2, the VPC's id among them; an empty id finds nothing.
         region: where it is.
     """
     if "" in within.values():
         return None
     aws = __salt__["aws.settings"]()
-    names = {aws["vpc"]["name"], aws["internet_gateway"], aws["route_table"]}
+    tables = {aws["route_table"], aws["private_route_table"]}
+    names = {aws["vpc"]["name"], aws["internet_gateway"], *tables}
     names |= {subnet["name"] for subnet in __salt__["aws.subnets"]()}
     for found in __salt__["aws.things"](kind, region, within):
         name = __salt__["aws.tags_of"](found).get("Name")
         earlier = __salt__["aws.is_earlier"](found, project=False)
-        if (earlier and name == aws["earlier"][key]) or (
+        if (earlier and key and name == aws["earlier"][key]) or (
             __salt__["aws.is_own"](found) and name not in names
         ):
             return dict(found)

@@ -1,5 +1,6 @@
-# The deployment has one VPC with subnets in three zones, which an internet gateway connects. EC2
-# keeps one address of the first subnet for salt-1.
+# The deployment has one VPC with subnets in three zones. An internet gateway connects the public
+# ones; the private ones have no way out of the VPC. EC2 keeps one address of the first subnet for
+# salt-1.
 {% set aws = salt['aws.settings']() %}
 include:
   - aws.names
@@ -52,7 +53,7 @@ aws-route-table:
   ec2_network.route_table:
     - name: {{ aws.route_table | json }}
     - gateway: {{ aws.internet_gateway | json }}
-    - subnets: {{ salt['aws.subnets']() | map(attribute='name') | list | json }}
+    - subnets: {{ salt['aws.subnets'](private=False) | map(attribute='name') | list | json }}
     - region: {{ aws.region | json }}
     - require:
       - ec2_network: aws-subnet
@@ -61,9 +62,18 @@ aws-route-table:
 {%- endfor %}
       - ec2_network: aws-internet-gateway
 
+# Their machines fetch packages by the proxy on salt-1.
+aws-private-route-table:
+  ec2_network.route_table:
+    - name: {{ aws.private_route_table | json }}
+    - subnets: {{ salt['aws.subnets'](private=True) | map(attribute='name') | list | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - ec2_network: aws-route-table
+
 aws-network-checked:
   ec2_network.checked:
     - name: {{ aws.vpc.name | json }}
     - region: {{ aws.region | json }}
     - require:
-      - ec2_network: aws-route-table
+      - ec2_network: aws-private-route-table

@@ -1,4 +1,7 @@
-"""The account's states converge, change nothing again, and open what `endpoints` names only."""
+"""The account's states converge, change nothing again, and open what `endpoints` names only.
+
+In both directions.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ OWNER = [{"Key": key, "Value": value} for key, value in DEPLOYMENT.owner().items
 Opening = tuple[str, int, str]  # group, port, and the group or network that may connect
 
 
-def openings(client: Client) -> set[Opening]:
-    """Return what the security groups let in."""
+def openings(client: Client, key: str = "IpPermissions") -> set[Opening]:
+    """Return what the security groups let in, or by another key of EC2's, out."""
     groups = [
         group
         for group in client("ec2").describe_security_groups()["SecurityGroups"]
@@ -25,7 +28,7 @@ def openings(client: Client) -> set[Opening]:
     names = {group["GroupId"]: group["GroupName"] for group in groups}
     found: set[Opening] = set()
     for group in groups:
-        for rule in group["IpPermissions"]:
+        for rule in group[key]:
             assert rule["IpProtocol"] == "tcp"
             assert rule["FromPort"] == rule["ToPort"]
             peers = [names[pair["GroupId"]] for pair in rule["UserIdGroupPairs"]]
@@ -44,12 +47,13 @@ def assert_tagged(ec2: Any, pillar: dict[str, Any]) -> None:
         "internet-gateway": aws["internet_gateway"], "route-table": aws["route_table"],
         "elastic-ip": aws["edge_address"]["name"],
     }  # fmt: skip
+    private = ("route-table", aws["private_route_table"])
     found = sorted((kind, *sorted(tags.items())) for kind, _, tags in tagged(ec2))
     owner = [("deployment", "test"), ("project", "airflow-stack")]
     groups = [("security-group", name) for name in aws["security_groups"].values()]
     groups += [("subnet", subnet["name"]) for subnet in subnets_of(aws)]
     assert found == sorted(
-        (kind, ("Name", name), *owner) for kind, name in [*names.items(), *groups]
+        (kind, ("Name", name), *owner) for kind, name in [*names.items(), private, *groups]
     )
 
 
@@ -103,17 +107,22 @@ def test_first_run_creates_everything(
     assert {(one["CidrBlock"], one["AvailabilityZone"]) for one in subnets} == {
         (one["cidr"], one["zone"]) for one in subnets_of(aws)
     }
-    table = next(
-        table
-        for table in ec2.describe_route_tables()["RouteTables"]
-        if {one["SubnetId"] for one in subnets}
-        == {association.get("SubnetId") for association in table["Associations"]}
-    )
-    assert {"0.0.0.0/0"} == {
-        route["DestinationCidrBlock"]
-        for route in table["Routes"]
-        if route.get("GatewayId", "").startswith("igw-")
-    }
+    kept = {one["cidr"] for one in subnets_of(aws) if one.get("private")}
+    assert len(kept) == 3
+    ways_out = {}
+    for private in (False, True):
+        ids = {one["SubnetId"] for one in subnets if (one["CidrBlock"] in kept) == private}
+        table = next(
+            table
+            for table in ec2.describe_route_tables()["RouteTables"]
+            if ids == {association.get("SubnetId") for association in table["Associations"]}
+        )
+        ways_out[private] = {
+            (route["DestinationCidrBlock"], route.get("GatewayId", "")[:4])
+            for route in table["Routes"]
+        }
+    vpc_route = (aws["vpc"]["cidr"], "loca")
+    assert ways_out == {False: {vpc_route, ("0.0.0.0/0", "igw-")}, True: {vpc_route}}
     assert [key["KeyName"] for key in ec2.describe_key_pairs()["KeyPairs"]] == [aws["key_pair"]]
     assert len(ec2.describe_addresses()["Addresses"]) == 1
     assert_tagged(ec2, pillar)
@@ -283,3 +292,26 @@ def test_edge_machine_of_an_older_stack_gets_the_address(
     assert changed == {"aws-address-associated": {"new": [given]}}
     assert_clean(apply())
     ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+
+
+def test_groups_let_out_what_endpoints_name(
+    applied: States, client: Client, pillar: dict[str, Any]
+) -> None:
+    groups = pillar["aws"]["security_groups"]
+    found = openings(client, "IpPermissionsEgress")
+    salt = groups["salt"]
+    to_master = {(salt, port) for port in (3128, 4505, 4506)}
+    assert {(peer, port) for group, port, peer in found if group == groups["redis"]} == to_master
+    assert {(peer, port) for group, port, peer in found if group == groups["lb"]} == to_master | {
+        (groups["web"], 8080)
+    }
+    outside = {opening for opening in found if opening[2] not in groups.values()}
+    (s3,) = client("ec2").describe_managed_prefix_lists(
+        Filters=[{"Name": "prefix-list-name", "Values": ["com.amazonaws.eu-west-1.s3"]}]
+    )["PrefixLists"]
+    assert outside == {
+        (salt, 80, "0.0.0.0/0"),
+        (salt, 443, "0.0.0.0/0"),
+        (salt, 443, s3["PrefixListId"]),
+        (groups["postgres"], 443, s3["PrefixListId"]),
+    }

@@ -23,9 +23,11 @@ def made(cloud: Running, apply: Apply) -> None:
     apply()
 
 
-def one(client: Client, call: str, key: str) -> Any:
-    """Return the deployment's only thing of a kind."""
-    filters = [{"Name": "tag:deployment", "Values": ["test"]}]
+def one(client: Client, call: str, key: str, name: str = "*") -> Any:
+    """Return the deployment's only thing of a kind and a name."""
+    filters = [
+        {"Name": "tag:deployment", "Values": ["test"]}, {"Name": "tag:Name", "Values": [name]},
+    ]  # fmt: skip
     (found,) = getattr(client("ec2"), call)(Filters=filters)[key]
     return found
 
@@ -34,8 +36,54 @@ def gateway(client: Client) -> Any:
     return one(client, "describe_internet_gateways", "InternetGateways")
 
 
-def table(client: Client) -> Any:
-    return one(client, "describe_route_tables", "RouteTables")
+def table(client: Client, name: str = "airflow-stack-test") -> Any:
+    return one(client, "describe_route_tables", "RouteTables", name)
+
+
+def private_table(client: Client) -> Any:
+    return table(client, "airflow-stack-test-private")
+
+
+def lead_out(client: Client, _: dict[str, Any]) -> None:
+    client("ec2").create_route(
+        RouteTableId=private_table(client)["RouteTableId"], DestinationCidrBlock="0.0.0.0/0",
+        GatewayId=gateway(client)["InternetGatewayId"],
+    )  # fmt: skip
+
+
+def delete_private_table(client: Client, _: dict[str, Any]) -> None:
+    """As before there were two: every subnet has the table with the way out."""
+    ours, old = table(client)["RouteTableId"], private_table(client)
+    for association in old["Associations"]:
+        client("ec2").replace_route_table_association(
+            AssociationId=association["RouteTableAssociationId"], RouteTableId=ours
+        )
+    client("ec2").delete_route_table(RouteTableId=old["RouteTableId"])
+
+
+def group(client: Client, name: str) -> str:
+    named = [{"Name": "group-name", "Values": [name]}]
+    (found,) = client("ec2").describe_security_groups(Filters=named)["SecurityGroups"]
+    return str(found["GroupId"])
+
+
+def let_everything_out(client: Client, _: dict[str, Any]) -> None:
+    """As EC2 does it for a new group."""
+    client("ec2").authorize_security_group_egress(
+        GroupId=group(client, "airflow-web"),
+        IpPermissions=[{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}],
+    )
+
+
+def close_egress(client: Client, _: dict[str, Any]) -> None:
+    """Take every rule of a group away that lets something out."""
+    found = client("ec2").describe_security_group_rules(
+        Filters=[{"Name": "group-id", "Values": [group(client, "airflow-postgres")]}]
+    )
+    ids = [one["SecurityGroupRuleId"] for one in found["SecurityGroupRules"] if one["IsEgress"]]
+    client("ec2").revoke_security_group_egress(
+        GroupId=group(client, "airflow-postgres"), SecurityGroupRuleIds=ids
+    )
 
 
 def vpc(client: Client) -> Any:
@@ -66,9 +114,10 @@ def subnet(client: Client, name: str = "airflow-stack-test-a") -> Any:
 
 
 def association_of(client: Client, name: str) -> Any:
-    """Return how a subnet has the route table."""
+    """Return how a subnet has its route table."""
     wanted = subnet(client, name)["SubnetId"]
-    return next(one for one in table(client)["Associations"] if one["SubnetId"] == wanted)
+    own = private_table(client) if "private" in name else table(client)
+    return next(one for one in own["Associations"] if one["SubnetId"] == wanted)
 
 
 def disassociate(client: Client, _: dict[str, Any]) -> None:
@@ -117,6 +166,10 @@ def rename_gateway(client: Client, _: dict[str, Any]) -> None:
 
 def rename_table(client: Client, _: dict[str, Any]) -> None:
     rename(client, table(client)["RouteTableId"])
+
+
+def rename_private_table(client: Client, _: dict[str, Any]) -> None:
+    rename(client, private_table(client)["RouteTableId"])
 
 
 def delete_policy(client: Client, aws: dict[str, Any]) -> None:
@@ -172,6 +225,7 @@ def delete_key(client: Client, aws: dict[str, Any]) -> None:
 
 
 NETWORK, ROLE, TABLE = "aws-vpc", "aws-salt-role", "aws-route-table"
+PRIVATE, WEB, POSTGRES = "aws-private-route-table", "aws-egress-web", "aws-egress-postgres"
 # What is damaged together, and the states that repair it.
 BATCHES: list[tuple[list[Damage], set[str]]] = [
     (
@@ -182,9 +236,11 @@ BATCHES: list[tuple[list[Damage], set[str]]] = [
         [delete_gateway, turn_off_resolution, change_policy],
         {"aws-internet-gateway", TABLE, NETWORK, ROLE},
     ),
-    ([delete_route, add_policy], {TABLE, ROLE}),
-    ([disassociate, attach_policy, empty_profile], {TABLE, ROLE}),
-    ([associate_with_another, change_trust, delete_profile], {TABLE, ROLE}),
+    ([delete_route, add_policy, lead_out], {TABLE, ROLE, PRIVATE}),
+    ([disassociate, attach_policy, empty_profile, let_everything_out], {TABLE, ROLE, WEB}),
+    ([associate_with_another, change_trust, delete_profile], {PRIVATE, ROLE}),
+    ([delete_private_table, close_egress], {PRIVATE, POSTGRES}),
+    ([rename_private_table], {PRIVATE}),
     (
         [put_another_role_into_profile, rename_vpc, rename_subnet, rename_gateway, rename_table],
         {ROLE, NETWORK, "aws-subnet", "aws-subnet-private-c", "aws-internet-gateway", TABLE},
@@ -207,6 +263,24 @@ def test_damage_is_predicted_and_repaired(
     assert {one["comment"] for one in states if one["result"] is not True} == set()
     assert {one["__id__"] for one in states if one["changes"]} == repairs
     assert {one["__id__"] for one in apply().values() if one["changes"]} == set()
+
+
+@pytest.mark.usefixtures("made")
+def test_egress_is_added_before_everything_is_closed(apply: Apply, client: Client) -> None:
+    """What runs is not cut off meanwhile."""
+    let_everything_out(client, {})
+    found = client("ec2").describe_security_group_rules(
+        Filters=[{"Name": "group-id", "Values": [group(client, "airflow-web")]}]
+    )["SecurityGroupRules"]
+    (to_redis,) = (one for one in found if one["IsEgress"] and one["FromPort"] == 6379)
+    client("ec2").revoke_security_group_egress(
+        GroupId=group(client, "airflow-web"), SecurityGroupRuleIds=[to_redis["SecurityGroupRuleId"]]
+    )
+    (state,) = (one for one in apply().values() if one["__id__"] == WEB)
+    redis = group(client, "airflow-redis")
+    assert state["changes"]["new"] == [
+        f"let out tcp 6379-6379 to {redis}", "stop letting out everything to 0.0.0.0/0",
+    ]  # fmt: skip
 
 
 # -- what is left alone ----------------------------------------------------------------------------
