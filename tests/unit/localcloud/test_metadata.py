@@ -153,9 +153,11 @@ def test_options_of_an_instance_hide_tags_or_everything(local: Running, launch: 
     own = token(local)
     assert get(local, "/latest/meta-data/tags/instance", own) == "404"
     assert get(local, "/latest/user-data", own) == "404"
+    local.api.address = ""
     local.ec2.modify_instance_metadata_options(
         InstanceId=made["InstanceId"], HttpEndpoint="disabled"
     )
+    local.api.address = made["PrivateIpAddress"]
     assert get(local, "/latest/meta-data/instance-id", own) == token(local) == "403"
 
 
@@ -169,7 +171,9 @@ def test_token_ends(local: Running, machine: Any) -> None:
 def test_terminated_machine_is_told_nothing(local: Running, machine: Any) -> None:
     local.api.address = machine["PrivateIpAddress"]
     own = token(local)
+    local.api.address = ""
     local.ec2.terminate_instances(InstanceIds=[machine["InstanceId"]])
+    local.api.address = machine["PrivateIpAddress"]
     assert get(local, ROLE, own) == "404"
 
 

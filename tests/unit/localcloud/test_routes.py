@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError
 
 from localcloud import ruleset
 from localcloud.groups import Interface, Policy
@@ -120,21 +120,64 @@ def test_nat_gateway_takes_everything_if_it_has_a_way_out(net: Net, start: Launc
     assert net.interface(machine).public == ""
 
 
-def test_endpoint_of_s3_leads_to_the_api_and_nowhere_else(net: Net, start: Launch) -> None:
+def ways(net: Net, machine: Any) -> tuple[bool, bool, bool]:
+    """Return whether a machine can leave the VPC, reaches all APIs, and reaches S3."""
+    found = net.interface(machine)
+    return (found.way_out, found.api, found.s3)
+
+
+def test_endpoint_of_s3_leads_to_s3_and_nowhere_else(net: Net, start: Launch) -> None:
     machine = start(public=True)
     table = net.table(GatewayId=net.gateway)
-    assert net.interface(machine).api
+    assert ways(net, machine) == (True, True, True)
     net.ec2.delete_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0")
-    assert not net.interface(machine).api
+    assert ways(net, machine) == (False, False, False)
     made = net.ec2.create_vpc_endpoint(
         VpcId=net.vpc,
         ServiceName="com.amazonaws.eu-west-1.s3",
         VpcEndpointType="Gateway",
         RouteTableIds=[table],
     )["VpcEndpoint"]["VpcEndpointId"]
-    assert (net.interface(machine).api, net.interface(machine).way_out) == (True, False)
+    assert ways(net, machine) == (False, False, True)
+    s3 = net.local.client("s3", patience=5)
+    ec2 = net.local.client("ec2", patience=5)
+    net.local.api.address = machine["PrivateIpAddress"]
+    assert s3.list_buckets()["Buckets"] == []
+    with pytest.raises(HTTPClientError):
+        ec2.describe_vpcs()
+    net.local.api.address = ""
+    assert ec2.describe_vpcs()["Vpcs"], "and this host always"
     net.ec2.delete_vpc_endpoints(VpcEndpointIds=[made])
-    assert not net.interface(machine).api
+    assert ways(net, machine) == (False, False, False)
+    net.local.api.address = machine["PrivateIpAddress"]
+    with pytest.raises(HTTPClientError):
+        s3.list_buckets()
+
+
+def test_apis_need_a_rule_for_https_to_every_address(net: Net, start: Launch) -> None:
+    """Their addresses change; those of S3 are in a prefix list."""
+    net.table(GatewayId=net.gateway)
+    machine = start(public=True)
+    group = net.interface(machine).groups[0]
+    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    net.ec2.revoke_security_group_egress(GroupId=group, IpPermissions=everything)
+    named = [{"Name": "prefix-list-name", "Values": ["com.amazonaws.eu-west-1.s3"]}]
+    (s3,) = net.ec2.describe_managed_prefix_lists(Filters=named)["PrefixLists"]
+    anybody = {"IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    for ports, protocol, peer, expected in (
+        ((80, 80), "tcp", anybody, (True, False, False)),
+        ((443, 443), "udp", anybody, (True, False, False)),
+        ((443, 443), "tcp", {"IpRanges": [{"CidrIp": "10.0.0.0/8"}]}, (True, False, False)),
+        ((443, 443), "tcp", {"UserIdGroupPairs": [{"GroupId": group}]}, (True, False, False)),
+        ((443, 443), "tcp", {"PrefixListIds": [{"PrefixListId": s3["PrefixListId"]}]},
+         (True, False, True)),
+        ((1, 1024), "tcp", anybody, (True, True, True)),
+    ):  # fmt: skip
+        rule = {"IpProtocol": protocol, "FromPort": ports[0], "ToPort": ports[1], **peer}
+        net.ec2.authorize_security_group_egress(GroupId=group, IpPermissions=[rule])
+        assert ways(net, machine) == expected, rule
+        net.ec2.revoke_security_group_egress(GroupId=group, IpPermissions=[rule])
+    assert ways(net, machine) == (True, False, False)
 
 
 def test_moved_address_leaves_its_machine(net: Net, start: Launch) -> None:
@@ -166,13 +209,16 @@ def test_rules_lead_in_at_public_addresses_and_keep_the_others_inside() -> None:
     policy = Policy(
         {
             "eni-a": Interface("i-a", ("10.0.1.4",), public="198.18.0.7", **inside),
-            "eni-b": Interface("i-b", ("10.0.1.5",), way_out=False, api=False, **inside),
-            "eni-c": Interface("i-c", ("10.0.1.6",), public="127.3.2.1", **inside),
+            "eni-b": Interface("i-b", ("10.0.1.5",), way_out=False, api=False, s3=False, **inside),
+            "eni-c": Interface("i-c", ("10.0.1.6",), api=False, public="127.3.2.1", **inside),
         }
     )
     text = ruleset.render(
         "demo", policy, Places({"subnet-1": "br-1"}), Services(("172.17.0.1", 4566))
     )
     assert text.count("ip daddr != { 10.0.0.0/16 } drop") == 1
-    assert "chain eni-b-out {\n    ip daddr != { 10.0.0.0/16 } drop\n" in text
+    api = "ip daddr 172.17.0.1 tcp dport 4566"
+    assert f"chain eni-a-out {{\n    {api} accept\n" in text
+    assert f"chain eni-b-out {{\n    {api} drop\n    ip daddr != {{ 10.0.0.0/16 }} drop\n" in text
+    assert f"chain eni-c-out {{\n    {api} accept\n" in text, "S3 is there, too"
     assert "dnat ip to ip daddr map { 198.18.0.7 : 10.0.1.4 }" in text, "127.0.0.0/8 stays here"

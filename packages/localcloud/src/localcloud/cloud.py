@@ -81,6 +81,7 @@ class Cloud:
         self._stopping = threading.Event()
         self.faults = Faults()
         self.account = Account()
+        self.policy = groups.Policy()
 
     # -- called with the lock held, from API calls
 
@@ -115,7 +116,8 @@ class Cloud:
 
     def enforce(self) -> None:
         """Have the machines' network follow the security groups. Raises MachineError."""
-        self.host.enforce(groups.policy(backend()))
+        self.policy = groups.policy(backend())
+        self.host.enforce(self.policy)
 
     def _changed(self) -> None:
         """Save the state, and have the network follow it."""

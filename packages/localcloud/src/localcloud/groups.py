@@ -5,7 +5,7 @@ https://docs.aws.amazon.com/vpc/latest/userguide/security-group-rules.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,11 @@ from localcloud import routes
 
 ANY = "-1"
 """The protocol of a rule for all protocols and ports."""
+EVERYWHERE = "0.0.0.0/0"
+HTTPS = 443
+"""The port of every API of Amazon."""
+S3 = "s3"
+"""The service that a machine reaches by an endpoint in its VPC."""
 _PROTOCOLS = {"6": "tcp", "17": "udp", "1": "icmp", "58": "icmpv6", "all": ANY}
 
 
@@ -66,7 +71,8 @@ class Interface:
         vpc: the networks of its VPC; what is elsewhere, it reaches only if it has a way out.
         public: the address at which the Internet reaches it; empty: it does not.
         way_out: whether what it sends can leave the VPC.
-        api: whether it reaches the API.
+        api: whether it reaches the APIs of all services; here they are at one address and port.
+        s3: whether it reaches S3.
     """
 
     instance_id: str
@@ -76,6 +82,7 @@ class Interface:
     public: str = ""
     way_out: bool = True
     api: bool = True
+    s3: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,19 @@ class Policy:
             for address in interface.addresses
         )
 
+    def reaches(self, address: str, service: str) -> bool:
+        """Return whether what comes from an address may reach a service of Amazon.
+
+        Args:
+            address: of a machine; what is at any other address is outside, and may.
+            service: its name in signatures.
+        """
+        return all(
+            interface.api or (interface.s3 and service == S3)
+            for interface in self.interfaces.values()
+            if address in interface.addresses and interface.instance_id
+        )
+
 
 def policy(backend: EC2Backend) -> Policy:
     """Return the policy that the groups of an account's region make."""
@@ -109,15 +129,21 @@ def policy(backend: EC2Backend) -> Policy:
         for of_zone in backend.subnets.values()
         for subnet in of_zone.values()
     }
-    return Policy(dict(_interfaces(backend)), dict(_groups(backend)), vpcs)
+    found = dict(_groups(backend))
+    return Policy(dict(_interfaces(backend, found)), found, vpcs)
 
 
-def _interfaces(backend: EC2Backend) -> Iterator[tuple[str, Interface]]:
+def _interfaces(backend: EC2Backend, known: Mapping[str, Group]) -> Iterator[tuple[str, Interface]]:
+    s3 = _s3_networks(backend)
     for eni in backend.enis.values():
         if not (eni.instance and eni.instance.state == "terminated"):
             addresses = tuple(str(one["PrivateIpAddress"]) for one in eni.private_ip_addresses)
             groups = tuple(sorted({str(group.id) for group in eni.group_set if group}))
             instance_id = str(eni.instance.id) if eni.instance else ""
+            way_out = routes.has_way_out(backend, eni)
+            rules = [rule for group in groups if group in known for rule in known[group].egress]
+            api = any(_lets_out(rule, ()) for rule in rules)
+            to_s3 = any(_lets_out(rule, s3) for rule in rules)
             yield (
                 str(eni.id),
                 Interface(
@@ -126,10 +152,36 @@ def _interfaces(backend: EC2Backend) -> Iterator[tuple[str, Interface]]:
                     groups,
                     vpc=routes.networks(backend, str(eni.subnet.vpc_id)),
                     public=routes.public_address(backend, eni),
-                    way_out=routes.has_way_out(backend, eni),
-                    api=routes.reaches_api(backend, eni),
+                    way_out=way_out,
+                    api=way_out and api,
+                    s3=(way_out or routes.has_s3_endpoint(backend, eni)) and to_s3,
                 ),
             )
+
+
+def _lets_out(rule: Rule, networks: Collection[str]) -> bool:
+    """Return whether an egress rule lets out HTTPS to these networks; empty: to any address.
+
+    Only a rule for every address leads to the APIs: which addresses they have, changes.
+    https://docs.aws.amazon.com/vpc/latest/userguide/aws-ip-ranges.html
+    """
+    if rule.protocol == ANY:
+        port = True
+    else:
+        last = rule.first if rule.last is None else rule.last
+        port = rule.protocol == "tcp" and (
+            rule.first is None or (last is not None and rule.first <= HTTPS <= last)
+        )
+    return port and (
+        EVERYWHERE in rule.networks or (bool(networks) and set(networks) <= set(rule.networks))
+    )
+
+
+def _s3_networks(backend: EC2Backend) -> tuple[str, ...]:
+    """Return the addresses of S3 in a region: those of its prefix list."""
+    name = f"com.amazonaws.{backend.region_name}.s3"
+    lists = [one for one in backend.managed_prefix_lists.values() if one.prefix_list_name == name]
+    return tuple(network for one in lists for network in _networks_of(one))
 
 
 def _groups(backend: EC2Backend) -> Iterator[tuple[str, Group]]:

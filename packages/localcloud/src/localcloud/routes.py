@@ -59,14 +59,13 @@ def has_way_out(backend: EC2Backend, interface: NetworkInterface) -> bool:
     )
 
 
-def reaches_api(backend: EC2Backend, interface: NetworkInterface) -> bool:
-    """Return whether an interface reaches the API: it can leave the VPC, or has an endpoint of S3.
+def has_s3_endpoint(backend: EC2Backend, interface: NetworkInterface) -> bool:
+    """Return whether an interface's route table leads S3's addresses to a gateway endpoint.
 
-    Here all services are at one address, so an endpoint of S3 leads to the others, too.
     https://docs.aws.amazon.com/vpc/latest/privatelink/vpc-endpoints-s3.html
     """
     table = _table(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
-    return has_way_out(backend, interface) or any(
+    return any(
         str(endpoint.service_name).endswith(".s3")
         and str(endpoint.state).lower() != "deleted"
         and table

@@ -19,10 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from localcloud.config import METADATA_ADDRESS
-from localcloud.groups import ANY, Group, Interface, Policy, Rule
+from localcloud.groups import ANY, EVERYWHERE, Group, Interface, Policy, Rule
 from localcloud.routes import PUBLIC
 
-EVERYWHERE = "0.0.0.0/0"
 FAMILIES = ("inet", "bridge")
 LEAVING, ENTERING = -11, -10
 """Priorities of the chains: before those of Docker and of most others, which have 0 and drop what
@@ -55,7 +54,7 @@ class Services:
 
     Args:
         api: address and port of the API, which is also the instance metadata service; the latter
-            has no need of a way out, the former has.
+            needs neither a way out nor a rule, the former both.
         resolvers: the addresses of the name servers, which EC2's groups do not filter either.
     """
 
@@ -125,11 +124,13 @@ def _filter(policy: Policy, places: Places, services: Services) -> Iterator[str]
 def _beyond(interface: Interface, services: Services) -> Iterator[str]:
     """Yield what comes before the groups: whether a machine reaches what is not in its VPC.
 
-    A group would let it reach the API at AWS's port, which the one here has not.
+    The API here has neither AWS's addresses nor its port, so no rule of a group names it:
+    `localcloud.groups` has looked whether one lets the machine reach AWS. At this address are all
+    services; the API itself tells S3 from the others (`Policy.reaches`).
     """
-    if interface.api:
-        address, port = services.api
-        yield f"ip daddr {address} tcp dport {port} accept"
+    address, port = services.api
+    verdict = "accept" if interface.api or interface.s3 else "drop"
+    yield f"ip daddr {address} tcp dport {port} {verdict}"
     if interface.vpc and not interface.way_out:
         yield f"ip daddr != {_set(interface.vpc)} drop"
 

@@ -116,6 +116,8 @@ class Api:
                 f"The local cloud has no {signature.service}.",
                 400,
             )
+        if not self._cloud.policy.reaches(request.remote_addr or "", signature.service):
+            return _no_answer(request)
         action = action_of(request, signature)
         fault = self._cloud.faults.of_call(
             fault_name(request, action), lambda: self._cloud.machine_names_in(request.form)
@@ -205,6 +207,16 @@ class Api:
             "pid": os.getpid(),
             "fingerprint": self._fingerprint,
         }
+
+
+def _no_answer(request: Request) -> Response:
+    """Close the connection of a machine that has no way to a service; its answer is not sent.
+
+    On EC2 its packets are dropped. Here they arrive, because S3 is at the same address.
+    """
+    log.info("%s has no way to this service", request.remote_addr)
+    request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    return Response(status=503)
 
 
 def action_of(request: Request, signature: Signature) -> str:
