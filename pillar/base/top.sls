@@ -6,6 +6,7 @@ base:
     - settings
     - aws
     - endpoints
+    - proxy
     - roles
     - mine
   'E@^salt-[1-9][0-9]*$':

@@ -84,6 +84,29 @@ def load(path: str = FILE) -> None:
         _nft("delete", "table", *table.split())
 
 
+def lets_in(port: int) -> bool:
+    """Return whether the rules that the kernel holds let in a port, or no rules are loaded."""
+    if TABLE not in _tables():
+        return True
+    loaded = _nft("--stateless", "list", "chain", *TABLE.split(), "input")
+    return re.search(rf"\btcp dport {port} accept\b", loaded) is not None
+
+
+def let_in(name: str, port: int, source: str) -> None:
+    """Have the kernel let in a port at once; the next highstate loads all rules in their order.
+
+    Args:
+        name: of the endpoint.
+        port: its port.
+        source: the network that may connect.
+
+    Raises:
+        CommandExecutionError: nft refuses.
+    """
+    rule = f'ip saddr {{ {source} }} tcp dport {port} accept comment "{name}"'
+    _nft("add", "rule", *TABLE.split(), "input", rule)
+
+
 def _tables() -> list[str]:
     lines = _nft("list", "tables").splitlines()
     return [line.removeprefix("table ").strip() for line in lines if line.startswith("table ")]

@@ -16,6 +16,7 @@ __opts__: dict[str, Any]
 __pillar__: dict[str, Any]
 __salt__: dict[str, Any]
 
+PROXY_ROLE = "salt"  # pillar/base/endpoints.sls has the proxy's port, and that it is there
 MINE_FUNCTION = "private_address"
 _HINT = "Run on the master: salt '{}' mine.update"
 
@@ -66,6 +67,20 @@ def own_address() -> str:
             f"the mine holds no address of {own_id}. {_HINT.format(own_id)}"
         )
     return known[own_id]
+
+
+def package_proxy() -> str:
+    """Return the URL of the proxy by which this machine fetches packages; empty: it uses none.
+
+    The Salt master's machine runs the proxy, and has a way out itself.
+
+    Raises:
+        CommandExecutionError: the mine has no Salt master.
+    """
+    if not __pillar__["proxy"]["used"] or __salt__["role.own"]() == PROXY_ROLE:
+        return ""
+    address = next(iter(addresses(PROXY_ROLE).values()))
+    return f"http://{address}:{__pillar__['endpoints']['proxy']['port']}"
 
 
 def host_names() -> list[dict[str, Any]]:

@@ -33,3 +33,26 @@ def loaded(name: str) -> dict[str, Any]:
     except CommandExecutionError as error:
         return result | {"result": False, "comment": str(error)}
     return result | {"result": False, "comment": "; ".join(left)} if left else result
+
+
+def let_in(name: str, port: int, source: str) -> dict[str, Any]:
+    """The rules that the kernel holds let in a port, where any are loaded.
+
+    For a port that is needed before the state `loaded` can run, which has all rules.
+
+    Args:
+        name: of the endpoint.
+        port: its port.
+        source: the network that may connect.
+    """
+    result: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        if __salt__["firewall.lets_in"](port):
+            return result | {"comment": f"nothing keeps the VPC from port {port}"}
+        result |= {"changes": {"firewall": [f"let in port {port} from {source}"]}}
+        if __opts__["test"]:
+            return result | {"result": None}
+        __salt__["firewall.let_in"](name, port, source)
+    except CommandExecutionError as error:
+        return result | {"result": False, "comment": str(error)}
+    return result

@@ -4,6 +4,22 @@ include:
   - base.recorder
   - minion
 
+# The deploy script has written the same before there was a minion.
+{% set package_proxy = salt['machines.package_proxy']() %}
+base-package-proxy:
+{%- if package_proxy %}
+  file.managed:
+    - name: /etc/apt/apt.conf.d/60-stack-proxy
+    - source: salt://base/files/apt-proxy.conf.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        url: {{ package_proxy | json }}
+{%- else %}
+  file.absent:
+    - name: /etc/apt/apt.conf.d/60-stack-proxy
+{%- endif %}
+
 base-packages:
   pkg.installed:
     - install_recommends: False
@@ -12,6 +28,8 @@ base-packages:
       - systemd-zram-generator
       - tzdata
       - unattended-upgrades
+    - require:
+      - file: base-package-proxy
 
 # In Debian's cloud image, cloud-init writes /etc/hosts again at every boot.
 base-hosts-stay:
@@ -46,6 +64,31 @@ base-timezone:
     - force: True
     - require:
       - pkg: base-packages
+
+# A machine without a way out reaches no time server but Amazon's. Debian's images have one of these
+# two programs.
+base-time-timesyncd:
+  file.managed:
+    - name: /etc/systemd/timesyncd.conf.d/stack.conf
+    - source: salt://base/files/timesyncd.conf
+    - makedirs: True
+    - mode: '0644'
+
+base-time-chrony:
+  file.managed:
+    - name: /etc/chrony/sources.d/stack.sources
+    - source: salt://base/files/chrony.sources
+    - makedirs: True
+    - mode: '0644'
+
+{% for unit, file in {'systemd-timesyncd': 'timesyncd', 'chrony': 'chrony'}.items() %}
+base-time-{{ file }}-service:
+  service.running:
+    - name: {{ unit }}
+    - onlyif: systemctl --quiet is-active {{ unit }}
+    - watch:
+      - file: base-time-{{ file }}
+{% endfor %}
 
 base-journal:
   file.managed:

@@ -10,6 +10,8 @@
 
 include:
   - base.recorder
+  # The other machines are deployed through it.
+  - proxy
   # The build needs minutes: it goes on while the other machines are launched.
   - airflow.build
 
@@ -119,6 +121,7 @@ master-cloud-config:
         tree: {{ tree | json }}
         address: {{ address | json }}
         pool_size: {{ master.pool_size | json }}
+        proxied: {{ pillar['proxy']['used'] | json }}
         owned_by:
           project: {{ pillar['aws']['project'] | json }}
           deployment: {{ pillar['settings']['deployment'] | json }}

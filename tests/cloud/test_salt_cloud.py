@@ -172,8 +172,10 @@ def _configure(cloud: RealCloud, folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
     profiles = (ROOT / "cloud.profiles.d/machines.conf").read_text()
     (folder / "cloud.profiles.d").mkdir()
+    # This master is outside the machines' VPC, and has no proxy: they need a way out.
+    public = profiles.replace("associate_public_ip: false", "associate_public_ip: true")
     (folder / "cloud.profiles.d/machines.conf").write_text(
-        profiles.replace(SALT_ADDRESS, salt_address(cloud))
+        public.replace(SALT_ADDRESS, salt_address(cloud))
     )
 
 

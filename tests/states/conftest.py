@@ -52,10 +52,14 @@ def machine_image(docker_client: docker.DockerClient) -> str:
 def plain_pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
     """The test deployment's settings and secrets.
 
-    The window of the login limit is long enough for six logins on a slow machine.
+    The window of the login limit is long enough for six logins on a slow machine. The master is a
+    process of this host, so no proxy runs at its address.
     """
     return PlainPillar(
-        tmp_path_factory.mktemp("pillar"), cidr=str(SUBNET), login_rate_limit="5 per 10 minutes"
+        tmp_path_factory.mktemp("pillar"),
+        cidr=str(SUBNET),
+        login_rate_limit="5 per 10 minutes",
+        proxied=False,
     )
 
 

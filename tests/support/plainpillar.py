@@ -36,6 +36,8 @@ class PlainPillar:
         path: Path,
         cidr: str | None = None,
         login_rate_limit: str | None = None,
+        *,
+        proxied: bool = True,
         **settings: Any,
     ) -> None:
         """Write the files below `path`.
@@ -44,6 +46,7 @@ class PlainPillar:
             path: the folder to fill; it must exist.
             cidr: the machines' network, where it is not the one of `pillar/base/aws.sls`.
             login_rate_limit: of the web app, where it is not the one of `pillar/base/airflow.sls`.
+            proxied: whether machines fetch packages by the proxy on the master's machine.
             settings: what else the deployment decides.
         """
         self.path = path
@@ -65,6 +68,8 @@ class PlainPillar:
             account = DEPLOYMENT.base_pillar("aws")
             account["vpc"]["cidr"] = cidr
             self._write("aws", {"aws": account})
+        if not proxied:
+            self._write("proxy", {"proxy": DEPLOYMENT.base_pillar("proxy") | {"used": False}})
         if login_rate_limit is not None:
             self._write(
                 "airflow",

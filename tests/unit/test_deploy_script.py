@@ -192,7 +192,9 @@ def test_deploy_names_missing_file(
 def test_master_uploads_the_same_files_as_the_operator() -> None:
     template = (ROOT / "salt/master/files/cloud.j2").read_text()
     block = template.partition("file_map:\n")[2].partition("\nenable_")[0]
-    lines = dict(line.strip().split(": ") for line in block.splitlines())
+    own, _, proxied = block.partition("\n{%- if proxied %}\n")
+    assert proxied.startswith("  /etc/salt/apt-proxy.conf: /opt/salt-deploy/apt-proxy.conf\n")
+    lines = dict(line.strip().split(": ") for line in own.splitlines())
     assert {path.removeprefix("{{ tree }}/"): there for path, there in lines.items()} == {
         str(Path(path).relative_to(ROOT)): there for path, there in file_map(DEPLOYMENT).items()
     }
@@ -209,3 +211,90 @@ def test_units_of_ours_that_must_run_restart_whatever_their_exit_code() -> None:
     }
     assert {"salt/minion/files/salt-minion.service"} < set(restarts)
     assert set(restarts.values()) == {"always"}, restarts
+
+
+# -- the proxy on salt-1
+
+PROXY = "http://10.20.1.250:3128"
+APT_PROXY = (ROOT / "salt/base/files/apt-proxy.conf.j2").read_text().replace("{{ url }}", PROXY)
+PLACE = "etc/apt/apt.conf.d/60-stack-proxy"
+
+
+@pytest.fixture
+def proxied(tmp_path: Path, program: Program) -> Path:
+    """A machine to which salt-1 uploads its proxy; pip records the proxy that it is told."""
+    program("pip", f'echo "pip by ${{https_proxy-none}}" >> {tmp_path}/calls')
+    program(
+        "python3",
+        f"mkdir -p {tmp_path}/opt/salt/bin; cp {tmp_path}/bin/pip {tmp_path}/opt/salt/bin/pip",
+    )
+    (tmp_path / "opt/salt-deploy").mkdir(parents=True)
+    (tmp_path / "opt/salt-deploy/apt-proxy.conf").write_text(APT_PROXY)
+    (tmp_path / "etc/apt/apt.conf.d").mkdir(parents=True)
+    return tmp_path / PLACE
+
+
+def test_machine_fetches_by_the_masters_proxy_from_the_first_package_on(
+    tmp_path: Path, program: Program, deploy: Deploy, proxied: Path
+) -> None:
+    program("apt-get", f"cat {proxied} >/dev/null || exit 100")
+    program("cloud-init", f"test -e {proxied}")
+    done = deploy()
+    assert done.returncode == 0, done.stderr
+    assert proxied.read_text() == APT_PROXY, "what salt/base manages later"
+    assert "cloud-init has failed" not in done.stdout
+    assert calls(tmp_path, "pip by") == [f"pip by {PROXY}"] * 2
+    shown = ["apt-config", "dump", "--format=%f=%v%n", "Acquire"]
+    environment = {"APT_CONFIG": str(proxied), "PATH": os.environ["PATH"]}
+    dumped = subprocess.run(shown, env=environment, capture_output=True, text=True, check=True)
+    assert {f"Acquire::{kind}::Proxy={PROXY}" for kind in ("http", "https")} <= {
+        *dumped.stdout.splitlines()
+    }
+
+
+def test_salt_master_goes_out_by_itself(tmp_path: Path, deploy: Deploy, proxied: Path) -> None:
+    """As does a machine that an operator deploys: nobody uploads a proxy to it."""
+    proxied.write_text(APT_PROXY)
+    (tmp_path / "opt/salt-deploy/apt-proxy.conf").unlink()
+    assert deploy().returncode == 0
+    assert not proxied.exists()
+    assert calls(tmp_path, "pip by") == ["pip by "] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "apt-get",
+            "E: Failed to fetch http://deb.debian.org/x  403  Forbidden [IP: 10.20.1.250 3128]",
+        ),
+        (
+            "pip",
+            "ERROR: (Caused by ProxyError(OSError('Tunnel connection failed: 403 Forbidden')))",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("proxied")
+def test_refusal_of_the_proxy_is_named_at_once(
+    tmp_path: Path, program: Program, deploy: Deploy, name: str, text: str
+) -> None:
+    (tmp_path / "refusal").write_text(text)
+    program(name, f"cat {tmp_path}/refusal; exit 1")
+    done = deploy()
+    assert done.returncode == 1
+    assert "refused a host: put it into proxy:hosts of pillar/base/proxy.sls" in done.stderr
+    assert text in done.stderr
+    assert not (tmp_path / "calls").read_text().count("sleep ")
+
+
+def test_other_failure_of_a_package_is_told_as_it_is(
+    tmp_path: Path, program: Program, deploy: Deploy, proxied: Path
+) -> None:
+    del proxied
+    program("pip", "echo no hash matches; exit 1")
+    done = deploy()
+    assert done.returncode == 1
+    assert done.stderr == "salt-minion deploy: pip install: no hash matches\n"
+    program("pip", "")
+    program("apt-get", '[ "$1" = update ] || { echo no such package; exit 100; }')
+    assert deploy().stderr == "salt-minion deploy: apt-get install: no such package\n"

@@ -164,3 +164,60 @@ def test_error_of_nft_is_told() -> None:
         kernel.module().differences()
     found = kernel.loaded(test=False)
     assert (found["result"], found["comment"]) == (False, "unshare: syntax error")
+
+
+# -- a port that is needed before all rules can be loaded
+
+
+@dataclass
+class Chain:
+    """An nft whose kernel holds one chain, or none."""
+
+    rules: list[str] | None
+    error: str = ""
+
+    def run(self, command: list[str], **_: Any) -> dict[str, Any]:
+        """Stand in for cmd.run_all."""
+        if command[1:3] == ["list", "tables"]:
+            tables = "" if self.rules is None else "table inet stack\ntable ip other\n"
+            return {"retcode": 0, "stdout": tables, "stderr": ""}
+        assert self.rules is not None
+        if command[1:5] == ["--stateless", "list", "chain", "inet"]:
+            assert command[5:] == ["stack", "input"]
+            return {"retcode": 0, "stdout": "\n".join(self.rules), "stderr": ""}
+        assert command[1:6] == ["add", "rule", "inet", "stack", "input"]
+        if self.error:
+            return {"retcode": 1, "stdout": "", "stderr": self.error}
+        self.rules += command[6:]
+        return {"retcode": 0, "stdout": "", "stderr": ""}
+
+    def let_in(self, *, test: bool = False) -> dict[str, Any]:
+        """Run the state."""
+        module = load("_modules", "firewall", __salt__={"cmd.run_all": self.run})
+        functions = {f"firewall.{name}": getattr(module, name) for name in ("lets_in", "let_in")}
+        state = load("_states", "firewall", __salt__=functions, __opts__={"test": test})
+        result: dict[str, Any] = state.let_in("proxy", 3128, "10.20.0.0/16")
+        return result
+
+
+OPEN = 'ip saddr { 10.20.0.0/16 } tcp dport 3128 accept comment "proxy"'
+
+
+def test_port_is_let_in_once() -> None:
+    kernel = Chain(["tcp dport 31280 accept", "tcp dport 22 accept"])
+    predicted = kernel.let_in(test=True)
+    assert (predicted["result"], len(kernel.rules or [])) == (None, 2)
+    done = kernel.let_in()
+    assert (done["result"], done["changes"]) == (True, predicted["changes"])
+    assert (kernel.rules or [])[2:] == [OPEN]
+    assert kernel.let_in()["changes"] == {}
+
+
+def test_machine_whose_firewall_is_not_loaded_lets_everything_in() -> None:
+    kernel = Chain(None)
+    assert (kernel.let_in()["result"], kernel.let_in()["changes"]) == (True, {})
+
+
+def test_refusal_to_let_a_port_in_fails_the_state() -> None:
+    done = Chain([], error="no such thing").let_in()
+    assert (done["result"], done["comment"]) == (False, "nft: no such thing")

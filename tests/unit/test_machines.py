@@ -91,3 +91,20 @@ def test_hosts_have_names_below_the_domain() -> None:
         "10.20.1.3": ["web-2", "web-2.example.internal"],
         "10.20.1.9": ["web-x", "web-x.example.internal"],
     }
+
+
+def proxy_of(minion_id: str, *, used: bool = True, mine: dict[str, Any] = MINE) -> str:
+    pillar = PILLAR | {
+        "proxy": {"used": used},
+        "endpoints": {"proxy": {"port": 3128}},
+    }
+    return str(functions(minion_id, pillar, mine)["machines.package_proxy"]())
+
+
+def test_packages_come_by_the_proxy_on_the_masters_machine() -> None:
+    mine = MINE | {"salt-1": ["10.20.1.250"]}
+    assert proxy_of("web-1", mine=mine) == "http://10.20.1.250:3128"
+    assert proxy_of("salt-1", mine=mine) == "", "which has a way out itself"
+    assert proxy_of("web-1", used=False, mine={}) == ""
+    with pytest.raises(CommandExecutionError, match="'salt'"):
+        proxy_of("web-1", mine={"web-1": ["10.20.1.2"]})

@@ -48,6 +48,8 @@ CLEANING_MINUTES = 30  # the timer's pause, and a run over what is there
 DISK_OF_OTHERS = 6000  # of PostgreSQL's disk: the system, logs, the write-ahead log
 MASTER, MASTER_WORKER = 130, 60  # Salt's master: its other processes, and a worker that is busy
 TIMER_PROGRAM = 50  # of the master: salt/master/files/*.py
+PROXY = 27  # Squid's two processes after some fetches (tests/states/test_proxy.py prints it)
+MACHINES, FETCHES = 20, 8  # that update themselves at once, and connections of each
 SALT_CLOUD, LAUNCH = 60, 30  # salt-cloud, and each machine that it launches at the same time
 UNITS = {"kB": 1 / 1024, "MB": 1, "GB": 1024}
 
@@ -273,6 +275,7 @@ def master_memory(master: dict[str, Any]) -> float:
         + TIMER_PROGRAM
         + SALT_CLOUD
         + master["pool_size"] * LAUNCH
+        + sizes("proxy")["memory_max_megabytes"]
     )
 
 
@@ -283,6 +286,13 @@ def master_sizes() -> dict[str, Any]:
 
 def test_master_launches_many_machines_within_its_memory() -> None:
     assert master_memory(master_sizes()) <= MACHINE
+
+
+def test_proxy_has_room_above_what_it_holds_at_rest() -> None:
+    proxy = sizes("proxy")
+    assert proxy["memory_max_megabytes"] >= 1.4 * PROXY
+    # Each machine that fetches packages is two connections, and squid keeps a hundred for itself.
+    assert proxy["descriptors"] >= 2 * MACHINES * FETCHES + 100
 
 
 def test_twenty_launches_at_once_are_refused() -> None:

@@ -56,7 +56,7 @@ ANY_RESULT = (0, 1, 2)  # exit codes of Salt's commands: failures are read from 
 def file_map(deployment: Deployment) -> dict[str, str]:
     """Return the files that the deploy script needs: path on this host -> path on the machine.
 
-    salt/master/files/cloud.j2 has the same for the files on the master.
+    salt/master/files/cloud.j2 has the same for the files on the master, and the proxy there.
     """
     minion = deployment.root / "salt" / "minion" / "files"
     paths = {
