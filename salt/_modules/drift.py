@@ -199,18 +199,25 @@ def _table(root: Path, path: str, columns: int) -> Iterator[list[str]]:
 
 
 def _ports(root: Path, role: Role) -> Iterator[str]:
-    """TCP ports on which something listens that no endpoint names."""
+    """TCP ports on which something listens that no endpoint names, and the other way round.
+
+    The check of the role tells of its own port.
+    """
     del root
     if "ports" not in role:
         return
     strange: defaultdict[int, set[str]] = defaultdict(set)
+    missing = {*role["ports"]} - {role.get("port")}
     for line in _run("ss", "--no-header", "--listening", "--tcp", "--numeric", "-p").splitlines():
         address, _, port = line.split()[3].rpartition(":")
+        missing.discard(int(port))
         if not address.startswith(("127.", "[::1]")) and int(port) not in role["ports"]:
             strange[int(port)] |= set(re.findall(r'\("([^"]+)"', line))
     for number, programs in sorted(strange.items()):
         program = ", ".join(sorted(programs)) or "something"
         yield f"{program} listens on port {number}, which no endpoint names"
+    for number in sorted(missing):
+        yield f"nothing listens on port {number}, which an endpoint names"
 
 
 def _packages(root: Path, role: Role) -> Iterator[str]:

@@ -42,6 +42,7 @@ class Machine:
             "dpkg-query --show": "install pkg\nhold-not pkg\n",
             "systemctl show": "Id=a.service\nActiveState=active\nNeedDaemonReload=no\n\nId=b\n",
             "ss --no-header": "LISTEN 0 128 0.0.0.0:22 0.0.0.0:*\nLISTEN 0 1 [::1]:9 [::]:*\n"
+            "LISTEN 0 1 *:80 *:*\n"
             "LISTEN 0 1 127.0.0.11:3 0.0.0.0:*\n",
         }
     )
@@ -196,7 +197,10 @@ def test_ports(machine: Machine) -> None:
     assert machine.found() == [
         "something listens on port 111, which no endpoint names",
         "python3, sh listens on port 8001, which no endpoint names",
+        "nothing listens on port 22, which an endpoint names",
     ]
+    machine.role["port"] = 22  # the check of the role tells of it
+    assert len(machine.found()) == 2
     del machine.role["ports"]  # an earlier release wrote the description
     assert machine.found() == []
 
