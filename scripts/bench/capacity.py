@@ -51,9 +51,14 @@ class Plan:
         """Whether one PostgreSQL suffices; it cannot be doubled."""
         return self.postgres <= 1
 
-    def cost(self, machine: Decimal) -> Decimal:
-        """Return the USD of a month, of all machines of the stack."""
-        return (self.web + self.edge + OTHERS) * machine
+    def cost(self, private: Decimal, public: Decimal) -> Decimal:
+        """Return the USD of a month, of all machines of the stack.
+
+        Args:
+            private: of a machine without a public address.
+            public: of one with it: the Salt master, and each edge.
+        """
+        return (self.web + OTHERS - 1) * private + (self.edge + 1) * public
 
 
 def demand(results: Results, scenario: str) -> Demand:

@@ -9,6 +9,6 @@ from stackctl.cost import estimate
 from stackctl.deployment import LOCAL, Deployment
 
 
-def of_machine(role: str = "web") -> Decimal:
+def of_machine(role: str) -> Decimal:
     """Return what one machine of a role costs in a month: instance, volume and address, in USD."""
     return estimate(Deployment(LOCAL, ROOT), {role: 1}).of(role)

@@ -146,11 +146,12 @@ def visitors_table(results: Results, kind: str, cores: float) -> str:
         kind: `first-visit` or `repeat-visit`.
         cores: that each machine has.
     """
-    need, price = capacity.demand(results, kind), prices.of_machine()
+    need = capacity.demand(results, kind)
+    private, public = prices.of_machine("web"), prices.of_machine("lb")
     rows = []
     for visitors in VISITORS:
         found = capacity.plan(need, visitors, cores)
-        cost = f"{found.cost(price):,.0f}" if found.possible else NONE
+        cost = f"{found.cost(private, public):,.0f}" if found.possible else NONE
         rows.append(
             [
                 f"{visitors:,}",

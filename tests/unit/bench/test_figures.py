@@ -112,7 +112,7 @@ def test_machines_for_visitors() -> None:
     assert (busy.web, busy.edge, busy.possible) == (5, 1, False)
     slow = capacity.plan(need, 28, 0.1)
     assert (slow.web, slow.edge, slow.possible) == (4, 1, True)
-    assert slow.cost(Decimal(10)) == 80
+    assert slow.cost(Decimal(10), Decimal(20)) == 80 + 10 * (slow.edge + 1)
 
 
 def test_demand_is_that_of_all_machines_of_a_role() -> None:

@@ -19,9 +19,13 @@ def test_readme_names_the_total_of_the_small_map() -> None:
     assert Decimal(found) == estimate(DEPLOYMENT, machine_counts(DEPLOYMENT)).total
 
 
-def test_every_machine_costs_the_same_so_capacity_may_count_machines() -> None:
-    """scripts/bench/capacity.py multiplies the price of one machine."""
-    assert {of_machine(role) for role in machine_counts(DEPLOYMENT)} == {of_machine()}
+def test_public_machines_cost_the_same_and_private_ones_so_capacity_may_count_them() -> None:
+    """scripts/bench/capacity.py multiplies the price of one machine of each kind."""
+    private, public = of_machine("web"), of_machine("lb")
+    assert {role: of_machine(role) for role in machine_counts(DEPLOYMENT)} == {
+        "salt": public, "lb": public, "web": private, "postgres": private, "redis": private,
+    }  # fmt: skip
+    assert public - private == prices().month("ipv4")
 
 
 def test_capacity_names_the_smallest_stack_as_the_readme_does() -> None:

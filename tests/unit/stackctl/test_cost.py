@@ -15,6 +15,7 @@ from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 
 # 730 hours: t2.micro 9.198, gp3 10 GB 0.88, address 3.65
+PRIVATE = Decimal("10.078")
 MACHINE = Decimal("13.728")
 
 
@@ -34,13 +35,15 @@ def change_profile(deployment: Deployment, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
-def test_small_map_is_six_equal_machines(prod: Deployment) -> None:
+def test_small_map_is_six_machines_of_which_two_are_public(prod: Deployment) -> None:
     found = cost.estimate(prod, cost.machine_counts(prod))
     assert {row.role: row.machines for row in found.rows} == {
         "salt": 1, "lb": 1, "postgres": 1, "redis": 1, "web": 2,
     }  # fmt: skip
-    assert {row.total / row.machines for row in found.rows} == {MACHINE}
-    assert found.total == Decimal("82.37")
+    assert {row.role: row.total / row.machines for row in found.rows} == {
+        "salt": MACHINE, "lb": MACHINE, "postgres": PRIVATE, "redis": PRIVATE, "web": PRIVATE,
+    }  # fmt: skip
+    assert found.total == Decimal("67.77")
 
 
 def test_number_that_the_master_chooses_counts_with_its_maximum(prod: Deployment) -> None:
@@ -52,10 +55,9 @@ def test_number_that_the_master_chooses_counts_with_its_maximum(prod: Deployment
 def test_profile_decides(prod: Deployment) -> None:
     change_profile(prod, "associate_public_ip: true", "associate_public_ip: false")
     # lb-1 keeps its Elastic IP.
-    assert total(prod) == (6 * MACHINE - 5 * Decimal("3.65")).quantize(cost.CENT)
+    assert total(prod) == (5 * PRIVATE + MACHINE).quantize(cost.CENT)
     change_profile(prod, "Ebs.VolumeSize: 10", "Ebs.VolumeSize: 20")
-    more = 6 * Decimal("0.88") - 5 * Decimal("3.65")
-    assert total(prod) == (6 * MACHINE + more).quantize(cost.CENT)
+    assert total(prod) == (5 * PRIVATE + MACHINE + 6 * Decimal("0.88")).quantize(cost.CENT)
 
 
 def test_unlimited_credits_are_counted_as_if_they_were_used(prod: Deployment) -> None:
@@ -89,7 +91,14 @@ def test_each_alternative_is_compared_with_what_it_replaces(prod: Deployment) ->
     assert others["6 x t4g.micro"].change < others["6 x t3.micro"].change < 0
     alb = 730 * (Decimal("0.0252") + Decimal("0.008") + 2 * Decimal("0.005"))
     assert others["ALB with one LCU"].change == alb - MACHINE
-    assert {"RDS", "ElastiCache", "NAT gateway in each of 3 zones", "MWAA"} <= {*others}
+    assert {"RDS", "ElastiCache", "MWAA"} <= {*others}
+    ways_out = {
+        "NAT gateway in each of 3 zones": 3 * 730 * Decimal("0.053"),
+        "NAT instance": Decimal("9.198") + 8 * Decimal("0.088") + Decimal("3.65"),
+        "public addresses of 4 private machines": 4 * Decimal("3.65"),
+    }
+    for what, month in ways_out.items():
+        assert (others[what].instead_of, others[what].change) == ("proxy on the Salt master", month)
     assert not others["MWAA"].confirmed, "nobody has seen that price in a list"
 
 
@@ -107,13 +116,13 @@ def test_extends_is_followed_to_the_end(prod: Deployment) -> None:
 
 def test_budget_is_kept(prod: Deployment) -> None:
     cost.require_within_budget(prod)  # there is none
-    settings(prod, budget=82.37)
+    settings(prod, budget=67.77)
     cost.require_within_budget(prod)
     with pytest.raises(PreflightError) as caught:
         cost.require_within_budget(prod, {"web": Bounds(2, 3)})
     assert caught.value.what == (
-        "prod would cost 96.10 USD a month at most, and settings:budget in"
-        " pillar/prod/settings.sls is 82.37."
+        "prod would cost 77.85 USD a month at most, and settings:budget in"
+        " pillar/prod/settings.sls is 67.77."
     )
     assert "--over-budget" in caught.value.hint
 
@@ -129,7 +138,7 @@ def test_no_verb_exceeds_the_budget_without_the_flag(
     capsys: pytest.CaptureFixture[str],
     verb: list[str],
 ) -> None:
-    settings(prod, budget=80)
+    settings(prod, budget=60)
     monkeypatch.setattr(cli, "repository_root", lambda: prod.root)
     went_on: list[str] = []
     for name in ("up", "plan"):
@@ -162,9 +171,9 @@ def test_cost_is_printed_by_role(
     monkeypatch.setattr(cli, "repository_root", lambda: prod.root)
     assert cli.main(["cost", "-d", "prod"]) == 0
     printed = capsys.readouterr().out
-    assert any(line.split() == ["all", "82.37"] for line in printed.splitlines())
-    assert any(line.startswith("web ") and line.endswith("27.46") for line in printed.splitlines())
+    assert any(line.split() == ["all", "67.77"] for line in printed.splitlines())
+    assert any(line.startswith("web ") and line.endswith("20.16") for line in printed.splitlines())
     assert all(len(line) <= 80 for line in printed.splitlines()[:-1]), printed
     assert cost.prices().date in printed
     assert cli.main(["cost", "-d", "prod", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["total"] == 82.37
+    assert json.loads(capsys.readouterr().out)["total"] == 67.77

@@ -7,7 +7,7 @@ The profiles say what a machine is (cloud.profiles.d), the map and the settings 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -266,19 +266,41 @@ def alternatives(deployment: Deployment, found: Estimate) -> Iterator[Alternativ
     ):
         month = price.month(service, amount(price.services[service].get("gb", 0)))
         yield instead(what, [service], month, (f"{role} machines", found.of(role)))
-    zones = len(deployment.zones())
-    private = sum(
-        (row.addresses for row in found.rows if row.role not in (*edges, MASTER)), Decimal(0)
-    )
+    yield from _ways_out(deployment, found, instead)
+    month = price.month("mwaa", amount(price.services["mwaa"]["gb"]))
+    yield instead("MWAA, mw1.small, with a scheduler", ["mwaa"], month, ("all", found.total))
+
+
+def _ways_out(
+    deployment: Deployment, found: Estimate, instead: Callable[..., Alternative]
+) -> Iterator[Alternative]:
+    """Yield what else would let the private machines out: the proxy is on a machine that is there.
+
+    Args:
+        deployment: whose zones.
+        found: what it costs.
+        instead: makes an alternative of its words, its prices' names, its costs and what it
+            would replace.
+    """
+    price, before = prices(), ("proxy on the Salt master", Decimal(0))
+    zones, address = len(deployment.zones()), price.month("ipv4")
     yield instead(
         f"NAT gateway in each of {zones} zones, without its traffic",
         ["nat_gateway", "ipv4"],
-        zones * (price.month("nat_gateway") + price.month("ipv4")),
-        ("addresses of machines that nobody calls", private),
+        zones * (price.month("nat_gateway") + address),
+        before,
     )
-    yield instead("proxy on the Salt master", [], Decimal(0), ("the same addresses", private))
-    month = price.month("mwaa", amount(price.services["mwaa"]["gb"]))
-    yield instead("MWAA, mw1.small, with a scheduler", ["mwaa"], month, ("all", found.total))
+    master = next(row for row in found.rows if row.role == MASTER)
+    yield instead(
+        f"NAT instance, one {master.kind}",
+        [master.kind, "ipv4", "gp3"],
+        price.instance(master.kind) + address + price.month("gp3", Decimal(ROOT_GB)),
+        before,
+    )
+    private = sum(row.machines for row in found.rows if not row.addresses)
+    yield instead(
+        f"public addresses of {private} private machines", ["ipv4"], private * address, before
+    )
 
 
 # -- the budget ------------------------------------------------------------------------------------
