@@ -224,6 +224,7 @@ def test_stack_of_an_earlier_version_is_taken_over(
     assert sorted(new) == [
         "create the instance profile airflow-stack-test-salt",
         "create the role airflow-stack-test-salt",
+        "create the route table airflow-stack-test-private",
         # Its machines stay where they are.
         *(
             f"create the subnet airflow-stack-test-{name}"

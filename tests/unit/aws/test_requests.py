@@ -30,6 +30,16 @@ def test_new_master_requests_the_fixed_address(requests: Requests, pillar: dict[
     assert asked == {"salt": pillar["aws"]["salt_address"]}
 
 
+def test_only_master_and_edge_have_public_addresses(requests: Requests) -> None:
+    public = {
+        role
+        for role, request in requests.items()
+        for interface in request["NetworkInterfaces"]
+        if interface["AssociatePublicIpAddress"]
+    }
+    assert public == {"salt", "lb"}
+
+
 def test_every_disk_is_encrypted(requests: Requests, pillar: dict[str, Any]) -> None:
     assert requests.keys() == pillar["aws"]["security_groups"].keys()
     for request in requests.values():
