@@ -331,7 +331,7 @@ def test_descriptions_with_resources_are_those_of_the_reference() -> None:
 
 
 # What AWS has for every request, and what the reference of IAM has.
-EVERYWHERE = {"aws:RequestedRegion", "aws:PrincipalArn"}
+EVERYWHERE = {"aws:RequestedRegion", "aws:PrincipalArn", "aws:SecureTransport"}
 
 
 def test_launch_has_the_keys_of_the_reference(local: Running, user: User, subnet: str) -> None:

@@ -9,6 +9,7 @@ https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_awssystemsmanager.html
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_servicequotas.html
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsfreetier.html
+`localcloud.s3` has those of S3.
 What RunInstances needs:
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ExamplePolicies_EC2.html#iam-example-runinstances
 Tags at a launch:
@@ -28,6 +29,7 @@ from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.subnets import Subnet
 
+from localcloud import s3
 from localcloud.policies import Access, Unjudged, Value
 
 Keys = dict[str, Value]
@@ -95,6 +97,9 @@ class Call:
         region: of the request.
         form: its parameters, where the protocol has a form: `InstanceId.1`.
         body: its parameters, where the protocol has JSON.
+        path: of the request, where the protocol has bucket and key there.
+        headers: those of AWS, with their names in small letters.
+        source: the address from which it comes.
     """
 
     service: str
@@ -102,6 +107,9 @@ class Call:
     region: str
     form: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    path: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def name(self) -> str:
@@ -133,6 +141,8 @@ def accesses(call: Call) -> list[Access]:
         made = _of_ec2(call)
     elif call.name in ("ssm:GetParameter", "ssm:GetParameters"):
         made = _parameters(call)
+    elif call.service == "s3":
+        made = s3.accesses(call)
     elif call.name in WITHOUT_RESOURCE:
         made = iter([Access(call.name)])
     else:

@@ -1,5 +1,10 @@
 """Judges the calls of everybody but the owner by the policies of the caller's role or user.
 
+A call of S3 is judged by the policy of its bucket, too, also the owner's; and what comes by an
+endpoint of a VPC, by that endpoint's:
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/how-s3-evaluates-access-control.html
+https://docs.aws.amazon.com/vpc/latest/privatelink/vpc-endpoints-access.html
+
 A refusal has the code and the words of its service:
 https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html
 """
@@ -16,9 +21,10 @@ from typing import Any
 from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 
+from localcloud import endpoints, s3
 from localcloud.accesses import Call, accesses
 from localcloud.auth import JSON_SERVICES, Refused
-from localcloud.policies import ANY, Access, Decision, Unjudged, decide
+from localcloud.policies import ANY, VERSION, Access, Decision, Unjudged, decide, of_everybody
 
 log = logging.getLogger(__name__)
 
@@ -41,25 +47,46 @@ class Principal:
     documents: tuple[Mapping[str, Any], ...]
 
 
+OWNER = Principal(
+    f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:root",
+    f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:root",
+    ({"Version": VERSION, "Statement": [{"Effect": "Allow", "Action": ANY, "Resource": ANY}]},),
+)
+"""The owner, who may do everything that no policy of a resource denies."""
+
+
 class Judge:
     """Refuses the calls that a principal's policies do not allow.
 
     Args:
         watch: is told of each access and its decision; for tests and records.
+
+    Attributes:
+        secure: whether calls count as made by TLS. The API has none, and is at the place of those
+            that have.
     """
 
     def __init__(self, watch: Callable[[Access, Decision], None] = lambda *_: None) -> None:
         self.watch = watch
+        self.secure = True
 
     def check(self, access_key: str, call: Call) -> None:
         """Check every access of a call; the caller holds the lock of moto's state.
+
+        Args:
+            access_key: of whoever makes the call; empty: the owner.
+            call: the call. Of the owner's, only those of S3 are checked.
 
         Raises:
             Refused: a policy denies one of them or none allows it, or a policy or the call has
                 something that this cloud cannot judge.
         """
+        if call.service == "s3" and s3.is_of_others(call):
+            raise Refused("s3", "AccessDenied", "Access Denied")
+        if not access_key and not (call.service == "s3" and s3.policy(call)):
+            return
         try:
-            principal = find(access_key)
+            principal = find(access_key) if access_key else OWNER
             for access in accesses(call):
                 self._check(principal, call, access)
         except Unjudged as error:
@@ -72,11 +99,23 @@ class Judge:
                 400,
             ) from error
 
+    def may_know(self, access_key: str, call: Call) -> bool:
+        """Return whether a principal may know that an object is missing."""
+        asked = self._complete(find(access_key), s3.listing(call))
+        return decide(find(access_key).documents, asked).allowed
+
+    def _complete(self, principal: Principal, access: Access) -> Access:
+        """Return an access with the keys that every request has."""
+        secure = str(self.secure).lower()
+        keys = {"aws:PrincipalArn": principal.identity, "aws:SecureTransport": secure}
+        return replace(access, keys={**keys, **access.keys})
+
     def _check(self, principal: Principal, call: Call, access: Access) -> None:
-        keys = {"aws:PrincipalArn": principal.identity, **access.keys}
-        asked = replace(access, keys=keys)
+        asked = self._complete(principal, access)
         decision = decide(principal.documents, asked)
         self.watch(asked, decision)
+        if call.service == "s3":
+            self._check_resources(principal, call, asked)
         if decision.allowed:
             return
         log.info(
@@ -88,6 +127,23 @@ class Judge:
         )
         text = words(principal, call, access, explicit=decision.explicit)
         raise Refused(call.service, CODES.get(call.service, "AccessDenied"), text)
+
+    def _check_resources(self, principal: Principal, call: Call, asked: Access) -> None:
+        """Raise Refused if the bucket's policy denies an access, or an endpoint does not allow it.
+
+        What a bucket's policy allows is not looked at: this cloud knows no bucket for others.
+        """
+        policy = s3.policy(call)
+        reason = ""
+        if policy and decide([of_everybody(policy)], asked).explicit:
+            reason = "with an explicit deny in a resource-based policy"
+        for document in endpoints.policies(call.source, "s3"):
+            if not decide([of_everybody(document)], asked).allowed:
+                reason = f"because no VPC endpoint policy allows the {asked.action} action"
+        if reason:
+            log.info("%s is denied to %s %s", asked.action, principal.arn, reason)
+            text = f"User: {principal.arn} is not authorized to perform: {asked.action}"
+            raise Refused("s3", "AccessDenied", f'{text} on resource: "{asked.resource}" {reason}')
 
 
 def words(principal: Principal, call: Call, access: Access, *, explicit: bool = False) -> str:

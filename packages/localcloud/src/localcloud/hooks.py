@@ -39,7 +39,7 @@ from moto.ec2.responses.instances import InstanceResponse
 from moto.s3.models import FakeKey
 from moto.servicequotas.models import ServiceQuotasBackend
 
-from localcloud import account, dependencies, groups, routes, volumes
+from localcloud import account, dependencies, endpoints, groups, routes, s3, volumes
 from localcloud.account import Wanted
 from localcloud.cloud import Cloud
 from localcloud.state import BODY_DIGEST
@@ -78,6 +78,8 @@ class Hooks:
         self._limits()
         groups.hook(self._replace)
         routes.hook(self._replace)
+        endpoints.hook(self._replace)
+        s3.hook(self._replace)
         volumes.hook(self._replace, ROOT_GIB)
 
     def remove(self) -> None:

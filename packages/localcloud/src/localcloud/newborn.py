@@ -50,6 +50,10 @@ KINDS = (
         "The routeTable ID '{}' does not exist",
     ),
     Kind(
+        ("CreateVpcEndpoint",), "vpcEndpointId", "InvalidVpcEndpointId.NotFound",
+        "The Vpc Endpoint Id '{}' does not exist",
+    ),
+    Kind(
         ("CreateSecurityGroup",), "groupId", "InvalidGroup.NotFound",
         "The security group '{}' does not exist",
     ),

@@ -27,7 +27,7 @@ ELEMENTS = frozenset((
 ))  # fmt: skip
 
 KEYS = frozenset((
-    "aws:PrincipalArn", "aws:RequestedRegion", "aws:TagKeys",
+    "aws:PrincipalArn", "aws:RequestedRegion", "aws:SecureTransport", "aws:TagKeys",
     "ec2:AssociatePublicIpAddress", "ec2:AvailabilityZone", "ec2:CreateAction",
     "ec2:Domain", "ec2:Encrypted", "ec2:ImageID", "ec2:ImageType", "ec2:InstanceID",
     "ec2:InstanceMarketType", "ec2:InstanceProfile", "ec2:InstanceType", "ec2:KeyPairName",
@@ -35,6 +35,7 @@ KEYS = frozenset((
     "ec2:Owner", "ec2:Public", "ec2:Region", "ec2:RootDeviceType", "ec2:Subnet",
     "ec2:VolumeSize", "ec2:VolumeType", "ec2:Vpc",
     "iam:PassedToService",
+    "s3:delimiter", "s3:max-keys", "s3:prefix",
 ))  # fmt: skip
 """The condition keys that `localcloud.accesses` gives to the accesses that have them."""
 TAG_KEYS = ("aws:RequestTag/", "aws:ResourceTag/", "ec2:ResourceTag/")
@@ -111,6 +112,20 @@ def decide(documents: Iterable[Mapping[str, Any]], access: Access) -> Decision:
         else:
             allowed = allowed or name
     return Decision(bool(allowed), statement=allowed, near=() if allowed else tuple(near))
+
+
+def of_everybody(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resource's policy as an identity's, without its principals, which are everybody.
+
+    Raises:
+        Unjudged: a statement is about certain principals only.
+    """
+    made = []
+    for statement in _list(document.get("Statement", [])):
+        if statement.get("Principal") not in ("*", {"AWS": "*"}):
+            raise Unjudged(f"policy: the principal {statement.get('Principal')!r}")
+        made.append({key: value for key, value in statement.items() if key != "Principal"})
+    return {**document, "Statement": made}
 
 
 def trusts(document: Mapping[str, Any], service: str) -> bool:

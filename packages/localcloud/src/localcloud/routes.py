@@ -64,7 +64,7 @@ def has_s3_endpoint(backend: EC2Backend, interface: NetworkInterface) -> bool:
 
     https://docs.aws.amazon.com/vpc/latest/privatelink/vpc-endpoints-s3.html
     """
-    table = _table(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
+    table = table_of(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
     return any(
         str(endpoint.service_name).endswith(".s3")
         and str(endpoint.state).lower() != "deleted"
@@ -75,12 +75,12 @@ def has_s3_endpoint(backend: EC2Backend, interface: NetworkInterface) -> bool:
 
 
 def _way_out(backend: EC2Backend, interface: NetworkInterface) -> Route | None:
-    table = _table(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
+    table = table_of(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
     found = table.routes if table else []
     return next((route for route in found if route.destination_cidr_block == _ANYWHERE), None)
 
 
-def _table(backend: EC2Backend, subnet_id: str, vpc_id: str) -> RouteTable | None:
+def table_of(backend: EC2Backend, subnet_id: str, vpc_id: str) -> RouteTable | None:
     """Return the route table of a subnet: its own, or else the main table of its VPC."""
     tables = [table for table in backend.route_tables.values() if table.vpc_id == vpc_id]
     own = [table for table in tables if subnet_id in table._associations.values()]
