@@ -56,6 +56,21 @@ aws:
   private_route_table: '{project}-{deployment}-private'
   key_pair: '{project}-{deployment}'
   salt_role: '{project}-{deployment}-salt'
+  # Role of another machine -> its IAM role (salt/aws/identity.sls). The roles
+  # that are not here have nothing to do in AWS, and no credentials.
+  machine_roles:
+    lb: '{project}-{deployment}-lb'
+    postgres: '{project}-{deployment}-postgres'
+  # Backups below postgres/, Airflow's releases below releases/. All accounts of
+  # the world share the names of buckets, so this one has the account's number;
+  # S3 allows 63 characters. A version that was replaced or deleted stays for 30
+  # days, so a wrong deletion can be undone for a month. Uploads that were never
+  # completed are of no use after a week.
+  bucket:
+    name: '{project}-{deployment}-{account}-eu-west-1'
+    noncurrent_days: 30
+    upload_days: 7
+  s3_endpoint: '{project}-{deployment}-s3'
   # Role of a machine -> its security group. A group's name counts in its VPC
   # only, and cannot be changed.
   security_groups:

@@ -31,12 +31,14 @@ __opts__: dict[str, Any]
 __pillar__: dict[str, Any]
 
 SETTLE_SECONDS = 60  # that AWS has to know, everywhere, what it has just made
+ACCOUNT = "{account}"  # in a name: the account's number, which only AWS tells
 LOST_SECONDS = 20  # that a call without an answer has to show its effect, before it is made again
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two looks; each pause doubles
 
 # Kind of thing -> the call that finds it, the key of the answer, the key of its id, and the filter
 # by which one of a name is found. IAM finds by name only.
 KINDS: Mapping[str, tuple[str, str, str, str]] = {
+    "bucket": ("get_bucket_tagging", "TagSet", "Name", ""),  # found by `s3_bucket.find`
     "elastic-ip": ("describe_addresses", "Addresses", "AllocationId", "tag:Name"),
     "instance": ("describe_instances", "Reservations", "InstanceId", "tag:Name"),
     "instance-profile": (
@@ -51,14 +53,19 @@ KINDS: Mapping[str, tuple[str, str, str, str]] = {
     "security-group": ("describe_security_groups", "SecurityGroups", "GroupId", "group-name"),
     "subnet": ("describe_subnets", "Subnets", "SubnetId", "tag:Name"),
     "vpc": ("describe_vpcs", "Vpcs", "VpcId", "tag:Name"),
+    "vpc-endpoint": ("describe_vpc_endpoints", "VpcEndpoints", "VpcEndpointId", "tag:Name"),
 }  # fmt: skip
 OF_IAM = ("role", "instance-profile")
 
 # What is unknown may be too new. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
-TOO_NEW = re.compile(r"Invalid\w+\.NotFound|NoSuchEntity")
-THROTTLED = re.compile(r"RequestLimitExceeded|Throttling\w*|TooManyRequestsException")
+TOO_NEW = re.compile(r"Invalid\w+\.NotFound|NoSuchEntity|NoSuchBucket")
+NEW_PROFILE = "Invalid IAM Instance Profile"  # EC2 says only so that IAM has not told it yet
+THROTTLED = re.compile(r"RequestLimitExceeded|Throttling\w*|TooManyRequestsException|SlowDown")
 # The thing may be there since an earlier try.
-THERE = re.compile(r"\w+\.Duplicate|EntityAlreadyExists|RouteAlreadyExists|Resource\.Already\w+")
+THERE = re.compile(
+    r"\w+\.Duplicate|EntityAlreadyExists|RouteAlreadyExists|Resource\.Already\w+"
+    r"|BucketAlreadyOwnedByYou|OperationAborted"
+)
 
 _clients: dict[tuple[str, str, bool], Any] = {}
 
@@ -117,7 +124,7 @@ def call(
         throttled = bool(THROTTLED.fullmatch(code))
         raise AwsError(
             f"{operation}: {error}",
-            later=throttled or bool(TOO_NEW.fullmatch(code)),
+            later=throttled or bool(TOO_NEW.fullmatch(code)) or NEW_PROFILE in str(error),
             unsure=not throttled and (status >= 500 or bool(THERE.fullmatch(code))),
         ) from error
     except (EndpointConnectionError, ConnectTimeoutError) as error:
@@ -145,9 +152,10 @@ def _client(service: str, region: str, *, reads: bool) -> Any:
 def settings() -> dict[str, Any]:
     """Return pillar ``aws`` with project and deployment in its names.
 
-    ``stackctl.deployment`` and the EC2 driver's option ``owned_by`` fill the same names.
+    ``stackctl.deployment`` and the EC2 driver's option ``owned_by`` fill the same names. What has
+    ``{account}`` in it keeps that: see `in_account`.
     """
-    return dict(_filled(__pillar__["aws"], tags()))
+    return dict(_filled(__pillar__["aws"], {**tags(), "account": ACCOUNT}))
 
 
 def _filled(value: Any, words: Mapping[str, str]) -> Any:
@@ -156,6 +164,28 @@ def _filled(value: Any, words: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_filled(one, words) for one in value]
     return value.format_map(words) if isinstance(value, str) else value
+
+
+def account(region: str) -> str:
+    """Return the number of the account; raise AwsError when AWS does not answer."""
+    return str(call("get_caller_identity", region, service="sts")["Account"])
+
+
+def in_account(value: Any, region: str) -> Any:
+    """Return a value, such as a policy, with the account's number in the place of ``{account}``.
+
+    Raises AwsError when AWS does not answer.
+    """
+    number = account(region)
+
+    def fill(one: Any) -> Any:
+        if isinstance(one, Mapping):
+            return {key: fill(inner) for key, inner in one.items()}
+        if isinstance(one, list):
+            return [fill(inner) for inner in one]
+        return one.replace(ACCOUNT, number) if isinstance(one, str) else one
+
+    return fill(value)
 
 
 def tags(name: str = "") -> dict[str, str]:
@@ -218,6 +248,8 @@ def things(kind: str, region: str, filters: Mapping[str, str]) -> list[dict[str,
     given = [{"Name": name, "Values": [value]} for name, value in filters.items()]
     more: dict[str, Any] = {"IncludePublicKey": True} if kind == "key-pair" else {}
     found = list(call(operation, region, Filters=given, **more)[key])
+    if kind == "vpc-endpoint":
+        return [one for one in found if one["State"].lower() not in ("deleting", "deleted")]
     if kind != "instance":
         return found
     instances = [instance for group in found for instance in group["Instances"]]
@@ -284,6 +316,9 @@ def require_own(kind: str, name: str, region: str, found: Sequence[Mapping[str, 
 def _tagging(kind: str, ids: Sequence[str], region: str) -> str:
     """Return the command that gives things the tags of this deployment."""
     wanted = " ".join(f"Key={key},Value={value}" for key, value in tags().items())
+    if kind == "bucket":
+        tag_set = ",".join(f"{{{one}}}" for one in wanted.split())
+        return f"aws s3api put-bucket-tagging --bucket {ids[0]} --tagging 'TagSet=[{tag_set}]'"
     if kind in OF_IAM:
         return f"aws iam tag-{kind} --{kind}-name {ids[0]} --tags {wanted}"
     return f"aws ec2 create-tags --region {region} --resources {' '.join(ids)} --tags {wanted}"

@@ -44,17 +44,28 @@ def _looks(region: str) -> list[Callable[[], Any]]:
         "route-table": aws["route_table"],
         "key-pair": aws["key_pair"],
         "elastic-ip": aws["edge_address"]["name"],
-        "role": aws["salt_role"],
-        "instance-profile": aws["salt_role"],
     }
+    roles = [aws["salt_role"], *aws["machine_roles"].values()]
     groups = aws["security_groups"].values()
     return [
         *(partial(find, kind, name, region) for kind, name in names.items()),
         partial(find, "route-table", aws["private_route_table"], region),
         *(partial(find, "subnet", subnet["name"], region) for subnet in subnets),
+        *(
+            partial(find, kind, name, region)
+            for kind in ("role", "instance-profile")
+            for name in roles
+        ),
+        partial(_bucket, aws["bucket"]["name"], region),
         lambda: __salt__["security_group.groups"](groups, region),
         partial(_earlier_vpc, region),
     ]
+
+
+def _bucket(name: str, region: str) -> None:
+    """Raise CommandExecutionError for a bucket of this name that is somebody else's."""
+    owner = __salt__["aws.account"](region)
+    __salt__["s3_bucket.find"](name.replace("{account}", owner), region, owner)
 
 
 def _earlier_vpc(region: str) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +31,8 @@ def present(name: str, policies: Mapping[str, Any], region: str) -> dict[str, An
 
     Args:
         name: of the role, and of its instance profile.
-        policies: name -> document of each inline policy.
+        policies: name -> document of each inline policy, with `{account}` for the account's
+            number.
         region: where the calls are made; IAM itself has no region.
 
     Returns:
@@ -40,6 +42,45 @@ def present(name: str, policies: Mapping[str, Any], region: str) -> dict[str, An
         name, lambda: _role(name, policies, region) or _profile(name, region)
     )
     return result
+
+
+def attached(name: str, machines: str, region: str) -> dict[str, Any]:
+    """The deployment's machines of a role have an instance profile.
+
+    Args:
+        name: of the profile.
+        machines: their role: they are called `<role>-<number>`.
+        region: where they are.
+
+    Returns:
+        The state's result. A machine that has another profile keeps it.
+    """
+
+    def differences() -> Todo:
+        todo: Todo = {}
+        for machine in __salt__["aws.own"]("instance", region):
+            called = __salt__["aws.tags_of"](machine).get("Name", "")
+            if (
+                re.fullmatch(rf"{machines}-[1-9][0-9]*", called)
+                and machine["State"]["Name"] in ("running", "stopped")
+                and "IamInstanceProfile" not in machine
+            ):
+                todo[f"give {called} ({machine['InstanceId']}) the role {name}"] = _associate(
+                    name, machine["InstanceId"], region
+                )
+        return todo
+
+    result: dict[str, Any] = __salt__["aws.converge"](f"{name} of {machines}", differences)
+    return result
+
+
+def _associate(name: str, instance_id: str, region: str) -> Callable[[], Any]:
+    return lambda: __salt__["aws.call"](
+        "associate_iam_instance_profile",
+        region,
+        IamInstanceProfile={"Name": name},
+        InstanceId=instance_id,
+    )
 
 
 def earlier(name: str, policies: Mapping[str, Any], region: str) -> dict[str, Any]:
@@ -99,7 +140,7 @@ def _role(name: str, policies: Mapping[str, Any], region: str) -> Todo:
 def _policies(name: str, policies: Mapping[str, Any], region: str) -> Todo:
     todo: Todo = {}
     found = _iam("list_role_policies", region, RoleName=name)["PolicyNames"]
-    for policy, document in policies.items():
+    for policy, document in __salt__["aws.in_account"](policies, region).items():
         if policy in found:
             given = _iam("get_role_policy", region, RoleName=name, PolicyName=policy)
             if given["PolicyDocument"] == document:

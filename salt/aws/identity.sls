@@ -1,11 +1,13 @@
-# The account has the operator's key pair, and a role by which the Salt master may launch and manage
-# this deployment's machines in its region, and no other's. AWS evaluates RunInstances for every
-# resource that it creates or uses, so each statement's conditions are ones that all of its
-# resources have:
+# The account has the operator's key pair, and roles. By theirs, the Salt master may launch and
+# manage this deployment's machines in its region, and no other's, and keep releases in the bucket;
+# a database machine may keep backups there; an edge may take the site's address. All other machines
+# have no role. AWS evaluates RunInstances for every resource that it creates or uses, so each
+# statement's conditions are ones that all of its resources have:
 # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
 {% set aws = salt['aws.settings']() %}
 {% set arn = 'arn:aws:ec2:' ~ aws.region ~ ':*:' %}
 {% set owner = salt['aws.tags']() %}
+{% set bucket = 'arn:aws:s3:::' ~ aws.bucket.name %}
 {% set parameters = 'arn:aws:ssm:' ~ aws.region ~ '::parameter/aws/service/debian/*' %}
 
 include:
@@ -132,4 +134,99 @@ aws-earlier-key-pair:
                 StringEquals:
                   'aws:ResourceTag/project': {{ owner.project | json }}
                   'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+            - Sid: GiveRolesToMachines
+              Effect: Allow
+              Action: 'iam:PassRole'
+              Resource:
+{%- for name in aws.machine_roles.values() %}
+                - {{ ('arn:aws:iam::{account}:role/' ~ name) | json }}
+{%- endfor %}
+              Condition:
+                StringEquals: {'iam:PassedToService': ec2.amazonaws.com}
+        releases:
+          Version: '2012-10-17'
+          Statement:
+            - Sid: KeepReleases
+              Effect: Allow
+              Action:
+                - 's3:GetObject'
+                - 's3:PutObject'
+              Resource: {{ (bucket ~ '/releases/*') | json }}
+            - Sid: ListReleases
+              Effect: Allow
+              Action: 's3:ListBucket'
+              Resource: {{ bucket | json }}
+              Condition:
+                StringLike: {'s3:prefix': 'releases/*'}
+{% endfor %}
+
+# A program for backups deletes those that have expired. In a bucket with versions that leaves a
+# version behind, which the lifecycle removes later. Nobody but the operator may delete versions.
+aws-postgres-role:
+  iam_role.present:
+    - name: {{ aws.machine_roles.postgres | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - sls: aws.names
+    - policies:
+        backups:
+          Version: '2012-10-17'
+          Statement:
+            - Sid: KeepBackups
+              Effect: Allow
+              Action:
+                - 's3:AbortMultipartUpload'
+                - 's3:DeleteObject'
+                - 's3:GetObject'
+                - 's3:PutObject'
+              Resource: {{ (bucket ~ '/postgres/*') | json }}
+            - Sid: ListBackups
+              Effect: Allow
+              Action: 's3:ListBucket'
+              Resource: {{ bucket | json }}
+              Condition:
+                StringLike: {'s3:prefix': 'postgres/*'}
+
+# An edge that takes over takes the address with it, and takes no other and to nobody else.
+aws-lb-role:
+  iam_role.present:
+    - name: {{ aws.machine_roles.lb | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - sls: aws.names
+    - policies:
+        address:
+          Version: '2012-10-17'
+          Statement:
+            - Sid: TakeSitesAddress
+              Effect: Allow
+              Action: 'ec2:AssociateAddress'
+              Resource: {{ (arn ~ 'elastic-ip/*') | json }}
+              Condition:
+                StringEquals:
+                  'aws:ResourceTag/Name': {{ aws.edge_address.name | json }}
+                  'aws:ResourceTag/project': {{ owner.project | json }}
+                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+            - Sid: GiveAddressToEdges
+              Effect: Allow
+              Action: 'ec2:AssociateAddress'
+              Resource:
+                - {{ (arn ~ 'instance/*') | json }}
+                - {{ (arn ~ 'network-interface/*') | json }}
+              Condition:
+                StringEquals:
+                  'aws:ResourceTag/project': {{ owner.project | json }}
+                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+                StringLike: {'aws:ResourceTag/Name': 'lb-*'}
+
+# Machines that were launched before their role existed get it while they run.
+{% for role, name in aws.machine_roles.items() %}
+aws-{{ role }}-machines:
+  iam_role.attached:
+    - name: {{ name | json }}
+    - machines: {{ role | json }}
+    - region: {{ aws.region | json }}
+    - require:
+      - sls: aws.machines
+      - iam_role: aws-{{ role }}-role
 {% endfor %}

@@ -8,3 +8,5 @@ include:
   - aws.machines
   - aws.identity
   - aws.address
+  - aws.bucket
+  - aws.endpoint

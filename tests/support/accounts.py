@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 Client = Callable[[str], Any]
 Dump = dict[str, list[str]]
 
@@ -21,15 +23,18 @@ LISTS = {
     "describe_security_groups": "SecurityGroups",
     "describe_subnets": "Subnets",
     "describe_tags": "Tags",
+    "describe_vpc_endpoints": "VpcEndpoints",
     "describe_volumes": "Volumes",
     "describe_vpcs": "Vpcs",
 }
 READS = (
     "DescribeAddresses", "DescribeInstances", "DescribeInternetGateways", "DescribeKeyPairs",
     "DescribeManagedPrefixLists", "DescribeRouteTables", "DescribeSecurityGroupRules",
-    "DescribeSecurityGroups",
-    "DescribeSubnets", "DescribeVpcAttribute", "DescribeVpcs", "GetInstanceProfile", "GetRole",
-    "GetRolePolicy", "GetSubnetCidrReservations", "ListAttachedRolePolicies", "ListRolePolicies",
+    "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcAttribute", "DescribeVpcEndpoints",
+    "DescribeVpcs", "GetBucketEncryption", "GetBucketLifecycleConfiguration",
+    "GetBucketOwnershipControls", "GetBucketPolicy", "GetBucketTagging", "GetBucketVersioning",
+    "GetCallerIdentity", "GetInstanceProfile", "GetPublicAccessBlock", "GetRole", "GetRolePolicy",
+    "GetSubnetCidrReservations", "ListAttachedRolePolicies", "ListRolePolicies",
 )  # fmt: skip
 """The calls with which the foundation's states look at an account."""
 TRUST = {"Version": "2012-10-17", "Statement": []}
@@ -45,7 +50,7 @@ DOCUMENT = json.dumps(
 
 def dump(client: Client) -> Dump:
     """Return everything in the account: the call -> what it lists, sorted."""
-    ec2, iam = client("ec2"), client("iam")
+    ec2, iam, s3 = client("ec2"), client("iam"), client("s3")
     found = {
         call: [json.dumps(one, sort_keys=True, default=str) for one in getattr(ec2, call)()[key]]
         for call, key in LISTS.items()
@@ -70,7 +75,27 @@ def dump(client: Client) -> Dump:
         json.dumps(one, sort_keys=True, default=str)
         for one in iam.list_instance_profiles()["InstanceProfiles"]
     ]
+    buckets = [one["Name"] for one in s3.list_buckets()["Buckets"]]
+    found["buckets"] = [
+        json.dumps([name, {what: _setting(s3, name, what) for what in SETTINGS}], default=str)
+        for name in buckets
+    ]
     return {call: sorted(_without_request(one) for one in listed) for call, listed in found.items()}
+
+
+SETTINGS = (
+    "public_access_block", "bucket_ownership_controls", "bucket_policy", "bucket_encryption",
+    "bucket_versioning", "bucket_lifecycle_configuration", "bucket_tagging",
+)  # fmt: skip
+"""Of a bucket, as boto3 calls them without `get_`."""
+
+
+def _setting(s3: Any, bucket: str, what: str) -> Any:
+    try:
+        found = getattr(s3, f"get_{what}")(Bucket=bucket)
+    except ClientError as error:
+        return error.response["Error"]["Code"]
+    return {key: value for key, value in found.items() if key != "ResponseMetadata"}
 
 
 def _without_request(text: str) -> str:
@@ -101,6 +126,7 @@ TAGGED = {
     "subnet": ("describe_subnets", "Subnets", "SubnetId"),
     "volume": ("describe_volumes", "Volumes", "VolumeId"),
     "vpc": ("describe_vpcs", "Vpcs", "VpcId"),
+    "vpc-endpoint": ("describe_vpc_endpoints", "VpcEndpoints", "VpcEndpointId"),
 }  # fmt: skip
 
 
@@ -139,6 +165,7 @@ class Foreign:
 
     def __init__(self, client: Client, aws: dict[str, Any], **tags: str) -> None:
         self.ec2, self.iam, self.aws, self.tags = client("ec2"), client("iam"), aws, tags
+        self.s3 = client("s3")
 
     def _named(self, kind: str, name: str) -> list[dict[str, Any]]:
         return specification(kind, Name=name, **self.tags)
@@ -198,6 +225,15 @@ class Foreign:
     def instance_profile(self) -> str:
         name = str(self.aws["salt_role"])
         self.iam.create_instance_profile(InstanceProfileName=name)
+        return name
+
+    def bucket(self) -> str:
+        name = str(self.aws["bucket"]["name"].replace("{account}", "123456789012"))
+        s3 = self.s3
+        s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        if self.tags:
+            tags = [{"Key": key, "Value": value} for key, value in self.tags.items()]
+            s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": tags})
         return name
 
     def machine(self, name: str, subnet: str, image: str) -> str:

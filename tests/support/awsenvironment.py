@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -48,5 +49,10 @@ def lead(home: Path, cloud: Running) -> None:
         folder.mkdir(parents=True)
         endpoint = {"url": cloud.url, "properties": {}, "headers": {}}
         rule = {"conditions": [], "endpoint": endpoint, "type": "endpoint"}
-        rules = {"version": "1.0", "parameters": {}, "rules": [rule]}
+        rules: dict[str, Any] = {"version": "1.0", "parameters": {}, "rules": [rule]}
+        if service == "s3":  # whose rules also say where the bucket's name is
+            rules["parameters"] = {"Bucket": {"type": "String", "required": False}}
+            given = {"fn": "isSet", "argv": [{"ref": "Bucket"}]}
+            of_bucket = {**endpoint, "url": f"{cloud.url}/{{Bucket}}"}
+            rules["rules"].insert(0, {**rule, "conditions": [given], "endpoint": of_bucket})
         (folder / "endpoint-rule-set-1.json").write_text(json.dumps(rules))

@@ -144,13 +144,14 @@ class RealCloud:
         pair = ec2.create_key_pair(KeyName=KEY_PAIR, KeyType="ed25519")
         self.key.touch(mode=0o600)
         self.key.write_text(pair["KeyMaterial"])
-        role_name = DEPLOYMENT.in_account(_AWS["salt_role"])
-        iam.create_role(
-            RoleName=role_name,
-            AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}',
-        )
-        iam.create_instance_profile(InstanceProfileName=role_name)
-        iam.add_role_to_instance_profile(InstanceProfileName=role_name, RoleName=role_name)
+        for name in (_AWS["salt_role"], *_AWS["machine_roles"].values()):
+            role_name = DEPLOYMENT.in_account(name)
+            iam.create_role(
+                RoleName=role_name,
+                AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}',
+            )
+            iam.create_instance_profile(InstanceProfileName=role_name)
+            iam.add_role_to_instance_profile(InstanceProfileName=role_name, RoleName=role_name)
 
     def _lead_out(self, vpc: str) -> None:
         """Give all subnets a way out, and their machines public addresses."""

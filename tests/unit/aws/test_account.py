@@ -19,7 +19,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGkbQBpO2s3MoOYRT0nsTu7cTyL1ZRjPnz9d8
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINd0Jc4hVCdCRRmqoOgqZ0Kp3wyyl4HVUMpcKUaU4R6t"
 KINDS = (
     "vpc", "subnet", "internet_gateway", "route_table", "key_pair", "elastic_ip", "role",
-    "instance_profile",
+    "instance_profile", "bucket",
 )  # fmt: skip
 
 
@@ -167,7 +167,14 @@ def test_two_deployments_share_an_account(
     assert len(own(client, "describe_vpcs", "Vpcs")) == 1
     assert len(own(client, "describe_vpcs", "Vpcs", "second")) == 1
     names = {role["RoleName"] for role in client("iam").list_roles()["Roles"]}
-    assert names == {"airflow-stack-test-salt", "airflow-stack-second-salt"}
+    assert names == {
+        f"airflow-stack-{deployment}-{role}"
+        for deployment in ("test", "second")
+        for role in ("salt", "lb", "postgres")
+    }
+    assert {bucket["Name"] for bucket in client("s3").list_buckets()["Buckets"]} == {
+        f"airflow-stack-{deployment}-123456789012-eu-west-1" for deployment in ("test", "second")
+    }
 
 
 # -- what an earlier version has made --------------------------------------------------------------
@@ -222,8 +229,13 @@ def test_stack_of_an_earlier_version_is_taken_over(
     ec2 = client("ec2")
     new = [one for one in changes(states) if one.startswith(("create ", "upload ", "allocate "))]
     assert sorted(new) == [
-        "create the instance profile airflow-stack-test-salt",
-        "create the role airflow-stack-test-salt",
+        "create the bucket airflow-stack-test-123456789012-eu-west-1",
+        "create the endpoint airflow-stack-test-s3",
+        *(
+            f"create the {kind} airflow-stack-test-{role}"
+            for kind in ("instance profile", "role")
+            for role in ("lb", "postgres", "salt")
+        ),
         "create the route table airflow-stack-test-private",
         # Its machines stay where they are.
         *(

@@ -45,7 +45,7 @@ def assert_tagged(ec2: Any, pillar: dict[str, Any]) -> None:
     names = {
         "vpc": aws["vpc"]["name"], "key-pair": aws["key_pair"],
         "internet-gateway": aws["internet_gateway"], "route-table": aws["route_table"],
-        "elastic-ip": aws["edge_address"]["name"],
+        "elastic-ip": aws["edge_address"]["name"], "vpc-endpoint": aws["s3_endpoint"],
     }  # fmt: skip
     private = ("route-table", aws["private_route_table"])
     found = sorted((kind, *sorted(tags.items())) for kind, _, tags in tagged(ec2))
@@ -86,11 +86,13 @@ def test_prediction_on_empty_account_changes_nothing(
     assert {state["result"] for state in predicted.values()} == {None, True}
     assert {name.split("_|-")[1] for name in settled} == {
         "aws-names", "aws-machines", "aws-address-associated",
-        "aws-earlier-key-pair", "aws-earlier-salt-role",
+        "aws-earlier-key-pair", "aws-earlier-salt-role", "aws-lb-machines",
+        "aws-postgres-machines",
     }  # fmt: skip
     assert openings(client) == set()
     assert client("iam").list_roles()["Roles"] == []
     assert client("ec2").describe_addresses()["Addresses"] == []
+    assert client("s3").list_buckets()["Buckets"] == []
 
 
 def test_first_run_creates_everything(
@@ -289,7 +291,11 @@ def test_edge_machine_of_an_older_stack_gets_the_address(
     interface = instance["NetworkInterfaces"][0]["NetworkInterfaceId"]
     assert address["NetworkInterfaceId"] == interface
     given = f"give {address['PublicIp']} to {aws['edge_address']['machine']}"
-    assert changed == {"aws-address-associated": {"new": [given]}}
+    role = f"give lb-1 ({instance['InstanceId']}) the role {aws['machine_roles']['lb']}"
+    assert changed == {
+        "aws-address-associated": {"new": [given]},
+        "aws-lb-machines": {"new": [role]},
+    }
     assert_clean(apply())
     ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
 

@@ -96,6 +96,10 @@ def test_call_asks_the_region_and_returns_the_answer(
         (refusal("InvalidVpcID.NotFound"), True, False),
         (refusal("InvalidGroup.NotFound"), True, False),
         (refusal("NoSuchEntity", 404), True, False),
+        (refusal("NoSuchBucket", 404), True, False),
+        (refusal("SlowDown", 503), True, False),
+        (refusal("BucketAlreadyOwnedByYou", 409), False, True),
+        (refusal("OperationAborted", 409), False, True),
         (refusal("InternalError", 500), False, True),
         (refusal("InvalidKeyPair.Duplicate"), False, True),
         (refusal("EntityAlreadyExists", 409), False, True),
@@ -120,6 +124,39 @@ def test_failed_call_tells_whether_it_can_be_made_again(
         aws.call("create_thing", REGION)
     assert str(error) in str(caught.value)
     assert (caught.value.later, caught.value.unsure) == (later, unsure)
+
+
+def test_profile_that_ec2_does_not_know_yet_may_be_known_later(
+    aws: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refusal("InvalidParameterValue")
+    error.response["Error"]["Message"] = "Value (a) … is invalid. Invalid IAM Instance Profile name"
+    text = f"An error occurred: {error.response['Error']['Message']}"
+    error.args = (text,)
+    monkeypatch.setattr(aws.boto3, "client", lambda *_, **__: Client(error))
+    with pytest.raises(CommandExecutionError) as caught:
+        aws.call("associate_iam_instance_profile", REGION)
+    assert caught.value.later
+    monkeypatch.setattr(
+        aws.boto3, "client", lambda *_, **__: Client(refusal("InvalidParameterValue"))
+    )
+    aws._clients.clear()
+    with pytest.raises(CommandExecutionError) as caught:
+        aws.call("associate_iam_instance_profile", REGION)
+    assert not caught.value.later
+
+
+def test_number_of_the_account_is_filled_in_everywhere(
+    aws: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(aws.__pillar__["aws"], "bucket", "{project}-{account}")
+    assert aws.settings()["bucket"] == "stack-{account}"
+    monkeypatch.setattr(aws, "account", {REGION: "42"}.get)
+    given = {"Statement": [{"Resource": ["a:{account}:b", "c"], "n": 1}], "Version": "{other}"}
+    assert aws.in_account(given, REGION) == {
+        "Statement": [{"Resource": ["a:42:b", "c"], "n": 1}],
+        "Version": "{other}",
+    }
 
 
 def test_absence_is_an_answer_where_it_is_asked_for(

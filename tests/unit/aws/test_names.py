@@ -42,7 +42,7 @@ def test_profiles_name_existing_resources(
         "keyname": {aws["key_pair"]},
         "subnetname": {subnet["name"] for subnet in subnets_of(aws)},
         "securitygroupname": set(aws["security_groups"].values()),
-        "iam_profile": {aws["salt_role"]},
+        "iam_profile": {aws["salt_role"], *aws["machine_roles"].values()},
     }
     assert set(aws["security_groups"]) == {
         role for role, profile in profiles.items() if "securitygroupname" in profile

@@ -9,18 +9,10 @@ from typing import Any
 import pytest
 
 from accounts import DOCUMENT, Client, dump
-from memorycloud import Running, emptied
 
 States = dict[str, dict[str, Any]]
 Apply = Callable[..., States]
 Damage = Callable[[Client, dict[str, Any]], None]
-
-
-@pytest.fixture
-def made(cloud: Running, apply: Apply) -> None:
-    """An account with the whole foundation, and nothing else."""
-    emptied(cloud)
-    apply()
 
 
 def one(client: Client, call: str, key: str, name: str = "*") -> Any:
@@ -224,31 +216,155 @@ def delete_key(client: Client, aws: dict[str, Any]) -> None:
     client("ec2").delete_key_pair(KeyName=aws["key_pair"])
 
 
+BUCKET = {"Bucket": "airflow-stack-test-123456789012-eu-west-1"}
+
+
+def open_to_the_public(client: Client, _: dict[str, Any]) -> None:
+    client("s3").put_public_access_block(
+        PublicAccessBlockConfiguration={"BlockPublicAcls": True, "BlockPublicPolicy": False},
+        **BUCKET,
+    )
+
+
+def delete_public_access_block(client: Client, _: dict[str, Any]) -> None:
+    client("s3").delete_public_access_block(**BUCKET)
+
+
+def give_objects_to_writers(client: Client, _: dict[str, Any]) -> None:
+    rules = {"Rules": [{"ObjectOwnership": "ObjectWriter"}]}
+    client("s3").put_bucket_ownership_controls(OwnershipControls=rules, **BUCKET)
+
+
+def allow_plain_http(client: Client, _: dict[str, Any]) -> None:
+    client("s3").delete_bucket_policy(**BUCKET)
+
+
+def let_another_account_read(client: Client, _: dict[str, Any]) -> None:
+    them = {
+        "Effect": "Allow",
+        "Principal": {"AWS": "*"},
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{BUCKET['Bucket']}/*",
+    }
+    document = json.dumps({"Version": "2012-10-17", "Statement": [them]})
+    client("s3").put_bucket_policy(Policy=document, **BUCKET)
+
+
+def delete_encryption(client: Client, _: dict[str, Any]) -> None:
+    client("s3").delete_bucket_encryption(**BUCKET)
+
+
+def suspend_versions(client: Client, _: dict[str, Any]) -> None:
+    client("s3").put_bucket_versioning(VersioningConfiguration={"Status": "Suspended"}, **BUCKET)
+
+
+def keep_everything(client: Client, _: dict[str, Any]) -> None:
+    client("s3").delete_bucket_lifecycle(**BUCKET)
+
+
+def expire_everything(client: Client, _: dict[str, Any]) -> None:
+    found = client("s3").get_bucket_lifecycle_configuration(**BUCKET)["Rules"]
+    rule = {
+        "ID": "mine", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1},
+    }  # fmt: skip
+    client("s3").put_bucket_lifecycle_configuration(
+        LifecycleConfiguration={"Rules": [*found, rule]}, **BUCKET
+    )
+
+
+def delete_bucket(client: Client, _: dict[str, Any]) -> None:
+    client("s3").delete_bucket(**BUCKET)
+
+
+def endpoint(client: Client) -> Any:
+    return one(client, "describe_vpc_endpoints", "VpcEndpoints")
+
+
+def delete_endpoint(client: Client, _: dict[str, Any]) -> None:
+    client("ec2").delete_vpc_endpoints(VpcEndpointIds=[endpoint(client)["VpcEndpointId"]])
+
+
+def take_table_from_endpoint(client: Client, _: dict[str, Any]) -> None:
+    found = endpoint(client)
+    client("ec2").modify_vpc_endpoint(
+        VpcEndpointId=found["VpcEndpointId"], RemoveRouteTableIds=found["RouteTableIds"]
+    )
+
+
+def open_endpoint(client: Client, _: dict[str, Any]) -> None:
+    everything = {"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [everything]})
+    client("ec2").modify_vpc_endpoint(
+        VpcEndpointId=endpoint(client)["VpcEndpointId"], PolicyDocument=document
+    )
+
+
+def rename_endpoint(client: Client, _: dict[str, Any]) -> None:
+    rename(client, endpoint(client)["VpcEndpointId"])
+
+
+def change_policy_of_postgres(client: Client, aws: dict[str, Any]) -> None:
+    client("iam").put_role_policy(
+        RoleName=aws["machine_roles"]["postgres"], PolicyName="backups", PolicyDocument=DOCUMENT
+    )
+
+
+def add_policy_to_edge(client: Client, aws: dict[str, Any]) -> None:
+    client("iam").put_role_policy(
+        RoleName=aws["machine_roles"]["lb"], PolicyName="more", PolicyDocument=DOCUMENT
+    )
+
+
 NETWORK, ROLE, TABLE = "aws-vpc", "aws-salt-role", "aws-route-table"
 PRIVATE, WEB, POSTGRES = "aws-private-route-table", "aws-egress-web", "aws-egress-postgres"
+STORE, ENDPOINT = "aws-bucket", "aws-s3-endpoint"
 # What is damaged together, and the states that repair it.
 BATCHES: list[tuple[list[Damage], set[str]]] = [
     (
-        [detach_gateway, turn_off_names, delete_policy, delete_key],
-        {"aws-internet-gateway", NETWORK, ROLE, "aws-key-pair"},
+        [detach_gateway, turn_off_names, delete_policy, delete_key, open_to_the_public],
+        {"aws-internet-gateway", NETWORK, ROLE, "aws-key-pair", STORE},
     ),
     (
-        [delete_gateway, turn_off_resolution, change_policy],
-        {"aws-internet-gateway", TABLE, NETWORK, ROLE},
+        [
+            delete_gateway, turn_off_resolution, change_policy, delete_public_access_block,
+            delete_endpoint,
+        ],
+        {"aws-internet-gateway", TABLE, NETWORK, ROLE, STORE, ENDPOINT},
     ),
-    ([delete_route, add_policy, lead_out], {TABLE, ROLE, PRIVATE}),
-    ([disassociate, attach_policy, empty_profile, let_everything_out], {TABLE, ROLE, WEB}),
-    ([associate_with_another, change_trust, delete_profile], {PRIVATE, ROLE}),
-    ([delete_private_table, close_egress], {PRIVATE, POSTGRES}),
-    ([rename_private_table], {PRIVATE}),
     (
-        [put_another_role_into_profile, rename_vpc, rename_subnet, rename_gateway, rename_table],
-        {ROLE, NETWORK, "aws-subnet", "aws-subnet-private-c", "aws-internet-gateway", TABLE},
+        [delete_route, add_policy, lead_out, give_objects_to_writers, take_table_from_endpoint],
+        {TABLE, ROLE, PRIVATE, STORE, ENDPOINT},
     ),
-]
+    (
+        [
+            disassociate, attach_policy, empty_profile, let_everything_out, allow_plain_http,
+            open_endpoint,
+        ],
+        {TABLE, ROLE, WEB, STORE, ENDPOINT},
+    ),
+    (
+        [associate_with_another, change_trust, delete_profile, delete_encryption],
+        {PRIVATE, ROLE, STORE},
+    ),
+    ([delete_private_table, close_egress], {PRIVATE, POSTGRES, ENDPOINT}),
+    (
+        [
+            put_another_role_into_profile, rename_vpc, rename_subnet, rename_gateway,
+            rename_table, rename_endpoint,
+        ],
+        {
+            ROLE, NETWORK, "aws-subnet", "aws-subnet-private-c", "aws-internet-gateway", TABLE,
+            ENDPOINT,
+        },
+    ),
+    ([suspend_versions, change_policy_of_postgres], {STORE, "aws-postgres-role"}),
+    ([keep_everything, let_another_account_read, add_policy_to_edge], {STORE, "aws-lb-role"}),
+    ([expire_everything, rename_private_table], {STORE, PRIVATE}),
+    ([delete_bucket], {STORE}),
+]  # fmt: skip
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 @pytest.mark.parametrize(("damages", "repairs"), BATCHES)
 def test_damage_is_predicted_and_repaired(
     apply: Apply, client: Client, pillar: dict[str, Any], damages: list[Damage], repairs: set[str]
@@ -265,7 +381,7 @@ def test_damage_is_predicted_and_repaired(
     assert {one["__id__"] for one in apply().values() if one["changes"]} == set()
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 def test_egress_is_added_before_everything_is_closed(apply: Apply, client: Client) -> None:
     """What runs is not cut off meanwhile."""
     let_everything_out(client, {})
@@ -286,7 +402,7 @@ def test_egress_is_added_before_everything_is_closed(apply: Apply, client: Clien
 # -- what is left alone ----------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 def test_unknown_route_and_subnet_are_left_alone(apply: Apply, client: Client) -> None:
     ec2 = client("ec2")
     peer = ec2.create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
@@ -312,7 +428,7 @@ def failed(states: States) -> dict[str, str]:
     return {one["__id__"]: one["comment"] for one in states.values() if one["result"] is False}
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 def test_second_vpc_with_our_tags_is_named(apply: Apply, client: Client) -> None:
     first = vpc(client)
     tags = [{"ResourceType": "vpc", "Tags": first["Tags"]}]
@@ -322,7 +438,7 @@ def test_second_vpc_with_our_tags_is_named(apply: Apply, client: Client) -> None
     assert second["VpcId"] in comment
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 def test_gateway_of_somebody_else_in_our_vpc_is_named(apply: Apply, client: Client) -> None:
     detach_gateway(client, {})
     other = client("ec2").create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
@@ -331,7 +447,7 @@ def test_gateway_of_somebody_else_in_our_vpc_is_named(apply: Apply, client: Clie
     assert f"{other}, which is not this deployment's, is attached to its VPC" in comment
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 def test_network_that_cannot_be_changed_is_named(
     apply: Apply, client: Client, pillar: dict[str, Any]
 ) -> None:

@@ -167,6 +167,22 @@ def test_subnet_outside_the_vpc(prod: Deployment) -> None:
     assert "within 10.20.0.0/16 (aws:vpc:cidr)" in error
 
 
+@pytest.mark.parametrize(("length", "fits"), [(26, True), (27, False)])
+def test_name_that_makes_the_buckets_too_long(prod: Deployment, length: int, fits: bool) -> None:
+    long = Deployment("a" * length, prod.root)
+    long.settings_path.parent.mkdir(parents=True)
+    write(long, deployment=long.name)
+    if fits:
+        settings.check(long, complete=True)
+        settings.check_name(long)
+        return
+    with pytest.raises(StackError, match="has 64 characters"):  # before `init` makes anything
+        settings.check_name(long)
+    error = refusal(long)
+    assert "pillar/base/aws.sls: aws:bucket:name has 64 characters" in error
+    assert "allowed is a deployment's name of 26 characters" in error
+
+
 def test_networks_that_overlap(prod: Deployment) -> None:
     write(prod)
     change_base(

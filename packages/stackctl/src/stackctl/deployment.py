@@ -123,9 +123,10 @@ class Deployment:
     def in_account(self, name: str) -> str:
         """Return a name of `pillar/base/aws.sls` with project and deployment in it.
 
-        salt/_modules/aws.py and the EC2 driver's option `owned_by` fill the same names.
+        salt/_modules/aws.py and the EC2 driver's option `owned_by` fill the same names. `{account}`
+        stays: only AWS tells the account's number.
         """
-        return name.format_map(self.owner())
+        return name.format_map({**self.owner(), "account": "{account}"})
 
     def role_table(self) -> RoleTable:
         """Return the table of roles."""

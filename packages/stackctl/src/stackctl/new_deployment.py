@@ -65,6 +65,7 @@ def complete(deployment: Deployment, answers: Answers, ask: Ask) -> Answers:
             f"'{deployment.name}' is this machine's own deployment.",
             "`stackctl up` makes it. Give a name for one in an AWS account, such as prod.",
         )
+    settings.check_name(deployment)
     present = deployment.settings() if deployment.has_settings else {}
     for key, value in answers.decided().items():
         if key in present and present[key] not in (value, []):

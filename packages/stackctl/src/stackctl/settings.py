@@ -29,6 +29,7 @@ REGION = re.compile(
 TREE = ("cloud.providers.d/*.conf", "cloud.profiles.d/*.conf", "cloud.maps.d/*.map")
 AWS = "pillar/base/aws.sls"
 VPC = "aws:vpc:cidr"
+ACCOUNT_DIGITS, BUCKET_LENGTH = 12, 63
 Values = Iterator[tuple[str, Any]]
 
 
@@ -55,8 +56,15 @@ def check(deployment: Deployment, *, complete: bool) -> None:
     settings = _read(deployment.settings_path, str(path))
     found = [f"{path}: {line}" for line in _problems(settings, deployment.name, complete=complete)]
     found += [*_networks(deployment, settings), *_regions(deployment, settings)]
+    found += [*_bucket(deployment)]
     if found:
         raise PreflightError(" ".join(f"{line.rstrip('.')}." for line in found))
+
+
+def check_name(deployment: Deployment) -> None:
+    """Raise PreflightError for a name with which the deployment cannot have its bucket."""
+    if problems := [*_bucket(deployment)]:
+        raise PreflightError(f"{problems[0]}.")
 
 
 def check_site(url: str) -> None:
@@ -147,6 +155,22 @@ def _require_site(url: object) -> bool:
 
 
 # -- networks --------------------------------------------------------------------------------------
+
+
+def _bucket(deployment: Deployment) -> Iterator[str]:
+    """Yield what is wrong with the bucket's name, which has the deployment's in it.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    """
+    pattern = deployment.base_pillar("aws")["bucket"]["name"]
+    name = deployment.in_account(pattern).replace("{account}", "0" * ACCOUNT_DIGITS)
+    if len(name) > BUCKET_LENGTH:
+        most = len(deployment.name) - len(name) + BUCKET_LENGTH
+        yield (
+            f"{AWS}: aws:bucket:name has {len(name)} characters in the deployment"
+            f" {deployment.name}, and S3 allows {BUCKET_LENGTH}: allowed is a deployment's name of"
+            f" {most} characters"
+        )
 
 
 def _networks(deployment: Deployment, settings: Mapping[str, Any]) -> Iterator[str]:
