@@ -1,7 +1,7 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
 .PHONY: help up down status test lint unit oldest-salt states cloud machines stack image \
-	bench bench-list bench-visit bench-up bench-driver bench-memory mutants size audit lock lock-airflow
+	bench bench-list bench-visit bench-up bench-driver bench-memory bench-release mutants size audit lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
 # A shell script is a file that ends in .sh, or whose first line says so.
@@ -89,6 +89,9 @@ bench-driver: $(BIN)/stackctl ## count and time the EC2 driver's requests, again
 
 bench-memory: $(BIN)/stackctl ## open pages, then print what the programs of each machine hold
 	@$(BIN)/python scripts/bench_memory.py
+
+bench-release: $(BIN)/stackctl ## time how a new master takes Airflow's release from the bucket
+	@$(BIN)/python scripts/bench_release.py
 
 mutants: $(BIN)/stackctl ## plant small faults in the modules that decide, and count what tests notice
 	$(BIN)/python scripts/mutants.py

@@ -1,5 +1,6 @@
-# The Salt master can build Airflow's locked release, once for all web machines, and builds it in
-# the background when its archive is missing. `airflow.artefact` waits for that.
+# The Salt master can build Airflow's locked release, once for all web machines. When its archive is
+# missing, it takes it from the deployment's bucket, or builds it in the background.
+# `airflow.artefact` waits for that.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 

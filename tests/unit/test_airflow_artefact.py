@@ -546,9 +546,45 @@ def test_archive_without_digest_is_not_built(tmp_path: Path) -> None:
 class Builder:
     """A master as the state sees it."""
 
-    def __init__(self, *, built: bool = False, error: str = "", broken: bool = False) -> None:
-        self.is_built, self.error, self.broken = built, error, broken
+    def __init__(
+        self,
+        *,
+        built: bool = False,
+        error: str = "",
+        broken: bool = False,
+        bucket: str | None = "",
+    ) -> None:
+        """Say what there is.
+
+        Args:
+            built: whether the archive is complete.
+            error: of a build.
+            broken: whether a build leaves no archive.
+            bucket: the release that it has; None: it cannot be used.
+        """
+        self.is_built, self.error, self.broken, self.bucket = built, error, broken, bucket
         self.done: list[bool] = []
+        self.moved: list[str] = []
+
+    def _has(self, name: str) -> bool:
+        if self.bucket is None:
+            raise CommandExecutionError("AccessDenied")
+        return name == self.bucket
+
+    def _get(self, name: str, folder: str) -> None:
+        assert (name, folder) == (NAME, "/archives")
+        self.moved.append("get")
+        if self.broken:
+            raise CommandExecutionError("its SHA-256 is 0, and not 1")
+        self.is_built = True
+
+    def _put(self, name: str, folder: str) -> str:
+        assert (name, folder) == (NAME, "/archives")
+        self.moved.append("put")
+        if self.broken:
+            raise CommandExecutionError("AccessDenied")
+        self.bucket = name
+        return f"s3://bucket/{name}"
 
     def build(self, name: str, *, wait: bool) -> None:
         assert name == NAME
@@ -557,7 +593,9 @@ class Builder:
         self.done.append(wait)
         self.is_built = wait and not self.broken
 
-    def state(self, *, test: bool = False, lockfile: bool = True, **options: Any) -> dict[str, Any]:
+    def state(
+        self, *, test: bool = False, lockfile: bool = True, what: str = "built", **options: Any
+    ) -> dict[str, Any]:
         functions = {
             "file.file_exists": lambda _: lockfile,
             "airflow.release_name": lambda _: NAME,
@@ -565,9 +603,13 @@ class Builder:
                 (name, folder) == (NAME, "/archives") and self.is_built
             ),
             "airflow_artefact.build": self.build,
+            "release_bucket.has": self._has,
+            "release_bucket.same": lambda name, folder: folder == "/archives" and self._has(name),
+            "release_bucket.get": self._get,
+            "release_bucket.put": self._put,
         }
         states = load("_states", "airflow_artefact", __salt__=functions, __opts__={"test": test})
-        ret: dict[str, Any] = states.built("/archives", "/lock", **options)
+        ret: dict[str, Any] = getattr(states, what)("/archives", "/lock", **options)
         assert ret["name"] == "/archives"
         return ret
 
@@ -585,7 +627,10 @@ def test_state_builds_and_waits() -> None:
 def test_state_starts_a_build_in_the_background() -> None:
     builder = Builder()
     ret = builder.state(wait=False)
-    assert (ret["result"], ret["comment"]) == (True, f"{NAME} is being built")
+    assert (ret["result"], ret["comment"]) == (
+        True,
+        f"{NAME} is being built; the bucket does not have it",
+    )
     assert builder.done == [False]
 
 
@@ -601,4 +646,67 @@ def test_state_fails_with_the_build() -> None:
     ret = Builder(error="the disk is full").state()
     assert (ret["result"], ret["comment"]) == (False, "the disk is full")
     ret = Builder(broken=True).state()
-    assert (ret["result"], ret["comment"]) == (False, f"the build of {NAME} left no archive")
+    why = "the bucket does not have it"
+    assert (ret["result"], ret["comment"]) == (
+        False,
+        f"the build of {NAME} left no archive; {why}",
+    )
+
+
+# -- the bucket of the deployment ------------------------------------------------------------------
+
+
+def test_state_takes_from_the_bucket_what_it_has() -> None:
+    master = Builder(bucket=NAME)
+    predicted = master.state(test=True)
+    assert (predicted["result"], predicted["comment"]) == (
+        None,
+        f"{NAME} would be taken from the bucket",
+    )
+    assert master.moved == []
+    ret = master.state(wait=False)
+    assert (ret["result"], ret["changes"]) == (True, {"taken": NAME})
+    assert (master.moved, master.done) == (["get"], [])
+    assert master.state()["changes"] == {}
+    assert master.moved == ["get"]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "broken", "why"),
+    [
+        (None, False, "AccessDenied"),
+        (NAME, True, "its SHA-256 is 0, and not 1"),
+    ],
+)
+def test_state_builds_what_the_bucket_does_not_give(
+    bucket: str | None, broken: bool, why: str
+) -> None:
+    master = Builder(bucket=bucket, broken=broken)
+    if not broken:
+        assert why in master.state(test=True)["comment"]
+    ret = master.state(wait=False)
+    assert (ret["result"], master.done) == (True, [False])
+    assert f"warning: it was not taken from the bucket: {why}" in ret["comment"]
+
+
+def test_release_is_kept_in_the_bucket_once() -> None:
+    master = Builder(built=True)
+    predicted = master.state(what="kept", test=True)
+    assert (predicted["result"], predicted["changes"], master.moved) == (None, {}, [])
+    assert "would be put into the bucket" in predicted["comment"]
+    ret = master.state(what="kept")
+    assert (ret["result"], ret["changes"]) == (True, {"kept": f"s3://bucket/{NAME}"})
+    for test in (True, False):
+        again = master.state(what="kept", test=test)
+        assert (again["result"], again["changes"]) == (True, {})
+    assert master.moved == ["put"]
+    ret = Builder().state(what="kept", test=True, lockfile=False)
+    assert (ret["result"], ret["changes"]) == (None, {})
+
+
+@pytest.mark.parametrize(("bucket", "broken"), [(None, False), ("", True)])
+def test_bucket_that_cannot_be_used_is_a_warning(bucket: str | None, broken: bool) -> None:
+    ret = Builder(built=True, bucket=bucket, broken=broken).state(what="kept")
+    assert (ret["result"], ret["changes"]) == (True, {})
+    warning = f"warning: {NAME} is not kept in the bucket: AccessDenied"
+    assert ret["comment"] == warning

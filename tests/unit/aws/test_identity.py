@@ -9,11 +9,13 @@ else. No part of the policy can be left out without a difference in one of the t
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -32,13 +34,15 @@ from reference import findings
 from saltext.ec2 import _archive, _client, _login, _session
 from saltext.ec2.clouds import ec2 as driver
 from saltext.ec2.errors import ApiError
-from saltmodules import load_file
+from saltmodules import load, load_file
 from stackctl import maps
 from waiting import until
 
 Requests = dict[str, dict[str, Any]]
 Statement = dict[str, Any]
 ACCOUNT = "123456789012"
+BUCKET = f"airflow-stack-test-{ACCOUNT}-eu-west-1"
+OF_BUCKET = f"arn:aws:s3:::{BUCKET}"
 PUBLIC_PARAMETERS = "arn:*:ssm:*:*:parameter/*"
 ROLES = ("lb", "web", "postgres", "redis")  # what the master launches
 
@@ -128,6 +132,18 @@ FORBIDDEN = (
     ),
     *(Other(f"ec2:{action}", "instance", foreign) for foreign in FOREIGN for action in MANAGED),
     *(Other(f"ec2:{action}", "instance", ABROAD, ABROAD_INSTANCE) for action in MANAGED),
+    Other("iam:PassRole", "role", {"iam:PassedToService": "lambda.amazonaws.com"}),
+    *(
+        Other("iam:PassRole", "role", resource=f"arn:aws:iam::{ACCOUNT}:role/{name}")
+        for name in ("admin", "airflow-stack-test-salt", "airflow-stack-prod-lb")
+    ),
+    *(
+        Other(action, BUCKET, resource=resource)
+        for action in ("s3:GetObject", "s3:PutObject")
+        for resource in (f"{OF_BUCKET}/postgres/a", "arn:aws:s3:::other/releases/a")
+    ),
+    *(Other("s3:ListBucket", BUCKET, {"s3:prefix": prefix}) for prefix in ("postgres/", None)),
+    Other("s3:ListBucket", BUCKET, resource="arn:aws:s3:::other"),
 )
 
 
@@ -140,11 +156,15 @@ def kind_of(access: Access) -> str:
 def policy(
     applied: dict[str, Any], client: Callable[[str], Any], pillar: dict[str, Any]
 ) -> list[Statement]:
-    """The statements of the master's role in the account."""
-    found = client("iam").get_role_policy(
-        RoleName=pillar["aws"]["salt_role"], PolicyName="salt-cloud"
-    )
-    return list(found["PolicyDocument"]["Statement"])
+    """The statements of the master's role in the account, of both policies."""
+    iam, role = client("iam"), pillar["aws"]["salt_role"]
+    return [
+        statement
+        for name in ("salt-cloud", "releases")
+        for statement in iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"][
+            "Statement"
+        ]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +224,10 @@ def on_master(
 
 @pytest.fixture(scope="module")
 def recorded(
-    cloud: Running, on_master: Callable[[str], dict[str, Any]], pillar: dict[str, Any]
+    cloud: Running,
+    on_master: Callable[[str], dict[str, Any]],
+    pillar: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Access]:
     """What salt-1 asks of IAM in the life of a stack; everything of it is allowed."""
     asked: list[Access] = []
@@ -213,6 +236,7 @@ def recorded(
     ended = load_file(ROOT / "salt/master/files/start_ended_machines.py")
     scale = load_file(ROOT / "salt/master/files/scale_machines.py")
 
+    keep_release(pillar, tmp_path_factory.mktemp("archives"))
     driver.list_nodes_full()
     for role in ROLES:  # up
         on_master(role)
@@ -234,6 +258,22 @@ def recorded(
     driver.disable_term_protect("postgres-1", call="action")  # README.md: removal
     driver.destroy("postgres-1")
     return asked
+
+
+def keep_release(pillar: dict[str, Any], folder: Path) -> None:
+    """Put a release into the bucket and take it from there, as the master does."""
+    settings = {"aws.settings": lambda: pillar["aws"]}
+    store = load("_modules", "release_bucket", __salt__=settings)
+    digest = hashlib.sha256(b"packed").hexdigest()
+    (folder / "3.3.tar.zst").write_bytes(b"packed")
+    (folder / "3.3.tar.zst.sha256").write_text(f"{digest}  3.3.tar.zst\n")
+    assert not store.has("3.3")
+    assert store.put("3.3", str(folder)) == f"s3://{BUCKET}/releases/3.3/3.3.tar.zst"
+    assert store.has("3.3")
+    for path in folder.iterdir():
+        path.unlink()
+    store.get("3.3", str(folder))
+    assert (folder / "3.3.tar.zst").read_bytes() == b"packed"
 
 
 def until_stopped(cloud: Running, instance: str) -> None:
@@ -365,6 +405,7 @@ def test_denial_has_the_words_of_ec2(
         ),
         ("RunInstancesWithKeyPair", (LAUNCH, ":key-pair/airflow-stack-test", "")),
         ("CreateTagsAtLaunch", (TAG, ":instance/*", "aws:RequestTag/project airflow-stack")),
+        ("GiveRolesToMachines", ("iam:PassRole", ":role/airflow-stack-test-postgres", "")),
     ],
 )
 @pytest.mark.parametrize("run", ["map", "profile"])
@@ -381,9 +422,10 @@ def test_missing_permission_is_named_before_anything_is_launched(
     fewer = [kept for kept in whole["Statement"] if kept["Sid"] != missing]
     assert len(fewer) == len(whole["Statement"]) - 1
     opts: Any = driver.__opts__
+    role = "postgres" if missing == "GiveRolesToMachines" else "web"
     given = {"map": str(ROOT / "cloud.maps.d/small.map")}
     if run == "profile":
-        given = {"profile": "web", "names": ["web-9"]}  # type: ignore[dict-item]
+        given = {"profile": role, "names": [f"{role}-9"]}  # type: ignore[dict-item]
     for key, value in given.items():
         monkeypatch.setitem(opts, key, value)
     providers = {alias: found["ec2"] for alias, found in opts["providers"].items()}
@@ -395,9 +437,11 @@ def test_missing_permission_is_named_before_anything_is_launched(
     finally:
         iam.put_role_policy(**names, PolicyDocument=json.dumps(whole))
     action, resource, fact = said
-    name = "web-9" if run == "profile" else "web-1"
+    name = f"{role}-9" if run == "profile" else f"{role}-1"
     message = str(caught.value)
-    assert f"profile web ({name}) may not be launched: AWS denies {action} on arn:aws:" in message
+    assert (
+        f"profile {role} ({name}) may not be launched: AWS denies {action} on arn:aws:" in message
+    )
     assert resource in message
     assert fact in message
     assert "Encoded" not in message
@@ -423,8 +467,14 @@ def test_master_role_is_limited_to_one_region(
         equals = statement.get("Condition", {}).get("StringEquals", {})
         here = equals.get("aws:RequestedRegion") == region
         patterns = as_list(statement["Resource"])
-        assert here or all(f":{region}:" in pattern for pattern in patterns), statement
         services = {action.split(":")[0] for action in as_list(statement["Action"])}
+        if services == {"iam"}:  # which has no regions: what it passes, RunInstances uses
+            assert as_list(statement["Action"]) == ["iam:PassRole"]
+            continue
+        if services == {"s3"}:
+            assert all(pattern.startswith(OF_BUCKET) for pattern in patterns)
+            continue
+        assert here or all(f":{region}:" in pattern for pattern in patterns), statement
         assert services <= {"ec2", "ssm"}
         assert "ec2:*" not in as_list(statement["Action"])
 

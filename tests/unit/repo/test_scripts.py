@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[3]
         "audit.py",
         "bench_driver.py",
         "bench_memory.py",
+        "bench_release.py",
         "code_size.py",
         "driver_docs.py",
         "mutants.py",
