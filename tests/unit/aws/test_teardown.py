@@ -30,6 +30,8 @@ from stackctl.ssh import Shell
 OWN = {"project": "airflow-stack", "deployment": "test"}
 OTHER = {"project": "airflow-stack", "deployment": "test-2"}
 LAUNCH = "launch-template"
+BUCKET = "airflow-stack-test-123456789012-eu-west-1"
+KEPT = ["volume", "bucket"]
 ROLES = ("salt", "lb", "web", "postgres", "redis")
 
 
@@ -115,7 +117,10 @@ def left(cloud: Running, owner: Mapping[str, str] = OWN) -> list[str]:
     roles = clients.iam.list_roles()["Roles"]
     profiles = clients.iam.list_instance_profiles()["InstanceProfiles"]
     names = [role["RoleName"] for role in roles] + [p["InstanceProfileName"] for p in profiles]
-    return found + [name for name in names if name.startswith("airflow-stack-test-salt")]
+    buckets = [one["Name"] for one in clients.s3.list_buckets()["Buckets"]]
+    ours = tuple(f"airflow-stack-test-{role}" for role in ("salt", "lb", "postgres"))
+    found += [f"bucket {name}" for name in buckets if name == BUCKET]
+    return found + [name for name in names if name.startswith(ours)]
 
 
 def clear(cloud: Running) -> None:
@@ -130,18 +135,25 @@ def test_everything_goes_and_data_stays(test: Deployment, stack: Running, tmp_pa
     assert [line for line in lines if "salt-1" in line and "instance" in line], lines
     assert lines[4].startswith("destroy instance"), "machines go first"
     assert lines[4].endswith("salt-1"), "the master is the last of them"
-    assert lines[-1].startswith("keep volume"), lines
-    assert lines[-1].endswith("postgres-1 of 10 GB: it holds data (--with-data destroys it)")
+    volume, bucket = lines[-2:]
+    assert volume.startswith("keep volume"), lines
+    assert volume.endswith(
+        "postgres-1 of 10 GB: it holds data and costs 0.88 USD a month (--with-data destroys it)"
+    )
+    assert bucket == (
+        f"keep bucket {BUCKET}: it holds data and costs 0.023 USD a month for each GB"
+        " (--with-data destroys it)"
+    )
     going, printed = down(test, tmp_path)
-    assert [str(thing).rpartition(" postgres-1")[2] for thing in going.kept] == [" of 10 GB"]
-    assert [line.partition(" ")[0] for line in left(stack)] == ["volume"]
+    assert [thing.kind for thing in going.kept] == KEPT
+    assert [line.partition(" ")[0] for line in left(stack)] == KEPT
     assert "nothing else is left" in printed
     # Again: nothing but the data is there, and that is no failure.
     again, printed = down(test, tmp_path)
     assert not again.things
     assert again.kept
     last, _ = down(test, tmp_path, with_data=True)
-    assert [thing.kind for thing in last.things] == ["volume"]
+    assert [thing.kind for thing in last.things] == KEPT
     assert left(stack) == []
     empty, _ = down(test, tmp_path, with_data=True)
     assert [*empty.lines("test")] == []
@@ -231,11 +243,12 @@ def test_lost_answers_do_no_harm(test: Deployment, stack: Running, tmp_path: Pat
 def test_interrupted_run_is_repeated(test: Deployment, stack: Running, tmp_path: Path) -> None:
     """Whatever call it ends at, the next run goes on from there."""
     for action in (
-        "ModifyInstanceAttribute", "TerminateInstances", "ReleaseAddress",
+        "ModifyInstanceAttribute", "TerminateInstances", "DeleteVpcEndpoints", "ReleaseAddress",
         "DeleteSubnetCidrReservation", "DeleteSubnet", "DeleteRouteTable",
         "RevokeSecurityGroupIngress", "DeleteSecurityGroup", "DetachInternetGateway",
         "DeleteInternetGateway", "DeleteVpc", "DeleteKeyPair", "RemoveRoleFromInstanceProfile",
         "DeleteInstanceProfile", "DeleteRolePolicy", "DeleteRole", "DeleteVolume",
+        "DeleteBucket",
     ):  # fmt: skip
         denied = Fault("error", action, code="UnauthorizedOperation", status=403)
         with (
@@ -243,7 +256,7 @@ def test_interrupted_run_is_repeated(test: Deployment, stack: Running, tmp_path:
             pytest.raises(StackError, match=f"when calling the {action} "),
         ):
             down(test, tmp_path, with_data=True)
-    assert [line.partition(" ")[0] for line in left(stack)] == ["volume"]
+    assert [line.partition(" ")[0] for line in left(stack)] == ["bucket"]
     down(test, tmp_path, with_data=True)
     assert left(stack) == []
 
@@ -284,7 +297,7 @@ def test_bucket_with_versions_is_data(test: Deployment, stack: Running, tmp_path
     s3.delete_object(Bucket=name, Key="dump")
     going, _ = down(test, tmp_path)
     assert f"bucket {name}" in map(str, going.kept)
-    assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == [name]
+    assert name in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
     down(test, tmp_path, with_data=True)
     assert s3.list_buckets()["Buckets"] == []
 
@@ -306,3 +319,4 @@ def test_orphans_are_what_no_machine_has(test: Deployment, stack: Running, tmp_p
     assert found == [], "every volume has a machine, and lb-1 has the address"
     down(test, tmp_path)
     assert [thing.kind for thing in inventory.orphans(test, stack.ec2)] == ["volume"]
+    assert [str(thing) for thing in inventory.left_buckets(test)] == [f"bucket {BUCKET}"]

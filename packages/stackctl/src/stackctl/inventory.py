@@ -17,7 +17,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from stackctl.deployment import Deployment
 
@@ -153,6 +153,15 @@ def orphans(deployment: Deployment, ec2: Any) -> list[Thing]:
     return Inventory(found).orphans
 
 
+def left_buckets(deployment: Deployment) -> list[Thing]:
+    """Return the buckets of a deployment that has no machines; whoever may not ask sees none."""
+    try:
+        found = [*_of_other_services(Clients.of(deployment), deployment.owner())]
+    except (BotoCoreError, ClientError):
+        return []
+    return Inventory(found).of("bucket")
+
+
 def own(ec2: Any, owner: Mapping[str, str], kind: str) -> list[Thing]:
     """Return the things of a kind of EC2 that have all tags of an owner, and are not ending."""
     filters = [{"Name": f"tag:{key}", "Values": [value]} for key, value in owner.items()]
@@ -192,7 +201,7 @@ def _name(facts: Mapping[str, Any]) -> str:
 
 def _state(facts: Mapping[str, Any]) -> str:
     state = facts.get("State", "")
-    return str(state.get("Name", "") if isinstance(state, Mapping) else state)
+    return str(state.get("Name", "") if isinstance(state, Mapping) else state).lower()
 
 
 def _of_other_kinds(clients: Clients, owner: Mapping[str, str]) -> list[Thing]:

@@ -113,7 +113,8 @@ class Report:
         rows: of the machines.
         site: why the site is not healthy; empty: it is.
         errors: why something could not be asked, a sentence each.
-        orphans: the volumes and addresses of the deployment that no machine has.
+        orphans: the volumes and addresses of the deployment that no machine has, and its bucket
+            where there is nothing else.
         map_name: the deployment's map.
     """
 
@@ -226,8 +227,11 @@ def _instances(deployment: Deployment) -> _Instances:
     with enter(deployment):
         client = ec2_client(deployment)
         ended = {name: machine.reason for name, machine in find_ended(client, deployment).items()}
-        orphans = [str(thing) for thing in inventory.orphans(deployment, client)]
-        return _Instances(list_machines(client, deployment), ended, client, orphans)
+        machines = list_machines(client, deployment)
+        orphans = inventory.orphans(deployment, client)
+        if not machines:
+            orphans += inventory.left_buckets(deployment)
+        return _Instances(machines, ended, client, [str(thing) for thing in orphans])
 
 
 def _ask(

@@ -19,7 +19,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from stackctl import inventory
+from stackctl import cost, inventory
 from stackctl.account import enter
 from stackctl.deployment import Deployment
 from stackctl.errors import AwsError, CommandError, LaunchError, StackError
@@ -63,11 +63,23 @@ class Doomed:
     def lines(self, name: str) -> Iterator[str]:
         """Yield what happens to each thing, a line each; nothing for an empty account."""
         yield from (f"destroy {thing}" for thing in self.things)
-        yield from (f"keep {thing}: it holds data (--with-data destroys it)" for thing in self.kept)
+        yield from (
+            f"keep {thing}: it holds data and costs {_monthly(thing)} (--with-data destroys it)"
+            for thing in self.kept
+        )
         yield from (
             f"leave {thing}: it has the tags of {name}, and stackctl makes nothing of this kind"
             for thing in self.unknown
         )
+
+
+def _monthly(thing: Thing) -> str:
+    """Return what something with data costs a month, in words."""
+    if thing.kind == "volume":
+        gb = cost.amount(thing.facts.get("Size", 0))
+        return f"{cost.prices().month('gp3', gb).quantize(cost.CENT)} USD a month"
+    price = cost.amount(cost.prices().services["s3"]["gb_month"])
+    return f"{price} USD a month for each GB" if thing.kind == "bucket" else "money"
 
 
 def doomed(deployment: Deployment, *, with_data: bool) -> Doomed:
