@@ -178,7 +178,10 @@ def _subnet_id(name: str, region: str) -> str:
     found = __salt__["aws.find"]("subnet", name, region)
     if found is None and not __opts__["test"]:
         raise CommandExecutionError(f"the deployment has no subnet {name}")
-    found = found or _unnamed("subnet", "subnet", {"vpc-id": _vpc_id(region)}, region)
+    if found is None:
+        cidr = next(one["cidr"] for one in __salt__["aws.subnets"]() if one["name"] == name)
+        within = {"vpc-id": _vpc_id(region), "cidr-block": cidr}
+        found = _unnamed("subnet", "subnet", within, region)
     return str(found["SubnetId"]) if found else ""
 
 

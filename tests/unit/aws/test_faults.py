@@ -27,13 +27,14 @@ WRITES = {
     "AllocateAddress": 1,
     "AssociateRouteTable": 6,
     "AttachInternetGateway": 1,
+    "AuthorizeSecurityGroupEgress": 6,
     "AuthorizeSecurityGroupIngress": 6,
     "CreateBucket": 1,
     "CreateInstanceProfile": 3,
     "CreateInternetGateway": 1,
     "CreateRole": 3,
     "CreateRoute": 1,
-    "CreateRouteTable": 1,
+    "CreateRouteTable": 2,
     "CreateSecurityGroup": 6,
     "CreateSubnet": 6,
     "CreateSubnetCidrReservation": 1,
@@ -48,6 +49,7 @@ WRITES = {
     "PutBucketVersioning": 1,
     "PutPublicAccessBlock": 1,
     "PutRolePolicy": 4,
+    "RevokeSecurityGroupEgress": 6,
     "RevokeSecurityGroupIngress": 0,
 }
 MAKES = [name for name in WRITES if name.startswith(("Create", "Import", "Allocate"))]

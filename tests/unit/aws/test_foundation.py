@@ -120,11 +120,11 @@ def test_first_run_creates_everything(
             if ids == {association.get("SubnetId") for association in table["Associations"]}
         )
         ways_out[private] = {
-            (route["DestinationCidrBlock"], route.get("GatewayId", "")[:4])
+            (route.get("DestinationCidrBlock", "S3"), route.get("GatewayId", "")[:4])
             for route in table["Routes"]
         }
-    vpc_route = (aws["vpc"]["cidr"], "loca")
-    assert ways_out == {False: {vpc_route, ("0.0.0.0/0", "igw-")}, True: {vpc_route}}
+    inner = {(aws["vpc"]["cidr"], "loca"), ("S3", "vpce")}
+    assert ways_out == {False: {*inner, ("0.0.0.0/0", "igw-")}, True: inner}
     assert [key["KeyName"] for key in ec2.describe_key_pairs()["KeyPairs"]] == [aws["key_pair"]]
     assert len(ec2.describe_addresses()["Addresses"]) == 1
     assert_tagged(ec2, pillar)

@@ -30,7 +30,7 @@ def test_refused_look_is_no_absence(
     later = {"DescribeInstances", "DescribeVpcAttribute", "GetSubnetCidrReservations"} | {
         name for name in READS if "RolePolic" in name or "SecurityGroup" in name
     }
-    later |= {"GetPublicAccessBlock"} | {
+    later |= {"DescribeManagedPrefixLists", "GetPublicAccessBlock"} | {
         name for name in READS if name.startswith("GetBucket") and name != "GetBucketTagging"
     }
     if not account and action in later:

@@ -226,7 +226,7 @@ def test_endpoint_lets_pass_what_concerns_the_bucket_only(
     machines: dict[str, Machine], client: Client
 ) -> None:
     """Also for a machine that brings credentials of its own, which may do everything."""
-    cloud, s3 = machines["web"].cloud, client("s3")
+    cloud, s3 = machines["postgres"].cloud, client("s3")
     (endpoint,) = client("ec2").describe_vpc_endpoints()["VpcEndpoints"]
     assert endpoint["VpcEndpointType"] == "Gateway"
     assert endpoint["ServiceName"] == "com.amazonaws.eu-west-1.s3"
@@ -235,7 +235,8 @@ def test_endpoint_lets_pass_what_concerns_the_bucket_only(
     user = bringing(client)
     theirs = cloud.client("s3", **user)
     theirs.put_object(Bucket="theirs", Key="a", Body=b"")
-    found = cloud.ec2.describe_instances(InstanceIds=[machines["web"].instance])["Reservations"][0]
+    machine = machines["postgres"].instance
+    found = cloud.ec2.describe_instances(InstanceIds=[machine])["Reservations"][0]
     cloud.api.address = found["Instances"][0]["PrivateIpAddress"]
     own, named = "releases/x", {"Bucket": BUCKET}
     try:
