@@ -13,9 +13,15 @@ from typing import Any
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.vpcs import VPCBackend, VPCEndPoint
 
 from localcloud.routes import table_of
+
+
+def leads_to(backend: EC2Backend, interface: NetworkInterface, service: str) -> bool:
+    """Return whether an interface's route table leads to a service by an endpoint."""
+    return any(_of(backend, interface, service))
 
 
 def policies(address: str, service: str) -> Iterator[Mapping[str, Any]]:
@@ -31,11 +37,15 @@ def policies(address: str, service: str) -> Iterator[Mapping[str, Any]]:
         for interface in list(backend.enis.values()):
             if not address or interface.private_ip_address != address:
                 continue
-            table = table_of(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
-            for endpoint in _with_table(backend, service, table.id if table else ""):
+            for endpoint in _of(backend, interface, service):
                 document = json.loads(str(endpoint.policy_document))
                 if document != VPCEndPoint.DEFAULT_POLICY:  # which allows everything
                     yield document
+
+
+def _of(backend: EC2Backend, interface: NetworkInterface, service: str) -> Iterator[VPCEndPoint]:
+    table = table_of(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
+    return _with_table(backend, service, table.id if table else "")
 
 
 def _with_table(backend: EC2Backend, service: str, table: str) -> Iterator[VPCEndPoint]:

@@ -21,7 +21,7 @@ from moto.ec2.models.security_groups import (
     SecurityGroupRule,
 )
 
-from localcloud import routes
+from localcloud import endpoints, routes
 
 ANY = "-1"
 """The protocol of a rule for all protocols and ports."""
@@ -154,7 +154,7 @@ def _interfaces(backend: EC2Backend, known: Mapping[str, Group]) -> Iterator[tup
                     public=routes.public_address(backend, eni),
                     way_out=way_out,
                     api=way_out and api,
-                    s3=(way_out or routes.has_s3_endpoint(backend, eni)) and to_s3,
+                    s3=(way_out or endpoints.leads_to(backend, eni, S3)) and to_s3,
                 ),
             )
 

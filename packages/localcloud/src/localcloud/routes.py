@@ -59,21 +59,6 @@ def has_way_out(backend: EC2Backend, interface: NetworkInterface) -> bool:
     )
 
 
-def has_s3_endpoint(backend: EC2Backend, interface: NetworkInterface) -> bool:
-    """Return whether an interface's route table leads S3's addresses to a gateway endpoint.
-
-    https://docs.aws.amazon.com/vpc/latest/privatelink/vpc-endpoints-s3.html
-    """
-    table = table_of(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
-    return any(
-        str(endpoint.service_name).endswith(".s3")
-        and str(endpoint.state).lower() != "deleted"
-        and table
-        and table.id in endpoint.route_table_ids
-        for endpoint in backend.vpc_end_points.values()
-    )
-
-
 def _way_out(backend: EC2Backend, interface: NetworkInterface) -> Route | None:
     table = table_of(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
     found = table.routes if table else []

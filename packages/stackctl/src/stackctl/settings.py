@@ -154,9 +154,6 @@ def _require_site(url: object) -> bool:
     return True
 
 
-# -- networks --------------------------------------------------------------------------------------
-
-
 def _bucket(deployment: Deployment) -> Iterator[str]:
     """Yield what is wrong with the bucket's name, which has the deployment's in it.
 
@@ -171,6 +168,9 @@ def _bucket(deployment: Deployment) -> Iterator[str]:
             f" {deployment.name}, and S3 allows {BUCKET_LENGTH}: allowed is a deployment's name of"
             f" {most} characters"
         )
+
+
+# -- networks --------------------------------------------------------------------------------------
 
 
 def _networks(deployment: Deployment, settings: Mapping[str, Any]) -> Iterator[str]:
