@@ -37,7 +37,8 @@ lint: $(BIN)/stackctl ## check formats, types, SLS, YAML, documents, shell
 		git grep --untracked -lE "^$(SHEBANG)"; } | sort -u)
 
 unit: $(BIN)/stackctl ## test Python, templates, targeting, documents: no root, no Docker
-	$(BIN)/pytest $(SLOWEST) --numprocesses=auto --dist=loadfile tests/unit packages/saltext-ec2/tests
+	$(BIN)/pytest $(SLOWEST) --numprocesses=auto --dist=loadfile --no-loadscope-reorder \
+		tests/unit packages/saltext-ec2/tests
 
 # The lockfile has the newest Salt. These are an environment and a Salt of their own; the overrides
 # are those of pyproject.toml.

@@ -1,7 +1,7 @@
 """Connections and memory of every machine fit: arithmetic over the sizes of all components.
 
 What programs hold is in MiB, rounded up from what `make bench-memory` prints, in its column `own at
-peak`, and for a connection in the column `largest`.
+peak`, and for a connection in the column `largest`, without its sort (work_mem).
 """
 
 from __future__ import annotations
