@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from accounts import Client
-from memorycloud import Running, emptied
+from memorycloud import Running
 
 States = dict[str, dict[str, Any]]
 Apply = Callable[..., States]
@@ -16,11 +16,9 @@ ID = "aws-salt-address"
 
 
 @pytest.fixture
-def subnet(cloud: Running, apply: Apply, client: Client, pillar: dict[str, Any]) -> str:
+def subnet(founded: Running, client: Client, pillar: dict[str, Any]) -> str:
     """The subnet of a foundation without any reservation."""
-    emptied(cloud)
-    apply()
-    ec2 = client("ec2")
+    ec2 = founded.ec2
     named = [{"Name": "tag:Name", "Values": [pillar["aws"]["subnet"]["name"]]}]
     (found,) = ec2.describe_subnets(Filters=named)["Subnets"]
     for one in reservations(client, found["SubnetId"]):
