@@ -155,15 +155,17 @@ def settings() -> dict[str, Any]:
     ``stackctl.deployment`` and the EC2 driver's option ``owned_by`` fill the same names. What has
     ``{account}`` in it keeps that: see `in_account`.
     """
-    return dict(_filled(__pillar__["aws"], {**tags(), "account": ACCOUNT}))
+    words = {**tags(), "account": ACCOUNT}
+    return dict(_filled(__pillar__["aws"], lambda text: text.format_map(words)))
 
 
-def _filled(value: Any, words: Mapping[str, str]) -> Any:
+def _filled(value: Any, fill: Callable[[str], str]) -> Any:
+    """Return a value with `fill` of each text in it."""
     if isinstance(value, Mapping):
-        return {key: _filled(one, words) for key, one in value.items()}
+        return {key: _filled(one, fill) for key, one in value.items()}
     if isinstance(value, list):
-        return [_filled(one, words) for one in value]
-    return value.format_map(words) if isinstance(value, str) else value
+        return [_filled(one, fill) for one in value]
+    return fill(value) if isinstance(value, str) else value
 
 
 def account(region: str) -> str:
@@ -177,15 +179,7 @@ def in_account(value: Any, region: str) -> Any:
     Raises AwsError when AWS does not answer.
     """
     number = account(region)
-
-    def fill(one: Any) -> Any:
-        if isinstance(one, Mapping):
-            return {key: fill(inner) for key, inner in one.items()}
-        if isinstance(one, list):
-            return [fill(inner) for inner in one]
-        return one.replace(ACCOUNT, number) if isinstance(one, str) else one
-
-    return fill(value)
+    return _filled(value, lambda text: text.replace(ACCOUNT, number))
 
 
 def tags(name: str = "") -> dict[str, str]:

@@ -40,12 +40,9 @@ def served_by(role: str) -> list[dict[str, Any]]:
             role, or has a port on which its program does not listen; or an operator's network is
             refused (``operators.networks``).
     """
-    endpoints = __pillar__["endpoints"]
-    for name, endpoint in endpoints.items():
-        _check(name, endpoint)
     return [
         {"name": name, "port": endpoint["port"], **_resolved(endpoint["clients"])}
-        for name, endpoint in endpoints.items()
+        for name, endpoint in _checked().items()
         if {role, ANY_ROLE} & set(endpoint["listeners"])
     ]
 
@@ -67,9 +64,6 @@ def used_by(role: str) -> list[dict[str, Any]]:
     Raises:
         CommandExecutionError: an endpoint is wrong; see `served_by`.
     """
-    endpoints = __pillar__["endpoints"]
-    for name, endpoint in endpoints.items():
-        _check(name, endpoint)
     return [
         {
             "name": name,
@@ -79,9 +73,17 @@ def used_by(role: str) -> list[dict[str, Any]]:
             "internet": INTERNET in endpoint["listeners"],
             "s3": S3 in endpoint["listeners"],
         }
-        for name, endpoint in endpoints.items()
+        for name, endpoint in _checked().items()
         if {role, ANY_ROLE} & set(endpoint["clients"])
     ]
+
+
+def _checked() -> Mapping[str, Any]:
+    """Return all endpoints; raise CommandExecutionError when one of them is wrong."""
+    endpoints: Mapping[str, Any] = __pillar__["endpoints"]
+    for name, endpoint in endpoints.items():
+        _check(name, endpoint)
+    return endpoints
 
 
 def _check(name: str, endpoint: Mapping[str, Any]) -> None:

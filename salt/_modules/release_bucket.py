@@ -10,7 +10,7 @@ import base64
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,7 @@ def has(name: str) -> bool:
         CommandExecutionError: the bucket cannot be asked.
     """
     with _explained():
-        s3, where = _open()
-        found = s3.list_objects_v2(Prefix=f"{PREFIX}/{name}/", **where)
-    keys = {one["Key"] for one in found.get("Contents", ())}
-    return {_key(name), _key(name, ".sha256")} <= keys
+        return _has(*_open(), name)
 
 
 def same(name: str, archives: str) -> bool:
@@ -56,10 +53,10 @@ def same(name: str, archives: str) -> bool:
     Raises:
         CommandExecutionError: the bucket cannot be asked.
     """
-    if not has(name):
-        return False
     with _explained():
         s3, where = _open()
+        if not _has(s3, where, name):
+            return False
         line = s3.get_object(Key=_key(name, ".sha256"), **where)["Body"].read(1000)
         return bool(line == Path(archives, f"{name}.tar.zst.sha256").read_bytes())
 
@@ -117,6 +114,12 @@ def put(name: str, archives: str) -> str:
             s3.put_object(Key=_key(name), Body=file, ChecksumSHA256=digest, **where)
         s3.put_object(Key=_key(name, ".sha256"), Body=line, **where)
     return f"s3://{where['Bucket']}/{_key(name)}"
+
+
+def _has(s3: Any, where: Mapping[str, str], name: str) -> bool:
+    found = s3.list_objects_v2(Prefix=f"{PREFIX}/{name}/", **where)
+    keys = {one["Key"] for one in found.get("Contents", ())}
+    return {_key(name), _key(name, ".sha256")} <= keys
 
 
 def _key(name: str, more: str = "") -> str:

@@ -15,7 +15,7 @@ networks and prefix lists.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -35,21 +35,12 @@ def ingress(role: str) -> list[dict[str, Any]]:
     Raises:
         CommandExecutionError: a role that may connect has no group, or an endpoint is wrong.
     """
-    groups = __pillar__["aws"]["security_groups"]
-    rules: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for endpoint in __salt__["endpoints.served_by"](role):
-        port = endpoint["port"]
-        rule = {"ip_protocol": "tcp", "from_port": port, "to_port": port}
-        for client in sorted(groups) if endpoint["any_role"] else endpoint["roles"]:
-            if client not in groups:
-                raise CommandExecutionError(
-                    f"endpoints:{endpoint['name']} is open to '{client}',"
-                    " which has no group in aws:security_groups"
-                )
-            rules.append(rule | {"group_name": groups[client]})
         networks = endpoint["networks"] + ([ANYBODY] if endpoint["internet"] else [])
-        rules += [rule | {"cidr_ip": network} for network in networks]
-    return rules
+        found += _of_groups(endpoint, "is open to")
+        found += [_of_port(endpoint) | {"cidr_ip": network} for network in networks]
+    return found
 
 
 def egress(role: str) -> list[dict[str, Any]]:
@@ -61,24 +52,31 @@ def egress(role: str) -> list[dict[str, Any]]:
     Raises:
         CommandExecutionError: a role that listens has no group, or an endpoint is wrong.
     """
-    aws = __pillar__["aws"]
-    groups = aws["security_groups"]
-    rules: list[dict[str, Any]] = []
+    s3 = f"com.amazonaws.{__pillar__['aws']['region']}.s3"
+    found: list[dict[str, Any]] = []
     for endpoint in __salt__["endpoints.used_by"](role):
-        port = endpoint["port"]
-        rule = {"ip_protocol": "tcp", "from_port": port, "to_port": port}
-        for listener in sorted(groups) if endpoint["any_role"] else endpoint["roles"]:
-            if listener not in groups:
-                raise CommandExecutionError(
-                    f"endpoints:{endpoint['name']} leads to '{listener}',"
-                    " which has no group in aws:security_groups"
-                )
-            rules.append(rule | {"group_name": groups[listener]})
+        found += _of_groups(endpoint, "leads to")
         if endpoint["internet"]:
-            rules.append(rule | {"cidr_ip": ANYBODY})
+            found.append(_of_port(endpoint) | {"cidr_ip": ANYBODY})
         if endpoint["s3"]:
-            rules.append(rule | {"prefix_list": f"com.amazonaws.{aws['region']}.s3"})
-    return rules
+            found.append(_of_port(endpoint) | {"prefix_list": s3})
+    return found
+
+
+def _of_groups(endpoint: Mapping[str, Any], relation: str) -> Iterator[dict[str, Any]]:
+    """Yield a rule for each group at the other end of an endpoint; `relation` is for the error."""
+    groups = __pillar__["aws"]["security_groups"]
+    for role in sorted(groups) if endpoint["any_role"] else endpoint["roles"]:
+        if role not in groups:
+            raise CommandExecutionError(
+                f"endpoints:{endpoint['name']} {relation} '{role}',"
+                " which has no group in aws:security_groups"
+            )
+        yield _of_port(endpoint) | {"group_name": groups[role]}
+
+
+def _of_port(endpoint: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ip_protocol": "tcp", "from_port": endpoint["port"], "to_port": endpoint["port"]}
 
 
 def prefix_lists(names: Iterable[str], region: str) -> dict[str, str]:

@@ -394,13 +394,13 @@ def checked(name: str, region: str) -> dict[str, Any]:
 
 
 def _problems(region: str) -> list[str]:
-    aws = __salt__["aws.settings"]()
+    aws, wished = __salt__["aws.settings"](), __salt__["aws.subnets"]()
     wanted = [
         ("vpc", aws["vpc"]["name"]),
         ("internet-gateway", aws["internet_gateway"]),
         ("route-table", aws["route_table"]),
         ("route-table", aws["private_route_table"]),
-        *(("subnet", subnet["name"]) for subnet in __salt__["aws.subnets"]()),
+        *(("subnet", subnet["name"]) for subnet in wished),
     ]
     found = [__salt__["aws.find"](kind, name, region) for kind, name in wanted]
     absent = [both for both, thing in zip(wanted, found, strict=True) if thing is None]
@@ -422,17 +422,14 @@ def _problems(region: str) -> list[str]:
             place == vpc_id and state in ATTACHED for place, state in attachments
         ),
         f"the route of {table['RouteTableId']} to {gateway_id} is not active": "active" in routes,
+        f"{private_table['RouteTableId']} of the private subnets has a way out": all(
+            route.get("DestinationCidrBlock") != ANYWHERE for route in private_table["Routes"]
+        ),
     }
-    ways_out = [
-        route.get("DestinationCidrBlock")
-        for route in private_table["Routes"]
-        if route.get("DestinationCidrBlock") == ANYWHERE
-    ]
-    facts[f"{private_table['RouteTableId']} of the private subnets has a way out"] = not ways_out
-    for wished, subnet in zip(__salt__["aws.subnets"](), subnets, strict=True):
+    for settings, subnet in zip(wished, subnets, strict=True):
         subnet_id = subnet["SubnetId"]
         facts[f"{subnet_id} is {subnet['State']}"] = subnet["State"] == "available"
-        own = private_table if wished.get("private") else table
+        own = private_table if settings.get("private") else table
         associated = [one.get("SubnetId") for one in own["Associations"]]
         facts[f"{subnet_id} does not have the route table {own['RouteTableId']}"] = (
             subnet_id in associated

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,7 +60,7 @@ def attached(name: str, machines: str, region: str) -> dict[str, Any]:
         for machine in __salt__["aws.own"]("instance", region):
             called = __salt__["aws.tags_of"](machine).get("Name", "")
             if (
-                re.fullmatch(rf"{machines}-[1-9][0-9]*", called)
+                __salt__["role.of"](called) == machines
                 and machine["State"]["Name"] in ("running", "stopped")
                 and "IamInstanceProfile" not in machine
             ):

@@ -101,8 +101,8 @@ class Judge:
 
     def may_know(self, access_key: str, call: Call) -> bool:
         """Return whether a principal may know that an object is missing."""
-        asked = self._complete(find(access_key), s3.listing(call))
-        return decide(find(access_key).documents, asked).allowed
+        principal = find(access_key)
+        return decide(principal.documents, self._complete(principal, s3.listing(call))).allowed
 
     def _complete(self, principal: Principal, access: Access) -> Access:
         """Return an access with the keys that every request has."""
