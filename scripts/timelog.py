@@ -26,7 +26,10 @@ HOURS = re.compile(r"^(\| [^|]+ \| \d\d:\d\d \| \d\d:\d\d \| )([^|]*?)( \|)", re
 ESTIMATE = re.compile(r"^\| \*\*wall clock\*\*[^|]*\| \*\*([\d.]+) h\*\*", re.MULTILINE)
 TABLE = re.compile(r"(?<=<!-- hours -->\n\n).*?(?=\n\n|\Z)", re.DOTALL)
 SPENT = re.compile(r"(?<=\*\*Time spent\*\*: )[\d.]+ h by the clock, in \w+ stages?")
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = (
+    *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen"),
+)
 
 
 @dataclass(frozen=True)
