@@ -9,8 +9,8 @@ base:
     - haproxy
   'E@^web-[1-9][0-9]*$':
     - airflow
-  # Of these, the first one serves: pillar/base/roles.sls.
-  'E@^postgres-1$':
+  'E@^postgres-[1-9][0-9]*$':
     - postgres
+  # Of these, the first one serves: pillar/base/roles.sls.
   'E@^redis-1$':
     - redis

@@ -46,10 +46,25 @@ endpoints:
     port: 443
     listeners: [s3]
     clients: [salt, postgres]
+  # Replication goes from one server to the others, whichever leads.
   postgres:
     port: 5432
     listeners: [postgres]
-    clients: [web]
+    clients: [web, postgres]
+  # Patroni's REST API: the members ask each other for their state, and web
+  # machines ask who leads. What changes something needs a member's certificate.
+  patroni:
+    port: 8008
+    listeners: [postgres]
+    clients: [web, postgres]
+  etcd-client:
+    port: 2379
+    listeners: [postgres]
+    clients: [postgres]
+  etcd-peer:
+    port: 2380
+    listeners: [postgres]
+    clients: [postgres]
   redis:
     port: 6379
     listeners: [redis]

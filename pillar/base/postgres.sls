@@ -20,3 +20,6 @@ postgres:
     idle_in_transaction_session_timeout: 15s
   # The role of the machines that pg_hba.conf lets in.
   clients: web
+  # The database role by which a replica follows the primary, and by which a
+  # server that was primary goes back to where the histories part (pg_rewind).
+  replication: replicator

@@ -45,12 +45,10 @@ roles:
       path: /api/v2/monitor/health
       expect: *healthy
   postgres:
-    # Debian names the unit for version and cluster; salt/postgres takes both
-    # from here.
-    unit: postgresql@17-main
-    # Until Patroni replicates, a second server would be one that clients write
-    # to by mistake.
-    serving: 1
+    # Patroni runs PostgreSQL, and stops what another program started.
+    unit: patroni
+    # Of a majority: an even number survives no more losses than one less.
+    odd: true
     data: Airflow's metadata
     service: postgres
     check:
@@ -58,8 +56,10 @@ roles:
       # PostgreSQL refuses a TLS handshake that does not ask for this.
       alpn: postgresql
     certificate:
-      secret: postgres-tls
+      secret: postgres-cluster-tls
       path: /etc/postgresql/tls/certificate.pem
+      # Its machines talk to each other too: by these names, as clients.
+      members: 5
   redis:
     unit: redis-server
     # Until Sentinel says which one is the master, as above.

@@ -24,13 +24,14 @@ base:
     - secrets.postgres-airflow
     - secrets.postgres-owner
     - secrets.redis-airflow
-  # Of these, the first one serves: roles.sls.
-  'E@^postgres-1$':
+  'E@^postgres-[1-9][0-9]*$':
     - postgres
     - retention
     - secrets.postgres-airflow
+    - secrets.postgres-cluster-tls
     - secrets.postgres-owner
-    - secrets.postgres-tls
+    - secrets.postgres-replication
+  # Of these, the first one serves: roles.sls.
   'E@^redis-1$':
     - redis
     - secrets.redis-airflow

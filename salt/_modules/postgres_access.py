@@ -11,6 +11,7 @@ from salt.exceptions import CommandExecutionError
 __salt__: dict[str, Any]
 
 PSQL = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
+ADMINISTRATION = "postgres"  # the database that is there without the application's
 # In a busy database the change of owner waits for transactions, and others wait for it.
 LOCK_TIMEOUT = "30s"
 
@@ -148,6 +149,31 @@ def differences(database: str, owner: str, role: str, limits: dict[str, Any]) ->
     if missing := [name for name in (owner, role) if name not in known]:
         raise CommandExecutionError(f"PostgreSQL has no role {missing[0]}")
     return _psql(database, _DIFFERENCES, variables)
+
+
+# What pg_rewind needs on the server that it copies from.
+# https://www.postgresql.org/docs/17/app-pgrewind.html
+_REWINDING = """
+WITH role AS (SELECT * FROM pg_roles WHERE rolname = :'role')
+SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', pg_proc.oid::regprocedure, rolname)
+FROM role, pg_proc WHERE pg_proc.oid = ANY (ARRAY[
+    'pg_ls_dir(text, boolean, boolean)', 'pg_stat_file(text, boolean)',
+    'pg_read_binary_file(text)', 'pg_read_binary_file(text, bigint, bigint, boolean)'
+]::regprocedure[]) AND NOT has_function_privilege(rolname, pg_proc.oid, 'EXECUTE')
+UNION ALL
+SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), rolname)
+FROM role WHERE NOT has_database_privilege(rolname, current_database(), 'CONNECT')
+ORDER BY 1;
+"""
+
+
+def rewinding(role: str) -> list[str]:
+    """Return the statements that let a role copy a server by pg_rewind; this changes nothing.
+
+    Raises:
+        CommandExecutionError: PostgreSQL does not answer.
+    """
+    return _psql(ADMINISTRATION, _REWINDING, {"role": role})
 
 
 def execute(database: str, statements: list[str]) -> None:

@@ -27,14 +27,39 @@ def present(
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     limits = {"connections": connections, "settings": settings}
+    right = f"{owner} owns {name}, and {role} has its privileges"
+    return _executed(
+        ret, name, right, lambda: __salt__["postgres_access.differences"](name, owner, role, limits)
+    )
+
+
+def rewinding(name: str) -> dict[str, Any]:
+    """A role may copy the server by pg_rewind.
+
+    Args:
+        name: the role.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    return _executed(
+        ret,
+        "postgres",
+        f"{name} may copy the server",
+        lambda: __salt__["postgres_access.rewinding"](name),
+    )
+
+
+def _executed(
+    ret: dict[str, Any], database: str, right: str, differences: Callable[[], list[str]]
+) -> dict[str, Any]:
+    """Return a state's result after the statements that are to be executed."""
     try:
-        statements = __salt__["postgres_access.differences"](name, owner, role, limits)
+        statements = differences()
         if not statements:
-            return {**ret, "comment": f"{owner} owns {name}, and {role} has its privileges"}
+            return {**ret, "comment": right}
         if __opts__["test"]:
             return {**ret, "result": None, "comment": f"would execute: {'; '.join(statements)}"}
-        __salt__["postgres_access.execute"](name, statements)
-        left = __salt__["postgres_access.differences"](name, owner, role, limits)
+        __salt__["postgres_access.execute"](database, statements)
+        left = differences()
     except CommandExecutionError as error:
         # Before its first highstate, a machine has no PostgreSQL to compare with.
         return {**ret, "result": None if __opts__["test"] else False, "comment": str(error)}

@@ -1,18 +1,21 @@
-# PostgreSQL has one database. One role owns it and migrates it; the application's role reads and
-# writes its rows. Both connect over TLS, from the clients' machines only.
-# Watch: postgres-service, postgres-access.
+# Patroni runs PostgreSQL on each machine of the role: one is the primary, the others follow it, and
+# one of them takes over when it is lost. One role owns the database and migrates it; the
+# application's role reads and writes its rows. Both connect over TLS, from the clients' machines
+# only.
+# Watch: postgres-running, postgres-access.
 {% import_yaml 'postgres/defaults.yaml' as defaults %}
 {% set postgres = salt['pillar.get']('postgres', defaults.postgres, merge=True) %}
 {% set secrets, server = pillar['secrets'], pillar['roles']['postgres'] %}
-{% set version, cluster = server.unit.removeprefix('postgresql@').split('-', 1) %}
-{% set etc = '/etc/postgresql/%s/%s' | format(version, cluster) %}
+{% set certificate = secrets[server.certificate.secret] %}
+{% set endpoints, machines = pillar['endpoints'], salt['machines.addresses']('postgres') %}
 {% set tls = salt['file.dirname'](server.certificate.path) %}
 
 include:
+  - etcd
   - postgres.cleaning
 
-# The package reads this when it makes the cluster. Checksums detect a corrupt disk.
-postgres-cluster-defaults:
+# The package would make and start a cluster of its own.
+postgres-no-cluster:
   file.managed:
     - name: /etc/postgresql-common/createcluster.d/stack.conf
     - source: salt://postgres/files/createcluster.conf
@@ -21,10 +24,23 @@ postgres-cluster-defaults:
 
 postgres-package:
   pkg.installed:
-    - name: postgresql-{{ version }}
+    - name: postgresql-{{ postgres.version }}
     - install_recommends: False
     - require:
-      - file: postgres-cluster-defaults
+      - file: postgres-no-cluster
+
+# Earlier releases had Debian's scripts run the cluster. Patroni takes its data over.
+postgres-old-unit:
+  service.masked:
+    - name: postgresql@{{ postgres.version }}-main
+    - require:
+      - pkg: postgres-package
+
+postgres-old-service:
+  service.dead:
+    - name: postgresql@{{ postgres.version }}-main
+    - require:
+      - service: postgres-old-unit
 
 postgres-tls:
   file.directory:
@@ -34,10 +50,18 @@ postgres-tls:
     - require:
       - pkg: postgres-package
 
+postgres-ca:
+  file.managed:
+    - name: {{ tls }}/ca.pem
+    - contents_pillar: settings:ca_certificate
+    - mode: '0644'
+    - require:
+      - file: postgres-tls
+
 postgres-certificate:
   file.managed:
     - name: {{ server.certificate.path }}
-    - contents: {{ secrets['postgres-tls']['certificate'] | json }}
+    - contents: {{ certificate['certificate'] | json }}
     - mode: '0644'
     - require:
       - file: postgres-tls
@@ -45,98 +69,123 @@ postgres-certificate:
 postgres-key:
   file.managed:
     - name: {{ tls }}/key.pem
-    - contents: {{ secrets['postgres-tls']['private_key'] | json }}
+    - contents: {{ certificate['private_key'] | json }}
     - group: postgres
     - mode: '0640'
     - show_changes: False
     - require:
       - file: postgres-tls
 
-postgres-config:
+postgres-unit:
   file.managed:
-    - name: {{ etc }}/conf.d/stack.conf
-    - source: salt://postgres/files/stack.conf.j2
+    - name: /etc/systemd/system/patroni.service.d/stack.conf
+    - source: salt://postgres/files/patroni.service.conf.j2
     - template: jinja
-    - mode: '0644'
-    - context:
-        address: {{ salt['machines.own_address']() | json }}
-        port: {{ pillar['endpoints']['postgres']['port'] | json }}
-        max_connections: {{ postgres.max_connections | json }}
-        settings: {{ postgres.settings | json }}
-        certificate: {{ server.certificate.path }}
-        key: {{ tls }}/key.pem
-    - require:
-      - pkg: postgres-package
-
-postgres-environment:
-  file.managed:
-    - name: {{ etc }}/environment
-    - source: salt://postgres/files/environment.j2
-    - template: jinja
+    - makedirs: True
     - mode: '0644'
     - context:
         environment: {{ postgres.environment | json }}
-    - require:
-      - pkg: postgres-package
 
-postgres-clients:
+# Without it, Patroni would include the file that initdb or Debian's scripts have left.
+postgres-base-config:
   file.managed:
-    - name: {{ etc }}/pg_hba.conf
-    - source: salt://postgres/files/pg_hba.conf.j2
-    - template: jinja
-    - group: postgres
-    - mode: '0640'
-    - context:
-        postgres: {{ postgres | json }}
-        addresses: {{ salt['machines.addresses'](postgres.clients).values() | list | json }}
-    - require:
-      - pkg: postgres-package
-
-postgres-unit:
-  file.managed:
-    - name: /etc/systemd/system/postgresql@.service.d/stack.conf
-    - source: salt://postgres/files/postgresql.service.conf
+    - name: /etc/patroni/postgresql.conf
+    - contents: '# Managed by salt/postgres. The settings are in config.yml.'
     - makedirs: True
     - mode: '0644'
 
-postgres-config-loaded:
+postgres-config:
+  file.managed:
+    - name: /etc/patroni/config.yml
+    - source: salt://postgres/files/patroni.yml.j2
+    - template: jinja
+    - group: postgres
+    - mode: '0640'
+    - show_changes: False
+    - context:
+        name: {{ grains['id'] | json }}
+        name_host: {{ salt['etcd_member.host'](grains['id']) | json }}
+        postgres: {{ postgres | json }}
+        address: {{ salt['machines.own_address']() | json }}
+        hosts: {{ salt['etcd_member.hosts']() | json }}
+        members: {{ machines.values() | list | json }}
+        clients: {{ salt['machines.addresses'](postgres.clients).values() | list | json }}
+        password: {{ secrets['postgres-replication']['password'] | json }}
+        certificate: {{ server.certificate.path }}
+        tls: {{ tls }}
+        ports:
+          etcd: {{ endpoints['etcd-client']['port'] }}
+          patroni: {{ endpoints.patroni.port }}
+          postgres: {{ endpoints.postgres.port }}
+    - require:
+      - pkg: postgres-package
+      - file: postgres-base-config
+
+# After its configuration, which its unit needs to start.
+postgres-patroni:
+  pkg.installed:
+    - install_recommends: False
+    - pkgs:
+      - patroni
+      # Of the stores that Patroni can use, its package asks for any one.
+      - python3-etcd
+    - require:
+      - etcd_member: etcd-voting
+      - service: postgres-old-service
+      - file: postgres-config
+      - file: postgres-unit
+      - file: postgres-ca
+      - file: postgres-certificate
+      - file: postgres-key
+
+postgres-unit-loaded:
   service_config.loaded:
     - name: {{ server.unit }}
 
 postgres-service:
   service.running:
     - name: {{ server.unit }}
+    - enable: True
+    - require:
+      - pkg: postgres-patroni
     - watch:
-      - service_config: postgres-config-loaded
-      - file: postgres-certificate
-      - file: postgres-key
-      - file: postgres-config
-      - file: postgres-environment
+      - service_config: postgres-unit-loaded
       - file: postgres-unit
 
-# Earlier releases kept the certificate here.
-postgres-old-tls:
-  file.absent:
-    - name: {{ etc }}/tls
-    - require:
-      - service: postgres-service
-
-postgres-clients-loaded:
+postgres-config-loaded:
   service_config.loaded:
     - name: {{ server.unit }}
 
-postgres-clients-reload:
+postgres-reload:
   service.running:
     - name: {{ server.unit }}
     - reload: True
     - require:
       - service: postgres-service
     - watch:
-      - service_config: postgres-clients-loaded
-      - file: postgres-clients
+      - service_config: postgres-config-loaded
+      - file: postgres-config
+      - file: postgres-ca
+      - file: postgres-certificate
+      - file: postgres-key
+
+postgres-running:
+  patroni.running:
+    - name: {{ grains['id'] | json }}
+    - require:
+      - service: postgres-reload
+
+postgres-shared-settings:
+  patroni.configured:
+    - name: {{ postgres.cluster.scope | json }}
+    - settings: {{ postgres.cluster.settings | json }}
+    - require:
+      - patroni: postgres-running
 
 # Salt hashes the passwords itself, so psql gets the SCRAM verifiers only.
-{% for kind, secret in [('role', 'postgres-airflow'), ('owner', 'postgres-owner')] %}
+{% for kind, secret in [
+  ('role', 'postgres-airflow'), ('owner', 'postgres-owner'), ('replication', 'postgres-replication')
+] %}
 postgres-{{ kind }}:
   postgres_user.present:
     - name: {{ postgres[kind] | json }}
@@ -146,11 +195,13 @@ postgres-{{ kind }}:
     - superuser: False
     - createdb: False
     - createroles: False
-    - replication: False
+    - replication: {{ kind == 'replication' }}
     - inherit: False
     - user: postgres
+    - onlyif:
+      - fun: patroni.is_primary
     - require:
-      - service: postgres-clients-reload
+      - patroni: postgres-shared-settings
 {% endfor %}
 
 # Its owner is set below, together with all other privileges: the application would notice a moment
@@ -161,6 +212,8 @@ postgres-database:
     - encoding: UTF8
     - template: template0
     - user: postgres
+    - onlyif:
+      - fun: patroni.is_primary
     - require:
       - postgres_user: postgres-role
       - postgres_user: postgres-owner
@@ -171,8 +224,10 @@ postgres-statistics:
     - name: pg_stat_statements
     - maintenance_db: postgres
     - user: postgres
+    - onlyif:
+      - fun: patroni.is_primary
     - require:
-      - service: postgres-clients-reload
+      - patroni: postgres-shared-settings
 
 postgres-access:
   postgres_access.present:
@@ -181,12 +236,22 @@ postgres-access:
     - role: {{ postgres.role | json }}
     - connections: {{ postgres.role_connections | json }}
     - settings: {{ postgres.role_settings | json }}
+    - onlyif:
+      - fun: patroni.is_primary
     - require:
       - postgres_database: postgres-database
+
+postgres-rewind:
+  postgres_access.rewinding:
+    - name: {{ postgres.replication | json }}
+    - onlyif:
+      - fun: patroni.is_primary
+    - require:
+      - postgres_user: postgres-replication
 
 # Earlier releases set the privileges with this script.
 postgres-old-access-script:
   file.absent:
-    - name: {{ etc }}/access.sql
+    - name: /etc/postgresql/{{ postgres.version }}/main/access.sql
     - require:
       - postgres_access: postgres-access

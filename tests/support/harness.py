@@ -59,6 +59,8 @@ MINION = "salt/minion/files"
 BUILDER = "salt-2"
 # Of the production map: it does not serve its role.
 SPARE = "redis-2"
+# Of the production map: the others learn of them when a test adds them.
+REPLICAS = ("postgres-2", "postgres-3")
 RECIPE = ("airflow/files/requirements.txt", "airflow/files/build_release.py", "_modules/airflow.py")
 BUILT = "/srv/stack/archives/airflow-releases"
 # What the deploy script installs, and where.
@@ -83,7 +85,8 @@ def address_plan() -> dict[str, str]:
 
 def _address(minion_id: str) -> str:
     last = SUBNET.broadcast_address - 1
-    return str(last) if minion_id == BUILDER else address_plan()[minion_id]
+    later = {BUILDER: 0} | {name: place for place, name in enumerate(REPLICAS, 1)}
+    return str(last - later[minion_id]) if minion_id in later else address_plan()[minion_id]
 
 
 def archives_folder() -> Path:
@@ -276,16 +279,26 @@ class Fleet:
         )
         assert isinstance(master, SaltMaster)
         accepted = Path(master.config["pki_dir"]) / "minions"
-        for minion_id in (*plan, BUILDER):
+        for minion_id in (*plan, BUILDER, *REPLICAS):
             self._keys[minion_id] = _key_pair()
             (accepted / minion_id).write_text(self._keys[minion_id][1])
         return master
 
     def publish_addresses(self) -> None:
         """Put the address of every machine of the map into the mine, also before it runs."""
+        for minion_id in address_plan():
+            self.publish_address(minion_id)
+
+    def publish_address(self, minion_id: str) -> None:
+        """Put the address of a machine into the mine."""
         cache = salt.cache.factory(self.master.config)
-        for minion_id, address in address_plan().items():
-            cache.store("mine", minion_id, {"private_address": [address]})
+        cache.store("mine", minion_id, {"private_address": [_address(minion_id)]})
+
+    def withdraw(self, minion_id: str) -> None:
+        """Remove a machine, its address and what is known of it, as when it is lost for good."""
+        salt.cache.factory(self.master.config).flush("mine", minion_id)
+        self._converged.discard(minion_id)
+        self._machines.pop(minion_id).terminate()
 
     def machine(self, minion_id: str) -> Machine:
         """Return the machine, booted and with its minion connected.

@@ -33,6 +33,7 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Ma
         DEPLOYMENT_CA: lambda: authority.fields,
         "postgres-airflow": _password,
         "postgres-owner": _password,
+        "postgres-replication": _password,
         "redis-airflow": _password,
         "airflow-keys": _airflow_keys,
         "airflow-admin": _password,
@@ -44,14 +45,20 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Ma
             if role.certificate == EDGE_TLS:
                 names += [urlsplit(base_url).hostname or "localhost", "localhost"]
             unique = list(dict.fromkeys(names))
-            recipes[role.certificate] = partial(authority.server, role.name, unique)
+            recipes[role.certificate] = partial(
+                authority.server, role.name, unique, client=bool(role.members)
+            )
     return recipes
 
 
 def _host_names(deployment: Deployment, role: Role) -> list[str]:
     """Return the names by which other machines reach a role's service and its machines."""
     domain = deployment.role_table().domain
-    ids = deployment.machines_of(role.name)
+    ids = (
+        [f"{role.name}-{number}" for number in range(1, role.members + 1)]
+        if role.members
+        else deployment.machines_of(role.name)
+    )
     return [f"{role.service}.{domain}", *ids, *(f"{name}.{domain}" for name in ids)]
 
 

@@ -65,20 +65,24 @@ class Authority:
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
         return certificate.issuer == self._certificate.subject
 
-    def server(self, subject: str, names: Sequence[str]) -> dict[str, str]:
+    def server(
+        self, subject: str, names: Sequence[str], *, client: bool = False
+    ) -> dict[str, str]:
         """Return key and certificate of a server that answers to `names`.
 
         Args:
             subject: the certificate's common name.
             names: host names or addresses.
+            client: whether servers that ask clients for a certificate accept this one.
         """
         key = _new_key()
         builder = _builder(subject, key, CERTIFICATE_DAYS)
         builder = builder.issuer_name(self._certificate.subject)
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         builder = builder.add_extension(alternatives, critical=False)
-        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-        builder = builder.add_extension(usage, critical=False)
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH]
+        usages += [ExtendedKeyUsageOID.CLIENT_AUTH] if client else []
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         certificate = _sign(builder, signer=self._key, is_authority=False)
         pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
         return {"private_key": _pem(key), "certificate": pem}

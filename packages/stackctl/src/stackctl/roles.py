@@ -37,6 +37,8 @@ class Role:
         service: the DNS name below the domain by which other machines reach it; its name
             unless the table has another.
         certificate: the secret that holds its certificate; empty: it has none.
+        members: how many machines it can have that talk to each other, as clients of this
+            certificate too; 0: they do not.
         health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
         health_text: what that page has to contain.
         serving: how many of its machines serve, from number 1 on; None: all of them.
@@ -47,6 +49,7 @@ class Role:
     unit: str
     service: str
     certificate: str = ""
+    members: int = 0
     health_path: str = ""
     health_text: str = ""
     serving: int | None = None
@@ -64,6 +67,7 @@ class Role:
             unit=row["unit"],
             service=row.get("service", name),
             certificate=row["certificate"]["secret"] if "certificate" in row else "",
+            members=row.get("certificate", {}).get("members", 0),
             health_path=row.get("check", {}).get("path", ""),
             health_text=row.get("check", {}).get("expect", ""),
             serving=row.get("serving"),
