@@ -99,9 +99,7 @@ def voting() -> bool:
     own = str(__opts__["id"])
     _ask(own, "/v3/maintenance/status", {})
     _, members = _voters(own)
-    return any(
-        member["peerURLs"] == [_peer_url(own)] and not member.get("isLearner") for member in members
-    )
+    return any(_is_of(member, own) and not member.get("isLearner") for member in members)
 
 
 def promote() -> str:
@@ -114,7 +112,7 @@ def promote() -> str:
     """
     own = str(__opts__["id"])
     asked, members = _voters(own)
-    places = [member["ID"] for member in members if member["peerURLs"] == [_peer_url(own)]]
+    places = [member["ID"] for member in members if _is_of(member, own)]
     if not places:
         return f"etcd on {asked} has no member {own}"
     try:
@@ -157,6 +155,22 @@ def leave(data: str = DATA) -> bool:
     return True
 
 
+def forget(leaving: list[str]) -> list[str]:
+    """Have the cluster give up the places of machines that have gone; return whose it had.
+
+    Args:
+        leaving: their minion ids.
+
+    Raises:
+        CommandExecutionError: no member answers, or the cluster refuses.
+    """
+    asked, members = _voters(str(__opts__["id"]))
+    gone = [minion_id for minion_id in leaving if any(_is_of(each, minion_id) for each in members)]
+    for minion_id in gone:
+        _remove(asked, minion_id)
+    return gone
+
+
 def _take_place(own: str, other: str) -> dict[str, str]:
     """Replace this machine's place in the cluster that another machine belongs to."""
     _remove(other, own)
@@ -167,10 +181,15 @@ def _take_place(own: str, other: str) -> dict[str, str]:
 
 
 def _remove(asked: str, own: str) -> None:
-    """Have another member remove every place of this machine, started or not."""
+    """Have a member remove every place of a machine."""
     for member in _members(asked):
-        if member.get("name") == own or member["peerURLs"] == [_peer_url(own)]:
+        if _is_of(member, own):
             _ask(asked, "/v3/cluster/member/remove", {"ID": member["ID"]})
+
+
+def _is_of(member: Mapping[str, Any], minion_id: str) -> bool:
+    """Return whether a member is a machine's; one that has never started has no name."""
+    return minion_id == member.get("name") or member["peerURLs"] == [_peer_url(minion_id)]
 
 
 def _members(asked: str) -> Members:

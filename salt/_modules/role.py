@@ -26,6 +26,7 @@ __salt__: dict[str, Any]
 ID = re.compile(r"(?P<role>.+)-[1-9][0-9]*")
 DESCRIPTION = "/etc/salt/role.json"
 SPARE_UNIT = "salt-minion"  # of a machine that has the base alone
+_SETTLED_SECONDS = 20
 _TIMEOUT = 5  # seconds for each step of a check
 
 
@@ -82,6 +83,26 @@ def accepted(*roles: str) -> list[str]:
             f"the master has accepted no minion of the role '{missing[0]}': launch its machines"
         )
     return [minion_id for members in found.values() for minion_id in members]
+
+
+def settled_first(ids: list[str]) -> list[str]:
+    """Return minions in the order in which the orchestration changes them, one after the other.
+
+    Those that have had a highstate come first: they have to know the address of a new machine
+    before it asks them for the data that they hold. On the master, as `accepted`.
+
+    Args:
+        ids: the minions.
+    """
+    if len(ids) < 2:
+        return ids
+    answers = __salt__["saltutil.cmd"](
+        ids, "file.file_exists", arg=[DESCRIPTION], tgt_type="list", timeout=_SETTLED_SECONDS
+    )
+    settled = {
+        minion_id for minion_id, answer in answers.items() if dict(answer).get("ret") is True
+    }
+    return sorted(ids, key=lambda minion_id: minion_id not in settled)
 
 
 def service_name(role: str) -> str:

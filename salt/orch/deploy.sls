@@ -1,6 +1,6 @@
-# The whole stack serves. Order: PostgreSQL, Redis and what nothing waits for, beside the build of
-# Airflow's release; the release on every web machine, one migration of the database, the web
-# machines, the load balancers, a smoke test.
+# The whole stack serves. Order: PostgreSQL and Redis, in each of them one machine after the other, and
+# what nothing waits for, beside the build of Airflow's release; the release on every web machine,
+# one migration of the database, the web machines, the load balancers, a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
 # Every step names its machines, so a machine that does not answer fails its step by name.
 #
@@ -9,10 +9,13 @@
 # own growth say so: salt-run state.orchestrate orch.deploy pillar='{"new": ["web-3"]}'
 {% set new = salt['pillar.get']('new', []) %}
 {% set everything = salt['role.accepted']() %}
-{% set stores = salt['role.accepted']('postgres', 'redis') %}
+{% set stores = {
+  'postgres': salt['role.settled_first'](salt['role.accepted']('postgres')),
+  'redis': salt['role.settled_first'](salt['role.accepted']('redis')),
+} %}
 {% set web = salt['role.accepted']('web') %}
 {% set edge = salt['role.accepted']('lb', 'salt') %}
-{% set others = everything | difference(stores + web + edge) %}
+{% set others = everything | difference(stores.postgres + stores.redis + web + edge) %}
 {% set master = salt['role.accepted']('salt') %}
 {% set synced = new or everything %}
 
@@ -63,14 +66,38 @@ deploy-artefact:
     - require:
       - salt: deploy-addresses
 
-deploy-stores:
+{% if others %}
+deploy-others:
   salt.state:
-    - tgt: {{ (stores + others) | json }}
+    - tgt: {{ others | json }}
     - tgt_type: list
     - highstate: True
     - parallel: True
     - require:
       - salt: deploy-addresses
+{% endif %}
+
+# A machine that restarts leaves the others to serve, and a new one finds them.
+{% for machines in stores.values() %}
+{% for id in machines %}
+deploy-{{ id }}:
+  salt.state:
+    - tgt: [{{ id | json }}]
+    - tgt_type: list
+    - highstate: True
+    - parallel: True
+    - require:
+      - salt: deploy-{{ 'addresses' if loop.first else loop.previtem }}
+{% endfor %}
+{% endfor %}
+
+# What the rest waits for.
+deploy-stores:
+  test.nop:
+    - require:
+{% for id in (['others'] if others else []) + stores.postgres + stores.redis %}
+      - salt: deploy-{{ id }}
+{% endfor %}
 
 # Every web machine has the files of the new release before the first one serves its pages.
 deploy-release:
@@ -90,7 +117,7 @@ deploy-database:
     - sls: airflow.migrate
     - require:
       - salt: deploy-release
-      - salt: deploy-stores
+      - test: deploy-stores
 {% endif %}
 
 # Machines that serve change one at a time, so that the others serve meanwhile; new ones need not
@@ -112,7 +139,7 @@ deploy-{{ step }}:
     - tgt_type: list
     - highstate: True
     - require:
-      - salt: deploy-stores
+      - test: deploy-stores
       - salt: deploy-{{ first if loop.first else loop.previtem[0] }}
 {% endfor %}
 

@@ -1,9 +1,12 @@
 # No load balancer sends requests to the machines of pillar `drain`, and those among them that are
 # load balancers accept no connection. The requests that all of them had are answered, or have
-# lasted longer than the longest answer may.
+# lasted longer than the longest answer may. A database server among them leads no more, and the
+# others do not count on it.
 # Run on the master: salt-run state.orchestrate orch.drain pillar='{"drain": ["web-3"]}'
 {% set drain = salt['pillar.get']('drain', []) %}
 {% set edge = salt['role.accepted']('lb') | difference(drain) %}
+{% set servers = salt['role.accepted']('postgres') | intersect(drain) %}
+{% set staying = salt['role.accepted']('postgres') | difference(drain) %}
 {% set leaving = salt['role.accepted']('lb') | intersect(drain) %}
 
 drain-edge:
@@ -27,4 +30,31 @@ drain-clients:
     - tgt_type: list
     - kwarg: {seconds: 75}
     - timeout: 120
+{% endif %}
+{% for id in servers if staying %}
+
+# One that does not answer has lost its place already, or loses it below.
+drain-{{ id }}:
+  salt.function:
+    - name: patroni.leave
+    - tgt: [{{ id | json }}]
+    - tgt_type: list
+    - kwarg: {leaving: {{ servers | json }}}
+    - timeout: 180
+    - require:
+      - salt: drain-{{ 'edge' if loop.first else loop.previtem }}
+{% endfor %}
+{% if servers and staying %}
+
+drain-places:
+  salt.function:
+    - name: etcd_member.forget
+    - tgt: [{{ staying | first | json }}]
+    - tgt_type: list
+    - expect_minions: True
+    - arg:
+        - {{ servers | json }}
+    - timeout: 60
+    - require:
+      - salt: drain-{{ servers | last }}
 {% endif %}

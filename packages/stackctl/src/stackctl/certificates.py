@@ -65,9 +65,7 @@ class Authority:
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
         return certificate.issuer == self._certificate.subject
 
-    def server(
-        self, subject: str, names: Sequence[str], *, client: bool = False
-    ) -> dict[str, str]:
+    def server(self, subject: str, names: Sequence[str], *, client: bool = False) -> dict[str, str]:
         """Return key and certificate of a server that answers to `names`.
 
         Args:
