@@ -7,6 +7,10 @@ has both is ever changed. A thing that has one of the stack's names without them
 AWS tells of what it has just made only some time later, and an answer may be lost after its call
 had an effect. So no call that changes something is repeated blindly: `converge` looks first.
 https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
+
+States ask the same questions, so `call` remembers the answers: of a service until something in it
+is changed, and none for longer than a pause between two looks, or than Salt's run. A refusal is
+never remembered.
 """
 
 from __future__ import annotations
@@ -27,9 +31,11 @@ from botocore.exceptions import (
 )
 from salt.exceptions import CommandExecutionError
 
+__context__: dict[str, Any]
 __opts__: dict[str, Any]
 __pillar__: dict[str, Any]
 
+ANSWERS = "aws.answers"  # in Salt's context, which lasts for one run: service -> question -> answer
 SETTLE_SECONDS = 60  # that AWS has to know, everywhere, what it has just made
 ACCOUNT = "{account}"  # in a name: the account's number, which only AWS tells
 LOST_SECONDS = 20  # that a call without an answer has to show its effect, before it is made again
@@ -98,8 +104,8 @@ def call(
 ) -> dict[str, Any]:
     """Return AWS's answer to a call, such as ``describe_key_pairs``.
 
-    A call that only reads is retried by botocore. Any other is made once: botocore would repeat it
-    after a lost answer, and so make a second VPC.
+    A call that only reads is retried by botocore, and its answer may be a remembered one. Any other
+    is made once: botocore would repeat it after a lost answer, and so make a second VPC.
 
     Args:
         operation: the call, in boto3's spelling.
@@ -112,28 +118,44 @@ def call(
         AwsError: AWS refuses or does not answer.
     """
     reads = operation.startswith(("describe_", "get_", "list_"))
+    if not reads:
+        forget(service)
+    answers = __context__.setdefault(ANSWERS, {})
+    known: dict[str, dict[str, Any]] = answers.setdefault(service, {})
+    question = repr((operation, region, absent, arguments))
+    if question in known:
+        return known[question]
     try:
         answer: dict[str, Any] = getattr(_client(service, region, reads=reads), operation)(
             **arguments
         )
     except ClientError as error:
         code = error.response["Error"].get("Code", "")
-        if code in absent:
-            return {}
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        throttled = bool(THROTTLED.fullmatch(code))
-        raise AwsError(
-            f"{operation}: {error}",
-            later=throttled or bool(TOO_NEW.fullmatch(code)) or NEW_PROFILE in str(error),
-            unsure=not throttled and (status >= 500 or bool(THERE.fullmatch(code))),
-        ) from error
+        if code not in absent:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            throttled = bool(THROTTLED.fullmatch(code))
+            raise AwsError(
+                f"{operation}: {error}",
+                later=throttled or bool(TOO_NEW.fullmatch(code)) or NEW_PROFILE in str(error),
+                unsure=not throttled and (status >= 500 or bool(THERE.fullmatch(code))),
+            ) from error
+        answer = {}
     except (EndpointConnectionError, ConnectTimeoutError) as error:
         raise AwsError(f"{operation}: {error}") from error
     except HTTPClientError as error:
         raise AwsError(f"{operation}: {error}", unsure=True) from error
     except BotoCoreError as error:
         raise AwsError(f"{operation}: {error}") from error
+    if reads:
+        known[question] = answer
     return answer
+
+
+def forget(service: str = "") -> None:
+    """Have the next look at a service ask AWS; without a name, at any of them."""
+    answers = __context__.setdefault(ANSWERS, {})
+    for name in [service] if service else list(answers):
+        answers.pop(name, None)
 
 
 def _client(service: str, region: str, *, reads: bool) -> Any:
@@ -225,13 +247,14 @@ def is_earlier(thing: Mapping[str, Any], *, project: bool = True) -> bool:
     return found.get("project", None if project else tags()["project"]) == tags()["project"]
 
 
-def things(kind: str, region: str, filters: Mapping[str, str]) -> list[dict[str, Any]]:
+def things(kind: str, region: str, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the things of a kind that meet filters, without terminated machines.
 
     Args:
         kind: see `KINDS`.
         region: where they are.
-        filters: EC2's name of each filter -> its value; for IAM, the name.
+        filters: EC2's name of each filter -> its value, or a list of those that meet it; for IAM,
+            the name.
 
     Raises AwsError when AWS does not answer.
     """
@@ -239,7 +262,10 @@ def things(kind: str, region: str, filters: Mapping[str, str]) -> list[dict[str,
     if kind in OF_IAM:
         answer = call(operation, region, service="iam", absent=("NoSuchEntity",), **filters)
         return [answer[key]] if answer else []
-    given = [{"Name": name, "Values": [value]} for name, value in filters.items()]
+    given = [
+        {"Name": name, "Values": [value] if isinstance(value, str) else value}
+        for name, value in filters.items()
+    ]
     more: dict[str, Any] = {"IncludePublicKey": True} if kind == "key-pair" else {}
     found = list(call(operation, region, Filters=given, **more)[key])
     if kind == "vpc-endpoint":
@@ -269,22 +295,40 @@ def subnets(private: bool | None = None) -> list[Mapping[str, Any]]:
     return [one for one in found if private in (None, bool(one.get("private")))]
 
 
-def find(
-    kind: str, name: str, region: str, within: Mapping[str, str] | None = None
-) -> dict[str, Any] | None:
+def vpc_id(region: str) -> str:
+    """Return the id of the deployment's VPC, by its tags; without one, an empty string in a test.
+
+    Raises:
+        CommandExecutionError: the deployment has none.
+        AwsError: EC2 does not answer.
+    """
+    found = own("vpc", region)
+    if not found and not __opts__["test"]:
+        raise CommandExecutionError("the deployment has no VPC")
+    return str(found[0]["VpcId"]) if found else ""
+
+
+def find(kind: str, name: str, region: str) -> dict[str, Any] | None:
     """Return this deployment's thing of a name, or None without one.
+
+    Where it has several of a kind, all of them are asked for at once.
 
     Args:
         kind: see `KINDS`.
         name: its Name tag; of a group or a key pair, its own name.
         region: where it is.
-        within: further filters of EC2.
 
     Raises:
         CommandExecutionError: something has the name and is not this deployment's, or several are.
         AwsError: EC2 does not answer.
     """
-    found = things(kind, region, {KINDS[kind][3]: name, **(within or {})})
+    aws = settings()
+    several = {
+        "route-table": [aws["route_table"], aws["private_route_table"]],
+        "subnet": [one["name"] for one in subnets()],
+    }.get(kind, name)
+    shown = things(kind, region, {KINDS[kind][3]: several})
+    found = [one for one in shown if several == name or tags_of(one)["Name"] == name]
     require_own(kind, name, region, found)
     if len(found) > 1:
         ids = ", ".join(sorted(one[KINDS[kind][2]] for one in found))
@@ -503,10 +547,14 @@ def _look(question: Callable[[], Any]) -> Any:
 
 
 def _looks(seconds: float) -> Any:
-    """Yield for each look whether it is the last one; pause in between, each time for longer."""
+    """Yield for each look whether it is the last one.
+
+    Pause in between, each time for longer; what was answered before is then forgotten.
+    """
     end, pause = time.monotonic() + seconds, FIRST_PAUSE
     while (left := end - time.monotonic()) > 0:
         yield False
         time.sleep(min(pause, max(left, 0)))
+        forget()
         pause = min(2 * pause, LONGEST_PAUSE)
     yield True

@@ -88,14 +88,6 @@ def _own_vpc(name: str, region: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def _vpc_id(region: str) -> str:
-    """Return the id of the deployment's VPC; in a test it may be absent, and is empty then."""
-    found = _own_vpc(__salt__["aws.settings"]()["vpc"]["name"], region)
-    if found is None and not __opts__["test"]:
-        raise CommandExecutionError("the deployment has no VPC")
-    return str(found["VpcId"]) if found else ""
-
-
 # -- subnets ---------------------------------------------------------------------------------------
 
 
@@ -113,7 +105,7 @@ def subnet(name: str, cidr: str, zone: str, region: str) -> dict[str, Any]:
     """
 
     def differences() -> Todo:
-        vpc_id = _vpc_id(region)
+        vpc_id = __salt__["aws.vpc_id"](region)
         found = __salt__["aws.find"]("subnet", name, region)
         if found is None:
             within = {"vpc-id": vpc_id, "cidr-block": cidr}
@@ -180,7 +172,7 @@ def _subnet_id(name: str, region: str) -> str:
         raise CommandExecutionError(f"the deployment has no subnet {name}")
     if found is None:
         cidr = next(one["cidr"] for one in __salt__["aws.subnets"]() if one["name"] == name)
-        within = {"vpc-id": _vpc_id(region), "cidr-block": cidr}
+        within = {"vpc-id": __salt__["aws.vpc_id"](region), "cidr-block": cidr}
         found = _unnamed("subnet", "subnet", within, region)
     return str(found["SubnetId"]) if found else ""
 
@@ -219,7 +211,7 @@ def internet_gateway(name: str, region: str) -> dict[str, Any]:
     """
 
     def differences() -> Todo:
-        vpc_id = _vpc_id(region)
+        vpc_id = __salt__["aws.vpc_id"](region)
         found = __salt__["aws.find"]("internet-gateway", name, region)
         if found is None:
             within = {"attachment.vpc-id": vpc_id}
@@ -283,7 +275,7 @@ def route_table(
     """
 
     def differences() -> Todo:
-        vpc_id = _vpc_id(region)
+        vpc_id = __salt__["aws.vpc_id"](region)
         found = __salt__["aws.find"]("route-table", name, region)
         if found is None:
             within = {"vpc-id": vpc_id}
@@ -337,7 +329,7 @@ def _way_out(table: Mapping[str, Any], gateway: str, region: str) -> Todo:
 def _association(table: Mapping[str, Any], subnet_name: str, region: str) -> Todo:
     table_id = table["RouteTableId"]
     subnet_id = _subnet_id(subnet_name, region) or subnet_name  # absent in a test
-    found = __salt__["aws.things"]("route-table", region, {"association.subnet-id": subnet_id})
+    found = __salt__["aws.things"]("route-table", region, {"vpc-id": table["VpcId"]})
     given = [
         (one["RouteTableId"], association["RouteTableAssociationId"])
         for one in found
@@ -377,6 +369,7 @@ def checked(name: str, region: str) -> dict[str, Any]:
         The state's result; it names what does not work, and changes nothing.
     """
     result: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    __salt__["aws.forget"]("ec2")
     try:
         if __opts__["test"] and _own_vpc(name, region) is None:
             return result | {"result": None, "comment": "there is no network yet"}

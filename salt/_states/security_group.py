@@ -42,7 +42,7 @@ def present(name: str, description: str, region: str) -> dict[str, Any]:
                     region,
                     GroupName=name,
                     Description=description,
-                    VpcId=_vpc_id(region),
+                    VpcId=__salt__["aws.vpc_id"](region),
                     TagSpecifications=__salt__["aws.specification"]("security-group", name),
                 )
             }
@@ -122,11 +122,3 @@ def _only(
 
     result: dict[str, Any] = __salt__["aws.converge"](name, differences)
     return result
-
-
-def _vpc_id(region: str) -> str:
-    name = __salt__["aws.settings"]()["vpc"]["name"]
-    found = __salt__["aws.find"]("vpc", name, region)
-    if found is None:
-        raise CommandExecutionError(f"the deployment has no VPC {name}")
-    return str(found["VpcId"])

@@ -13,7 +13,6 @@ from typing import Any
 from salt.exceptions import CommandExecutionError
 
 __salt__: dict[str, Callable[..., Any]]
-__opts__: dict[str, Any]
 
 Todo = dict[str, Callable[[], Any]]
 
@@ -34,10 +33,7 @@ def gateway(name: str, service: str, policy: Mapping[str, Any], region: str) -> 
 
     def differences() -> Todo:
         document = __salt__["aws.in_account"](policy, region)
-        vpcs = __salt__["aws.own"]("vpc", region)
-        if not vpcs and not __opts__["test"]:
-            raise CommandExecutionError("the deployment has no VPC")
-        vpc_id = vpcs[0]["VpcId"] if vpcs else ""
+        vpc_id = __salt__["aws.vpc_id"](region)
         tables = [one["RouteTableId"] for one in __salt__["aws.own"]("route-table", region)]
         found = _find(vpc_id, service_name, region)
         if found is None:

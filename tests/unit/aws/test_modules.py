@@ -35,7 +35,7 @@ URL = "https://ec2"
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module, whose pauses take no time."""
-    made = load("_modules", "aws", __pillar__=PILLAR, __opts__={"test": False})
+    made = load("_modules", "aws", __context__={}, __pillar__=PILLAR, __opts__={"test": False})
     clock = [0.0]
     monkeypatch.setattr(made.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(made.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
@@ -84,6 +84,77 @@ def test_call_asks_the_region_and_returns_the_answer(
     aws.call("get_role", REGION, service="iam")
     # A read is retried by botocore, any other call is made once.
     assert asked == [("ec2", REGION, 5), ("ec2", REGION, 1), ("iam", REGION, 5)]
+
+
+class Counted:
+    """Clients that count their calls, and whose answers say how many there were.
+
+    Attributes:
+        refused: the calls that fail.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.refused: tuple[str, ...] = ("put_bucket_policy",)
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
+        def called(**_: Any) -> dict[str, Any]:
+            self.number += 1
+            if name in self.refused:
+                raise refusal("InternalError", 500)
+            return {"number": self.number}
+
+        return called
+
+
+def test_answer_is_remembered_until_something_is_changed_in_its_service(
+    aws: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aws.boto3, "client", Counted())
+
+    def look(service: str = "ec2", **arguments: Any) -> int:
+        return int(aws.call("get_things", REGION, service=service, **arguments)["number"])
+
+    assert [look(), look(), look(A="1"), look(A="2"), look(A="1"), look("s3")] == [1, 1, 2, 3, 2, 4]
+    assert aws.call("get_things", "us-east-1")["number"] == 5
+    aws.call("create_thing", REGION)
+    assert [look(), look("s3"), look()] == [7, 4, 7]
+    # Also a change that failed may have had its effect.
+    with pytest.raises(CommandExecutionError):
+        aws.call("put_bucket_policy", REGION, service="s3")
+    assert [look("s3"), look()] == [9, 7]
+    aws.forget("s3")
+    assert [look("s3"), look()] == [10, 7]
+
+
+def test_refusal_is_not_remembered(aws: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Counted()
+    monkeypatch.setattr(aws.boto3, "client", client)
+    client.refused = ("get_things",)
+    for _ in range(2):
+        with pytest.raises(CommandExecutionError):
+            aws.call("get_things", REGION)
+    assert aws.call("get_things", REGION, absent=("InternalError",)) == {}
+    client.refused = ()
+    assert aws.call("get_things", REGION)["number"] == 4
+
+
+def test_look_after_a_pause_asks_again(aws: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aws.boto3, "client", Counted())
+    for service in ("ec2", "iam"):
+        aws.call("get_things", REGION, service=service)
+    seen: list[int] = []
+
+    def problems() -> list[str]:
+        asked = (aws.call("get_things", REGION, service=one) for one in ("ec2", "iam"))
+        seen.extend(answer["number"] for answer in asked)
+        return ["late"] if len(seen) < 6 else []
+
+    assert aws.until(problems) == []
+    assert seen == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(
