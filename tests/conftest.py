@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -38,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if direct != "*":
         direct += ",127.0.0.1,localhost"
     os.environ.update(no_proxy=direct, NO_PROXY=direct, AWS_EC2_METADATA_DISABLED="true")
+    # Salt has its loggers make records of every level, which nobody reads here.
+    logging.disable(logging.INFO)
     server = config.pluginmanager.get_plugin("saltfactories-log-server")
     if server is not None:
         server.log_host = "127.0.0.1"

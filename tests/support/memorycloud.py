@@ -12,6 +12,7 @@ from queue import Queue
 from typing import Any
 
 import boto3
+import moto.backends
 from botocore.config import Config
 from botocore.utils import InstanceMetadataFetcher
 from moto.core.base_backend import BackendDict
@@ -29,6 +30,9 @@ from localcloud.hooks import Hooks
 from localcloud.machines import Machine, Observed
 from localcloud.server import Api, Handler
 from localcloud.state import StateFile
+
+_SERVICES = frozenset(moto.backends.list_of_moto_modules())
+moto.backends.list_of_moto_modules = lambda: _SERVICES  # or moto lists its folders for each request
 
 _SESSION: Any = boto3.Session()
 """The session of all clients, which caches the models of the services."""

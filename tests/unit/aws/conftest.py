@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -81,73 +80,73 @@ def environment(cloud: Running, endpoint: str) -> dict[str, str]:
     }
 
 
-class Operator:
-    """The minion `operator` of one deployment, which applies `aws` with the production states.
+class Minion:
+    """The minion `operator`, which applies `aws` with the production states in this process.
 
-    It uses the account of the environment.
+    It uses the account of the environment. There is one for all deployments: Salt mixes up two
+    minions of one process, and a process of its own would take seconds to start.
     """
 
-    def __init__(self, folder: Path, name: str, key: str = PUBLIC_KEY, **settings: Any) -> None:
-        """Write its configuration.
-
-        Args:
-            folder: an empty one.
-            name: of the deployment.
-            key: its public SSH key.
-            settings: further settings of the deployment.
-        """
-        deployment = folder / "pillar"
-        deployment.mkdir(parents=True)
-        decided = {"deployment": name, "ssh_public_key": key, "operator_cidrs": [OPERATOR]}
-        text = yaml.safe_dump({"settings": decided | settings})
-        (deployment / "settings.sls").write_text(text)
+    def __init__(self, folder: Path) -> None:
+        """Write its configuration into an empty folder."""
+        self._pillar = folder / "pillar"
+        self._pillar.mkdir()
         minion = {
             "id": "operator",
             "file_client": "local",
             "file_roots": {"base": [str(ROOT / "salt")]},
-            "pillar_roots": {"base": [str(deployment), str(ROOT / "pillar" / "base")]},
+            "pillar_roots": {"base": [str(self._pillar), str(ROOT / "pillar" / "base")]},
             "root_dir": str(folder / "root"),
             "module_dirs": [str(ROOT / "salt")],
             "hash_type": "sha256",
             "log_level": "critical",
         }
-        (folder / "minion").write_text(yaml.safe_dump(minion))
-        self._folder = folder
+        self._config = folder / "minion"
+        self._config.write_text(yaml.safe_dump(minion))
 
-    def __call__(self, *, test: bool = False) -> States:
-        """Apply the states in a process of their own, and return their results."""
-        salt_call = [str(Path(sys.executable).parent / "salt-call"), "--local"]
-        options = ["--config-dir", str(self._folder), "--out=json", "--log-level=critical"]
-        command = [*salt_call, *options, "state.apply", "aws", f"test={test}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-        states = json.loads(done.stdout)["local"]
-        assert isinstance(states, dict), f"{states}\n{done.stderr}"
-        return states
+    @functools.cached_property
+    def _caller(self) -> salt.client.Caller:
+        """It renders the pillar as soon as it is made."""
+        return salt.client.Caller(mopts=salt.config.minion_config(str(self._config)))
 
-
-class NearOperator(Operator):
-    """The same in this process, which is faster; Salt mixes two of them up."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        super().__init__(folder, name)
-        opts = salt.config.minion_config(str(folder / "minion"))
-        self._caller = salt.client.Caller(mopts=opts)
-
-    def __call__(self, *, test: bool = False) -> States:
-        """Apply the states, and return their results."""
+    def apply(self, settings: Mapping[str, Any], *, test: bool) -> States:
+        """Apply the states with a deployment's settings, and return their results."""
+        (self._pillar / "settings.sls").write_text(yaml.safe_dump({"settings": dict(settings)}))
         states = self._caller.cmd("state.apply", "aws", test=test)
         assert isinstance(states, dict), states
         return dict(states)
 
 
+@dataclass(frozen=True)
+class Operator:
+    """The operator of one deployment.
+
+    Attributes:
+        minion: which applies the states.
+        settings: of the deployment.
+    """
+
+    minion: Minion
+    settings: Mapping[str, Any]
+
+    def __call__(self, *, test: bool = False) -> States:
+        """Apply the states, and return their results."""
+        return self.minion.apply(self.settings, test=test)
+
+
+@pytest.fixture(scope="session")
+def minion(tmp_path_factory: pytest.TempPathFactory) -> Minion:
+    """The minion of all operators."""
+    return Minion(tmp_path_factory.mktemp("operator"))
+
+
 @pytest.fixture(scope="module")
-def operator_of(
-    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Operator]]:
-    """A function that makes the operator of another deployment in the account."""
+def operator_of(minion: Minion, environment: dict[str, str]) -> Iterator[Callable[..., Operator]]:
+    """A function that makes the operator of a deployment: its name, SSH key and more settings."""
 
     def make(name: str, key: str = PUBLIC_KEY, **settings: Any) -> Operator:
-        return Operator(tmp_path_factory.mktemp("operator"), name, key, **settings)
+        decided = {"deployment": name, "ssh_public_key": key, "operator_cidrs": [OPERATOR]}
+        return Operator(minion, decided | settings)
 
     with pytest.MonkeyPatch.context() as patch:
         awsenvironment.clear(patch)
@@ -157,34 +156,42 @@ def operator_of(
 
 
 @pytest.fixture(scope="module")
-def apply(
-    operator_of: Callable[..., Operator],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Operator:
+def apply(operator_of: Callable[..., Operator]) -> Operator:
     """A function that applies `aws` for the deployment `test`."""
-    return NearOperator(tmp_path_factory.mktemp("operator"), "test")
-
-
-@pytest.fixture(scope="module")
-def applied(apply: Callable[..., States]) -> States:
-    """The states' results on the empty account."""
-    return apply()
+    return operator_of("test")
 
 
 @pytest.fixture(scope="session")
-def foundations() -> list[bytes]:
-    """What an account with the foundation holds, once a test has made it."""
+def foundations() -> list[tuple[States, bytes]]:
+    """The states' results on an empty account and what it held then, once a test has asked."""
     return []
 
 
-@pytest.fixture
-def founded(cloud: Running, apply: Operator, foundations: list[bytes]) -> Running:
-    """An account with the foundation and nothing else: the states' own work, which is kept."""
+@pytest.fixture(scope="module")
+def foundation(
+    cloud: Running, apply: Operator, foundations: list[tuple[States, bytes]]
+) -> tuple[States, bytes]:
+    """The states' results on an empty account, and what it holds then."""
     if not foundations:
         emptied(cloud)
-        assert all(state["result"] for state in apply().values())
-        foundations.append(saved(cloud))
-    restore(cloud, foundations[0])
+        states = apply()
+        assert all(state["result"] for state in states.values())
+        foundations.append((states, saved(cloud)))
+    return foundations[0]
+
+
+@pytest.fixture(scope="module")
+def applied(cloud: Running, foundation: tuple[States, bytes]) -> States:
+    """The states' results on the empty account, which has the foundation since."""
+    states, content = foundation
+    restore(cloud, content)
+    return states
+
+
+@pytest.fixture
+def founded(cloud: Running, foundation: tuple[States, bytes]) -> Running:
+    """An account with the foundation and nothing else: the states' own work, which is kept."""
+    restore(cloud, foundation[1])
     return cloud
 
 

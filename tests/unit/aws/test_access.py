@@ -12,7 +12,7 @@ from localcloud.faults import Fault
 from memorycloud import Running
 
 States = dict[str, dict[str, Any]]
-THROTTLED = Fault("error", "DescribeVpcs", code="RequestLimitExceeded", status=503)
+THROTTLED = Fault("error", "DescribeInternetGateways", code="RequestLimitExceeded", status=503)
 MADE = {
     "describe_vpcs": "Vpcs", "describe_subnets": "Subnets", "describe_key_pairs": "KeyPairs",
     "describe_internet_gateways": "InternetGateways", "describe_route_tables": "RouteTables",

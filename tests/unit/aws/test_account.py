@@ -147,13 +147,13 @@ def test_foreign_group_in_our_vpc_stops_the_run(
 # -- several deployments ---------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("founded")
 def test_two_deployments_share_an_account(
     apply: Callable[..., States],
     operator_of: Callable[..., Callable[..., States]],
     client: Client,
     pillar: dict[str, Any],
 ) -> None:
-    assert_complete(apply())
     first = dump(client)
     second = operator_of("second", OTHER_KEY)
     assert_complete(second())

@@ -26,12 +26,6 @@ def empty(cloud: Running) -> None:
     emptied(cloud)
 
 
-@pytest.fixture
-def made(empty: None, apply: Apply) -> None:
-    """An account with the whole foundation."""
-    assert failures(apply()) == {}
-
-
 def failures(states: States) -> dict[str, str]:
     return {one["__id__"]: one["comment"] for one in states.values() if one["result"] is False}
 
@@ -40,7 +34,7 @@ def changes(states: States) -> dict[str, list[str]]:
     return {one["__id__"]: one["changes"]["new"] for one in states.values() if one["changes"]}
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 def test_bucket_is_private_versioned_and_keeps_nothing_for_ever(
     client: Client, pillar: dict[str, Any]
 ) -> None:
@@ -92,7 +86,7 @@ def test_bucket_that_was_made_by_hand_is_taken_with_its_objects_once_it_is_tagge
     assert changes(apply()) == {}
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 def test_unknown_answer_of_s3_is_not_taken_for_absence(
     apply: Apply, client: Client, cloud: Running
 ) -> None:
@@ -121,7 +115,7 @@ def test_tags_of_a_new_bucket_may_be_seen_late(
 # -- the endpoint ----------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 def test_every_route_table_of_the_deployment_leads_to_s3(apply: Apply, client: Client) -> None:
     ec2 = client("ec2")
     (endpoint,) = ec2.describe_vpc_endpoints()["VpcEndpoints"]
@@ -139,7 +133,7 @@ def test_every_route_table_of_the_deployment_leads_to_s3(apply: Apply, client: C
     assert changes(apply()) == {}
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 @pytest.mark.parametrize("number", [1, 2])
 def test_endpoint_of_others_in_our_vpc_stops_the_run(
     apply: Apply, client: Client, number: int
@@ -161,7 +155,7 @@ def test_endpoint_of_others_in_our_vpc_stops_the_run(
 # -- machines of an earlier version ----------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("founded")
 def test_machine_without_its_role_gets_it_while_it_runs(
     apply: Apply, client: Client, cloud: Running
 ) -> None:

@@ -7,25 +7,33 @@ from typing import Any
 
 import pytest
 
-from accounts import READS, Client, dump
+from accounts import READS, Client, Dump, dump
 from localcloud.faults import Fault
-from memorycloud import Running
+from memorycloud import Running, emptied
 
 States = dict[str, dict[str, Any]]
 Apply = Callable[..., States]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["empty", "whole"])
-def account(request: pytest.FixtureRequest, apply: Apply) -> bool:
+def account(request: pytest.FixtureRequest, cloud: Running) -> bool:
     """Whether the account has the foundation."""
     if request.param:
-        apply()
+        request.getfixturevalue("applied")
+    else:
+        emptied(cloud)
     return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def before(client: Client, *, account: bool) -> Dump:
+    """What the account holds before any look is refused."""
+    return dump(client)
 
 
 @pytest.mark.parametrize("action", READS)
 def test_refused_look_is_no_absence(
-    cloud: Running, apply: Apply, client: Client, action: str, *, account: bool
+    cloud: Running, apply: Apply, client: Client, before: Dump, action: str, *, account: bool
 ) -> None:
     later = {"DescribeInstances", "DescribeVpcAttribute", "GetSubnetCidrReservations"} | {
         name for name in READS if "RolePolic" in name or "SecurityGroup" in name
@@ -35,7 +43,6 @@ def test_refused_look_is_no_absence(
     }
     if not account and action in later:
         pytest.skip("nobody asks about what is not there")
-    before = dump(client)
     denied = Fault("error", action, code="UnauthorizedOperation", status=403, message="Why")
     with cloud.faults.inject(denied):
         states = apply(test=not account)
