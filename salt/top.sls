@@ -11,6 +11,5 @@ base:
     - airflow
   'E@^postgres-[1-9][0-9]*$':
     - postgres
-  # Of these, the first one serves: pillar/base/roles.sls.
-  'E@^redis-1$':
+  'E@^redis-[1-9][0-9]*$':
     - redis

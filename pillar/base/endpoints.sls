@@ -68,7 +68,11 @@ endpoints:
   redis:
     port: 6379
     listeners: [redis]
-    clients: [web]
+    clients: [web, redis]
+  redis-sentinel:
+    port: 26379
+    listeners: [redis]
+    clients: [redis]
   airflow:
     port: 8080
     listeners: [web]

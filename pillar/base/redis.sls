@@ -2,3 +2,9 @@
 # salt/redis/defaults.yaml.
 redis:
   user: airflow
+  # Those of the machines themselves: what copies the data, what watches the
+  # master, and what asks for the web machines who that is (salt/stores).
+  users:
+    replication: replication
+    sentinel: sentinel
+    check: check

@@ -6,6 +6,9 @@
 #   of them. A machine above it has the base alone: it runs no service, holds no
 #   secret of the role, and nothing depends on it. salt/top.sls and top.sls give
 #   the role's states and secrets to those that serve.
+# votes: whether more than half of the role's machines have to agree on who is
+#   the master. An even number bears no more losses than one machine less, so
+#   stackctl refuses it.
 # data: what the disk of such a machine may hold; so nothing removes the machine
 #   unasked.
 # service: the name below `domain` by which other machines reach the role.
@@ -47,8 +50,7 @@ roles:
   postgres:
     # Patroni runs PostgreSQL, and stops what another program started.
     unit: patroni
-    # Of a majority: an even number survives no more losses than one less.
-    odd: true
+    votes: true
     data: Airflow's metadata
     service: postgres
     check:
@@ -62,8 +64,7 @@ roles:
       members: 5
   redis:
     unit: redis-server
-    # Until Sentinel says which one is the master, as above.
-    serving: 1
+    votes: true
     data: Celery's queue and the login limit's counters
     service: redis
     check:

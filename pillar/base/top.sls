@@ -24,6 +24,7 @@ base:
     - secrets.postgres-airflow
     - secrets.postgres-owner
     - secrets.redis-airflow
+    - secrets.redis-check
   'E@^postgres-[1-9][0-9]*$':
     - postgres
     - retention
@@ -31,8 +32,10 @@ base:
     - secrets.postgres-cluster-tls
     - secrets.postgres-owner
     - secrets.postgres-replication
-  # Of these, the first one serves: roles.sls.
-  'E@^redis-1$':
+  'E@^redis-[1-9][0-9]*$':
     - redis
     - secrets.redis-airflow
+    - secrets.redis-check
+    - secrets.redis-replication
+    - secrets.redis-sentinel
     - secrets.redis-tls

@@ -25,6 +25,8 @@ __salt__: dict[str, Any]
 
 ID = re.compile(r"(?P<role>.+)-[1-9][0-9]*")
 DESCRIPTION = "/etc/salt/role.json"
+# Unit -> the function that tells its role among the machines that hold the same data.
+REPLICATED = {"redis-server": "redis_role.told"}
 SPARE_UNIT = "salt-minion"  # of a machine that has the base alone
 _SETTLED_SECONDS = 20
 _TIMEOUT = 5  # seconds for each step of a check
@@ -181,15 +183,18 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
     """
     begun = __salt__["cpu_credits.sample"]()
     role = recorded(path)
+    replication = _replication(role)
+    problems = [_problem(role), replication["problem"], *_firewall_problems()]
     found = {
         "unit": role["unit"],
         "state": _unit_state(role["unit"]),
-        "problem": "; ".join(filter(None, [_problem(role), *_firewall_problems()])),
+        "problem": "; ".join(filter(None, problems)),
         "memory_mib": _memory_mib(),
         "certificate_end": _certificate_end(role),
         "drift": __salt__["drift.found"](path),
         "reboot_required": __salt__["drift.reboot_required"](),
         "outdated": __salt__["drift.outdated"](),
+        "replication": replication["replication"],
         "growth": __salt__["machine_counts.told"](),
     }
     # All of this has taken CPU: what this machine asked for and did not get shows now.
@@ -232,6 +237,17 @@ def _problem(role: Mapping[str, Any]) -> str:
         return f"port {port}: {str(error) or type(error).__name__}"
     finally:
         connection.close()
+
+
+def _replication(role: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the role among the machines of the store as `replication`, and its `problem`."""
+    if role["unit"] not in REPLICATED:
+        return {"replication": "", "problem": ""}
+    try:
+        found: Mapping[str, str] = __salt__[REPLICATED[role["unit"]]]()
+    except CommandExecutionError as error:
+        return {"replication": "", "problem": f"its role is unknown: {error}"}
+    return found
 
 
 def _firewall_problems() -> list[str]:

@@ -1,16 +1,53 @@
 # Redis answers over TLS only, has one user with the commands of a broker and a counter, and keeps
-# its data over a restart.
-# Watch: redis-service.
+# its data over a restart. It follows the master of all its machines, whom Sentinel watches.
+# Watch: redis-service, redis-sentinel-service.
 {% import_yaml 'redis/defaults.yaml' as defaults %}
 {% set redis = salt['pillar.get']('redis', defaults.redis, merge=True) %}
 {% set secrets, server = pillar['secrets'], pillar['roles']['redis'] %}
-{% set password = secrets['redis-airflow']['password'] %}
+{% set users = redis.users %}
+{% set hashes = {} %}
+{% for use in ['airflow', 'replication', 'sentinel', 'check'] %}
+{% set password = secrets['redis-' ~ use]['password'] %}
+{% do hashes.update({use: salt['hashutil.digest'](password, checksum='sha256')}) %}
+{% endfor %}
 {% set tls = salt['file.dirname'](server.certificate.path) %}
+{% set address = salt['machines.own_address']() %}
+{% set endpoints = pillar['endpoints'] %}
+
+# Before the packages, which would start both with configurations of their own.
+redis-unit:
+  file.managed:
+    - name: /etc/systemd/system/redis-server.service.d/stack.conf
+    - source: salt://redis/files/redis-server.service.conf
+    - makedirs: True
+    - mode: '0644'
+
+redis-sentinel-unit:
+  file.managed:
+    - name: /etc/systemd/system/redis-sentinel.service.d/stack.conf
+    - source: salt://redis/files/redis-sentinel.service.conf
+    - makedirs: True
+    - mode: '0644'
 
 redis-package:
   pkg.installed:
-    - name: redis-server
+    - pkgs:
+      - redis-server
+      - redis-sentinel
     - install_recommends: False
+    - require:
+      - file: redis-unit
+      - file: redis-sentinel-unit
+
+# Redis and Sentinel read here. What they would write here is Salt's.
+redis-folder:
+  file.directory:
+    - name: /etc/redis
+    - user: root
+    - group: redis
+    - mode: '0750'
+    - require:
+      - pkg: redis-package
 
 redis-tls:
   file.directory:
@@ -57,7 +94,8 @@ redis-users:
     - show_changes: False
     - context:
         user: {{ redis.user | json }}
-        password_hash: {{ salt['hashutil.digest'](password, checksum='sha256') | json }}
+        users: {{ users | json }}
+        hashes: {{ hashes | json }}
         keys: {{ redis['keys'] | json }}
         channels: {{ redis.channels | json }}
     - require:
@@ -70,21 +108,79 @@ redis-config:
     - template: jinja
     - group: redis
     - mode: '0640'
+    - show_changes: False
     - context:
         redis: {{ redis | json }}
-        address: {{ salt['machines.own_address']() | json }}
-        port: {{ pillar['endpoints']['redis']['port'] | json }}
+        address: {{ address | json }}
+        port: {{ endpoints.redis.port | json }}
+        replication:
+          user: {{ users.replication | json }}
+          password: {{ secrets['redis-replication']['password'] | json }}
         certificate: {{ server.certificate.path }}
         tls: {{ tls }}
     - require:
       - pkg: redis-package
 
-redis-unit:
+# A change here restarts Sentinel alone: Redis asks anew at its next start.
+redis-role:
+  file.serialize:
+    - name: /etc/redis/role.json
+    - serializer: json
+    - group: redis
+    - mode: '0640'
+    - show_changes: False
+    - dataset:
+        own: {{ address | json }}
+        machines: {{ salt['machines.addresses']('redis') | json }}
+        port: {{ endpoints.redis.port | json }}
+        sentinel_port: {{ endpoints['redis-sentinel'].port | json }}
+        user: {{ users.sentinel | json }}
+        password: {{ secrets['redis-sentinel']['password'] | json }}
+        ca: {{ tls }}/ca.pem
+        name: {{ salt['role.service_name']('redis') | json }}
+    - require:
+      - pkg: redis-package
+
+redis-role-program:
   file.managed:
-    - name: /etc/systemd/system/redis-server.service.d/stack.conf
-    - source: salt://redis/files/redis-server.service.conf
+    - name: /usr/local/lib/stack/redis_role.py
+    - source: salt://redis/files/redis_role.py
     - makedirs: True
     - mode: '0644'
+
+redis-sentinel-users:
+  file.managed:
+    - name: /etc/redis/sentinel.acl
+    - source: salt://redis/files/sentinel.acl.j2
+    - template: jinja
+    - group: redis
+    - mode: '0640'
+    - show_changes: False
+    - context:
+        user: {{ users.sentinel | json }}
+        password_hash: {{ hashes.sentinel | json }}
+    - require:
+      - pkg: redis-package
+
+redis-sentinel-config:
+  file.managed:
+    - name: /etc/redis/sentinel.conf
+    - source: salt://redis/files/sentinel.conf.j2
+    - template: jinja
+    - group: redis
+    - mode: '0640'
+    - show_changes: False
+    - context:
+        redis: {{ redis | json }}
+        address: {{ address | json }}
+        port: {{ endpoints['redis-sentinel'].port | json }}
+        certificate: {{ server.certificate.path }}
+        tls: {{ tls }}
+        user: {{ users.sentinel | json }}
+        password: {{ secrets['redis-sentinel']['password'] | json }}
+        master: redis
+    - require:
+      - pkg: redis-package
 
 # Without overcommit, the fork fails when data fills half of the memory.
 redis-overcommit:
@@ -108,10 +204,23 @@ redis-config-loaded:
   service_config.loaded:
     - name: {{ server.unit }}
 
+# Says why, where Redis would not start.
+redis-decided:
+  redis_role.decided:
+    - name: redis
+    - seconds: {{ redis.wait_seconds }}
+    - require:
+      - file: redis-role
+      - file: redis-role-program
+      - file: redis-ca
+
 redis-service:
   service.running:
     - name: {{ server.unit }}
     - enable: True
+    - require:
+      - redis_role: redis-decided
+      - file: redis-folder
     - watch:
       - service_config: redis-config-loaded
       - file: redis-ca
@@ -120,3 +229,23 @@ redis-service:
       - file: redis-users
       - file: redis-config
       - file: redis-unit
+
+redis-sentinel-config-loaded:
+  service_config.loaded:
+    - name: redis-sentinel
+
+redis-sentinel-service:
+  service.running:
+    - name: redis-sentinel
+    - enable: True
+    - require:
+      - service: redis-service
+    - watch:
+      - service_config: redis-sentinel-config-loaded
+      - file: redis-ca
+      - file: redis-certificate
+      - file: redis-key
+      - file: redis-role
+      - file: redis-sentinel-users
+      - file: redis-sentinel-config
+      - file: redis-sentinel-unit

@@ -148,7 +148,7 @@ def test_clock_shows_utc(machine: Machine) -> None:
 
 @pytest.fixture(scope="module")
 def spare(converged: Callable[[str], Machine]) -> Machine:
-    """The second machine of a role of which the first one serves alone."""
+    """A machine of a role that no machine serves."""
     return converged(SPARE)
 
 

@@ -20,9 +20,16 @@ SECRETS = {
         "postgres-airflow",
         "postgres-owner",
         "redis-airflow",
+        "redis-check",
     },
     "postgres-1": {"postgres-airflow", "postgres-owner", "postgres-tls"},
-    "redis-1": {"redis-airflow", "redis-tls"},
+    "redis-1": {
+        "redis-airflow",
+        "redis-check",
+        "redis-replication",
+        "redis-sentinel",
+        "redis-tls",
+    },
 }
 STORES = ("postgres-1", "redis-1")
 ROLES = ("lb-1", "web-1", *STORES)

@@ -58,9 +58,9 @@ MINION = "salt/minion/files"
 # Beside the machines of the map: builds the release of Airflow that the master serves.
 BUILDER = "salt-2"
 # Of the production map: it does not serve its role.
-SPARE = "redis-2"
-# Of the production map: the others learn of them when a test adds them.
-REPLICAS = ("postgres-2", "postgres-3")
+SPARE = "monitor-1"
+# Of the production map: not in the mine before a test boots them, and not in it after `retire`.
+LATER = ("postgres-2", "postgres-3", "redis-2", "redis-3")
 RECIPE = ("airflow/files/requirements.txt", "airflow/files/build_release.py", "_modules/airflow.py")
 BUILT = "/srv/stack/archives/airflow-releases"
 # What the deploy script installs, and where.
@@ -84,9 +84,10 @@ def address_plan() -> dict[str, str]:
 
 
 def _address(minion_id: str) -> str:
-    last = SUBNET.broadcast_address - 1
-    later = {BUILDER: 0} | {name: place for place, name in enumerate(REPLICAS, 1)}
-    return str(last - later[minion_id]) if minion_id in later else address_plan()[minion_id]
+    beside = (BUILDER, *LATER)
+    if minion_id in beside:
+        return str(SUBNET.broadcast_address - 1 - beside.index(minion_id))
+    return address_plan()[minion_id]
 
 
 def archives_folder() -> Path:
@@ -175,6 +176,10 @@ class Machine:
     def terminate(self) -> None:
         """Remove the machine."""
         self._container.terminate()
+
+    def cut_off(self) -> None:
+        """End the machine as when its power is cut."""
+        self._container.container.kill()
 
     def restart(self) -> None:
         """Stop the machine and boot it again, with its disk."""
@@ -279,7 +284,7 @@ class Fleet:
         )
         assert isinstance(master, SaltMaster)
         accepted = Path(master.config["pki_dir"]) / "minions"
-        for minion_id in (*plan, BUILDER, *REPLICAS):
+        for minion_id in (*plan, BUILDER, *LATER):
             self._keys[minion_id] = _key_pair()
             (accepted / minion_id).write_text(self._keys[minion_id][1])
         return master
@@ -293,12 +298,6 @@ class Fleet:
         """Put the address of a machine into the mine."""
         cache = salt.cache.factory(self.master.config)
         cache.store("mine", minion_id, {"private_address": [_address(minion_id)]})
-
-    def withdraw(self, minion_id: str) -> None:
-        """Remove a machine, its address and what is known of it, as when it is lost for good."""
-        salt.cache.factory(self.master.config).flush("mine", minion_id)
-        self._converged.discard(minion_id)
-        self._machines.pop(minion_id).terminate()
 
     def machine(self, minion_id: str) -> Machine:
         """Return the machine, booted and with its minion connected.
@@ -350,6 +349,14 @@ class Fleet:
         fresh.rename(folder)
         # A test gives its address to another machine.
         self._machines.pop(BUILDER).terminate()
+
+    def retire(self, minion_id: str) -> None:
+        """Remove a machine with its disk; the others no longer know it. It may boot again."""
+        if minion_id in self._machines:
+            self._machines.pop(minion_id).terminate()
+        self._converged.discard(minion_id)
+        if minion_id in LATER:
+            salt.cache.factory(self.master.config).flush("mine", minion_id)
 
     def _journal(self, minion_id: str) -> str:
         """Return the end of a machine's journal, or why there is none."""

@@ -14,6 +14,7 @@ OPERATORS = ["198.51.100.7/32", "203.0.113.0/24"]  # RFC 5737: addresses for doc
 ANYBODY = "0.0.0.0/0"
 VPC = "10.20.0.0/16"
 MASTER = "10.20.1.10"
+REDIS = "10.20.1.13"
 WEB = ["10.20.1.14", "10.20.1.15"]
 
 # Minion id -> port -> the addresses and networks that may connect.
@@ -21,7 +22,7 @@ FIREWALLS: dict[str, dict[int, list[str]]] = {
     "salt-1": {22: [MASTER, f"not {VPC}"], 3128: [VPC], 4505: [VPC], 4506: [VPC]},
     "lb-1": {22: [MASTER], 80: [ANYBODY], 443: [ANYBODY]},
     "postgres-1": {22: [MASTER], 5432: WEB},
-    "redis-1": {22: [MASTER], 6379: WEB},
+    "redis-1": {22: [MASTER], 6379: [REDIS, *WEB], 26379: [REDIS]},
     "web-1": {22: [MASTER], 8080: ["10.20.1.11"]},
     "web-2": {22: [MASTER], 8080: ["10.20.1.11"]},
 }
@@ -35,7 +36,11 @@ SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
     "lb": {22: ["airflow-salt"], 80: [ANYBODY], 443: [ANYBODY]},
     "monitor": {22: ["airflow-salt"]},
     "postgres": {22: ["airflow-salt"], 5432: ["airflow-web"]},
-    "redis": {22: ["airflow-salt"], 6379: ["airflow-web"]},
+    "redis": {
+        22: ["airflow-salt"],
+        6379: ["airflow-redis", "airflow-web"],
+        26379: ["airflow-redis"],
+    },
     "web": {22: ["airflow-salt"], 8080: ["airflow-lb"]},
 }
 S3 = "com.amazonaws.eu-west-1.s3"
@@ -46,7 +51,7 @@ EGRESS: dict[str, dict[int, list[str]]] = {
     "lb": {8080: ["airflow-web"], **_TO_MASTER},
     "monitor": _TO_MASTER,
     "postgres": {443: [S3], **_TO_MASTER},
-    "redis": _TO_MASTER,
+    "redis": {6379: ["airflow-redis"], 26379: ["airflow-redis"], **_TO_MASTER},
     "web": {5432: ["airflow-postgres"], 6379: ["airflow-redis"], **_TO_MASTER},
 }
 ACCEPT = re.compile(

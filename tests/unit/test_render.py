@@ -158,7 +158,10 @@ def test_files_with_secrets_are_private(
         "haproxy-certificate",
         "master-cloud-key",
         "postgres-key",
+        "redis-config",
         "redis-key",
+        "redis-sentinel-config",
+        "redis-sentinel-users",
         "redis-users",
     }
 

@@ -211,6 +211,7 @@ def test_status_of_machine_that_serves(status: Status, listener: int) -> None:
         "drift": [],
         "reboot_required": True,
         "outdated": ["app.service"],
+        "replication": "",
         "growth": "web grows",
         "cpu": "out of CPU credits since 7",
     }
@@ -222,6 +223,27 @@ def test_firewall_that_differs_is_a_problem(status: Status, drift: Drift, listen
     assert status(1)["problem"].endswith("Connection refused; one rule; another")
     drift.firewall = "nft: not found"
     assert status(listener)["problem"] == "the firewall cannot be compared: nft: not found"
+
+
+def test_role_of_a_store_is_told(tmp_path: Path, drift: Drift) -> None:
+    told: dict[str, str] | str = {"replication": "replica of a-2", "problem": "it is late"}
+
+    def ask() -> dict[str, str]:
+        if isinstance(told, str):
+            raise CommandExecutionError(told)
+        return told
+
+    (tmp_path / "role.json").write_text('{"unit": "redis-server", "address": "127.0.0.1"}')
+    salt = functions("a-1", {}, {}, {"cmd.run_stdout": lambda *_, **__: "active"})
+    salt |= drift.functions() | {"redis_role.told": ask}
+
+    def status() -> tuple[str, str]:
+        found = salt["role.status"](str(tmp_path / "role.json"))
+        return found["replication"], found["problem"]
+
+    assert status() == ("replica of a-2", "it is late")
+    told = "no such file"
+    assert status() == ("", "its role is unknown: no such file")
 
 
 def test_drift_is_told_and_is_no_problem(status: Status, drift: Drift, listener: int) -> None:

@@ -22,9 +22,22 @@ STATES = {
 SECRETS = {
     "salt": {"cloud-ssh"},
     "lb": {"edge-tls"},
-    "web": {"airflow-admin", "airflow-keys", "postgres-airflow", "postgres-owner", "redis-airflow"},
+    "web": {
+        "airflow-admin",
+        "airflow-keys",
+        "postgres-airflow",
+        "postgres-owner",
+        "redis-airflow",
+        "redis-check",
+    },
     "postgres": {"postgres-airflow", "postgres-owner", "postgres-tls"},
-    "redis": {"redis-airflow", "redis-tls"},
+    "redis": {
+        "redis-airflow",
+        "redis-check",
+        "redis-replication",
+        "redis-sentinel",
+        "redis-tls",
+    },
     "monitor": set(),
 }
 TABLE = DEPLOYMENT.role_table()
@@ -58,7 +71,7 @@ def test_pillar_gives_secrets_of_role(compiler: Compile, minion_id: str, role: s
     assert set(compiler(minion_id).pillar()["secrets"]) == SECRETS[role]
 
 
-@pytest.mark.parametrize("minion_id", [*sorted(SPARES), "postgres-10", "redis-11"])
+@pytest.mark.parametrize("minion_id", [*sorted(SPARES), "postgres-10"])
 def test_spare_runs_the_base_alone_and_knows_no_secret(compiler: Compile, minion_id: str) -> None:
     spare = compiler(minion_id)
     machines = [*MACHINES, minion_id]
@@ -76,7 +89,7 @@ def test_spare_runs_the_base_alone_and_knows_no_secret(compiler: Compile, minion
         for name in machine["names"]
         if name in ("postgres.stack.internal", "redis.stack.internal")
     ]
-    assert named == ["postgres-1", "redis-1"]
+    assert named == ["postgres-1", "redis-1", "redis-2", "redis-3"]
 
 
 def test_every_secret_but_the_ca_has_a_reader(pillar: PlainPillar) -> None:

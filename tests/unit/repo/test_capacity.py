@@ -30,6 +30,7 @@ POSTGRES_SHARED = 16  # beside shared_buffers
 CONNECTION = 4  # of PostgreSQL, after every page of Airflow
 REDIS_CONNECTION = 1 / 16  # its TLS, which maxmemory does not count
 FRAGMENTATION = 1.05  # of Redis
+SENTINEL = 8
 EDGE_KERNEL = 130  # the same as KERNEL, with the buffers of 5200 connections
 EDGE_CONNECTION, EDGE_STREAM = 30 / 1024, 35 / 1024  # of HAProxy
 NGINX, NGINX_HEADERS = 8, 16  # MiB of its processes; KiB of a request's headers
@@ -157,12 +158,18 @@ def redis_memory(redis: dict[str, Any]) -> float:
         SYSTEM
         + KERNEL
         + redis["maxclients"] * REDIS_CONNECTION
+        + SENTINEL
+        + max(redis["replica_buffer_megabytes"], redis["backlog_megabytes"])
         + 2 * redis["maxmemory_megabytes"] * FRAGMENTATION
     )
 
 
 def test_redis_fits_its_machine_beside_its_fork() -> None:
     assert redis_memory(sizes("redis")) <= MACHINE
+
+
+def test_larger_buffers_of_replicas_are_refused() -> None:
+    assert redis_memory(sizes("redis") | {"replica_buffer_megabytes": 64}) > MACHINE
 
 
 def test_more_data_of_redis_is_refused() -> None:

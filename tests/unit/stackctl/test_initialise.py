@@ -44,6 +44,9 @@ FIELDS = {
     "postgres-owner": {"password"},
     "postgres-tls": {"private_key", "certificate"},
     "redis-airflow": {"password"},
+    "redis-check": {"password"},
+    "redis-replication": {"password"},
+    "redis-sentinel": {"password"},
     "redis-tls": {"private_key", "certificate"},
 }
 

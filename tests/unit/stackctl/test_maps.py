@@ -101,6 +101,19 @@ def test_production_map_has_three_of_what_needs_a_quorum() -> None:
     assert least == {"salt": 1, "lb": 1, "monitor": 1, "postgres": 1, "redis": 1, "web": 2}
 
 
+@pytest.mark.parametrize(("number", "allowed"), [(2, False), (3, True), (4, False), (5, True)])
+def test_even_number_of_machines_that_vote_is_refused(
+    prod: Deployment, number: int, allowed: bool
+) -> None:
+    prod.settings_path.write_text(f"settings: {{map: production, machines: {{redis: {number}}}}}\n")
+    deployment = Deployment("prod", prod.root)
+    if allowed:
+        assert len(deployment.machines_of("redis")) == number
+        return
+    with pytest.raises(MapError, match=rf"{number} machines of the role 'redis' .* no more losses"):
+        deployment.machines()
+
+
 @pytest.mark.parametrize("name", ["small", "production"])
 def test_one_machine_has_the_sites_address(name: str) -> None:
     deployment = Deployment("test", ROOT, name)

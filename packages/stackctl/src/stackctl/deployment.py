@@ -199,7 +199,7 @@ class Deployment:
         Raises:
             StackError: an id is not `<role>-<n>` of its profile's role. Its machine would get the
                 states and secrets of another role, or of none. Or the map does not follow the
-                settings.
+                settings, or gives an even number to a role whose machines vote.
         """
         wanted = self.counts()
         found = self._map(wanted)
@@ -218,6 +218,15 @@ class Deployment:
                     f" {number}.",
                     "The map has the minimum, and says which roles can have more: write a number"
                     f" that it can have, or remove {role} there.",
+                )
+        for name, row in self.role_table().roles.items():
+            number = len(_of_role(found, name))
+            if row.votes and number and number % 2 == 0:
+                raise MapError(
+                    f"{number} machines of the role '{name}' bear no more losses than"
+                    f" {number - 1}: more than half of them have to agree on who is the master.",
+                    f"Write {number - 1} or {number + 1} for {name} in settings:machines of"
+                    f" {self.settings_path.relative_to(self.root)}, or in {self.map_path.name}.",
                 )
         return dict(sorted(found.items(), key=lambda item: (role_of(item[0]) != MASTER, item[0])))
 

@@ -113,6 +113,8 @@ def _remarks(row: Row, up: str) -> Iterator[str]:
         yield f"end of its certificate: {row.certificate}. Renew it: docs/runbooks.md."
     if row.outdated:
         yield f"hint: runs with older files than its disk has: {', '.join(row.outdated)}"
+    if row.replication:
+        yield row.replication
     if row.growth:
         yield row.growth
     if row.spare:

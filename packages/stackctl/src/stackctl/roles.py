@@ -42,6 +42,7 @@ class Role:
         health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
         health_text: what that page has to contain.
         serving: how many of its machines serve, from number 1 on; None: all of them.
+        votes: whether more than half of its machines have to agree on who is the master.
         data: what the disk of such a machine may hold; empty: nothing that would be missed.
     """
 
@@ -53,6 +54,7 @@ class Role:
     health_path: str = ""
     health_text: str = ""
     serving: int | None = None
+    votes: bool = False
     data: str = ""
 
     def serves(self, minion_id: str) -> bool:
@@ -71,6 +73,7 @@ class Role:
             health_path=row.get("check", {}).get("path", ""),
             health_text=row.get("check", {}).get("expect", ""),
             serving=row.get("serving"),
+            votes=row.get("votes", False),
             data=row.get("data", ""),
         )
 

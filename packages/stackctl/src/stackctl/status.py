@@ -58,6 +58,8 @@ class Row:
         drift: how it differs from what its states made, a sentence each.
         outdated: the units that run with older files than those on its disk.
         reboot_required: whether an update waits for a reboot.
+        replication: of a store, whether it is the master and how far the others are behind; empty:
+            it is no such store, or does not tell.
         growth: what it does by itself about the number of machines; empty: nothing.
         cpu: why it answers slowly, where that is for lack of CPU credits; empty: it is not.
         spare: whether it does not serve its role yet, so that nothing depends on it.
@@ -77,6 +79,7 @@ class Row:
     drift: tuple[str, ...] = ()
     outdated: tuple[str, ...] = ()
     reboot_required: bool = False
+    replication: str = ""
     growth: str = ""
     cpu: str = ""
     spare: bool = False
@@ -288,6 +291,7 @@ def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -
         drift=tuple(status.get("drift", ())),
         outdated=tuple(status.get("outdated", ())),
         reboot_required=bool(status.get("reboot_required")),
+        replication=status.get("replication", ""),
         growth=status.get("growth", ""),
         cpu=status.get("cpu", ""),
         spare=role is not None and not role.serves(name),
