@@ -12,6 +12,8 @@
 # data: what the disk of such a machine may hold; so nothing removes the machine
 #   unasked.
 # service: the name below `domain` by which other machines reach the role.
+# proxied: the roles whose machines reach it by a proxy of their own, which finds
+#   out which machine takes writes (salt/stores): there the name leads to them.
 # check: how a machine of the role tells that it serves (salt/_modules/role.py).
 #   endpoint: the entry of endpoints.sls whose port has to accept a connection
 #     at the machine's own address. A role with a certificate speaks TLS there.
@@ -53,6 +55,7 @@ roles:
     votes: true
     data: Airflow's metadata
     service: postgres
+    proxied: [web]
     check:
       endpoint: postgres
       # PostgreSQL refuses a TLS handshake that does not ask for this.
@@ -67,6 +70,7 @@ roles:
     votes: true
     data: Celery's queue and the login limit's counters
     service: redis
+    proxied: [web]
     check:
       endpoint: redis
     certificate:

@@ -18,6 +18,7 @@ __salt__: dict[str, Any]
 
 PROXY_ROLE = "salt"  # pillar/base/endpoints.sls has the proxy's port, and that it is there
 MINE_FUNCTION = "private_address"
+LOOPBACK = "127.0.0.1"
 _HINT = "Run on the master: salt '{}' mine.update"
 
 
@@ -54,6 +55,19 @@ def addresses(role: str | None = None) -> dict[str, str]:
     return of_role
 
 
+def serving(role: str) -> dict[str, str]:
+    """Return minion id -> private address of the machines that serve a role, sorted by id.
+
+    Raises:
+        CommandExecutionError: as for ``addresses``.
+    """
+    return {
+        minion_id: address
+        for minion_id, address in addresses(role).items()
+        if __salt__["role.serves"](minion_id)
+    }
+
+
 def own_address() -> str:
     """Return this machine's private address, as the other machines know it.
 
@@ -87,14 +101,20 @@ def host_names() -> list[dict[str, Any]]:
     """Return the ``address`` and the ``names`` of every machine, sorted by id.
 
     The names are the minion id, the id below the domain, and the name of the role's service if the
-    machine serves it.
+    machine serves it. What this machine reaches by its own proxy has the name of the service at
+    ``LOOPBACK``, which comes first then.
     """
-    hosts = []
+    roles = __pillar__["roles"]
+    own = __salt__["role.serving"]()
+    proxied = [role for role, entry in roles.items() if own in entry.get("proxied", ())]
+    names = [__salt__["role.service_name"](role) for role in proxied]
+    hosts = [{"address": LOOPBACK, "names": names}] if names else []
     for minion_id, address in addresses().items():
         names = [minion_id, f"{minion_id}.{__pillar__['domain']}"]
         role = __salt__["role.of"](minion_id)
+        has_name = "service" in roles.get(role, {}) and role not in proxied
         # A client that asks the service must not reach a machine that does not serve.
-        if "service" in __pillar__["roles"].get(role, {}) and __salt__["role.serves"](minion_id):
+        if has_name and __salt__["role.serves"](minion_id):
             names.append(__salt__["role.service_name"](role))
         hosts.append({"address": address, "names": names})
     return hosts

@@ -11,6 +11,7 @@
 
 include:
   - airflow.release
+  - stores
 
 # Only directly before the service restarts: a running process would load further modules from the
 # new release.
@@ -138,8 +139,10 @@ airflow-secrets:
           port: {{ endpoints.redis.port | json }}
           broker_database: {{ airflow.broker_database | json }}
           limiter_database: {{ airflow.limiter_database | json }}
+    # The names in it lead to the stores.
     - require:
       - user: airflow-user
+      - file: base-hosts
 
 airflow-command-environment:
   file.managed:

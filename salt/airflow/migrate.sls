@@ -1,12 +1,10 @@
 # As `airflow`, and the database is migrated and holds the permissions, the first user and the DAGs.
 # Applied on one web machine only, by the orchestration or by hand: salt web-1 state.apply
-# airflow.migrate. Each step asks the database first and changes only what is missing. `base` comes
-# first: it makes the names of PostgreSQL and Redis known.
+# airflow.migrate. Each step asks the database first and changes only what is missing.
 {% import_yaml 'airflow/defaults.yaml' as defaults %}
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 
 include:
-  - base
   - airflow
 
 airflow-owner:

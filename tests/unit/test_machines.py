@@ -93,6 +93,31 @@ def test_hosts_have_names_below_the_domain() -> None:
     }
 
 
+def test_proxied_service_leads_to_the_machine_itself() -> None:
+    roles = {"lb": {"service": "site", "proxied": ["web"]}, "web": {}, "db": {"service": "db"}}
+    pillar = PILLAR | {"roles": roles}
+    mine = MINE | {"db-1": ["10.20.1.5"]}
+
+    def named(minion_id: str) -> dict[str, list[str]]:
+        hosts = functions(minion_id, pillar, mine)["machines.host_names"]()
+        return {
+            name: [host["address"] for host in hosts if name in host["names"]]
+            for name in ("site.example.internal", "db.example.internal", "lb-1")
+        }
+
+    assert named("web-1") == {
+        "site.example.internal": ["127.0.0.1"],
+        "db.example.internal": ["10.20.1.5"],
+        "lb-1": ["10.20.1.4"],
+    }
+    assert named("salt-1")["site.example.internal"] == ["10.20.1.4"]
+
+
+def test_serving_machines_of_a_role() -> None:
+    pillar = PILLAR | {"roles": {"web": {"serving": 1}}}
+    assert functions("lb-1", pillar, MINE)["machines.serving"]("web") == {"web-1": "10.20.1.2"}
+
+
 def proxy_of(minion_id: str, *, used: bool = True, mine: dict[str, Any] = MINE) -> str:
     pillar = PILLAR | {
         "proxy": {"used": used},

@@ -163,6 +163,7 @@ def test_files_with_secrets_are_private(
         "redis-sentinel-config",
         "redis-sentinel-users",
         "redis-users",
+        "stores-config",
     }
 
 

@@ -32,6 +32,7 @@ REDIS_CONNECTION = 1 / 16  # its TLS, which maxmemory does not count
 FRAGMENTATION = 1.05  # of Redis
 SENTINEL = 8
 EDGE_KERNEL = 130  # the same as KERNEL, with the buffers of 5200 connections
+STORES, STORES_CONNECTION = 16, 2 * 16 / 1024  # its two processes and one that ends; buffers
 EDGE_CONNECTION, EDGE_STREAM = 30 / 1024, 35 / 1024  # of HAProxy
 NGINX, NGINX_HEADERS = 8, 16  # MiB of its processes; KiB of a request's headers
 NGINX_GZIP = 400  # KiB: zlib's state of 264, and its output
@@ -87,8 +88,21 @@ def test_web_app_fits_its_machine() -> None:
     airflow = sizes("airflow")
     assert web_sizes.memory(airflow) <= airflow["memory_high_megabytes"]
     assert airflow["memory_high_megabytes"] < airflow["memory_max_megabytes"]
-    beside = SYSTEM + KERNEL + nginx_memory(sizes("nginx"))
+    beside = SYSTEM + KERNEL + nginx_memory(sizes("nginx")) + stores_memory(sizes("stores"))
     assert beside + airflow["memory_high_megabytes"] <= MACHINE
+
+
+def stores_memory(stores: dict[str, Any]) -> float:
+    """Return what the HAProxy of a web machine holds during a reload, with all connections."""
+    return float(STORES + stores["maxconn"] * STORES_CONNECTION)
+
+
+def test_connections_to_the_stores_fit_their_proxy() -> None:
+    stores, airflow = sizes("stores"), sizes("airflow")
+    redis = airflow["workers"] * 2 * (airflow["requests_per_worker"] + 1)
+    assert stores["maxconn"] >= 2 * (connections(airflow, 1) + redis)
+    assert stores["maxconn"] * STORES_CONNECTION <= stores["memory_megabytes"] / 2
+    assert stores["reload_seconds"] > airflow["answer_seconds"]
 
 
 def test_web_app_at_its_heaviest_leaves_a_quarter_of_the_machine() -> None:
