@@ -12,8 +12,9 @@
 # data: what the disk of such a machine may hold; so nothing removes the machine
 #   unasked.
 # service: the name below `domain` by which other machines reach the role.
-# proxied: the roles whose machines reach it by a proxy of their own, which finds
-#   out which machine takes writes (salt/stores): there the name leads to them.
+# proxied: the roles whose machines reach it by a proxy of their own, which
+#   finds out which machine takes writes (salt/stores): there the name leads to
+#   themselves.
 # check: how a machine of the role tells that it serves (salt/_modules/role.py).
 #   endpoint: the entry of endpoints.sls whose port has to accept a connection
 #     at the machine's own address. A role with a certificate speaks TLS there.

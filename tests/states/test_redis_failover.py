@@ -309,6 +309,36 @@ def test_frozen_master_is_replaced_and_follows(
     assert talk(["EXISTS", f"LIMITS:ledger-{written}"]) == ["OK", "1"]
 
 
+CUT = """
+table ip cut {{
+  chain input {{ type filter hook input priority -10; ip saddr {{ {others} }} drop; }}
+  chain output {{ type filter hook output priority -10; ip daddr {{ {others} }} drop; }}
+}}
+"""
+
+
+def test_master_that_is_cut_off_gets_no_more_writes(
+    machines: list[Machine], web: Machine, talk: Talk
+) -> None:
+    """The web machine reaches it all the time."""
+    master, *others = machines
+    ledger = Ledger(web)
+    master.put("/root/cut", CUT.format(others=", ".join(one.address for one in others)))
+    began = time.time()
+    assert master.run("nft", "--file", "/root/cut").returncode == 0
+    until(lambda: master_of(others), "another master", 30, every=0.5)
+    ledger.wait(time.time() + 1)
+    assert ledger.gap() < FAILOVER_SECONDS
+    assert master.run("nft", "delete", "table", "ip", "cut").returncode == 0
+    assert settled(machines)[0] is not master
+    rows = [row for row in ledger.rows() if row[0] > began]
+    _, *kept = talk(*(["EXISTS", f"LIMITS:ledger-{number}"] for _, number in rows))
+    lost = [at for (at, _), there in zip(rows, kept, strict=True) if there != "1"]
+    print(f"longest time without a write, master cut off: {ledger.gap():.1f} s")
+    print(f"writes lost for {lost[-1] - began:.1f} s" if lost else "no write lost")
+    assert not lost or lost[-1] - began < 10
+
+
 def test_lost_master_is_replaced_and_an_empty_machine_follows(
     fleet: Fleet, machines: list[Machine], web: Machine, talk: Talk
 ) -> None:

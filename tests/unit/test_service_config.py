@@ -180,10 +180,19 @@ NGINX_FILES = {
     "nginx-config-loaded": ["/etc/nginx/nginx.conf", "reload"],
 }
 
+# And what leads to the stores, whose names are the base's.
+STORES_FILES = {
+    "base-journal-loaded": ["/etc/systemd/journald.conf.d/stack.conf"],
+    "base-ssh-loaded": ["/etc/ssh/sshd_config.d/00-stack.conf", "reload"],
+    "stores-unit-loaded": ["/etc/systemd/system/haproxy.service.d/stack.conf"],
+    "stores-config-loaded": ["/etc/haproxy/haproxy.cfg", "/etc/haproxy/ca.pem", "reload"],
+}
+
 
 def test_watched_files_are_compared(ask: Callable[..., Answers]) -> None:
     answers = ask("web-1", "airflow")
-    assert answers == Answers({"airflow-config-loaded": AIRFLOW_FILES, **NGINX_FILES})
+    expected = {"airflow-config-loaded": AIRFLOW_FILES, **NGINX_FILES, **STORES_FILES}
+    assert answers == Answers(expected)
 
 
 def test_ninth_watched_file_is_compared(ask: Callable[..., Answers]) -> None:

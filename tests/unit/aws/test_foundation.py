@@ -307,7 +307,10 @@ def test_groups_let_out_what_endpoints_name(
     found = openings(client, "IpPermissionsEgress")
     salt = groups["salt"]
     to_master = {(salt, port) for port in (3128, 4505, 4506)}
-    assert {(peer, port) for group, port, peer in found if group == groups["redis"]} == to_master
+    to_redis = {(groups["redis"], 6379), (groups["redis"], 26379)}
+    assert {
+        (peer, port) for group, port, peer in found if group == groups["redis"]
+    } == to_master | to_redis
     assert {(peer, port) for group, port, peer in found if group == groups["lb"]} == to_master | {
         (groups["web"], 8080)
     }
