@@ -38,6 +38,8 @@ stores-config:
         ca: /etc/haproxy/ca.pem
         postgres:
           port: {{ endpoints.postgres.port | json }}
+          patroni: {{ endpoints.patroni.port | json }}
+          host: {{ salt['role.service_name']('postgres') | json }}
           machines: {{ salt['machines.serving']('postgres') | json }}
         redis:
           port: {{ endpoints.redis.port | json }}
