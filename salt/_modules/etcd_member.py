@@ -255,9 +255,9 @@ def _cause(own: str, first: str, states: Mapping[str, str], problem: str) -> str
         return f"{serving[0]} does not take {own} into etcd: {problem}"
     if silent:
         return (
-            f"{', '.join(silent)} may hold the cluster's data and cannot be reached, so {own} begins"
-            " none: start the machine, or launch it again (stackctl up), and apply the highstate"
-            " there first"
+            f"{', '.join(silent)} may hold the cluster's data and cannot be reached, so {own}"
+            " begins none: start the machine, or launch it again (stackctl up), and apply the"
+            " highstate there first"
         )
     return f"etcd runs nowhere yet: apply the highstate of {first} first"
 

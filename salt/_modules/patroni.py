@@ -26,6 +26,8 @@ TLS = "/etc/postgresql/tls"
 SWITCH_SECONDS = 60
 _TIMEOUT = 15  # seconds: an answer may wait for etcd
 _POLL_SECONDS = 0.5
+FOLLOWING = ("streaming", "in archive recovery")
+RUNNING = ("running", *FOLLOWING)
 _LEADERS = ("leader", "standby_leader")
 
 
@@ -70,19 +72,28 @@ def leader() -> str:
     return next((found["name"] for found in members() if found["role"] in _LEADERS), "")
 
 
-def told() -> str:
-    """Return in words what this member is, for ``stackctl status``."""
+def told() -> dict[str, str]:
+    """Return in words what this member is, for ``stackctl status``.
+
+    Returns:
+        ``replication``: whether it leads, and how far it is behind or the others are. ``problem``:
+        why it is no good member; empty: it is one.
+    """
     try:
-        own = next((found for found in members() if found["name"] == _own()), None)
+        found = {each["name"]: each for each in members()}
     except CommandExecutionError as error:
-        return str(error)
+        return {"replication": "", "problem": str(error)}
+    own = found.pop(_own(), None)
     if own is None:
-        return "no member of the cluster"
+        return {"replication": "", "problem": "it is no member of Patroni's cluster"}
     if own["role"] in _LEADERS:
-        return f"leads, timeline {own.get('timeline', 'unknown')}"
-    lag = own.get("lag", "unknown")
-    behind = f"{lag / 2**20:.1f} MiB behind" if isinstance(lag, int) else "lag unknown"
-    return f"{own['role'].replace('_', ' ')}, {own['state']}, {behind}"
+        following = [each for each in found.values() if each["state"] in FOLLOWING]
+        behind = f", {_behind(following)}" if following else ""
+        told = f"leads, timeline {own.get('timeline', 'unknown')}, {len(following)} follow{behind}"
+    else:
+        told = f"{own['role'].replace('_', ' ')}, {own['state']}, {_behind([own])}"
+    problem = "" if own["state"] in RUNNING else f"PostgreSQL is {own['state']}"
+    return {"replication": told, "problem": problem}
 
 
 def settings() -> dict[str, Any] | None:
@@ -165,6 +176,12 @@ def leave(leaving: Iterable[str] = ()) -> list[str]:
     if __salt__["etcd_member.leave"]():
         done.append("etcd has a member less")
     return done
+
+
+def _behind(followers: Iterable[Mapping[str, Any]]) -> str:
+    lags = [each.get("lag") for each in followers]
+    known = [lag for lag in lags if isinstance(lag, int)]
+    return f"{max(known) / 2**20:.1f} MiB behind" if known == lags else "lag unknown"
 
 
 def _fitness(found: Mapping[str, Any]) -> tuple[bool, float]:

@@ -16,7 +16,7 @@ RUNNING_SECONDS = 900
 # A program that does not even answer has another cause than a copy that takes long.
 ANSWER_SECONDS = 60
 _POLL_SECONDS = 0.5
-RUNNING = ("running", "streaming")
+RUNNING = ("running", "streaming")  # of a primary, and of a replica
 
 
 def running(name: str, seconds: float = RUNNING_SECONDS) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def running(name: str, seconds: float = RUNNING_SECONDS) -> dict[str, Any]:
             deadline = begin + seconds
             if member["state"] in RUNNING and leader:
                 if not member.get("pending_restart"):
-                    return ret | {"comment": f"{__salt__['patroni.told']()}"}
+                    return ret | {"comment": __salt__["patroni.told"]()["replication"]}
                 if __opts__["test"]:
                     return ret | {"result": None, "comment": "PostgreSQL would restart"}
                 __salt__["patroni.restart"]()

@@ -355,6 +355,7 @@ class Fleet:
         if minion_id in self._machines:
             self._machines.pop(minion_id).terminate()
         self._converged.discard(minion_id)
+        self._migrated = self._migrated and minion_id != "postgres-1"
         if minion_id in LATER:
             salt.cache.factory(self.master.config).flush("mine", minion_id)
 

@@ -37,12 +37,12 @@ class Role:
         service: the DNS name below the domain by which other machines reach it; its name
             unless the table has another.
         certificate: the secret that holds its certificate; empty: it has none.
-        members: how many machines it can have that talk to each other, as clients of this
-            certificate too; 0: they do not.
         health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
         health_text: what that page has to contain.
         serving: how many of its machines serve, from number 1 on; None: all of them.
         votes: whether more than half of its machines have to agree on who is the master.
+        members: how many machines it can have that talk to each other, as clients of this
+            certificate too; 0: they do not.
         data: what the disk of such a machine may hold; empty: nothing that would be missed.
     """
 
@@ -50,11 +50,11 @@ class Role:
     unit: str
     service: str
     certificate: str = ""
-    members: int = 0
     health_path: str = ""
     health_text: str = ""
     serving: int | None = None
     votes: bool = False
+    members: int = 0
     data: str = ""
 
     def serves(self, minion_id: str) -> bool:

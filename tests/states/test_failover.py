@@ -1,0 +1,238 @@
+"""Three database servers: one machine joins after the other, and any of them may be lost."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from harness import Fleet, Machine
+from plainpillar import DOMAIN
+from waiting import until
+
+NAMES = ("postgres-1", "postgres-2", "postgres-3")
+CONFIG = "/etc/patroni/config.yml"
+DATA = "/var/lib/postgresql/17/main"
+CA = "/root/ca.pem"
+HOSTS = "/etc/hosts"
+
+
+@pytest.fixture(scope="module")
+def first(fleet: Fleet) -> Machine:
+    """The server of the small map, alone, with a row."""
+    machine = fleet.converged("postgres-1")
+    sql(machine, "CREATE TABLE ledger (n int PRIMARY KEY); INSERT INTO ledger VALUES (0)")
+    return machine
+
+
+@pytest.fixture(scope="module")
+def servers(fleet: Fleet, first: Machine) -> Iterator[dict[str, Machine]]:
+    """Two more, each after the others know its address."""
+    for name in NAMES[1:]:
+        fleet.publish_address(name)
+    fleet.converge(first)
+    yield {name: fleet.converged(name) for name in NAMES}
+    for name in NAMES:
+        fleet.retire(name)
+
+
+@pytest.fixture
+def hosts(servers: dict[str, Machine]) -> Callable[[str], None]:
+    """`hosts('postgres-1')`: gives a container that has started again its file of names.
+
+    Docker writes a file of its own at each start; the disk of a machine keeps it.
+    """
+    kept = {name: machine.run("cat", HOSTS).stdout for name, machine in servers.items()}
+    return lambda name: servers[name].put(HOSTS, kept[name])
+
+
+def sql(machine: Machine, statement: str) -> str:
+    """Return the answer to the superuser on the machine itself."""
+    done = machine.run("psql", "-XAtqc", statement, user="postgres")
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout).strip()
+
+
+def members(machine: Machine) -> dict[str, dict[str, str]]:
+    """Return name -> member, as Patroni's own command shows it."""
+    done = machine.run("patronictl", "-c", CONFIG, "list", "--format=json", user="postgres")
+    assert done.returncode == 0, done.stderr
+    return {member["Member"]: member for member in json.loads(done.stdout)}
+
+
+def leader(servers: dict[str, Machine], *lost: str) -> str:
+    """Return which of the machines that are left is the primary; wait for one that writes."""
+
+    def writes() -> str:
+        for name, machine in servers.items():
+            if (
+                name not in lost
+                and machine.run(
+                    "psql", "-XAtqc", "SELECT 1 WHERE NOT pg_is_in_recovery()", user="postgres"
+                ).stdout.strip()
+            ):
+                return name
+        return ""
+
+    return until(writes, "a primary writes", 60, every=0.2)
+
+
+def well(servers: dict[str, Machine]) -> None:
+    """Wait until all follow one leader."""
+
+    def all_follow() -> bool:
+        states = sorted(each["State"] for each in members(servers[leader(servers)]).values())
+        return states == ["running", "streaming", "streaming"]
+
+    until(all_follow, "two replicas follow the leader", 120, every=1)
+
+
+def test_new_machines_follow_and_hold_the_rows(servers: dict[str, Machine]) -> None:
+    assert members(servers["postgres-1"])["postgres-1"]["Role"] == "Leader"
+    for name in NAMES[1:]:
+        assert members(servers["postgres-1"])[name]["Role"] == "Quorum Standby"
+        assert sql(servers[name], "SELECT count(*) FROM ledger") == "1"
+        assert servers[name].salt("etcd_member.voting") is True
+
+
+def test_nothing_changes_in_another_highstate(fleet: Fleet, servers: dict[str, Machine]) -> None:
+    for machine in servers.values():
+        fleet.assert_idempotent(machine)
+
+
+def test_status_tells_who_leads(servers: dict[str, Machine]) -> None:
+    told = {name: machine.salt("role.status") for name, machine in servers.items()}
+    assert {name: each["problem"] for name, each in told.items()} == dict.fromkeys(NAMES, "")
+    assert told["postgres-1"]["replication"] == "leads, timeline 1, 2 follow, 0.0 MiB behind"
+    assert told["postgres-2"]["replication"] == "quorum standby, streaming, 0.0 MiB behind"
+
+
+@pytest.mark.parametrize("port", [2379, 2380])
+def test_etcd_refuses_who_has_no_certificate(servers: dict[str, Machine], port: int) -> None:
+    url = f"https://postgres-1.{DOMAIN}:{port}/version"
+    tls = "/etc/etcd/tls"
+    ask = f"""
+        import ssl, urllib.request
+        def answer(certificate):
+            context = ssl.create_default_context(cafile='{tls}/ca.pem')
+            if certificate:
+                context.load_cert_chain('{tls}/certificate.pem', '{tls}/key.pem')
+            try:
+                return urllib.request.urlopen('{url}', context=context, timeout=5).status
+            except OSError as error:
+                return str(error)
+        result = [answer(True), answer(False)]
+    """
+    right, wrong = servers["postgres-2"].python(ask)
+    assert right == 200
+    assert "certificate required" in wrong
+
+
+def test_patroni_changes_nothing_without_a_certificate(servers: dict[str, Machine]) -> None:
+    base = f"https://postgres-1.{DOMAIN}:8008"
+    ask = f"""
+        import ssl, urllib.error, urllib.request
+        context = ssl.create_default_context(cafile='/etc/etcd/tls/ca.pem')
+        def status(path, data=None):
+            try:
+                request = urllib.request.Request('{base}' + path, data)
+                return urllib.request.urlopen(request, context=context, timeout=5).status
+            except urllib.error.HTTPError as error:
+                return error.code
+        result = [status('/primary'), status('/switchover', b'{{"leader": "postgres-1"}}')]
+    """
+    assert servers["postgres-2"].python(ask) == [200, 403]
+    assert leader(servers) == "postgres-1"
+
+
+def test_firewall_lets_web_machines_ask_who_leads_and_no_more(
+    fleet: Fleet, servers: dict[str, Machine]
+) -> None:
+    web = fleet.machine("web-1")
+    open_ports = [
+        port
+        for port in (5432, 8008, 2379, 2380)
+        if web.can_reach(servers["postgres-2"].address, port)
+    ]
+    assert open_ports == [5432, 8008]
+
+
+def test_replica_refuses_writes(servers: dict[str, Machine]) -> None:
+    done = servers["postgres-2"].run(
+        "psql", "-XAtqc", "INSERT INTO ledger VALUES (-1)", user="postgres"
+    )
+    assert "read-only transaction" in done.stderr
+
+
+def test_switchover_takes_seconds(servers: dict[str, Machine]) -> None:
+    begin = time.monotonic()
+    assert servers["postgres-1"].salt("patroni.switch_over", "postgres-2") == "postgres-2"
+    sql(servers["postgres-2"], "INSERT INTO ledger VALUES (1)")
+    took = time.monotonic() - begin
+    print(f"switchover: {took:.1f} s")
+    assert took < 10
+    well(servers)
+
+
+def test_crashed_server_is_started_again(servers: dict[str, Machine]) -> None:
+    name = leader(servers)
+    begin = time.monotonic()
+    servers[name].run("sh", "-c", f"kill -KILL $(head -1 {DATA}/postmaster.pid)")
+    now = leader(servers)
+    sql(servers[now], "INSERT INTO ledger VALUES (2)")
+    took = time.monotonic() - begin
+    print(f"postmaster killed: {took:.1f} s")
+    assert took < 15
+    well(servers)
+
+
+def test_machine_that_is_lost_loses_no_commit_and_comes_back_as_a_replica(
+    servers: dict[str, Machine], hosts: Callable[[str], None]
+) -> None:
+    lost = leader(servers)
+    sql(servers[lost], "INSERT INTO ledger VALUES (3)")
+    begin = time.monotonic()
+    servers[lost].cut_off()
+    now = leader(servers, lost)
+    sql(servers[now], "INSERT INTO ledger VALUES (4)")
+    print(f"machine lost: {time.monotonic() - begin:.1f} s")
+    assert sql(servers[now], "SELECT string_agg(n::text, ' ' ORDER BY n) FROM ledger") == (
+        "0 1 2 3 4"
+    )
+    servers[lost].restart()
+    hosts(lost)
+    well(servers)
+    assert leader(servers) == now
+    assert sql(servers[lost], "SELECT count(*) FROM ledger") == "5"
+
+
+def test_replaced_first_machine_copies_the_others(
+    fleet: Fleet, servers: dict[str, Machine]
+) -> None:
+    """An empty postgres-1 would be the one to begin a cluster, if it did not ask."""
+    if leader(servers) == "postgres-1":
+        servers["postgres-2"].salt("patroni.switch_over", "postgres-2")
+    fleet.retire("postgres-1")
+    servers["postgres-1"] = fleet.converged("postgres-1")
+    well(servers)
+    assert sql(servers["postgres-1"], "SELECT count(*) FROM ledger") == "5"
+    assert leader(servers) != "postgres-1"
+
+
+def test_machine_leaves_before_it_is_removed(servers: dict[str, Machine]) -> None:
+    if leader(servers) != "postgres-3":
+        servers["postgres-1"].salt("patroni.switch_over", "postgres-3")
+        well(servers)
+    done = servers["postgres-3"].salt("patroni.leave", seconds=120)
+    assert len(done) == 3, done
+    now = leader(servers, "postgres-3")
+    until(
+        lambda: sorted(members(servers[now])) == ["postgres-1", "postgres-2"],
+        "two members are left",
+        60,
+        every=1,
+    )
+    sql(servers[now], "INSERT INTO ledger VALUES (5)")
+    assert servers[now].salt("etcd_member.forget", json.dumps(["postgres-3"])) == []
