@@ -265,7 +265,7 @@ def _ask_haproxy(command: str) -> str:
 def _postgres(root: Path, role: Role) -> Iterator[str]:
     """Settings that PostgreSQL has not from its configuration files, and other superusers."""
     del root
-    if role["unit"].startswith("postgresql@"):
+    if role["unit"] == "patroni":
         psql = ("psql", "-XAtq", "--set=ON_ERROR_STOP=1", f"--command={_POSTGRES}")
         yield from _run("runuser", "--user", "postgres", "--", *psql).splitlines()
 

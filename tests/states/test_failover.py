@@ -15,16 +15,22 @@ from waiting import until
 NAMES = ("postgres-1", "postgres-2", "postgres-3")
 CONFIG = "/etc/patroni/config.yml"
 DATA = "/var/lib/postgresql/17/main"
-CA = "/root/ca.pem"
 HOSTS = "/etc/hosts"
+OLD_UNIT = "postgresql@17-main"
 
 
 @pytest.fixture(scope="module")
 def first(fleet: Fleet) -> Machine:
-    """The server of the small map, alone, with a row."""
-    machine = fleet.converged("postgres-1")
+    """The server of the small map, alone, with a row that is older than Patroni.
+
+    Earlier releases had the cluster that Debian's package makes, and its service.
+    """
+    machine = fleet.machine("postgres-1")
+    machine.run("apt-get", "update", "-qq")
+    done = machine.run("apt-get", "install", "-qq", "--no-install-recommends", "postgresql-17")
+    assert done.returncode == 0, done.stderr
     sql(machine, "CREATE TABLE ledger (n int PRIMARY KEY); INSERT INTO ledger VALUES (0)")
-    return machine
+    return fleet.converged("postgres-1")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +113,11 @@ def test_status_tells_who_leads(servers: dict[str, Machine]) -> None:
     assert {name: each["problem"] for name, each in told.items()} == dict.fromkeys(NAMES, "")
     assert told["postgres-1"]["replication"] == "leads, timeline 1, 2 follow, 0.0 MiB behind"
     assert told["postgres-2"]["replication"] == "quorum standby, streaming, 0.0 MiB behind"
+
+
+def test_old_unit_does_not_come_back(servers: dict[str, Machine]) -> None:
+    unit = servers["postgres-1"].run("systemctl", "show", "--value", "-p", "LoadState", OLD_UNIT)
+    assert unit.stdout.strip() == "masked"
 
 
 @pytest.mark.parametrize("port", [2379, 2380])
@@ -236,3 +247,22 @@ def test_machine_leaves_before_it_is_removed(servers: dict[str, Machine]) -> Non
     )
     sql(servers[now], "INSERT INTO ledger VALUES (5)")
     assert servers[now].salt("etcd_member.forget", json.dumps(["postgres-3"])) == []
+
+
+def test_last_server_begins_again(servers: dict[str, Machine]) -> None:
+    """The runbook "Begin again with one database server"."""
+    last = leader(servers, "postgres-3")
+    (gone,) = {"postgres-1", "postgres-2"} - {last}
+    servers[gone].cut_off()
+    script = """
+        systemctl stop patroni etcd
+        echo ETCD_FORCE_NEW_CLUSTER=true >> /etc/etcd/initial.env
+        systemctl start etcd
+        sed -i /FORCE_NEW/d /etc/etcd/initial.env
+        systemctl start patroni
+    """
+    done = servers[last].run("sh", "-ec", script)
+    assert done.returncode == 0, done.stderr
+    assert leader(servers, "postgres-3", gone) == last
+    sql(servers[last], "INSERT INTO ledger VALUES (6)")
+    assert sql(servers[last], "SELECT count(*) FROM ledger") == "7"

@@ -19,6 +19,7 @@ LIMITS = DEPLOYMENT.base_pillar("postgres")["role_settings"]
 UNIT = DEPLOYMENT.base_pillar("roles")["postgres"]["unit"]
 DEFAULTS = yaml.safe_load((ROOT / "salt/postgres/defaults.yaml").read_text())
 SETTINGS = DEFAULTS["postgres"]["settings"]
+DATA = f"/var/lib/postgresql/{DEFAULTS['postgres']['version']}/main"
 Query = Callable[..., ProcessResult]
 
 
@@ -96,10 +97,6 @@ def test_wrong_password_is_refused(query: Query) -> None:
 
 
 def test_refusal_is_logged_to_journal_only(postgres: Machine, query: Query) -> None:
-    def sizes() -> str:
-        return str(postgres.run("sh", "-c", "wc -c /var/log/postgresql/*").stdout)
-
-    before = sizes()
     query("SELECT 1", dbname="nosuchdatabase")
     refusals = (
         "journalctl",
@@ -110,7 +107,7 @@ def test_refusal_is_logged_to_journal_only(postgres: Machine, query: Query) -> N
         "--grep=nosuchdatabase",
     )
     until(lambda: postgres.run(*refusals).returncode == 0, "the journal holds the refusal")
-    assert sizes() == before
+    assert postgres.run("find", "/var/log/postgresql", "-type", "f").stdout == ""
 
 
 def test_plaintext_is_refused(query: Query) -> None:
@@ -322,19 +319,17 @@ def test_data_checksums_are_on(postgres: Machine) -> None:
     assert superuser(postgres, "SHOW data_checksums") == "on"
 
 
-@pytest.mark.parametrize("signal", ["SIGKILL", "SIGINT"], ids=["crash", "orderly end"])
+@pytest.mark.parametrize("signal", ["KILL", "INT"], ids=["crash", "orderly end"])
 def test_service_restarts(postgres: Machine, query: Query, signal: str) -> None:
     before = superuser(postgres, "SELECT pg_postmaster_start_time()")
-    kill = ("systemctl", "kill", f"--signal={signal}", "--kill-whom=main", UNIT)
-    # After a start, the server answers before systemd knows its main process.
-    until(lambda: postgres.run(*kill).returncode == 0, "the signal is sent", every=0.5)
+    postgres.run("sh", "-c", f"kill -{signal} $(head -1 {DATA}/postmaster.pid)")
     until(lambda: query("SELECT 1").returncode == 0, "PostgreSQL answers again")
     assert superuser(postgres, "SELECT pg_postmaster_start_time()") != before
 
 
 def test_settings_are_loaded(postgres: Machine) -> None:
     """Each from our file, none of them refused, none of them waiting for a restart."""
-    ours = "SELECT name FROM pg_settings WHERE sourcefile LIKE '%/stack.conf'"
+    ours = "SELECT name FROM pg_settings WHERE sourcefile LIKE '%/postgresql.conf'"
     assert SETTINGS.keys() - superuser(postgres, ours).split() == set()
     assert superuser(postgres, "SELECT name FROM pg_settings WHERE pending_restart") == ""
     assert superuser(postgres, "SELECT name FROM pg_file_settings WHERE error IS NOT NULL") == ""

@@ -260,7 +260,7 @@ def test_haproxy(haproxy: Callable[..., list[str]]) -> None:
 
 
 def test_postgres(machine: Machine) -> None:
-    machine.role["unit"] = "postgresql@17-main"
+    machine.role["unit"] = "patroni"
     machine.answers["runuser --user"] = "PostgreSQL sets x at its next restart only\nanother\n"
     assert machine.found() == ["PostgreSQL sets x at its next restart only", "another"]
     machine.answers["runuser --user"] = CommandExecutionError("connection refused")
