@@ -29,12 +29,26 @@ postgres-package:
     - require:
       - file: postgres-no-cluster
 
-# Earlier releases had Debian's scripts run the cluster. Patroni takes its data over.
+# Earlier releases had Debian's scripts run the cluster. Patroni takes its data over, and asks it by
+# the role for replication before it lets it write.
+postgres-old-replication:
+  postgres_user.present:
+    - name: {{ postgres.replication | json }}
+    - password: {{ secrets['postgres-replication']['password'] | json }}
+    - encrypted: scram-sha-256
+    - login: True
+    - replication: True
+    - inherit: False
+    - user: postgres
+    - onlyif: systemctl --quiet is-active postgresql@{{ postgres.version }}-main
+    - require:
+      - pkg: postgres-package
+
 postgres-old-unit:
   service.masked:
     - name: postgresql@{{ postgres.version }}-main
     - require:
-      - pkg: postgres-package
+      - postgres_user: postgres-old-replication
 
 postgres-old-service:
   service.dead:

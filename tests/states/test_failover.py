@@ -58,7 +58,7 @@ def sql(machine: Machine, statement: str) -> str:
     """Return the answer to the superuser on the machine itself."""
     done = machine.run("psql", "-XAtqc", statement, user="postgres")
     assert done.returncode == 0, done.stderr
-    return str(done.stdout).strip()
+    return (done.stdout or "").strip()
 
 
 def members(machine: Machine) -> dict[str, dict[str, str]]:
@@ -71,14 +71,11 @@ def members(machine: Machine) -> dict[str, dict[str, str]]:
 def leader(servers: dict[str, Machine], *lost: str) -> str:
     """Return which of the machines that are left is the primary; wait for one that writes."""
 
+    asked = ("psql", "-XAtqc", "SELECT 1 WHERE NOT pg_is_in_recovery()")
+
     def writes() -> str:
-        for name, machine in servers.items():
-            if (
-                name not in lost
-                and machine.run(
-                    "psql", "-XAtqc", "SELECT 1 WHERE NOT pg_is_in_recovery()", user="postgres"
-                ).stdout.strip()
-            ):
+        for name in servers.keys() - {*lost}:
+            if (servers[name].run(*asked, user="postgres").stdout or "").strip():
                 return name
         return ""
 
