@@ -15,6 +15,8 @@ __opts__: dict[str, Any]
 RUNNING_SECONDS = 900
 # A program that does not even answer has another cause than a copy that takes long.
 ANSWER_SECONDS = 60
+# Of a server that runs, for a leader: a lost one is replaced in some 20 s.
+LEADER_SECONDS = 120
 _POLL_SECONDS = 0.5
 RUNNING = ("running", "streaming")  # of a primary, and of a replica
 
@@ -36,7 +38,8 @@ def running(name: str, seconds: float = RUNNING_SECONDS) -> dict[str, Any]:
         try:
             member = __salt__["patroni.member"]()
             leader = __salt__["patroni.leader"]()
-            deadline = begin + seconds
+            copies = member["state"] not in RUNNING
+            deadline = begin + (seconds if copies else min(seconds, LEADER_SECONDS))
             if member["state"] in RUNNING and leader:
                 if not member.get("pending_restart"):
                     return ret | {"comment": __salt__["patroni.told"]()["replication"]}
