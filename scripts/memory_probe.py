@@ -25,6 +25,7 @@ GROUPS = {
     "postgres": r"^postgres: |^/usr/lib/postgresql/",
     "redis fork": r"^redis-(aof-rewrite|rdb-bgsave)",
     "redis": r"^/usr/bin/redis-server",
+    "sentinel": r"^/usr/bin/redis-sentinel",
     "haproxy": r"^/usr/sbin/haproxy",
     "airflow": r"^(gunicorn|/opt/airflow/)|airflow api-server|/opt/airflow/current/",
     "salt": r"/opt/salt/",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness import LATER, Fleet, Machine, changed, failed
-from plainpillar import DOMAIN
+from plainpillar import DEPLOYMENT, DOMAIN
 from waiting import until
 
 NAME = f"redis.{DOMAIN}"
@@ -153,9 +153,7 @@ def growth(
     assert failed(web.apply("stores")) == []
     ledger.wait(time.time())
     yield machines, ledger.gap()
-    for name in LATER:
-        fleet.retire(name)
-    fleet.converge(fleet.machine("redis-1"))
+    _shrink(fleet)
 
 
 @pytest.fixture
@@ -282,6 +280,25 @@ def test_highstate_leaves_the_new_master(fleet: Fleet, machines: list[Machine]) 
     assert settled(machines)[0] is machines[0]
 
 
+def test_change_on_all_machines_at_once_loses_no_write(
+    fleet: Fleet, machines: list[Machine], web: Machine, talk: Talk
+) -> None:
+    """As the orchestration applies it. Each Redis is restarted."""
+    changed_pillar = {"redis": DEPLOYMENT.base_pillar("redis") | {"maxclients": 500}}
+    ledger = Ledger(web)
+    for states in _together(
+        lambda one: one.salt("state.apply", "redis", pillar=changed_pillar, seconds=120), machines
+    ):
+        assert failed(states) == []
+        assert any("redis-service" in tag for tag in changed(states))
+    ledger.wait(time.time())
+    settled(machines)
+    print(f"longest time without a write, all restarted at once: {ledger.gap():.1f} s")
+    assert ledger.gap() < FAILOVER_SECONDS
+    _assert_all_kept(ledger, talk)
+    _together(fleet.converge, machines)
+
+
 def test_killed_process_is_back_or_replaced(machines: list[Machine], web: Machine) -> None:
     ledger = Ledger(web)
     killed = ("systemctl", "kill", "--signal=SIGKILL", "--kill-whom=main", "redis-server")
@@ -355,6 +372,26 @@ def test_lost_master_is_replaced_and_an_empty_machine_follows(
     assert settled([empty, *others])[0] is not empty
     assert talk(["GET", "LIMITS:before"], ["DBSIZE"])[1] == "kept"
     assert int(talk(["DBSIZE"])[1]) >= int(keys[1])
+
+
+def test_last_machine_keeps_the_data(
+    fleet: Fleet, machines: list[Machine], web: Machine, talk: Talk
+) -> None:
+    """The way back to the small map, whoever was the master."""
+    del machines
+    last = _shrink(fleet)
+    assert told(last) == {"replication": "master, the only machine", "problem": ""}
+    assert failed(web.apply("stores")) == []
+    until(lambda: talk(["GET", "LIMITS:before"]) == ["OK", "kept"], "it serves", 10, every=0.5)
+    assert changed(fleet.converge(last)) == []
+
+
+def _shrink(fleet: Fleet) -> Machine:
+    for name in LATER:
+        fleet.retire(name)
+    last = fleet.machine("redis-1")
+    fleet.converge(last)
+    return last
 
 
 def _assert_all_kept(ledger: Ledger, talk: Talk) -> None:

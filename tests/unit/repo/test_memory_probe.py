@@ -19,6 +19,7 @@ from memory_probe import REST, group_of, report, sample
         ("postgres: 17/main: autovacuum launcher ", "postgres"),
         ("/usr/lib/postgresql/17/bin/postgres -D /var/lib/postgresql/17/main", "postgres"),
         ("/usr/bin/redis-server 10.20.1.4:6379", "redis"),
+        ("/usr/bin/redis-sentinel 10.20.1.4:26379 [sentinel]", "sentinel"),
         ("redis-aof-rewrite 10.20.1.4:6379", "redis fork"),
         ("/opt/salt/bin/python3 /opt/salt/bin/salt-minion", "salt"),
         ("gunicorn: worker [airflow api-server]", "airflow"),
