@@ -424,7 +424,7 @@ def test_sentinel_whose_master_is_gone_asks_its_redis(
 
 # -- before a stop ---------------------------------------------------------------------------------
 
-PAUSE, UNPAUSE = "CLIENT PAUSE 20000 WRITE", "CLIENT UNPAUSE"
+PAUSE = "CLIENT PAUSE 80000 WRITE"
 ASK = "SENTINEL GET-MASTER-ADDR-BY-NAME redis"
 
 
@@ -437,7 +437,7 @@ def failing_over() -> Server:
 @pytest.fixture
 def master(serve: Serve) -> Server:
     """The Redis of this machine, with two replicas."""
-    server = Server({PAUSE: "OK", UNPAUSE: "OK"})
+    server = Server({PAUSE: "OK"})
     server.answers["INFO replication"] = info("master", replica(TWO), replica(THREE))
     serve(ONE, PORT, server)
     return server
@@ -454,7 +454,6 @@ def test_master_hands_over_when_all_is_copied(
     assert three.asked == ["SENTINEL FAILOVER redis", ASK, ASK]
     assert master.asked[:2] == ["INFO replication"] * 2
     assert PAUSE in master.asked
-    assert UNPAUSE not in master.asked, "no write comes before it stops"
 
 
 def test_master_stops_without_replicas(
@@ -462,9 +461,27 @@ def test_master_stops_without_replicas(
 ) -> None:
     (three,) = sentinels({THREE: failing_over()})
     master.answers["INFO replication"] = info("master", replica(TWO, state="wait_bgsave"))
-    assert program.hand_over(cluster()) == "not handed over: no replica is connected"
+    assert (
+        program.hand_over(cluster()) == "not handed over: not every replica that runs is connected"
+    )
     assert (three.asked, set(master.asked)) == ([], {"INFO replication"})
-    assert sum(pauses) == pytest.approx(5, abs=0.2)
+    assert sum(pauses) == pytest.approx(8, abs=0.2)
+
+
+def test_master_waits_for_a_replica_that_has_just_started(
+    program: ModuleType, pauses: list[float], cluster: Any, sentinels: Any, serve: Serve,
+    master: Server,
+) -> None:  # fmt: skip
+    """Sentinel could choose it, although it lacks what was written meanwhile."""
+    (three,) = sentinels({THREE: failing_over()})
+    serve(THREE, PORT, Server())
+    master.answers["INFO replication"] = info("master", replica(TWO))
+    assert program.hand_over(cluster()).startswith("not handed over: not every replica")
+    assert (three.asked, PAUSE in master.asked) == ([], False)
+    rows = iter([[replica(TWO)], [replica(TWO), replica(THREE)]])
+    both = [replica(TWO), replica(THREE)]
+    master.answers["INFO replication"] = lambda: info("master", *next(rows, both))
+    assert program.hand_over(cluster()) == "handed over, says Sentinel of redis-3"
 
 
 def test_master_does_not_hand_over_to_a_replica_that_lags(
@@ -474,17 +491,16 @@ def test_master_does_not_hand_over_to_a_replica_that_lags(
     master.answers["INFO replication"] = info("master", replica(TWO), replica(THREE, 6))
     assert program.hand_over(cluster()) == "not handed over: no replica took over in time"
     assert three.asked == []
-    assert master.asked[-1] == UNPAUSE
 
 
-def test_master_whose_sentinels_do_nothing_goes_on_with_writes(
+def test_master_whose_sentinels_do_nothing_takes_no_more_writes(
     program: ModuleType, pauses: list[float], cluster: Any, sentinels: Any, master: Server
 ) -> None:
     stuck = Server({"SENTINEL FAILOVER redis": "OK", ASK: [ONE, str(PORT)]})
     sentinels({TWO: stuck})
     assert program.hand_over(cluster()) == "not handed over: no replica took over in time"
     assert sum(pauses) == pytest.approx(15, abs=0.2)
-    assert master.asked[-1] == UNPAUSE
+    assert PAUSE in master.asked
 
 
 def test_who_has_nothing_to_hand_over(

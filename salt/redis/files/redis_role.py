@@ -32,8 +32,9 @@ _ANSWER_SECONDS = 3
 _PAUSE = 0.5  # between two looks
 _NOTHING_SECONDS = 10  # so long nothing may run on the others before the first machine begins
 _SETTLE_SECONDS = 10  # the others have to answer before fewer than half of them are believed
-_REPLICA_SECONDS = 5  # a restarted replica has to be back before the master stops without it
+_REPLICA_SECONDS = 8  # a restarted replica has to be back before the master stops
 _HAND_OVER_SECONDS = 15
+_PAUSED_SECONDS = 80  # longer than all of this; Redis stops then
 # What Sentinel writes by itself. Everything else in its file is Salt's.
 _KEPT = re.compile(
     r"sentinel (?P<key>myid|monitor|(?:config|leader|current)-epoch|known-(?:replica|sentinel)) "
@@ -388,14 +389,14 @@ def hand_over(cluster: Cluster) -> str:
 
 
 def _hand_over(cluster: Cluster, redis: Connection) -> str:
-    if not _wait(lambda: _replicas(redis.info()), _REPLICA_SECONDS):
-        return "not handed over: no replica is connected"
-    redis.ask("CLIENT", "PAUSE", str(1000 * (_HAND_OVER_SECONDS + _REPLICA_SECONDS)), "WRITE")
+    if not _wait(lambda: _may_choose(cluster, _replicas(redis.info())), _REPLICA_SECONDS):
+        return "not handed over: not every replica that runs is connected"
+    # No write comes any more, whatever happens: one that Sentinel has half done may still go on.
+    redis.ask("CLIENT", "PAUSE", str(1000 * _PAUSED_SECONDS), "WRITE")
     if _wait(lambda: _is_copied(redis.info()), _REPLICA_SECONDS):
         for name, address in cluster.others.items():
             if _fail_over(cluster, address):
                 return f"handed over, says Sentinel of {name}"
-    redis.ask("CLIENT", "UNPAUSE")
     return "not handed over: no replica took over in time"
 
 
@@ -429,8 +430,18 @@ def _replicas(info: Mapping[str, str]) -> list[dict[str, str]]:
     return [row for row in rows if row["state"] == "online"]
 
 
+def _may_choose(cluster: Cluster, replicas: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether there are replicas, and Redis runs on no other machine.
+
+    Sentinel learns late which replica has most, and may choose one that has just started.
+    """
+    connected = {row["ip"] for row in replicas}
+    others = [ip for ip in cluster.others.values() if ip not in connected]
+    return bool(connected) and not any(_listens(ip, cluster.port) for ip in others)
+
+
 def _is_copied(info: Mapping[str, str]) -> bool:
-    """Return whether every replica has all: Sentinel knows late which one has most."""
+    """Return whether every replica has all."""
     return all(row["offset"] == info["master_repl_offset"] for row in _replicas(info))
 
 
