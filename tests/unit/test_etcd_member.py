@@ -356,6 +356,15 @@ def test_member_that_leaves_has_no_place_and_no_data(tmp_path: Path) -> None:
     assert etcd.asked == []
 
 
+def test_leaving_that_was_interrupted_is_completed(tmp_path: Path) -> None:
+    machine = Machine("postgres-1", Etcd("postgres-2", "postgres-3"))
+    data = data_of(machine, tmp_path)
+    (tmp_path / "initial.env").unlink()
+    assert machine.module.leave(str(data)) is True
+    assert machine.stopped == ["etcd"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_refused_member_keeps_its_data(tmp_path: Path) -> None:
     etcd = Etcd(*MACHINES)
     etcd.refusals = ["unhealthy cluster"]
