@@ -1,5 +1,5 @@
-# etcd has a member on this machine, which belongs to the cluster of its role's machines and talks to
-# them and to its clients over TLS with certificates on both sides.
+# etcd has a member on this machine, which belongs to the cluster of its role's machines and talks
+# to them and to its clients over TLS with certificates on both sides.
 # Watch: etcd-service, etcd-voting.
 {% import_yaml 'etcd/defaults.yaml' as defaults %}
 {% set etcd = salt['pillar.get']('etcd', defaults.etcd, merge=True) %}
