@@ -1,6 +1,6 @@
-# The whole stack serves. Order: PostgreSQL and Redis, in each of them one machine after the other, and
-# what nothing waits for, beside the build of Airflow's release; the release on every web machine,
-# one migration of the database, the web machines, the load balancers, a smoke test.
+# The whole stack serves. Order: PostgreSQL and Redis, in each of them one machine after the other,
+# and what nothing waits for, beside the build of Airflow's release; the release on every web
+# machine, one migration of the database, the web machines, the load balancers, a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
 # Every step names its machines, so a machine that does not answer fails its step by name.
 #
@@ -15,7 +15,8 @@
 } %}
 {% set web = salt['role.accepted']('web') %}
 {% set edge = salt['role.accepted']('lb', 'salt') %}
-{% set others = everything | difference(stores.postgres + stores.redis + web + edge) %}
+{% set stored = stores.values() | sum(start=[]) %}
+{% set others = everything | difference(stored + web + edge) %}
 {% set master = salt['role.accepted']('salt') %}
 {% set synced = new or everything %}
 
@@ -95,7 +96,7 @@ deploy-{{ id }}:
 deploy-stores:
   test.nop:
     - require:
-{% for id in (['others'] if others else []) + stores.postgres + stores.redis %}
+{% for id in (['others'] if others else []) + stored %}
       - salt: deploy-{{ id }}
 {% endfor %}
 

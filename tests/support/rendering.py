@@ -46,6 +46,9 @@ def finger(path=None):
 def wheel(name, match):
     assert (name, match) == ("key.list", "accepted")
     return {"return": {"minions": __opts__["test_accepted"]}, "success": True}
+def cmd(tgt, fun, arg, tgt_type, timeout):
+    assert (fun, arg, tgt_type) == ("file.file_exists", ["/etc/salt/role.json"], "list")
+    return {id: {"ret": id not in __opts__.get("test_new", [])} for id in tgt}
 """,
     # Without it, Salt has no state `service` and turns each `watch` of one into a `require`.
     "service": """

@@ -11,6 +11,7 @@ import pytest
 
 from plainpillar import DEPLOYMENT, PlainPillar
 from rendering import Compiled, Compiler
+from saltmodules import load
 from stackctl.states import Migration
 
 OTHERS = ["salt-1", "lb-1", "postgres-1", "redis-1"]
@@ -25,31 +26,43 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
     """`render('web-1', …)`: the orchestration when these keys and `OTHERS` are accepted."""
     pillar = PlainPillar(tmp_path_factory.mktemp("pillar"), ssh_public_key="x", operator_cidrs=[])
 
-    def compiled(*web: str, others: list[str] = OTHERS, new: Sequence[str] = ()) -> Compiled:
+    def compiled(
+        *web: str,
+        others: list[str] = OTHERS,
+        new: Sequence[str] = (),
+        unsettled: Sequence[str] = (),
+    ) -> Compiled:
         # The id under which the master renders an orchestration.
         master = f"{DEPLOYMENT.master()}_master"
         folder = tmp_path_factory.mktemp("master")
         compiler = Compiler(master, folder, pillar, given={"new": [*new]})
         # As the master lists them.
         compiler.opts["test_accepted"] = sorted([*web, *others])
+        compiler.opts["test_new"] = [*unsettled]
         return compiler.states("orch.deploy")
 
     return compiled
 
 
-def drained(tmp_path: Path, *names: str) -> Compiled:
+def drained(tmp_path: Path, *names: str, others: Sequence[str] = OTHERS) -> Compiled:
     """Return the orchestration that drains these machines, with two load balancers."""
     pillar = PlainPillar(tmp_path, ssh_public_key="x", operator_cidrs=[])
     (tmp_path / "master").mkdir()
     given = {"drain": list(names)}
     compiler = Compiler(f"{DEPLOYMENT.master()}_master", tmp_path / "master", pillar, given=given)
-    compiler.opts["test_accepted"] = sorted([*OTHERS, "lb-2", "web-1", *STRANGERS])
+    compiler.opts["test_accepted"] = sorted([*others, "lb-2", "web-1", *STRANGERS])
     return compiler.states("orch.drain")
 
 
 def targets(compiled: Compiled) -> dict[str, Any]:
     assert compiled.errors == []
-    return {chunk["__id__"]: chunk["tgt"] for chunk in compiled.chunks}
+    return {chunk["__id__"]: chunk["tgt"] for chunk in compiled.chunks if "tgt" in chunk}
+
+
+def requires(compiled: Compiled, step: str) -> list[str]:
+    """Return the steps that have to succeed before this one."""
+    (chunk,) = (chunk for chunk in compiled.chunks if chunk["__id__"] == step)
+    return [required for entry in chunk["require"] for required in entry.values()]
 
 
 def test_every_step_names_its_machines(render: Render) -> None:
@@ -62,7 +75,8 @@ def test_every_step_names_its_machines(render: Render) -> None:
         "deploy-addresses": everything,
         "deploy-artefact": ["salt-1"],
         "deploy-release": ["web-1", "web-2"],
-        "deploy-stores": ["postgres-1", "redis-1"],
+        "deploy-postgres-1": ["postgres-1"],
+        "deploy-redis-1": ["redis-1"],
         "deploy-database": ["web-1"],
         "deploy-web-1": ["web-1"],
         "deploy-web-2": ["web-2"],
@@ -71,16 +85,51 @@ def test_every_step_names_its_machines(render: Render) -> None:
     }
 
 
+STORES = ["salt-1", "lb-1", *(f"{role}-{n}" for role in ("postgres", "redis") for n in (1, 2, 3))]
+
+
 def test_machines_of_no_step_are_set_up_with_the_stores(render: Render) -> None:
-    others = [*OTHERS, "lb-2", "postgres-2", "redis-2", "redis-3", "monitor-1"]
-    steps = targets(render("web-1", "web-2", others=others))
-    stores = ["postgres-1", "postgres-2", "redis-1", "redis-2", "redis-3"]
-    assert steps["deploy-stores"] == [*stores, "monitor-1"]
+    compiled = render("web-1", "web-2", others=[*OTHERS, "lb-2", "monitor-1", "monitor-2"])
+    steps = targets(compiled)
+    assert steps["deploy-others"] == ["monitor-1", "monitor-2"]
     assert steps["deploy-edge"] == ["lb-1", "lb-2", "salt-1"]
+    assert requires(compiled, "deploy-stores") == [
+        "deploy-others", "deploy-postgres-1", "deploy-redis-1"
+    ]  # fmt: skip
+
+
+def test_machines_of_a_store_change_one_after_the_other(render: Render) -> None:
+    compiled = render("web-1", others=STORES)
+    steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
+    for role in ("postgres", "redis"):
+        names = [f"{role}-{number}" for number in (1, 2, 3)]
+        before = "addresses"
+        for name in names:
+            step = steps[f"deploy-{name}"]
+            assert (step["tgt"], step["highstate"]) == ([name], True)
+            assert requires(compiled, f"deploy-{name}") == [f"deploy-{before}"]
+            # Beside those of the other store, and the build of the release.
+            assert step["parallel"] is True
+            before = name
+    everything = {f"deploy-{name}" for name in STORES[2:]}
+    assert set(requires(compiled, "deploy-stores")) == everything
+    assert "deploy-others" not in steps
+
+
+@pytest.mark.parametrize("role", ["postgres", "redis"])
+def test_stores_know_a_new_machine_before_it_asks_them(render: Render, role: str) -> None:
+    """A machine that replaces the first one comes last: the others have the data."""
+    compiled = render("web-1", others=STORES, unsettled=[f"{role}-1"])
+    order = [f"deploy-{role}-{number}" for number in (2, 3, 1)]
+    for before, step in pairwise(["deploy-addresses", *order]):
+        assert requires(compiled, step) == [before]
 
 
 def test_no_step_skips_a_silent_machine(render: Render) -> None:
     for chunk in render("web-1", "web-2").chunks:
+        if chunk["__id__"] == "deploy-stores":  # runs nothing
+            assert (chunk["state"], chunk["fun"]) == ("test", "nop")
+            continue
         assert chunk["tgt_type"] == "list", chunk["__id__"]
         # Salt drops the minions of a batch that miss its ping.
         assert not chunk.keys() & {"batch", "subset", "fail_minions", "allow_fail"}
@@ -107,8 +156,10 @@ def test_release_is_built_once_and_is_everywhere_before_the_first_machine_change
     assert {"salt": "deploy-release"} in steps["deploy-database"]["require"]
     # While it is built, the stores are set up.
     assert steps["deploy-artefact"]["parallel"] is True
-    assert steps["deploy-artefact"]["order"] < steps["deploy-stores"]["order"]
-    assert steps["deploy-stores"]["order"] < steps["deploy-release"]["order"]
+    for store in ("deploy-postgres-1", "deploy-redis-1"):
+        assert steps["deploy-artefact"]["order"] < steps[store]["order"]
+        assert steps[store]["order"] < steps["deploy-release"]["order"]
+    assert {"test": "deploy-stores"} in steps["deploy-database"]["require"]
 
 
 def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) -> None:
@@ -119,7 +170,8 @@ def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) 
         "deploy-pillar": ["web-3", "web-4"],
         "deploy-addresses": ["web-3", "web-4"],
         "deploy-artefact": ["salt-1"],
-        "deploy-stores": ["postgres-1", "redis-1"],
+        "deploy-postgres-1": ["postgres-1"],
+        "deploy-redis-1": ["redis-1"],
         "deploy-release": ["web-3", "web-4"],
         "deploy-new": ["web-3", "web-4"],
         "deploy-edge": ["lb-1", "salt-1"],
@@ -132,7 +184,7 @@ def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) 
     for before, step in pairwise(order):
         assert {"salt": f"deploy-{before}"} in steps[f"deploy-{step}"]["require"]
     # The database lets in the machines whose addresses its last run knew.
-    assert {"salt": "deploy-stores"} in steps["deploy-new"]["require"]
+    assert {"test": "deploy-stores"} in steps["deploy-new"]["require"]
 
 
 def test_lowest_web_machine_migrates(render: Render) -> None:
@@ -187,3 +239,34 @@ def test_load_balancer_that_goes_is_asked_to_leave(tmp_path: Path) -> None:
     # One that does not answer has to go too.
     assert "expect_minions" not in clients
     assert clients["timeout"] > clients["kwarg"]["seconds"]
+
+
+def test_database_server_that_goes_leaves_its_cluster(tmp_path: Path) -> None:
+    drain = drained(tmp_path, "web-3", "postgres-3", "postgres-1", others=STORES)
+    assert targets(drain) == {
+        "drain-edge": ["lb-1", "lb-2"],
+        "drain-postgres-1": ["postgres-1"],
+        "drain-postgres-3": ["postgres-3"],
+        "drain-places": ["postgres-2"],
+    }
+    _, first, second, places = drain.chunks
+    order = ["drain-edge", "drain-postgres-1", "drain-postgres-3", "drain-places"]
+    for before, step in pairwise(order):
+        assert requires(drain, step) == [before]
+    for server in (first, second):
+        assert server["name"] == "patroni.leave"
+        # Nobody takes over that leaves as well.
+        assert server["kwarg"] == {"leaving": ["postgres-1", "postgres-3"]}
+        # One that does not answer has to go too.
+        assert "expect_minions" not in server
+        assert server["timeout"] > load("_modules", "patroni").SWITCH_SECONDS
+    assert (places["name"], places["arg"]) == (
+        "etcd_member.forget", [["postgres-1", "postgres-3"]]
+    )  # fmt: skip
+    assert places["expect_minions"] is True
+
+
+def test_last_database_servers_leave_no_cluster(tmp_path: Path) -> None:
+    """Nobody is there who could lead, or give its place up."""
+    drain = drained(tmp_path, *(f"postgres-{number}" for number in (1, 2, 3)), others=STORES)
+    assert targets(drain) == {"drain-edge": ["lb-1", "lb-2"]}

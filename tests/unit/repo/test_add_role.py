@@ -72,8 +72,9 @@ def state(tree: Path) -> list[Path]:
     shutil.copytree(EXAMPLE / "component", tree / "salt/cache")
     deploy = tree / "salt/orch/deploy.sls"
     text = deploy.read_text()
-    assert "('postgres', 'redis')" in text
-    deploy.write_text(text.replace("('postgres', 'redis')", "('postgres', 'redis', 'cache')"))
+    redis = "  'redis': salt['role.settled_first'](salt['role.accepted']('redis')),\n"
+    assert redis in text
+    deploy.write_text(text.replace(redis, redis + redis.replace("redis", "cache")))
     files = sorted((tree / "salt/cache").rglob("*"))
     return [
         *(path for path in files if path.is_file()),
