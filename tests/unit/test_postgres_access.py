@@ -69,6 +69,19 @@ def test_missing_role_is_named(known: str) -> None:
         module(Psql(known)).differences("airflow", "airflow_owner", "airflow", LIMITS)
 
 
+def test_what_a_copy_needs_are_the_lines_of_psql() -> None:
+    """pg_rewind connects to the database that is there without the application's."""
+    psql = Psql("\n".join(STATEMENTS), "")
+    found = module(psql)
+    assert found.rewinding("replicator") == STATEMENTS
+    assert "role=replicator" in psql.commands[0]
+    assert psql.commands[0][-2:] == ["--dbname", "postgres"]
+    # https://www.postgresql.org/docs/17/app-pgrewind.html
+    for needed in ("pg_ls_dir", "pg_stat_file", "pg_read_binary_file"):
+        assert needed in psql.scripts[0]
+    assert found.rewinding("replicator") == []
+
+
 def test_statements_are_one_transaction_that_does_not_wait_for_ever() -> None:
     psql = Psql("")
     module(psql).execute("airflow", STATEMENTS)
@@ -90,7 +103,8 @@ def test_failed_statement_is_an_error() -> None:
 class Access:
     """A database that differs by these statements."""
 
-    def __init__(self, differences: list[str]) -> None:
+    def __init__(self, differences: list[str], database: str = "airflow") -> None:
+        self.database = database
         self.left = differences
         self.executed: list[str] = []
         self.works = True
@@ -102,57 +116,78 @@ class Access:
             raise CommandExecutionError("PostgreSQL has no role airflow_owner")
         return self.left
 
+    def rewinding(self, role: str) -> list[str]:
+        assert role == "replicator"
+        if self.fails:
+            raise CommandExecutionError("PostgreSQL has no role airflow_owner")
+        return self.left
+
     def execute(self, database: str, statements: list[str]) -> None:
-        assert database == "airflow"
+        assert database == self.database
         self.executed += statements
         self.left = [] if self.works else self.left
 
 
 def apply(access: Access, *, test: bool = False) -> dict[str, Any]:
+    """Apply the state whose statements are for the database."""
     functions = {
         "postgres_access.differences": access.differences,
+        "postgres_access.rewinding": access.rewinding,
         "postgres_access.execute": access.execute,
     }
     state = load("_states", "postgres_access", __salt__=functions, __opts__={"test": test})
+    if access.database == "postgres":
+        rewinding: dict[str, Any] = state.rewinding("replicator")
+        assert rewinding["name"] == "replicator"
+        return rewinding
     ret: dict[str, Any] = state.present("airflow", "airflow_owner", "airflow", **LIMITS)
     assert ret["name"] == "airflow"
     return ret
 
 
+# `present` and `rewinding`.
+both = pytest.mark.parametrize("database", ["airflow", "postgres"])
+
+
+@both
 @pytest.mark.parametrize("test", [False, True])
-def test_access_as_it_should_be_is_unchanged(test: bool) -> None:
-    access = Access([])
+def test_access_as_it_should_be_is_unchanged(test: bool, database: str) -> None:
+    access = Access([], database)
     ret = apply(access, test=test)
     assert (ret["result"], ret["changes"], access.executed) == (True, {}, [])
     assert ret["comment"]
 
 
-def test_differences_are_executed_and_reported() -> None:
-    access = Access(STATEMENTS)
+@both
+def test_differences_are_executed_and_reported(database: str) -> None:
+    access = Access(STATEMENTS, database)
     ret = apply(access)
     assert (ret["result"], ret["changes"]) == (True, {"executed": STATEMENTS})
     assert access.executed == STATEMENTS
     assert apply(access)["changes"] == {}
 
 
-def test_differences_are_predicted() -> None:
-    access = Access(STATEMENTS)
+@both
+def test_differences_are_predicted(database: str) -> None:
+    access = Access(STATEMENTS, database)
     ret = apply(access, test=True)
     assert (ret["result"], ret["changes"], access.executed) == (None, {}, [])
     assert all(statement in ret["comment"] for statement in STATEMENTS)
 
 
-def test_statement_without_effect_fails_the_state() -> None:
-    access = Access(STATEMENTS)
+@both
+def test_statement_without_effect_fails_the_state(database: str) -> None:
+    access = Access(STATEMENTS, database)
     access.works = False
     ret = apply(access)
     assert (ret["result"], ret["changes"]) == (False, {"executed": STATEMENTS})
     assert STATEMENTS[0] in ret["comment"]
 
 
+@both
 @pytest.mark.parametrize(("test", "result"), [(False, False), (True, None)])
-def test_database_that_does_not_answer(test: bool, result: bool | None) -> None:
-    access = Access(STATEMENTS)
+def test_database_that_does_not_answer(test: bool, result: bool | None, database: str) -> None:
+    access = Access(STATEMENTS, database)
     access.fails = True
     ret = apply(access, test=test)
     assert (ret["result"], ret["changes"]) == (result, {})
