@@ -25,6 +25,7 @@ web_sizes = load("_modules", "web_sizes")
 MACHINE = memory_left("t2.micro", 1024)  # without swap
 SYSTEM = 200  # systemd, journald, sshd, and Salt's minion in a highstate
 KERNEL = 40  # what it cannot give back
+PATRONI = 48
 POSTGRES = 10  # the server's own processes
 POSTGRES_SHARED = 16  # beside shared_buffers
 CONNECTION = 4  # of PostgreSQL, after every page of Airflow
@@ -122,9 +123,14 @@ def test_database_allows_a_fourth_web_machine() -> None:
     assert connections(sizes("airflow"), 4) <= sizes("postgres")["role_connections"]
 
 
+def max_connections(postgres: dict[str, Any]) -> int:
+    """Return how many connections a database server has, which Patroni tells all of them."""
+    return int(postgres["cluster"]["settings"]["postgresql"]["parameters"]["max_connections"])
+
+
 def test_operators_have_connections_left() -> None:
     postgres = sizes("postgres")
-    assert postgres["max_connections"] - postgres["role_connections"] >= 10
+    assert max_connections(postgres) - postgres["role_connections"] >= 10
 
 
 def test_fifth_web_machine_is_refused() -> None:
@@ -139,6 +145,13 @@ def mebibytes(setting: str) -> float:
     return int(setting[:-2]) * UNITS[setting[-2:]]
 
 
+def etcd_memory() -> int:
+    """Return what etcd holds before Go gives memory back, in MiB."""
+    unit = (ROOT / "salt/etcd/files/etcd.service.conf").read_text()
+    (limit,) = re.findall(r"^Environment=GOMEMLIMIT=(\d+)MiB$", unit, re.MULTILINE)
+    return int(limit)
+
+
 def postgres_memory(postgres: dict[str, Any]) -> float:
     """Return what the machine needs when every connection sorts during a highstate, in MiB."""
     settings = postgres["settings"]
@@ -147,10 +160,12 @@ def postgres_memory(postgres: dict[str, Any]) -> float:
     return float(
         SYSTEM
         + KERNEL
+        + etcd_memory()
+        + PATRONI
         + POSTGRES
         + POSTGRES_SHARED
         + mebibytes(settings["shared_buffers"])
-        + postgres["max_connections"] * (CONNECTION + query)
+        + max_connections(postgres) * (CONNECTION + query)
         + settings["autovacuum_max_workers"] * mebibytes(settings["autovacuum_work_mem"])
         + mebibytes(settings["maintenance_work_mem"])
     )
@@ -160,10 +175,17 @@ def test_postgres_fits_its_machine() -> None:
     assert postgres_memory(sizes("postgres")) <= MACHINE
 
 
-def test_larger_buffers_of_postgres_are_refused() -> None:
+@pytest.mark.parametrize(("setting", "size"), [("shared_buffers", "192MB"), ("work_mem", "2MB")])
+def test_larger_buffers_of_postgres_are_refused(setting: str, size: str) -> None:
     postgres = sizes("postgres")
-    postgres["settings"]["shared_buffers"] = "256MB"
+    postgres["settings"][setting] = size
     assert postgres_memory(postgres) > MACHINE
+
+
+def test_sum_of_postgres_is_the_one_that_is_written_beside_the_sizes() -> None:
+    comment = (ROOT / "salt/postgres/defaults.yaml").read_text().partition("\npostgres:")[0]
+    *parts, total = (int(part) for part in re.findall(r"^# +(\d+)\b", comment, re.MULTILINE))
+    assert sum(parts) == total == postgres_memory(sizes("postgres"))
 
 
 def redis_memory(redis: dict[str, Any]) -> float:
