@@ -108,7 +108,7 @@ def test_nothing_changes_in_another_highstate(fleet: Fleet, servers: dict[str, M
 def test_status_tells_who_leads(servers: dict[str, Machine]) -> None:
     told = {name: machine.salt("role.status") for name, machine in servers.items()}
     assert {name: each["problem"] for name, each in told.items()} == dict.fromkeys(NAMES, "")
-    assert told["postgres-1"]["replication"] == "leads, timeline 1, 2 follow, 0.0 MiB behind"
+    assert told["postgres-1"]["replication"] == "leads, timeline 2, 2 follow, 0.0 MiB behind"
     assert told["postgres-2"]["replication"] == "quorum standby, streaming, 0.0 MiB behind"
 
 

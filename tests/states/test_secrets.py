@@ -22,7 +22,12 @@ SECRETS = {
         "redis-airflow",
         "redis-check",
     },
-    "postgres-1": {"postgres-airflow", "postgres-owner", "postgres-tls"},
+    "postgres-1": {
+        "postgres-airflow",
+        "postgres-cluster-tls",
+        "postgres-owner",
+        "postgres-replication",
+    },
     "redis-1": {
         "redis-airflow",
         "redis-check",

@@ -282,7 +282,7 @@ def test_outdated_units(tmp_path: Path) -> None:
     processes = {
         "10": (f"{code}/usr/lib/libssl.so.3 (deleted)\n", "0::/system.slice/redis.service\n"),
         "11": (f"{code}/usr/lib/libssl.so.3\n", "0::/system.slice/ssh.service\n"),
-        "12": (f"{data}/dev/zero (deleted)\n", "0::/system.slice/postgresql@17-main.service\n"),
+        "12": (f"{data}/dev/zero (deleted)\n", "0::/system.slice/patroni.service\n"),
         "13": (f"{code}/opt/airflow/x.so (deleted)\n", "1:cpu:/\n0::/a.slice/b.service/sub\n"),
         "14": (f"{code}/usr/bin/bash (deleted)\n", "0::/user.slice/session-1.scope\n"),
         "15": (f"{code}/memfd:x (deleted)\n", "0::/system.slice/other.service\n"),

@@ -14,6 +14,7 @@ OPERATORS = ["198.51.100.7/32", "203.0.113.0/24"]  # RFC 5737: addresses for doc
 ANYBODY = "0.0.0.0/0"
 VPC = "10.20.0.0/16"
 MASTER = "10.20.1.10"
+POSTGRES = "10.20.1.12"
 REDIS = "10.20.1.13"
 WEB = ["10.20.1.14", "10.20.1.15"]
 
@@ -21,7 +22,13 @@ WEB = ["10.20.1.14", "10.20.1.15"]
 FIREWALLS: dict[str, dict[int, list[str]]] = {
     "salt-1": {22: [MASTER, f"not {VPC}"], 3128: [VPC], 4505: [VPC], 4506: [VPC]},
     "lb-1": {22: [MASTER], 80: [ANYBODY], 443: [ANYBODY]},
-    "postgres-1": {22: [MASTER], 5432: WEB},
+    "postgres-1": {
+        22: [MASTER],
+        2379: [POSTGRES],
+        2380: [POSTGRES],
+        5432: [POSTGRES, *WEB],
+        8008: [POSTGRES, *WEB],
+    },
     "redis-1": {22: [MASTER], 6379: [REDIS, *WEB], 26379: [REDIS]},
     "web-1": {22: [MASTER], 8080: ["10.20.1.11"]},
     "web-2": {22: [MASTER], 8080: ["10.20.1.11"]},
@@ -35,7 +42,13 @@ SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
     "salt": {22: [*OPERATORS, "airflow-salt"], 3128: GROUPS, 4505: GROUPS, 4506: GROUPS},
     "lb": {22: ["airflow-salt"], 80: [ANYBODY], 443: [ANYBODY]},
     "monitor": {22: ["airflow-salt"]},
-    "postgres": {22: ["airflow-salt"], 5432: ["airflow-web"]},
+    "postgres": {
+        22: ["airflow-salt"],
+        2379: ["airflow-postgres"],
+        2380: ["airflow-postgres"],
+        5432: ["airflow-postgres", "airflow-web"],
+        8008: ["airflow-postgres", "airflow-web"],
+    },
     "redis": {
         22: ["airflow-salt"],
         6379: ["airflow-redis", "airflow-web"],
@@ -50,9 +63,17 @@ EGRESS: dict[str, dict[int, list[str]]] = {
     "salt": {22: GROUPS, 80: [ANYBODY], 443: [ANYBODY, S3], **_TO_MASTER},
     "lb": {8080: ["airflow-web"], **_TO_MASTER},
     "monitor": _TO_MASTER,
-    "postgres": {443: [S3], **_TO_MASTER},
+    "postgres": {
+        443: [S3],
+        **{port: ["airflow-postgres"] for port in (2379, 2380, 5432, 8008)},
+        **_TO_MASTER,
+    },
     "redis": {6379: ["airflow-redis"], 26379: ["airflow-redis"], **_TO_MASTER},
-    "web": {5432: ["airflow-postgres"], 6379: ["airflow-redis"], **_TO_MASTER},
+    "web": {
+        **{port: ["airflow-postgres"] for port in (5432, 8008)},
+        6379: ["airflow-redis"],
+        **_TO_MASTER,
+    },
 }
 ACCEPT = re.compile(
     r"^ *(?:ip saddr (?:\{ (?P<sources>[^}]+) \}|!= (?P<outside>\S+)) )?"

@@ -155,8 +155,10 @@ def test_files_with_secrets_are_private(
     assert checked == {
         "airflow-owner",
         "airflow-secrets",
+        "etcd-key",
         "haproxy-certificate",
         "master-cloud-key",
+        "postgres-config",
         "postgres-key",
         "redis-config",
         "redis-key",

@@ -212,8 +212,9 @@ extend:
 
 def test_reload_comes_from_the_watching_service(ask: Callable[..., Answers]) -> None:
     files = ask("postgres-1", "postgres").files
-    assert "reload" not in files["postgres-config-loaded"]
-    assert files["postgres-clients-loaded"] == ["/etc/postgresql/17/main/pg_hba.conf", "reload"]
+    assert files["postgres-unit-loaded"] == ["/etc/systemd/system/patroni.service.d/stack.conf"]
+    tls = [f"/etc/postgresql/tls/{name}.pem" for name in ("ca", "certificate", "key")]
+    assert files["postgres-config-loaded"] == ["/etc/patroni/config.yml", *tls, "reload"]
 
 
 def test_watched_state_without_path_fails(ask: Callable[..., Answers]) -> None:

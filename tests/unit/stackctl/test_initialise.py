@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from stackctl.catalogue import catalogue
@@ -41,14 +42,20 @@ FIELDS = {
     "deployment-ca": {"private_key"},
     "edge-tls": {"private_key", "certificate"},
     "postgres-airflow": {"password"},
+    "postgres-cluster-tls": {"private_key", "certificate"},
     "postgres-owner": {"password"},
-    "postgres-tls": {"private_key", "certificate"},
+    "postgres-replication": {"password"},
     "redis-airflow": {"password"},
     "redis-check": {"password"},
     "redis-replication": {"password"},
     "redis-sentinel": {"password"},
     "redis-tls": {"private_key", "certificate"},
 }
+
+# The machines that there may be, so that another one needs no new certificate.
+DATABASE_SERVERS = [
+    f"postgres-{number}{domain}" for number in range(1, 6) for domain in ("", ".stack.internal")
+]
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +245,7 @@ def test_private_key_is_readable_by_owner_only(made: Deployment) -> None:
 @pytest.mark.parametrize(
     ("secret", "names"),
     [
-        ("postgres-tls", ["postgres.stack.internal", "postgres-1", "postgres-1.stack.internal"]),
+        ("postgres-cluster-tls", ["postgres.stack.internal", *DATABASE_SERVERS]),
         ("redis-tls", ["redis.stack.internal", "redis-1", "redis-1.stack.internal"]),
         (
             "edge-tls",
@@ -259,6 +266,11 @@ def test_certificate_has_its_names_and_is_signed_by_authority(
     assert {str(alternative.value) for alternative in alternatives} == set(names)
     key = serialization.load_pem_private_key(opened[secret]["private_key"].encode(), None)
     assert key.public_key() == certificate.public_key()
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH]
+    # Database servers are clients of each other.
+    usages += [ExtendedKeyUsageOID.CLIENT_AUTH] if secret == "postgres-cluster-tls" else []
+    assert list(usage) == usages
     left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
     assert dt.timedelta(days=CERTIFICATE_DAYS - 1) < left <= dt.timedelta(days=CERTIFICATE_DAYS)
 
@@ -302,11 +314,17 @@ def test_rotated_certificate_has_the_same_authority(
 def test_new_authority_signs_every_certificate(mine: Deployment) -> None:
     before = mine.settings()["ca_certificate"]
     made = initialise(mine, URL, frozenset({"deployment-ca"}))
-    assert set(made) == {"deployment-ca", "postgres-tls", "redis-tls", "edge-tls", "settings"}
+    assert set(made) == {
+        "deployment-ca",
+        "postgres-cluster-tls",
+        "redis-tls",
+        "edge-tls",
+        "settings",
+    }
     after = mine.settings()["ca_certificate"]
     assert after != before
     for secret, name in {
-        "postgres-tls": "postgres-1",
+        "postgres-cluster-tls": "postgres-1",
         "redis-tls": "redis-1",
         "edge-tls": "lb-1",
     }.items():
@@ -320,14 +338,14 @@ def test_public_certificate_survives_new_authority(mine: Deployment) -> None:
     ).certificate_pem  # a chain, as public CAs give it
     SecretStore(mine).write("edge-tls", brought)
     made = initialise(mine, URL, frozenset({"deployment-ca"}))
-    assert set(made) == {"deployment-ca", "postgres-tls", "redis-tls", "settings"}
+    assert set(made) == {"deployment-ca", "postgres-cluster-tls", "redis-tls", "settings"}
     assert SecretStore(mine).read("edge-tls") == brought
     assert "edge-tls" in initialise(mine, URL, frozenset({"edge-tls"})), (
         "asked for by name it is made anew"
     )
 
 
-@pytest.mark.parametrize("last", ["deployment-ca", "postgres-tls", "edge-tls"])
+@pytest.mark.parametrize("last", ["deployment-ca", "postgres-cluster-tls", "edge-tls"])
 def test_interrupted_rotation_is_completed_by_next_run(
     mine: Deployment, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
@@ -345,7 +363,7 @@ def test_interrupted_rotation_is_completed_by_next_run(
     initialise(mine, URL)
     authority = mine.settings()["ca_certificate"]
     for secret, name in {
-        "postgres-tls": "postgres-1",
+        "postgres-cluster-tls": "postgres-1",
         "redis-tls": "redis-1",
         "edge-tls": "lb-1",
     }.items():

@@ -33,9 +33,11 @@ def table(tmp_path: Path, text: str) -> RoleTable:
 def test_optional_keys_have_defaults(tmp_path: Path) -> None:
     read = table(tmp_path, "{domain: example.internal, roles: {mail: {unit: postfix}}}")
     assert read.of("mail-3") == Role("mail", "postfix", "mail")
-    row = "{unit: a, service: b, certificate: {secret: c}, check: {path: /d, expect: e}}"
+    row = (
+        "{unit: a, service: b, certificate: {secret: c, members: 5}, check: {path: /d, expect: e}}"
+    )
     full = table(tmp_path, f"{{domain: example.internal, roles: {{web: {row}}}}}")
-    assert full.of("web-1") == Role("web", "a", "b", "c", "/d", "e")
+    assert full.of("web-1") == Role("web", "a", "b", "c", 5, "/d", "e")
     with pytest.raises(StackError, match=r"^No role of .* has the certificate edge-tls\."):
         _ = read.edge
 

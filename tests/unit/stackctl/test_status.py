@@ -26,7 +26,7 @@ MACHINES = {
 UNITS = {
     "salt": "salt-master",
     "lb": "haproxy",
-    "postgres": "postgresql@17-main",
+    "postgres": "patroni",
     "redis": "redis-server",
     "web": "airflow",
 }
@@ -124,7 +124,7 @@ def test_healthy_stack(rows: Any) -> None:
         "10.20.1.6",
         "running",
         "answers",
-        "postgresql@17-main active",
+        "patroni active",
         "123 MiB",
         "9999-12-31",
     )
