@@ -70,7 +70,6 @@ def members(machine: Machine) -> dict[str, dict[str, str]]:
 
 def leader(servers: dict[str, Machine], *lost: str) -> str:
     """Return which of the machines that are left is the primary; wait for one that writes."""
-
     asked = ("psql", "-XAtqc", "SELECT 1 WHERE NOT pg_is_in_recovery()")
 
     def writes() -> str:

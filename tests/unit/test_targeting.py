@@ -22,7 +22,6 @@ STATES = {
 SECRETS = {
     "salt": {"cloud-ssh"},
     "lb": {"edge-tls"},
-<<<<<<< HEAD
     "web": {
         "airflow-admin",
         "airflow-keys",
@@ -31,7 +30,12 @@ SECRETS = {
         "redis-airflow",
         "redis-check",
     },
-    "postgres": {"postgres-airflow", "postgres-owner", "postgres-tls"},
+    "postgres": {
+        "postgres-airflow",
+        "postgres-cluster-tls",
+        "postgres-owner",
+        "postgres-replication",
+    },
     "redis": {
         "redis-airflow",
         "redis-check",
@@ -39,16 +43,6 @@ SECRETS = {
         "redis-sentinel",
         "redis-tls",
     },
-=======
-    "web": {"airflow-admin", "airflow-keys", "postgres-airflow", "postgres-owner", "redis-airflow"},
-    "postgres": {
-        "postgres-airflow",
-        "postgres-cluster-tls",
-        "postgres-owner",
-        "postgres-replication",
-    },
-    "redis": {"redis-airflow", "redis-tls"},
->>>>>>> dbc5572 (tests: know the cluster of database servers)
     "monitor": set(),
 }
 TABLE = DEPLOYMENT.role_table()
@@ -82,11 +76,7 @@ def test_pillar_gives_secrets_of_role(compiler: Compile, minion_id: str, role: s
     assert set(compiler(minion_id).pillar()["secrets"]) == SECRETS[role]
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("minion_id", [*sorted(SPARES), "postgres-10"])
-=======
-@pytest.mark.parametrize("minion_id", [*sorted(SPARES), "redis-11"])
->>>>>>> dbc5572 (tests: know the cluster of database servers)
+@pytest.mark.parametrize("minion_id", sorted(SPARES))
 def test_spare_runs_the_base_alone_and_knows_no_secret(compiler: Compile, minion_id: str) -> None:
     spare = compiler(minion_id)
     machines = [*MACHINES, minion_id]
@@ -104,12 +94,11 @@ def test_spare_runs_the_base_alone_and_knows_no_secret(compiler: Compile, minion
         for name in machine["names"]
         if name in ("postgres.stack.internal", "redis.stack.internal")
     ]
-<<<<<<< HEAD
-    assert named == ["postgres-1", "redis-1", "redis-2", "redis-3"]
-=======
-    # Any database server may lead.
-    assert named == ["postgres-1", "postgres-2", "postgres-3", "redis-1"]
->>>>>>> dbc5572 (tests: know the cluster of database servers)
+    # Any machine of a store may lead.
+    assert named == [
+        *("postgres-1", "postgres-2", "postgres-3"),
+        *("redis-1", "redis-2", "redis-3"),
+    ]
 
 
 def test_every_secret_but_the_ca_has_a_reader(pillar: PlainPillar) -> None:
