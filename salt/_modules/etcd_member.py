@@ -35,7 +35,9 @@ ENDPOINTS = ("etcd-client", "patroni", "postgres")
 JOIN_SECONDS = 180  # another machine may come in meanwhile, and etcd takes one at a time
 _TIMEOUT = 5  # seconds for an answer
 _POLL_SECONDS = 1
-_LOOKS = 5  # of the first machine, before it begins a cluster
+# Of the first machine, before it begins a cluster. Another one that has just started refuses until
+# its services run.
+_LOOKS = 15
 
 Members = list[dict[str, Any]]
 
@@ -144,15 +146,20 @@ def leave(data: str = DATA) -> bool:
     own = str(__opts__["id"])
     if not joined(data):
         return False
-    asked, members = _voters(own)
-    others = [member["name"] for member in members if member.get("name") not in (None, own)]
-    if not others:
-        raise CommandExecutionError(f"{own} is the only member of etcd on {asked}")
-    _remove(others[0], own)
-    __salt__["service.stop"]("etcd")
-    shutil.rmtree(data)
-    Path(INITIAL).unlink(missing_ok=True)
-    return True
+    refusal = f"{own} is the only member of etcd"
+    for member in _voters(own)[1]:
+        if member.get("isLearner") or member.get("name") in (None, own):
+            continue
+        try:
+            _remove(member["name"], own)
+        except CommandExecutionError as error:
+            refusal = str(error)
+        else:
+            __salt__["service.stop"]("etcd")
+            shutil.rmtree(data)
+            Path(INITIAL).unlink(missing_ok=True)
+            return True
+    raise CommandExecutionError(refusal)
 
 
 def forget(leaving: list[str]) -> list[str]:
@@ -282,7 +289,6 @@ def _ask(minion_id: str, path: str, question: Mapping[str, Any]) -> Any:
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise CommandExecutionError(f"etcd on {minion_id} does not answer: {error}") from error
     if response.status != http.client.OK:
-        raise CommandExecutionError(
-            f"etcd on {minion_id} refuses {path}: {answer.get('message', answer)}"
-        )
+        reason = answer.get("message", answer) if isinstance(answer, dict) else answer
+        raise CommandExecutionError(f"etcd on {minion_id} refuses {path}: {reason}")
     return answer

@@ -8,6 +8,7 @@ https://patroni.readthedocs.io/en/latest/rest_api.html
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -141,9 +142,10 @@ def switch_over(candidate: str | None = None, seconds: float = SWITCH_SECONDS) -
     _change("POST", "/switchover", question)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        now = leader()
-        if now not in ("", before) and _is_running(now):
-            return now
+        with contextlib.suppress(CommandExecutionError):  # etcd may be electing
+            now = leader()
+            if now not in ("", before) and _is_running(now):
+                return now
         time.sleep(_POLL_SECONDS)
     raise CommandExecutionError(f"nobody has taken over from {before} within {seconds} s")
 
@@ -233,5 +235,5 @@ def _ask(
             return response.status, response.read().decode()
         finally:
             connection.close()
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
         raise CommandExecutionError(f"Patroni on {minion_id} does not answer: {error}") from error

@@ -156,26 +156,40 @@ def test_leader_is_a_member(role: str) -> None:
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({}, "replica, streaming, 0.0 MiB behind"),
-        ({"lag": 5 * 2**20, "role": "quorum_standby"}, "quorum standby, streaming, 5.0 MiB behind"),
-        ({"lag": "unknown", "state": "starting"}, "replica, starting, lag unknown"),
-        ({"role": "standby_leader", "timeline": 7}, "leads, timeline 7"),
-        ({"name": "postgres-9"}, "no member of the cluster"),
+        ({}, ("replica, streaming, 0.0 MiB behind", "")),
+        (
+            {"lag": 5 * 2**20, "role": "quorum_standby"},
+            ("quorum standby, streaming, 5.0 MiB behind", ""),
+        ),
+        (
+            {"lag": "unknown", "state": "starting"},
+            ("replica, starting, lag unknown", "PostgreSQL is starting"),
+        ),
+        ({"role": "standby_leader", "timeline": 7}, ("leads, timeline 7, 0 follow", "")),
+        ({"name": "postgres-9"}, ("", "it is no member of Patroni's cluster")),
     ],
 )
-def test_status_is_told(other: dict[str, Any], told: str) -> None:
-    assert Cluster(other).module("postgres-2").told() == told
+def test_status_is_told(other: dict[str, Any], told: tuple[str, str]) -> None:
+    found = Cluster(other).module("postgres-2").told()
+    assert (found["replication"], found["problem"]) == told
 
 
 def test_status_of_the_leader_and_of_silence_is_told() -> None:
     cluster = Cluster({})
-    assert cluster.module().told() == "leads, timeline 4"
+
+    def told(minion_id: str = "postgres-1") -> str:
+        return str(cluster.module(minion_id).told()["replication"])
+
+    assert told() == "leads, timeline 4, 1 follow, 0.0 MiB behind"
     assert cluster.members is not None
     del cluster.members[0]["timeline"], cluster.members[1]["lag"]
-    assert cluster.module().told() == "leads, timeline unknown"
-    assert cluster.module("postgres-2").told() == "replica, streaming, lag unknown"
+    assert told() == "leads, timeline unknown, 1 follow, lag unknown"
+    assert told("postgres-2") == "replica, streaming, lag unknown"
     cluster.silent = {"postgres-1"}
-    assert cluster.module().told() == "Patroni on postgres-1 does not answer"
+    assert cluster.module().told() == {
+        "replication": "",
+        "problem": "Patroni on postgres-1 does not answer",
+    }
 
 
 # -- changing --------------------------------------------------------------------------------------
@@ -420,7 +434,7 @@ class Member:
             __salt__={
                 "patroni.member": self.answer,
                 "patroni.leader": lambda: self.leads,
-                "patroni.told": lambda: "leads, timeline 4",
+                "patroni.told": lambda: {"replication": "leads, timeline 4"},
                 "patroni.restart": self.restart,
                 "patroni.settings": self.read,
                 "patroni.configure": self.configured.append,
