@@ -37,7 +37,7 @@ def test_optional_keys_have_defaults(tmp_path: Path) -> None:
         "{unit: a, service: b, certificate: {secret: c, members: 5}, check: {path: /d, expect: e}}"
     )
     full = table(tmp_path, f"{{domain: example.internal, roles: {{web: {row}}}}}")
-    assert full.of("web-1") == Role("web", "a", "b", "c", 5, "/d", "e")
+    assert full.of("web-1") == Role("web", "a", "b", "c", "/d", "e", members=5)
     with pytest.raises(StackError, match=r"^No role of .* has the certificate edge-tls\."):
         _ = read.edge
 
