@@ -78,7 +78,8 @@ deploy-others:
       - salt: deploy-addresses
 {% endif %}
 
-# A machine that restarts leaves the others to serve, and a new one finds them.
+# A machine that restarts leaves the others to serve, and a new one finds them. For a new web machine
+# none restarts.
 {% for machines in stores.values() %}
 {% for id in machines %}
 deploy-{{ id }}:
@@ -88,7 +89,7 @@ deploy-{{ id }}:
     - highstate: True
     - parallel: True
     - require:
-      - salt: deploy-{{ 'addresses' if loop.first else loop.previtem }}
+      - salt: deploy-{{ 'addresses' if loop.first or new else loop.previtem }}
 {% endfor %}
 {% endfor %}
 
