@@ -51,7 +51,12 @@ def hosts(servers: dict[str, Machine]) -> Callable[[str], None]:
     Docker writes a file of its own at each start; the disk of a machine keeps it.
     """
     kept = {name: machine.run("cat", HOSTS).stdout for name, machine in servers.items()}
-    return lambda name: servers[name].put(HOSTS, kept[name])
+
+    def give(name: str) -> None:
+        # Docker has bound the file, so it can be written and not be replaced.
+        servers[name].run("sh", "-c", f'printf %s "$1" > {HOSTS}', "sh", kept[name])
+
+    return give
 
 
 def sql(machine: Machine, statement: str) -> str:
