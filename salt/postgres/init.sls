@@ -29,6 +29,18 @@ postgres-package:
     - require:
       - file: postgres-no-cluster
 
+# It does not start before it has a configuration: a restart while it makes the cluster would leave
+# half of one.
+postgres-patroni:
+  pkg.installed:
+    - install_recommends: False
+    - pkgs:
+      - patroni
+      # Of the stores that Patroni can use, its package asks for any one.
+      - python3-etcd
+    - require:
+      - pkg: postgres-package
+
 # Earlier releases had Debian's scripts run the cluster. Patroni takes its data over, and asks it by
 # the role for replication before it lets it write.
 postgres-old-replication:
@@ -44,9 +56,11 @@ postgres-old-replication:
     - require:
       - pkg: postgres-package
 
-postgres-old-unit:
-  service.masked:
-    - name: postgresql@{{ postgres.version }}-main
+postgres-old-start:
+  file.managed:
+    - name: /etc/postgresql/{{ postgres.version }}/main/start.conf
+    - contents: disabled
+    - onlyif: test -e /etc/postgresql/{{ postgres.version }}/main/start.conf
     - require:
       - postgres_user: postgres-old-replication
 
@@ -54,7 +68,7 @@ postgres-old-service:
   service.dead:
     - name: postgresql@{{ postgres.version }}-main
     - require:
-      - service: postgres-old-unit
+      - file: postgres-old-start
 
 postgres-tls:
   file.directory:
@@ -105,8 +119,9 @@ postgres-base-config:
   file.managed:
     - name: /etc/patroni/postgresql.conf
     - contents: '# Managed by salt/postgres. The settings are in config.yml.'
-    - makedirs: True
     - mode: '0644'
+    - require:
+      - pkg: postgres-patroni
 
 postgres-config:
   file.managed:
@@ -132,25 +147,7 @@ postgres-config:
           patroni: {{ endpoints.patroni.port }}
           postgres: {{ endpoints.postgres.port }}
     - require:
-      - pkg: postgres-package
       - file: postgres-base-config
-
-# After its configuration, which its unit needs to start.
-postgres-patroni:
-  pkg.installed:
-    - install_recommends: False
-    - pkgs:
-      - patroni
-      # Of the stores that Patroni can use, its package asks for any one.
-      - python3-etcd
-    - require:
-      - etcd_member: etcd-voting
-      - service: postgres-old-service
-      - file: postgres-config
-      - file: postgres-unit
-      - file: postgres-ca
-      - file: postgres-certificate
-      - file: postgres-key
 
 postgres-unit-loaded:
   service_config.loaded:
@@ -161,7 +158,12 @@ postgres-service:
     - name: {{ server.unit }}
     - enable: True
     - require:
-      - pkg: postgres-patroni
+      - etcd_member: etcd-voting
+      - service: postgres-old-service
+      - file: postgres-config
+      - file: postgres-ca
+      - file: postgres-certificate
+      - file: postgres-key
     - watch:
       - service_config: postgres-unit-loaded
       - file: postgres-unit

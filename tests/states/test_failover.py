@@ -121,8 +121,9 @@ def test_status_tells_who_leads(servers: dict[str, Machine]) -> None:
 
 
 def test_old_unit_does_not_come_back(servers: dict[str, Machine]) -> None:
-    unit = servers["postgres-1"].run("systemctl", "show", "--value", "-p", "LoadState", OLD_UNIT)
-    assert unit.stdout.strip() == "masked"
+    servers["postgres-1"].run("systemctl", "start", OLD_UNIT)
+    assert servers["postgres-1"].run("systemctl", "is-active", OLD_UNIT).stdout.strip() != "active"
+    assert leader(servers) == "postgres-1"
 
 
 @pytest.mark.parametrize("port", [2379, 2380])
