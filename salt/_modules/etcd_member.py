@@ -162,17 +162,24 @@ def leave(data: str = DATA) -> bool:
     raise CommandExecutionError(refusal)
 
 
-def forget(leaving: list[str]) -> list[str]:
+def forget(leaving: list[str], *, silent: bool = False) -> list[str]:
     """Have the cluster give up the places of machines that have gone; return whose it had.
 
     Args:
         leaving: their minion ids.
+        silent: of these, only those that do not answer. They go first: without them, the others are
+            a majority of what is left.
 
     Raises:
         CommandExecutionError: no member answers, or the cluster refuses.
     """
     asked, members = _voters(str(__opts__["id"]))
-    gone = [minion_id for minion_id in leaving if any(_is_of(each, minion_id) for each in members)]
+    gone = [
+        minion_id
+        for minion_id in leaving
+        if any(_is_of(each, minion_id) for each in members)
+        and not (silent and _reach(minion_id) == "serves")
+    ]
     for minion_id in gone:
         _remove(asked, minion_id)
     return gone

@@ -31,7 +31,20 @@ drain-clients:
     - kwarg: {seconds: 75}
     - timeout: 120
 {% endif %}
-{% for id in servers if staying %}
+{% if servers and staying %}
+
+# Those that are lost first, so that the others stay a majority.
+drain-lost:
+  salt.function:
+    - name: etcd_member.forget
+    - tgt: [{{ staying | first | json }}]
+    - tgt_type: list
+    - expect_minions: True
+    - arg:
+        - {{ servers | json }}
+    - kwarg: {silent: True}
+    - timeout: 60
+{% for id in servers %}
 
 # One that does not answer has lost its place already, or loses it below.
 drain-{{ id }}:
@@ -43,8 +56,8 @@ drain-{{ id }}:
     - timeout: 180
     - require:
       - salt: drain-{{ 'edge' if loop.first else loop.previtem }}
+      - salt: drain-lost
 {% endfor %}
-{% if servers and staying %}
 
 drain-places:
   salt.function:

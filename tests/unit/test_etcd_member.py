@@ -395,6 +395,14 @@ def test_places_of_machines_that_have_gone_are_given_up() -> None:
     assert module.forget(["postgres-2"]) == []
 
 
+def test_places_of_machines_that_are_lost_are_given_up_alone() -> None:
+    etcd = Etcd(*MACHINES)
+    etcd.silent = {"postgres-3"}
+    module = Machine("postgres-1", etcd).module
+    assert module.forget(["postgres-2", "postgres-3"], silent=True) == ["postgres-3"]
+    assert [name for name, _ in etcd.places()] == ["postgres-1", "postgres-2"]
+
+
 # -- the gateway -----------------------------------------------------------------------------------
 
 AUTHORITY = Authority.new("test")

@@ -245,14 +245,16 @@ def test_database_server_that_goes_leaves_its_cluster(tmp_path: Path) -> None:
     drain = drained(tmp_path, "web-3", "postgres-3", "postgres-1", others=STORES)
     assert targets(drain) == {
         "drain-edge": ["lb-1", "lb-2"],
+        "drain-lost": ["postgres-2"],
         "drain-postgres-1": ["postgres-1"],
         "drain-postgres-3": ["postgres-3"],
         "drain-places": ["postgres-2"],
     }
-    _, first, second, places = drain.chunks
-    order = ["drain-edge", "drain-postgres-1", "drain-postgres-3", "drain-places"]
-    for before, step in pairwise(order):
-        assert requires(drain, step) == [before]
+    _, lost, first, second, places = drain.chunks
+    assert requires(drain, "drain-postgres-1") == ["drain-edge", "drain-lost"]
+    assert requires(drain, "drain-postgres-3") == ["drain-postgres-1", "drain-lost"]
+    assert requires(drain, "drain-places") == ["drain-postgres-3"]
+    assert (lost["name"], lost["kwarg"]) == ("etcd_member.forget", {"silent": True})
     for server in (first, second):
         assert server["name"] == "patroni.leave"
         # Nobody takes over that leaves as well.
