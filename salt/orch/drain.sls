@@ -33,6 +33,13 @@ drain-clients:
 {% endif %}
 {% if servers and staying %}
 
+# The tree may be newer than what they have.
+drain-modules:
+  salt.function:
+    - name: saltutil.sync_modules
+    - tgt: {{ ([staying | first] + servers) | json }}
+    - tgt_type: list
+
 # Those that are lost first, so that the others stay a majority.
 drain-lost:
   salt.function:
@@ -44,6 +51,8 @@ drain-lost:
         - {{ servers | json }}
     - kwarg: {silent: True}
     - timeout: 60
+    - require:
+      - salt: drain-modules
 {% for id in servers %}
 
 # One that does not answer has lost its place already, or loses it below.

@@ -245,12 +245,15 @@ def test_database_server_that_goes_leaves_its_cluster(tmp_path: Path) -> None:
     drain = drained(tmp_path, "web-3", "postgres-3", "postgres-1", others=STORES)
     assert targets(drain) == {
         "drain-edge": ["lb-1", "lb-2"],
+        "drain-modules": ["postgres-2", "postgres-1", "postgres-3"],
         "drain-lost": ["postgres-2"],
         "drain-postgres-1": ["postgres-1"],
         "drain-postgres-3": ["postgres-3"],
         "drain-places": ["postgres-2"],
     }
-    _, lost, first, second, places = drain.chunks
+    _, modules, lost, first, second, places = drain.chunks
+    assert "expect_minions" not in modules
+    assert requires(drain, "drain-lost") == ["drain-modules"]
     assert requires(drain, "drain-postgres-1") == ["drain-edge", "drain-lost"]
     assert requires(drain, "drain-postgres-3") == ["drain-postgres-1", "drain-lost"]
     assert requires(drain, "drain-places") == ["drain-postgres-3"]

@@ -390,7 +390,11 @@ def test_main_reads_its_configuration(
 def test_failed_command_says_why(program: ModuleType) -> None:
     with pytest.raises(program.ScaleError, match=r"^sh -c echo one; echo two; exit 3 failed: two$"):
         program.run("sh", "-c", "echo one; echo two; exit 3")
-    told = "     Comment: Function edge.drain failed\n     Started: now\nunclosed Runner"
+    told = (
+        "      Result: True\n     Comment: Function edge.leave ran\n"
+        "      Result: False\n     Comment: Function edge.drain failed\n"
+        "     Started: now\nunclosed Runner"
+    )
     with pytest.raises(program.ScaleError, match=r"failed: Function edge\.drain failed$"):
         program.run("sh", "-c", f"echo '{told}'; exit 1")
     with pytest.raises(program.ScaleError, match=r"failed: no output$"):

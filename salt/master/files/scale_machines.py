@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -276,8 +277,12 @@ def _reason(output: str) -> str:
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("unclosed ")]
-    comments = [line for line in lines if line.startswith("Comment: ")]
-    return (comments or lines[-1:] or ["no output"])[0].removeprefix("Comment: ")
+    comments = [
+        line.removeprefix("Comment: ")
+        for before, line in pairwise(["", *lines])
+        if line.startswith("Comment: ") and before != "Result: True"
+    ]
+    return (comments or lines[-1:] or ["no output"])[0]
 
 
 def ask(names: Sequence[str], function: str, *arguments: str) -> dict[str, Any]:
