@@ -5,6 +5,7 @@
 {% set airflow = salt['pillar.get']('airflow', defaults.airflow, merge=True) %}
 
 include:
+  - base
   - airflow
 
 airflow-owner:

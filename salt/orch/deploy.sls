@@ -78,8 +78,8 @@ deploy-others:
       - salt: deploy-addresses
 {% endif %}
 
-# A machine that restarts leaves the others to serve, and a new one finds them. For a new web machine
-# none restarts.
+# A machine that restarts leaves the others to serve, and a new one finds them. For a new web
+# machine none restarts.
 {% for machines in stores.values() %}
 {% for id in machines %}
 deploy-{{ id }}:

@@ -207,7 +207,8 @@ def test_groups_match_endpoints(
         (groups["salt"], 22, operator)
     }
     assert {opening for opening in found if opening[1] == 5432} == {
-        (groups["postgres"], 5432, groups["web"])
+        (groups["postgres"], 5432, groups["web"]),
+        (groups["postgres"], 5432, groups["postgres"]),
     }
     assert {peer for group, port, peer in found if (group, port) == (groups["salt"], 4505)} == set(
         groups.values()
