@@ -9,6 +9,8 @@
 {% set certificate = secrets[server.certificate.secret] %}
 {% set endpoints, machines = pillar['endpoints'], salt['machines.addresses']('postgres') %}
 {% set tls = salt['file.dirname'](server.certificate.path) %}
+{% set ttl = postgres.cluster.ttl if machines | length > 1 else postgres.cluster.ttl_alone %}
+{% set settings = dict(postgres.cluster.settings, ttl=ttl) %}
 
 include:
   - etcd
@@ -135,6 +137,7 @@ postgres-config:
         name: {{ grains['id'] | json }}
         name_host: {{ salt['etcd_member.host'](grains['id']) | json }}
         postgres: {{ postgres | json }}
+        settings: {{ settings | json }}
         address: {{ salt['machines.own_address']() | json }}
         hosts: {{ salt['etcd_member.hosts']() | json }}
         members: {{ machines.values() | list | json }}
@@ -194,7 +197,7 @@ postgres-running:
 postgres-shared-settings:
   patroni.configured:
     - name: {{ postgres.cluster.scope | json }}
-    - settings: {{ postgres.cluster.settings | json }}
+    - settings: {{ settings | json }}
     - require:
       - patroni: postgres-running
 
