@@ -107,7 +107,7 @@ def test_refusal_is_logged_to_journal_only(postgres: Machine, query: Query) -> N
         "--grep=nosuchdatabase",
     )
     until(lambda: postgres.run(*refusals).returncode == 0, "the journal holds the refusal")
-    assert postgres.run("find", "/var/log/postgresql", "-type", "f").stdout == ""
+    assert not postgres.run("find", "/var/log/postgresql", "-type", "f").stdout
 
 
 def test_plaintext_is_refused(query: Query) -> None:
