@@ -79,15 +79,16 @@ def test_restart_that_a_failed_run_has_lost_is_made(fleet: Fleet, redis: Machine
 
 def test_service_of_an_earlier_release_loads_its_files_once(fleet: Fleet, redis: Machine) -> None:
     """Its unit has recorded nothing."""
-    units = ("redis-server", "ssh", "systemd-journald")
+    units = ("redis-server", "redis-sentinel", "ssh", "systemd-journald")
     redis.run("rm", *(f"/etc/systemd/system/{unit}.service.d/loaded.conf" for unit in units))
     redis.run("rm", "-r", "/run/stack")
     redis.run("systemctl", "daemon-reload")
-    names = ("base-journal", "base-ssh", "redis-config")
+    names = ("base-journal", "base-ssh", "redis-config", "redis-sentinel-config")
     expected = {f"{name}-loaded" for name in names} | {
         "base-journal-service",
         "base-ssh-service",
         "redis-service",
+        "redis-sentinel-service",
     }
     assert ids(redis.apply(test=True)) == expected
     assert ids(fleet.converge(redis)) == expected
