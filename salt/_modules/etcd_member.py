@@ -124,16 +124,6 @@ def promote() -> str:
     return ""
 
 
-def leads() -> bool:
-    """Return whether this machine's member is the leader of etcd.
-
-    Raises:
-        CommandExecutionError: etcd does not answer here.
-    """
-    status = _ask(str(__opts__["id"]), "/v3/maintenance/status", {})
-    return bool(status["leader"] == status["header"]["member_id"])
-
-
 def leave(data: str = DATA) -> bool:
     """Give this machine's place up, stop etcd and remove its data; return whether it had a place.
 

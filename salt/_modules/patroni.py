@@ -46,10 +46,14 @@ def member(minion_id: str | None = None) -> dict[str, Any]:
     return dict(_parsed(text))
 
 
-def is_primary() -> bool:
-    """Return whether this machine's PostgreSQL is the primary, as far as Patroni knows."""
+def is_primary(minion_id: str | None = None) -> bool:
+    """Return whether a machine's PostgreSQL is the primary, as far as its Patroni knows.
+
+    Args:
+        minion_id: the machine; this one when it is None.
+    """
     try:
-        status, _ = _ask(_own(), "GET", "/primary")
+        status, _ = _ask(minion_id or _own(), "GET", "/primary")
     except CommandExecutionError:
         return False
     return status == http.client.OK
@@ -144,7 +148,7 @@ def switch_over(candidate: str | None = None, seconds: float = SWITCH_SECONDS) -
     while time.monotonic() < deadline:
         with contextlib.suppress(CommandExecutionError):  # etcd may be electing
             now = leader()
-            if now not in ("", before) and _is_running(now):
+            if now not in ("", before) and is_primary(now):
                 return now
         time.sleep(_POLL_SECONDS)
     raise CommandExecutionError(f"nobody has taken over from {before} within {seconds} s")
@@ -189,14 +193,6 @@ def _behind(followers: Iterable[Mapping[str, Any]]) -> str:
 def _fitness(found: Mapping[str, Any]) -> tuple[bool, float]:
     lag = found.get("lag")
     return "standby" not in found["role"], lag if isinstance(lag, int) else float("inf")
-
-
-def _is_running(minion_id: str) -> bool:
-    try:
-        status, _ = _ask(minion_id, "GET", "/primary")
-    except CommandExecutionError:
-        return False
-    return status == http.client.OK
 
 
 def _change(method: str, path: str, question: Mapping[str, Any]) -> None:

@@ -325,12 +325,6 @@ def test_nobody_with_a_vote_is_an_error() -> None:
         Machine("postgres-2", etcd).module.voting()
 
 
-def test_one_member_leads() -> None:
-    etcd = Etcd("postgres-1", "postgres-2")
-    leads = [Machine(name, etcd).module.leads() for name in ("postgres-1", "postgres-2")]
-    assert leads == [True, False]
-
-
 # -- who leaves ------------------------------------------------------------------------------------
 
 
