@@ -176,7 +176,8 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         without a certificate. ``drift``: sentences on what else differs from what is declared
         (docs/drift.md). ``reboot_required``: whether Debian asks for a reboot. ``outdated``: the
         units that run code which an update has replaced. ``growth``: what the master does by itself
-        about the number of machines, or "". ``cpu``: why everything here takes long, or "".
+        about the number of machines, or "". ``backup``: how old the backup of the master's keys is,
+        or "". ``cpu``: why everything here takes long, or "".
 
     Raises:
         CommandExecutionError: the file is missing, because no highstate has run yet.
@@ -184,7 +185,8 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
     begun = __salt__["cpu_credits.sample"]()
     role = recorded(path)
     replication = _replication(role)
-    problems = [_problem(role), replication["problem"], *_firewall_problems()]
+    backup = __salt__["master_backup.told"]()
+    problems = [_problem(role), replication["problem"], backup["problem"], *_firewall_problems()]
     found = {
         "unit": role["unit"],
         "state": _unit_state(role["unit"]),
@@ -196,6 +198,7 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         "outdated": __salt__["drift.outdated"](),
         "replication": replication["replication"],
         "growth": __salt__["machine_counts.told"](),
+        "backup": backup["backup"],
     }
     # All of this has taken CPU: what this machine asked for and did not get shows now.
     return {**found, "cpu": __salt__["cpu_credits.since"](begun)}

@@ -19,7 +19,9 @@ aws-s3-endpoint:
           - Sid: ListOwnBucket
             Effect: Allow
             Principal: '*'
-            Action: 's3:ListBucket'
+            Action:
+              - 's3:ListBucket'
+              - 's3:ListBucketVersions'
             Resource: {{ bucket | json }}
           - Sid: UseOwnObjects
             Effect: Allow
@@ -28,5 +30,6 @@ aws-s3-endpoint:
               - 's3:AbortMultipartUpload'
               - 's3:DeleteObject'
               - 's3:GetObject'
+              - 's3:GetObjectVersion'
               - 's3:PutObject'
             Resource: {{ (bucket ~ '/*') | json }}

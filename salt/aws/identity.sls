@@ -1,6 +1,6 @@
 # The account has the operator's key pair, and roles. By theirs, the Salt master may launch and
-# manage this deployment's machines in its region, and no other's, and keep releases in the bucket;
-# a database machine may keep backups there; an edge may take the site's address. All other machines
+# manage this deployment's machines in its region, and no other's, and keep releases and backups of
+# its keys in the bucket, where it deletes nothing; a database machine may keep backups there; an edge may take the site's address. All other machines
 # have no role. AWS evaluates RunInstances for every resource that it creates or uses, so each
 # statement's conditions are ones that all of its resources have:
 # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
@@ -158,6 +158,21 @@ aws-earlier-key-pair:
               Resource: {{ bucket | json }}
               Condition:
                 StringLike: {'s3:prefix': 'releases/*'}
+        backups:
+          Version: '2012-10-17'
+          Statement:
+            - Sid: KeepBackups
+              Effect: Allow
+              Action:
+                - 's3:GetObjectVersion'
+                - 's3:PutObject'
+              Resource: {{ (bucket ~ '/master/*') | json }}
+            - Sid: ListBackups
+              Effect: Allow
+              Action: 's3:ListBucketVersions'
+              Resource: {{ bucket | json }}
+              Condition:
+                StringLike: {'s3:prefix': 'master/*'}
 {% endfor %}
 
 # A program for backups deletes those that have expired. In a bucket with versions that leaves a

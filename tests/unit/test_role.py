@@ -177,6 +177,7 @@ class Drift:
 
     firewall: list[str] | str = field(default_factory=list)
     found: list[str] = field(default_factory=list)
+    backup: str = ""
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """Return them as `__salt__`."""
@@ -191,6 +192,7 @@ class Drift:
             "drift.found": lambda _path: self.found,
             "drift.outdated": lambda: ["app.service"],
             "machine_counts.told": lambda: "web grows",
+            "master_backup.told": lambda: {"backup": "a day old", "problem": self.backup},
             "drift.reboot_required": lambda: True,
             "cpu_credits.sample": lambda: {"at": 7.0},
             "cpu_credits.since": lambda before: f"out of CPU credits since {before['at']:g}",
@@ -262,6 +264,7 @@ def test_status_of_machine_that_serves(status: Status, listener: int) -> None:
         "outdated": ["app.service"],
         "replication": "",
         "growth": "web grows",
+        "backup": "a day old",
         "cpu": "out of CPU credits since 7",
     }
 
@@ -272,6 +275,11 @@ def test_firewall_that_differs_is_a_problem(status: Status, drift: Drift, listen
     assert status(1)["problem"].endswith("Connection refused; one rule; another")
     drift.firewall = "nft: not found"
     assert status(listener)["problem"] == "the firewall cannot be compared: nft: not found"
+
+
+def test_backup_that_fails_is_a_problem(status: Status, drift: Drift, listener: int) -> None:
+    drift.backup = "backups fail for 2 h: no bucket"
+    assert status(listener)["problem"] == "backups fail for 2 h: no bucket"
 
 
 def test_role_of_a_store_is_told(tmp_path: Path, drift: Drift) -> None:

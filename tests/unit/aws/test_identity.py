@@ -144,6 +144,15 @@ FORBIDDEN = (
     ),
     *(Other("s3:ListBucket", BUCKET, {"s3:prefix": prefix}) for prefix in ("postgres/", None)),
     Other("s3:ListBucket", BUCKET, resource="arn:aws:s3:::other"),
+    *(
+        Other("s3:GetObjectVersion", BUCKET, resource=resource)
+        for resource in (f"{OF_BUCKET}/postgres/a", "arn:aws:s3:::other/master/a")
+    ),
+    *(
+        Other("s3:ListBucketVersions", BUCKET, {"s3:prefix": prefix})
+        for prefix in ("postgres/", None)
+    ),
+    Other("s3:ListBucketVersions", BUCKET, resource="arn:aws:s3:::other"),
 )
 
 
@@ -156,11 +165,11 @@ def kind_of(access: Access) -> str:
 def policy(
     applied: dict[str, Any], client: Callable[[str], Any], pillar: dict[str, Any]
 ) -> list[Statement]:
-    """The statements of the master's role in the account, of both policies."""
+    """The statements of the master's role in the account, of all its policies."""
     iam, role = client("iam"), pillar["aws"]["salt_role"]
     return [
         statement
-        for name in ("salt-cloud", "releases")
+        for name in ("salt-cloud", "releases", "backups")
         for statement in iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"][
             "Statement"
         ]
@@ -237,6 +246,7 @@ def recorded(
     scale = load_file(ROOT / "salt/master/files/scale_machines.py")
 
     keep_release(pillar, tmp_path_factory.mktemp("archives"))
+    keep_backup(aws)
     driver.list_nodes_full()
     for role in ROLES:  # up
         on_master(role)
@@ -274,6 +284,16 @@ def keep_release(pillar: dict[str, Any], folder: Path) -> None:
         path.unlink()
     store.get("3.3", str(folder))
     assert (folder / "3.3.tar.zst").read_bytes() == b"packed"
+
+
+def keep_backup(aws: Mapping[str, Any]) -> None:
+    """Put backups of the master's keys into the bucket and take the first one from there."""
+    backups = load_file(ROOT / "salt/master/files/master_backup.py")
+    bucket = backups.Bucket(DEPLOYMENT.in_account(aws["bucket"]["name"]), aws["region"])
+    first = bucket.put(b"first")
+    bucket.put(b"second")
+    assert bucket.get(bucket.find("")) == b"second"
+    assert bucket.get(bucket.find(first)) == b"first"
 
 
 def until_stopped(cloud: Running, instance: str) -> None:

@@ -61,6 +61,7 @@ class Row:
         replication: of a store, whether it is the master and how far the others are behind; empty:
             it is no such store, or does not tell.
         growth: what it does by itself about the number of machines; empty: nothing.
+        backup: of the Salt master, how old the backup of its keys is; empty: it makes none.
         cpu: why it answers slowly, where that is for lack of CPU credits; empty: it is not.
         spare: whether it does not serve its role yet, so that nothing depends on it.
         in_map: whether the map names it.
@@ -81,6 +82,7 @@ class Row:
     reboot_required: bool = False
     replication: str = ""
     growth: str = ""
+    backup: str = ""
     cpu: str = ""
     spare: bool = False
     in_map: bool = True
@@ -293,6 +295,7 @@ def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -
         reboot_required=bool(status.get("reboot_required")),
         replication=status.get("replication", ""),
         growth=status.get("growth", ""),
+        backup=status.get("backup", ""),
         cpu=status.get("cpu", ""),
         spare=role is not None and not role.serves(name),
     )
