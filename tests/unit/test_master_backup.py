@@ -259,7 +259,7 @@ def test_backup_that_is_not_whole_and_own_is_refused(
 ) -> None:
     good = seal(keyrings, "prod", KEYS)
     middle = len(good) // 2
-    content = {
+    contents: dict[str, Callable[[], bytes]] = {
         "unsigned": lambda: seal(keyrings, "", KEYS),
         "foreign": lambda: seal(keyrings, "eve", KEYS),
         "cut": lambda: good[:-50],
@@ -268,8 +268,8 @@ def test_backup_that_is_not_whole_and_own_is_refused(
         "path": lambda: seal(keyrings, "prod", {**KEYS, "../../etc/passwd": b"root"}),
         "other": lambda: seal(keyrings, "prod", KEYS, "test"),
         "empty": lambda: seal(keyrings, "prod", {}),
-    }[what]()
-    s3.put_object(Bucket=BUCKET, Key=KEY, Body=content)
+    }
+    s3.put_object(Bucket=BUCKET, Key=KEY, Body=contents[what]())
     new = master_of("new")
     error = new.restore(code=1)
     assert error.startswith("the backup of 20")

@@ -32,9 +32,10 @@ from stackctl.teardown import Doomed
 
 VERBS = [
     "init", "plan", "up", "launch", "scale", "down", "status", "cost", "exec", "salt", "logs",
-    "secrets",
+    "secrets", "master",
 ]  # fmt: skip
 ACTIONS = ["init", "list", "show", "share", "unshare", "rotate"]
+OF_MASTER = ["backup", "backups", "restore"]
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,13 @@ def raising(error: Exception) -> Any:
 
 @pytest.mark.parametrize(
     "args",
-    [[], ["completion"], *([verb] for verb in VERBS), *(["secrets", action] for action in ACTIONS)],
+    [
+        [],
+        ["completion"],
+        *([verb] for verb in VERBS),
+        *(["secrets", action] for action in ACTIONS),
+        *(["master", action] for action in OF_MASTER),
+    ],
 )
 def test_help(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -93,6 +100,8 @@ def test_every_verb_is_documented_and_implemented(capsys: pytest.CaptureFixture[
         ["exec"],
         ["exec", "web-1"],
         ["salt"],
+        ["master"],
+        ["master", "backup", "--from", "x"],
         ["secrets"],
         ["secrets", "rotate"],
         ["secrets", "show"],
@@ -119,7 +128,7 @@ def test_completion_names_verbs_and_needs_no_checkout(
     monkeypatch.setattr(cli, "repository_root", raising(AssertionError("it looked for a checkout")))
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    assert all(word in script for word in (*VERBS, *ACTIONS, "--on-failure"))
+    assert all(word in script for word in (*VERBS, *ACTIONS, *OF_MASTER, "--on-failure"))
 
 
 def test_completion_for_bash_is_valid_and_completes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,10 @@ WAIT_HELP = (
     "wait for another run that changes the deployment (default: say whose it is, and exit with 1);"
     " what an interrupted run has left running on the master is always waited for"
 )
+BACKUP_HELP = (
+    "which backup of its keys a new Salt master takes when its machine was lost, so that no minion"
+    " is installed anew: a name of `master backups`, `none`, or the default, `newest`"
+)
 OVER_BUDGET_HELP = "do not mind settings:budget of the deployment this time"
 ON_FAILURE_HELP = (
     "what happens to a machine that this run launched and that is not ready"
@@ -69,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     _add_changing_verbs(verbs)
     _add_reading_verbs(verbs)
     _add_secrets(_add(verbs, "secrets", "Make, show or renew the deployment's secrets."))
+    _add_master(_add(verbs, "master", "Back up or restore the Salt master's keys."))
     completion = _add(verbs, "completion", "Print a shell's completion of the verbs and options.")
     completion.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
     return top
@@ -139,6 +144,7 @@ def _add_changing_verbs(verbs: Any) -> None:
     up.add_argument("--on-failure", choices=ON_FAILURE, default="keep", help=ON_FAILURE_HELP)
     up.add_argument("--wait", action="store_true", help=WAIT_HELP)
     up.add_argument("--over-budget", action="store_true", help=OVER_BUDGET_HELP)
+    up.add_argument("--master-backup", default="newest", metavar="NAME", help=BACKUP_HELP)
     launch = _add(
         verbs,
         "launch",
@@ -254,6 +260,33 @@ def _add_secrets(verb: argparse.ArgumentParser) -> None:
     unshare.add_argument("operator", metavar="NAME")
     rotate = _add(actions, "rotate", "Make secrets anew; `up` then brings them to the machines.")
     rotate.add_argument("secret", nargs="+", metavar="SECRET")
+
+
+def _add_master(verb: argparse.ArgumentParser) -> None:
+    actions = verb.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add(
+        actions,
+        "backup",
+        "Back up the master's keys now, encrypted, into the deployment's bucket; a timer on the"
+        " master does the same once a day, and within minutes after a key has changed.",
+    )
+    backups = _add(actions, "backups", "Print the backups that the bucket has, the newest first.")
+    backups.add_argument("--json", action="store_true", help=JSON_HELP)
+    restore = _add(
+        actions,
+        "restore",
+        "Put a backup in the place of the keys that the master has. `up` does this by itself when"
+        " it has launched a new master.",
+    )
+    restore.add_argument(
+        "--from",
+        dest="name",
+        default="",
+        metavar="NAME",
+        help="as `master backups` prints it (default: the newest)",
+    )
+    restore.add_argument("--dry-run", action="store_true", help="print what would be replaced")
+    restore.add_argument("--wait", action="store_true", help=WAIT_HELP)
 
 
 def _count(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -23,6 +24,7 @@ from stackctl import (
     launch,
     limits,
     local,
+    master_backup,
     new_deployment,
     planning,
     printing,
@@ -174,6 +176,7 @@ def _up(deployment: Deployment, options: argparse.Namespace) -> int:
         show=printing.print_changed,
         wait=options.wait,
         removal=_removal(options),
+        backup=options.master_backup,
     )
     changes = f"{progress.changes} steps changed something" if result.changed else "Nothing changed"
     OUT.print(f"{changes}, in {progress.elapsed:.0f} s.")
@@ -465,6 +468,29 @@ def _aws_account(deployment: Deployment, given: str | None) -> str | None:
     return given
 
 
+def _master(deployment: Deployment, options: argparse.Namespace) -> int:
+    log = _log(deployment, f"master-{options.action}")
+    match options.action:
+        case "backup":
+            made = master_backup.back_up(deployment, log)
+            print_line(
+                f"Backed up: {made['where']}, version {made['version']}, {made['bytes']} bytes,"
+                f" with the keys of {', '.join(made['minions']) or 'no minion'};"
+                f" OpenPGP keys that open it: {made['readers']}."
+            )
+        case "backups":
+            found = master_backup.listed(deployment, log)
+            if options.json:
+                OUT.print_json(json.dumps(found))
+            else:
+                printing.print_backups(found)
+        case "restore":
+            choice = master_backup.Choice(options.name, options.dry_run, options.wait)
+            told = master_backup.restore(deployment, log, print_line, choice)
+            printing.print_restored(told, deployment.command("up"), dry_run=options.dry_run)
+    return 0
+
+
 VERBS = {
     "init": _init,
     "plan": _plan,
@@ -478,4 +504,5 @@ VERBS = {
     "salt": _salt,
     "logs": _logs,
     "secrets": _secrets,
+    "master": _master,
 }

@@ -12,6 +12,10 @@
     * UnreachableError
 
   * SecretsError
+  * BackupError
+
+    * NoBackupError
+
   * LaunchError
   * ScaleError
   * ConvergeError
@@ -94,6 +98,14 @@ class UnreachableError(CommandError):
 
 class SecretsError(StackError):
     """A secret is missing, cannot be decrypted, or would be overwritten."""
+
+
+class BackupError(StackError):
+    """The Salt master's keys cannot be backed up, or a backup is refused."""
+
+
+class NoBackupError(BackupError):
+    """The bucket has no backup of the Salt master's keys."""
 
 
 class LaunchError(StackError):

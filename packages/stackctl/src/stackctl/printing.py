@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stackctl.cost import Alternative, Estimate, prices
+from stackctl.master_backup import Restored
 from stackctl.status import Report, Row
 from stackctl.verdict import Result
 
@@ -113,16 +114,38 @@ def _remarks(row: Row, up: str) -> Iterator[str]:
         yield f"end of its certificate: {row.certificate}. Renew it: docs/runbooks.md."
     if row.outdated:
         yield f"hint: runs with older files than its disk has: {', '.join(row.outdated)}"
-    if row.replication:
-        yield row.replication
-    if row.growth:
-        yield row.growth
+    yield from filter(None, (row.replication, row.growth, row.backup))
     if row.spare:
         yield "a spare: it runs no service of its role yet, and nothing depends on it"
     if not row.in_map:
         yield f"the map does not name it. Who removes such machines: {up} --map"
     if row.reboot_required:
         yield "hint: an update waits for a reboot"
+
+
+def print_backups(found: Mapping[str, Any]) -> None:
+    """Print the backups of the master's keys, the newest first."""
+    for backup in found["backups"]:
+        print_line(f"{backup['name']}  {backup['bytes']} bytes")
+    print_line(f"{len(found['backups'])} backups: {found['where']}")
+
+
+def print_restored(found: Restored, up: str, *, dry_run: bool) -> None:
+    """Print what a restore has changed on the master, or would change.
+
+    Args:
+        found: that.
+        up: the command that has every machine answer the master.
+        dry_run: whether nothing was changed.
+    """
+    for path in found.changes:
+        print_line(f"{'would replace' if dry_run else 'replaced'} {path}")
+    if found.left:
+        print_line(f"left out, because their machines do not exist: {', '.join(found.left)}")
+    if not found.changes:
+        print_line(f"The master has the keys of the backup of {found.name} already.")
+    elif not dry_run:
+        print_line(f"The master has the keys of the backup of {found.name}. Then: {up}")
 
 
 def print_cost(found: Estimate, others: Sequence[Alternative]) -> None:

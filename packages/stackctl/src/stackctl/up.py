@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from stackctl import (
     host_keys,
     limits,
     local,
+    master_backup,
     packages,
     preflight,
     salt,
@@ -28,7 +29,13 @@ from stackctl import (
 )
 from stackctl.account import aws_environment, enter, open_account
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, ConvergeError, LaunchError, SecretsError
+from stackctl.errors import (
+    CommandError,
+    ConvergeError,
+    LaunchError,
+    NoBackupError,
+    SecretsError,
+)
 from stackctl.initialise import initialise
 from stackctl.launch import Launcher, OnFailure
 from stackctl.locks import Holder, Jobs, Session, on_this_host
@@ -113,6 +120,7 @@ def up(
     show: Callable[[LaunchResult], None] = lambda _: None,
     wait: bool = False,
     removal: Removal = "nothing",
+    backup: str = master_backup.NEWEST,
 ) -> Result:
     """Bring up whatever of the stack is missing or differs from the tree.
 
@@ -125,6 +133,8 @@ def up(
         wait: for another run that changes the deployment.
         removal: which of the machines that the map does not name this removes: they are drained and
             destroyed when all others run.
+        backup: the name of the backup whose keys a new Salt master takes, or `NEWEST` or `WITHOUT`
+            of `master_backup`.
 
     Raises:
         BusyError: another run changes the deployment.
@@ -132,7 +142,7 @@ def up(
     """
     holder = Holder.this("up")
     with on_this_host(deployment, holder, progress.note, wait=wait):
-        return _up(Run(deployment, progress, log, holder, wait, removal), on_failure, show)
+        return _up(Run(deployment, progress, log, holder, wait, removal, backup), on_failure, show)
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,7 @@ class Run:
     holder: Holder
     wait: bool
     removal: Removal = "nothing"
+    backup: str = master_backup.NEWEST
 
 
 def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -> Result:
@@ -179,15 +190,18 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             machines = Machines(run, shell, session.jobs)
             machine = machines.launch_master(launcher)
             session.hold(machine)
-            pushed, applied = machines.start_master(machine, account.master_files(variables))
+            others = [found.name for found in find_machines(client, deployment)]
+            pushed, applied = machines.start_master(
+                machine, account.master_files(variables), others
+            )
             if applied:
                 machine = machines.connect_master(launcher)
             master = salt.Master(shell, machine, log, session.jobs)
             now = machines.with_present(master, find_machines(client, deployment))
             with cpu_credits.named(shell, machine):
-                others = machines.launch_others(launcher, master, now)
+                launched = machines.launch_others(launcher, master, now)
                 removed = machines.remove_surplus(master, now, find_machines(client, deployment))
-                names = () if others.changed or removed else tuple(now.machines())
+                names = () if launched.changed or removed else tuple(now.machines())
                 converge(master, Migration.of(now), progress, pushed=pushed, predict=names)
         url = site.address(deployment)
         with progress.step("site") as step:
@@ -270,6 +284,8 @@ class Machines:
         self._shell = shell
         self._jobs = jobs
         self._removal = run.removal
+        self._backup = run.backup
+        self._rescued: tuple[str, ...] = ()
 
     def launch_master(self, launcher: Launcher) -> Machine:
         """Launch or repair the Salt master from this host, and return the machine."""
@@ -318,7 +334,9 @@ class Machines:
             deployment: with the numbers of machines that it has now.
         """
         names = list(deployment.machines())
-        return launcher.step("machines", Request(master, names, map_args(deployment)))
+        request = Request(master, names, map_args(deployment))
+        # Their minions come back to a master that has just got the lost one's keys.
+        return launcher.step("machines", request, new=self._rescued)
 
     def remove_surplus(
         self, master: salt.Master, deployment: Deployment, existing: Iterable[Machine]
@@ -344,12 +362,15 @@ class Machines:
                 step.changed, step.detail = True, f"destroyed {', '.join(found.going)}"
         return bool(found.going)
 
-    def start_master(self, machine: Machine, aws_files: Mapping[str, str]) -> tuple[bool, bool]:
-        """Have the Salt master serve this tree.
+    def start_master(
+        self, machine: Machine, aws_files: Mapping[str, str], others: Iterable[str] = ()
+    ) -> tuple[bool, bool]:
+        """Have the Salt master serve this tree, with the keys of the one before it.
 
         Args:
             machine: the master's.
             aws_files: files below ~/.aws that lead it to the account.
+            others: the machines that exist; without any, nobody knows an earlier master's key.
 
         Returns:
             Whether the tree had to be pushed, and whether the master's state was applied.
@@ -367,14 +388,36 @@ class Machines:
                     stdin=tree.files_archive(aws_files),
                 )
             changed = 0
+            found = ""
             apply = pushed or not self._is_ready(machine, unit)
             if apply:
+                if minions := {*others} - {machine.name}:
+                    step.report("looking for its keys")
+                    found = self._rescue(machine, sorted(minions))
                 step.report("applying its state")
                 changed = self._bootstrap_master(machine)
             step.changed = pushed or bool(changed)
             step.detail = f"revision {revision[:12]}{'-dirty' if 'dirty' in revision else ''}"
-            step.warning = tree.untracked_warning(deployment, self._log)
+            untracked = tree.untracked_warning(deployment, self._log)
+            step.warning = "; ".join(part for part in (found, untracked) if part)
         return pushed, apply
+
+    def _rescue(self, machine: Machine, others: Sequence[str]) -> str:
+        """Give a master without a key those of the lost one; return what to know about that."""
+        if self._backup == master_backup.WITHOUT:
+            return ""
+        wanted = master_backup.Rescue(others, self._backup)
+        try:
+            found = master_backup.rescue(self._deployment, self._jobs, machine, wanted)
+        except NoBackupError:
+            return (
+                "there is no backup of a lost master's keys: these minions are installed anew:"
+                f" {', '.join(others)}"
+            )
+        if found is None:
+            return ""
+        self._rescued = found.minions
+        return f"{machine.name} has the keys of the backup of {found.name}"
 
     def _is_ready(self, machine: Machine, unit: str) -> bool:
         """Return whether the master runs, and salt-cloud there knows its present key."""
