@@ -1,8 +1,9 @@
 # The account has the operator's key pair, and roles. By theirs, the Salt master may launch and
 # manage this deployment's machines in its region, and no other's, and keep releases and backups of
-# its keys in the bucket, where it deletes nothing; a database machine may keep backups there; an edge may take the site's address. All other machines
-# have no role. AWS evaluates RunInstances for every resource that it creates or uses, so each
-# statement's conditions are ones that all of its resources have:
+# its keys in the bucket, where it deletes nothing; a database machine may keep backups there; an
+# edge may take the site's address. All other machines have no role. AWS evaluates RunInstances for
+# every resource that it creates or uses, so each statement's conditions are ones that all of its
+# resources have:
 # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
 {% set aws = salt['aws.settings']() %}
 {% set arn = 'arn:aws:ec2:' ~ aws.region ~ ':*:' %}

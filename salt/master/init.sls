@@ -1,6 +1,6 @@
 # salt-1 is the Salt master of the deployed tree, has accepted its own minion's key, can launch
-# machines with salt-cloud, starts those that ended by themselves, and backs its keys up. `salt-call --local` applies
-# this first, so nothing here may read the mine or ask another machine.
+# machines with salt-cloud, starts those that ended by themselves, and backs its keys up.
+# `salt-call --local` applies this first, so nothing here may read the mine or ask another machine.
 {% import_yaml 'master/defaults.yaml' as defaults %}
 {% set master = salt['pillar.get']('master', defaults.master, merge=True) %}
 {% import_yaml 'airflow/defaults.yaml' as app %}
@@ -10,6 +10,7 @@
 
 include:
   - base.recorder
+  - master.backup
   # The other machines are deployed through it.
   - proxy
   # The build needs minutes: it goes on while the other machines are launched.
@@ -219,36 +220,3 @@ master-ended-machines:
     - watch:
       - file: master-ended-machines-unit
       - file: master-ended-machines-timer
-
-master-backup-program:
-  file.managed:
-    - name: /usr/local/lib/master_backup.py
-    - source: salt://master/files/master_backup.py
-    - mode: '0644'
-
-master-backup-unit:
-  file.managed:
-    - name: /etc/systemd/system/master-backup.service
-    - source: salt://master/files/master-backup.service.j2
-    - template: jinja
-    - mode: '0644'
-    - context:
-        deployment: {{ pillar['settings']['deployment'] | json }}
-        region: {{ pillar['aws']['region'] | json }}
-        bucket: {{ salt['aws.settings']()['bucket']['name'] | json }}
-
-master-backup-timer:
-  file.managed:
-    - name: /etc/systemd/system/master-backup.timer
-    - source: salt://master/files/master-backup.timer
-    - mode: '0644'
-
-master-backup:
-  service.running:
-    - name: master-backup.timer
-    - enable: True
-    - require:
-      - file: master-backup-program
-    - watch:
-      - file: master-backup-unit
-      - file: master-backup-timer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from importlib.metadata import distribution
 
 import docker
@@ -15,7 +16,7 @@ from localcloud.sizes import memory_left
 from memory import oom_kills
 from stackctl import local
 from waiting import until
-from wholestack import Stack
+from wholestack import UP_SECONDS, Stack
 
 MEMORY_MIB = memory_left("t2.micro", 1024)
 PEAK_SHARE = 0.8
@@ -113,31 +114,52 @@ def test_secrets_are_in_no_log_and_no_process(stack: Stack, machine: str) -> Non
     assert found.split() == ["0", "0", "0"], f"journal, processes, job cache and logs: {found}"
 
 
+def lose(stack: Stack, *addresses: str) -> None:
+    """Remove the machines with these addresses, as when their hosts are lost with their disks."""
+    client = docker.from_env()
+    for container in client.containers.list(
+        filters={"label": f"localcloud.cloud={local.cloud_name(stack.deployment)}"}
+    ):
+        if {*addresses} & {
+            network["IPAddress"]
+            for network in container.attrs["NetworkSettings"]["Networks"].values()
+        }:
+            container.remove(force=True)
+
+
+def minion(stack: Stack, machine: str) -> str:
+    """Return what tells an installation of a minion from another: its key, and when it was made."""
+    files = "/etc/salt/pki/minion/minion.pem /etc/salt/minion"
+    return stack.sh(machine, f"cat {files} | sha256sum; stat -c %Y {files}")
+
+
+def master_key(stack: Stack) -> str:
+    return stack.sh("salt-1", "sha256sum < /etc/salt/pki/master/salt-1.pub")
+
+
 def test_up_repairs_lost_master_lost_machine_and_dead_api(stack: Stack) -> None:
     # The new master has to learn host keys even of a machine whose first boot is long ago.
     stack.sh("salt-1", "salt-cloud --assume-yes --action stop redis-1")
     until(lambda: stack.rows()["redis-1"]["state"] == "stopped", "redis-1 is stopped", every=1)
     stack.sh("salt-1", "salt-cloud --assume-yes --action start redis-1")
     before = stack.healthy()
-    lost = {before[name]["address"] for name in ("salt-1", "web-2")}
-    client = docker.from_env()
-    for container in client.containers.list(
-        filters={"label": f"localcloud.cloud={local.cloud_name(stack.deployment)}"}
-    ):
-        if lost & {
-            network["IPAddress"]
-            for network in container.attrs["NetworkSettings"]["Networks"].values()
-        }:
-            container.remove(force=True)
+    kept = ("lb-1", "web-1", "postgres-1", "redis-1")
+    assert "Backed up: s3://" in stack.ctl("master", "backup")
+    assert "backed up" in stack.rows()["salt-1"]["backup"]
+    key, minions = master_key(stack), {name: minion(stack, name) for name in kept}
+    lose(stack, *(before[name]["address"] for name in ("salt-1", "web-2")))
     pid = service.status(local.cloud_folder(stack.deployment)).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
     printed = stack.up()
-    kept = {"lb-1", "web-1", "postgres-1", "redis-1"}
-    # The other minions trust only the lost master's key: they are repaired, not replaced.
+    print(f"a lost master and a lost web machine: {time.monotonic() - began:.0f} s")
     text = " ".join(printed.split())
-    assert all(f"repaired {name}" in text for name in kept), printed
+    assert "salt-1 has the keys of the backup of" in text, printed
     assert all(f"launched {name}" in text for name in ("salt-1", "web-2")), printed
+    assert "repaired" not in text, printed
+    assert master_key(stack) == key
+    assert {name: minion(stack, name) for name in kept} == minions, "no minion is installed anew"
     after = stack.healthy()
     assert {name: after[name]["address"] for name in kept} == {
         name: before[name]["address"] for name in kept
@@ -146,3 +168,21 @@ def test_up_repairs_lost_master_lost_machine_and_dead_api(stack: Stack) -> None:
         "the other machines accept SSH from this address only"
     )
     assert "Nothing changed" in stack.up()
+
+
+def test_master_without_its_keys_has_every_minion_installed_anew(stack: Stack) -> None:
+    before = stack.healthy()
+    kept = set(before) - {"salt-1"}
+    key = master_key(stack)
+    lose(stack, before["salt-1"]["address"])
+    began = time.monotonic()
+    printed = stack.ctl("up", "--master-backup", "none", timeout=UP_SECONDS)
+    print(f"a lost master without a backup: {time.monotonic() - began:.0f} s")
+    text = " ".join(printed.split())
+    # The other minions trust only the lost master's key: they are repaired, not replaced.
+    assert all(f"repaired {name}" in text for name in kept), printed
+    assert master_key(stack) != key
+    after = stack.healthy()
+    assert {name: row["address"] for name, row in after.items()} == {
+        name: row["address"] for name, row in before.items()
+    }

@@ -73,12 +73,13 @@ def missing_targets(text: str, makefile: str) -> list[str]:
 def calls(text: str) -> set[tuple[str, ...]]:
     """Return the calls of `stackctl` in a document: verb and options, without values.
 
-    Of `secrets` the action is part of the call. What follows a `--` is another command.
+    Of `secrets` and `master` the action is part of the call. What follows a `--` is another
+    command.
     """
     found = set()
     for line in re.findall(r"(?:^|`)stackctl ([^`\n#]+)", text, re.MULTILINE):
         args = re.split(r"\s--(?:\s|$)|[|><&]", line.strip())[0].split()
-        depth = 2 if args[0] == "secrets" else 1
+        depth = 2 if args[0] in ("secrets", "master") else 1
         found.add(
             (
                 *args[:depth],
