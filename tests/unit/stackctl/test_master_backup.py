@@ -7,24 +7,34 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Collection, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self, cast
 
 import pytest
 from rich.console import Console
 
+from memorycloud import Running
 from plainpillar import ROOT
 from saltmodules import load_file
 from stackctl import cli, cost, master_backup, tree, up
 from stackctl.deployment import Deployment
-from stackctl.errors import BackupError, CommandError, NotUpError, UnreachableError
+from stackctl.errors import (
+    BackupError,
+    CommandError,
+    NotUpError,
+    SecretsError,
+    UnreachableError,
+)
 from stackctl.locks import Holder
 from stackctl.machines import Machine
 from stackctl.progress import Progress
 from stackctl.run import Log
+from stackctl.secret_store import SecretStore, gpg, gpg_home
 from stackctl.verdict import Result
 
 program = load_file(ROOT / "salt/master/files/master_backup.py")
@@ -298,6 +308,65 @@ def test_refused_backup_stops_the_run_with_the_way_on(
     assert "is refused: it is damaged." in said
     assert "stackctl up --master-backup NAME" in said
     assert "stackctl up --master-backup none" in said
+
+
+# -- a host that has lost the deployment's GPG key -------------------------------------------------
+
+
+@pytest.fixture
+def backed_up(
+    prod: Deployment, in_cloud: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Deployment]:
+    """A deployment with a backup in the bucket; its own key is not here, only an operator's."""
+    shutil.copytree(ROOT / "salt/master", prod.root / "salt/master")
+    store = SecretStore(prod)
+    store.create_key()
+    with gpg_home() as home:
+        kind = ["future-default", "default", "never"]
+        gpg(home, ["--passphrase", "", "--quick-generate-key", "ann", *kind])
+        store.operators.mkdir()
+        (store.operators / "ann.asc").write_text(gpg(home, ["--armor", "--export"]))
+        monkeypatch.setenv("GNUPGHOME", str(home))
+        bucket = "airflow-stack-prod-123456789012-eu-west-1"
+        where = {"LocationConstraint": "eu-west-1"}
+        in_cloud.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration=where)
+        with gpg_home() as own:
+            gpg(own, ["--import", str(store.private_key)])
+            keys = program.readers(prod.pillar_dir)
+            found = program.Backup("prod", "2026-11-27T06:00:00Z", {"pki/salt-1.pem": b"key"})
+            sealed = program.seal(found, keys, own)
+        in_cloud.client("s3").put_object(Bucket=bucket, Key=program.OBJECT, Body=sealed)
+        yield prod
+
+
+def test_operator_with_own_key_gets_the_deployments_from_the_bucket(
+    backed_up: Deployment, log: Log, screen: StringIO
+) -> None:
+    store = SecretStore(backed_up)
+    store.folder.mkdir()
+    store.write("a", {"b": "value"})
+    lost = store.private_key.read_text()
+    store.private_key.unlink()
+    up.recover_key(backed_up, Progress(Console(file=screen, width=300), log))
+    assert "taken from the backup of 20" in screen.getvalue()
+    assert store.private_key.stat().st_mode & 0o777 == 0o600
+    assert lost not in log.path.read_text()
+    assert store.read("a") == {"b": "value"}
+    before = screen.getvalue()
+    up.recover_key(backed_up, Progress(Console(file=screen, width=300), log))
+    assert screen.getvalue() == before, "the key is there"
+
+
+def test_who_cannot_open_the_backup_is_told_what_to_do(
+    backed_up: Deployment, log: Log, screen: StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SecretStore(backed_up)
+    store.private_key.unlink()
+    with gpg_home() as home:
+        monkeypatch.setenv("GNUPGHOME", str(home))
+        with pytest.raises(SecretsError, match=r"gpg-private\.asc is not .*no key here opens it"):
+            up.recover_key(backed_up, Progress(Console(file=screen, width=300), log))
+    assert not store.private_key.exists()
 
 
 def test_up_takes_the_option(master: Program, monkeypatch: pytest.MonkeyPatch) -> None:

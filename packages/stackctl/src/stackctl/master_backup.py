@@ -12,13 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from stackctl import salt, tree
+from stackctl import salt, tree, tree_modules
 from stackctl.account import enter
 from stackctl.deployment import Deployment
-from stackctl.errors import BackupError, CommandError, NoBackupError, UnreachableError
+from stackctl.errors import (
+    BackupError,
+    CommandError,
+    NoBackupError,
+    SecretsError,
+    UnreachableError,
+)
 from stackctl.locks import Holder, Jobs, Note, Session, on_this_host
 from stackctl.machines import Machine, ec2_client, find_machines, list_machines, require_master
 from stackctl.run import Log
+from stackctl.secret_store import SecretStore
 from stackctl.ssh import Shell
 
 PROGRAM = f"{tree.HOME}/current/salt/master/files/master_backup.py"  # on the master
@@ -143,15 +150,44 @@ def rescue(
         raise
 
 
+def take_private_key(deployment: Deployment) -> tuple[str, str]:
+    """Return the deployment's GPG key from the newest backup, and the backup's name.
+
+    It is opened on this host, with an operator's own key in his or her keyring.
+
+    Raises:
+        SecretsError: there is no backup, or that key does not open it.
+    """
+    program = tree_modules.load_file(deployment, "master/files/master_backup.py")
+    store = SecretStore(deployment)
+    try:
+        bucket = program.Bucket(_bucket(deployment), deployment.region())
+        version = bucket.find("")
+        content = bucket.get(version)
+        backup = program.unseal(content, store.public_key, None, deployment.name)
+        return backup.files[program.PRIVATE_KEY].decode(), version.name
+    except program.BackupError as error:
+        raise SecretsError(
+            f"The private key {store.private_key} is not on this machine, and no backup of the"
+            f" master gives it: {error}.",
+            "Copy it here from where the deployment keeps it, or let an operator run this whose own"
+            " OpenPGP key opens the secrets.",
+        ) from None
+
+
 def _of(names: Sequence[str]) -> list[str]:
     return ["--machines", ",".join(names)]
 
 
 def _command(deployment: Deployment, *args: str) -> list[str]:
     """Return the command that runs the program on the master."""
-    bucket = deployment.in_account(str(deployment.base_pillar("aws")["bucket"]["name"]))
-    own = ["--deployment", deployment.name, "--region", deployment.region(), "--bucket", bucket]
+    own = ["--deployment", deployment.name, "--region", deployment.region()]
+    own += ["--bucket", _bucket(deployment)]
     return [f"{salt.SALT}/python", PROGRAM, *own, *args]
+
+
+def _bucket(deployment: Deployment) -> str:
+    return deployment.in_account(str(deployment.base_pillar("aws")["bucket"]["name"]))
 
 
 def _ask(deployment: Deployment, log: Log, verb: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from stackctl.errors import (
     NoBackupError,
     SecretsError,
 )
+from stackctl.files import write_private
 from stackctl.initialise import initialise
 from stackctl.launch import Launcher, OnFailure
 from stackctl.locks import Holder, Jobs, Session, on_this_host
@@ -167,6 +168,7 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             packages.install(missing, log)
             step.changed, step.detail = True, f"installed {', '.join(missing)}"
     variables = account.start(progress)
+    recover_key(deployment, progress)
     prepare_secrets(deployment, progress)
     remember_map(deployment, progress)
     with aws_environment(variables):
@@ -232,6 +234,25 @@ def _hold_early(run: Run, client: EC2Client, shell: Shell, session: Session) -> 
     with contextlib.suppress(CommandError, LaunchError):
         shell.trust(master, timeout=TRUST_SECONDS)
         session.hold(master)
+
+
+def recover_key(deployment: Deployment, progress: Progress) -> None:
+    """Take the deployment's GPG key from the bucket where this host lacks it.
+
+    The Salt master needs it. The operator who runs this opens the backup with a key of his or her
+    own, so that git, that key and the bucket are enough.
+
+    Raises:
+        SecretsError: there is no backup, or that key does not open it.
+    """
+    store = SecretStore(deployment)
+    if deployment.is_local or store.private_key.is_file() or not store.public_key.is_file():
+        return
+    with progress.step("GPG key") as step:
+        key, backup = master_backup.take_private_key(deployment)
+        step.changed = write_private(store.private_key, key)
+        step.detail = f"taken from the backup of {backup}"
+        step.warning = f"keep a copy of {store.private_key} in a safe place, not in git"
 
 
 def prepare_secrets(deployment: Deployment, progress: Progress) -> None:
