@@ -152,7 +152,7 @@ def worker(load: Load) -> ModuleType:
         airflow__api_fastapi__app={"get_auth_manager": object},
         gunicorn__arbiter={"Arbiter": object},
         sqlalchemy__event={"listen": object},
-        sqlalchemy__engine={"Engine": object, "ExceptionContext": object},
+        sqlalchemy__engine={"Dialect": object, "Engine": object, "ExceptionContext": object},
         sqlalchemy__exc={"OperationalError": OperationalError},
         uvicorn__server={"Server": Server},
         web_answers={"SharedAnswers": object},
@@ -178,6 +178,35 @@ def test_request_is_told_that_the_database_could_not_be_asked(
     worker.database.set(SimpleNamespace(fail=lambda **what: noted.append(what)))
     worker.note(context)
     assert noted == told
+
+
+class Dialect:
+    """SQLAlchemy's of a driver, whose server is there or not."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+
+    def connect(self, *args: str, **options: str) -> tuple[Any, ...]:
+        if self._error:
+            raise self._error
+        return (args, options)
+
+
+def test_connection_that_cannot_be_opened_is_told_whatever_the_driver_raises(
+    worker: ModuleType,
+) -> None:
+    """SQLAlchemy passes on what asyncpg raises there: it is no OperationalError."""
+    refused = Dialect(ConnectionRefusedError("[Errno 111] Connect call failed"))
+    with pytest.raises(ConnectionRefusedError):
+        worker.connect(refused, None, (), {})  # outside of a request
+    noted: list[dict[str, bool]] = []
+    worker.database.set(SimpleNamespace(fail=lambda **what: noted.append(what)))
+    found = worker.connect(Dialect(None), None, ("db",), {"ssl": "verify-full"})
+    assert found == (("db",), {"ssl": "verify-full"})
+    assert noted == []
+    with pytest.raises(ConnectionRefusedError):
+        worker.connect(refused, None, (), {})
+    assert noted == [{"connected": False}]
 
 
 def renewal(worker: ModuleType, folder: Path, own: float = 99) -> Any:

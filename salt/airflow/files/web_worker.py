@@ -12,14 +12,15 @@ import fcntl
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from socket import socket
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.gunicorn_app import AirflowUvicornWorker
 from gunicorn.arbiter import Arbiter
-from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.engine import Dialect, Engine, ExceptionContext
 from sqlalchemy.event import listen
 from sqlalchemy.exc import OperationalError
 from uvicorn.server import Server
@@ -41,6 +42,19 @@ def note(error: ExceptionContext) -> None:
     """Tell the request that is being served that the database could not be asked."""
     if isinstance(error.sqlalchemy_exception, OperationalError) and (asked := database.get()):
         asked.fail(connected=error.connection is not None)
+
+
+def connect(dialect: Dialect, _: object, args: Sequence[Any], options: dict[str, Any]) -> Any:
+    """Return a new connection, and tell the request that is being served when there is none.
+
+    asyncpg raises OSError there, which SQLAlchemy passes on and does not show to `note`.
+    """
+    try:
+        return dialect.connect(*args, **options)
+    except Exception:
+        if asked := database.get():
+            asked.fail(connected=False)
+        raise
 
 
 class DrainingServer(Server):
@@ -118,6 +132,7 @@ class WebWorker(AirflowUvicornWorker):
             streams=int(setting("STREAMS")),
         )
         listen(Engine, "handle_error", note)
+        listen(Engine, "do_connect", connect)
         shared = SharedAnswers(self.wsgi, get_auth_manager().read_as)
         self.config.app = Bounded(shared, limits)
         server = DrainingServer(config=self.config)
