@@ -60,7 +60,6 @@ class Cloud:
     Args:
         host: where the machines run.
         save: saves the state; called, with the lock held, after changes outside API calls.
-        publish: instance Name tag -> container port -> (host address, host port).
         delays: how long EC2 takes for what a client has to wait for.
     """
 
@@ -68,13 +67,11 @@ class Cloud:
         self,
         host: MachineHost,
         save: Callable[[], object],
-        publish: Mapping[str, Mapping[int, tuple[str, int]]] | None = None,
         delays: Delays = INSTANT,
     ) -> None:
         self.host = host
         self.lock = threading.RLock()
         self._save = save
-        self._publish = publish or {}
         self._delays = delays
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="machine")
         self._per_instance: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -436,7 +433,6 @@ class Cloud:
             memory=memory_left(instance.instance_type, kind["MemoryInfo"]["SizeInMiB"]),
             authorized_key=key.public_key if key else "",
             user_data=base64.b64decode(str(instance.user_data)) if instance.user_data else b"",
-            ports=self._publish.get(tags.get("Name", ""), {}),
         )
 
 
