@@ -26,7 +26,9 @@ from waiting import until
 ROOT = Path(__file__).parents[2]
 SHARED = "edge-1"
 """The machine that the tests of test_machines.py share."""
-PROMPT = Delays(console_posts=tuple(number / 2 for number in range(240)), shutting_down=0)
+PROMPT = Delays(
+    console_posts=tuple(number / 2 for number in range(240)), shutting_down=0, public_address=1
+)
 """Times of a cloud that copies the consoles twice a second, for two minutes."""
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 _AWS = DEPLOYMENT.base_pillar("aws")

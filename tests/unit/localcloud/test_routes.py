@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, HTTPClientError
 
 from localcloud import ruleset
+from localcloud.delays import Delays
 from localcloud.groups import Group, Interface, Policy, Rule
 from localcloud.routes import PUBLIC
 from localcloud.ruleset import Places, Services
-from memorycloud import Running
+from memorycloud import MemoryHost, Running, running
 
 Launch = Callable[..., Any]
 
@@ -212,6 +214,47 @@ def test_moved_address_leaves_its_machine(net: Net, start: Launch) -> None:
     net.ec2.disassociate_address(AssociationId=found["AssociationId"])
     assert net.public(first) not in ("", made["PublicIp"])
     assert net.local.host.policy.elastic == {}
+
+
+def test_machine_that_lost_the_address_gets_another_one_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the process that was about to give it has ended."""
+    waiting: list[Any] = []
+
+    class Timer:
+        def __init__(self, seconds: float, job: Callable[[], None]) -> None:
+            assert seconds == 7
+            waiting.append(job)
+
+        def start(self) -> None:
+            pass
+
+    monkeypatch.setattr("localcloud.cloud.threading.Timer", Timer)
+    delays = Delays(console_posts=(0,), shutting_down=0, public_address=7)
+    with running(tmp_path, MemoryHost(), delays) as local:
+        vpc = local.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
+        subnet = local.ec2.create_subnet(VpcId=vpc, CidrBlock="10.40.1.0/28")["Subnet"]["SubnetId"]
+        net = Net(local, subnet)
+        net.table(GatewayId=net.gateway)
+        nic = {"DeviceIndex": 0, "SubnetId": subnet, "AssociatePublicIpAddress": True}
+        machine = net.ec2.run_instances(
+            ImageId=_image(net), InstanceType="t2.micro", MinCount=1, MaxCount=1,
+            NetworkInterfaces=[nic],
+        )["Instances"][0]  # fmt: skip
+        local.settle()
+        made = net.ec2.allocate_address(Domain="vpc")["AllocationId"]
+
+        def finish() -> None:
+            waiting.pop()()
+
+        for later in (finish, local.cloud.reconcile):
+            given = net.ec2.associate_address(AllocationId=made, InstanceId=machine["InstanceId"])
+            net.ec2.disassociate_address(AssociationId=given["AssociationId"])
+            assert (net.public(machine), net.interface(machine).way_out) == ("", False)
+            later()
+            assert net.public(machine) != ""
+            assert net.interface(machine).way_out
 
 
 # -- the rules

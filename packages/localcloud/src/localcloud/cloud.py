@@ -25,7 +25,7 @@ from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, StateReason
 
-from localcloud import cpu_credits, groups
+from localcloud import cpu_credits, groups, routes
 from localcloud.account import Account
 from localcloud.config import REGION
 from localcloud.delays import INSTANT, Delays
@@ -110,6 +110,21 @@ class Cloud:
         since = getattr(instance, "transition", now)
         until = now if latest else self._delays.last_post(since, now)
         return (self.host.console(instance.id, until) if until else ""), until
+
+    def address_later(self, give: Callable[[], None]) -> None:
+        """Give an interface a public address after the time that EC2 takes for it."""
+
+        def work() -> None:
+            with self.lock:
+                give()
+                self._changed()
+
+        if not self._delays.public_address:
+            give()
+            return
+        timer = threading.Timer(self._delays.public_address, work)
+        timer.daemon = True
+        timer.start()
 
     def enforce(self) -> None:
         """Have the machines' network follow the security groups. Raises MachineError."""
@@ -204,6 +219,8 @@ class Cloud:
         with self.lock:
             self._forget_old()
             for instance in self.instances():
+                for interface in instance.nics.values():
+                    routes.renew(interface)  # an earlier process was about to
                 found = observed.pop(instance.id, None)
                 if instance.state in ("running", "stopped") and found is None:
                     self._container_removed(instance)

@@ -77,7 +77,7 @@ class Hooks:
         self._contents()
         self._limits()
         groups.hook(self._replace)
-        routes.hook(self._replace)
+        routes.hook(self._replace, self._cloud.address_later)
         endpoints.hook(self._replace)
         s3.hook(self._replace)
         volumes.hook(self._replace, ROOT_GIB)

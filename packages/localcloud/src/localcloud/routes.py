@@ -89,11 +89,14 @@ def _by_internet_gateway(route: Route) -> bool:
     return bool(attached and attached.id == route.route_table.vpc_id)
 
 
-def hook(replace: Callable[[Any, str, Any], Any]) -> None:
+def hook(
+    replace: Callable[[Any, str, Any], Any], later: Callable[[Callable[[], None]], None]
+) -> None:
     """Have moto give out addresses that can be routed here, and move them as EC2 does.
 
     Args:
         replace: sets an attribute of a class or a module, and returns what it was.
+        later: does something after the time that EC2 takes to give out a public address.
     """
 
     def associate(backend: Any, *given: Any, **options: Any) -> ElasticAddress:
@@ -102,7 +105,7 @@ def hook(replace: Callable[[Any, str, Any], Any]) -> None:
         made: ElasticAddress = original_associate(backend, *given, **options)
         left = before.get(made.id)
         if left and left is not made.eni:
-            _without_elastic(left)
+            leave(left)
         return made
 
     def disassociate(backend: Any, *given: Any, **options: Any) -> None:
@@ -111,7 +114,11 @@ def hook(replace: Callable[[Any, str, Any], Any]) -> None:
         original_disassociate(backend, *given, **options)
         for address in backend.addresses:
             if address.id in before and not address.eni:
-                _without_elastic(before[address.id])
+                leave(before[address.id])
+
+    def leave(interface: NetworkInterface) -> None:
+        interface.public_ip = None
+        later(lambda: renew(interface))
 
     def release(backend: Any, *given: Any, **options: Any) -> None:
         """An address that an interface has cannot be released.
@@ -131,15 +138,14 @@ def hook(replace: Callable[[Any, str, Any], Any]) -> None:
     replace(elastic_ip_addresses, "random_ip", _random_address)
 
 
-def _without_elastic(interface: NetworkInterface) -> None:
-    """Give an interface whose elastic address has gone a public address, if it had one before.
+def renew(interface: NetworkInterface) -> None:
+    """Give an interface without a public address one, if it was launched with one and is the only.
 
-    EC2 does so within minutes, and only if it is the instance's only interface. Here it is at once.
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-instance-addressing.html
     """
-    interface.public_ip = None
     instance = interface.instance
-    if instance and instance.state in ("pending", "running") and len(instance.nics) == 1:
+    lives = instance and instance.state in ("pending", "running") and len(instance.nics) == 1
+    if lives and not interface.public_ip:
         interface.check_auto_public_ip()
 
 
