@@ -46,6 +46,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_modules/cpu_credits.py": ["test_cpu_credits.py"],
     "salt/_modules/drift.py": ["test_drift.py"],
     "salt/_modules/edge.py": ["test_edge.py"],
+    "salt/_modules/site_address.py": ["test_site_address.py"],
     "salt/_modules/elastic_ip.py": ["aws/test_account.py", "aws/test_elastic_ip.py"],
     "salt/_modules/endpoints.py": ["test_endpoints.py"],
     "salt/_modules/etcd_member.py": ["test_etcd_member.py"],

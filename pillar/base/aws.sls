@@ -46,11 +46,10 @@ aws:
   # Every machine lets in SSH from this address only, and finds its master
   # there. A new salt-1 gets the same address.
   salt_address: 10.20.1.250
-  # The site's public address, by its Name tag, and the machine that has it. The
-  # address stays when the machine is replaced.
+  # The site's public address, by its Name tag. A load balancer that serves has
+  # it, and takes it by itself.
   edge_address:
     name: '{project}-{deployment}-edge'
-    machine: lb-1
   internet_gateway: '{project}-{deployment}'
   route_table: '{project}-{deployment}'
   private_route_table: '{project}-{deployment}-private'

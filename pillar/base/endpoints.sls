@@ -32,7 +32,8 @@ endpoints:
     listeners: [salt]
     clients: [any-role]
   # salt-1's own way out: packages, the EC2 API, and what others ask of its
-  # proxy.
+  # proxy. A load balancer asks the EC2 API for the site's address, also when
+  # salt-1 is gone, and asks the site at that address: docs/security.md.
   internet-http:
     port: 80
     listeners: [internet]
@@ -40,7 +41,7 @@ endpoints:
   internet-https:
     port: 443
     listeners: [internet]
-    clients: [salt]
+    clients: [salt, lb]
   # Through the gateway endpoint of the VPC, where it has one: backups.
   s3:
     port: 443

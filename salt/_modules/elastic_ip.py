@@ -1,4 +1,4 @@
-"""The deployment's elastic addresses, and the machines that have them."""
+"""The deployment's elastic addresses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ __pillar__: dict[str, Any]
 __salt__: dict[str, Callable[..., Any]]
 
 LIMIT_REACHED = "AddressLimitExceeded"
-# Of a machine that can be given an address; EC2 refuses it to a pending one.
-STATES = ("running", "stopped")
 
 
 def earlier(region: str) -> dict[str, Any] | None:
@@ -64,25 +62,3 @@ def limit_reached(name: str, region: str) -> str:
         f" raised the quota), so {name} cannot be allocated: release one that nothing uses, or ask"
         " for more (Service Quotas, EC2-VPC Elastic IPs, L-0263D0A3)"
     )
-
-
-def interface_of(name: str, region: str) -> str | None:
-    """Return the first interface of a machine that runs or is stopped, or None without one.
-
-    Args:
-        name: the machine's Name tag.
-        region: where it is.
-
-    Raises:
-        CommandExecutionError: several of the deployment's machines have the name.
-        AwsError: EC2 does not answer.
-    """
-    machines = __salt__["aws.own"]("instance", region, name)
-    found = [machine for machine in machines if machine["State"]["Name"] in STATES]
-    if len(found) > 1:
-        raise CommandExecutionError(f"{len(found)} machines are called {name}")
-    for machine in found:
-        for interface in machine["NetworkInterfaces"]:
-            if interface["Attachment"]["DeviceIndex"] == 0:
-                return str(interface["NetworkInterfaceId"])
-    return None

@@ -25,8 +25,13 @@ __salt__: dict[str, Any]
 
 ID = re.compile(r"(?P<role>.+)-[1-9][0-9]*")
 DESCRIPTION = "/etc/salt/role.json"
-# Unit -> the function that tells its role among the machines that hold the same data.
-REPLICATED = {"patroni": "patroni.told", "redis-server": "redis_role.told"}
+# Unit -> the function that tells its role among the machines that hold the same data, or one of
+# which has the site's address.
+REPLICATED = {
+    "haproxy": "site_address.told",
+    "patroni": "patroni.told",
+    "redis-server": "redis_role.told",
+}
 SPARE_UNIT = "salt-minion"  # of a machine that has the base alone
 _SETTLED_SECONDS = 20
 _TIMEOUT = 5  # seconds for each step of a check

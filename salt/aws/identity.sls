@@ -109,17 +109,6 @@ aws-earlier-key-pair:
                 - {{ (arn ~ 'volume/*') | json }}
               Condition:
                 StringEquals: {'ec2:CreateAction': RunInstances}
-            - Sid: AssociateOwnAddress
-              Effect: Allow
-              Action: 'ec2:AssociateAddress'
-              Resource:
-                - {{ (arn ~ 'elastic-ip/*') | json }}
-                - {{ (arn ~ 'instance/*') | json }}
-                - {{ (arn ~ 'network-interface/*') | json }}
-              Condition:
-                StringEquals:
-                  'aws:ResourceTag/project': {{ owner.project | json }}
-                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
             - Sid: ManageOwnInstances
               Effect: Allow
               Action:
@@ -203,7 +192,8 @@ aws-postgres-role:
               Condition:
                 StringLike: {'s3:prefix': 'postgres/*'}
 
-# An edge that takes over takes the address with it, and takes no other and to nobody else.
+# An edge takes the site's address when the one with it does not serve
+# (salt/haproxy/files/site_address.py); it takes no other, and gives it to nobody else.
 aws-lb-role:
   iam_role.present:
     - name: {{ aws.machine_roles.lb | json }}
@@ -214,6 +204,13 @@ aws-lb-role:
         address:
           Version: '2012-10-17'
           Statement:
+            # Of all addresses: AWS cannot limit it.
+            - Sid: FindSitesAddress
+              Effect: Allow
+              Action: 'ec2:DescribeAddresses'
+              Resource: '*'
+              Condition:
+                StringEquals: {'aws:RequestedRegion': {{ aws.region | json }}}
             - Sid: TakeSitesAddress
               Effect: Allow
               Action: 'ec2:AssociateAddress'

@@ -14,6 +14,7 @@
 {% set tls = pillar['secrets']['edge-tls'] %}
 
 include:
+  - haproxy.address
   - haproxy.conntrack
 
 haproxy-package:

@@ -14,7 +14,8 @@
   'redis': salt['role.settled_first'](salt['role.accepted']('redis')),
 } %}
 {% set web = salt['role.accepted']('web') %}
-{% set edge = salt['role.accepted']('lb', 'salt') %}
+{% set balancers = salt['role.accepted']('lb') %}
+{% set edge = balancers + salt['role.accepted']('salt') %}
 {% set stored = stores.values() | sum(start=[]) %}
 {% set others = everything | difference(stored + web + edge) %}
 {% set master = salt['role.accepted']('salt') %}
@@ -128,10 +129,15 @@ deploy-database:
 {% for id in web if id not in new %}
 {% do one_by_one.append((id, [id])) %}
 {% endfor %}
+{# The first failure leaves the site's address at a load balancer that still serves. #}
+{% set edges = [('edge', edge | difference(balancers[1:]))] %}
+{% for id in balancers[1:] %}
+{% do edges.append((id, [id])) %}
+{% endfor %}
 {% if new %}
-{% set steps = [('new', new), ('edge', edge)] + one_by_one %}
+{% set steps = [('new', new)] + edges + one_by_one %}
 {% else %}
-{% set steps = one_by_one + [('edge', edge)] %}
+{% set steps = one_by_one + edges %}
 {% endif %}
 {% set first = 'release' if new else 'database' %}
 {% for step, machines in steps %}

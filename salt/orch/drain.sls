@@ -1,7 +1,7 @@
-# No load balancer sends requests to the machines of pillar `drain`, and those among them that are
-# load balancers accept no connection. The requests that all of them had are answered, or have
-# lasted longer than the longest answer may. A database server among them leads no more, and the
-# others do not count on it.
+# No load balancer sends requests to the machines of pillar `drain`. Those among them that are load
+# balancers do not have the site's address, and accept no connection. The requests that all of them
+# had are answered, or have lasted longer than the longest answer may. A database server among them
+# leads no more, and the others do not count on it.
 # Run on the master: salt-run state.orchestrate orch.drain pillar='{"drain": ["web-3"]}'
 {% set drain = salt['pillar.get']('drain', []) %}
 {% set edge = salt['role.accepted']('lb') | difference(drain) %}
@@ -22,6 +22,24 @@ drain-edge:
     - timeout: 120
 {% if leaving %}
 
+# The tree may be newer than what they have.
+drain-leaving-modules:
+  salt.function:
+    - name: saltutil.sync_modules
+    - tgt: {{ leaving | json }}
+    - tgt_type: list
+
+# The one with the site's address serves until another one has it. One that does not answer has lost
+# it already.
+drain-address:
+  salt.function:
+    - name: site_address.leave
+    - tgt: {{ leaving | json }}
+    - tgt_type: list
+    - timeout: 60
+    - require:
+      - salt: drain-leaving-modules
+
 # One that does not answer has no clients either.
 drain-clients:
   salt.function:
@@ -30,6 +48,8 @@ drain-clients:
     - tgt_type: list
     - kwarg: {seconds: 75}
     - timeout: 120
+    - require:
+      - salt: drain-address
 {% endif %}
 {% if servers and staying %}
 

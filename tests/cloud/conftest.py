@@ -11,7 +11,7 @@ import pytest
 from localcloud import engine, image, ruleset, service
 from localcloud.config import CloudConfig
 from localcloud.machines import CLOUD_LABEL
-from realcloud import PROMPT, PUBLISHED, ROOT, Machine, Place, RealCloud, free_port
+from realcloud import EDGE, PROMPT, ROOT, SHARED, Machine, Place, RealCloud, free_port
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def cloud(
 ) -> Iterator[RealCloud]:
     """A running cloud; afterwards nothing of it is left."""
     folder = tmp_path_factory.mktemp("cloud")
-    published = {PUBLISHED: {22: ("127.0.0.1", free_port())}}
+    published = {EDGE: {443: ("127.0.0.1", free_port())}}
     config = CloudConfig(
         place.name, folder / "state", free_port(), machine_image, published, PROMPT
     )
@@ -67,7 +67,7 @@ def cloud(
 
 @pytest.fixture(scope="session")
 def machine(cloud: RealCloud) -> Machine:
-    """A machine with user data and a published port."""
+    """A machine with user data."""
     return cloud.launch(
-        PUBLISHED, UserData="#!/bin/sh\necho first-boot\necho once >> /root/user-data\n"
+        SHARED, UserData="#!/bin/sh\necho first-boot\necho once >> /root/user-data\n"
     )

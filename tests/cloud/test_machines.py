@@ -21,7 +21,7 @@ from localcloud.delays import Delays
 from localcloud.errors import PortTaken
 from localcloud.faults import Fault, FaultClient
 from localcloud.sizes import memory_left
-from realcloud import PUBLISHED, ROOT, VPC, Machine, RealCloud
+from realcloud import ROOT, SHARED, VPC, Machine, RealCloud
 from waiting import until
 
 
@@ -59,7 +59,7 @@ def test_machine_without_credits_has_a_tenth_of_a_core(
         found = dict(line.split() for line in machine.run(counters).splitlines())
         return int(found["nr_throttled"])
 
-    with FaultClient(cloud.endpoint).without_credits(PUBLISHED):
+    with FaultClient(cloud.endpoint).without_credits(SHARED):
         assert quota() == 0.1
         before = throttled()
         machine.run("timeout 1 sh -c 'while :; do :; done' || true")
@@ -112,13 +112,6 @@ def test_cloud_config_runs_and_unsupported_keys_are_named(cloud: RealCloud) -> N
     ]
     assert "'packages' is not supported" in machine.console()
     machine.terminate()
-
-
-def test_published_port_reaches_machine(cloud: RealCloud, machine: Machine) -> None:
-    address, port = cloud.config.publish[PUBLISHED][22]
-    assert machine.ssh("hostname", address=address, port=port).stdout.strip() == machine.run(
-        "hostname"
-    )
 
 
 def test_machine_reaches_machines_mirror_and_api(cloud: RealCloud, machine: Machine) -> None:

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from plainpillar import DEPLOYMENT
-from realcloud import KEY_PAIR, PUBLISHED, ROOT, RealCloud, free_port
+from realcloud import KEY_PAIR, ROOT, SHARED, RealCloud, free_port
 from saltext.ec2.tags import DEPLOY_TAG
 from stackctl.salt import file_map
 from waiting import until
@@ -188,7 +188,7 @@ def launched(master: Master) -> Master:
 
 
 def test_map_launches_machines_whose_minions_answer(launched: Master) -> None:
-    assert sorted(set(launched.query()) - {PUBLISHED}) == NAMES
+    assert sorted(set(launched.query()) - {SHARED}) == NAMES
     assert launched.accepted() == NAMES
     # For systemd, a minion is started a moment before it has subscribed.
     until(lambda: launched.answering() == NAMES, "every minion answers", 60)
@@ -197,7 +197,7 @@ def test_map_launches_machines_whose_minions_answer(launched: Master) -> None:
 def test_machines_match_profiles(launched: Master) -> None:
     ec2 = launched.cloud.client("ec2")
     named = [(machine.name(), machine.describe()) for machine in launched.cloud.machines()]
-    instances = [(name, instance) for name, instance in named if name != PUBLISHED]
+    instances = [(name, instance) for name, instance in named if name != SHARED]
     assert sorted(name for name, _ in instances) == NAMES
     (address,) = ec2.describe_addresses()["Addresses"]
     subnets = {subnet["SubnetId"]: subnet for subnet in ec2.describe_subnets()["Subnets"]}

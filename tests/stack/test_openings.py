@@ -207,8 +207,10 @@ def test_private_machine_leaves_by_the_proxy_to_its_hosts_alone(
                 machines, status
             )
             direct = {name for name, (directly, _) in found.items() if directly}
-            assert direct <= {master}
-            assert status == 403 or direct == {master}
+            # A load balancer asks the EC2 API, whose addresses change.
+            allowed = {name for name in machines if name.startswith("lb-")} | {master}
+            assert direct <= allowed
+            assert status == 403 or direct == allowed
     for name, container in containers.items():
         if name.endswith("-1"):
             update = ["docker", "exec", container, "apt-get", "update", "-qq", "--error-on=any"]

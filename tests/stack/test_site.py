@@ -23,6 +23,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from bench.edge import ASK, servers
 from bench.visit import FLAGS
+from stackctl import site
 from stackctl.account import enter
 from stackctl.machines import ec2_client, list_machines
 from waiting import until
@@ -128,6 +129,22 @@ def test_edge_machine_has_the_address_of_the_foundation(stack: Stack) -> None:
         found = client.describe_addresses(Filters=[{"Name": "tag:Name", "Values": [name]}])
         edge = list_machines(client, stack.deployment)["lb-1"]
     assert [address["PublicIp"] for address in found["Addresses"]] == [edge.public_address]
+    told = f"has the site's address {edge.public_address}"
+    assert stack.rows()["lb-1"]["replication"] == told
+
+
+def test_site_gets_its_address_back(stack: Stack) -> None:
+    """Nobody has to do anything when the address was taken from the only load balancer."""
+    aws = stack.deployment.base_pillar("aws")
+    name = stack.deployment.in_account(aws["edge_address"]["name"])
+    with enter(stack.deployment):
+        client = ec2_client(stack.deployment)
+        found = client.describe_addresses(Filters=[{"Name": "tag:Name", "Values": [name]}])
+        (address,) = found["Addresses"]
+        client.disassociate_address(AssociationId=address["AssociationId"])
+    began = time.monotonic()
+    until(lambda: not site.problem(stack.deployment, 2), "the site answers again", 20)
+    print(f"\nthe site has its address again: {time.monotonic() - began:.1f} s")
 
 
 def test_site_survives_loss_of_a_web_machine(stack: Stack) -> None:

@@ -221,10 +221,9 @@ class Running:
 def running(directory: Path, host: MemoryHost, delays: Delays = INSTANT) -> Iterator[Running]:
     """Serve a cloud from its saved state; afterwards moto is empty."""
     _empty_moto()
-    published = {"lb-1": {443: ("127.0.0.1", 8443)}}
-    config = CloudConfig("unit", directory, 0, "image", published, delays)
+    config = CloudConfig("unit", directory, 0, "image", delays=delays)
     state = StateFile(directory)
-    made = Cloud(host, state.save, config.publish, config.delays)
+    made = Cloud(host, state.save, config.delays)
     hooks = Hooks(made)
     server = None
     try:

@@ -24,15 +24,19 @@ from plainpillar import DEPLOYMENT
 from waiting import until
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED = "edge-1"
-"""The machine that the tests of test_machines.py share; its SSH port is published on the host."""
-PROMPT = Delays(console_posts=tuple(number / 2 for number in range(240)), shutting_down=0)
+SHARED = "edge-1"
+"""The machine that the tests of test_machines.py share."""
+PROMPT = Delays(
+    console_posts=tuple(number / 2 for number in range(240)), shutting_down=0, public_address=1
+)
 """Times of a cloud that copies the consoles twice a second, for two minutes."""
 IMAGE = "/aws/service/debian/release/13/latest/amd64"
 _AWS = DEPLOYMENT.base_pillar("aws")
 VPC = DEPLOYMENT.in_account(_AWS["vpc"]["name"])
 SUBNET = DEPLOYMENT.in_account(_AWS["subnet"]["name"])
 KEY_PAIR = DEPLOYMENT.in_account(_AWS["key_pair"])
+EDGE = DEPLOYMENT.in_account(_AWS["edge_address"]["name"])
+"""The site's elastic address; HTTPS of who has it is published on the host."""
 _PORTS = iter(random.sample(range(20000, 32768), 1000))
 _HOST_KEYS = re.compile(
     r"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL
@@ -110,14 +114,14 @@ class RealCloud:
     def make_network(self) -> None:
         """Make the network, groups, address, key pair and role that cloud.profiles.d names."""
         ec2, iam = self.client("ec2"), self.client("iam")
-        vpc = ec2.create_vpc(CidrBlock=self.place.vpc, TagSpecifications=_owned("vpc", VPC))["Vpc"][
+        vpc = ec2.create_vpc(CidrBlock=self.place.vpc, TagSpecifications=owned("vpc", VPC))["Vpc"][
             "VpcId"
         ]
         made = ec2.create_subnet(
             VpcId=vpc,
             CidrBlock=self.place.subnet,
             AvailabilityZone=f"{REGION}a",
-            TagSpecifications=_owned("subnet", SUBNET),
+            TagSpecifications=owned("subnet", SUBNET),
         )
         self.subnet = made["Subnet"]["SubnetId"]
         for subnet in _AWS["other_subnets"].values():
@@ -125,7 +129,7 @@ class RealCloud:
                 VpcId=vpc,
                 CidrBlock=self.place.vpc.split(".0.")[0] + "." + subnet["cidr"].split(".", 2)[2],
                 AvailabilityZone=subnet["zone"],
-                TagSpecifications=_owned("subnet", DEPLOYMENT.in_account(subnet["name"])),
+                TagSpecifications=owned("subnet", DEPLOYMENT.in_account(subnet["name"])),
             )
         self._lead_out(vpc)
         for role in _AWS["security_groups"]:
@@ -134,13 +138,10 @@ class RealCloud:
                 VpcId=vpc,
                 GroupName=name,
                 Description=role,
-                TagSpecifications=_owned("security-group", name),
+                TagSpecifications=owned("security-group", name),
             )
         self._let_in(vpc)
-        address = _AWS["edge_address"]["name"]
-        ec2.allocate_address(
-            Domain="vpc", TagSpecifications=_owned("elastic-ip", DEPLOYMENT.in_account(address))
-        )
+        ec2.allocate_address(Domain="vpc", TagSpecifications=owned("elastic-ip", EDGE))
         pair = ec2.create_key_pair(KeyName=KEY_PAIR, KeyType="ed25519")
         self.key.touch(mode=0o600)
         self.key.write_text(pair["KeyMaterial"])
@@ -318,7 +319,8 @@ def _named(kind: str, name: str) -> list[dict[str, Any]]:
     return [{"ResourceType": kind, "Tags": [{"Key": "Name", "Value": name}]}]
 
 
-def _owned(kind: str, name: str) -> list[dict[str, Any]]:
+def owned(kind: str, name: str) -> list[dict[str, Any]]:
+    """Return the argument `TagSpecifications` of a thing of the deployment."""
     tags = {"Name": name, **DEPLOYMENT.owner()}
     return [
         {

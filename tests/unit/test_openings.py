@@ -61,7 +61,7 @@ _TO_MASTER = {3128: ["airflow-salt"], 4505: ["airflow-salt"], 4506: ["airflow-sa
 # Role -> port -> the security groups, networks and prefix lists to which it may connect.
 EGRESS: dict[str, dict[int, list[str]]] = {
     "salt": {22: GROUPS, 80: [ANYBODY], 443: [ANYBODY, S3], **_TO_MASTER},
-    "lb": {8080: ["airflow-web"], **_TO_MASTER},
+    "lb": {443: [ANYBODY], 8080: ["airflow-web"], **_TO_MASTER},
     "monitor": _TO_MASTER,
     "postgres": {
         443: [S3],

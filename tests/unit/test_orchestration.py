@@ -92,7 +92,9 @@ def test_machines_of_no_step_are_set_up_with_the_stores(render: Render) -> None:
     compiled = render("web-1", "web-2", others=[*OTHERS, "lb-2", "monitor-1", "monitor-2"])
     steps = targets(compiled)
     assert steps["deploy-others"] == ["monitor-1", "monitor-2"]
-    assert steps["deploy-edge"] == ["lb-1", "lb-2", "salt-1"]
+    assert (steps["deploy-edge"], steps["deploy-lb-2"]) == (["lb-1", "salt-1"], ["lb-2"])
+    assert requires(compiled, "deploy-lb-2") == ["deploy-stores", "deploy-edge"]
+    assert requires(compiled, "deploy-smoke") == ["deploy-lb-2"], "the last one"
     assert requires(compiled, "deploy-stores") == [
         "deploy-others", "deploy-postgres-1", "deploy-redis-1"
     ]  # fmt: skip
@@ -233,9 +235,14 @@ def test_drain_asks_every_load_balancer_and_waits_for_it(tmp_path: Path) -> None
 
 def test_load_balancer_that_goes_is_asked_to_leave(tmp_path: Path) -> None:
     drain = drained(tmp_path, "web-3", "lb-2")
-    edge, clients = drain.chunks
-    assert targets(drain) == {"drain-edge": ["lb-1"], "drain-clients": ["lb-2"]}
-    assert (edge["name"], clients["name"]) == ("edge.drain", "edge.leave")
+    edge, _, address, clients = drain.chunks
+    of_leaving = ("drain-leaving-modules", "drain-address", "drain-clients")
+    assert targets(drain) == {"drain-edge": ["lb-1"], **{step: ["lb-2"] for step in of_leaving}}
+    assert [edge["name"], address["name"], clients["name"]] == [
+        "edge.drain", "site_address.leave", "edge.leave"
+    ]  # fmt: skip
+    assert requires(drain, "drain-clients") == ["drain-address"], "nobody is refused"
+    assert "expect_minions" not in address, "one that is lost has no address"
     # One that does not answer has to go too.
     assert "expect_minions" not in clients
     assert clients["timeout"] > clients["kwarg"]["seconds"]

@@ -85,7 +85,7 @@ def test_prediction_on_empty_account_changes_nothing(
     settled = {name for name, state in predicted.items() if state["result"] is True}
     assert {state["result"] for state in predicted.values()} == {None, True}
     assert {name.split("_|-")[1] for name in settled} == {
-        "aws-names", "aws-machines", "aws-address-associated",
+        "aws-names", "aws-machines",
         "aws-earlier-key-pair", "aws-earlier-salt-role", "aws-lb-machines",
         "aws-postgres-machines",
     }  # fmt: skip
@@ -278,25 +278,20 @@ def test_unmanaged_ipv6_and_prefix_list_rules_are_removed(
     assert_clean(apply())
 
 
-def test_edge_machine_of_an_older_stack_gets_the_address(
+def test_edge_machine_of_an_older_stack_gets_its_role_and_no_address(
     applied: States, apply: Callable[..., States], client: Client, pillar: dict[str, Any]
 ) -> None:
     aws, ec2 = pillar["aws"], client("ec2")
-    tags = [{"Key": "Name", "Value": aws["edge_address"]["machine"]}, *OWNER]
+    tags = [{"Key": "Name", "Value": "lb-1"}, *OWNER]
     instance = ec2.run_instances(
         ImageId=catalog.IMAGE_ID, InstanceType="t2.micro", MinCount=1, MaxCount=1,
         TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
     )["Instances"][0]  # fmt: skip
     changed = {state["__id__"]: state["changes"] for state in apply().values() if state["changes"]}
     (address,) = ec2.describe_addresses()["Addresses"]
-    interface = instance["NetworkInterfaces"][0]["NetworkInterfaceId"]
-    assert address["NetworkInterfaceId"] == interface
-    given = f"give {address['PublicIp']} to {aws['edge_address']['machine']}"
+    assert not address.get("NetworkInterfaceId"), "it takes the address itself, once it serves"
     role = f"give lb-1 ({instance['InstanceId']}) the role {aws['machine_roles']['lb']}"
-    assert changed == {
-        "aws-address-associated": {"new": [given]},
-        "aws-lb-machines": {"new": [role]},
-    }
+    assert changed == {"aws-lb-machines": {"new": [role]}}
     assert_clean(apply())
     ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
 
@@ -313,7 +308,8 @@ def test_groups_let_out_what_endpoints_name(
         (peer, port) for group, port, peer in found if group == groups["redis"]
     } == to_master | to_redis
     assert {(peer, port) for group, port, peer in found if group == groups["lb"]} == to_master | {
-        (groups["web"], 8080)
+        (groups["web"], 8080),
+        ("0.0.0.0/0", 443),
     }
     outside = {opening for opening in found if opening[2] not in groups.values()}
     (s3,) = client("ec2").describe_managed_prefix_lists(
@@ -322,6 +318,7 @@ def test_groups_let_out_what_endpoints_name(
     assert outside == {
         (salt, 80, "0.0.0.0/0"),
         (salt, 443, "0.0.0.0/0"),
+        (groups["lb"], 443, "0.0.0.0/0"),
         (salt, 443, s3["PrefixListId"]),
         (groups["postgres"], 443, s3["PrefixListId"]),
     }

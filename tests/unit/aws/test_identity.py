@@ -125,11 +125,6 @@ FORBIDDEN = (
         for foreign in FOREIGN
     ),
     Other(TAG, "instance", ABROAD, ABROAD_INSTANCE, {"aws:ResourceTag/project": "airflow-stack"}),
-    *(
-        Other("ec2:AssociateAddress", kind, foreign)
-        for foreign in FOREIGN
-        for kind in ("elastic-ip", "instance", "network-interface")
-    ),
     *(Other(f"ec2:{action}", "instance", foreign) for foreign in FOREIGN for action in MANAGED),
     *(Other(f"ec2:{action}", "instance", ABROAD, ABROAD_INSTANCE) for action in MANAGED),
     Other("iam:PassRole", "role", {"iam:PassedToService": "lambda.amazonaws.com"}),

@@ -173,6 +173,8 @@ def test_edge_takes_the_sites_address_and_gives_it_to_nobody_else(
         "Instances"
     ][0]["NetworkInterfaces"][0]["NetworkInterfaceId"]
     assert machine.may(own.associate_address, NetworkInterfaceId=interface, **address)
+    named = [{"Name": "tag:Name", "Values": ["airflow-stack-test-edge"]}]
+    assert machine.may(own.describe_addresses, Filters=named)
     wanted, machine.asked = machine.asked, []
 
     assert not machine.may(own.associate_address, InstanceId=machines["web"].instance, **address)
@@ -184,7 +186,11 @@ def test_edge_takes_the_sites_address_and_gives_it_to_nobody_else(
     assert not machine.may(own.describe_instances)
     forbidden = [*machine.asked]
     forbidden = [one for one in forbidden if one not in wanted]
-    for access in wanted:  # the same of somebody else's
+    for access in wanted:  # the same of somebody else's, and elsewhere
+        if access.action == "ec2:DescribeAddresses":
+            keys = {**access.keys, "aws:RequestedRegion": "us-east-1"}
+            forbidden.append(Access(access.action, access.resource, keys))
+            continue
         for tag in ("Name", "project", "deployment"):
             keys = {**access.keys, f"aws:ResourceTag/{tag}": "wiki"}
             forbidden.append(Access(access.action, access.resource, keys))

@@ -143,7 +143,7 @@ def test_rule_for_a_group_that_nobody_has_lets_nobody_in() -> None:
 def test_egress_rules_name_the_destination() -> None:
     rule = Rule("tcp", 443, 443, ("10.9.0.0/16",))
     found = rendered(sg_1=Group(egress=(rule,)))
-    assert found["sg-1-out"] == ["ip daddr { 10.9.0.0/16 } tcp dport 443-443 accept"]
+    assert found["sg-1-out"] == ["ct original ip daddr { 10.9.0.0/16 } tcp dport 443-443 accept"]
 
 
 def test_machine_passes_the_rules_of_all_its_groups_or_nothing() -> None:

@@ -291,7 +291,6 @@ def test_machine_container_gets_the_shared_options() -> None:
         domain="ec2.internal",
         cpus=1,
         memory=1024,
-        ports={443: ("127.0.0.1", 8443)},
     )
     rules: Any = None
     machines.DockerHost(client, "demo", "image:1", rules)._create(machine, "demo-subnet-1")
@@ -299,4 +298,3 @@ def test_machine_container_gets_the_shared_options() -> None:
     assert shared.pop("environment").items() <= made["environment"].items()
     assert shared.items() <= made.items()
     assert made["networking_config"] == {"demo-subnet-1": {"ipv4_address": "10.0.0.4"}}
-    assert made["ports"] == {"443/tcp": ("127.0.0.1", 8443)}

@@ -54,18 +54,10 @@ def test_machine_matches_description_of_instance(local: Running, launch: Launch)
     assert machine.address == instance["PrivateIpAddress"] == "10.40.1.4"
     assert f"{machine.hostname}.{machine.domain}" == instance["PrivateDnsName"]
     assert (machine.cidr, machine.cpus, machine.memory) == ("10.40.1.0/28", 1, 950)
-    assert (machine.name, machine.ports) == ("lb-1", {443: ("127.0.0.1", 8443)})
+    assert machine.name == "lb-1"
     assert machine.user_data == b"#!/bin/sh\ntrue\n"
     assert machine.authorized_key.startswith("ssh-ed25519 ")
     assert key["KeyMaterial"]
-
-
-def test_only_named_machine_gets_published_ports(local: Running, launch: Launch) -> None:
-    instance = launch(
-        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "lb-2"}]}]
-    )
-    local.settle()
-    assert local.host.machines[instance["InstanceId"]].ports == {}
 
 
 def test_launch_makes_max_count_machines(local: Running, launch: Launch) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, HTTPClientError
 
 from localcloud import ruleset
-from localcloud.groups import Interface, Policy
+from localcloud.delays import Delays
+from localcloud.groups import Group, Interface, Policy, Rule
 from localcloud.routes import PUBLIC
 from localcloud.ruleset import Places, Services
-from memorycloud import Running
+from memorycloud import MemoryHost, Running, running
 
 Launch = Callable[..., Any]
 
@@ -183,7 +185,9 @@ def test_apis_need_a_rule_for_https_to_every_address(net: Net, start: Launch) ->
 def test_moved_address_leaves_its_machine(net: Net, start: Launch) -> None:
     net.table(GatewayId=net.gateway)
     first, second = start(public=True), start(public=False)
-    made = net.ec2.allocate_address(Domain="vpc")
+    tags = [{"ResourceType": "elastic-ip", "Tags": [{"Key": "Name", "Value": "site"}]}]
+    made = net.ec2.allocate_address(Domain="vpc", TagSpecifications=tags)
+    assert net.local.host.policy.elastic == {}
 
     def give(instance: Any) -> None:
         net.ec2.associate_address(
@@ -194,11 +198,63 @@ def test_moved_address_leaves_its_machine(net: Net, start: Launch) -> None:
 
     give(first)
     assert net.interface(first).public == net.public(first) == made["PublicIp"]
+    assert net.local.host.policy.elastic == {"site": first["PrivateIpAddress"]}
     give(second)
+    assert net.local.host.policy.elastic == {"site": second["PrivateIpAddress"]}
     assert net.interface(second).public == net.public(second) == made["PublicIp"]
     assert net.public(first) not in ("", made["PublicIp"]), "it has another one, as before"
     with pytest.raises(ClientError, match=r"InvalidIPAddress\.InUse"):
         net.ec2.release_address(AllocationId=made["AllocationId"])
+    assert net.interface(first).way_out, "so it can take the address back"
+    give(first)
+    assert net.public(first) == made["PublicIp"]
+    assert net.public(second) == "", "it was launched without one, and has no way out"
+    assert not net.interface(second).way_out
+    (found,) = net.ec2.describe_addresses()["Addresses"]
+    net.ec2.disassociate_address(AssociationId=found["AssociationId"])
+    assert net.public(first) not in ("", made["PublicIp"])
+    assert net.local.host.policy.elastic == {}
+
+
+def test_machine_that_lost_the_address_gets_another_one_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the process that was about to give it has ended."""
+    waiting: list[Any] = []
+
+    class Timer:
+        def __init__(self, seconds: float, job: Callable[[], None]) -> None:
+            assert seconds == 7
+            waiting.append(job)
+
+        def start(self) -> None:
+            pass
+
+    monkeypatch.setattr("localcloud.cloud.threading.Timer", Timer)
+    delays = Delays(console_posts=(0,), shutting_down=0, public_address=7)
+    with running(tmp_path, MemoryHost(), delays) as local:
+        vpc = local.ec2.create_vpc(CidrBlock="10.40.0.0/16")["Vpc"]["VpcId"]
+        subnet = local.ec2.create_subnet(VpcId=vpc, CidrBlock="10.40.1.0/28")["Subnet"]["SubnetId"]
+        net = Net(local, subnet)
+        net.table(GatewayId=net.gateway)
+        nic = {"DeviceIndex": 0, "SubnetId": subnet, "AssociatePublicIpAddress": True}
+        machine = net.ec2.run_instances(
+            ImageId=_image(net), InstanceType="t2.micro", MinCount=1, MaxCount=1,
+            NetworkInterfaces=[nic],
+        )["Instances"][0]  # fmt: skip
+        local.settle()
+        made = net.ec2.allocate_address(Domain="vpc")["AllocationId"]
+
+        def finish() -> None:
+            waiting.pop()()
+
+        for later in (finish, local.cloud.reconcile):
+            given = net.ec2.associate_address(AllocationId=made, InstanceId=machine["InstanceId"])
+            net.ec2.disassociate_address(AssociationId=given["AssociationId"])
+            assert (net.public(machine), net.interface(machine).way_out) == ("", False)
+            later()
+            assert net.public(machine) != ""
+            assert net.interface(machine).way_out
 
 
 # -- the rules
@@ -216,9 +272,39 @@ def test_rules_lead_in_at_public_addresses_and_keep_the_others_inside() -> None:
     text = ruleset.render(
         "demo", policy, Places({"subnet-1": "br-1"}), Services(("172.17.0.1", 4566))
     )
-    assert text.count("ip daddr != { 10.0.0.0/16 } drop") == 1
+    kept = "ct original ip daddr != { 10.0.0.0/16 } drop"
+    assert text.count(kept) == 1
     api = "ip daddr 172.17.0.1 tcp dport 4566"
     assert f"chain eni-a-out {{\n    {api} accept\n" in text
-    assert f"chain eni-b-out {{\n    {api} drop\n    ip daddr != {{ 10.0.0.0/16 }} drop\n" in text
+    assert f"chain eni-b-out {{\n    {api} drop\n    {kept}\n" in text
     assert f"chain eni-c-out {{\n    {api} accept\n" in text, "S3 is there, too"
-    assert "dnat ip to ip daddr map { 198.18.0.7 : 10.0.1.4 }" in text, "127.0.0.0/8 stays here"
+    led = "dnat ip to ip daddr map { 198.18.0.7 : 10.0.1.4 }"
+    assert text.count(led) == 2, "of this host and of machines; 127.0.0.0/8 stays here"
+    assert "ip saddr { 10.0.1.4 } snat ip to ip saddr map { 10.0.1.4 : 198.18.0.7 }" in text
+
+
+def test_published_port_leads_to_who_has_the_address() -> None:
+    """Without a holder, nothing leads away from the port."""
+    places = Places({"subnet-1": "br-1"})
+    services = Services(
+        ("172.17.0.1", 4566), publish={"site": {443: ("127.0.0.1", 8443)}, "other": {}}
+    )
+    for holder in ("10.0.1.4", "10.0.1.5"):
+        text = ruleset.render("demo", Policy(elastic={"site": holder}), places, services)
+        assert f"ip daddr 127.0.0.1 tcp dport 8443 dnat ip to {holder}:443" in text
+        assert 'oifname { "br-1" } ip saddr 127.0.0.0/8 masquerade' in text
+    assert "8443" not in ruleset.render("demo", Policy(elastic={"x": "10.0.1.4"}), places, services)
+
+
+def test_only_rules_for_everybody_let_in_who_comes_by_the_gateway() -> None:
+    rules = (
+        Rule("tcp", 443, 443, ("0.0.0.0/0",)),
+        Rule("tcp", 22, 22, ("10.0.0.0/16",)),
+        Rule("tcp", 80, 80, group="sg-1"),
+    )
+    machine = Interface("i-a", ("10.0.1.4",), ("sg-1",), public="198.18.0.7")
+    policy = Policy({"eni-a": machine}, {"sg-1": Group(ingress=rules)})
+    places = Places({"subnet-1": "br-1"})
+    text = ruleset.render("demo", policy, places, Services(("172.17.0.1", 4566)))
+    assert "chain sg-1-by-gateway {\n    tcp dport 443-443 accept\n  }" in text
+    assert "chain eni-a-by-gateway {\n    jump sg-1-by-gateway\n    drop\n  }" in text

@@ -136,15 +136,12 @@ def test_stopped_local_cloud_has_no_environment(deployment: Deployment) -> None:
         LocalCloud(deployment).environment()
 
 
-def test_edge_is_published_at_https(
+def test_sites_address_is_published_at_https(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("STACK_HTTPS_PORT", raising=False)
-    assert LocalCloud(deployment).config().publish == {"lb-1": {443: ("127.0.0.1", 8443)}}
-    deployment.map_path.write_text("salt: [salt-1]\nlb: [lb-2, lb-3]\n")
-    assert list(LocalCloud(deployment).config().publish) == ["lb-2"]
-    deployment.map_path.write_text("salt: [salt-1]\n")
-    assert LocalCloud(deployment).config().publish == {}
+    address = deployment.in_account(deployment.base_pillar("aws")["edge_address"]["name"])
+    assert LocalCloud(deployment).config().publish == {address: {443: ("127.0.0.1", 8443)}}
 
 
 def test_master_gets_endpoints_and_no_key(deployment: Deployment) -> None:

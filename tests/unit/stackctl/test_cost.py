@@ -54,7 +54,7 @@ def test_number_that_the_master_chooses_counts_with_its_maximum(prod: Deployment
 
 def test_profile_decides(prod: Deployment) -> None:
     change_profile(prod, "associate_public_ip: true", "associate_public_ip: false")
-    # lb-1 keeps its Elastic IP.
+    # The site keeps its Elastic IP.
     assert total(prod) == (5 * PRIVATE + MACHINE).quantize(cost.CENT)
     change_profile(prod, "Ebs.VolumeSize: 10", "Ebs.VolumeSize: 20")
     assert total(prod) == (5 * PRIVATE + MACHINE + 6 * Decimal("0.88")).quantize(cost.CENT)

@@ -141,12 +141,12 @@ def test_up_renames_pillar_keys_of_real_deployment(checkout: Path, log: Log) -> 
     file = prod.pillar_dir / "secrets" / "redis-airflow.sls"
     file.write_text("#!yaml|gpg\nsecrets:\n  redis_airflow:\n    password: |\n      ciphertext\n")
     screen = StringIO()
-    up.prepare_secrets(prod, Progress(Console(file=screen, width=120), log))
+    up.prepare_secrets(prod, Progress(Console(file=screen, width=120), log), {})
     assert "  redis-airflow:\n    password: |\n      ciphertext\n" in file.read_text()
     assert "renamed 1 pillar keys" in screen.getvalue()
     assert "secrets: commit pillar/prod: redis-airflow" in screen.getvalue()
     again = Progress(Console(file=StringIO()), log)
-    up.prepare_secrets(prod, again)
+    up.prepare_secrets(prod, again, {})
     assert again.changes == 0
 
 
@@ -175,7 +175,7 @@ def test_up_names_secret_that_real_deployment_lacks(checkout: Path, log: Log) ->
         match=r"pillar/prod lacks secrets that the machines read: postgres-owner\."
         r".*stackctl secrets init -d prod",
     ):
-        up.prepare_secrets(prod, Progress(Console(file=StringIO()), log))
+        up.prepare_secrets(prod, Progress(Console(file=StringIO()), log), {})
 
 
 def test_up_needs_the_settings_of_a_real_deployment(checkout: Path, log: Log) -> None:
@@ -183,21 +183,21 @@ def test_up_needs_the_settings_of_a_real_deployment(checkout: Path, log: Log) ->
     with_every_secret(prod)
     prod.settings_path.unlink()
     with pytest.raises(StackError, match=r"^pillar/prod/settings\.sls does not exist"):
-        up.prepare_secrets(prod, Progress(Console(file=StringIO()), log))
+        up.prepare_secrets(prod, Progress(Console(file=StringIO()), log), {})
 
 
 def test_up_makes_secret_that_local_lacks(checkout: Path, log: Log) -> None:
     deployment = Deployment("local", checkout)
-    up.prepare_secrets(deployment, Progress(Console(file=StringIO()), log))
+    up.prepare_secrets(deployment, Progress(Console(file=StringIO()), log), {})
     file = deployment.pillar_dir / "secrets" / "postgres-owner.sls"
     file.unlink()
     screen = StringIO()
     again = Progress(Console(file=screen), log)
-    up.prepare_secrets(deployment, again)
+    up.prepare_secrets(deployment, again, {})
     assert file.is_file()
     assert again.changes == 1
     assert "secrets            made 1 " in screen.getvalue()
-    up.prepare_secrets(deployment, again)
+    up.prepare_secrets(deployment, again, {})
     assert again.changes == 1
     assert "secrets            unchanged " in screen.getvalue()
 
@@ -354,6 +354,9 @@ class Account:
         return {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
 
     def environment(self) -> dict[str, str]:
+        return {}
+
+    def settings(self) -> dict[str, object]:
         return {}
 
     def master_files(self, environment: dict[str, str]) -> dict[str, str]:

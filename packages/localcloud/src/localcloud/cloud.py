@@ -25,7 +25,7 @@ from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, StateReason
 
-from localcloud import cpu_credits, groups
+from localcloud import cpu_credits, groups, routes
 from localcloud.account import Account
 from localcloud.config import REGION
 from localcloud.delays import INSTANT, Delays
@@ -60,7 +60,6 @@ class Cloud:
     Args:
         host: where the machines run.
         save: saves the state; called, with the lock held, after changes outside API calls.
-        publish: instance Name tag -> container port -> (host address, host port).
         delays: how long EC2 takes for what a client has to wait for.
     """
 
@@ -68,13 +67,11 @@ class Cloud:
         self,
         host: MachineHost,
         save: Callable[[], object],
-        publish: Mapping[str, Mapping[int, tuple[str, int]]] | None = None,
         delays: Delays = INSTANT,
     ) -> None:
         self.host = host
         self.lock = threading.RLock()
         self._save = save
-        self._publish = publish or {}
         self._delays = delays
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="machine")
         self._per_instance: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -113,6 +110,21 @@ class Cloud:
         since = getattr(instance, "transition", now)
         until = now if latest else self._delays.last_post(since, now)
         return (self.host.console(instance.id, until) if until else ""), until
+
+    def address_later(self, give: Callable[[], None]) -> None:
+        """Give an interface a public address after the time that EC2 takes for it."""
+
+        def work() -> None:
+            with self.lock:
+                give()
+                self._changed()
+
+        if not self._delays.public_address:
+            give()
+            return
+        timer = threading.Timer(self._delays.public_address, work)
+        timer.daemon = True
+        timer.start()
 
     def enforce(self) -> None:
         """Have the machines' network follow the security groups. Raises MachineError."""
@@ -207,6 +219,8 @@ class Cloud:
         with self.lock:
             self._forget_old()
             for instance in self.instances():
+                for interface in instance.nics.values():
+                    routes.renew(interface)  # an earlier process was about to
                 found = observed.pop(instance.id, None)
                 if instance.state in ("running", "stopped") and found is None:
                     self._container_removed(instance)
@@ -436,7 +450,6 @@ class Cloud:
             memory=memory_left(instance.instance_type, kind["MemoryInfo"]["SizeInMiB"]),
             authorized_key=key.public_key if key else "",
             user_data=base64.b64decode(str(instance.user_data)) if instance.user_data else b"",
-            ports=self._publish.get(tags.get("Name", ""), {}),
         )
 
 

@@ -40,7 +40,8 @@ class CloudConfig:
         state_dir: holds credentials, state, log and pid file; it is made with mode 0700.
         port: TCP port of the API, on loopback and on Docker's bridge gateway.
         image: tag of the machines' image, as `localcloud.image.ensure` returns it.
-        publish: instance Name tag -> container port -> (host address, host port).
+        publish: Name tag of an elastic address -> port of the machine that has it -> where this
+            host reaches it: (an address of loopback, port).
         delays: how long EC2 takes for what a client has to wait for.
     """
 

@@ -23,13 +23,17 @@ class Delays:
             before the next transition.
         console_kept: how long EC2 keeps the last copy; "at least one hour".
         shutting_down: the least time for which a terminated instance keeps its addresses.
+        public_address: after which an instance that has lost its elastic address has another public
+            one; Amazon says within minutes. Until then it has no way out.
 
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-instance-addressing.html
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetConsoleOutput.html
     """
 
     console_posts: tuple[float, ...] = (3, 10, 30, 90)
     console_kept: float = 3600
     shutting_down: float = 3
+    public_address: float = 3
 
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> Self:
@@ -50,5 +54,5 @@ class Delays:
         return made
 
 
-INSTANT = Delays(console_posts=(0,), shutting_down=0)
+INSTANT = Delays(console_posts=(0,), shutting_down=0, public_address=0)
 """A cloud that does nothing late; for tests of other things."""

@@ -21,6 +21,7 @@ from localcloud.ruleset import Places, Services
 
 CHAIN = "DOCKER-USER"
 DEVICES = Path("/sys/class/net")
+ROUTE_LOCALNET = "/proc/sys/net/ipv4/conf/{bridge}/route_localnet"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -101,8 +102,12 @@ def _neighbours(policy: Policy, places: Places) -> Iterator[tuple[str, str]]:
 def _filter_inside(bridge: str) -> None:
     """Have the kernel show the rules also what goes from one port of a bridge to another.
 
-    https://docs.kernel.org/networking/ip-sysctl.html (/proc/sys/net/bridge/*)
+    And have it route what this host sends from loopback to a machine: `ruleset` gives it another
+    source, and the answers go back.
+
+    https://docs.kernel.org/networking/ip-sysctl.html (/proc/sys/net/bridge/*, route_localnet)
     """
+    _run("tee", ROUTE_LOCALNET.format(bridge=bridge), given="1")
     for name in ("nf_call_iptables", "nf_call_ip6tables"):
         switch = DEVICES / bridge / "bridge" / name
         if not switch.exists():

@@ -93,11 +93,13 @@ class Policy:
         interfaces: by id, but for those of terminated machines.
         groups: by id.
         vpcs: subnet id -> VPC id.
+        elastic: Name tag of an elastic address -> private address of the interface that has it.
     """
 
     interfaces: dict[str, Interface] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     vpcs: dict[str, str] = field(default_factory=dict)
+    elastic: dict[str, str] = field(default_factory=dict)
 
     def members(self, group: str) -> list[str]:
         """Return the addresses of the interfaces that have a group."""
@@ -130,7 +132,8 @@ def policy(backend: EC2Backend) -> Policy:
         for subnet in of_zone.values()
     }
     found = dict(_groups(backend))
-    return Policy(dict(_interfaces(backend, found)), found, vpcs)
+    interfaces = dict(_interfaces(backend, found))
+    return Policy(interfaces, found, vpcs, routes.elastic(backend))
 
 
 def _interfaces(backend: EC2Backend, known: Mapping[str, Group]) -> Iterator[tuple[str, Interface]]:

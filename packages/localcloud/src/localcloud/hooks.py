@@ -77,7 +77,7 @@ class Hooks:
         self._contents()
         self._limits()
         groups.hook(self._replace)
-        routes.hook(self._replace)
+        routes.hook(self._replace, self._give_later)
         endpoints.hook(self._replace)
         s3.hook(self._replace)
         volumes.hook(self._replace, ROOT_GIB)
@@ -387,6 +387,9 @@ class Hooks:
         original = self._replace(
             SecurityGroupBackend, "delete_security_group", delete_security_group
         )
+
+    def _give_later(self, give: Callable[[], None]) -> None:
+        self._cloud.address_later(give)
 
     def _elastic_addresses(self) -> None:
         def allocate_address(backend: Any, *given: Any, **options: Any) -> ElasticAddress:

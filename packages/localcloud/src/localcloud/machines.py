@@ -10,7 +10,7 @@ import socket
 import tarfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,7 +54,6 @@ class Machine:
     Args:
         memory: MiB that programs have, see `localcloud.sizes`.
         cpus: virtual CPUs.
-        ports: container port -> (host address, host port).
         sshd: whether its sshd starts; an injected fault prevents it.
         broken: the injected fault that prevents the machine from running, or an empty text.
     """
@@ -70,7 +69,6 @@ class Machine:
     memory: int
     authorized_key: str = ""
     user_data: bytes = b""
-    ports: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     sshd: bool = True
     broken: str = ""
 
@@ -369,7 +367,6 @@ class DockerHost:
                 INSTANCE_LABEL: machine.instance_id,
                 NAME_LABEL: machine.name,
             },
-            ports={f"{port}/tcp": address for port, address in machine.ports.items()},
             network=network,
             networking_config={network: endpoint},
             log_config=docker.types.LogConfig(

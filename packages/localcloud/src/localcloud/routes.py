@@ -39,6 +39,16 @@ def public_address(backend: EC2Backend, interface: NetworkInterface) -> str:
     return str(interface.public_ip or "") if route and _by_internet_gateway(route) else ""
 
 
+def elastic(backend: EC2Backend) -> dict[str, str]:
+    """Return the Name tag of each elastic address that an interface has -> its private address."""
+    found = {}
+    for address in backend.addresses:
+        tags = {tag["key"]: str(tag["value"]) for tag in address.get_tags()}
+        if address.eni and tags.get("Name"):
+            found[tags["Name"]] = str(address.eni.private_ip_address)
+    return found
+
+
 def has_way_out(backend: EC2Backend, interface: NetworkInterface) -> bool:
     """Return whether what an interface sends can leave the VPC.
 
@@ -79,11 +89,14 @@ def _by_internet_gateway(route: Route) -> bool:
     return bool(attached and attached.id == route.route_table.vpc_id)
 
 
-def hook(replace: Callable[[Any, str, Any], Any]) -> None:
+def hook(
+    replace: Callable[[Any, str, Any], Any], later: Callable[[Callable[[], None]], None]
+) -> None:
     """Have moto give out addresses that can be routed here, and move them as EC2 does.
 
     Args:
         replace: sets an attribute of a class or a module, and returns what it was.
+        later: does something after the time that EC2 takes to give out a public address.
     """
 
     def associate(backend: Any, *given: Any, **options: Any) -> ElasticAddress:
@@ -92,10 +105,20 @@ def hook(replace: Callable[[Any, str, Any], Any]) -> None:
         made: ElasticAddress = original_associate(backend, *given, **options)
         left = before.get(made.id)
         if left and left is not made.eni:
-            left.public_ip = None
-            if left.instance and left.instance.state in ("pending", "running"):
-                left.check_auto_public_ip()
+            leave(left)
         return made
+
+    def disassociate(backend: Any, *given: Any, **options: Any) -> None:
+        """The interface has its elastic address no more."""
+        before = {address.id: address.eni for address in backend.addresses if address.eni}
+        original_disassociate(backend, *given, **options)
+        for address in backend.addresses:
+            if address.id in before and not address.eni:
+                leave(before[address.id])
+
+    def leave(interface: NetworkInterface) -> None:
+        interface.public_ip = None
+        later(lambda: renew(interface))
 
     def release(backend: Any, *given: Any, **options: Any) -> None:
         """An address that an interface has cannot be released.
@@ -109,9 +132,21 @@ def hook(replace: Callable[[Any, str, Any], Any]) -> None:
         original_release(backend, *given, **options)
 
     original_associate = replace(ElasticAddressBackend, "associate_address", associate)
+    original_disassociate = replace(ElasticAddressBackend, "disassociate_address", disassociate)
     original_release = replace(ElasticAddressBackend, "release_address", release)
     replace(elastic_network_interfaces, "random_public_ip", _random_address)
     replace(elastic_ip_addresses, "random_ip", _random_address)
+
+
+def renew(interface: NetworkInterface) -> None:
+    """Give an interface without a public address one, if it was launched with one and is the only.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-instance-addressing.html
+    """
+    instance = interface.instance
+    lives = instance and instance.state in ("pending", "running") and len(instance.nics) == 1
+    if lives and not interface.public_ip:
+        interface.check_auto_public_ip()
 
 
 def _random_address() -> str:

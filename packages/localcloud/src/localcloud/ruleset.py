@@ -33,6 +33,7 @@ OTHER_TARGET = -101
 """The priority of the rules that lead public addresses to machines, and machines to the metadata
 service: before Docker's."""
 _ALL_PORTS = (0, 65535)
+_AT_PUBLIC = f"ct original ip daddr {PUBLIC}"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,12 @@ class Services:
         api: address and port of the API, which is also the instance metadata service; the latter
             needs neither a way out nor a rule, the former both.
         resolvers: the addresses of the name servers, which EC2's groups do not filter either.
+        publish: see `localcloud.config.CloudConfig`.
     """
 
     api: tuple[str, int]
     resolvers: tuple[str, ...] = ()
+    publish: Mapping[str, Mapping[int, tuple[str, int]]] = field(default_factory=dict)
 
 
 def table(cloud: str) -> str:
@@ -95,25 +98,26 @@ def render(cloud: str, policy: Policy, places: Places, services: Services) -> st
 
 def _filter(policy: Policy, places: Places, services: Services) -> Iterator[str]:
     bridges = _set(f'"{name}"' for name in sorted(places.bridges.values()))
-    for name, hook, priority, verdict in (
-        ("forward-from", "forward", LEAVING, f"iifname {bridges} goto leave"),
-        ("forward-to", "forward", ENTERING, f"oifname {bridges} goto enter"),
-        ("to-host", "input", LEAVING, f"iifname {bridges} goto leave"),
-        ("from-host", "output", ENTERING, f"oifname {bridges} goto enter"),
+    by_gateway = f"iifname {bridges} oifname {bridges} {_AT_PUBLIC} goto enter-by-gateway"
+    for name, hook, priority, verdicts in (
+        ("forward-from", "forward", LEAVING, [f"iifname {bridges} goto leave"]),
+        ("forward-to", "forward", ENTERING, [by_gateway, f"oifname {bridges} goto enter"]),
+        ("to-host", "input", LEAVING, [f"iifname {bridges} goto leave"]),
+        ("from-host", "output", ENTERING, [f"oifname {bridges} goto enter"]),
     ):
-        yield _chain(
-            name, [f"type filter hook {hook} priority {priority}; policy accept;", verdict]
-        )
+        head = f"type filter hook {hook} priority {priority}; policy accept;"
+        yield _chain(name, [head, *verdicts])
     yield _chain("leave", [*_tracked(), *_always(services), *_lookup(policy, "saddr", "out")])
     yield _chain("enter", [*_tracked(), *_lookup(policy, "daddr", "in")])
+    yield _chain("enter-by-gateway", [*_tracked(), *_lookup(policy, "daddr", "by-gateway")])
     service = f"{services.api[0]}:{services.api[1]}"
     asked = f"iifname {bridges} ip daddr {METADATA_ADDRESS} tcp dport 80"
     head = f"type nat hook prerouting priority {OTHER_TARGET}; policy accept;"
     yield _chain("metadata", [head, f"{asked} dnat ip to {service}"])
     yield from _same_source(policy, places)
-    yield from _public(policy)
+    yield from _public(policy, bridges, services)
     for eni, interface in sorted(policy.interfaces.items()):
-        for way in ("out", "in"):
+        for way in ("out", "in", "by-gateway"):
             jumps = [f"jump {group}-{way}" for group in interface.groups if group in policy.groups]
             first = _beyond(interface, services) if way == "out" else []
             yield _chain(f"{eni}-{way}", [*first, *jumps, "drop"])
@@ -132,7 +136,7 @@ def _beyond(interface: Interface, services: Services) -> Iterator[str]:
     verdict = "accept" if interface.api or interface.s3 else "drop"
     yield f"ip daddr {address} tcp dport {port} {verdict}"
     if interface.vpc and not interface.way_out:
-        yield f"ip daddr != {_set(interface.vpc)} drop"
+        yield f"ct original ip daddr != {_set(interface.vpc)} drop"
 
 
 def _tracked() -> list[str]:
@@ -168,28 +172,71 @@ def _same_source(policy: Policy, places: Places) -> Iterator[str]:
         )
 
 
-def _public(policy: Policy) -> Iterator[str]:
-    """Have this host, which is the outside, reach machines at their public addresses.
+def _public(policy: Policy, bridges: str, services: Services) -> Iterator[str]:
+    """Have machines be reached at their public addresses, as by an internet gateway.
+
+    This host, which is the outside, reaches them, and so do other machines, whose packets have
+    their own public addresses then. What is published on this host follows the elastic address.
 
     Docker maps ports with the priority -100.
     """
-    targets = sorted(
-        f"{interface.public} : {interface.addresses[0]}"
+    owners = sorted(
+        (interface.public, interface.addresses[0])
         for interface in policy.interfaces.values()
         if interface.public and ipaddress.ip_address(interface.public) in PUBLIC
     )
-    if targets:
+    led = []
+    if owners:
+        led = [f"dnat ip to ip daddr map {_set(f'{public} : {own}' for public, own in owners)}"]
+        sources = _set(f"{own} : {public}" for public, own in owners)
+        inside = _set(own for _, own in owners)
         yield _chain(
-            "public",
+            "gateway-in",
             [
-                f"type nat hook output priority {OTHER_TARGET}; policy accept;",
-                f"dnat ip to ip daddr map {_set(targets)}",
+                f"type nat hook prerouting priority {OTHER_TARGET}; policy accept;",
+                f"iifname {bridges} {led[0]}",
+            ],
+        )
+        yield _chain(
+            "gateway-out",
+            [
+                f"type nat hook postrouting priority {SAME_SOURCE - 1}; policy accept;",
+                f"{_AT_PUBLIC} ip saddr {inside} snat ip to ip saddr map {sources}",
+            ],
+        )
+    led += _published(policy, services)
+    if led:
+        yield _chain(
+            "public", [f"type nat hook output priority {OTHER_TARGET}; policy accept;", *led]
+        )
+    if services.publish:
+        yield _chain(
+            "published-source",
+            [
+                f"type nat hook postrouting priority {SAME_SOURCE - 1}; policy accept;",
+                f"oifname {bridges} ip saddr 127.0.0.0/8 masquerade",
             ],
         )
 
 
+def _published(policy: Policy, services: Services) -> Iterator[str]:
+    """Yield the rules for what is published of the machines that have an elastic address now."""
+    for name, ports in sorted(services.publish.items()):
+        if name in policy.elastic:
+            for port, (host, published) in sorted(ports.items()):
+                target = f"{policy.elastic[name]}:{port}"
+                yield f"ip daddr {host} tcp dport {published} dnat ip to {target}"
+
+
 def _group(name: str, group: Group, policy: Policy) -> Iterator[str]:
-    for way, side, rules in (("in", "saddr", group.ingress), ("out", "daddr", group.egress)):
+    # Who comes by the gateway has a public address: a rule for a group, or for a network inside,
+    # is not for it. Of other networks, those alone count here that are all addresses.
+    anybody = [rule for rule in group.ingress if EVERYWHERE in rule.networks]
+    for way, side, rules in (
+        ("in", "ip saddr", group.ingress),
+        ("out", "ct original ip daddr", group.egress),
+        ("by-gateway", "ip saddr", anybody),
+    ):
         matches = [_match(rule, side, policy) for rule in rules]
         yield _chain(f"{name}-{way}", [f"{match}accept" for match in matches if match is not None])
 
@@ -199,7 +246,7 @@ def _match(rule: Rule, side: str, policy: Policy) -> str | None:
     peers = policy.members(rule.group) if rule.group else list(rule.networks)
     if not peers:
         return None
-    where = "" if EVERYWHERE in peers else f"ip {side} {_set(sorted(set(peers)))} "
+    where = "" if EVERYWHERE in peers else f"{side} {_set(sorted(set(peers)))} "
     return where + _traffic(rule)
 
 

@@ -275,9 +275,11 @@ def serve(config: CloudConfig) -> None:
     client = engine.ensure(log.info)
     state = StateFile(config.state_dir)
     firewall.ensure(log.info)
-    services = Services((engine.bridge_gateway(client), config.port), resolvers())
+    services = Services(
+        (engine.bridge_gateway(client), config.port), resolvers(), publish=config.publish
+    )
     host = DockerHost(client, config.name, config.image, firewall.Firewall(config.name, services))
-    cloud = Cloud(host, state.save, config.publish, config.delays)
+    cloud = Cloud(host, state.save, config.delays)
     Hooks(cloud)
     state.load()
     catalog.publish()

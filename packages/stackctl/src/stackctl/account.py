@@ -40,6 +40,9 @@ class Account(Protocol):
     def environment(self) -> Mapping[str, str]:
         """Return that environment of an account that runs; raise StackError."""
 
+    def settings(self) -> Mapping[str, object]:
+        """Return what the deployment's settings have to say about an account that runs."""
+
     def master_files(self, environment: Mapping[str, str]) -> Mapping[str, str]:
         """Return the files below ~/.aws that lead the master to the account: name -> text."""
 
@@ -81,6 +84,10 @@ class AwsAccount:
     def environment(self) -> Mapping[str, str]:
         """Return nothing, unless the credentials are another account's: then raise."""
         preflight.check_account(self.deployment)
+        return {}
+
+    def settings(self) -> Mapping[str, object]:
+        """See `Account`; everything is where Amazon has it."""
         return {}
 
     def master_files(self, environment: Mapping[str, str]) -> Mapping[str, str]:  # noqa: ARG002

@@ -161,7 +161,7 @@ def estimate(
         StackError: a profile does not exist, or its type has no price.
     """
     price, used = prices(), usage or Usage()
-    given = deployment.map_options()
+    given, edge = deployment.map_options(), deployment.role_table().edge.name
     rows = []
     for role, machines in counts.items():
         profile = profiles.resolve(deployment, role)
@@ -175,7 +175,8 @@ def estimate(
                 machines * price.instance(kind),
                 machines * surplus,
                 machines * price.month("gp3", _gb(profile)),
-                _addresses(profile, given, role, machines) * price.month("ipv4"),
+                _addresses(profile, given, (role, machines), has_site=role == edge)
+                * price.month("ipv4"),
             )
         )
     transfer = price.services["transfer"]
@@ -198,14 +199,25 @@ def _gb(profile: Mapping[str, Any]) -> Decimal:
 
 
 def _addresses(
-    profile: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], role: str, machines: int
+    profile: Mapping[str, Any],
+    given: Mapping[str, Mapping[str, Any]],
+    row: tuple[str, int],
+    *,
+    has_site: bool,
 ) -> Decimal:
-    """Return how many public addresses a role has, also by the options of the map."""
+    """Return how many public addresses a role has, also by the options of the map.
+
+    Args:
+        profile: of its machines.
+        given: name of a machine -> its options in the map.
+        row: the role, and how many machines it has.
+        has_site: whether one of them has the site's address, in the place of its own.
+    """
+    role, machines = row
     if _is_public(profile):
         return Decimal(machines)
-    return Decimal(
-        sum(_is_public(options) for name, options in given.items() if role_of(name) == role)
-    )
+    named = sum(_is_public(options) for name, options in given.items() if role_of(name) == role)
+    return Decimal(max(named, int(has_site)))
 
 
 def _is_public(profile: Mapping[str, Any]) -> bool:

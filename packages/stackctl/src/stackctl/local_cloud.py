@@ -9,7 +9,7 @@ import localcloud.engine
 import localcloud.firewall
 import localcloud.image
 import localcloud.service
-from localcloud.config import CloudConfig
+from localcloud.config import CloudConfig, Endpoint
 from localcloud.errors import LocalCloudError
 from stackctl import local, preflight
 from stackctl.account import aws_config
@@ -41,14 +41,14 @@ class LocalCloud:
             image: the tag of the machines' image, where machines are to be launched.
         """
         deployment = self._deployment
-        edges = deployment.machines_of(deployment.role_table().edge.name)
         port = deployment.base_pillar("endpoints")["https"]["port"]
+        address = deployment.in_account(deployment.base_pillar("aws")["edge_address"]["name"])
         return CloudConfig(
             name=local.cloud_name(deployment),
             state_dir=self._folder,
             port=local.api_port(),
             image=image,
-            publish={name: {port: (local.ADDRESS, local.https_port())} for name in edges[:1]},
+            publish={address: {port: (local.ADDRESS, local.https_port())}},
         )
 
     @_stack_errors()
@@ -68,7 +68,7 @@ class LocalCloud:
         preflight.check_disk(self._deployment.state_dir)
         preflight.check_network()
         preflight.check_port(local.ADDRESS, local.api_port(), "STACK_API_PORT")
-        # Machines that exist hold the published port themselves.
+        # Machines of earlier versions hold the port. Now the kernel leads from it, and nobody does.
         machines_exist = localcloud.engine.reachable() and localcloud.service.machine_names(
             self.config()
         )
@@ -125,10 +125,22 @@ class LocalCloud:
         Raises:
             NotUpError: the API does not run.
         """
+        return self._endpoint().environment
+
+    @_stack_errors()
+    def settings(self) -> Mapping[str, object]:
+        """Return where the EC2 API is.
+
+        Raises:
+            NotUpError: the API does not run.
+        """
+        return {"ec2_endpoint": self._endpoint().url}
+
+    def _endpoint(self) -> Endpoint:
         endpoint = localcloud.service.endpoint(self._folder)
         if endpoint is None:
             raise NotUpError("The local cloud does not run.", "Bring the stack up first: make up")
-        return endpoint.environment
+        return endpoint
 
     def master_files(self, environment: Mapping[str, str]) -> Mapping[str, str]:
         """Return the files below ~/.aws that lead the master to this account.

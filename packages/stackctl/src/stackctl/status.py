@@ -58,8 +58,8 @@ class Row:
         drift: how it differs from what its states made, a sentence each.
         outdated: the units that run with older files than those on its disk.
         reboot_required: whether an update waits for a reboot.
-        replication: of a store, whether it is the master and how far the others are behind; empty:
-            it is no such store, or does not tell.
+        replication: of a store, whether it is the master and how far the others are behind; of a
+            load balancer, whether it has the site's address; empty: it is neither or does not tell.
         growth: what it does by itself about the number of machines; empty: nothing.
         backup: of the Salt master, how old the backup of its keys is; empty: it makes none.
         cpu: why it answers slowly, where that is for lack of CPU credits; empty: it is not.

@@ -169,7 +169,7 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             step.changed, step.detail = True, f"installed {', '.join(missing)}"
     variables = account.start(progress)
     recover_key(deployment, progress)
-    prepare_secrets(deployment, progress)
+    prepare_secrets(deployment, progress, account.settings())
     remember_map(deployment, progress)
     with aws_environment(variables):
         client = ec2_client(deployment)
@@ -255,8 +255,15 @@ def recover_key(deployment: Deployment, progress: Progress) -> None:
         step.warning = f"keep a copy of {store.private_key} in a safe place, not in git"
 
 
-def prepare_secrets(deployment: Deployment, progress: Progress) -> None:
+def prepare_secrets(
+    deployment: Deployment, progress: Progress, answers: Mapping[str, object]
+) -> None:
     """Make the missing secrets of `local`; an operator makes those of a real account.
+
+    Args:
+        deployment: which one.
+        progress: where to show the step.
+        answers: what the settings of `local` have to say about its account.
 
     Raises:
         SecretsError: a real account lacks a secret, for example one that is new in this tree.
@@ -264,7 +271,7 @@ def prepare_secrets(deployment: Deployment, progress: Progress) -> None:
     with progress.step("secrets") as step:
         store = SecretStore(deployment)
         if deployment.is_local:
-            made = initialise(deployment, local.base_url())
+            made = initialise(deployment, local.base_url(), answers=answers)
             step.changed, step.detail = bool(made), f"made {len(made)}" if made else ""
         elif renamed := store.rename_keys():
             step.changed, step.detail = True, f"renamed {len(renamed)} pillar keys"
