@@ -16,7 +16,7 @@ from localcloud.ruleset import Places, Services
 from memorycloud import Running
 
 Launch = Callable[..., Any]
-API = Services(("172.17.0.1", 4566), ("192.0.2.53",))
+API = Services(("172.17.0.1", 4566), 4567, ("192.0.2.53",))
 TWO = {
     "eni-a": Interface("i-a", ("10.0.1.4",), ("sg-1",)),
     "eni-b": Interface("i-b", ("10.0.2.4",), ("sg-1", "sg-2")),
@@ -149,7 +149,7 @@ def test_egress_rules_name_the_destination() -> None:
 def test_machine_passes_the_rules_of_all_its_groups_or_nothing() -> None:
     found = rendered(sg_1=Group(), sg_2=Group())
     assert found["eni-b-in"] == ["jump sg-1-in", "jump sg-2-in", "drop"]
-    assert found["eni-a-out"][1:] == ["jump sg-1-out", "drop"]
+    assert found["eni-a-out"][2:] == ["jump sg-1-out", "drop"]
     assert found["enter"][-2:] == [
         "ip daddr vmap { 10.0.1.4 : goto eni-a-in, 10.0.2.4 : goto eni-b-in }",
         "drop",

@@ -270,14 +270,18 @@ def test_rules_lead_in_at_public_addresses_and_keep_the_others_inside() -> None:
         }
     )
     text = ruleset.render(
-        "demo", policy, Places({"subnet-1": "br-1"}), Services(("172.17.0.1", 4566))
+        "demo", policy, Places({"subnet-1": "br-1"}), Services(("172.17.0.1", 4566), 4567)
     )
     kept = "ct original ip daddr != { 10.0.0.0/16 } drop"
     assert text.count(kept) == 1
-    api = "ip daddr 172.17.0.1 tcp dport 4566"
-    assert f"chain eni-a-out {{\n    {api} accept\n" in text
-    assert f"chain eni-b-out {{\n    {api} drop\n    {kept}\n" in text
-    assert f"chain eni-c-out {{\n    {api} accept\n" in text, "S3 is there, too"
+
+    def begins(eni: str, api: str, s3: str, then: str = "") -> bool:
+        at = "    ip daddr 172.17.0.1 tcp dport"
+        return f"chain {eni}-out {{\n{at} 4566 {api}\n{at} 4567 {s3}\n{then}" in text
+
+    assert begins("eni-a", "accept", "accept")
+    assert begins("eni-b", "drop", "drop", f"    {kept}\n")
+    assert begins("eni-c", "accept", "accept"), "S3 is at the API's address, too"
     led = "dnat ip to ip daddr map { 198.18.0.7 : 10.0.1.4 }"
     assert text.count(led) == 2, "of this host and of machines; 127.0.0.0/8 stays here"
     assert "ip saddr { 10.0.1.4 } snat ip to ip saddr map { 10.0.1.4 : 198.18.0.7 }" in text
@@ -287,7 +291,7 @@ def test_published_port_leads_to_who_has_the_address() -> None:
     """Without a holder, nothing leads away from the port."""
     places = Places({"subnet-1": "br-1"})
     services = Services(
-        ("172.17.0.1", 4566), publish={"site": {443: ("127.0.0.1", 8443)}, "other": {}}
+        ("172.17.0.1", 4566), 4567, publish={"site": {443: ("127.0.0.1", 8443)}, "other": {}}
     )
     for holder in ("10.0.1.4", "10.0.1.5"):
         text = ruleset.render("demo", Policy(elastic={"site": holder}), places, services)
@@ -305,6 +309,6 @@ def test_only_rules_for_everybody_let_in_who_comes_by_the_gateway() -> None:
     machine = Interface("i-a", ("10.0.1.4",), ("sg-1",), public="198.18.0.7")
     policy = Policy({"eni-a": machine}, {"sg-1": Group(ingress=rules)})
     places = Places({"subnet-1": "br-1"})
-    text = ruleset.render("demo", policy, places, Services(("172.17.0.1", 4566)))
+    text = ruleset.render("demo", policy, places, Services(("172.17.0.1", 4566), 4567))
     assert "chain sg-1-by-gateway {\n    tcp dport 443-443 accept\n  }" in text
     assert "chain eni-a-by-gateway {\n    jump sg-1-by-gateway\n    drop\n  }" in text

@@ -194,3 +194,14 @@ def test_route_table_has_one_endpoint_of_a_service(local: Running) -> None:
     ec2.delete_vpc_endpoints(VpcEndpointIds=[first])
     for table in tables:
         ec2.delete_route_table(RouteTableId=table)
+
+
+def test_folder_whose_objects_are_deleted_is_not_listed(local: Running, bucket: str) -> None:
+    s3 = local.client("s3")
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for key in ("a/one", "b/one", "b/two"):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"x")
+    for key in ("a/one", "b/one"):
+        s3.delete_object(Bucket=bucket, Key=key)
+    found = s3.list_objects_v2(Bucket=bucket, Delimiter="/")
+    assert [each["Prefix"] for each in found["CommonPrefixes"]] == ["b/"]

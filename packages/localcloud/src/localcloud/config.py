@@ -38,7 +38,8 @@ class CloudConfig:
     Args:
         name: label and name prefix of the cloud's containers, networks and volumes.
         state_dir: holds credentials, state, log and pid file; it is made with mode 0700.
-        port: TCP port of the API, on loopback and on Docker's bridge gateway.
+        port: TCP port of the API, on loopback and on Docker's bridge gateway; the next one serves
+            S3 over TLS.
         image: tag of the machines' image, as `localcloud.image.ensure` returns it.
         publish: Name tag of an elastic address -> port of the machine that has it -> where this
             host reaches it: (an address of loopback, port).
@@ -51,6 +52,11 @@ class CloudConfig:
     image: str
     publish: Mapping[str, Mapping[int, tuple[str, int]]] = field(default_factory=dict)
     delays: Delays = field(default_factory=Delays)
+
+    @property
+    def s3_port(self) -> int:
+        """TCP port of S3 over TLS, at the same addresses."""
+        return self.port + 1
 
     @property
     def path(self) -> Path:
@@ -139,12 +145,16 @@ class Endpoint:
     Args:
         url: the address for machines and for this host, on the gateway of Docker's bridge.
         loopback_url: the address for this host only; the admin paths are served here alone.
+        s3: address and port at which machines reach S3 over TLS.
+        s3_certificate: the file of the certificate by which they know it.
     """
 
     url: str
     loopback_url: str
     access_key: str
     secret_key: str = field(repr=False)
+    s3: tuple[str, int] = ("", 0)
+    s3_certificate: Path = Path()
 
     @property
     def environment(self) -> dict[str, str]:

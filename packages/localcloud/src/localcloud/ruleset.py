@@ -56,11 +56,13 @@ class Services:
     Args:
         api: address and port of the API, which is also the instance metadata service; the latter
             needs neither a way out nor a rule, the former both.
+        s3_port: of S3 over TLS at the same address.
         resolvers: the addresses of the name servers, which EC2's groups do not filter either.
         publish: see `localcloud.config.CloudConfig`.
     """
 
     api: tuple[str, int]
+    s3_port: int
     resolvers: tuple[str, ...] = ()
     publish: Mapping[str, Mapping[int, tuple[str, int]]] = field(default_factory=dict)
 
@@ -135,6 +137,8 @@ def _beyond(interface: Interface, services: Services) -> Iterator[str]:
     address, port = services.api
     verdict = "accept" if interface.api or interface.s3 else "drop"
     yield f"ip daddr {address} tcp dport {port} {verdict}"
+    verdict = "accept" if interface.s3 else "drop"
+    yield f"ip daddr {address} tcp dport {services.s3_port} {verdict}"
     if interface.vpc and not interface.way_out:
         yield f"ct original ip daddr != {_set(interface.vpc)} drop"
 

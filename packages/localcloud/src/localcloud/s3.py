@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.iam.access_control import PermissionResult
-from moto.s3.models import FakeBucket
+from moto.s3.models import FakeBucket, FakeDeleteMarker, S3Backend
 
 from localcloud.policies import Access, Unjudged, Value
 
@@ -210,12 +210,27 @@ def tag_new(call: Call) -> None:
 
 
 def hook(replace: Callable[[Any, str, Any], Any]) -> None:
-    """Keep moto from judging by the policies of buckets: it ignores their conditions.
+    """Correct moto where S3 does otherwise.
+
+    It would judge by the policies of buckets and ignore their conditions, and it lists folders of
+    which every object is deleted.
 
     Args:
         replace: sets an attribute of a class or a module, and returns what it was.
     """
+
+    def list_objects(
+        backend: Any, bucket: FakeBucket, *given: Any, **options: Any
+    ) -> tuple[Any, ...]:
+        keys, folders, *rest = original_list(backend, bucket, *given, **options)
+        living = [
+            name for name, key in bucket.keys.items() if not isinstance(key, FakeDeleteMarker)
+        ]
+        kept = [folder for folder in folders if any(name.startswith(folder) for name in living)]
+        return keys, kept, *rest
+
     replace(FakeBucket, "get_permission", lambda *_: PermissionResult.NEUTRAL)
+    original_list = replace(S3Backend, "list_objects", list_objects)
 
 
 def headers_of(given: Iterable[tuple[str, str]]) -> dict[str, str]:

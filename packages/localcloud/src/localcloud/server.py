@@ -9,10 +9,12 @@ import os
 import re
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -28,7 +30,18 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
-from localcloud import account, catalog, cidrs, cpu_credits, engine, faults, firewall, limits, s3
+from localcloud import (
+    account,
+    catalog,
+    cidrs,
+    cpu_credits,
+    engine,
+    faults,
+    firewall,
+    limits,
+    s3,
+    tls,
+)
 from localcloud.accesses import Call
 from localcloud.auth import Gate, Refused, Signature, error_response
 from localcloud.authorization import Judge
@@ -56,6 +69,7 @@ log = logging.getLogger(__name__)
 SERVICES = frozenset(
     {"ec2", "iam", "sts", "ssm", "s3", "kms", "servicequotas", "freetier", "tagging"}
 )
+GOODBYE_SECONDS = 1.0
 METADATA_ACTION = "InstanceMetadata"
 """The name by which faults know the requests of machines to the instance metadata service."""
 _READS = re.compile(r"(Describe|Get|List|Head|Lookup)")
@@ -275,9 +289,8 @@ def serve(config: CloudConfig) -> None:
     client = engine.ensure(log.info)
     state = StateFile(config.state_dir)
     firewall.ensure(log.info)
-    services = Services(
-        (engine.bridge_gateway(client), config.port), resolvers(), publish=config.publish
-    )
+    gateway = engine.bridge_gateway(client)
+    services = Services((gateway, config.port), config.s3_port, resolvers(), publish=config.publish)
     host = DockerHost(client, config.name, config.image, firewall.Firewall(config.name, services))
     cloud = Cloud(host, state.save, config.delays)
     Hooks(cloud)
@@ -287,8 +300,10 @@ def serve(config: CloudConfig) -> None:
         cloud.enforce()
     api = Api(cloud, state, Gate(Credentials.ensure(config.state_dir)), config)
 
+    context = tls.context(tls.certificate(config.state_dir, gateway))
     servers = [
-        _listen(address, config.port, api) for address in (LOOPBACK, engine.bridge_gateway(client))
+        *(_listen(address, config.port, api) for address in (LOOPBACK, gateway)),
+        _listen(gateway, config.s3_port, api, context),
     ]
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -334,14 +349,32 @@ def lock_pid_file(path: Path) -> IO[str]:
     return file
 
 
-def _listen(address: str, port: int, api: Api) -> BaseWSGIServer:
+def _listen(
+    address: str, port: int, api: Api, context: ssl.SSLContext | None = None
+) -> BaseWSGIServer:
     try:
-        return make_server(address, port, api, threaded=True, request_handler=Handler)
+        server = make_server(
+            address, port, api, threaded=True, request_handler=Handler, ssl_context=context
+        )
+        if isinstance(server.socket, ssl.SSLSocket):
+            # In the thread of the connection: who says nothing keeps nobody waiting.
+            vars(server.socket)["do_handshake_on_connect"] = False
+            end = server.shutdown_request
+            vars(server)["shutdown_request"] = lambda request: end(_said_goodbye(request))
+        return server
     except (OSError, SystemExit) as error:  # werkzeug exits on a taken port
         raise PortTaken(
             f"Port {port} of {address} is taken by another program. "
             "Stop it, or choose another port."
         ) from error
+
+
+def _said_goodbye(connection: ssl.SSLSocket) -> ssl.SSLSocket:
+    """End TLS on a connection as a client expects it: otherwise its answer may be cut off."""
+    with suppress(OSError, ValueError):
+        connection.settimeout(GOODBYE_SECONDS)
+        connection.unwrap()
+    return connection
 
 
 class Handler(MotoRequestHandler):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import docker
 
-from localcloud import engine, firewall, machines, packages
+from localcloud import engine, firewall, machines, packages, tls
 from localcloud.config import (
     CONFIG_FILE,
     HEALTH,
@@ -74,6 +74,7 @@ def start(config: CloudConfig, report: Report) -> Endpoint:
         )
         stop(config.state_dir)
     _require_free(config.port, LOOPBACK, engine.bridge_gateway(client))
+    _require_free(config.s3_port, engine.bridge_gateway(client))
     report(f"starting the local cloud's API at {endpoint.url}")
     write_private(config.path, config.dump())
     _start_process(config.state_dir, now.log)
@@ -169,11 +170,14 @@ def destroy(config: CloudConfig, report: Report) -> None:
 def _endpoint(config: CloudConfig, client: docker.DockerClient) -> Endpoint:
     config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     credentials = Credentials.ensure(config.state_dir)
+    gateway = engine.bridge_gateway(client)
     return Endpoint(
-        url=f"http://{engine.bridge_gateway(client)}:{config.port}",
+        url=f"http://{gateway}:{config.port}",
         loopback_url=f"http://{LOOPBACK}:{config.port}",
         access_key=credentials.access_key_id,
         secret_key=credentials.secret_access_key,
+        s3=(gateway, config.s3_port),
+        s3_certificate=tls.certificate(config.state_dir, gateway),
     )
 
 

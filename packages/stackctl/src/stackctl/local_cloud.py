@@ -129,12 +129,16 @@ class LocalCloud:
 
     @_stack_errors()
     def settings(self) -> Mapping[str, object]:
-        """Return where the EC2 API is.
+        """Return where S3 and the EC2 API are.
 
         Raises:
             NotUpError: the API does not run.
         """
-        return {"ec2_endpoint": self._endpoint().url}
+        endpoint = self._endpoint()
+        host, port = endpoint.s3
+        certificate = endpoint.s3_certificate.read_text()
+        s3 = {"host": host, "port": port, "certificate": certificate}
+        return {"s3": s3, "ec2_endpoint": endpoint.url}
 
     def _endpoint(self) -> Endpoint:
         endpoint = localcloud.service.endpoint(self._folder)
