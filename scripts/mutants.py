@@ -59,6 +59,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_modules/patroni.py": ["test_patroni.py"],
     "salt/_modules/postgres_access.py": ["test_postgres_access.py"],
     "salt/_modules/redis_role.py": ["test_redis_role.py"],
+    "salt/_modules/pgbackrest.py": ["test_pgbackrest.py"],
     "salt/_modules/release_bucket.py": ["test_release_bucket.py"],
     "salt/_modules/role.py": ["test_role.py"],
     "salt/_modules/s3_bucket.py": ["aws/test_account.py", "aws/test_bucket.py"],
@@ -72,6 +73,7 @@ TESTS: dict[str, list[str]] = {
     "salt/airflow/files/web_auth.py": ["test_web_worker.py"],
     "salt/airflow/files/web_queue.py": ["test_web_queue.py"],
     "salt/master/files/master_backup.py": ["test_master_backup.py"],
+    "salt/postgres/files/backups.py": ["test_backups.py"],
     "salt/redis/files/redis_role.py": ["test_redis_role.py"],
     "salt/_states/airflow_artefact.py": ["test_airflow_artefact.py"],
     "salt/_states/aws_account.py": ["aws/test_account.py"],
@@ -91,6 +93,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_states/kernel.py": ["test_kernel.py"],
     "salt/_states/key_pair.py": ["aws/test_foundation.py", "aws/test_repair.py"],
     "salt/_states/patroni.py": ["test_patroni.py"],
+    "salt/_states/pgbackrest.py": ["test_pgbackrest.py"],
     "salt/_states/postgres_access.py": ["test_postgres_access.py"],
     "salt/_states/redis_role.py": ["test_redis_role.py"],
     "salt/_states/s3_bucket.py": [

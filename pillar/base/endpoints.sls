@@ -58,6 +58,11 @@ endpoints:
     port: 8008
     listeners: [postgres]
     clients: [web, postgres]
+  # A replica that makes a backup asks the server that leads to begin and end it.
+  pgbackrest:
+    port: 8432
+    listeners: [postgres]
+    clients: [postgres]
   etcd-client:
     port: 2379
     listeners: [postgres]

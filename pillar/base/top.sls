@@ -26,9 +26,11 @@ base:
     - secrets.redis-airflow
     - secrets.redis-check
   'E@^postgres-[1-9][0-9]*$':
+    - backups
     - postgres
     - retention
     - secrets.postgres-airflow
+    - secrets.postgres-backup
     - secrets.postgres-cluster-tls
     - secrets.postgres-owner
     - secrets.postgres-replication

@@ -63,9 +63,10 @@ _CODE = re.compile(r"^\S+ ..x. .* (/(?:usr|opt|lib)\S*) \(deleted\)$", re.MULTIL
 _UNIT_PROPERTIES = "Id,ActiveState,SubState,NeedDaemonReload"
 _UNIT = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
 _HAPROXY_SOCKET = "/run/haproxy/admin.sock"
+# What counts during a recovery alone stays as it was while a restored server runs on.
 _POSTGRES = """
 SELECT format('PostgreSQL sets %s at its next restart only', name) FROM pg_settings
-WHERE pending_restart
+WHERE pending_restart AND name <> 'hot_standby' AND NOT starts_with(name, 'recovery_target')
 UNION ALL SELECT format('PostgreSQL has %s = %s by ALTER SYSTEM', name, setting)
 FROM pg_file_settings WHERE sourcefile LIKE '%/postgresql.auto.conf'
 UNION ALL SELECT format('PostgreSQL has %s for the database %s', setconfig, datname)

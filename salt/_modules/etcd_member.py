@@ -10,6 +10,7 @@ https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import shutil
@@ -173,6 +174,20 @@ def forget(leaving: list[str], *, silent: bool = False) -> list[str]:
     for minion_id in gone:
         _remove(asked, minion_id)
     return gone
+
+
+def delete(prefix: str) -> None:
+    """Delete every key that begins with a prefix.
+
+    Raises:
+        CommandExecutionError: etcd does not answer here, or has no majority.
+    """
+    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    question = {
+        name: base64.b64encode(text.encode()).decode()
+        for name, text in (("key", prefix), ("range_end", end))
+    }
+    _ask(str(__opts__["id"]), "/v3/kv/deleterange", question)
 
 
 def _take_place(own: str, other: str) -> dict[str, str]:

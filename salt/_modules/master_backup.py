@@ -18,7 +18,7 @@ OLD = dt.timedelta(hours=26)  # one a day, and two hours to make it
 
 
 def told(state: str = STATE, program: str = PROGRAM) -> dict[str, str]:
-    """Return the age of the last backup as ``backup``, and what is wrong with it as ``problem``.
+    """Return the age of the last backup as ``backups``, and what is wrong with it as ``problem``.
 
     Both are empty on a machine that makes none.
 
@@ -27,7 +27,7 @@ def told(state: str = STATE, program: str = PROGRAM) -> dict[str, str]:
         program: the one that makes backups.
     """
     if not Path(program).exists():
-        return {"backup": "", "problem": ""}
+        return {"backups": "", "problem": ""}
     known = _read(state)
     now = dt.datetime.now(dt.UTC)
     made, begun = _time(known.get("made")), _time(known.get("begun"))
@@ -41,7 +41,7 @@ def told(state: str = STATE, program: str = PROGRAM) -> dict[str, str]:
         problem = f"backups fail for {_ago(now - since)}: {failing.get('why')}"
     elif (last := made or begun) and now - last > OLD:
         problem = "its keys were not backed up for more than a day"
-    return {"backup": backup, "problem": problem}
+    return {"backups": backup, "problem": problem}
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -32,6 +32,8 @@ REPLICATED = {
     "patroni": "patroni.told",
     "redis-server": "redis_role.told",
 }
+# Unit -> the function that tells of its backups.
+BACKED_UP = {"patroni": "pgbackrest.told", "salt-master": "master_backup.told"}
 SPARE_UNIT = "salt-minion"  # of a machine that has the base alone
 _SETTLED_SECONDS = 20
 _TIMEOUT = 5  # seconds for each step of a check
@@ -180,9 +182,10 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         its certificate as YYYY-MM-DD, "unknown" when the file is not readable, "" for a role
         without a certificate. ``drift``: sentences on what else differs from what is declared
         (docs/drift.md). ``reboot_required``: whether Debian asks for a reboot. ``outdated``: the
-        units that run code which an update has replaced. ``growth``: what the master does by itself
-        about the number of machines, or "". ``backup``: how old the backup of the master's keys is,
-        or "". ``cpu``: why everything here takes long, or "".
+        units that run code which an update has replaced. ``replication``: of a store, its role
+        among the machines that hold the same. ``backups``: how old they are, or "". ``growth``:
+        what the master does by itself about the number of machines, or "". ``cpu``: why everything
+        here takes long, or "".
 
     Raises:
         CommandExecutionError: the file is missing, because no highstate has run yet.
@@ -190,8 +193,13 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
     begun = __salt__["cpu_credits.sample"]()
     role = recorded(path)
     replication = _replication(role)
-    backup = __salt__["master_backup.told"]()
-    problems = [_problem(role), replication["problem"], backup["problem"], *_firewall_problems()]
+    backups = _backups(role)
+    problems = [
+        _problem(role),
+        replication["problem"],
+        backups["problem"],
+        *_firewall_problems(),
+    ]
     found = {
         "unit": role["unit"],
         "state": _unit_state(role["unit"]),
@@ -202,8 +210,8 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         "reboot_required": __salt__["drift.reboot_required"](),
         "outdated": __salt__["drift.outdated"](),
         "replication": replication["replication"],
+        "backups": backups["backups"],
         "growth": __salt__["machine_counts.told"](),
-        "backup": backup["backup"],
     }
     # All of this has taken CPU: what this machine asked for and did not get shows now.
     return {**found, "cpu": __salt__["cpu_credits.since"](begun)}
@@ -255,6 +263,17 @@ def _replication(role: Mapping[str, Any]) -> Mapping[str, str]:
         found: Mapping[str, str] = __salt__[REPLICATED[role["unit"]]]()
     except CommandExecutionError as error:
         return {"replication": "", "problem": f"its role is unknown: {error}"}
+    return found
+
+
+def _backups(role: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return how old the backups are as `backups`, and what is wrong with them as `problem`."""
+    if role["unit"] not in BACKED_UP:
+        return {"backups": "", "problem": ""}
+    try:
+        found: Mapping[str, str] = __salt__[BACKED_UP[role["unit"]]]()
+    except CommandExecutionError as error:
+        return {"backups": "", "problem": f"its backups are unknown: {error}"}
     return found
 
 

@@ -185,12 +185,12 @@ aws-postgres-role:
                 - 's3:GetObject'
                 - 's3:PutObject'
               Resource: {{ (bucket ~ '/postgres/*') | json }}
+            # The whole bucket: S3 tells that an object is missing, and not forbidden, only to those
+            # who may list it without a condition, since that request names no prefix.
             - Sid: ListBackups
               Effect: Allow
               Action: 's3:ListBucket'
               Resource: {{ bucket | json }}
-              Condition:
-                StringLike: {'s3:prefix': 'postgres/*'}
 
 # An edge takes the site's address when the one with it does not serve
 # (salt/haproxy/files/site_address.py); it takes no other, and gives it to nobody else.

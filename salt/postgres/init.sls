@@ -14,6 +14,7 @@
 
 include:
   - etcd
+  - postgres.backups
   - postgres.cleaning
 
 # The package would make and start a cluster of its own.
@@ -143,6 +144,7 @@ postgres-config:
         members: {{ machines.values() | list | json }}
         clients: {{ salt['machines.addresses'](postgres.clients).values() | list | json }}
         password: {{ secrets['postgres-replication']['password'] | json }}
+        wal_seconds: {{ pillar['backups']['wal_seconds'] | json }}
         certificate: {{ server.certificate.path }}
         tls: {{ tls }}
         ports:
@@ -167,6 +169,11 @@ postgres-service:
       - file: postgres-ca
       - file: postgres-certificate
       - file: postgres-key
+      # A cluster begins from the newest backup.
+      - cmd: postgres-backup-run-made
+      - file: postgres-backup-config
+      - file: postgres-backup-settings
+      - file: postgres-backup-program
     - watch:
       - service_config: postgres-unit-loaded
       - file: postgres-unit

@@ -120,6 +120,18 @@ def test_status_tells_who_leads(servers: dict[str, Machine]) -> None:
     assert told["postgres-2"]["replication"] == "quorum standby, streaming, 0.0 MiB behind"
 
 
+def test_replica_makes_the_backups(servers: dict[str, Machine]) -> None:
+    """The leader is asked to begin and to end it, over TLS with the member's certificate."""
+    assert servers["postgres-1"].salt("pgbackrest.backup") == "postgres-2 makes the backups"
+    made = servers["postgres-2"].salt("pgbackrest.backup", seconds=120)
+    assert made.startswith("made "), made
+    assert made.endswith(" on postgres-2"), made
+    told = {name: machine.salt("pgbackrest.told") for name, machine in servers.items()}
+    assert told["postgres-1"]["problem"] == ""
+    assert "last backup " in told["postgres-1"]["backups"]
+    assert told["postgres-2"] == told["postgres-3"] == {"backups": "", "problem": ""}
+
+
 def test_old_unit_does_not_come_back(servers: dict[str, Machine]) -> None:
     servers["postgres-1"].run("systemctl", "start", OLD_UNIT)
     assert servers["postgres-1"].run("systemctl", "is-active", OLD_UNIT).stdout.strip() != "active"
@@ -170,7 +182,7 @@ def test_firewall_lets_web_machines_ask_who_leads_and_no_more(
     web = fleet.machine("web-1")
     open_ports = [
         port
-        for port in (5432, 8008, 2379, 2380)
+        for port in (5432, 8008, 2379, 2380, 8432)
         if web.can_reach(servers["postgres-2"].address, port)
     ]
     assert open_ports == [5432, 8008]

@@ -127,7 +127,7 @@ def test_timer_backs_up_and_leaves_no_plaintext(master: Machine, cloud: Running)
     until(lambda: len(backups(cloud)) == 1, "the timer has made the first backup", 150)
     told = master.salt("master_backup.told")
     assert told["problem"] == ""
-    assert told["backup"].startswith("keys backed up ")
+    assert told["backups"].startswith("keys backed up ")
     done = master.run("systemctl", "show", "--property=Result", "--value", "master-backup.service")
     assert done.stdout.strip() == "success"
     content = cloud.client("s3").get_object(Bucket=BUCKET, Key=KEY)["Body"].read()
@@ -183,10 +183,10 @@ def test_bucket_that_is_away_is_told_and_tried_again(master: Machine) -> None:
     try:
         assert master.run("systemctl", "start", "master-backup.service").returncode == 0
         told = master.salt("master_backup.told")
-        assert "the next backup fails: Could not connect to the endpoint URL" in told["backup"]
+        assert "the next backup fails: Could not connect to the endpoint URL" in told["backups"]
         assert told["problem"] == "", "not for half an hour"
         assert "Could not connect" in master.run("journalctl", "-u", "master-backup").stdout
     finally:
         master.run("mv", "/root/.aws/away", "/root/.aws/config")
     assert master.run("systemctl", "start", "master-backup.service").returncode == 0
-    assert "fails" not in master.salt("master_backup.told")["backup"]
+    assert "fails" not in master.salt("master_backup.told")["backups"]

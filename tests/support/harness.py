@@ -51,6 +51,7 @@ SUBNET = ipaddress.ip_network(
 )
 NETWORK = f"stack-states-{SUBNET.network_address}"
 PREFIX = f"{NETWORK}-"
+BACKUPS = f"{NETWORK}-backups"
 HIGHSTATE_SECONDS = 600
 MACHINE_MEBIBYTES = memory_left("t2.micro", 1024)
 MINION_START_SECONDS = 60
@@ -111,6 +112,8 @@ def close_network(client: docker.DockerClient) -> None:
         container.remove(force=True)
     for network in client.networks.list(names=[f"^{NETWORK}$"]):
         network.remove()
+    for volume in client.volumes.list(filters={"name": BACKUPS}):
+        volume.remove()
 
 
 class Machine:
@@ -386,10 +389,10 @@ class Fleet:
 
     def assert_idempotent(self, machine: Machine) -> None:
         """A highstate changes nothing, and `test=True` after it predicts no change."""
-        assert changed(self.converge(machine)) == []
+        assert not (again := changed(self.converge(machine))), again
         predicted = machine.apply(test=True)
-        assert failed(predicted) == []
-        assert changed(predicted) == []
+        assert not (failures := failed(predicted)), failures
+        assert not (would := changed(predicted)), would
 
     def terminate(self) -> None:
         """Remove every machine, also when the removal of another one fails."""
@@ -460,5 +463,9 @@ def _machine_options(minion_id: str, client: docker.DockerClient) -> dict[str, A
         "cgroupns": "private",
         "tmpfs": {"/run": "", "/run/lock": ""},
         "environment": {"container": "docker"},
+        # In the place of a bucket.
+        "volumes": {BACKUPS: {"bind": "/var/lib/pgbackrest", "mode": "rw"}}
+        if minion_id.startswith("postgres-")
+        else {},
         **size_limits(1, MACHINE_MEBIBYTES),
     }

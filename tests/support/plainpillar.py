@@ -70,6 +70,9 @@ class PlainPillar:
             self._write("aws", {"aws": account})
         if not proxied:
             self._write("proxy", {"proxy": DEPLOYMENT.base_pillar("proxy") | {"used": False}})
+        # Machines without an instance metadata service have no credentials for a bucket.
+        kept = DEPLOYMENT.base_pillar("backups") | {"repository": "posix"}
+        self._write("backups", {"backups": kept})
         if login_rate_limit is not None:
             self._write(
                 "airflow",

@@ -32,8 +32,12 @@ class Stack:
         accept: tuple[int, ...] = (0,),
         timeout: float = 300,
         stdin: str | None = None,
+        errors: bool = False,
     ) -> str:
-        """Run stackctl and return its output; an exit code outside `accept` fails the test."""
+        """Run stackctl and return its output; an exit code outside `accept` fails the test.
+
+        The output is what it says of errors where `errors` is true.
+        """
         done = subprocess.run(
             [sys.executable, "-m", "stackctl", *arguments],
             capture_output=True,
@@ -46,7 +50,7 @@ class Stack:
         assert done.returncode in accept, (
             f"stackctl {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
         )
-        return done.stdout
+        return done.stderr if errors else done.stdout
 
     def up(self) -> str:
         """Bring up what is missing."""

@@ -399,7 +399,7 @@ def test_age_and_failure_are_told(
     path = tmp_path / "state.json"
     path.write_text(json.dumps(state))
     found = told(str(path), __file__)
-    assert found["backup"] == backup
+    assert found["backups"] == backup
     assert problem in found["problem"]
     assert bool(found["problem"]) == bool(problem)
 
@@ -407,5 +407,5 @@ def test_age_and_failure_are_told(
 def test_machine_that_makes_no_backups_says_nothing(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_text(json.dumps({"begun": ago(days=9)}))
-    assert told(str(path), str(tmp_path / "absent")) == {"backup": "", "problem": ""}
+    assert told(str(path), str(tmp_path / "absent")) == {"backups": "", "problem": ""}
     assert told(str(tmp_path / "absent"), __file__)["problem"] == ""

@@ -177,7 +177,6 @@ class Drift:
 
     firewall: list[str] | str = field(default_factory=list)
     found: list[str] = field(default_factory=list)
-    backup: str = ""
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """Return them as `__salt__`."""
@@ -192,7 +191,6 @@ class Drift:
             "drift.found": lambda _path: self.found,
             "drift.outdated": lambda: ["app.service"],
             "machine_counts.told": lambda: "web grows",
-            "master_backup.told": lambda: {"backup": "a day old", "problem": self.backup},
             "drift.reboot_required": lambda: True,
             "cpu_credits.sample": lambda: {"at": 7.0},
             "cpu_credits.since": lambda before: f"out of CPU credits since {before['at']:g}",
@@ -263,8 +261,8 @@ def test_status_of_machine_that_serves(status: Status, listener: int) -> None:
         "reboot_required": True,
         "outdated": ["app.service"],
         "replication": "",
+        "backups": "",
         "growth": "web grows",
-        "backup": "a day old",
         "cpu": "out of CPU credits since 7",
     }
 
@@ -277,9 +275,30 @@ def test_firewall_that_differs_is_a_problem(status: Status, drift: Drift, listen
     assert status(listener)["problem"] == "the firewall cannot be compared: nft: not found"
 
 
-def test_backup_that_fails_is_a_problem(status: Status, drift: Drift, listener: int) -> None:
-    drift.backup = "backups fail for 2 h: no bucket"
-    assert status(listener)["problem"] == "backups fail for 2 h: no bucket"
+@pytest.mark.parametrize(
+    ("unit", "function"),
+    [("patroni", "pgbackrest.told"), ("salt-master", "master_backup.told")],
+)
+def test_age_of_backups_is_told(tmp_path: Path, drift: Drift, unit: str, function: str) -> None:
+    told: dict[str, str] | str = {"backups": "a day old", "problem": "they fail for 2 h"}
+
+    def ask() -> dict[str, str]:
+        if isinstance(told, str):
+            raise CommandExecutionError(told)
+        return told
+
+    (tmp_path / "role.json").write_text(f'{{"unit": "{unit}", "address": "127.0.0.1"}}')
+    salt = functions("a-1", {}, {}, {"cmd.run_stdout": lambda *_, **__: "active"})
+    member = {"patroni.told": lambda: {"replication": "leads", "problem": ""}}
+    salt |= drift.functions() | member | {function: ask}
+
+    def status() -> tuple[str, str]:
+        found = salt["role.status"](str(tmp_path / "role.json"))
+        return found["backups"], found["problem"]
+
+    assert status() == ("a day old", "they fail for 2 h")
+    told = "S3 is away"
+    assert status() == ("", "its backups are unknown: S3 is away")
 
 
 def test_role_of_a_store_is_told(tmp_path: Path, drift: Drift) -> None:

@@ -32,6 +32,7 @@ SECRETS = {
     },
     "postgres": {
         "postgres-airflow",
+        "postgres-backup",
         "postgres-cluster-tls",
         "postgres-owner",
         "postgres-replication",

@@ -26,6 +26,7 @@ MACHINE = memory_left("t2.micro", 1024)  # without swap
 SYSTEM = 200  # systemd, journald, sshd, and Salt's minion in a highstate
 KERNEL = 40  # what it cannot give back
 PATRONI = 48
+PGBACKREST = 28  # its server, and what archives a segment or makes a backup
 POSTGRES = 10  # the server's own processes
 POSTGRES_SHARED = 16  # beside shared_buffers
 CONNECTION = 4  # of PostgreSQL, after every page of Airflow
@@ -162,6 +163,7 @@ def postgres_memory(postgres: dict[str, Any]) -> float:
         + KERNEL
         + etcd_memory()
         + PATRONI
+        + PGBACKREST
         + POSTGRES
         + POSTGRES_SHARED
         + mebibytes(settings["shared_buffers"])

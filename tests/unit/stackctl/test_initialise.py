@@ -42,6 +42,7 @@ FIELDS = {
     "deployment-ca": {"private_key"},
     "edge-tls": {"private_key", "certificate"},
     "postgres-airflow": {"password"},
+    "postgres-backup": {"password"},
     "postgres-cluster-tls": {"private_key", "certificate"},
     "postgres-owner": {"password"},
     "postgres-replication": {"password"},

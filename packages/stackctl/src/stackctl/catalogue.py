@@ -32,6 +32,7 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Ma
     recipes: dict[str, Recipe] = {
         DEPLOYMENT_CA: lambda: authority.fields,
         "postgres-airflow": _password,
+        "postgres-backup": _password,
         "postgres-owner": _password,
         "postgres-replication": _password,
         "redis-airflow": _password,

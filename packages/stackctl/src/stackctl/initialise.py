@@ -20,6 +20,13 @@ SETTINGS_HEADER = (
     "# What is particular to this deployment and not secret;"
     " made by `stackctl secrets init`, then yours.\n"
 )
+# Secret -> why it is not made anew, and what to do.
+LASTING = {
+    "postgres-backup": (
+        "The secret postgres-backup stays: it opens the backups that exist.",
+        "If somebody else knows it, see docs/runbooks.md, 'The key of the backups is known'.",
+    )
+}
 
 
 def initialise(
@@ -40,7 +47,7 @@ def initialise(
         answers: further settings that the operator has decided; see `new_deployment`.
 
     Raises:
-        SecretsError: a secret to rotate does not exist, or GPG fails.
+        SecretsError: a secret to rotate does not exist or has to stay, or GPG fails.
     """
     store = SecretStore(deployment)
     settings = deployment.settings() if deployment.has_settings else {}
@@ -54,6 +61,8 @@ def initialise(
         raise SecretsError(
             f"There is no secret '{min(unknown)}'.", f"There are: {', '.join(sorted(recipes))}."
         )
+    if lasting := sorted(rotate & LASTING.keys()):
+        raise SecretsError(*LASTING[lasting[0]])
     made = [f"the pillar key of {secret}" for secret in store.rename_keys()]
     if store.create_key():
         made.append("the GPG key")

@@ -113,7 +113,6 @@ def status_answer(port: int) -> dict[str, Any]:
         "cpu_credits.sample": dict,
         "cpu_credits.since": lambda _before: "",
         "machine_counts.told": str,
-        "master_backup.told": lambda: {"backup": "", "problem": ""},
         "drift.reboot_required": bool,
     }
     module = load("_modules", "role", __salt__=answers)
