@@ -31,8 +31,8 @@ from stackctl.inventory import Thing
 from stackctl.teardown import Doomed
 
 VERBS = [
-    "init", "plan", "up", "launch", "scale", "down", "status", "cost", "exec", "salt", "logs",
-    "secrets", "master",
+    "init", "plan", "up", "launch", "backup", "restore", "scale", "down", "status", "cost", "exec",
+    "salt", "logs", "secrets", "master",
 ]  # fmt: skip
 ACTIONS = ["init", "list", "show", "share", "unshare", "rotate"]
 OF_MASTER = ["backup", "backups", "restore"]
@@ -513,7 +513,7 @@ def test_down_of_an_account_asks_for_the_name(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, teardowns: list[bool]
 ) -> None:
     assert cli.main(["down", "-d", "prod"]) == 1
-    assert "nobody can be asked whether prod shall go. If it shall, add --yes" in (
+    assert "nobody can be asked whether prod shall be. If it shall, add --yes" in (
         capsys.readouterr().err
     )
     terminal(monkeypatch, "y")

@@ -363,7 +363,7 @@ def test_drift_is_not_healthy_and_hints_are(rows: Any) -> None:
     hints = {"drift": [], "outdated": ["airflow"], "reboot_required": True, "growth": "web grows"}
     hints["replication"] = "replica of web-1"
     hints["cpu"] = "out of CPU credits"
-    hints["backup"] = "keys backed up 2 h ago"
+    hints["backups"] = "keys backed up 2 h ago"
     found = rows(
         MACHINES, ACTIVE | {"web-1": ACTIVE["web-1"] | more, "web-2": ACTIVE["web-2"] | hints}
     )
@@ -374,7 +374,7 @@ def test_drift_is_not_healthy_and_hints_are(rows: Any) -> None:
     assert (found["web-1"].growth, found["web-2"].growth) == ("", "web grows")
     assert (found["web-1"].replication, found["web-2"].replication) == ("", "replica of web-1")
     assert (found["web-1"].cpu, found["web-2"].cpu) == ("", "out of CPU credits")
-    assert (found["web-1"].backup, found["web-2"].backup) == ("", "keys backed up 2 h ago")
+    assert (found["web-1"].backups, found["web-2"].backups) == ("", "keys backed up 2 h ago")
     assert found["web-2"].as_dict()["reboot_required"] is True
 
 
@@ -483,7 +483,7 @@ def test_reason_drift_and_hints_are_printed(say: Any, capsys: pytest.CaptureFixt
     ]
     assert say([replace(HEALTHY, growth="web grows from 2 to 4: no change yet")]) == 0
     assert "web-1: web grows from 2 to 4: no change yet\n" in capsys.readouterr().out
-    assert say([replace(HEALTHY, backup="keys backed up 2 h ago")]) == 0
+    assert say([replace(HEALTHY, backups="keys backed up 2 h ago")]) == 0
     assert "web-1: keys backed up 2 h ago\n" in capsys.readouterr().out
     assert say([replace(HEALTHY, replication="master, web-2 0 s behind")]) == 0
     assert "web-1: master, web-2 0 s behind\n" in capsys.readouterr().out

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_changing_verbs(verbs)
+    _add_database_verbs(verbs)
     _add_reading_verbs(verbs)
     _add_secrets(_add(verbs, "secrets", "Make, show or renew the deployment's secrets."))
     _add_master(_add(verbs, "master", "Back up or restore the Salt master's keys."))
@@ -199,6 +200,44 @@ def _add_changing_verbs(verbs: Any) -> None:
     down.add_argument(
         "--dry-run", action="store_true", help="print what would be removed; change nothing"
     )
+
+
+def _add_database_verbs(verbs: Any) -> None:
+    backup = _add(verbs, "backup", "Make a backup of the database now, or list those that exist.")
+    backup.add_argument("--full", action="store_true", help="of everything, not of what changed")
+    backup.add_argument("--list", action="store_true", help="print the backups; make none")
+    restore = _add(
+        verbs,
+        "restore",
+        "Give the database the state of another moment, on every server; or look at one beside it.",
+    )
+    restore.add_argument(
+        "to",
+        nargs="?",
+        metavar="TIME",
+        help="such as 2026-11-27T14:30:00Z, or `latest`: the newest that is archived",
+    )
+    restore.add_argument(
+        "--timeline",
+        default="",
+        metavar="NUMBER",
+        help="of a history that an earlier restore has replaced; it has printed the number",
+    )
+    restore.add_argument(
+        "--aside",
+        action="store_true",
+        help="restore beside a server that goes on, and print the command that opens it",
+    )
+    restore.add_argument("--end", action="store_true", help="remove what --aside has restored")
+    restore.add_argument(
+        "--drill",
+        action="store_true",
+        help="prove that the newest state can be restored: restore it beside a server, count rows,"
+        " remove it, and print how long that took",
+    )
+    restore.add_argument("--dry-run", action="store_true", help="print what would be done")
+    restore.add_argument("--yes", action="store_true", help="do not ask for the deployment's name")
+    restore.add_argument("--wait", action="store_true", help=WAIT_HELP)
 
 
 def _add_reading_verbs(verbs: Any) -> None:

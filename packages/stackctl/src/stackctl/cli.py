@@ -30,6 +30,7 @@ from stackctl import (
     printing,
     recipients,
     refusals,
+    restore,
     scale,
     settings,
     site,
@@ -257,6 +258,66 @@ def _scale(deployment: Deployment, options: argparse.Namespace) -> int:
     return 0
 
 
+def _backup(deployment: Deployment, options: argparse.Namespace) -> int:
+    with restore.asking(deployment, _log(deployment, "backup")) as database:
+        if options.list:
+            for line in restore.backups(database) or ["There is no backup yet."]:
+                print_line(line)
+        else:
+            made = restore.backup(database, full=options.full)
+            print_line(f"{made[0].upper()}{made[1:]}.")
+    return 0
+
+
+def _restore(deployment: Deployment, options: argparse.Namespace) -> int:
+    if options.drill or options.end or options.aside:
+        return _restore_aside(deployment, options)
+    if not options.to:
+        raise StackError(
+            "Restore what?", "Give a time, such as 2026-11-27T14:30:00Z, or latest: see --help."
+        )
+    log = _log(deployment, "restore")
+    with restore.asking(deployment, log) as database:
+        steps = restore.plan(database, options.to, options.timeline)
+    for line in steps:
+        print_line(line)
+    if options.dry_run:
+        return 0
+    if not options.yes:
+        _confirm(deployment, "restored")
+    progress = Progress(OUT, log)
+    OUT.print(f"Full log: {log.path}", soft_wrap=True)
+    before = restore.restore(
+        deployment, options.to, options.timeline, progress, log, wait=options.wait
+    )
+    print_line(f"Restored {options.to}, in {progress.elapsed:.0f} s.")
+    if before["time"]:
+        print_line(
+            f"What was there comes back by: {deployment.command('restore')} {before['time']}"
+            f" --timeline {before['timeline']}"
+        )
+    return 0
+
+
+def _restore_aside(deployment: Deployment, options: argparse.Namespace) -> int:
+    with restore.asking(deployment, _log(deployment, "restore")) as database:
+        if options.drill:
+            report = restore.drill(database)
+            rows = ", ".join(f"{name} {number}" for name, number in report["rows"].items())
+            print_line(
+                f"Restored in {report['seconds']} s, with everything until"
+                f" {report['behind_seconds']} s ago. Rows: {rows}. Nothing is left of it."
+            )
+        elif options.end:
+            ended = restore.end_aside(database)
+            print_line(f"Removed from {', '.join(ended)}." if ended else "There was nothing.")
+        else:
+            name, command = restore.look_aside(database, options.to or "latest", options.timeline)
+            print_line(f"Look at it: {deployment.command('exec')} {name} -- {command}")
+            print_line(f"Remove it: {deployment.command('restore')} --end")
+    return 0
+
+
 def _down(deployment: Deployment, options: argparse.Namespace) -> int:
     if not deployment.is_local:
         return _down_account(deployment, options)
@@ -288,7 +349,7 @@ def _down_account(deployment: Deployment, options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     if not options.yes:
-        _confirm(deployment)
+        _confirm(deployment, "destroyed")
     log = _log(deployment, "down")
     progress = Progress(OUT, log)
     going = teardown.destroy(
@@ -303,16 +364,21 @@ def _down_account(deployment: Deployment, options: argparse.Namespace) -> int:
     return 0
 
 
-def _confirm(deployment: Deployment) -> None:
-    """Have the operator type the deployment's name; raise StackError otherwise."""
+def _confirm(deployment: Deployment, done: str) -> None:
+    """Have the operator type the deployment's name; raise StackError otherwise.
+
+    Args:
+        deployment: which one.
+        done: what happens to it, such as `destroyed`.
+    """
     if not sys.stdin.isatty():
         raise StackError(
-            f"Nothing was destroyed: nobody can be asked whether {deployment.name} shall go.",
+            f"Nothing was {done}: nobody can be asked whether {deployment.name} shall be.",
             "If it shall, add --yes.",
         )
-    answer = input(f"Type the name of the deployment, {deployment.name}, to destroy this: ")
+    answer = input(f"Type the name of the deployment, {deployment.name}, and it is {done}: ")
     if answer.strip() != deployment.name:
-        raise StackError(f"Nothing was destroyed: that is not {deployment.name}.")
+        raise StackError(f"Nothing was {done}: that is not {deployment.name}.")
 
 
 def _status(deployment: Deployment, options: argparse.Namespace) -> int:
@@ -496,6 +562,8 @@ VERBS = {
     "plan": _plan,
     "up": _up,
     "launch": _launch,
+    "backup": _backup,
+    "restore": _restore,
     "scale": _scale,
     "down": _down,
     "status": _status,

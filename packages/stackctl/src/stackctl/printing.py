@@ -114,7 +114,7 @@ def _remarks(row: Row, up: str) -> Iterator[str]:
         yield f"end of its certificate: {row.certificate}. Renew it: docs/runbooks.md."
     if row.outdated:
         yield f"hint: runs with older files than its disk has: {', '.join(row.outdated)}"
-    yield from filter(None, (row.replication, row.growth, row.backup))
+    yield from filter(None, (row.replication, row.backups, row.growth))
     if row.spare:
         yield "a spare: it runs no service of its role yet, and nothing depends on it"
     if not row.in_map:

@@ -60,8 +60,8 @@ class Row:
         reboot_required: whether an update waits for a reboot.
         replication: of a store, whether it is the master and how far the others are behind; of a
             load balancer, whether it has the site's address; empty: it is neither or does not tell.
+        backups: how old its backups are, or those of all servers of its role; empty: it makes none.
         growth: what it does by itself about the number of machines; empty: nothing.
-        backup: of the Salt master, how old the backup of its keys is; empty: it makes none.
         cpu: why it answers slowly, where that is for lack of CPU credits; empty: it is not.
         spare: whether it does not serve its role yet, so that nothing depends on it.
         in_map: whether the map names it.
@@ -81,8 +81,8 @@ class Row:
     outdated: tuple[str, ...] = ()
     reboot_required: bool = False
     replication: str = ""
+    backups: str = ""
     growth: str = ""
-    backup: str = ""
     cpu: str = ""
     spare: bool = False
     in_map: bool = True
@@ -294,8 +294,8 @@ def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -
         outdated=tuple(status.get("outdated", ())),
         reboot_required=bool(status.get("reboot_required")),
         replication=status.get("replication", ""),
+        backups=status.get("backups", ""),
         growth=status.get("growth", ""),
-        backup=status.get("backup", ""),
         cpu=status.get("cpu", ""),
         spare=role is not None and not role.serves(name),
     )
