@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
 import re
+import shlex
 import signal
+import ssl
 import time
+import urllib.request
 from importlib.metadata import distribution
 
 import docker
 import pytest
+from cryptography.fernet import Fernet
 
 from localcloud import service
 from localcloud.sizes import memory_left
@@ -20,6 +26,7 @@ from wholestack import UP_SECONDS, Stack
 
 MEMORY_MIB = memory_left("t2.micro", 1024)
 PEAK_SHARE = 0.8
+PASSWORD = "of a connection"
 
 
 def test_second_up_changes_nothing(stack: Stack) -> None:
@@ -137,27 +144,84 @@ def master_key(stack: Stack) -> str:
     return stack.sh("salt-1", "sha256sum < /etc/salt/pki/master/salt-1.pub")
 
 
+def sql(stack: Stack, statement: str) -> str:
+    """Return the database's answer to its superuser."""
+    command = f"psql -XAtqc {shlex.quote(statement)} airflow"
+    return stack.sh("postgres-1", f"cd / && sudo -u postgres {command}").strip()
+
+
+def add_connection(stack: Stack, name: str) -> None:
+    """Have Airflow keep a connection, as whoever has a token of the API does."""
+    context = ssl.create_default_context(cadata=str(stack.deployment.settings()["ca_certificate"]))
+
+    def post(path: str, data: dict[str, str], **headers: str) -> dict[str, str]:
+        headers["Content-Type"] = "application/json"
+        request = urllib.request.Request(stack.url + path, json.dumps(data).encode(), headers)
+        with urllib.request.urlopen(request, timeout=60, context=context) as answer:
+            found: dict[str, str] = json.load(answer)
+            return found
+
+    admin = {"username": "admin", "password": stack.secret("airflow-admin", "password")}
+    bearer = {"Authorization": f"Bearer {post('/auth/token', admin)['access_token']}"}
+    connection = {"connection_id": name, "conn_type": "http", "password": PASSWORD}
+    assert post("/api/v2/connections", connection, **bearer)["connection_id"] == name
+
+
+def password_of(stack: Stack, connection: str) -> str:
+    """Return a connection's password, opened with the deployment's key."""
+    ciphertext = sql(stack, f"SELECT password FROM connection WHERE conn_id = '{connection}'")
+    key = stack.secret("airflow-keys", "fernet_key")
+    return Fernet(key).decrypt(ciphertext.encode()).decode()
+
+
+def archived(stack: Stack) -> None:
+    """Wait until all that is committed is in the bucket."""
+    position = sql(stack, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+    last = "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver"
+    began = time.monotonic()
+    until(lambda: sql(stack, last)[:24] >= position, "the log is archived", 90, every=1)
+    print(f"what is committed is in the bucket after {time.monotonic() - began:.0f} s")
+
+
+def test_moment_is_restored_and_the_present_comes_back(stack: Stack) -> None:
+    add_connection(stack, "earlier")
+    moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+    sql(stack, "DELETE FROM connection WHERE conn_id = 'earlier'")
+    assert "nobody can be asked" in stack.ctl("restore", moment, accept=(1,), errors=True)
+    began = time.monotonic()
+    printed = stack.ctl("restore", moment, "--yes", timeout=UP_SECONDS)
+    print(f"a moment is restored in {time.monotonic() - began:.0f} s")
+    assert password_of(stack, "earlier") == PASSWORD
+    assert re.search(r"comes back by: .*stackctl.* restore \S+ --timeline \d+", printed), printed
+    stack.healthy()
+
+
 def test_up_repairs_lost_master_lost_machine_and_dead_api(stack: Stack) -> None:
     # The new master has to learn host keys even of a machine whose first boot is long ago.
     stack.sh("salt-1", "salt-cloud --assume-yes --action stop redis-1")
     until(lambda: stack.rows()["redis-1"]["state"] == "stopped", "redis-1 is stopped", every=1)
     stack.sh("salt-1", "salt-cloud --assume-yes --action start redis-1")
     before = stack.healthy()
-    kept = ("lb-1", "web-1", "postgres-1", "redis-1")
+    kept = ("lb-1", "web-1", "redis-1")
     assert "Backed up: s3://" in stack.ctl("master", "backup")
-    assert "backed up" in stack.rows()["salt-1"]["backup"]
+    assert "backed up" in stack.rows()["salt-1"]["backups"]
     key, minions = master_key(stack), {name: minion(stack, name) for name in kept}
-    lose(stack, *(before[name]["address"] for name in ("salt-1", "web-2")))
+    add_connection(stack, "kept")
+    archived(stack)
+    lost = ("salt-1", "web-2", "postgres-1")
+    lose(stack, *(before[name]["address"] for name in lost))
     pid = service.status(local.cloud_folder(stack.deployment)).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     began = time.monotonic()
     printed = stack.up()
-    print(f"a lost master and a lost web machine: {time.monotonic() - began:.0f} s")
+    print(f"a lost master, web machine and database: {time.monotonic() - began:.0f} s")
     text = " ".join(printed.split())
     assert "salt-1 has the keys of the backup of" in text, printed
-    assert all(f"launched {name}" in text for name in ("salt-1", "web-2")), printed
+    assert all(f"launched {name}" in text for name in lost), printed
     assert "repaired" not in text, printed
+    # The database begins from the bucket, and the keys of git open what is in it.
+    assert password_of(stack, "kept") == PASSWORD
     assert master_key(stack) == key
     assert {name: minion(stack, name) for name in kept} == minions, "no minion is installed anew"
     after = stack.healthy()
