@@ -168,7 +168,7 @@ def test_lost_machine_comes_back_with_its_data(fleet: Fleet, server: Machine) ->
     """The small map's only server, and everything but git, key and bucket."""
     sql(server, "INSERT INTO ledger VALUES (7)")
     server.salt("pgbackrest.flush")
-    fleet.retire(SERVER)
+    fleet.retire(SERVER, keep_backups=True)
     begin = time.monotonic()
     again = fleet.converged(SERVER)
     print(f"a new machine has the data after {time.monotonic() - begin:.0f} s")

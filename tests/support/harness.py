@@ -112,6 +112,11 @@ def close_network(client: docker.DockerClient) -> None:
         container.remove(force=True)
     for network in client.networks.list(names=[f"^{NETWORK}$"]):
         network.remove()
+    remove_backups(client)
+
+
+def remove_backups(client: docker.DockerClient) -> None:
+    """Remove what the database servers have backed up."""
     for volume in client.volumes.list(filters={"name": BACKUPS}):
         volume.remove()
 
@@ -353,12 +358,19 @@ class Fleet:
         # A test gives its address to another machine.
         self._machines.pop(BUILDER).terminate()
 
-    def retire(self, minion_id: str) -> None:
-        """Remove a machine with its disk; the others no longer know it. It may boot again."""
+    def retire(self, minion_id: str, *, keep_backups: bool = False) -> None:
+        """Remove a machine with its disk; the others no longer know it. It may boot again.
+
+        Args:
+            minion_id: the machine.
+            keep_backups: whether the next database server finds those of the last one.
+        """
         if minion_id in self._machines:
             self._machines.pop(minion_id).terminate()
         self._converged.discard(minion_id)
         self._migrated = self._migrated and minion_id != "postgres-1"
+        if not keep_backups and not any(_keeps_backups(name) for name in self._machines):
+            remove_backups(self._client)
         if minion_id in LATER:
             salt.cache.factory(self.master.config).flush("mine", minion_id)
 
@@ -438,6 +450,10 @@ class Fleet:
         return machine
 
 
+def _keeps_backups(minion_id: str) -> bool:
+    return minion_id.startswith("postgres-")
+
+
 def _key_pair() -> tuple[str, str]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     private = key.private_bytes(
@@ -465,7 +481,7 @@ def _machine_options(minion_id: str, client: docker.DockerClient) -> dict[str, A
         "environment": {"container": "docker"},
         # In the place of a bucket.
         "volumes": {BACKUPS: {"bind": "/var/lib/pgbackrest", "mode": "rw"}}
-        if minion_id.startswith("postgres-")
+        if _keeps_backups(minion_id)
         else {},
         **size_limits(1, MACHINE_MEBIBYTES),
     }
