@@ -70,6 +70,11 @@ MINION_FILES = {
     "stack.conf": "/etc/salt/minion.d",
 }
 
+POSTGRES_USER = """
+groupadd --system --gid 900 postgres
+useradd --system --uid 900 --gid postgres --home-dir /var/lib/postgresql --shell /bin/bash postgres
+"""
+
 MASTER = yaml.safe_load((DEPLOYMENT.root / "salt/master/defaults.yaml").read_text())["master"]
 
 States = dict[str, dict[str, Any]]
@@ -432,6 +437,10 @@ class Fleet:
             f"master: {address_plan()[DEPLOYMENT.master()]}\n"
             "autoload_dynamic_modules: false\n",
         )
+        if _keeps_backups(minion_id):
+            # The owner of the backups has one number on all machines.
+            done = machine.run("sh", "-ec", POSTGRES_USER)
+            assert done.returncode == 0, done.stderr
         private, public = self._keys[minion_id]
         machine.put("/etc/salt/pki/minion/minion.pem", private, mode=0o400)
         machine.put("/etc/salt/pki/minion/minion.pub", public)
