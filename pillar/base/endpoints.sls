@@ -58,7 +58,7 @@ endpoints:
     port: 8008
     listeners: [postgres]
     clients: [web, postgres]
-  # A replica that makes a backup asks the server that leads to begin and end it.
+  # A replica that makes a backup has the server that leads begin and end it.
   pgbackrest:
     port: 8432
     listeners: [postgres]

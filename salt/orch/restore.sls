@@ -1,11 +1,12 @@
-# The database has the state of an earlier moment, on every server. The web app is stopped meanwhile.
-# Where the restore fails, every server has its present data again.
+# The database has the state of an earlier moment, on every server. The web app is stopped
+# meanwhile. Where the restore fails, every server has its present data again.
 # Run on the master, and orch.deploy afterwards:
 # salt-run state.orchestrate orch.restore pillar='{"restore": {"to": "2026-11-27T14:30:00Z"}}'
 # `to` is a time with its zone, or `latest`; `timeline` is the number of a history that an earlier
 # restore has left.
 {% set wanted = salt['pillar.get']('restore', {}) %}
-{% set target = {'to': wanted.get('to', 'latest'), 'timeline': wanted.get('timeline', '') | string} %}
+{% set timeline = wanted.get('timeline', '') | string %}
+{% set target = {'to': wanted.get('to', 'latest'), 'timeline': timeline} %}
 {% set servers = salt['role.accepted']('postgres') %}
 {% set first = servers[0] %}
 {% set web = salt['role.accepted']('web') %}

@@ -25,6 +25,7 @@ FIREWALLS: dict[str, dict[int, list[str]]] = {
     "postgres-1": {
         22: [MASTER],
         2379: [POSTGRES],
+        8432: [POSTGRES],
         2380: [POSTGRES],
         5432: [POSTGRES, *WEB],
         8008: [POSTGRES, *WEB],
@@ -45,6 +46,7 @@ SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
     "postgres": {
         22: ["airflow-salt"],
         2379: ["airflow-postgres"],
+        8432: ["airflow-postgres"],
         2380: ["airflow-postgres"],
         5432: ["airflow-postgres", "airflow-web"],
         8008: ["airflow-postgres", "airflow-web"],
@@ -65,7 +67,7 @@ EGRESS: dict[str, dict[int, list[str]]] = {
     "monitor": _TO_MASTER,
     "postgres": {
         443: [S3],
-        **{port: ["airflow-postgres"] for port in (2379, 2380, 5432, 8008)},
+        **{port: ["airflow-postgres"] for port in (2379, 2380, 5432, 8008, 8432)},
         **_TO_MASTER,
     },
     "redis": {6379: ["airflow-redis"], 26379: ["airflow-redis"], **_TO_MASTER},

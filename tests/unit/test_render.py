@@ -158,6 +158,7 @@ def test_files_with_secrets_are_private(
         "etcd-key",
         "haproxy-certificate",
         "master-cloud-key",
+        "postgres-backup-config",
         "postgres-config",
         "postgres-key",
         "redis-config",

@@ -247,8 +247,6 @@ def test_stack_of_an_earlier_version_is_taken_over(
     (instance,) = ec2.describe_instances(InstanceIds=[made["machine"]])["Reservations"][0][
         "Instances"
     ]
-    (address,) = ec2.describe_addresses()["Addresses"]
-    assert address["InstanceId"] == made["machine"]
     volumes = [one["Ebs"]["VolumeId"] for one in instance["BlockDeviceMappings"]]
     interfaces = [one["NetworkInterfaceId"] for one in instance["NetworkInterfaces"]]
     assert {*volumes, *interfaces} <= ids(client, "test")

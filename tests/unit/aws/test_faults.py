@@ -48,7 +48,7 @@ WRITES = {
     "PutBucketPolicy": 1,
     "PutBucketVersioning": 1,
     "PutPublicAccessBlock": 1,
-    "PutRolePolicy": 4,
+    "PutRolePolicy": 5,
     "RevokeSecurityGroupEgress": 6,
     "RevokeSecurityGroupIngress": 0,
 }

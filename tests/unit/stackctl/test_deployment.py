@@ -47,7 +47,7 @@ def test_missing_map_is_an_error(checkout: Path, name: str) -> None:
 
 
 def test_production_map() -> None:
-    deployment = Deployment("local", ROOT)
+    deployment = Deployment("local", ROOT, "small")
     assert next(iter(deployment.machines())) == deployment.master() == "salt-1"
     assert set(deployment.machines().values()) == {"salt", "lb", "web", "postgres", "redis"}
 
