@@ -26,6 +26,7 @@ SECRETS = {
         "postgres-airflow",
         "postgres-cluster-tls",
         "postgres-owner",
+        "postgres-backup",
         "postgres-replication",
     },
     "redis-1": {
