@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from harness import BUILDER, SUBNET, Fleet, Machine, changed, failed
-from memorycloud import MemoryHost, Running, running
+from memorycloud import Running, with_bucket
 from plainpillar import DEPLOYMENT, ROOT
 from stackctl import master_backup
 from waiting import until
@@ -31,12 +31,7 @@ KEY = "master/backup.tar.gpg"
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("cloud"), MemoryHost()) as made:
-        s3 = made.client("s3")
-        s3.create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
-        )
-        s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    with with_bucket(tmp_path_factory.mktemp("cloud"), BUCKET) as made:
         yield made
 
 

@@ -285,3 +285,18 @@ def _empty_moto() -> None:
         if hasattr(backends, "bucket_accounts"):
             backends.bucket_accounts.clear()
     BackendDict._instances.clear()
+
+
+@contextmanager
+def with_bucket(folder: Path, name: str) -> Iterator[Running]:
+    """Serve a local cloud that has a bucket with versions.
+
+    Args:
+        folder: for its state.
+        name: of the bucket.
+    """
+    with running(folder, MemoryHost()) as made:
+        s3 = made.client("s3")
+        s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        yield made

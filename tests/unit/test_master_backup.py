@@ -17,7 +17,7 @@ import pytest
 
 import awsenvironment
 from localcloud.faults import Fault
-from memorycloud import MemoryHost, Running, running
+from memorycloud import Running, with_bucket
 from plainpillar import ROOT
 from saltmodules import load, load_file
 
@@ -30,12 +30,7 @@ PRIVATE = "-----BEGIN RSA PRIVATE KEY-----\nof the master\n"
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("cloud"), MemoryHost()) as made:
-        s3 = made.client("s3")
-        s3.create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
-        )
-        s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    with with_bucket(tmp_path_factory.mktemp("cloud"), BUCKET) as made:
         yield made
 
 
