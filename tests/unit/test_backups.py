@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fakeclock import Clock
 from plainpillar import ROOT
 from saltmodules import load_file
 
@@ -288,3 +289,27 @@ def test_reason_of_pgbackrest(backups: ModuleType, output: str, reason: str) -> 
 )
 def test_age_in_words(backups: ModuleType, seconds: int, words: str) -> None:
     assert backups._ago(dt.timedelta(seconds=seconds)) == f"{words} ago"
+
+
+def test_backup_waits_for_a_leader_after_a_boot(
+    backups: ModuleType, repository: Repository, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(backups, "time", clock)
+    looks: list[list[dict[str, str]]] = []
+
+    def members(_: object) -> list[dict[str, str]]:
+        if not looks:
+            raise backups.BackupError("Patroni on postgres-2 does not answer")
+        return looks[0] if len(looks) == 1 else looks.pop(0)
+
+    monkeypatch.setattr(backups, "members", members)
+    with pytest.raises(backups.BackupError, match="does not answer"):
+        backups.backup(settings, full=False, now=False)
+    assert clock.now >= 120
+    led = [member(2, "leader", "running")]
+    looks += [[member(2, "replica", "starting")], led]
+    repository.keep(dt.datetime.now(dt.UTC))
+    assert backups.backup(settings, full=False, now=False) == "none is due"
+    looks[:] = [[member(1, "leader", "running"), member(3, "replica", "streaming")]]
+    assert backups.backup(settings, full=True, now=True) == "postgres-3 makes the backups"

@@ -189,3 +189,11 @@ def test_units_whose_memory_is_bounded_get_no_swap() -> None:
         text = path.read_text()
         if re.search(r"^MemoryMax=", text, re.MULTILINE):
             assert "\nMemorySwapMax=0\n" in text, path
+
+
+def test_units_that_go_on_start_with_the_machine() -> None:
+    """A unit without this runs until the next boot, also where a state enables it."""
+    for path in TREE.rglob("*.service*"):
+        text = path.read_text()
+        if "\nRestart=always\n" in text and "\nDescription=" in text:
+            assert "\n[Install]\nWantedBy=multi-user.target\n" in text, path

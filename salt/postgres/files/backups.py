@@ -35,6 +35,7 @@ DRILLED = "/var/lib/pgbackrest/drilled.json"
 STANZA = "stack"
 _ANSWER_SECONDS = 10
 _INFO_SECONDS = 60
+_LEADER_SECONDS = 120
 _ASIDE_SECONDS = 900  # 10 GB take some five minutes
 _POLL_SECONDS = 0.5
 _NO_STANZA = (1, 2, 3)  # of pgbackrest info: no path, no backup, no data
@@ -233,10 +234,8 @@ def backup(settings: Settings, *, full: bool, now: bool) -> str:
     Raises:
         BackupError: no server leads, or pgBackRest fails.
     """
-    found = members(settings)
+    found = _led(settings)
     leads, makes = leader(found), maker(found)
-    if not leads:
-        raise BackupError("no server leads, so there is nothing to back up")
     if makes != settings.own:
         return f"{makes} makes the backups"
     due = kind(look(), dt.datetime.now(dt.UTC), settings)
@@ -246,6 +245,21 @@ def backup(settings: Settings, *, full: bool, now: bool) -> str:
     pgbackrest(*_of_replica(settings, leads), f"--type={wanted}", "backup", seconds=6 * 3600)
     made = max(look(), key=lambda each: each.stop)
     return f"made {made.label} ({made.size / 2**20:.0f} MiB) on {settings.own}"
+
+
+def _led(settings: Settings) -> list[dict[str, Any]]:
+    """Return the servers once one of them leads: after a boot, none does for some seconds."""
+    deadline = time.monotonic() + _LEADER_SECONDS
+    while True:
+        problem = "no server leads, so there is nothing to back up"
+        try:
+            if leader(found := members(settings)):
+                return found
+        except BackupError as error:
+            problem = str(error)
+        if time.monotonic() > deadline:
+            raise BackupError(problem)
+        time.sleep(_POLL_SECONDS)
 
 
 def _of_replica(settings: Settings, leads: str) -> list[str]:
