@@ -150,8 +150,9 @@ def sql(stack: Stack, statement: str) -> str:
     return stack.sh("postgres-1", f"cd / && sudo -u postgres {command}").strip()
 
 
-def add_connection(stack: Stack, name: str) -> None:
-    """Have Airflow keep a connection, as whoever has a token of the API does."""
+def add_connection(stack: Stack) -> str:
+    """Have Airflow keep a connection, as whoever has a token of the API does; return its name."""
+    name = f"kept-{time.time_ns()}"
     context = ssl.create_default_context(cadata=str(stack.deployment.settings()["ca_certificate"]))
 
     def post(path: str, data: dict[str, str], **headers: str) -> dict[str, str]:
@@ -165,6 +166,7 @@ def add_connection(stack: Stack, name: str) -> None:
     bearer = {"Authorization": f"Bearer {post('/auth/token', admin)['access_token']}"}
     connection = {"connection_id": name, "conn_type": "http", "password": PASSWORD}
     assert post("/api/v2/connections", connection, **bearer)["connection_id"] == name
+    return name
 
 
 def password_of(stack: Stack, connection: str) -> str:
@@ -184,14 +186,14 @@ def archived(stack: Stack) -> None:
 
 
 def test_moment_is_restored_and_the_present_comes_back(stack: Stack) -> None:
-    add_connection(stack, "earlier")
+    kept = add_connection(stack)
     moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-    sql(stack, "DELETE FROM connection WHERE conn_id = 'earlier'")
+    sql(stack, f"DELETE FROM connection WHERE conn_id = '{kept}'")
     assert "nobody can be asked" in stack.ctl("restore", moment, accept=(1,), errors=True)
     began = time.monotonic()
     printed = stack.ctl("restore", moment, "--yes", timeout=UP_SECONDS)
     print(f"a moment is restored in {time.monotonic() - began:.0f} s")
-    assert password_of(stack, "earlier") == PASSWORD
+    assert password_of(stack, kept) == PASSWORD
     assert re.search(r"comes back by: .*stackctl.* restore \S+ --timeline \d+", printed), printed
     stack.healthy()
 
@@ -206,7 +208,7 @@ def test_up_repairs_lost_master_lost_machine_and_dead_api(stack: Stack) -> None:
     assert "Backed up: s3://" in stack.ctl("master", "backup")
     assert "backed up" in stack.rows()["salt-1"]["backups"]
     key, minions = master_key(stack), {name: minion(stack, name) for name in kept}
-    add_connection(stack, "kept")
+    connection = add_connection(stack)
     archived(stack)
     lost = ("salt-1", "web-2", "postgres-1")
     lose(stack, *(before[name]["address"] for name in lost))
@@ -221,7 +223,7 @@ def test_up_repairs_lost_master_lost_machine_and_dead_api(stack: Stack) -> None:
     assert all(f"launched {name}" in text for name in lost), printed
     assert "repaired" not in text, printed
     # The database begins from the bucket, and the keys of git open what is in it.
-    assert password_of(stack, "kept") == PASSWORD
+    assert password_of(stack, connection) == PASSWORD
     assert master_key(stack) == key
     assert {name: minion(stack, name) for name in kept} == minions, "no minion is installed anew"
     after = stack.healthy()

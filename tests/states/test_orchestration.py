@@ -44,8 +44,9 @@ class Site:
         self._folder = folder
         tree = folder / "salt"
         deploy = (ROOT / "salt/orch/deploy.sls").read_text()
-        # The machines of a store have a step each, which would be those of the web machines again.
-        for name, value in (("stores", "{}"), ("others", "web")):
+        # The machines of a store and the load balancers have a step each, which would be those of
+        # the web machines again.
+        for name, value in (("stores", "{}"), ("others", "web"), ("balancers", "[]")):
             setting = rf"(?s){{% set {name} = .*? %}}"
             deploy, found = re.subn(setting, f"{{% set {name} = {value} %}}", deploy, count=1)
             assert found == 1
