@@ -93,19 +93,19 @@ def _known_systems() -> list[str]:
 
 def _system() -> str:
     """Return the identifier of this server's cluster."""
-    data = json.loads(Path(CONFIG).read_text())
-    control = _run([f"{data['bin_dir']}/pg_controldata", data["data_dir"]])
+    settings = _settings()
+    control = _run([f"{settings['bin_dir']}/pg_controldata", settings["data_dir"]])
     return next(line for line in control.splitlines() if "system identifier" in line).split()[-1]
 
 
 def prepare_stanza(command: str) -> None:
     """Have the repository take this server's log.
 
-    Args:
-        command: as ``stanza`` returns it.
-
     An earlier call that was interrupted has left half of what it makes, which pgBackRest takes for
     damage. Where the repository has nothing else, that is removed first.
+
+    Args:
+        command: as ``stanza`` returns it.
 
     Raises:
         CommandExecutionError: pgBackRest refuses.
@@ -311,7 +311,7 @@ def aside(to: str = "latest", timeline: str = "") -> str:
         CommandExecutionError: it cannot be restored.
     """
     _asked("make-aside", f"--to={to}", f"--timeline={timeline}")
-    where = Path(json.loads(Path(CONFIG).read_text())["data_dir"]).with_name("aside")
+    where = _beside("aside")
     __salt__["service.start"](ASIDE_UNIT)
     deadline = time.monotonic() + RESTORE_SECONDS
     ready = ["psql", "-XAtqc", "SELECT pg_is_in_recovery()", "-h", str(where), "postgres"]
@@ -327,7 +327,7 @@ def aside(to: str = "latest", timeline: str = "") -> str:
 
 def end_aside() -> bool:
     """Stop and remove what ``aside`` has made; return whether there was something."""
-    where = Path(json.loads(Path(CONFIG).read_text())["data_dir"]).with_name("aside")
+    where = _beside("aside")
     __salt__["service.stop"](ASIDE_UNIT)
     if not where.exists():
         return False
@@ -335,9 +335,21 @@ def end_aside() -> bool:
     return True
 
 
+def _settings() -> dict[str, Any]:
+    """Return what the state has written for the program."""
+    found: dict[str, Any] = json.loads(Path(CONFIG).read_text())
+    return found
+
+
+def _beside(name: str) -> Path:
+    """Return a folder beside the server's data."""
+    return Path(_settings()["data_dir"]).with_name(name)
+
+
 def _folders() -> tuple[Path, Path]:
-    data = Path(json.loads(Path(CONFIG).read_text())["data_dir"])
-    return data, data.with_name(f"{data.name}.replaced")
+    """Return the server's data, and where it is put aside."""
+    data = Path(_settings()["data_dir"])
+    return data, _beside(f"{data.name}.replaced")
 
 
 def _failure(since: float) -> str:

@@ -31,7 +31,6 @@ TARGET = "/run/pgbackrest/target.json"
 TARGET_SECONDS = 3600
 # What `flush` has returned.
 REPLACED = "/run/pgbackrest/replaced.json"
-DRILLED = "/var/lib/pgbackrest/drilled.json"
 STANZA = "stack"
 _ANSWER_SECONDS = 10
 _INFO_SECONDS = 60
@@ -43,7 +42,6 @@ _COUNT = 'SELECT count(*) FROM "{}"'
 _LEADERS = ("leader", "standby_leader")
 _FRESH = dt.timedelta(hours=1)  # a server that runs for less need not have a backup
 _LATE = dt.timedelta(hours=2)  # that the backup of a day may be late
-_WAL_LATE = dt.timedelta(minutes=5)
 
 
 class BackupError(Exception):
@@ -488,14 +486,12 @@ def drill(settings: Settings) -> dict[str, Any]:
         shutil.rmtree(settings.aside, ignore_errors=True)
     if empty := [table for table, number in rows.items() if number == 0]:
         raise BackupError(f"the restored database has no rows in {', '.join(empty)}")
-    found = {
+    return {
         "seconds": round(took, 1),
         "behind_seconds": round(behind, 1),
         "rows": rows,
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
-    Path(DRILLED).write_text(json.dumps(found))
-    return found
 
 
 # -- for Salt --------------------------------------------------------------------------------------
