@@ -286,8 +286,12 @@ def test_elastic_address_moves_at_once(net: Net) -> None:
             return hosts[answer.recv(99).decode()]
 
     assert [moved_to(name) for name in ("near", "other", "near")] == ["near", "other", "near"]
-    other = net.machines["other"].describe()
-    assert other.get("PublicIpAddress") not in (None, made["PublicIp"])
+    own = until(
+        lambda: net.machines["other"].describe().get("PublicIpAddress"),
+        "the machine that has lost the address has one of its own again",
+        every=0.5,
+    )
+    assert own != made["PublicIp"]
     addresses = net.ec2.describe_addresses(AllocationIds=[made["AllocationId"]])["Addresses"]
     net.ec2.disassociate_address(AssociationId=addresses[0]["AssociationId"])
     net.ec2.release_address(AllocationId=made["AllocationId"])

@@ -85,13 +85,21 @@ def restart(web: Machine) -> None:
 
 def processes(web: Machine, title: str) -> set[str]:
     """Return the processes of the web app with this title."""
-    listed = web.run("ps", "axo", "pid=,args=").stdout.splitlines()
+    listed = shown(web, "pid=,args=").splitlines()
     return {line.split()[0] for line in listed if f"gunicorn: {title}" in line}
 
 
 def held(web: Machine) -> int:
     """Return the proportional memory of all processes, in bytes."""
-    return sum(int(pss) * 1024 for pss in web.run("ps", "axo", "pss=").stdout.split())
+    return sum(int(pss) * 1024 for pss in shown(web, "pss=").split())
+
+
+def shown(web: Machine, columns: str) -> str:
+    """Return what `ps` shows of all processes, at least itself.
+
+    Docker may lose what a short command prints on a busy host.
+    """
+    return until(lambda: str(web.run("ps", "axo", columns).stdout or ""), "ps lists itself", 10)
 
 
 def test_64_connections_are_all_answered_as_fast_as_few(

@@ -80,7 +80,7 @@ def keys_of_deployment(folder: Path) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def master(
     fleet: Fleet, cloud: Running, reachable: str, tmp_path_factory: pytest.TempPathFactory
-) -> Machine:
+) -> Iterator[Machine]:
     """A machine with a master's keys, that has the timer."""
     machine = fleet.machine(BUILDER)
     private, public = keys_of_deployment(tmp_path_factory.mktemp("gpg"))
@@ -104,7 +104,8 @@ def master(
     machine.put(f"{PKI}/minions/web-1", "of web-1")
     states = machine.apply("master.backup")
     assert not failed(states), failed(states)
-    return machine
+    yield machine
+    fleet.retire(BUILDER)
 
 
 def backups(cloud: Running) -> list[dict[str, Any]]:

@@ -323,7 +323,8 @@ def test_data_checksums_are_on(postgres: Machine) -> None:
 def test_service_restarts(postgres: Machine, query: Query, signal: str) -> None:
     before = superuser(postgres, "SELECT pg_postmaster_start_time()")
     postgres.run("sh", "-c", f"kill -{signal} $(head -1 {DATA}/postmaster.pid)")
-    until(lambda: query("SELECT 1").returncode == 0, "PostgreSQL answers again")
+    writable = "SELECT 1 WHERE NOT pg_is_in_recovery()"
+    until(lambda: query(writable).stdout, "PostgreSQL takes writes again")
     assert superuser(postgres, "SELECT pg_postmaster_start_time()") != before
 
 

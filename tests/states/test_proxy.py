@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -28,12 +28,13 @@ Ask = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def proxy(fleet: Fleet) -> Machine:
+def proxy(fleet: Fleet) -> Iterator[Machine]:
     """A second machine of the role: the first one is this host."""
     machine = fleet.machine(BUILDER)
     states = machine.apply("proxy")
     assert not failed(states), failed(states)
-    return machine
+    yield machine
+    fleet.retire(BUILDER)
 
 
 @pytest.fixture

@@ -399,5 +399,9 @@ def _shrink(fleet: Fleet) -> Machine:
 
 def _assert_all_kept(ledger: Ledger, talk: Talk) -> None:
     numbers = [number for at, number in ledger.rows() if at > ledger.began]
-    kept = talk(["EXISTS", *(f"LIMITS:ledger-{number}" for number in numbers)])
+    asked = ["EXISTS", *(f"LIMITS:ledger-{number}" for number in numbers)]
+    # HAProxy ends connections to the former master when it sees the new one.
+    kept = until(
+        lambda: answers if (answers := talk(asked))[0] == "OK" else [], "Redis answers", 10
+    )
     assert kept == ["OK", str(len(numbers))]

@@ -60,7 +60,8 @@ MINION = "salt/minion/files"
 BUILDER = "salt-2"
 # Of the production map: it does not serve its role.
 SPARE = "monitor-1"
-# Of the production map: not in the mine before a test boots them, and not in it after `retire`.
+# Of the production map. Like the builder, they are in the mine from their boot until `retire`, and
+# what is in the mine is in every other machine's names and firewall.
 LATER = ("postgres-2", "postgres-3", "redis-2", "redis-3")
 RECIPE = ("airflow/files/requirements.txt", "airflow/files/build_release.py", "_modules/airflow.py")
 BUILT = "/srv/stack/archives/airflow-releases"
@@ -361,7 +362,7 @@ class Fleet:
         builder.get_folder(BUILT, fresh)
         fresh.rename(folder)
         # A test gives its address to another machine.
-        self._machines.pop(BUILDER).terminate()
+        self.retire(BUILDER)
 
     def retire(self, minion_id: str, *, keep_backups: bool = False) -> None:
         """Remove a machine with its disk; the others no longer know it. It may boot again.
@@ -376,7 +377,7 @@ class Fleet:
         self._migrated = self._migrated and minion_id != "postgres-1"
         if not keep_backups and not any(_keeps_backups(name) for name in self._machines):
             remove_backups(self._client)
-        if minion_id in LATER:
+        if minion_id not in address_plan():
             salt.cache.factory(self.master.config).flush("mine", minion_id)
 
     def _journal(self, minion_id: str) -> str:

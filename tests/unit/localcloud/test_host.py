@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from docker.errors import DockerException
 
-from localcloud import config, engine, image, machines, server, service
+from localcloud import config, engine, image, machines, server, service, tls
 from localcloud.config import CloudConfig
 from localcloud.errors import (
     BaseImageFailed,
@@ -163,6 +163,7 @@ def test_destroy_installs_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         lambda *_: pytest.fail("an engine was installed to be emptied"),
     )
     config.Credentials.ensure(tmp_path)
+    tls.certificate(tmp_path, "127.0.0.1")
     service.destroy(CloudConfig("local", tmp_path, 4566, "image:1"), print)
     assert list(tmp_path.iterdir()) == []
 

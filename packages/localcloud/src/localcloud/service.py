@@ -164,7 +164,8 @@ def destroy(config: CloudConfig, report: Report) -> None:
         firewall.remove(config.name)
     for name in ("moto.pickle", "credentials.json", CONFIG_FILE, "pid"):
         (config.state_dir / name).unlink(missing_ok=True)
-    shutil.rmtree(config.state_dir / "objects", ignore_errors=True)
+    for name in ("objects", tls.FOLDER):
+        shutil.rmtree(config.state_dir / name, ignore_errors=True)
 
 
 def _endpoint(config: CloudConfig, client: docker.DockerClient) -> Endpoint:

@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from localcloud.config import private_directory, write_private
 
 LIFETIME = timedelta(days=3650)
+FOLDER = "tls"
 
 
 def certificate(state_dir: Path, address: str) -> Path:
@@ -29,7 +30,7 @@ def certificate(state_dir: Path, address: str) -> Path:
         state_dir: of the cloud.
         address: at which S3 is served; a certificate for another one is replaced.
     """
-    folder = private_directory(state_dir / "tls")
+    folder = private_directory(state_dir / FOLDER)
     path = folder / "s3.pem"
     if path.is_file() and _address_of(path) == address and _key(path).is_file():
         return path
