@@ -53,6 +53,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_modules/firewall.py": ["test_endpoints.py", "test_firewall.py"],
     "salt/_modules/machine_counts.py": ["test_machine_counts.py"],
     "salt/_modules/machines.py": ["test_machines.py"],
+    "salt/_modules/maintenance.py": ["test_maintenance.py"],
     "salt/_modules/master_backup.py": ["test_master_backup.py"],
     "salt/_modules/master_key.py": ["aws/test_modules.py"],
     "salt/_modules/operators.py": ["test_operators.py"],
