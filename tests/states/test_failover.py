@@ -318,6 +318,15 @@ def writer(fleet: Fleet, servers: dict[str, Machine]) -> Callable[[], list[tuple
     return end
 
 
+# Debian's daily run, as if this release were one of security.
+DAILY = """
+conf=/etc/apt/apt.conf.d/99-test
+echo 'Unattended-Upgrade::Origins-Pattern { "origin=Debian"; };' >$conf
+unattended-upgrade --dry-run --debug 2>&1
+rm $conf
+"""
+
+
 def test_upgrade_goes_from_server_to_server(
     fleet: Fleet,
     servers: dict[str, Machine],
@@ -328,6 +337,10 @@ def test_upgrade_goes_from_server_to_server(
         done = machine.run("sh", "-ec", OLDER)
         assert done.returncode == 0, done.stderr
         assert machine.run(*VERSION).stdout == "17.0-0older1"
+    daily = servers["postgres-2"].run("sh", "-c", DAILY).stdout.splitlines()
+    assert "skipping blacklisted package postgresql-17" in daily
+    withheld = servers["postgres-2"].salt("role.status")["withheld"]
+    assert [each for each in withheld if each.startswith("postgresql-17 17.")]
     before = leader(servers)
     order = [*(name for name in NAMES if name != before), before]
     with ExitStack() as running:
