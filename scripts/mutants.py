@@ -62,6 +62,8 @@ TESTS: dict[str, list[str]] = {
     "salt/_modules/redis_role.py": ["test_redis_role.py"],
     "salt/_modules/pgbackrest.py": ["test_pgbackrest.py"],
     "salt/_modules/release_bucket.py": ["test_release_bucket.py"],
+    "salt/_modules/root_disk.py": ["test_root_disk.py"],
+    "salt/_states/root_disk.py": ["test_root_disk.py"],
     "salt/_modules/role.py": ["test_role.py"],
     "salt/_modules/s3_bucket.py": ["aws/test_account.py", "aws/test_bucket.py"],
     "salt/_modules/security_group.py": ["test_endpoints.py", "aws/test_modules.py"],
