@@ -123,7 +123,17 @@ class Run:
         }
         return json.dumps(answers[function]())
 
+    def retire(
+        self, names: Sequence[str], report: Callable[[str], None], *, with_data: bool
+    ) -> None:
+        report("draining")
+        assert with_data, "a protected machine goes too"
+        self.did.append(f"{' '.join(names)} is destroyed")
+
     def ask(self, args: Sequence[str], **_: object) -> Mapping[str, object]:
+        if args[2:] == ["service.stop", "redis-server"]:
+            self.did.append(f"{args[1]} hands over")
+            return {args[1]: True}
         assert args[1:] == ["salt-1", "pkg.upgrade", "dist_upgrade=True"]
         self.did.append("salt-1 upgrades")
         return self.upgraded
@@ -226,6 +236,40 @@ def test_failure_on_the_master_is_told(run: Run, log: Log) -> None:
         go(log, "web-1")
 
 
+# -- replacing -------------------------------------------------------------------------------------
+
+
+def swap(log: Log, name: str) -> None:
+    progress = Progress(Console(file=StringIO()), log)
+    maintenance.replace(cast(Deployment, None), name, progress, log, wait=True)
+
+
+def test_replaced_machine_is_drained_and_destroyed(run: Run, log: Log) -> None:
+    swap(log, "postgres-1")
+    assert run.did == [*BEGIN, "postgres-1 is destroyed"]
+
+
+def test_replaced_redis_hands_over_first(
+    run: Run, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "accepted", lambda: [*KEYS, "redis-1"])
+    swap(log, "redis-1")
+    assert run.did == [*BEGIN, "redis-1 hands over", "redis-1 is destroyed"]
+
+
+def test_machine_with_the_only_data_is_not_replaced(run: Run, log: Log) -> None:
+    run.refused = {"postgres-1": "postgres-1 is the only machine of its role"}
+    with pytest.raises(ConvergeError, match=r"postgres-1 cannot be replaced: .* the only machine"):
+        swap(log, "postgres-1")
+    assert run.did == BEGIN
+
+
+def test_master_is_not_replaced(run: Run, log: Log) -> None:
+    with pytest.raises(ConvergeError, match="salt-1 has the keys of all others"):
+        swap(log, "salt-1")
+    assert run.did == BEGIN
+
+
 # -- the command line ------------------------------------------------------------------------------
 
 
@@ -277,3 +321,12 @@ def test_verb_says_how_long_it_took(run: Run, say: Callable[..., tuple[int, str,
     code, _, errors = say("upgrade", "web-1", "--interrupt")
     assert (code, "web-1 does not answer" in errors) == (1, True)
     assert run.did[-1] == "web-1 upgrade interrupt"
+
+
+def test_verb_says_what_brings_a_replaced_machine_back(
+    run: Run, say: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, _ = say("replace", "web-1")
+    assert code == 0
+    assert "web-1 is gone. This launches it anew: " in out
+    assert run.did[-1] == "web-1 is destroyed"

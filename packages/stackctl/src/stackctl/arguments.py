@@ -38,6 +38,10 @@ UPGRADE_HELP = (
     "Upgrade Debian's packages of machines and reboot them, one after the other, as reboot does; a"
     " machine for which nothing waits is left alone."
 )
+REPLACE_HELP = (
+    "Drain and destroy a machine while the others serve; the next `up` launches it anew, in the"
+    " zone and of the type that the map and its profile say."
+)
 OVER_BUDGET_HELP = "do not mind settings:budget of the deployment this time"
 ON_FAILURE_HELP = (
     "what happens to a machine that this run launched and that is not ready"
@@ -228,6 +232,9 @@ def _add_maintenance(verbs: Any) -> None:
             help="print what would be done; exit with 1 where a machine must not be away now",
         )
         verb.add_argument("--wait", action="store_true", help=WAIT_HELP)
+    replace = _add(verbs, "replace", REPLACE_HELP)
+    replace.add_argument("machine")
+    replace.add_argument("--wait", action="store_true", help=WAIT_HELP)
 
 
 def _add_database_verbs(verbs: Any) -> None:

@@ -274,6 +274,15 @@ def _maintain(deployment: Deployment, options: argparse.Namespace) -> int:
     return 0
 
 
+def _replace(deployment: Deployment, options: argparse.Namespace) -> int:
+    log = _log(deployment, "replace")
+    progress = Progress(OUT, log)
+    OUT.print(f"Full log: {log.path}", soft_wrap=True)
+    maintenance.replace(deployment, options.machine, progress, log, wait=options.wait)
+    print_line(f"{options.machine} is gone. This launches it anew: {deployment.command('up')}")
+    return 0
+
+
 def _backup(deployment: Deployment, options: argparse.Namespace) -> int:
     with restore.asking(deployment, _log(deployment, "backup")) as database:
         if options.list:
@@ -583,6 +592,7 @@ VERBS = {
     "scale": _scale,
     "reboot": _maintain,
     "upgrade": _maintain,
+    "replace": _replace,
     "down": _down,
     "status": _status,
     "cost": _cost,

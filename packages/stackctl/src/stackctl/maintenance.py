@@ -173,6 +173,59 @@ def run(
             step.detail = site.address(deployment)
 
 
+def replace(
+    deployment: Deployment, name: str, progress: Progress, log: Log, *, wait: bool = False
+) -> None:
+    """Drain and destroy a machine, so that the next `up` launches it as its profile and map say.
+
+    That is the way to another zone, type or image. The volume of a protected machine stays behind.
+
+    Args:
+        deployment: whose.
+        name: the machine.
+        progress: where to show the steps.
+        log: where to keep their output.
+        wait: for another run that changes the deployment.
+
+    Raises:
+        BusyError: another run changes the deployment.
+        ConvergeError: nobody serves in its place, or has its data; or what failed.
+    """
+    holder = Holder.this("replace")
+    with (
+        on_this_host(deployment, holder, progress.note, wait=wait),
+        enter(deployment),
+        Shell(deployment, client := ec2_client(deployment), log) as shell,
+        Session(shell, log, holder, progress.note, wait=wait) as session,
+    ):
+        machine = require_master(deployment, list_machines(client, deployment))
+        shell.trust(machine)
+        session.hold(machine)
+        master = salt.Master(shell, machine, log, session.jobs)
+        with progress.step("preflight"):
+            tree.require_same(deployment, shell, machine, log)
+            master.require_quiet(progress.note, wait=wait)
+            if role_of(name) == MASTER:
+                raise ConvergeError(
+                    f"{name} has the keys of all others.", "See docs/runbooks.md, 'The master is lost'."
+                )
+            fleet = Fleet(master)
+            if fleet.expanded([name]) != [name]:
+                raise ConvergeError(f"'{name}' is no machine.", "Replace one after the other.")
+            if refusal := fleet.call("refusals", [name])[name]:
+                raise ConvergeError(
+                    f"{name} cannot be replaced: {refusal}.",
+                    "Where it is the only one: docs/runbooks.md, 'Move a machine to another zone'.",
+                )
+        with progress.step(f"drain and destroy {name}") as step:
+            if role_of(name) == "redis":
+                # A master hands over before it stops; draining does no more for a replica.
+                question = ["--timeout=120", name, "service.stop", "redis-server"]
+                master.ask(question, what=f"stopping Redis on {name}")
+            master.retire([name], step.report, with_data=True)
+            step.changed = True
+
+
 def _upgrade_master(master: salt.Master) -> None:
     name = master.machine.name
     question = [f"--timeout={UPGRADE_SECONDS}", name, "pkg.upgrade", "dist_upgrade=True"]
