@@ -54,6 +54,8 @@ _MASKED_IN_CONTAINER = re.compile(
     r"(getty\.target|console-getty\.service|apt-daily(-upgrade)?\.timer"
     r"|systemd-(logind|networkd|resolved|udevd)\.service)"
 )
+_WITHHELD = re.compile(r"^Unattended-Upgrade::Package-Blacklist \{([^}]*)\};", re.MULTILINE)
+_POLICY = re.compile(r"^(\S+):\n +Installed: (\S+)\n +Candidate: (\S+)$", re.MULTILINE)
 _NO_LOGIN = {"nologin", "false", "sync"}
 # Debian's package gives its user a shell. Nobody can log in as it: it has no password and no key.
 _SERVICE_USERS = {"postgres"}
@@ -108,6 +110,32 @@ def outdated(proc: str = "/proc") -> list[str]:
         except OSError:
             continue  # the process has ended
     return sorted(units)
+
+
+def withheld(path: str = "/etc/apt/apt.conf.d/60-stack") -> list[str]:
+    """Return the packages with an update that Debian's daily run leaves to the operator.
+
+    Args:
+        path: apt's configuration, with the packages that it leaves.
+
+    Returns:
+        Name and version of each.
+    """
+    try:
+        found = _WITHHELD.search(Path(path).read_text())
+    except OSError:
+        return []  # no highstate has run yet
+    patterns = re.findall(r'"(.+)";', found[1]) if found else []
+    installed = _run("dpkg-query", "--show", "--showformat=${Package}\n").split()
+    names = [name for name in installed if any(re.match(each, name) for each in patterns)]
+    if not names:
+        return []
+    policy = _run("apt-cache", "policy", *names)
+    return [
+        f"{name} {candidate}"
+        for name, now, candidate in _POLICY.findall(policy)
+        if now not in ("(none)", candidate)
+    ]
 
 
 def reboot_required(root: str = "/") -> bool:

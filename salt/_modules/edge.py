@@ -1,9 +1,9 @@
 """What this load balancer sends to which web machine, from HAProxy's own socket.
 
-``drain`` is for web machines that are about to go, ``leave`` for the load balancer itself, and
-``load`` for the program that decides how many
-there are (``salt/master/files/scale_machines.py``). Neither changes a file: a drain is lost when
-HAProxy is reloaded with a configuration that still names the machine.
+``drain`` is for web machines that are about to go, ``bring_back`` for those that only were away,
+``leave`` for the load balancer itself, and ``load`` for the program that decides how many there are
+(``salt/master/files/scale_machines.py``). None changes a file: a drain is lost when HAProxy is
+reloaded with a configuration that still names the machine.
 
 https://docs.haproxy.org/3.0/management.html#9.3
 """
@@ -58,6 +58,47 @@ def drain(servers: list[str], seconds: float = 75, path: str = ADMIN) -> dict[st
         if not (any(busy.values()) or _old_workers()) or time.monotonic() >= deadline:
             return busy
         time.sleep(POLL_SECONDS)
+
+
+def up(path: str = ADMIN) -> list[str]:
+    """Return the servers that get requests, sorted.
+
+    Args:
+        path: HAProxy's socket.
+
+    Raises:
+        CommandExecutionError: HAProxy does not answer.
+    """
+    states: dict[str, list[bool]] = {}
+    for row in _servers(path):
+        states.setdefault(row["svname"], []).append(row["status"].startswith("UP"))
+    return sorted(name for name, found in states.items() if all(found))
+
+
+def bring_back(servers: list[str], seconds: float = 60, path: str = ADMIN) -> list[str]:
+    """Send requests to servers again, and return those that get them.
+
+    Args:
+        servers: their names in HAProxy's configuration. One that it does not name is left out.
+        seconds: how long to wait for HAProxy's checks of them.
+        path: HAProxy's socket.
+
+    Raises:
+        CommandExecutionError: HAProxy does not answer, refuses, or finds one that does not serve.
+    """
+    named = set()
+    for row in _servers(path):
+        if row["svname"] in servers:
+            named.add(row["svname"])
+            name = f"{row['pxname']}/{row['svname']}"
+            if answer := _ask(path, f"set server {name} state ready").strip():
+                raise CommandExecutionError(f"HAProxy does not take {name} back: {answer}")
+    deadline = time.monotonic() + seconds
+    while missing := named - {*up(path)}:
+        if time.monotonic() >= deadline:
+            raise CommandExecutionError(f"HAProxy finds {', '.join(sorted(missing))} down")
+        time.sleep(POLL_SECONDS)
+    return sorted(named)
 
 
 def leave(seconds: float = 75, path: str = ADMIN) -> int:

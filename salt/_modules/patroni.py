@@ -101,6 +101,25 @@ def told() -> dict[str, str]:
     return {"replication": told, "problem": problem}
 
 
+def unfit() -> str:
+    """Return why the cluster cannot count on this member while another one is away; empty: it can.
+
+    It leads, or it follows closely enough to take over, and its member of etcd has a vote.
+    """
+    try:
+        own = next((each for each in members() if each["name"] == _own()), None)
+        if own is None:
+            return "it is no member of Patroni's cluster"
+        leads = own["role"] in _LEADERS
+        if own["state"] not in (RUNNING if leads else ("streaming",)):
+            return f"PostgreSQL is {own['state']}"
+        if not leads and _fitness(own)[1] > (settings() or {}).get("maximum_lag_on_failover", 0):
+            return f"replica, {_behind([own])}"
+        return "" if __salt__["etcd_member.voting"]() else "its member of etcd has no vote"
+    except CommandExecutionError as error:
+        return str(error)
+
+
 def settings() -> dict[str, Any] | None:
     """Return the settings that all members share; None: the cluster has none yet.
 

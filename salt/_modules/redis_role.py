@@ -43,6 +43,21 @@ def told() -> dict[str, str]:
     return _asked("tell")
 
 
+def unfit() -> str:
+    """Return why the others cannot count on this machine while one is away; empty: they can.
+
+    It is the master, or it follows, and its Sentinel runs.
+    """
+    try:
+        found = told()
+    except CommandExecutionError as error:
+        return str(error)
+    # That a replica is missing is no fault of the master.
+    if found["problem"] and not found["replication"].startswith("master"):
+        return found["problem"]
+    return "" if __salt__["service.status"]("redis-sentinel") else "Sentinel does not run"
+
+
 def _asked(*arguments: str) -> dict[str, str]:
     command = ["/usr/bin/python3", "-I", PROGRAM, *arguments]
     done = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)

@@ -182,7 +182,8 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         its certificate as YYYY-MM-DD, "unknown" when the file is not readable, "" for a role
         without a certificate. ``drift``: sentences on what else differs from what is declared
         (docs/drift.md). ``reboot_required``: whether Debian asks for a reboot. ``outdated``: the
-        units that run code which an update has replaced. ``replication``: of a store, its role
+        units that run code which an update has replaced. ``withheld``: the packages whose update
+        waits for the operator. ``replication``: of a store, its role
         among the machines that hold the same. ``backups``: how old they are, or "". ``growth``:
         what the master does by itself about the number of machines, or "". ``cpu``: why everything
         here takes long, or "".
@@ -209,6 +210,7 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         "drift": __salt__["drift.found"](path),
         "reboot_required": __salt__["drift.reboot_required"](),
         "outdated": __salt__["drift.outdated"](),
+        "withheld": __salt__["drift.withheld"](),
         "replication": replication["replication"],
         "backups": backups["backups"],
         "growth": __salt__["machine_counts.told"](),

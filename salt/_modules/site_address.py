@@ -46,6 +46,22 @@ def told(path: str = STATUS) -> dict[str, str]:
     return {"replication": words, "problem": ""}
 
 
+def unfit(path: str = STATUS) -> str:
+    """Return why this load balancer cannot serve in the place of another one; empty: it can.
+
+    Args:
+        path: the file in which the program says whether it can take the site's address.
+    """
+    try:
+        problem = str(json.loads(Path(path).read_text())["problem"])
+        up = __salt__["edge.up"]()
+    except (OSError, ValueError) as error:
+        return f"site-address.service has said nothing yet, or does not run: {error}"
+    except CommandExecutionError as error:
+        return str(error)
+    return problem or ("" if up else "it has no web machine to ask")
+
+
 def take() -> str:
     """Have this load balancer have the site's address, whoever has it.
 

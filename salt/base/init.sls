@@ -140,6 +140,11 @@ base-swap:
     - require:
       - pkg: base-packages
 
+# EC2 makes a volume larger while its machine runs: the size in its profile, then `stackctl up`.
+base-disk:
+  root_disk.grown:
+    - name: /
+
 base-upgrades:
   file.managed:
     - name: /etc/apt/apt.conf.d/60-stack

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import pairwise
 
 import pytest
 
@@ -248,6 +250,134 @@ def test_replaced_first_machine_copies_the_others(
     well(servers)
     assert sql(servers["postgres-1"], "SELECT count(*) FROM ledger") == "5"
     assert leader(servers) != "postgres-1"
+
+
+# One version behind what the index has: the same files under a lower number.
+OLDER = """
+cd /var/tmp
+apt-get -qq update
+apt-get -qq download postgresql-17
+dpkg-deb --raw-extract postgresql-17_*.deb older
+sed -i 's/^Version: .*/Version: 17.0-0older1/' older/DEBIAN/control
+dpkg-deb -Znone --build older older.deb >/dev/null
+dpkg --install --force-downgrade older.deb >/dev/null
+rm -rf older older.deb postgresql-17_*.deb
+"""
+VERSION = ("dpkg-query", "--show", "--showformat=${Version}", "postgresql-17")
+# A line for each attempt: its number, when it ended, and whether it was acknowledged.
+WRITER = """
+n=0
+while ! test -e /run/writer-stop; do
+    n=$((n + 1))
+    psql -Xqc "INSERT INTO writes VALUES ($n)" 2>>/var/tmp/writer.errors && done=1 || done=0
+    echo "$n $(date +%s.%N) $done"
+done >/var/tmp/writer
+"""
+
+
+@pytest.fixture
+def writer(fleet: Fleet, servers: dict[str, Machine]) -> Callable[[], list[tuple[int, float]]]:
+    """A client that writes all the time; `writer()` ends it, and returns what was acknowledged.
+
+    Number and time of each write. It begins again at once when one has failed.
+    """
+    web = fleet.machine("web-1")
+    done = web.run(
+        "sh", "-ec", "apt-get -qq update; apt-get -qq install --yes postgresql-client-17"
+    )
+    assert done.returncode == 0, done.stderr
+    first = servers[leader(servers)]
+    for statement in (
+        "CREATE TABLE writes (n int PRIMARY KEY)",
+        "GRANT INSERT ON writes TO airflow",
+    ):
+        done = first.run("psql", "-Xqc", statement, "airflow", user="postgres")
+        assert done.returncode == 0, done.stderr
+    unit = ["systemd-run", "--unit=writer"]
+    for name, value in {
+        "PGHOST": ",".join(each.address for each in servers.values()),
+        "PGTARGETSESSIONATTRS": "read-write",
+        "PGSSLMODE": "require",
+        "PGCONNECT_TIMEOUT": "2",
+        "PGDATABASE": "airflow",
+        "PGUSER": "airflow",
+        "PGPASSWORD": fleet.pillar.secrets["postgres-airflow"]["password"],
+    }.items():
+        unit.append(f"--setenv={name}={value}")
+    web.run("rm", "-f", "/run/writer-stop")
+    web.run(*unit, "sh", "-c", WRITER)
+    until(lambda: " 1" in (web.run("cat", "/var/tmp/writer").stdout or ""), "it writes", 30)
+
+    def end() -> list[tuple[int, float]]:
+        web.run("touch", "/run/writer-stop")
+        until(lambda: web.run("systemctl", "is-active", "writer").returncode, "it ends", 30)
+        lines = [line.split() for line in web.run("cat", "/var/tmp/writer").stdout.splitlines()]
+        print(f"{sum(done == '0' for *_, done in lines)} of {len(lines)} writes failed")
+        return [(int(number), float(when)) for number, when, done in lines if done == "1"]
+
+    return end
+
+
+# Debian's daily run, as if this release were one of security.
+DAILY = """
+conf=/etc/apt/apt.conf.d/99-test
+echo 'Unattended-Upgrade::Origins-Pattern { "origin=Debian"; };' >$conf
+unattended-upgrade --dry-run --debug 2>&1
+rm $conf
+"""
+
+
+def test_upgrade_goes_from_server_to_server(
+    fleet: Fleet,
+    servers: dict[str, Machine],
+    writer: Callable[[], list[tuple[int, float]]],
+) -> None:
+    """The followers first, then the one that leads, after a switchover; each reboots."""
+    for machine in servers.values():
+        done = machine.run("sh", "-ec", OLDER)
+        assert done.returncode == 0, done.stderr
+        assert machine.run(*VERSION).stdout == "17.0-0older1"
+    daily = servers["postgres-2"].run("sh", "-c", DAILY).stdout.splitlines()
+    assert "skipping blacklisted package postgresql-17" in daily
+    withheld = servers["postgres-2"].salt("role.status")["withheld"]
+    assert [each for each in withheld if each.startswith("postgresql-17 17.")]
+    before = leader(servers)
+    order = [*(name for name in NAMES if name != before), before]
+    with ExitStack() as running:
+        for machine in servers.values():
+            running.enter_context(machine.boots_again())
+        runs = fleet.orchestrate("orch.reboot", reboot=order, upgrade=True)
+        again = fleet.orchestrate("orch.reboot", reboot=order, upgrade=True)
+    acknowledged = writer()
+    assert not [run.failed for run in runs if run.failed], runs
+    assert not [run.failed for run in again if run.failed], again
+    for machine in servers.values():
+        assert machine.run(*VERSION).stdout != "17.0-0older1"
+        assert machine.salt("drift.outdated") == []
+    now = leader(servers)
+    assert now != before
+    times = [when for _, when in acknowledged]
+    longest = max(later - earlier for earlier, later in pairwise(times))
+    print(f"upgrade: no write for {longest:.1f} s at most, of {len(times)}")
+    assert longest < 15
+    kept = servers[now].run("psql", "-XAtqc", "SELECT n FROM writes", "airflow", user="postgres")
+    assert {number for number, _ in acknowledged} <= {*map(int, kept.stdout.split())}
+    well(servers)
+
+
+def test_server_that_is_needed_is_not_rebooted(fleet: Fleet, servers: dict[str, Machine]) -> None:
+    away, *others = sorted(NAMES, key=lambda name: name == leader(servers))
+    ask = ("salt.cmd", "maintenance.refusals", json.dumps([away, *others]), "with_pillar=True")
+    servers[away].run("systemctl", "stop", "patroni")
+    try:
+        refusals = fleet.master.salt_run_cli().run(*ask).data
+    finally:
+        servers[away].run("systemctl", "start", "patroni")
+    assert refusals[away] == ""
+    for name in others:
+        assert refusals[name].startswith(f"without {name}, 2 of "), refusals
+        assert f"{away}: " in refusals[name]
+    well(servers)
 
 
 def test_machine_leaves_before_it_is_removed(servers: dict[str, Machine]) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import textwrap
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,7 @@ from localcloud.machines import cpu_limits, size_limits
 from localcloud.sizes import baseline, memory_left
 from memory import oom_kills
 from plainpillar import DEPLOYMENT, PlainPillar
+from stackctl.states import StateRun, read_orchestration
 
 # Two runs at the same time on one host need two subnets; each worker of a run has one of its own.
 FIRST_SUBNET = ipaddress.ip_network(os.environ.get("STATES_SUBNET", "10.30.0.0/24"))
@@ -56,6 +58,7 @@ HIGHSTATE_SECONDS = 600
 MACHINE_MEBIBYTES = memory_left("t2.micro", 1024)
 MINION_START_SECONDS = 60
 MINION = "salt/minion/files"
+HOSTS = "/etc/hosts"
 # Beside the machines of the map: builds the release of Airflow that the master serves.
 BUILDER = "salt-2"
 # Of the production map: it does not serve its role.
@@ -199,6 +202,31 @@ class Machine:
         """Stop the machine and boot it again, with its disk."""
         self._container.container.restart()
 
+    @contextmanager
+    def boots_again(self) -> Iterator[None]:
+        """Start the machine whenever it has ended, as EC2 does at a reboot, while the block runs.
+
+        Docker writes a file of names of its own at each start; the disk of a machine keeps it.
+        """
+        container, hosts = self._container.container, self.run("cat", HOSTS).stdout
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.3):
+                container.reload()
+                if container.status == "exited":
+                    container.start()
+                    # Docker has bound the file, so it can be written and not be replaced.
+                    self.run("sh", "-c", f'printf %s "$1" > {HOSTS}', "sh", hosts)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     def limit_memory(self, size: int) -> None:
         """Give the machine so many bytes of memory, for as long as it runs."""
         self._container.container.update(mem_limit=size, memswap_limit=size)
@@ -283,6 +311,7 @@ class Fleet:
             "file_roots": {"base": [str(root / "salt"), str(archives_folder())]},
             "file_buffer_size": MASTER["file_buffer_bytes"],
             "pillar_roots": {"base": roots},
+            "module_dirs": [str(root / "salt")],  # as salt/master/files/master.conf.j2
             "auto_accept": False,
             "open_mode": False,
             "worker_threads": 3,
@@ -302,6 +331,14 @@ class Fleet:
             self._keys[minion_id] = _key_pair()
             (accepted / minion_id).write_text(self._keys[minion_id][1])
         return master
+
+    def orchestrate(self, name: str, seconds: int = 900, **pillar: Any) -> list[StateRun]:
+        """Run an orchestration on the master and return its state runs."""
+        words = [f"pillar={json.dumps(pillar)}"]
+        done = self.master.salt_run_cli().run("state.orchestrate", name, *words, _timeout=seconds)
+        assert isinstance(done.data, dict), done.stdout + done.stderr
+        (steps,) = done.data.get("data", done.data).values()
+        return read_orchestration(steps)
 
     def publish_addresses(self) -> None:
         """Put the address of every machine of the map into the mine, also before it runs."""

@@ -297,6 +297,44 @@ def test_outdated_units(tmp_path: Path) -> None:
     assert module.outdated(str(tmp_path)) == ["b.service", "redis.service"]
 
 
+POLICY = """redis-server:
+  Installed: 5:8.0.2-3
+  Candidate: 5:8.0.3-1
+  Version table:
+     5:8.0.3-1 500
+        500 http://deb.debian.org/debian trixie/main amd64 Packages
+patroni:
+  Installed: 4.0.7-3
+  Candidate: 4.0.7-3
+  Version table:
+ *** 4.0.7-3 500
+etcd-server:
+  Installed: (none)
+  Candidate: 3.5.16-4
+  Version table:
+"""
+
+
+def test_updates_that_the_daily_run_leaves_are_told(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> dict[str, Any]:
+        asked.append(command)
+        names = "libc6\nredis-server\npatroni\npatroni-doc\nmy-redis-server\n"
+        printed = names if command[0] == "dpkg-query" else POLICY
+        return {"retcode": 0, "stdout": printed, "stderr": ""}
+
+    module = load("_modules", "drift", __salt__={"cmd.run_all": run})
+    config = str(ROOT / "salt/base/files/apt.conf")
+    assert module.withheld(config) == ["redis-server 5:8.0.3-1"]
+    assert asked[-1] == ["apt-cache", "policy", "redis-server", "patroni"]
+    asked.clear()
+    (tmp_path / "apt.conf").write_text('Unattended-Upgrade::Automatic-Reboot "false";\n')
+    assert module.withheld(str(tmp_path / "apt.conf")) == []
+    assert [command[0] for command in asked] == ["dpkg-query"]
+    assert module.withheld(str(tmp_path / "missing")) == []
+
+
 def test_reboot_required(tmp_path: Path) -> None:
     module = load("_modules", "drift")
     assert module.reboot_required(str(tmp_path)) is False

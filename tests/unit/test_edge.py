@@ -35,6 +35,7 @@ class HAProxy:
         self.refuses = ""
         self.clients = 9
         self.workers = QUIET
+        self.down: set[str] = set()  # servers that a check finds down
         self.commands: list[str] = []
 
     def answer(self, command: str) -> str:
@@ -45,8 +46,9 @@ class HAProxy:
         if command.startswith("disable frontend "):
             self.clients = max(0, self.clients - 3)
             return self.refuses
-        if match := re.fullmatch(r"set server (\S+) state drain", command):
-            self.servers[match[1]][2] = "DRAIN"
+        if match := re.fullmatch(r"set server (\S+) state (drain|ready)", command):
+            states = {"drain": "DRAIN", "ready": "UP" if match[1] not in self.down else "DOWN"}
+            self.servers[match[1]][2] = states[match[2]]
             return self.refuses
         assert command == "show stat"
         lines = [HEADER, f"edge,FRONTEND,,,{self.clients},9,4000,OPEN,,"]
@@ -125,6 +127,31 @@ def test_refusal_and_silence_are_errors(edge: ModuleType, haproxy: HAProxy) -> N
         edge.drain(["web-2"], path=haproxy.path)
     with pytest.raises(CommandExecutionError, match=r"does not answer at /nowhere"):
         edge.drain(["web-2"], path="/nowhere")
+
+
+def test_machine_that_was_away_is_asked_again(edge: ModuleType, haproxy: HAProxy) -> None:
+    haproxy.servers["web/web-3"][2] = "MAINT"
+    edge.drain(["web-1", "web-2"], seconds=0, path=haproxy.path)
+    assert edge.up(path=haproxy.path) == []
+    assert edge.bring_back(["web-1", "web-2", "web-9"], path=haproxy.path) == ["web-1", "web-2"]
+    assert edge.up(path=haproxy.path) == ["web-1", "web-2"]
+    assert haproxy.servers["web/web-3"][2] == "MAINT"
+
+
+def test_machine_is_up_where_all_of_its_parts_are(edge: ModuleType, haproxy: HAProxy) -> None:
+    haproxy.servers["static/web-2"][2] = "DOWN"
+    assert edge.up(path=haproxy.path) == ["web-1"]
+
+
+def test_machine_that_does_not_serve_is_not_brought_back(
+    edge: ModuleType, haproxy: HAProxy
+) -> None:
+    haproxy.down = {"static/web-2"}
+    with pytest.raises(CommandExecutionError, match=r"^HAProxy finds web-2 down$"):
+        edge.bring_back(["web-1", "web-2"], seconds=0.05, path=haproxy.path)
+    haproxy.refuses = "No such server."
+    with pytest.raises(CommandExecutionError, match=r"does not take web/web-1 back: No such"):
+        edge.bring_back(["web-1"], path=haproxy.path)
 
 
 def test_load_balancer_leaves_when_its_clients_have_gone(

@@ -54,6 +54,15 @@ def drained(tmp_path: Path, *names: str, others: Sequence[str] = OTHERS) -> Comp
     return compiler.states("orch.drain")
 
 
+def rebooted(tmp_path: Path, **given: Any) -> Compiled:
+    """Return the orchestration that reboots machines."""
+    pillar = PlainPillar(tmp_path, ssh_public_key="x", operator_cidrs=[])
+    (tmp_path / "master").mkdir()
+    compiler = Compiler(f"{DEPLOYMENT.master()}_master", tmp_path / "master", pillar, given=given)
+    compiler.opts["test_accepted"] = sorted([*STORES, "lb-2", "web-1", *STRANGERS])
+    return compiler.states("orch.reboot")
+
+
 def targets(compiled: Compiled) -> dict[str, Any]:
     assert compiled.errors == []
     return {chunk["__id__"]: chunk["tgt"] for chunk in compiled.chunks if "tgt" in chunk}
@@ -282,3 +291,19 @@ def test_last_database_servers_leave_no_cluster(tmp_path: Path) -> None:
     """Nobody is there who could lead, or give its place up."""
     drain = drained(tmp_path, *(f"postgres-{number}" for number in (1, 2, 3)), others=STORES)
     assert targets(drain) == {"drain-edge": ["lb-1", "lb-2"]}
+
+
+def test_reboots_are_one_after_the_other(tmp_path: Path) -> None:
+    compiled = rebooted(tmp_path, reboot=["web-1", "postgres-2", "lb-2"], upgrade=True)
+    assert set(targets(compiled)["reboot-modules"]) == {*STORES, "lb-2", "web-1"}
+    steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
+    before = "reboot-modules"
+    for name in ("web-1", "postgres-2", "lb-2"):
+        assert requires(compiled, f"reboot-{name}") == [before]
+        before = f"reboot-{name}"
+        options = [{"name": name}, {"upgrade": True}, {"interrupt": False}]
+        assert steps[before]["maintenance.reboot"] == options
+
+
+def test_reboot_of_nobody_reboots_nobody(tmp_path: Path) -> None:
+    assert [chunk["__id__"] for chunk in rebooted(tmp_path).chunks] == ["reboot-modules"]

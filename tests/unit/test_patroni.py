@@ -195,6 +195,45 @@ def test_status_of_the_leader_and_of_silence_is_told() -> None:
 # -- changing --------------------------------------------------------------------------------------
 
 
+LAG = {"maximum_lag_on_failover": 100}
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "voting", "problem"),
+    [
+        ("postgres-1", {}, True, ""),
+        ("postgres-1", {}, False, "its member of etcd has no vote"),
+        ("postgres-2", {}, True, ""),
+        ("postgres-2", {"role": "quorum_standby", "lag": 100}, True, ""),
+        ("postgres-2", {}, False, "its member of etcd has no vote"),
+        ("postgres-2", {"lag": 101}, True, "replica, 0.0 MiB behind"),
+        ("postgres-2", {"lag": "unknown"}, True, "replica, lag unknown"),
+        ("postgres-2", {"state": "stopped"}, True, "PostgreSQL is stopped"),
+        ("postgres-2", {"state": "running"}, True, "PostgreSQL is running"),
+        ("postgres-3", {}, True, "it is no member of Patroni's cluster"),
+    ],
+)
+def test_cluster_counts_on_who_leads_or_follows_closely(
+    own: str, other: dict[str, Any], voting: bool, problem: str
+) -> None:
+    cluster = Cluster(other)
+    cluster.settings = LAG
+    module = cluster.module(own, **{"etcd_member.voting": lambda: voting})
+    assert module.unfit() == problem
+
+
+def test_cluster_does_not_count_on_who_is_silent_or_has_crashed() -> None:
+    cluster = Cluster({})
+    cluster.members[0]["state"] = "crashed"  # type: ignore[index]
+    assert cluster.module().unfit() == "PostgreSQL is crashed"
+    cluster.silent = {"postgres-1"}
+    assert "does not answer" in cluster.module().unfit()
+    module = cluster.module("postgres-2", **{"etcd_member.voting": lambda: True})
+    assert module.unfit() == "", "without a lag"
+    cluster.members[1]["lag"] = 1  # type: ignore[index]
+    assert module.unfit() == "replica, 0.0 MiB behind", "the cluster has no settings"
+
+
 def test_settings_are_read_and_replaced() -> None:
     cluster = Cluster()
     assert cluster.module().settings() is None

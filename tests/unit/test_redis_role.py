@@ -618,6 +618,34 @@ def test_module_runs_the_program() -> None:
 
 
 @pytest.mark.parametrize(
+    ("replication", "problem", "sentinel", "unfit"),
+    [
+        ("replica of redis-1, 0 s behind", "", True, ""),
+        ("replica of redis-1, 0 s behind", "", False, "Sentinel does not run"),
+        (
+            "replica of redis-1",
+            "it does not reach its master",
+            True,
+            "it does not reach its master",
+        ),
+        ("", "Redis does not tell its role", True, "Redis does not tell its role"),
+        ("master, no replica", "1 of 2 replicas do not follow", True, ""),
+    ],
+)
+def test_others_count_on_the_master_and_on_who_follows(
+    replication: str, problem: str, sentinel: bool, unfit: str
+) -> None:
+    told = json.dumps({"replication": replication, "problem": problem})
+    functions: dict[str, Any] = {
+        "cmd.run_all": lambda *_, **__: {"retcode": 0, "stdout": told, "stderr": ""},
+        "service.status": lambda name: sentinel and name == "redis-sentinel",
+    }
+    assert load("_modules", "redis_role", __salt__=functions).unfit() == unfit
+    functions["cmd.run_all"] = lambda *_, **__: {"retcode": 1, "stdout": "", "stderr": "no role"}
+    assert load("_modules", "redis_role", __salt__=functions).unfit() == "no role"
+
+
+@pytest.mark.parametrize(
     ("found", "result", "changes", "comment"),
     [
         ({"master": "redis-2", "changed": ""}, True, {}, "the master is redis-2"),

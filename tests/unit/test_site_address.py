@@ -252,6 +252,29 @@ def test_who_has_the_address_is_told(tmp_path: Path, status: dict[str, Any], tol
     assert module().told(str(file)) == {"replication": told, "problem": ""}
 
 
+@pytest.mark.parametrize(
+    ("problem", "up", "unfit"),
+    [
+        ("", ["web-1"], ""),
+        ("it has no public address", ["web-1"], "it has no public address"),
+        ("", [], "it has no web machine to ask"),
+    ],
+)
+def test_who_can_serve_in_the_place_of_another(
+    tmp_path: Path, problem: str, up: list[str], unfit: str
+) -> None:
+    file = tmp_path / "status.json"
+    functions = {"edge.up": lambda: up}
+    assert "does not run" in module(functions).unfit(str(file))
+    file.write_text(json.dumps({"address": SITE, "holds": False, "problem": problem}))
+    assert module(functions).unfit(str(file)) == unfit
+
+    def silent() -> None:
+        raise CommandExecutionError("HAProxy does not answer")
+
+    assert module({"edge.up": silent}).unfit(str(file)) == "HAProxy does not answer"
+
+
 def test_move_by_hand_that_fails_is_an_error() -> None:
     answer = {"retcode": 1, "stdout": "", "stderr": "no other has taken it"}
     calls: list[list[str]] = []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -202,3 +203,61 @@ def test_rehearsal_is_quick_but_not_instant() -> None:
     # Each machine of `make up` waits for the first of these.
     assert (min(usual.console_posts), usual.shutting_down) == (3, 3)
     assert max(usual.console_posts) < 120 < usual.console_kept == 3600
+
+
+# -- volumes ---------------------------------------------------------------------------------------
+
+
+def root_volume(local: Running, instance: str) -> str:
+    (found,) = local.ec2.describe_instances(InstanceIds=[instance])["Reservations"]
+    (mapping,) = found["Instances"][0]["BlockDeviceMappings"]
+    return str(mapping["Ebs"]["VolumeId"])
+
+
+def modification(local: Running, volume: str) -> str:
+    """Return in which state the last modification of a volume is."""
+    found = local.ec2.describe_volumes_modifications(VolumeIds=[volume])["VolumesModifications"]
+    return str(found[-1]["ModificationState"])
+
+
+def test_volume_grows_and_becomes_no_smaller(cloud: Cloud) -> None:
+    with cloud(INSTANT) as local:
+        volume = root_volume(local, launch(local))
+        local.ec2.modify_volume(VolumeId=volume, Size=12)
+        (found,) = local.ec2.describe_volumes(VolumeIds=[volume])["Volumes"]
+        assert (found["Size"], modification(local, volume)) == (12, "completed")
+        code = refused(lambda: local.ec2.modify_volume(VolumeId=volume, Size=11))
+        assert code == "InvalidParameterValue"
+        local.ec2.modify_volume(VolumeId=volume, Size=13)
+
+
+@pytest.mark.parametrize(
+    ("delays", "state", "code"),
+    [
+        (replace(INSTANT, volume_modifying=60), "modifying", "IncorrectModificationState"),
+        (replace(INSTANT, volume_optimizing=60), "optimizing", "IncorrectModificationState"),
+        (replace(INSTANT, volume_rest=60), "completed", "VolumeModificationRateExceeded"),
+    ],
+)
+def test_volume_rests_between_two_modifications(
+    cloud: Cloud, delays: Delays, state: str, code: str
+) -> None:
+    with cloud(delays) as local:
+        volume = root_volume(local, launch(local))
+        local.ec2.modify_volume(VolumeId=volume, Size=12)
+        assert modification(local, volume) == state
+        assert refused(lambda: local.ec2.modify_volume(VolumeId=volume, Size=13)) == code
+
+
+def test_volume_can_grow_again_after_its_rest(cloud: Cloud) -> None:
+    with cloud(replace(INSTANT, volume_rest=0.3)) as local:
+        volume = root_volume(local, launch(local))
+        local.ec2.modify_volume(VolumeId=volume, Size=12)
+
+        def grows() -> bool:
+            with contextlib.suppress(ClientError):
+                local.ec2.modify_volume(VolumeId=volume, Size=13)
+                return True
+            return False
+
+        until(grows, "it may be modified again")

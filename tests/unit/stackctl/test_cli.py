@@ -31,8 +31,8 @@ from stackctl.inventory import Thing
 from stackctl.teardown import Doomed
 
 VERBS = [
-    "init", "plan", "up", "launch", "backup", "restore", "scale", "down", "status", "cost", "exec",
-    "salt", "logs", "secrets", "master",
+    "init", "plan", "up", "launch", "backup", "restore", "scale", "reboot", "upgrade", "replace",
+    "down", "status", "cost", "exec", "salt", "logs", "secrets", "master",
 ]  # fmt: skip
 ACTIONS = ["init", "list", "show", "share", "unshare", "rotate"]
 OF_MASTER = ["backup", "backups", "restore"]

@@ -361,6 +361,7 @@ def test_question_raises_what_the_asked_raises() -> None:
 def test_drift_is_not_healthy_and_hints_are(rows: Any) -> None:
     more = {"drift": ["nftables: a rule is missing"], "outdated": [], "reboot_required": False}
     hints = {"drift": [], "outdated": ["airflow"], "reboot_required": True, "growth": "web grows"}
+    hints["withheld"] = ["patroni 4.0.8"]
     hints["replication"] = "replica of web-1"
     hints["cpu"] = "out of CPU credits"
     hints["backups"] = "keys backed up 2 h ago"
@@ -371,6 +372,7 @@ def test_drift_is_not_healthy_and_hints_are(rows: Any) -> None:
     assert found["web-1"].drift == ("nftables: a rule is missing",)
     assert found["web-2"].healthy
     assert (found["web-2"].outdated, found["web-2"].reboot_required) == (("airflow",), True)
+    assert (found["web-1"].withheld, found["web-2"].withheld) == ((), ("patroni 4.0.8",))
     assert (found["web-1"].growth, found["web-2"].growth) == ("", "web grows")
     assert (found["web-1"].replication, found["web-2"].replication) == ("", "replica of web-1")
     assert (found["web-1"].cpu, found["web-2"].cpu) == ("", "out of CPU credits")
@@ -479,8 +481,11 @@ def test_reason_drift_and_hints_are_printed(say: Any, capsys: pytest.CaptureFixt
     assert say([replace(HEALTHY, outdated=("airflow",), reboot_required=True)]) == 0
     assert capsys.readouterr().out.splitlines()[2:4] == [
         "web-1: hint: runs with older files than its disk has: airflow",
-        "web-1: hint: an update waits for a reboot",
+        "web-1: hint: an update waits for stackctl reboot web-1",
     ]
+    assert say([replace(HEALTHY, withheld=("patroni 4.0.8", "redis-server 8.0.3"))]) == 0
+    waits = "hint: these updates wait for stackctl upgrade web-1: patroni 4.0.8, redis-server 8.0.3"
+    assert f"web-1: {waits}\n" in capsys.readouterr().out
     assert say([replace(HEALTHY, growth="web grows from 2 to 4: no change yet")]) == 0
     assert "web-1: web grows from 2 to 4: no change yet\n" in capsys.readouterr().out
     assert say([replace(HEALTHY, backups="keys backed up 2 h ago")]) == 0

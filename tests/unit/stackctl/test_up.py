@@ -29,6 +29,7 @@ from stackctl import (
     ssh_rotation,
     tree,
     up,
+    volumes,
 )
 from stackctl.deployment import Deployment
 from stackctl.errors import (
@@ -471,6 +472,7 @@ class Run:
             (salt, "apply_locally", lambda *_: self.say(f"aws at {self.endpoint()}", kept)),
             (up, "ec2_client", lambda _: self.say("client")),
             (up, "find_machines", lambda *_: [self.master]),
+            (volumes, "differences", lambda *_: []),
             (host_keys, "publish", self.publish),
             (billing, "find_machines", lambda *_: [self.master]),
             (limits, "check", self.limits),

@@ -45,6 +45,7 @@ BY_ID: dict[str, dict[str, str]] = {
     "DetachVolume": {"InstanceId": "instance", "VolumeId": "volume"},
     "GetConsoleOutput": {"InstanceId": "instance"},
     "ModifyInstanceAttribute": {"InstanceId": "instance", "GroupId": "security-group"},
+    "ModifyVolume": {"VolumeId": "volume"},
     "RebootInstances": {"InstanceId": "instance"},
     "ReleaseAddress": {"AllocationId": "elastic-ip"},
     "StartInstances": {"InstanceId": "instance"},

@@ -72,7 +72,7 @@ class Cloud:
         self.host = host
         self.lock = threading.RLock()
         self._save = save
-        self._delays = delays
+        self.delays = delays
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="machine")
         self._per_instance: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._stopping = threading.Event()
@@ -108,7 +108,7 @@ class Cloud:
         now = datetime.now(UTC)
         # An instance that an earlier version has saved has no time of its transition.
         since = getattr(instance, "transition", now)
-        until = now if latest else self._delays.last_post(since, now)
+        until = now if latest else self.delays.last_post(since, now)
         return (self.host.console(instance.id, until) if until else ""), until
 
     def address_later(self, give: Callable[[], None]) -> None:
@@ -119,10 +119,10 @@ class Cloud:
                 give()
                 self._changed()
 
-        if not self._delays.public_address:
+        if not self.delays.public_address:
             give()
             return
-        timer = threading.Timer(self._delays.public_address, work)
+        timer = threading.Timer(self.delays.public_address, work)
         timer.daemon = True
         timer.start()
 
@@ -343,7 +343,7 @@ class Cloud:
         if ended is None:
             return False
         passed = (datetime.now(UTC) - ended).total_seconds()
-        left = self._delays.shutting_down - passed
+        left = self.delays.shutting_down - passed
         if left <= 0:
             return False
         timer = threading.Timer(left, self.follow, [instance])

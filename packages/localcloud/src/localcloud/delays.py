@@ -25,6 +25,9 @@ class Delays:
         shutting_down: the least time for which a terminated instance keeps its addresses.
         public_address: after which an instance that has lost its elastic address has another public
             one; Amazon says within minutes. Until then it has no way out.
+        volume_modifying: after a modification began, before the volume has its new size.
+        volume_optimizing: before EC2 has ended the modification; Amazon says minutes to hours.
+        volume_rest: before the volume can be modified again: "at least six hours", here too.
 
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-instance-addressing.html
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetConsoleOutput.html
@@ -34,6 +37,9 @@ class Delays:
     console_kept: float = 3600
     shutting_down: float = 3
     public_address: float = 3
+    volume_modifying: float = 2
+    volume_optimizing: float = 10
+    volume_rest: float = 6 * 3600
 
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> Self:
@@ -54,5 +60,12 @@ class Delays:
         return made
 
 
-INSTANT = Delays(console_posts=(0,), shutting_down=0, public_address=0)
+INSTANT = Delays(
+    console_posts=(0,),
+    shutting_down=0,
+    public_address=0,
+    volume_modifying=0,
+    volume_optimizing=0,
+    volume_rest=0,
+)
 """A cloud that does nothing late; for tests of other things."""

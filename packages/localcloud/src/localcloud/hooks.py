@@ -81,6 +81,7 @@ class Hooks:
         endpoints.hook(self._replace)
         s3.hook(self._replace)
         volumes.hook(self._replace, ROOT_GIB)
+        volumes.hook_modifications(self._replace, cloud.delays)
 
     def remove(self) -> None:
         """Restore moto's own behaviour."""

@@ -30,6 +30,18 @@ BACKUP_HELP = (
     "which backup of its keys a new Salt master takes when its machine was lost, so that no minion"
     " is installed anew: a name of `master backups`, `none`, or the default, `newest`"
 )
+REBOOT_HELP = (
+    "Reboot machines, one after the other: each hands over what it does before, and the next one"
+    " waits until it serves again."
+)
+UPGRADE_HELP = (
+    "Upgrade Debian's packages of machines and reboot them, one after the other, as reboot does; a"
+    " machine for which nothing waits is left alone."
+)
+REPLACE_HELP = (
+    "Drain and destroy a machine while the others serve; the next `up` launches it anew, in the"
+    " zone and of the type that the map and its profile say."
+)
 OVER_BUDGET_HELP = "do not mind settings:budget of the deployment this time"
 ON_FAILURE_HELP = (
     "what happens to a machine that this run launched and that is not ready"
@@ -177,6 +189,7 @@ def _add_changing_verbs(verbs: Any) -> None:
     scale.add_argument("--dry-run", action="store_true", help="print what would be done")
     scale.add_argument("--wait", action="store_true", help=WAIT_HELP)
     scale.add_argument("--over-budget", action="store_true", help=OVER_BUDGET_HELP)
+    _add_maintenance(verbs)
     down = _add(
         verbs,
         "down",
@@ -200,6 +213,28 @@ def _add_changing_verbs(verbs: Any) -> None:
     down.add_argument(
         "--dry-run", action="store_true", help="print what would be removed; change nothing"
     )
+
+
+def _add_maintenance(verbs: Any) -> None:
+    for name, text in (("reboot", REBOOT_HELP), ("upgrade", UPGRADE_HELP)):
+        verb = _add(verbs, name, text)
+        verb.add_argument(
+            "names", nargs="+", metavar="MACHINE", help="or a role, for all its machines"
+        )
+        verb.add_argument(
+            "--interrupt",
+            action="store_true",
+            help="also where nobody serves in a machine's place meanwhile (default: refused)",
+        )
+        verb.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="print what would be done; exit with 1 where a machine must not be away now",
+        )
+        verb.add_argument("--wait", action="store_true", help=WAIT_HELP)
+    replace = _add(verbs, "replace", REPLACE_HELP)
+    replace.add_argument("machine")
+    replace.add_argument("--wait", action="store_true", help=WAIT_HELP)
 
 
 def _add_database_verbs(verbs: Any) -> None:

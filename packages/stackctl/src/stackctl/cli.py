@@ -24,6 +24,7 @@ from stackctl import (
     launch,
     limits,
     local,
+    maintenance,
     master_backup,
     new_deployment,
     planning,
@@ -255,6 +256,30 @@ def _scale(deployment: Deployment, options: argparse.Namespace) -> int:
     )
     changes = f"{progress.changes} steps changed something" if changed else "Nothing changed"
     OUT.print(f"{changes}, in {progress.elapsed:.0f} s.")
+    return 0
+
+
+def _maintain(deployment: Deployment, options: argparse.Namespace) -> int:
+    wanted = maintenance.Wanted(options.names, options.verb == "upgrade", options.interrupt)
+    log = _log(deployment, wanted.verb)
+    if options.dry_run:
+        lines, possible = maintenance.plan(deployment, wanted, log)
+        for line in lines:
+            print_line(line)
+        return 0 if possible else 1
+    progress = Progress(OUT, log)
+    OUT.print(f"Full log: {log.path}", soft_wrap=True)
+    maintenance.run(deployment, wanted, progress, log, wait=options.wait)
+    OUT.print(f"Done, in {progress.elapsed:.0f} s.")
+    return 0
+
+
+def _replace(deployment: Deployment, options: argparse.Namespace) -> int:
+    log = _log(deployment, "replace")
+    progress = Progress(OUT, log)
+    OUT.print(f"Full log: {log.path}", soft_wrap=True)
+    maintenance.replace(deployment, options.machine, progress, log, wait=options.wait)
+    print_line(f"{options.machine} is gone. This launches it anew: {deployment.command('up')}")
     return 0
 
 
@@ -565,6 +590,9 @@ VERBS = {
     "backup": _backup,
     "restore": _restore,
     "scale": _scale,
+    "reboot": _maintain,
+    "upgrade": _maintain,
+    "replace": _replace,
     "down": _down,
     "status": _status,
     "cost": _cost,

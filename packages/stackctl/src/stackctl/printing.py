@@ -114,13 +114,16 @@ def _remarks(row: Row, up: str) -> Iterator[str]:
         yield f"end of its certificate: {row.certificate}. Renew it: docs/runbooks.md."
     if row.outdated:
         yield f"hint: runs with older files than its disk has: {', '.join(row.outdated)}"
+    if row.withheld:
+        waiting = ", ".join(row.withheld)
+        yield f"hint: these updates wait for stackctl upgrade {row.machine}: {waiting}"
     yield from filter(None, (row.replication, row.backups, row.growth))
     if row.spare:
         yield "a spare: it runs no service of its role yet, and nothing depends on it"
     if not row.in_map:
         yield f"the map does not name it. Who removes such machines: {up} --map"
     if row.reboot_required:
-        yield "hint: an update waits for a reboot"
+        yield f"hint: an update waits for stackctl reboot {row.machine}"
 
 
 def print_backups(found: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ class Database:
             )
         answer = answers[name]
         if isinstance(answer, str) and answer.startswith(("ERROR", "The minion function caused")):
-            raise ConvergeError(f"{name}: {_reason(answer)}.")
+            raise ConvergeError(f"{name}: {reason(answer)}.")
         return answer
 
     def maker(self) -> str:
@@ -66,7 +66,7 @@ class Database:
         return max(found, key=lambda each: str(each["time"]))
 
 
-def _reason(answer: str) -> str:
+def reason(answer: str) -> str:
     """Return the last line of what Salt says about a function that failed."""
     return answer.strip().splitlines()[-1].removeprefix("ERROR: ").rstrip(".")
 

@@ -57,6 +57,7 @@ class Row:
         reason: why its instance does not run, in EC2's words.
         drift: how it differs from what its states made, a sentence each.
         outdated: the units that run with older files than those on its disk.
+        withheld: the packages whose update waits for the operator.
         reboot_required: whether an update waits for a reboot.
         replication: of a store, whether it is the master and how far the others are behind; of a
             load balancer, whether it has the site's address; empty: it is neither or does not tell.
@@ -79,6 +80,7 @@ class Row:
     reason: str = ""
     drift: tuple[str, ...] = ()
     outdated: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
     reboot_required: bool = False
     replication: str = ""
     backups: str = ""
@@ -292,6 +294,7 @@ def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -
         reason=machine.reason if machine else "",
         drift=tuple(status.get("drift", ())),
         outdated=tuple(status.get("outdated", ())),
+        withheld=tuple(status.get("withheld", ())),
         reboot_required=bool(status.get("reboot_required")),
         replication=status.get("replication", ""),
         backups=status.get("backups", ""),

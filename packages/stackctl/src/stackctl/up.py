@@ -26,6 +26,7 @@ from stackctl import (
     ssh_rotation,
     states,
     tree,
+    volumes,
 )
 from stackctl.account import aws_environment, enter, open_account
 from stackctl.deployment import Deployment
@@ -105,6 +106,8 @@ def plan(deployment: Deployment, removal: Removal = "nothing") -> list[str]:
         names = list(now.machines())
         missing = [name for name in names if name not in existing]
         steps += [f"launch {name}" for name in missing]
+        found = find_machines(client, deployment)
+        steps += map(str, volumes.differences(now, client, found))
         steps += Surplus.of(now, existing, removal).steps(now)
         steps += [f"warning: {warning}" for warning in _warnings(deployment, client)]
         if not missing:
@@ -184,6 +187,7 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             with progress.step("AWS foundation") as step:
                 outcome = salt.apply_locally(deployment, log, "aws")
                 step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
+            grow_volumes(deployment, client, progress)
             # A new Salt master, which finds no console any more, needs these.
             host_keys.publish(client, find_machines(client, deployment), shell.known_keys())
             _hold_early(run, client, shell, session)
@@ -284,6 +288,17 @@ def prepare_secrets(
                 f"Make what is missing: stackctl secrets init -d {deployment.name}",
             )
         settings.check(deployment, complete=True)
+
+
+def grow_volumes(deployment: Deployment, client: EC2Client, progress: Progress) -> None:
+    """Give volumes the size of their machines' profiles, where that is larger."""
+    found = volumes.differences(deployment, client, find_machines(client, deployment))
+    if not found:
+        return
+    with progress.step("volumes") as step:
+        grown, left = volumes.grow(client, found)
+        step.changed, step.detail = bool(grown), ", ".join(grown)
+        step.warning = "; ".join(left)
 
 
 def remember_map(deployment: Deployment, progress: Progress) -> None:

@@ -110,6 +110,7 @@ def status_answer(port: int) -> dict[str, Any]:
         "firewall.differences": list,
         "drift.found": lambda _path: [],
         "drift.outdated": list,
+        "drift.withheld": list,
         "cpu_credits.sample": dict,
         "cpu_credits.since": lambda _before: "",
         "machine_counts.told": str,
