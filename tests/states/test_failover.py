@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handshake import shake_hands
 from harness import Fleet, Machine, failed
 from plainpillar import DEPLOYMENT, DOMAIN
 from stackctl.certificates import Authority, certificates, fingerprint
@@ -45,31 +46,6 @@ with open(journal, "w", buffering=1) as written:
         time.sleep(0.05)
 """
 
-# What a server sends as its certificate and those above it, and whether it takes the client's.
-HANDSHAKE = """
-import json, socket, ssl, sys
-host, port, own = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-if port == 5432:
-    context.set_alpn_protocols(["postgresql"])
-if own:
-    context.load_cert_chain(own)
-chain, refusal = [], ""
-try:
-    with socket.create_connection((host, port), 5) as raw:
-        with context.wrap_socket(raw, server_hostname=host) as stream:
-            chain = [ssl.DER_cert_to_PEM_cert(each) for each in stream.get_unverified_chain()]
-            stream.settimeout(1)
-            # In TLS 1.3, a server refuses the client's certificate after the handshake.
-            stream.recv(1)
-except TimeoutError:
-    pass
-except OSError as error:
-    refusal = str(error)
-print(json.dumps({"chain": chain, "refusal": refusal}))
-"""
-
 
 @pytest.fixture(scope="module")
 def first(fleet: Fleet) -> Machine:
@@ -88,10 +64,8 @@ def first(fleet: Fleet) -> Machine:
 @pytest.fixture(scope="module")
 def old_authority(fleet: Fleet) -> Iterator[Authority]:
     """The CA before a rotation, which other files find again."""
-    authority = fleet.pillar.authority
-    yield authority
-    fleet.pillar.trust(authority)
-    fleet.pillar.sign(authority)
+    with fleet.pillar.rotated() as authority:
+        yield authority
 
 
 @pytest.fixture(scope="module")
@@ -267,28 +241,13 @@ def test_switchover_takes_seconds(servers: dict[str, Machine]) -> None:
     well(servers)
 
 
-def shake_hands(machine: Machine, port: int, own: str = "") -> tuple[list[str], str]:
-    """Return the certificates that postgres-1 sends, PEM, and why it refuses; or empty.
-
-    Args:
-        machine: from where.
-        port: of postgres-1.
-        own: the file with the client's certificate and key.
-    """
-    done = machine.run("python3", "-c", HANDSHAKE, f"postgres-1.{DOMAIN}", str(port), own)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    return found["chain"], found["refusal"]
-
-
 def refusing(servers: dict[str, Machine], authority: Authority) -> list[int]:
     """Return the ports of postgres-1 that refuse a client whose certificate a CA has signed."""
     made = authority.server("postgres", ["client"], client=True)
     servers["postgres-2"].put("/root/client.pem", made["certificate"] + made["private_key"], 0o600)
     ports = (CLIENT, PEER, PATRONI, PGBACKREST)
-    return [
-        port for port in ports if shake_hands(servers["postgres-2"], port, "/root/client.pem")[1]
-    ]
+    client, host = servers["postgres-2"], f"postgres-1.{DOMAIN}"
+    return [port for port in ports if shake_hands(client, host, port, "/root/client.pem")[1]]
 
 
 def told(machine: Machine) -> tuple[list[set[str]], list[str], dict[str, list[str]]]:
@@ -360,7 +319,7 @@ def test_rotation_of_the_ca_stops_no_client(
         for machine in servers.values():
             assert told(machine) == ([cas, cas], [fingerprint(leaf)] * 2, {})
         for port in (CLIENT, PEER, PATRONI, POSTGRES):
-            chain, _ = shake_hands(servers["postgres-2"], port)
+            chain, _ = shake_hands(servers["postgres-2"], f"postgres-1.{DOMAIN}", port)
             own = leaf.public_bytes(Encoding.PEM).decode()
             assert chain in ([own], [own, signer.certificate_pem]), port
 

@@ -5,6 +5,8 @@ It precedes `pillar/base`, in the place of a real deployment's ciphertext.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,18 @@ class PlainPillar:
             if secret := role.certificate:
                 self.secrets[secret] = recipes[secret]()
                 self._write(f"secrets/{secret}", {"secrets": {secret: self.secrets[secret]}})
+
+    @contextmanager
+    def rotated(self) -> Iterator[Authority]:
+        """Yield the CA, which a test replaces; afterwards it and all certificates are back."""
+        authority, secrets = self.authority, dict(self.secrets)
+        try:
+            yield authority
+        finally:
+            self.authority, self.secrets = authority, secrets
+            self.trust(authority)
+            for secret, fields in secrets.items():
+                self._write(f"secrets/{secret}", {"secrets": {secret: fields}})
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
         (self.path / f"{name}.sls").write_text(yaml.safe_dump(data, sort_keys=False))
