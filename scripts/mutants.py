@@ -69,6 +69,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_modules/security_group.py": ["test_endpoints.py", "aws/test_modules.py"],
     "salt/_modules/service_config.py": ["test_service_config.py"],
     "salt/_modules/sshd.py": ["test_sshd.py"],
+    "salt/_modules/trust.py": ["test_trust.py"],
     "salt/_modules/web_sizes.py": ["test_web_sizes.py"],
     "salt/_states/airflow.py": ["test_airflow_states.py"],
     "salt/airflow/files/airflow_local_settings.py": ["test_airflow_local_settings.py"],

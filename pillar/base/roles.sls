@@ -24,6 +24,9 @@
 # certificate:
 #   secret: the secret that holds it.
 #   path: its file on the machine.
+#   copies: further files there that hold it.
+# trusts: the files on the machine that hold the deployment's CA, or both CAs
+#   while it is rotated.
 
 # The domain of the machines' and the services' own names.
 domain: stack.internal
@@ -50,6 +53,7 @@ roles:
       endpoint: airflow
       path: /api/v2/monitor/health
       expect: *healthy
+    trusts: [/etc/airflow/ca.pem, /etc/haproxy/ca.pem]
   postgres:
     # Patroni runs PostgreSQL, and stops what another program started.
     unit: patroni
@@ -64,8 +68,10 @@ roles:
     certificate:
       secret: postgres-cluster-tls
       path: /etc/postgresql/tls/certificate.pem
+      copies: [/etc/etcd/tls/certificate.pem]
       # Its machines talk to each other too: by these names, as clients.
       members: 5
+    trusts: [/etc/etcd/tls/ca.pem, /etc/postgresql/tls/ca.pem]
   redis:
     unit: redis-server
     votes: true
@@ -77,6 +83,7 @@ roles:
     certificate:
       secret: redis-tls
       path: /etc/redis/tls/certificate.pem
+    trusts: [/etc/redis/tls/ca.pem]
   # For Prometheus, which is to come.
   monitor:
     unit: salt-minion

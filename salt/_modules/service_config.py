@@ -73,6 +73,21 @@ def not_loaded(
     return [path for path in files if recorded.get(path) != _content(Path(path))]
 
 
+def outdated(records: str = RECORDS) -> dict[str, list[str]]:
+    """Return unit -> the files that it has not loaded as they are, of all running units.
+
+    Args:
+        records: the folder with the records.
+    """
+    found: dict[str, list[str]] = {}
+    for record in sorted(Path(records).glob("*.*")):
+        unit, _, kind = record.name.rpartition(".")
+        paths = not_loaded(unit, list(_read(record)), reload=kind == "reload", records=records)
+        if paths:
+            found[unit] = [*found.get(unit, []), *paths]
+    return found
+
+
 def _read(record: Path) -> Mapping[str, str]:
     """Return path -> what was loaded."""
     try:

@@ -44,10 +44,11 @@ airflow-service:
       - file: airflow-dags-folder
       - file: airflow-logs
       - file: airflow-runtime
+      # Read for each connection to a store.
+      - file: airflow-ca
     - watch:
       - service_config: airflow-config-loaded
       - airflow: airflow-release
-      - file: airflow-ca
       - file: airflow-config
       - file: airflow-environment
       - file: airflow-secrets

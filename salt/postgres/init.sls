@@ -9,6 +9,8 @@
 {% set certificate = secrets[server.certificate.secret] %}
 {% set endpoints, machines = pillar['endpoints'], salt['machines.addresses']('postgres') %}
 {% set tls = salt['file.dirname'](server.certificate.path) %}
+{% set digest = salt['hashutil.digest'](pillar['settings']['ca_certificate'], checksum='sha256') %}
+{% set listener_ca = tls ~ '/ca-' ~ digest[:12] ~ '.pem' %}
 {% set ttl = postgres.cluster.ttl if machines | length > 1 else postgres.cluster.ttl_alone %}
 {% set settings = dict(postgres.cluster.settings, ttl=ttl) %}
 
@@ -89,6 +91,15 @@ postgres-ca:
     - require:
       - file: postgres-tls
 
+# Patroni reads the CA of its clients again only when the file has another name.
+postgres-listener-ca:
+  file.managed:
+    - name: {{ listener_ca }}
+    - contents_pillar: settings:ca_certificate
+    - mode: '0644'
+    - require:
+      - file: postgres-tls
+
 postgres-certificate:
   file.managed:
     - name: {{ server.certificate.path }}
@@ -147,6 +158,7 @@ postgres-config:
         wal_seconds: {{ pillar['backups']['wal_seconds'] | json }}
         certificate: {{ server.certificate.path }}
         tls: {{ tls }}
+        listener_ca: {{ listener_ca }}
         ports:
           etcd: {{ endpoints['etcd-client']['port'] }}
           patroni: {{ endpoints.patroni.port }}
@@ -167,6 +179,7 @@ postgres-service:
       - service: postgres-old-service
       - file: postgres-config
       - file: postgres-ca
+      - file: postgres-listener-ca
       - file: postgres-certificate
       - file: postgres-key
       # A cluster begins from the newest backup.
@@ -194,6 +207,13 @@ postgres-reload:
       - file: postgres-ca
       - file: postgres-certificate
       - file: postgres-key
+
+postgres-old-listener-ca:
+  file.tidied:
+    - name: {{ tls }}
+    - matches: ['ca-(?!{{ digest[:12] }})\w+\.pem$']
+    - require:
+      - service: postgres-reload
 
 postgres-running:
   patroni.running:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from harness import Fleet, Machine
-from plainpillar import DOMAIN
+from handshake import shake_hands
+from harness import Fleet, Machine, failed
+from plainpillar import DEPLOYMENT, DOMAIN
+from stackctl.certificates import Authority, certificates, fingerprint
 from waiting import until
 
 NAMES = ("postgres-1", "postgres-2", "postgres-3")
@@ -19,6 +22,30 @@ CONFIG = "/etc/patroni/config.yml"
 DATA = "/var/lib/postgresql/17/main"
 HOSTS = "/etc/hosts"
 OLD_UNIT = "postgresql@17-main"
+ROLE = DEPLOYMENT.role_table().roles["postgres"]
+# Those that speak TLS: of etcd, Patroni, PostgreSQL and pgBackRest.
+CLIENT, PEER, PATRONI, POSTGRES, PGBACKREST = 2379, 2380, 8008, 5432, 8432
+JOURNAL = "/run/writes"
+
+# Writes a row and reads it, by a connection of its own; tries three times, as Airflow does.
+WRITER = """
+import subprocess, time
+number = 0
+with open(journal, "w", buffering=1) as written:
+    while True:
+        write = f"INSERT INTO rotated VALUES ({number}) ON CONFLICT DO NOTHING"
+        read = f"SELECT n FROM rotated WHERE n = {number}"
+        for attempt in range(1, 4):
+            ask = ["psql", "-XAtq", "-c", write, "-c", read, target]
+            done = subprocess.run(ask, capture_output=True, text=True)
+            good = done.returncode == 0 and done.stdout.strip() == str(number)
+            print(time.time(), number, attempt, good, " ".join(done.stderr.split()), file=written)
+            if good:
+                break
+            time.sleep(1)
+        number += 1
+        time.sleep(0.05)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +63,16 @@ def first(fleet: Fleet) -> Machine:
 
 
 @pytest.fixture(scope="module")
-def servers(fleet: Fleet, first: Machine) -> Iterator[dict[str, Machine]]:
+def old_authority(fleet: Fleet) -> Iterator[Authority]:
+    """The CA before a rotation, which other files find again."""
+    with fleet.pillar.rotated() as authority:
+        yield authority
+
+
+@pytest.fixture(scope="module")
+def servers(fleet: Fleet, first: Machine, old_authority: Authority) -> Iterator[dict[str, Machine]]:
     """Two more, each after the others know its address."""
+    del old_authority
     for name in NAMES[1:]:
         fleet.publish_address(name)
     fleet.converge(first)
@@ -205,6 +240,126 @@ def test_switchover_takes_seconds(servers: dict[str, Machine]) -> None:
     print(f"switchover: {took:.1f} s")
     assert took < 10
     well(servers)
+
+
+def refusing(servers: dict[str, Machine], authority: Authority) -> list[int]:
+    """Return the ports of postgres-1 that refuse a client whose certificate a CA has signed."""
+    made = authority.server("postgres", ["client"], client=True)
+    servers["postgres-2"].put("/root/client.pem", made["certificate"] + made["private_key"], 0o600)
+    ports = (CLIENT, PEER, PATRONI, PGBACKREST)
+    client, host = servers["postgres-2"], f"postgres-1.{DOMAIN}"
+    return [port for port in ports if shake_hands(client, host, port, "/root/client.pem")[1]]
+
+
+def told(machine: Machine) -> tuple[list[set[str]], list[str], dict[str, list[str]]]:
+    """Return what `trust.told` says: the CAs of each file, each certificate, what is not loaded."""
+    found = machine.salt("trust.told")
+    assert list(found["authorities"]) == [*ROLE.trusts]
+    assert list(found["certificates"]) == [*ROLE.certificate_paths]
+    return (
+        [set(each) for each in found["authorities"].values()],
+        list(found["certificates"].values()),
+        found["not_loaded"],
+    )
+
+
+@pytest.fixture
+def writes(fleet: Fleet, servers: dict[str, Machine]) -> Iterator[Callable[[], list[list[str]]]]:
+    """A client on a web machine that writes all the time: the words of each of its attempts."""
+    web = fleet.machine("web-1")
+    web.run("apt-get", "update", "-qq")
+    done = web.run("apt-get", "install", "-qq", "--no-install-recommends", "postgresql-client")
+    assert done.returncode == 0, done.stderr
+    assert failed(web.apply("stores")) == []
+    now = servers[leader(servers)]
+    table = "CREATE TABLE rotated (n int PRIMARY KEY); GRANT ALL ON rotated TO airflow"
+    done = now.run("psql", "-XAtqc", table, "airflow", user="postgres")
+    assert done.returncode == 0, done.stderr
+    options = {
+        "host": f"postgres.{DOMAIN}",
+        "dbname": "airflow",
+        "user": "airflow",
+        "password": fleet.pillar.secrets["postgres-airflow"]["password"],
+        "sslmode": "verify-full",
+        "sslrootcert": "/etc/haproxy/ca.pem",
+        "connect_timeout": "5",
+    }
+    target = " ".join(f"{name}={value}" for name, value in options.items())
+    names = f"target, journal = {target!r}, {JOURNAL!r}\n"
+    web.put("/root/writer.py", names + WRITER, 0o600)
+    web.run("systemd-run", "--collect", "--unit=test-writer", "python3", "/root/writer.py")
+
+    def attempts() -> list[list[str]]:
+        lines = (web.run("cat", JOURNAL).stdout or "").splitlines()
+        return [line.split(maxsplit=4) for line in lines if line.count(" ") > 3]
+
+    until(attempts, "the client writes", every=0.5)
+    yield attempts
+    web.run("systemctl", "stop", "test-writer")
+
+
+def test_rotation_of_the_ca_stops_no_client(
+    fleet: Fleet,
+    servers: dict[str, Machine],
+    writes: Callable[[], list[list[str]]],
+    old_authority: Authority,
+) -> None:
+    """The three phases of `stackctl secrets rotate deployment-ca`, as the orchestration does."""
+    old, new = old_authority, Authority.new(DEPLOYMENT.name)
+    ports = [CLIENT, PEER, PATRONI, PGBACKREST]
+    assert leader(servers) != "postgres-1", "HAProxy would lead to the first one by itself"
+
+    def roll_out(trusted: Sequence[Authority], signer: Authority) -> None:
+        """Apply a phase, and look at what each machine and each port has then."""
+        fleet.pillar.trust(*trusted)
+        for machine in servers.values():
+            fleet.converge(machine)
+        assert failed(fleet.machine("web-1").apply("stores")) == []
+        cas = {fingerprint(certificates(each.certificate_pem)[0]) for each in trusted}
+        leaf = certificates(fleet.pillar.secrets[ROLE.certificate]["certificate"])[0]
+        for machine in servers.values():
+            assert told(machine) == ([cas, cas], [fingerprint(leaf)] * 2, {})
+        for port in (CLIENT, PEER, PATRONI, POSTGRES):
+            chain, _ = shake_hands(servers["postgres-2"], f"postgres-1.{DOMAIN}", port)
+            own = leaf.public_bytes(Encoding.PEM).decode()
+            assert chain in ([own], [own, signer.certificate_pem]), port
+
+    began = time.monotonic()
+    assert refusing(servers, new) == ports
+    assert refusing(servers, old) == []
+    # What a service has not loaded is told, and the next highstate has it loaded.
+    servers["postgres-3"].put("/etc/etcd/tls/ca.pem", old.certificate_pem + new.certificate_pem)
+    assert told(servers["postgres-3"])[2] == {"etcd": ["/etc/etcd/tls/ca.pem"]}
+    roll_out((old, new), old)
+    assert refusing(servers, new) == refusing(servers, old) == []
+    fleet.pillar.sign(new)
+    roll_out((old, new), new)
+    assert refusing(servers, new) == refusing(servers, old) == []
+    roll_out((new,), new)
+    assert refusing(servers, new) == []
+    assert refusing(servers, old) == ports
+    well(servers)
+    found = writes()
+    good = {int(number) for _, number, _, ended, *_ in found if ended == "True"}
+    lost = [words for words in found if words[2:4] == ["3", "False"]]
+    times = [float(words[0]) for words in found if words[3] == "True"]
+    gap = max(later - sooner for sooner, later in pairwise(times))
+    again = [words for words in found if words[3] == "False"]
+    print(
+        f"rotation: {time.monotonic() - began:.0f} s, {len(good)} writes, {len(again)} tried again,"
+        f" longest time without one {gap:.1f} s"
+    )
+    for words in again:
+        print(" ".join(words))
+    assert lost == []
+    rows = servers[leader(servers)].run(
+        "psql", "-XAtqc", "SELECT n FROM rotated", "airflow", user="postgres"
+    )
+    assert good <= {int(line) for line in rows.stdout.split()}
+
+
+def test_nothing_changes_after_the_rotation(fleet: Fleet, servers: dict[str, Machine]) -> None:
+    fleet.assert_idempotent(servers["postgres-1"])
 
 
 def test_crashed_server_is_started_again(servers: dict[str, Machine]) -> None:

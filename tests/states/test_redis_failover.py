@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from handshake import shake_hands
 from harness import Fleet, Machine, changed, failed
 from plainpillar import DEPLOYMENT, DOMAIN
+from stackctl.certificates import Authority
 from waiting import until
 
 NAME = f"redis.{DOMAIN}"
@@ -65,6 +67,8 @@ number = 0
 with open(ledger, "w", buffering=1) as written:
     while True:
         try:
+            # As the web app does, which reads it for each connection.
+            to[4] = open("/etc/haproxy/ca.pem").read()
             stream, answer = connect(*to)
             while answer[0] != "-":
                 answer = ask(stream, "SET", f"LIMITS:ledger-{number}", "x")
@@ -155,6 +159,15 @@ def growth(
     ledger.wait(time.time())
     yield machines, ledger.gap()
     _shrink(fleet)
+
+
+@pytest.fixture(scope="module")
+def old_authority(fleet: Fleet, web: Machine, growth: object) -> Iterator[Authority]:
+    """The CA before a rotation, which other files find again."""
+    del growth
+    with fleet.pillar.rotated() as authority:
+        yield authority
+    web.apply("stores")
 
 
 @pytest.fixture
@@ -375,6 +388,55 @@ def test_lost_master_is_replaced_and_an_empty_machine_follows(
     assert settled([empty, *others])[0] is not empty
     assert talk(["GET", "LIMITS:before"], ["DBSIZE"])[1] == "kept"
     assert int(talk(["DBSIZE"])[1]) >= int(keys[1])
+
+
+def test_rotation_of_the_ca_loses_no_write(
+    fleet: Fleet,
+    machines: list[Machine],
+    web: Machine,
+    values: dict[str, Any],
+    talk: Talk,
+    old_authority: Authority,
+) -> None:
+    """The three phases of `stackctl secrets rotate deployment-ca`, as the orchestration does."""
+    old, new = old_authority, Authority.new(DEPLOYMENT.name)
+    wanting = "SSLCertVerificationError"
+
+    def answer(*trusted: Authority) -> str:
+        """Return what a client is answered that trusts these CAs."""
+        cas = "".join(each.certificate_pem for each in trusted)
+        to = [*values["to"][:4], cas, NAME]
+        return str(web.python(CLIENT + TALK, to=to, commands=[])[0]).partition(":")[0]
+
+    def roll_out(trusted: Sequence[Authority], signer: Authority) -> None:
+        fleet.pillar.trust(*trusted)
+        for machine in sorted(machines, key=lambda each: each.id):
+            fleet.converge(machine)
+        assert failed(web.apply("stores")) == []
+        settled(machines)
+        leaf = fleet.pillar.secrets["redis-tls"]["certificate"]
+        for machine in machines:
+            assert machine.salt("trust.told")["not_loaded"] == {}
+            for port in (REDIS, SENTINEL):
+                chain, _ = shake_hands(machine, machine.address, port)
+                assert chain in ([leaf], [leaf, signer.certificate_pem]), (machine.id, port)
+
+    ledger = Ledger(web)
+    assert (answer(old), answer(new)) == ("OK", wanting)
+    roll_out((old, new), old)
+    assert (answer(old), answer(new)) == ("OK", wanting)
+    fleet.pillar.sign(new)
+    values["to"][4] = fleet.pillar.ca_certificate
+    roll_out((old, new), new)
+    assert (answer(old), answer(new), answer(old, new)) == (wanting, "OK", "OK")
+    roll_out((new,), new)
+    ledger.wait(time.time())
+    print(f"longest time without a write, CA rotated: {ledger.gap():.1f} s")
+    assert ledger.gap() < FAILOVER_SECONDS
+    rows = [number for at, number in ledger.rows() if at > ledger.began]
+    for first in range(0, len(rows), 5000):
+        names = [f"LIMITS:ledger-{number}" for number in rows[first : first + 5000]]
+        assert talk(["EXISTS", *names]) == ["OK", str(len(names))]
 
 
 def test_last_machine_keeps_the_data(

@@ -5,6 +5,8 @@ It precedes `pillar/base`, in the place of a real deployment's ciphertext.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ class PlainPillar:
     Attributes:
         path: the pillar root.
         secrets: secret -> field -> value.
-        ca_certificate: the deployment's CA, PEM.
+        authority: the CA that has signed the certificates.
+        ca_certificate: the CAs that the machines trust, PEM.
     """
 
     def __init__(
@@ -50,11 +53,11 @@ class PlainPillar:
             settings: what else the deployment decides.
         """
         self.path = path
-        authority = Authority.new(DEPLOYMENT.name)
-        self.ca_certificate = authority.certificate_pem
+        self.authority = Authority.new(DEPLOYMENT.name)
+        self.ca_certificate = self.authority.certificate_pem
         self.secrets: dict[str, Fields] = {}
         (path / "secrets").mkdir()
-        for secret, recipe in catalogue(DEPLOYMENT, authority, BASE_URL).items():
+        for secret, recipe in catalogue(DEPLOYMENT, self.authority, BASE_URL).items():
             fields = self.secrets[secret] = recipe()
             self._write(f"secrets/{secret}", {"secrets": {secret: fields}})
         decided = {
@@ -63,7 +66,8 @@ class PlainPillar:
             "load_examples": True,
             "ca_certificate": self.ca_certificate,
         }
-        self._write("settings", {"settings": decided | settings})
+        self._settings = decided | settings
+        self._write("settings", {"settings": self._settings})
         if cidr is not None:
             account = DEPLOYMENT.base_pillar("aws")
             account["vpc"]["cidr"] = cidr
@@ -81,6 +85,33 @@ class PlainPillar:
                     | {"login_rate_limit": login_rate_limit}
                 },
             )
+
+    def trust(self, *authorities: Authority) -> None:
+        """Have the machines trust these CAs and no other."""
+        self.ca_certificate = "".join(authority.certificate_pem for authority in authorities)
+        self._settings["ca_certificate"] = self.ca_certificate
+        self._write("settings", {"settings": self._settings})
+
+    def sign(self, authority: Authority) -> None:
+        """Give every role with a certificate another one, which this CA has signed."""
+        self.authority = authority
+        recipes = catalogue(DEPLOYMENT, authority, BASE_URL)
+        for role in DEPLOYMENT.role_table().roles.values():
+            if secret := role.certificate:
+                self.secrets[secret] = recipes[secret]()
+                self._write(f"secrets/{secret}", {"secrets": {secret: self.secrets[secret]}})
+
+    @contextmanager
+    def rotated(self) -> Iterator[Authority]:
+        """Yield the CA, which a test replaces; afterwards it and all certificates are back."""
+        authority, secrets = self.authority, dict(self.secrets)
+        try:
+            yield authority
+        finally:
+            self.authority, self.secrets = authority, secrets
+            self.trust(authority)
+            for secret, fields in secrets.items():
+                self._write(f"secrets/{secret}", {"secrets": {secret: fields}})
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
         (self.path / f"{name}.sls").write_text(yaml.safe_dump(data, sort_keys=False))

@@ -57,6 +57,27 @@ def test_certificate_is_the_file_of_its_secret(
 
 
 @pytest.mark.parametrize("role", SERVING)
+def test_copies_and_trusts_are_all_files_with_that_certificate_and_the_ca(
+    chunks: list[Chunk], pillar: PlainPillar, role: str
+) -> None:
+    """A rotation of the CA looks at these files, and at no other."""
+    of_files = [chunk for chunk in chunks if chunk["state"] == "file"]
+    trusting = {
+        chunk["name"]
+        for chunk in of_files
+        if chunk.get("contents_pillar") == "settings:ca_certificate"
+        # Patroni's listener has a copy beside the one that its clients have.
+        and chunk["__id__"] != "postgres-listener-ca"
+    }
+    assert trusting == {*ROLES[role].get("trusts", [])}
+    certificate = ROLES[role].get("certificate")
+    if certificate:
+        secret = pillar.secrets[certificate["secret"]]["certificate"].strip()
+        holding = {chunk["name"] for chunk in of_files if secret in str(chunk.get("contents", ""))}
+        assert holding == {certificate["path"], *certificate.get("copies", [])}
+
+
+@pytest.mark.parametrize("role", SERVING)
 def test_checked_endpoint_is_served_by_the_role(role: str) -> None:
     everything: dict[str, Any] = {
         name: DEPLOYMENT.base_pillar(name) for name in ("aws", "endpoints", "roles")

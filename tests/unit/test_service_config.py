@@ -94,6 +94,29 @@ def test_start_and_reload_have_a_record_each(tmp_path: Path, files: dict[str, st
     assert not_loaded(tmp_path, files) == {"file", "link", "absent"}
 
 
+def test_units_that_run_with_older_files_are_told(tmp_path: Path, files: dict[str, str]) -> None:
+    records = str(tmp_path / "records")
+    states = {"app": "active", "idle": "inactive", "fresh": "active", "both@1": "active"}
+    for unit in ("app", "idle"):
+        record(tmp_path, *files.values(), name=f"{unit}.start")
+    record(tmp_path, files["link"], name="both@1.start")
+    record(tmp_path, files["file"], files["absent"], name="both@1.reload")
+    module = load(
+        "_modules",
+        "service_config",
+        __salt__={"cmd.run_stdout": lambda command, **_: states[command[-1]]},
+    )
+    assert module.outdated(records) == {}
+    Path(files["file"]).write_text("max 11\n")
+    Path(files["link"]).unlink()
+    record(tmp_path, *files.values(), name="fresh.start")
+    assert module.outdated(records) == {
+        "app": [files["file"], files["link"]],
+        "both@1": [files["file"], files["link"]],
+    }
+    assert module.outdated(str(tmp_path / "none")) == {}
+
+
 def test_record_that_cannot_be_written_is_no_record(tmp_path: Path, files: dict[str, str]) -> None:
     """The record of the last start would be taken for the one of this start."""
     record(tmp_path, *files.values())
@@ -161,7 +184,6 @@ def ask(tmp_path: Path, pillar: PlainPillar) -> Callable[..., Answers]:
 
 AIRFLOW_FILES = [
     "/opt/airflow/current",
-    "/etc/airflow/ca.pem",
     "/etc/airflow/airflow.cfg",
     "/etc/airflow/environment",
     "/etc/airflow/secrets.env",

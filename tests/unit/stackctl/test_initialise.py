@@ -312,64 +312,30 @@ def test_rotated_certificate_has_the_same_authority(
     assert mine.settings()["ca_certificate"] == authority
 
 
-def test_new_authority_signs_every_certificate(mine: Deployment) -> None:
+def test_authority_is_not_rotated_at_once(mine: Deployment) -> None:
+    before = files(mine)
+    with pytest.raises(SecretsError, match=r"deployment-ca is rotated in phases, and by itself\."):
+        initialise(mine, URL, frozenset({"deployment-ca", "redis-tls"}))
+    assert changed(before, mine) == set()
+
+
+def test_authority_whose_key_is_lost_is_replaced(mine: Deployment) -> None:
+    """Every certificate is signed anew, except one of a public CA."""
     before = mine.settings()["ca_certificate"]
-    made = initialise(mine, URL, frozenset({"deployment-ca"}))
-    assert set(made) == {
-        "deployment-ca",
-        "postgres-cluster-tls",
-        "redis-tls",
-        "edge-tls",
-        "settings",
-    }
+    brought = Authority.new("public").server("edge", ["airflow.example.org"])
+    SecretStore(mine).write("edge-tls", brought)
+    (mine.pillar_dir / "secrets" / "deployment-ca.sls").unlink()
+    made = initialise(mine, URL)
+    assert set(made) == {"deployment-ca", "postgres-cluster-tls", "redis-tls", "settings"}
     after = mine.settings()["ca_certificate"]
     assert after != before
-    for secret, name in {
-        "postgres-cluster-tls": "postgres-1",
-        "redis-tls": "redis-1",
-        "edge-tls": "lb-1",
-    }.items():
+    for secret, name in {"postgres-cluster-tls": "postgres-1", "redis-tls": "redis-1"}.items():
         verify(SecretStore(mine).read(secret), after, name)
-
-
-def test_public_certificate_survives_new_authority(mine: Deployment) -> None:
-    brought = Authority.new("public").server("edge", ["airflow.example.org"])
-    brought["certificate"] += Authority.new(
-        "public"
-    ).certificate_pem  # a chain, as public CAs give it
-    SecretStore(mine).write("edge-tls", brought)
-    made = initialise(mine, URL, frozenset({"deployment-ca"}))
-    assert set(made) == {"deployment-ca", "postgres-cluster-tls", "redis-tls", "settings"}
     assert SecretStore(mine).read("edge-tls") == brought
+    assert initialise(mine, URL) == []
     assert "edge-tls" in initialise(mine, URL, frozenset({"edge-tls"})), (
         "asked for by name it is made anew"
     )
-
-
-@pytest.mark.parametrize("last", ["deployment-ca", "postgres-cluster-tls", "edge-tls"])
-def test_interrupted_rotation_is_completed_by_next_run(
-    mine: Deployment, monkeypatch: pytest.MonkeyPatch, last: str
-) -> None:
-    write = SecretStore.write
-
-    def interrupted(store: SecretStore, secret: str, fields: dict[str, str]) -> None:
-        write(store, secret, fields)
-        if secret == last:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SecretStore, "write", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            initialise(mine, URL, frozenset({"deployment-ca"}))
-    initialise(mine, URL)
-    authority = mine.settings()["ca_certificate"]
-    for secret, name in {
-        "postgres-cluster-tls": "postgres-1",
-        "redis-tls": "redis-1",
-        "edge-tls": "lb-1",
-    }.items():
-        verify(SecretStore(mine).read(secret), authority, name)
-    assert initialise(mine, URL) == []
 
 
 def test_settings_follow_ssh_key(mine: Deployment) -> None:

@@ -34,10 +34,21 @@ def test_optional_keys_have_defaults(tmp_path: Path) -> None:
     read = table(tmp_path, "{domain: example.internal, roles: {mail: {unit: postfix}}}")
     assert read.of("mail-3") == Role("mail", "postfix", "mail")
     row = (
-        "{unit: a, service: b, certificate: {secret: c, members: 5}, check: {path: /d, expect: e}}"
+        "{unit: a, service: b, certificate: {secret: c, members: 5, path: /f, copies: [/g]},"
+        " check: {path: /d, expect: e}, trusts: [/h]}"
     )
     full = table(tmp_path, f"{{domain: example.internal, roles: {{web: {row}}}}}")
-    assert full.of("web-1") == Role("web", "a", "b", "c", "/d", "e", members=5)
+    assert full.of("web-1") == Role(
+        "web",
+        "a",
+        "b",
+        "c",
+        "/d",
+        "e",
+        members=5,
+        certificate_paths=("/f", "/g"),
+        trusts=("/h",),
+    )
     with pytest.raises(StackError, match=r"^No role of .* has the certificate edge-tls\."):
         _ = read.edge
 

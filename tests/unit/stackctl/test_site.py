@@ -29,12 +29,12 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def settle(deployment: Deployment, port: int, authority: Authority = AUTHORITY) -> None:
-    """Write the site's address and the trusted authority into the settings."""
+def settle(deployment: Deployment, port: int, *authorities: Authority) -> None:
+    """Write the site's address and the trusted authorities into the settings."""
     deployment.pillar_dir.mkdir(exist_ok=True)
     settings = {
         "base_url": f"https://127.0.0.1:{port}",
-        "ca_certificate": authority.certificate_pem,
+        "ca_certificate": "".join(each.certificate_pem for each in authorities or [AUTHORITY]),
     }
     deployment.settings_path.write_text(yaml.safe_dump({"settings": settings}))
 
@@ -91,6 +91,20 @@ def test_certificate_of_another_authority_is_a_problem(
 ) -> None:
     serve(200)
     settle(deployment, int(site.address(deployment).rpartition(":")[2]), Authority.new("other"))
+    assert "certificate verify failed" in site.problem(deployment)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_each_of_two_authorities_is_trusted(
+    deployment: Deployment, serve: Serve, *, first: bool
+) -> None:
+    """They have the same name, as the old and the new CA of one deployment."""
+    serve(200)
+    both = [AUTHORITY, Authority.new("test")]
+    port = int(site.address(deployment).rpartition(":")[2])
+    settle(deployment, port, *(both if first else both[::-1]))
+    assert site.problem(deployment) == ""
+    settle(deployment, port, both[1])
     assert "certificate verify failed" in site.problem(deployment)
 
 

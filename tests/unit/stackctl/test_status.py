@@ -13,10 +13,13 @@ from typing import Any, Self
 import pytest
 
 from stackctl import cli, site, status
+from stackctl.ca_rotation import OVERDUE_DAYS, Rotation
+from stackctl.certificates import Authority
 from stackctl.deployment import Deployment
 from stackctl.errors import NotUpError, PreflightError, UnreachableError
 from stackctl.machines import Machine
 from stackctl.run import Log
+from stackctl.secret_store import SecretStore
 
 NAMES = ["salt-1", "lb-1", "postgres-1", "redis-1", "web-1", "web-2"]
 MACHINES = {
@@ -390,11 +393,12 @@ def say(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Any:
         problem: str = "",
         errors: Sequence[str] = (),
         orphans: Sequence[str] = (),
+        rotation: Rotation | None = None,
     ) -> int:
         deployment.pillar_dir.mkdir(exist_ok=True)
         deployment.settings_path.write_text("settings: {base_url: 'https://airflow.example.org'}\n")
         monkeypatch.setattr(cli, "repository_root", lambda: deployment.root)
-        report = status.Report(found, problem, errors, orphans, "small")
+        report = status.Report(found, problem, errors, orphans, "small", rotation)
         monkeypatch.setattr(status, "collect", lambda *_: report)
         return cli.main(["status", *args])
 
@@ -415,13 +419,44 @@ def test_exit_code_is_0_only_if_all_are_healthy(
     assert say(found, *form) == code
     printed = capsys.readouterr().out
     if form:
-        whole = {"site": "healthy", "errors": [], "orphans": []}
+        whole = {"site": "healthy", "errors": [], "orphans": [], "rotation": ""}
         assert json.loads(printed) == [
             json.loads(json.dumps(row.as_dict())) | whole for row in found
         ]
     else:
         assert printed.count("airflow active") == len(found)
         assert printed.endswith("site https://airflow.example.org: healthy\n")
+
+
+@pytest.mark.parametrize(("days", "code"), [(OVERDUE_DAYS - 1, 0), (OVERDUE_DAYS + 1, 1)])
+def test_rotation_that_is_half_done_is_told_and_is_unhealthy_in_the_end(
+    say: Any, capsys: pytest.CaptureFixture[str], days: int, code: int
+) -> None:
+    begun = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
+    rotation = Rotation(1, begun, "after stackctl up, run: stackctl secrets rotate deployment-ca")
+    assert say([HEALTHY], rotation=rotation) == code
+    hint = "" if code else "hint: "
+    assert f"\n{hint}the rotation of the deployment's CA is half" in capsys.readouterr().out
+    assert say([HEALTHY], "--json", rotation=rotation) == code
+    assert json.loads(capsys.readouterr().out)[0]["rotation"] == str(rotation)
+
+
+def test_report_has_the_rotation_of_the_settings(
+    deployment: Deployment, report: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert report(MACHINES, ACTIVE).rotation is None
+    ca = Authority.new("local").certificate_pem
+    deployment.pillar_dir.mkdir(exist_ok=True)
+    settings = {"settings": {"base_url": "https://localhost", "ca_certificate": 2 * ca}}
+    deployment.settings_path.write_text(json.dumps(settings))
+    monkeypatch.setattr(SecretStore, "ciphertexts", lambda *_: {"private_key": "sealed"})
+    found = report(MACHINES, ACTIVE)
+    assert found.rotation.phase == 2
+    settings["settings"]["ca_certificate"] = 3 * ca
+    deployment.settings_path.write_text(json.dumps(settings))
+    found = report(MACHINES, ACTIVE)
+    assert "holds 3 certificates" in found.errors[0]
+    assert len(found.rows) == len(MACHINES)
 
 
 def test_unhealthy_site_is_printed_and_exits_with_1(

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from stackctl import (
     billing,
+    ca_rotation,
     credentials,
     host_keys,
     limits,
@@ -177,6 +178,19 @@ def test_up_names_secret_that_real_deployment_lacks(checkout: Path, log: Log) ->
         r".*stackctl secrets init -d prod",
     ):
         up.prepare_secrets(prod, Progress(Console(file=StringIO()), log), {})
+
+
+def test_up_says_that_a_rotation_of_the_ca_goes_on(checkout: Path, log: Log) -> None:
+    deployment = Deployment("local", checkout)
+    screen = StringIO()
+    progress = Progress(Console(file=screen, width=200), log)
+    up.prepare_secrets(deployment, progress, {})
+    assert "rotation" not in screen.getvalue()
+    ca_rotation.advance(deployment, "https://127.0.0.1:8443", {})
+    up.prepare_secrets(deployment, progress, {})
+    assert "in phase 1 of 3; after stackctl up, run: stackctl secrets rotate deployment-ca" in (
+        " ".join(screen.getvalue().split())
+    )
 
 
 def test_up_needs_the_settings_of_a_real_deployment(checkout: Path, log: Log) -> None:

@@ -332,7 +332,12 @@ def _add_secrets(verb: argparse.ArgumentParser) -> None:
     share.add_argument("--name", help="of the operator (default: the file's, without its ending)")
     unshare = _add(actions, "unshare", "Encrypt every secret without an operator's key.")
     unshare.add_argument("operator", metavar="NAME")
-    rotate = _add(actions, "rotate", "Make secrets anew; `up` then brings them to the machines.")
+    rotate = _add(
+        actions,
+        "rotate",
+        "Make secrets anew; `up` then brings them to the machines. deployment-ca goes alone, and in"
+        " three phases: run it again after each `up`.",
+    )
     rotate.add_argument("secret", nargs="+", metavar="SECRET")
 
 

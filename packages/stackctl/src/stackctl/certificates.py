@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -14,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from stackctl.errors import SecretsError
 
 CA_DAYS = 3650
+BACKDATED = dt.timedelta(hours=1)  # for clients whose clock is late
 CERTIFICATE_DAYS = 397  # what browsers accept at most: CA/Browser Forum ballot SC31
 
 
@@ -33,8 +35,12 @@ class Authority:
         return cls(_sign(builder, signer=key, is_authority=True), key)
 
     @classmethod
-    def load(cls, certificate_pem: str, private_key_pem: str) -> Authority | None:
-        """Return the authority of a certificate and its key; None: they do not belong together.
+    def load(cls, certificates_pem: str, private_key_pem: str) -> Authority | None:
+        """Return the authority whose key this is; None: none of the certificates is of this key.
+
+        Args:
+            certificates_pem: one certificate, or several while the authority is rotated.
+            private_key_pem: the key.
 
         Raises:
             SecretsError: the key is of another kind.
@@ -42,10 +48,10 @@ class Authority:
         key = serialization.load_pem_private_key(private_key_pem.encode(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise SecretsError("The secret 'deployment-ca' is no elliptic-curve key.")
-        if not certificate_pem:
-            return None
-        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
-        return cls(certificate, key) if certificate.public_key() == key.public_key() else None
+        for certificate in certificates(certificates_pem):
+            if certificate.public_key() == key.public_key():
+                return cls(certificate, key)
+        return None
 
     @property
     def certificate_pem(self) -> str:
@@ -64,6 +70,15 @@ class Authority:
         """
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
         return certificate.issuer == self._certificate.subject
+
+    def signed(self, certificate_pem: str) -> bool:
+        """Return whether this very authority has signed a certificate."""
+        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+        try:
+            certificate.verify_directly_issued_by(self._certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
 
     def server(self, subject: str, names: Sequence[str], *, client: bool = False) -> dict[str, str]:
         """Return key and certificate of a server that answers to `names`.
@@ -84,6 +99,21 @@ class Authority:
         certificate = _sign(builder, signer=self._key, is_authority=False)
         pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
         return {"private_key": _pem(key), "certificate": pem}
+
+
+def certificates(pem: str) -> list[x509.Certificate]:
+    """Return the certificates of a PEM text, in its order; a text without any has none."""
+    return x509.load_pem_x509_certificates(pem.encode()) if pem.strip() else []
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Return what names a certificate; salt/_modules/trust.py tells the same."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def made_at(certificate: x509.Certificate) -> dt.datetime:
+    """Return when a certificate of this module was made."""
+    return certificate.not_valid_before_utc + BACKDATED
 
 
 def _new_key() -> ec.EllipticCurvePrivateKey:
@@ -115,7 +145,7 @@ def _builder(subject: str, key: ec.EllipticCurvePrivateKey, days: int) -> x509.C
         .subject_name(_name(subject))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_before(now - BACKDATED)
         .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from stackctl import (
     billing,
+    ca_rotation,
     cost,
     edge_address,
     initialise,
@@ -40,6 +41,7 @@ from stackctl import (
 )
 from stackctl.account import enter
 from stackctl.arguments import parser
+from stackctl.catalogue import DEPLOYMENT_CA
 from stackctl.deployment import LOCAL, Deployment, repository_root
 from stackctl.down import down
 from stackctl.errors import Interrupted, MapError, StackError
@@ -493,6 +495,10 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
                 f"{options.operator} may have kept what was readable until now; to make that"
                 " worthless: stackctl secrets rotate (docs/runbooks.md)."
             )
+        case "rotate" if options.secret == [DEPLOYMENT_CA]:
+            url = _base_url(deployment, None, None)
+            for line in ca_rotation.rotate(deployment, url, _log(deployment, "secrets-rotate")):
+                print_line(line)
         case "init" | "rotate":
             number = _aws_account(deployment, getattr(options, "account", None))
             url = _base_url(deployment, getattr(options, "base_url", None), number)

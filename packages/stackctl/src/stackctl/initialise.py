@@ -10,12 +10,13 @@ import yaml
 
 from stackctl import recipients, sshkey
 from stackctl.catalogue import CLOUD_SSH, DEPLOYMENT_CA, catalogue
-from stackctl.certificates import Authority
+from stackctl.certificates import Authority, certificates
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
 from stackctl.roles import EDGE_TLS
 from stackctl.secret_store import SecretStore
 
+CA_SETTING = "ca_certificate"
 SETTINGS_HEADER = (
     "# What is particular to this deployment and not secret;"
     " made by `stackctl secrets init`, then yours.\n"
@@ -48,14 +49,20 @@ def initialise(
 
     Raises:
         SecretsError: a secret to rotate does not exist or has to stay, or GPG fails.
+
+    The CA itself is rotated in phases: `stackctl.ca_rotation`.
     """
     store = SecretStore(deployment)
     settings = deployment.settings() if deployment.has_settings else {}
     kept = set(store.names()) - rotate
-    authority = _authority(store, settings) if DEPLOYMENT_CA in kept else None
+    trusted = str(settings.get(CA_SETTING, ""))
+    authority = _authority(store, trusted) if DEPLOYMENT_CA in kept else None
     if authority is None:
         authority = Authority.new(deployment.name)
+        trusted = authority.certificate_pem
         kept -= _issued(deployment, store, authority) | {DEPLOYMENT_CA}
+    elif len(certificates(trusted)) > 1:
+        kept -= _issued(deployment, store, authority)
     recipes = catalogue(deployment, authority, base_url)
     if unknown := rotate - recipes.keys():
         raise SecretsError(
@@ -63,6 +70,11 @@ def initialise(
         )
     if lasting := sorted(rotate & LASTING.keys()):
         raise SecretsError(*LASTING[lasting[0]])
+    if DEPLOYMENT_CA in rotate:
+        raise SecretsError(
+            f"The secret {DEPLOYMENT_CA} is rotated in phases, and by itself.",
+            f"Run: stackctl secrets rotate {DEPLOYMENT_CA}",
+        )
     made = [f"the pillar key of {secret}" for secret in store.rename_keys()]
     if store.create_key():
         made.append("the GPG key")
@@ -71,7 +83,7 @@ def initialise(
             store.write(secret, recipe())
             made.append(secret)
     derived = {
-        "ca_certificate": authority.certificate_pem,
+        CA_SETTING: trusted,
         "ssh_public_key": sshkey.public_key(store.read(CLOUD_SSH)["private_key"]),
     }
     if store.operator_keys():
@@ -87,25 +99,29 @@ def initialise(
     return made
 
 
-def _authority(store: SecretStore, settings: Mapping[str, Any]) -> Authority | None:
-    """Return the authority whose certificate the settings hold; None: its key is another's.
+def _authority(store: SecretStore, trusted: str) -> Authority | None:
+    """Return the authority that signs, of those that the settings hold; None: its key is another's.
 
-    A rotation that was interrupted leaves a new key and the old certificate.
+    Earlier releases rotated the CA at once, and left a new key and the old certificate when they
+    were interrupted.
     """
-    certificate = str(settings.get("ca_certificate", ""))
-    return Authority.load(certificate, store.read(DEPLOYMENT_CA)["private_key"])
+    return Authority.load(trusted, store.read(DEPLOYMENT_CA)["private_key"])
 
 
 def _issued(deployment: Deployment, store: SecretStore, authority: Authority) -> set[str]:
-    """Return the certificates that a new authority has to sign again.
+    """Return the certificates that an authority has to sign, and has not signed yet.
 
     The edge's certificate may come from a public CA; then it stays.
     """
-    found = {role.certificate for role in deployment.role_table().roles.values()}
-    if EDGE_TLS in store.names():
-        certificate = store.read(EDGE_TLS)["certificate"]
-        if not authority.issued(certificate):
-            found.discard(EDGE_TLS)
+    found = set()
+    for secret in {role.certificate for role in deployment.role_table().roles.values()} - {""}:
+        if secret in store.names():
+            certificate = store.read(secret)["certificate"]
+            if authority.signed(certificate):
+                continue
+            if secret == EDGE_TLS and not authority.issued(certificate):
+                continue
+        found.add(secret)
     return found
 
 

@@ -59,11 +59,12 @@ def print_changed(result: Result) -> None:
 
 
 def print_status_json(report: Report) -> None:
-    """Print the machines as JSON; the state of the site and all errors are in each of them."""
+    """Print the machines as JSON; what concerns all of them is in each of them."""
     whole = {
         "site": report.site or "healthy",
         "errors": list(report.errors),
         "orphans": list(report.orphans),
+        "rotation": str(report.rotation or ""),
     }
     OUT.print_json(json.dumps([row.as_dict() | whole for row in report.rows]))
 
@@ -94,6 +95,8 @@ def print_status(report: Report, site_address: str, up: str) -> None:
             print_line(f"{row.machine}: {line}")
     for orphan in report.orphans:
         print_line(f"hint: no machine has {orphan}, which is billed: docs/runbooks.md")
+    if report.rotation:
+        print_line(f"{'' if report.rotation.overdue else 'hint: '}{report.rotation}")
     for error in report.errors:
         print_line(error)
     print_line(f"map {report.map_name}: {sum(row.in_map for row in report.rows)} machines")

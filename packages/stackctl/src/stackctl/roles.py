@@ -37,6 +37,8 @@ class Role:
         service: the DNS name below the domain by which other machines reach it; its name
             unless the table has another.
         certificate: the secret that holds its certificate; empty: it has none.
+        certificate_paths: the files on a machine that hold that certificate.
+        trusts: the files on a machine that hold the deployment's CA.
         health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
         health_text: what that page has to contain.
         serving: how many of its machines serve, from number 1 on; None: all of them.
@@ -56,6 +58,8 @@ class Role:
     votes: bool = False
     members: int = 0
     data: str = ""
+    certificate_paths: tuple[str, ...] = ()
+    trusts: tuple[str, ...] = ()
 
     def serves(self, minion_id: str) -> bool:
         """Return whether a machine serves the role; salt/_modules/role.py has the same rule."""
@@ -64,12 +68,16 @@ class Role:
     @classmethod
     def read(cls, name: str, row: Mapping[str, Any]) -> Role:
         """Return a role from its row of the table; raise KeyError for a missing key."""
+        certificate = row.get("certificate", {})
+        path = [certificate["path"]] if "path" in certificate else []
         return cls(
             name=name,
             unit=row["unit"],
             service=row.get("service", name),
-            certificate=row["certificate"]["secret"] if "certificate" in row else "",
-            members=row.get("certificate", {}).get("members", 0),
+            certificate=certificate["secret"] if "certificate" in row else "",
+            certificate_paths=(*path, *certificate.get("copies", ())),
+            trusts=tuple(row.get("trusts", ())),
+            members=certificate.get("members", 0),
             health_path=row.get("check", {}).get("path", ""),
             health_text=row.get("check", {}).get("expect", ""),
             serving=row.get("serving"),

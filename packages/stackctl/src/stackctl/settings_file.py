@@ -21,9 +21,14 @@ def write(path: Path, key: str, value: Any) -> bool:
     if data["settings"].get(key) == value:
         return False
     data["settings"][key] = value
-    line = yaml.safe_dump({key: value}, default_flow_style=True, sort_keys=False).strip()[1:-1]
-    old = re.compile(rf"^(?P<indent> +){re.escape(key)}:.*\n(?:(?P=indent) +.*\n)*", re.MULTILINE)
-    after = old.sub(lambda match: f"{match['indent']}{line}\n", before, count=1)
+    # The lines of a value are deeper than its key, or empty.
+    old = re.compile(
+        rf"^(?P<indent> +){re.escape(key)}:.*\n(?:(?: *\n)*(?P=indent) +.*\n)*", re.MULTILINE
+    )
+    line = _line(key, value, "  ")
+    after = old.sub(
+        lambda match: f"{match['indent']}{_line(key, value, match['indent'])}\n", before, 1
+    )
     if after == before:
         end = "" if before.endswith("\n") else "\n"
         after = f"{before}{end}  {line}\n"
@@ -33,6 +38,14 @@ def write(path: Path, key: str, value: Any) -> bool:
     write_private(path, after)
     path.chmod(mode)
     return True
+
+
+def _line(key: str, value: Any, indent: str) -> str:
+    """Return a key and its value; a text of several lines, such as a certificate, as a block."""
+    if isinstance(value, str) and "\n" in value:
+        lines = [f"{indent}  {line}" for line in value.splitlines()]
+        return "\n".join([f"{key}: |", *lines])
+    return yaml.safe_dump({key: value}, default_flow_style=True, sort_keys=False).strip()[1:-1]
 
 
 def _holds(text: str, data: Any) -> bool:

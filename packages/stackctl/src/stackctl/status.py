@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stackctl import inventory, refusals, site
+from stackctl import ca_rotation, inventory, refusals, site
 from stackctl.account import enter
+from stackctl.ca_rotation import Rotation
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 from stackctl.files import write_private
@@ -123,6 +124,7 @@ class Report:
         orphans: the volumes and addresses of the deployment that no machine has, and its bucket
             where there is nothing else.
         map_name: the deployment's map.
+        rotation: of the deployment's CA; None: none is on.
     """
 
     rows: Sequence[Row]
@@ -130,12 +132,16 @@ class Report:
     errors: Sequence[str] = ()
     orphans: Sequence[str] = ()
     map_name: str = ""
+    rotation: Rotation | None = None
 
     @property
     def healthy(self) -> bool:
-        """Whether everything could be asked, and all machines and the site are healthy."""
+        """Whether everything could be asked, all machines and the site are healthy, and no
+        rotation of the CA has been forgotten.
+        """
         machines = bool(self.rows) and all(row.healthy for row in self.rows)
-        return machines and not self.site and not self.errors
+        forgotten = self.rotation is not None and self.rotation.overdue
+        return machines and not self.site and not self.errors and not forgotten
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,12 @@ def collect(deployment: Deployment, log: Log) -> Report:
         site_problem = answer_of(of_site, SITE_SECONDS)
     except StackError as error:
         site_problem = error.what
-    return Report(rows, site_problem, errors, found.orphans, deployment.map_name)
+    rotation = None
+    try:
+        rotation = ca_rotation.current(deployment)
+    except StackError as error:
+        errors.append(str(error))
+    return Report(rows, site_problem, errors, found.orphans, deployment.map_name, rotation)
 
 
 def ask(question: Callable[[], T]) -> Future[T]:

@@ -11,6 +11,7 @@ import yaml
 
 from stackctl import (
     billing,
+    ca_rotation,
     capacity,
     cpu_credits,
     credentials,
@@ -288,6 +289,8 @@ def prepare_secrets(
                 f"Make what is missing: stackctl secrets init -d {deployment.name}",
             )
         settings.check(deployment, complete=True)
+        if rotation := ca_rotation.current(deployment):
+            step.warning = "; ".join(part for part in (step.warning, str(rotation)) if part)
 
 
 def grow_volumes(deployment: Deployment, client: EC2Client, progress: Progress) -> None:
