@@ -17,7 +17,7 @@ from wholestack import is_green
 
 Run = dict[str, Any]
 BEFORE_SECONDS = 4.0
-LOOK_BACK = 3.0  # seconds without a failure after which visitors are served
+LOOK_BACK = 3.0  # seconds beside the pace, without a failure: visitors are served
 SERVED_SECONDS = 90.0  # after which nobody waits for that any more
 GREEN_SECONDS = 240.0  # in which all has to be well again by itself: a timer starts machines
 MASTERLESS_SECONDS = 20.0  # that is enough where nobody is there to start a machine
@@ -67,7 +67,8 @@ def _wait(visitors: Visitors, sooner: float) -> None:
     ends = time.time() + SERVED_SECONDS
     while (now := time.time()) < ends:
         if now >= sooner and all(
-            answers.served(list(found), now, LOOK_BACK) for found in visitors.answers.values()
+            answers.served(list(found), now, LOOK_BACK + PACES[kind])
+            for kind, found in visitors.answers.items()
         ):
             return
         time.sleep(PAUSE)

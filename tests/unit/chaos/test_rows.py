@@ -9,8 +9,10 @@ from tests.chaos import model, rows, slow
 from tests.chaos.faults import FAULTS, OF_ALL, OF_ROLE
 from tests.chaos.render import SUMMARY, settings
 from tests.chaos.rows import ROWS, TARGETS, Row, misses
+from tests.chaos.visitors import PACES
 
 from bench.machines import cut_rules
+from plainpillar import DEPLOYMENT
 
 
 def run(**changes: Any) -> dict[str, Any]:
@@ -81,6 +83,12 @@ def test_stack_that_is_not_well_is_a_miss() -> None:
 def test_fault_alone_and_two_at_once_have_names() -> None:
     assert Row(("web", "edge"), "gone").name == "web-and-edge-gone"
     assert rows.BY_NAME["api-killed"].targets == ("api",)
+
+
+def test_logins_stay_within_what_airflow_allows_an_address() -> None:
+    allowed, _, seconds, unit = DEPLOYMENT.base_pillar("airflow")["login_rate_limit"].split()
+    assert unit == "seconds"
+    assert PACES["logins"] > int(seconds) / int(allowed)
 
 
 def test_model_with_known_settings() -> None:
