@@ -1,7 +1,7 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
 .PHONY: help up down status test lint unit oldest-salt states cloud machines stack image \
-	bench bench-list bench-visit bench-up bench-driver bench-memory bench-release mutants size audit lock lock-airflow
+	bench chaos chaos-list chaos-clean bench-list bench-visit bench-up bench-driver bench-memory bench-release mutants size audit lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
 # A shell script is a file that ends in .sh, or whose first line says so.
@@ -77,6 +77,18 @@ bench: $(BIN)/stackctl ## compare stock Airflow with the running stack, against 
 
 bench-list: $(BIN)/stackctl ## list the scenarios of `bench` and the figures to reach
 	@$(BENCH) --list
+
+# ONLY="primary-gone zone-cut" selects rows; RUNS=3 gives medians.
+CHAOS := PYTHONPATH=tests/support:scripts $(BIN)/python -m tests.chaos
+chaos chaos-list: RUNS = 1
+chaos: $(BIN)/stackctl ## lose everything once, on the production map, while people use the site
+	@$(CHAOS) --runs $(RUNS) $(if $(RESUME),--resume) $(ONLY)
+
+chaos-list: $(BIN)/stackctl ## list the rows of `chaos`, and what each has to reach
+	@$(CHAOS) --list $(ONLY)
+
+chaos-clean: $(BIN)/stackctl ## end the faults that a killed run of `chaos` has left
+	@$(CHAOS) --clean
 
 bench-visit: $(BIN)/stackctl ## record what a browser asks for, for `bench`
 	@scripts/install-browser

@@ -21,9 +21,6 @@ SECONDS = 20.0
 BEFORE_SECONDS = 5.0
 BACK_SECONDS = 180
 FROZEN_SECONDS = 20
-CUT = "add table inet bench; add chain inet bench in { type filter hook input priority -300; }"
-CUT += "; add chain inet bench out { type filter hook output priority -300; }"
-CUT += "; add rule inet bench in iif != lo drop; add rule inet bench out oif != lo drop"
 
 
 def killed(lab: Lab) -> Figures:
@@ -38,7 +35,7 @@ def frozen(lab: Lab) -> Figures:
 
 def cut_off(lab: Lab) -> Figures:
     """Let no packet reach or leave one of two web machines."""
-    return _lose(lab, _cut, _mend)
+    return _lose(lab, Machine.cut, _mend)
 
 
 def _kill(machine: Machine) -> None:
@@ -53,12 +50,8 @@ def _unpause(_: Lab, machine: Machine) -> None:
     machine.container.unpause()
 
 
-def _cut(machine: Machine) -> None:
-    machine.run(["nft", CUT])
-
-
 def _mend(_: Lab, machine: Machine) -> None:
-    machine.run(["nft", "delete", "table", "inet", "bench"])
+    machine.mend()
 
 
 def _start(lab: Lab, machine: Machine) -> None:

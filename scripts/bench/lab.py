@@ -275,7 +275,7 @@ def clean(deployment: Deployment) -> None:
         machine.restore()
     for name, machine in found.items():
         if name.startswith("web-"):
-            machine.run("nft delete table inet bench 2>/dev/null || true")
+            machine.mend()
     stock.remove(client, found.get("postgres-1"), _ec2(deployment))
     if found:
         addresses.remove(*_bridge(client, next(iter(found.values()))))

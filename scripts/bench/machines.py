@@ -21,6 +21,7 @@ LOAD_CORE = 1
 # Processes of the web app, by their command lines; Salt and the system are none.
 APP = re.compile(r"gunicorn|airflow|uvicorn")
 TICK = os.sysconf("SC_CLK_TCK")
+CUT_TABLE = "inet bench"
 
 
 class CommandFailed(Exception):
@@ -133,6 +134,19 @@ class Machine:
             raise CommandFailed(f"{self.name}: {command}: {text}")
         return text
 
+    def cut(self, ports: Sequence[int] = (), *, ways: Sequence[str] = ("in", "out")) -> None:
+        """Drop packets from and to other machines, until `mend`; commands still reach it.
+
+        Args:
+            ports: drops TCP from or to these ports only; all packets when there are none.
+            ways: `in`, `out` or both.
+        """
+        self.run(["nft", cut_rules(ports, ways)])
+
+    def mend(self) -> None:
+        """End `cut`; nothing happens where there was none."""
+        self.run(f"nft delete table {CUT_TABLE} 2>/dev/null || true")
+
     def kills(self, since: float) -> int:
         """Return how many workers were killed or given up since a moment (seconds since 1970)."""
         pattern = r"was sent SIG(KILL|ABRT)|killed by the OOM killer|WORKER TIMEOUT"
@@ -142,6 +156,19 @@ class Machine:
                 f" | grep -cE '{pattern}' || true"
             )
         )
+
+
+def cut_rules(ports: Sequence[int], ways: Sequence[str]) -> str:
+    """Return the rules of `Machine.cut` in the language of nft."""
+    rules = [f"add table {CUT_TABLE}"]
+    for way, hook, interface in (("in", "input", "iif"), ("out", "output", "oif")):
+        if way in ways:
+            chain = f"{CUT_TABLE} {way}"
+            rules.append(f"add chain {chain} {{ type filter hook {hook} priority -300; }}")
+            many = ", ".join(map(str, ports))
+            matches = [f"tcp {end} {{ {many} }}" for end in ("sport", "dport")] if ports else [""]
+            rules += [f"add rule {chain} {interface} != lo {match} drop" for match in matches]
+    return "; ".join(rules)
 
 
 def usage_of(stats: dict[str, Any]) -> Usage:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench import capacity, figures, prices, svg
@@ -192,8 +192,10 @@ def capacity_text(results: Results) -> str:
 
 
 def origin(results: Results) -> str:
-    """Return when and where the results were measured."""
+    """Return when and where the results were measured; raise Missing if nothing was."""
     scenarios = results.data["scenarios"].values()
+    if not scenarios:
+        raise Missing("origin")
     dates = sorted(one["date"] for one in scenarios)
     commits = sorted({one["revision"] for one in scenarios})
     host = results.data["machine"]
@@ -258,13 +260,27 @@ def document(text: str, found: dict[str, Results]) -> str:
         "plots": lambda: "\n\n".join(f"![{PLOTS[name]}](bench/{name})" for name in plots(found)),
         "visitors": lambda: capacity_text(results),
     }
-    for name, make in parts.items():
-        begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    return filled(text, "bench", {name: _or_none(make) for name, make in parts.items()})
+
+
+def filled(text: str, label: str, parts: Mapping[str, str]) -> str:
+    """Return a document with new text in its generated parts.
+
+    Args:
+        text: the document.
+        label: stands before the name in the comments that enclose a part.
+        parts: name -> text.
+
+    Raises:
+        ValueError: the document lacks a part.
+    """
+    for name, new in parts.items():
+        begin, end = f"<!-- {label}:{name} -->", f"<!-- /{label}:{name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(text):
-            raise ValueError(f"docs/capacity.md has no part {begin}")
-        new = f"{begin}\n\n{_or_none(make)}\n\n{end}"
-        text = pattern.sub(lambda _, new=new: new, text)  # type: ignore[misc]
+            raise ValueError(f"the document has no part {begin}")
+        whole = f"{begin}\n\n{new}\n\n{end}"
+        text = pattern.sub(lambda _, whole=whole: whole, text)  # type: ignore[misc]
     return text
 
 

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import docker
 import pytest
 from docker.models.containers import Container
 
@@ -28,7 +27,7 @@ from stackctl.deployment import Deployment, repository_root
 from stackctl.machines import ec2_client, list_machines
 from stackctl.status import SILENT_SECONDS
 from waiting import until
-from wholestack import UP_SECONDS, Stack
+from wholestack import UP_SECONDS, Stack, is_green
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -38,13 +37,6 @@ QUICK_SECONDS = SILENT_SECONDS + 8  # for one frozen machine, and for what else 
 
 
 RUNNING_JOB = f"flock --nonblock {locks.JOB_FILE} true || cat {locks.JOB_FILE}"
-
-
-def containers(stack: Stack) -> dict[str, Container]:
-    """Return the containers of the machines, by name."""
-    label = f"localcloud.cloud={local.cloud_name(stack.deployment)}"
-    found = docker.from_env().containers.list(all=True, filters={"label": label})
-    return {container.labels["localcloud.name"]: container for container in found}
 
 
 @pytest.fixture
@@ -61,13 +53,8 @@ def ids(client: EC2Client, *names: str) -> list[str]:
 
 def boots(stack: Stack, names: list[str]) -> dict[str, str]:
     """Return when the machines were started, by name."""
-    started = containers(stack)
+    started = stack.containers()
     return {name: str(started[name].attrs["State"]["StartedAt"]) for name in names}
-
-
-def is_green(row: dict[str, Any]) -> bool:
-    """Return whether a row of `status` has nothing to tell."""
-    return bool(row["healthy"] and row["site"] == "healthy" and not row["errors"])
 
 
 def is_back(stack: Stack, seconds: float = BACK_SECONDS) -> None:
@@ -101,7 +88,7 @@ def restarted(stack: Stack, names: list[str], restart: Callable[[], object]) -> 
 
 def kill_and_start(stack: Stack, client: EC2Client, names: list[str]) -> None:
     """Take the power from machines, and start them through the API."""
-    found, before = containers(stack), boots(stack, names)
+    found, before = stack.containers(), boots(stack, names)
     for name in names:
         found[name].kill()
 
@@ -195,7 +182,7 @@ def frozen(container: Container) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["web-2", "salt-1"])
 def test_status_with_a_frozen_machine_is_quick_and_red(stack: Stack, name: str) -> None:
-    with frozen(containers(stack)[name]):
+    with frozen(stack.containers()[name]):
         began = time.monotonic()
         done = ctl(stack, "status", "--json")
         took = time.monotonic() - began

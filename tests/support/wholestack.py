@@ -8,10 +8,20 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+import docker
+from docker.models.containers import Container
+
+from localcloud.machines import CLOUD_LABEL, NAME_LABEL
+from stackctl import local
 from stackctl.deployment import Deployment
 from waiting import until
 
 UP_SECONDS = 1500
+
+
+def is_green(row: dict[str, Any]) -> bool:
+    """Return whether a row of `status` has nothing to tell."""
+    return bool(row["healthy"] and row["site"] == "healthy" and not row["errors"])
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,12 @@ class Stack:
         if (secret, field) not in self._shown:
             self._shown[secret, field] = self.ctl("secrets", "show", secret, field).strip()
         return self._shown[secret, field]
+
+    def containers(self) -> dict[str, Container]:
+        """Return the containers of the machines by name, also of those that do not run."""
+        label = f"{CLOUD_LABEL}={local.cloud_name(self.deployment)}"
+        found = docker.from_env().containers.list(all=True, filters={"label": label})
+        return {container.labels[NAME_LABEL]: container for container in found}
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return the table of `status`."""
