@@ -20,7 +20,6 @@ from waiting import until
 NAMES = ("postgres-1", "postgres-2", "postgres-3")
 CONFIG = "/etc/patroni/config.yml"
 DATA = "/var/lib/postgresql/17/main"
-HOSTS = "/etc/hosts"
 OLD_UNIT = "postgresql@17-main"
 ROLE = DEPLOYMENT.role_table().roles["postgres"]
 # Those that speak TLS: of etcd, Patroni, PostgreSQL and pgBackRest.
@@ -79,21 +78,6 @@ def servers(fleet: Fleet, first: Machine, old_authority: Authority) -> Iterator[
     yield {name: fleet.converged(name) for name in NAMES}
     for name in NAMES:
         fleet.retire(name)
-
-
-@pytest.fixture
-def hosts(servers: dict[str, Machine]) -> Callable[[str], None]:
-    """`hosts('postgres-1')`: gives a container that has started again its file of names.
-
-    Docker writes a file of its own at each start; the disk of a machine keeps it.
-    """
-    kept = {name: machine.run("cat", HOSTS).stdout for name, machine in servers.items()}
-
-    def give(name: str) -> None:
-        # Docker has bound the file, so it can be written and not be replaced.
-        servers[name].run("sh", "-c", f'printf %s "$1" > {HOSTS}', "sh", kept[name])
-
-    return give
 
 
 def sql(machine: Machine, statement: str) -> str:
@@ -375,7 +359,7 @@ def test_crashed_server_is_started_again(servers: dict[str, Machine]) -> None:
 
 
 def test_machine_that_is_lost_loses_no_commit_and_comes_back_as_a_replica(
-    servers: dict[str, Machine], hosts: Callable[[str], None]
+    servers: dict[str, Machine],
 ) -> None:
     lost = leader(servers)
     sql(servers[lost], "INSERT INTO ledger VALUES (3)")
@@ -388,7 +372,6 @@ def test_machine_that_is_lost_loses_no_commit_and_comes_back_as_a_replica(
         "0 1 2 3 4"
     )
     servers[lost].restart()
-    hosts(lost)
     well(servers)
     assert leader(servers) == now
     assert sql(servers[lost], "SELECT count(*) FROM ledger") == "5"

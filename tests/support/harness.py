@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import shutil
+import subprocess
 import textwrap
 import threading
 import time
@@ -143,6 +144,7 @@ class Machine:
         self.address = _address(minion_id)
         self._container = container
         self._settings = master.config
+        self._hosts = ""  # the file of names, while the machine is cut off
 
     def salt(self, function: str, *arguments: str, seconds: int = 60, **keywords: Any) -> Any:
         """Run an execution function on this machine through the master, and return its answer.
@@ -162,7 +164,7 @@ class Machine:
         """Run a command on this machine, beside Salt.
 
         The Docker library loses the first bytes of an answer that comes with the headers of HTTP
-        (https://github.com/docker/docker-py/issues/3187), so this runs Docker's own program.
+        (https://github.com/docker/docker-py/issues/3332), so this runs Docker's own program.
         """
         values = [f"--env={name}={value}" for name, value in (environment or {}).items()]
         options = ["docker", "exec", f"--user={user}", *values, self._container.container.id]
@@ -208,18 +210,19 @@ class Machine:
 
     def cut_off(self) -> None:
         """End the machine as when its power is cut."""
+        self._hosts = self.run("cat", HOSTS).stdout
         self._container.container.kill()
 
     def restart(self) -> None:
         """Stop the machine and boot it again, with its disk."""
+        hosts = self._hosts or self.run("cat", HOSTS).stdout
         self._container.container.restart()
+        self._give_names(hosts)
+        self._hosts = ""
 
     @contextmanager
     def boots_again(self) -> Iterator[None]:
-        """Start the machine whenever it has ended, as EC2 does at a reboot, while the block runs.
-
-        Docker writes a file of names of its own at each start; the disk of a machine keeps it.
-        """
+        """Start the machine whenever it has ended, as EC2 does at a reboot, during the block."""
         container, hosts = self._container.container, self.run("cat", HOSTS).stdout
         done = threading.Event()
 
@@ -228,8 +231,7 @@ class Machine:
                 container.reload()
                 if container.status == "exited":
                     container.start()
-                    # Docker has bound the file, so it can be written and not be replaced.
-                    self.run("sh", "-c", f'printf %s "$1" > {HOSTS}', "sh", hosts)
+                    self._give_names(hosts)
 
         thread = threading.Thread(target=watch)
         thread.start()
@@ -238,6 +240,11 @@ class Machine:
         finally:
             done.set()
             thread.join()
+
+    def _give_names(self, hosts: str) -> None:
+        """Restore the file of names, which a disk keeps: Docker writes its own at each start."""
+        # Docker has bound the file, so it can be written and not be replaced.
+        self.run("sh", "-c", f'printf %s "$1" > {HOSTS}', "sh", hosts)
 
     def limit_memory(self, size: int) -> None:
         """Give the machine so many bytes of memory, for as long as it runs."""

@@ -207,7 +207,8 @@ def replace(
             master.require_quiet(progress.note, wait=wait)
             if role_of(name) == MASTER:
                 raise ConvergeError(
-                    f"{name} has the keys of all others.", "See docs/runbooks.md, 'The master is lost'."
+                    f"{name} has the keys of all others.",
+                    "See docs/runbooks.md, 'The master is lost'.",
                 )
             fleet = Fleet(master)
             if fleet.expanded([name]) != [name]:
