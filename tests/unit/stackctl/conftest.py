@@ -15,7 +15,9 @@ from moto.ec2.models import ec2_backends
 import awsenvironment
 import localcloud.engine
 from memorycloud import MemoryHost, Running, running
+from stackctl import local
 from stackctl.deployment import Deployment
+from stackctl.initialise import initialise
 from stackctl.machines import ec2_client
 from stackctl.run import Log
 
@@ -60,6 +62,17 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def checkout(tmp_path: Path) -> Path:
     """A checkout without any deployment."""
     return make_checkout(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with the deployment `local`, whose keys and secrets are made."""
+    root = make_checkout(tmp_path_factory.mktemp("whole") / "checkout")
+    for name in ("airflow", "postgres"):
+        (root / "salt" / name).mkdir()
+        shutil.copy(ROOT / f"salt/{name}/defaults.yaml", root / "salt" / name)
+    initialise(Deployment("local", root), local.base_url())
+    return root
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_settings_are_those_of_the_pillar(checkout: Path) -> None:
     deployment = Deployment("prod", checkout)
     assert not deployment.has_settings
     deployment.pillar_dir.mkdir()
-    deployment.settings_path.write_text("settings: {region: eu-west-1}\nother: 1\n")
+    deployment.settings_path.write_text("settings: {region: eu-west-1}\n")
     assert deployment.has_settings
     assert deployment.settings() == {"region": "eu-west-1"}
 

@@ -8,7 +8,7 @@ import pytest
 
 from stackctl import maps
 from stackctl.deployment import Deployment
-from stackctl.errors import MapError
+from stackctl.errors import MapError, PreflightError
 
 ROOT = Path(__file__).parents[3]
 
@@ -135,5 +135,5 @@ def test_remembered_map_has_a_name(prod: Deployment, value: str) -> None:
 
 def test_broken_settings_are_a_sentence(prod: Deployment) -> None:
     prod.settings_path.write_text("settings: {map: [small}\n")
-    with pytest.raises(Exception, match=r"^pillar/prod/settings\.sls cannot be read: .*line 1"):
+    with pytest.raises(PreflightError, match=r"^pillar/prod/settings\.sls is no YAML, line 1"):
         Deployment("prod", prod.root)

@@ -27,7 +27,7 @@ def test_production_table_names_role_of_every_machine_and_profile() -> None:
 
 def table(tmp_path: Path, text: str) -> RoleTable:
     (tmp_path / "roles.sls").write_text(text)
-    return RoleTable.read(tmp_path / "roles.sls")
+    return RoleTable.read(tmp_path, tmp_path / "roles.sls")
 
 
 def test_optional_keys_have_defaults(tmp_path: Path) -> None:

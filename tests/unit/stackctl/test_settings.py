@@ -139,7 +139,7 @@ def test_unfinished_settings_may_lack_keys_unless_they_have_to_be_complete(
         ("settings: {a: [}\n", "is no YAML, line 1"),
         ("other: 1\n", "has to hold one key, settings"),
         ("settings: 3\n", "has to hold one key, settings"),
-        ("", "has to hold one key, settings"),
+        ("", "is empty"),
         ("settings: {base_url: 'https://a.org', base_url: 'https://b.org'}\n", "twice"),
     ],
 )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import yaml
-
+from stackctl import tree_files
 from stackctl.counts import Bounds
 from stackctl.deployment import Deployment
 from stackctl.errors import ScaleError
@@ -17,7 +16,7 @@ from stackctl.tree_modules import load
 def sizes(deployment: Deployment, component: str) -> dict[str, Any]:
     """Return the sizes of a component: its defaults, changed by `pillar/base`."""
     path = Path(deployment.root, "salt", component, "defaults.yaml")
-    defaults = cast(dict[str, Any], yaml.safe_load(path.read_text())[component])
+    defaults = tree_files.section(deployment.root, path, component)
     return defaults | deployment.base_pillar(component)
 
 

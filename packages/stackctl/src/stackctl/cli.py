@@ -38,6 +38,7 @@ from stackctl import (
     site,
     status,
     teardown,
+    tree_files,
 )
 from stackctl.account import enter
 from stackctl.arguments import parser
@@ -69,25 +70,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         deployment = Deployment(options.deployment, repository_root(), options.map)
         if not deployment.is_local and getattr(options, "action", "") != "init":
             deployment.settings()  # raises for a deployment that nobody has initialised
+        tree_files.check(deployment.root)
         if deployment.has_settings:
             settings.check(deployment, complete=False)
+        if options.verb in TAKES_SECRETS:
+            SecretStore(deployment).check()
         if options.verb != "up":
             _require_remembered_map(deployment)
         return int(VERBS[options.verb](deployment, options))
-    except (StackError, BotoCoreError, ClientError) as error:
-        # Without a deployment, it is one of stackctl's own errors.
-        known = error if isinstance(error, StackError) else _of_aws(error, deployment)
-        ERR.print(f"[red]error:[/] {escape(str(known))}", soft_wrap=True)
-        return 1
-    except Interrupted as interrupted:
-        ERR.print(f"Interrupted. {escape(str(interrupted))}", soft_wrap=True)
-        return 130
-    except KeyboardInterrupt:
-        ERR.print("Interrupted. Run the same command again: it continues from where it was.")
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _failed(_of_system(error))
+    except (StackError, BotoCoreError, ClientError) as error:
+        # Without a deployment, it is one of stackctl's own errors.
+        return _failed(error if isinstance(error, StackError) else _of_aws(error, deployment))
+    except KeyboardInterrupt as interrupted:
+        again = "Run the same command again: it continues from where it was."
+        said = str(interrupted) if isinstance(interrupted, Interrupted) else again
+        ERR.print(f"Interrupted. {escape(said)}", soft_wrap=True)
+        return 130
+
+
+def _failed(error: StackError) -> int:
+    ERR.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+    return 1
 
 
 def _require_remembered_map(deployment: Deployment) -> None:
@@ -102,6 +110,15 @@ def _require_remembered_map(deployment: Deployment) -> None:
 
 def _of_aws(error: BotoCoreError | ClientError, deployment: Deployment) -> StackError:
     return refusals.as_error(error, deployment.region())
+
+
+def _of_system(error: OSError) -> StackError:
+    """Return what this host has refused, such as a full disk; raise an error of a library."""
+    if error.errno is None:
+        raise error
+    where = f"{error.filename}: " if error.filename else ""
+    again = "No file is half written. When that is mended, run the same command again."
+    return StackError(f"{where}{error.strerror}.", again)
 
 
 def _log(deployment: Deployment, verb: str) -> Log:
@@ -588,6 +605,8 @@ def _master(deployment: Deployment, options: argparse.Namespace) -> int:
     return 0
 
 
+TAKES_SECRETS = {"up", "plan", "launch"}
+"""The verbs that bring secrets to machines, or say what that would do."""
 VERBS = {
     "init": _init,
     "plan": _plan,

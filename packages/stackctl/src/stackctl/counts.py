@@ -114,7 +114,7 @@ def highest(names: Iterable[str], role: str) -> int:
 
 def write(path: Path, wanted: Iterable[Wanted]) -> bool:
     """Write counts into a deployment's settings, and return whether that changed anything."""
-    settings = yaml.safe_load(path.read_text())["settings"]
+    settings = yaml.safe_load(path.read_text())["settings"]  # stackctl.settings has checked it
     machines = dict(settings.get("machines") or {})
     machines |= {each.role: each.bounds.setting() for each in wanted}
     return settings_file.write(path, "machines", machines)

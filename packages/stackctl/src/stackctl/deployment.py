@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
-import yaml
-
-from stackctl import counts, maps, settings_file
+from stackctl import counts, maps, settings_file, tree_files
 from stackctl.counts import Bounds
 from stackctl.errors import MapError, StackError
 from stackctl.roles import MASTER, RoleTable, role_of
@@ -113,8 +111,8 @@ class Deployment:
 
     def base_pillar(self, component: str) -> dict[str, Any]:
         """Return what a file of `pillar/base` holds about the component that it is named for."""
-        text = (self.root / "pillar" / "base" / f"{component}.sls").read_text()
-        return cast(dict[str, Any], yaml.safe_load(text)[component])
+        path = self.root / "pillar" / "base" / f"{component}.sls"
+        return tree_files.section(self.root, path, component)
 
     def owner(self) -> dict[str, str]:
         """Return the tags that say that something in an account is this deployment's."""
@@ -130,7 +128,7 @@ class Deployment:
 
     def role_table(self) -> RoleTable:
         """Return the table of roles."""
-        return RoleTable.read(self.root / "pillar" / "base" / "roles.sls")
+        return RoleTable.read(self.root, self.root / "pillar" / "base" / "roles.sls")
 
     def region(self) -> str:
         """Return the AWS region that the machines are in."""
@@ -272,7 +270,7 @@ class Deployment:
     @property
     def has_settings(self) -> bool:
         """Whether the deployment was initialised."""
-        return self.settings_path.is_file()
+        return self.settings_path.exists()
 
     def settings(self) -> dict[str, Any]:
         """Return the deployment's `settings` pillar.
@@ -286,15 +284,7 @@ class Deployment:
                 f"{self.settings_path.relative_to(self.root)} does not exist.",
                 f"Run: stackctl secrets init -d {self.name}{account}",
             )
-        try:
-            found = yaml.safe_load(self.settings_path.read_text())["settings"]
-        except (yaml.YAMLError, LookupError, TypeError) as error:
-            source = self.settings_path.relative_to(self.root)
-            reason = " ".join(str(error).split())
-            raise StackError(
-                f"{source} cannot be read: {reason}.", "It is YAML, with the key `settings`."
-            ) from None
-        return cast(dict[str, Any], found)
+        return tree_files.section(self.root, self.settings_path, "settings", alone=True)
 
 
 def _of_role(names: Iterable[str], role: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files and folders that only their owner may read."""
+"""Files that are replaced as a whole, and folders that only their owner may read."""
 
 from __future__ import annotations
 
@@ -21,12 +21,30 @@ def write_private(path: Path, content: str) -> bool:
     data = content.encode()
     if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o077 == 0:
         return False
-    scratch = private_directory(path.parent) / f".{path.name}.new"
-    scratch.unlink(missing_ok=True)
-    scratch.touch(mode=0o600)
-    with scratch.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    private_directory(path.parent)
+    _replace(path, data, 0o600)
     return True
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Replace a file that others may read; one that exists keeps its mode.
+
+    A run that is interrupted, or a full disk, leaves the old file or the new one.
+    """
+    _replace(path, content.encode(), path.stat().st_mode & 0o777 if path.is_file() else 0o644)
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    scratch = path.parent / f".{path.name}.new"
+    scratch.unlink(missing_ok=True)
+    try:
+        scratch.touch(mode=0o600)
+        with scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.chmod(mode)
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise

@@ -13,6 +13,7 @@ from stackctl.catalogue import CLOUD_SSH, DEPLOYMENT_CA, catalogue
 from stackctl.certificates import Authority, certificates
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
+from stackctl.files import write_atomically
 from stackctl.roles import EDGE_TLS
 from stackctl.secret_store import SecretStore
 
@@ -94,7 +95,7 @@ def initialise(
     wanted = (settings or _first_settings(deployment, base_url)) | chosen | derived
     if wanted != settings:
         text = yaml.safe_dump({"settings": wanted}, sort_keys=False)
-        deployment.settings_path.write_text(SETTINGS_HEADER + text)
+        write_atomically(deployment.settings_path, SETTINGS_HEADER + text)
         made.append("settings")
     return made
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
-
+from stackctl import tree_files
 from stackctl.deployment import Deployment
 from stackctl.errors import StackError
 
@@ -33,7 +32,7 @@ def resolve(deployment: Deployment, name: str) -> Mapping[str, Any]:
     """
     profiles: dict[str, Mapping[str, Any]] = {}
     for path in sorted((deployment.root / "cloud.profiles.d").glob("*.conf")):
-        profiles |= yaml.safe_load(path.read_text())
+        profiles |= tree_files.read(deployment.root, path)
     profile, seen = dict(profiles.get(name, {})), {name}
     while (parent := profile.pop("extends", None)) not in {None, *seen}:
         profile = {**profiles.get(parent, {}), **profile}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
-from stackctl.files import private_directory
+from stackctl.files import private_directory, write_atomically
 from stackctl.secret_store import SecretStore, gpg, gpg_home
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,40}")
@@ -64,7 +64,7 @@ def share(deployment: Deployment, source: Path, name: str) -> tuple[PublicKey, l
                 f"Remove the old one first: stackctl secrets unshare {name} -d {deployment.name}",
             )
     private_directory(store.operators)
-    target.write_text(armoured)
+    write_atomically(target, armoured)
     return key, encrypt_again(deployment)
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stackctl import tree_files
 from stackctl.errors import StackError
 
 MASTER = "salt"
@@ -94,13 +93,13 @@ class RoleTable:
     roles: Mapping[str, Role]
 
     @classmethod
-    def read(cls, path: Path) -> RoleTable:
-        """Read the table.
+    def read(cls, root: Path, path: Path) -> RoleTable:
+        """Read the table in a file of a checkout.
 
         Raises:
-            StackError: it lacks a key.
+            StackError: it cannot be read, or lacks a key.
         """
-        data = yaml.safe_load(path.read_text())
+        data = tree_files.read(root, path)
         try:
             roles = {name: Role.read(name, row) for name, row in data["roles"].items()}
             return cls(data["domain"], roles)

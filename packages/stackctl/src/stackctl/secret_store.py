@@ -15,12 +15,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import yaml
-
+from stackctl import armour, tree_files
 from stackctl.deployment import Deployment
-from stackctl.errors import CommandError, MissingProgram, SecretsError
-from stackctl.files import private_directory, write_private
+from stackctl.errors import (
+    CommandError,
+    MissingProgram,
+    PreflightError,
+    SecretsError,
+    StackError,
+)
+from stackctl.files import private_directory, write_atomically, write_private
 from stackctl.run import run
+
+AGAIN = "Restore the file from git, or make the secret anew: stackctl secrets rotate."
 
 
 class SecretStore:
@@ -61,7 +68,7 @@ class SecretStore:
             write_private(self.private_key, gpg(home, ["--armor", "--export-secret-keys"]))
             public = gpg(home, ["--armor", "--export"])
         private_directory(self.public_key.parent)
-        self.public_key.write_text(public)
+        write_atomically(self.public_key, public)
         return True
 
     def names(self) -> list[str]:
@@ -73,10 +80,13 @@ class SecretStore:
 
         Salt would stop at the first such machine, and say that an SLS is not available.
         """
-        top = yaml.safe_load((self._deployment.root / "pillar/base/top.sls").read_text())
-        names = {name for entries in top["base"].values() for name in entries}
-        wanted = {name.removeprefix("secrets.") for name in names if name.startswith("secrets.")}
-        return sorted(wanted - set(self.names()))
+        return sorted(self._wanted() - set(self.names()))
+
+    def _wanted(self) -> set[str]:
+        root = self._deployment.root
+        top = tree_files.section(root, root / "pillar/base/top.sls", "base")
+        names = {name for entries in top.values() for name in entries}
+        return {name.removeprefix("secrets.") for name in names if name.startswith("secrets.")}
 
     def operator_keys(self) -> list[Path]:
         """Return the files of the operators' public keys."""
@@ -117,10 +127,36 @@ class SecretStore:
             return {field: gpg(home, ["--decrypt"], text) for field, text in ciphertexts.items()}
 
     def ciphertexts(self, secret: str) -> dict[str, str]:
-        """Return the fields of a secret, encrypted."""
-        # A file holds one secret. Its key is not looked at: `rename_keys` may still have to run.
-        (found,) = yaml.safe_load(self._path(secret).read_text())["secrets"].values()
-        return dict(found)
+        """Return the fields of a secret, encrypted.
+
+        Raises:
+            SecretsError: the file holds something else than one secret's ciphertext.
+        """
+        path = self._path(secret)
+        name = path.relative_to(self._deployment.root)
+        held = tree_files.section(self._deployment.root, path, "secrets", alone=True)
+        # Its key is not looked at: `rename_keys` may still have to run.
+        fields = next(iter(held.values())) if len(held) == 1 else None
+        if not isinstance(fields, dict) or not fields:
+            raise SecretsError(f"{name} has to hold one secret, and its fields.", AGAIN)
+        for field, text in fields.items():
+            if fault := armour.fault(text):
+                raise SecretsError(f"{name}: the field {field} {fault}.", AGAIN)
+        return {str(field): text for field, text in fields.items()}
+
+    def check(self) -> None:
+        """Raise SecretsError for secrets that Salt could not read, all at once.
+
+        Nothing is decrypted: a field that is changed by a byte is told by its checksum.
+        """
+        found = []
+        for secret in self.names():
+            try:
+                self.ciphertexts(secret)
+            except StackError as error:
+                found.append(error.what)
+        if found:
+            raise SecretsError(" ".join(found), AGAIN)
 
     def _read_as_operator(self, ciphertexts: Mapping[str, str]) -> dict[str, str]:
         """Decrypt with the key of whoever runs this, in his or her own keyring."""
@@ -143,9 +179,16 @@ class SecretStore:
         renamed = []
         for secret in self.names():
             path = self._path(secret)
+            try:
+                text = tree_files.text(self._deployment.root, path)
+            except PreflightError:
+                continue  # `check` says so, and whoever makes it anew needs no old key
             old = re.escape(secret.replace("-", "_"))
             text, count = re.subn(
-                rf"^(\s+){old}:(?=\s*$)", rf"\g<1>{secret}:", path.read_text(), flags=re.MULTILINE
+                rf"^(\s+){old}:(?=\s*$)",
+                rf"\g<1>{secret}:",
+                text,
+                flags=re.MULTILINE,
             )
             if count and write_private(path, text):
                 renamed.append(secret)

@@ -11,12 +11,12 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 
+from stackctl import tree_files
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
 
@@ -33,17 +33,6 @@ ACCOUNT_DIGITS, BUCKET_LENGTH = 12, 63
 Values = Iterator[tuple[str, Any]]
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML, and refuses a key that is there twice: the second would win silently."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (at, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(None, None, f"{key} is there twice", at.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def check(deployment: Deployment, *, complete: bool) -> None:
     """Raise PreflightError for settings that cannot be, or do not fit to the tree.
 
@@ -53,7 +42,7 @@ def check(deployment: Deployment, *, complete: bool) -> None:
             makes some of them.
     """
     path = deployment.settings_path.relative_to(deployment.root)
-    settings = _read(deployment.settings_path, str(path))
+    settings = deployment.settings()
     found = [f"{path}: {line}" for line in _problems(settings, deployment.name, complete=complete)]
     found += [*_networks(deployment, settings), *_regions(deployment, settings)]
     found += [*_bucket(deployment)]
@@ -75,17 +64,6 @@ def check_site(url: str) -> None:
         raise PreflightError(
             f"The address {url!r} cannot be the site's: write it {error}."
         ) from None
-
-
-def _read(path: Path, name: str) -> dict[str, Any]:
-    try:
-        data = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise PreflightError(f"{name} is no YAML, line {line}: {error.problem}.") from None
-    if not isinstance(data, dict) or not isinstance(data.get("settings"), dict) or len(data) > 1:
-        raise PreflightError(f"{name} has to hold one key, settings, and the settings below it.")
-    return dict(data["settings"])
 
 
 # -- the settings by themselves --------------------------------------------------------------------
@@ -238,7 +216,7 @@ def _regions(deployment: Deployment, settings: Mapping[str, Any]) -> Iterator[st
     ]
     for pattern in TREE:
         for file in sorted(deployment.root.glob(pattern)):
-            lines = enumerate(file.read_text().splitlines(), 1)
+            lines = enumerate(tree_files.text(deployment.root, file).splitlines(), 1)
             places.append(
                 (str(file.relative_to(deployment.root)), ((f"line {n}", line) for n, line in lines))
             )
@@ -251,7 +229,7 @@ def _regions(deployment: Deployment, settings: Mapping[str, Any]) -> Iterator[st
 def _allowed_region(deployment: Deployment) -> str:
     """Return the region of the provider; without a provider, of the foundation."""
     for path in sorted(deployment.root.glob("cloud.providers.d/*.conf")):
-        for provider in yaml.safe_load(path.read_text()).values():
+        for provider in tree_files.read(deployment.root, path).values():
             return str(provider["location"])
     return deployment.region()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from stackctl.files import write_private
+from stackctl.files import write_atomically
 
 
 def write(path: Path, key: str, value: Any) -> bool:
@@ -34,9 +34,7 @@ def write(path: Path, key: str, value: Any) -> bool:
         after = f"{before}{end}  {line}\n"
     if not _holds(after, data):  # written in a way of its own
         after = yaml.safe_dump(data, sort_keys=False)
-    mode = path.stat().st_mode & 0o777
-    write_private(path, after)
-    path.chmod(mode)
+    write_atomically(path, after)
     return True
 
 
