@@ -54,6 +54,7 @@ def bare_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(engine, "_connect", lambda: CLIENT if up.exists() else None)
     monkeypatch.setattr(engine, "SYSTEMD", tmp_path / "absent")
     monkeypatch.setattr(engine, "STALE", ())
+    monkeypatch.setattr(engine, "INOTIFY", tmp_path / "absent")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("UP", str(up))
     return up
@@ -86,6 +87,34 @@ def test_running_engine_is_used_and_never_stopped(tmp_path: Path, bare_host: Pat
     assert engine.ensure(lines.append, tmp_path) is CLIENT
     assert lines == []
     assert not engine.stop_if_ours(tmp_path)
+
+
+@pytest.mark.parametrize(("before", "after"), [(128, 1024), (1024, 1024), (8192, 8192)])
+def test_host_allows_as_many_inotify_instances_as_machines_need(
+    tmp_path: Path, bare_host: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    bare_host.touch()
+    limit = tmp_path / "max_user_instances"
+    limit.write_text(f"{before}\n")
+    monkeypatch.setattr(engine, "INOTIFY", limit)
+    lines: list[str] = []
+    assert engine.ensure(lines.append, tmp_path) is CLIENT
+    assert int(limit.read_text()) == after
+    assert len(lines) == (before != after)
+
+
+def test_limit_that_cannot_be_raised_is_told(
+    tmp_path: Path, program: Program, bare_host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare_host.touch()
+    limit = tmp_path / "max_user_instances"
+    limit.write_text("128\n")
+    monkeypatch.setattr(engine, "INOTIFY", limit)
+    program("tee", "echo read-only file system >&2; exit 1")
+    lines: list[str] = []
+    assert engine.ensure(lines.append, tmp_path) is CLIENT
+    assert "stays at 128" in lines[0]
+    assert "read-only file system" in lines[0]
 
 
 def test_stop_if_ours_spares_other_program_with_same_pid(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ STALE = (
 )
 """Pid files, each with its program. After a crash they can name the pid of another program; then
 dockerd does not start."""
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INSTANCES = 1024
+"""A machine's systemd and its services hold some eight of them; the kernel's default is 128 for all
+machines together, and a unit that gets none fails. See inotify(7)."""
 _PID_FILE = "dockerd.pid"
 _LOG_FILE = "dockerd.log"
 
@@ -36,7 +40,8 @@ def ensure(report: Report, state_dir: Path = DEFAULT_STATE_DIR) -> docker.Docker
 
     A missing docker.io or iptables is installed. systemd starts the engine where it is PID 1.
     Elsewhere this function starts dockerd, and keeps its pid and log in `state_dir`, so that
-    `stop_if_ours` can stop it.
+    `stop_if_ours` can stop it. The host gets as many inotify instances as many machines need, until
+    it boots again.
 
     Raises:
         EngineForbidden: an engine runs, and this user may not use it.
@@ -44,6 +49,7 @@ def ensure(report: Report, state_dir: Path = DEFAULT_STATE_DIR) -> docker.Docker
         PackagesFailed: apt failed.
         EngineStartFailed: the engine ended, or did not answer within a minute.
     """
+    _allow_inotify(report)
     client = _connect()
     if client:
         return client
@@ -160,6 +166,24 @@ def _connect() -> docker.DockerClient | None:
 
 def _program(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def _allow_inotify(report: Report) -> None:
+    """Raise the host's number of inotify instances, unless it is as high or an engine is remote."""
+    if os.environ.get("DOCKER_HOST") or not INOTIFY.is_file():
+        return
+    if (before := int(INOTIFY.read_text())) >= INSTANCES:
+        return
+    command = packages.privileged("tee", str(INOTIFY))
+    done = subprocess.run(
+        command, input=f"{INSTANCES}\n", capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        report(
+            f"{INOTIFY} stays at {before}, which is few for many machines: {done.stderr.strip()}"
+        )
+    else:
+        report(f"raised fs.inotify.max_user_instances from {before} to {INSTANCES}")
 
 
 def _start_by_systemd(report: Report) -> docker.DockerClient:
