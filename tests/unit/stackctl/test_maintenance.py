@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from fakeclock import Clock
-from stackctl import cli, maintenance, salt, site, tree
+from stackctl import cli, held_master, maintenance, salt, site, tree
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, UnreachableError
 from stackctl.maintenance import Wanted
@@ -52,18 +52,24 @@ class Run:
         self.machine = SimpleNamespace(name="salt-1", instance_id="i-1")
         self.deployment = SimpleNamespace(command=lambda verb: f"stackctl {verb}")
         for module, name, value in (
-            (maintenance, "ec2_client", lambda _: None),
-            (maintenance, "enter", lambda _: nullcontext()),
-            (maintenance, "on_this_host", lambda *_, **__: nullcontext()),
-            (maintenance, "list_machines", lambda *_: {}),
-            (maintenance, "require_master", lambda *_: self.machine),
-            (maintenance, "Shell", lambda *_: self),
-            (maintenance, "Session", lambda *_, **__: self),
+            (held_master, "on_this_host", lambda *_, **__: nullcontext()),
+            (held_master, "Session", lambda *_, **__: self),
             (maintenance, "time", self.clock),
             (salt, "Master", lambda *_: self),
             (tree, "require_same", lambda *_: self.did.append("same tree")),
             (site, "require_healthy", lambda _: self.did.append("site")),
             (site, "address", lambda _: "https://site"),
+            *(
+                (module, name, value)
+                for module in (maintenance, held_master)
+                for name, value in (
+                    ("ec2_client", lambda _: None),
+                    ("enter", lambda _: nullcontext()),
+                    ("list_machines", lambda *_: {}),
+                    ("require_master", lambda *_: self.machine),
+                    ("Shell", lambda *_: self),
+                )
+            ),
         ):
             patch.setattr(module, name, value)
 

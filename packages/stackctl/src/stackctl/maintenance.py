@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stackctl import salt, site, tree
+from stackctl import held_master, salt, site
 from stackctl.account import enter
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, StackError
-from stackctl.locks import Holder, Session, on_this_host
 from stackctl.machines import ec2_client, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.restore import reason
@@ -132,21 +131,10 @@ def run(
         BusyError: another run changes the deployment.
         ConvergeError: a machine must not be away now, or did not come back; and why.
     """
-    holder = Holder.this(wanted.verb)
-    with (
-        on_this_host(deployment, holder, progress.note, wait=wait),
-        enter(deployment),
-        Shell(deployment, client := ec2_client(deployment), log) as shell,
-        Session(shell, log, holder, progress.note, wait=wait) as session,
-    ):
-        machine = require_master(deployment, list_machines(client, deployment))
-        shell.trust(machine)
-        session.hold(machine)
-        master = salt.Master(shell, machine, log, session.jobs)
+    with held_master.hold(deployment, wanted.verb, progress, log, wait=wait) as held:
+        master = held.master
         fleet = Fleet(master)
         with progress.step("preflight"):
-            tree.require_same(deployment, shell, machine, log)
-            master.require_quiet(progress.note, wait=wait)
             names = fleet.expanded(wanted.names)
         for name in names:
             with progress.step(name) as step:
@@ -158,8 +146,8 @@ def run(
                 if role_of(name) == MASTER:
                     if wanted.upgrade:
                         _upgrade_master(master)
-                    _reboot_master(shell, master)
-                    session.hold(machine)
+                    _reboot_master(held.shell, master)
+                    held.session.hold(master.machine)
                 else:
                     told = {
                         "reboot": [name],
@@ -191,20 +179,9 @@ def replace(
         BusyError: another run changes the deployment.
         ConvergeError: nobody serves in its place, or has its data; or what failed.
     """
-    holder = Holder.this("replace")
-    with (
-        on_this_host(deployment, holder, progress.note, wait=wait),
-        enter(deployment),
-        Shell(deployment, client := ec2_client(deployment), log) as shell,
-        Session(shell, log, holder, progress.note, wait=wait) as session,
-    ):
-        machine = require_master(deployment, list_machines(client, deployment))
-        shell.trust(machine)
-        session.hold(machine)
-        master = salt.Master(shell, machine, log, session.jobs)
+    with held_master.hold(deployment, "replace", progress, log, wait=wait) as held:
+        master = held.master
         with progress.step("preflight"):
-            tree.require_same(deployment, shell, machine, log)
-            master.require_quiet(progress.note, wait=wait)
             if role_of(name) == MASTER:
                 raise ConvergeError(
                     f"{name} has the keys of all others.",

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from stackctl import salt, site, tree
+from stackctl import held_master, salt, site
 from stackctl.account import enter
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
-from stackctl.locks import Holder, Session, on_this_host
 from stackctl.machines import ec2_client, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.run import Log
@@ -124,20 +123,9 @@ def restore(
         BusyError: another run changes the deployment.
         ConvergeError: it is not possible, or failed. The data is what it was then.
     """
-    holder = Holder.this("restore")
-    with (
-        on_this_host(deployment, holder, progress.note, wait=wait),
-        enter(deployment),
-        Shell(deployment, client := ec2_client(deployment), log) as shell,
-        Session(shell, log, holder, progress.note, wait=wait) as session,
-    ):
-        machine = require_master(deployment, list_machines(client, deployment))
-        shell.trust(machine)
-        session.hold(machine)
-        master = salt.Master(shell, machine, log, session.jobs)
+    with held_master.hold(deployment, "restore", progress, log, wait=wait) as held:
+        master = held.master
         with progress.step("preflight"):
-            tree.require_same(deployment, shell, machine, log)
-            master.require_quiet(progress.note, wait=wait)
             database = Database(master)
             plan(database, to, timeline)
         with progress.step("restore") as step:
