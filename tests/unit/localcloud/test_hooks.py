@@ -20,6 +20,7 @@ from moto.servicequotas.models import ServiceQuotasBackend
 from localcloud import hooks
 from localcloud.account import Account
 from localcloud.cloud import Cloud
+from localcloud.delays import INSTANT
 from memorycloud import Running
 
 Launch = Callable[..., Any]
@@ -39,7 +40,7 @@ def test_moto_is_itself_again_after_the_cloud(
 ) -> None:
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", load_images)
     before = of_moto()
-    made = hooks.Hooks(cast(Cloud, SimpleNamespace(account=Account())))
+    made = hooks.Hooks(cast(Cloud, SimpleNamespace(account=Account(), delays=INSTANT)))
     assert all(now != then for now, then in zip(of_moto(), before, strict=True))
     assert os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] == "false"
     assert hasattr(Instance, "terminate_quietly")
@@ -47,6 +48,13 @@ def test_moto_is_itself_again_after_the_cloud(
     assert of_moto() == before
     assert os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] == load_images
     made.remove()
+    assert of_moto() == before
+
+
+def test_moto_is_itself_again_after_half_of_the_hooks() -> None:
+    before = of_moto()
+    with pytest.raises(AttributeError):
+        hooks.Hooks(cast(Cloud, SimpleNamespace(account=Account())))  # without delays
     assert of_moto() == before
 
 

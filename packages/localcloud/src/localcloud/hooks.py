@@ -66,6 +66,13 @@ class Hooks:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._undo: list[Callable[[], None]] = []
+        try:
+            self._install()
+        except BaseException:
+            self.remove()  # moto is the whole process's
+            raise
+
+    def _install(self) -> None:
         self._settings()
         self._requests()
         self._launches()
@@ -81,7 +88,7 @@ class Hooks:
         endpoints.hook(self._replace)
         s3.hook(self._replace)
         volumes.hook(self._replace, ROOT_GIB)
-        volumes.hook_modifications(self._replace, cloud.delays)
+        volumes.hook_modifications(self._replace, self._cloud.delays)
 
     def remove(self) -> None:
         """Restore moto's own behaviour."""
