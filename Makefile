@@ -1,6 +1,6 @@
 # make help lists the targets. Everything runs in .venv, which uv fills from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint unit oldest-salt states cloud machines stack image \
+.PHONY: help up down status test lint unit oldest-salt states cloud machines long stack image \
 	bench chaos chaos-list chaos-clean bench-list bench-visit bench-up bench-driver bench-memory bench-release mutants size audit lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
@@ -63,7 +63,10 @@ cloud: image ## test salt-cloud against the local EC2, with real machines and fa
 	$(BIN)/pytest tests/cloud
 
 machines: image ## run `states` and `cloud` side by side
-	$(BIN)/pytest $(SLOWEST) --numprocesses=2 --dist=loadscope tests/states tests/cloud
+	$(BIN)/pytest $(SLOWEST) --numprocesses=2 --dist=loadscope -m "not long" tests/states tests/cloud
+
+long: image ## run the tests of `states` that take minutes each: upgrades, a rotation of the CA
+	$(BIN)/pytest $(SLOWEST) -m long tests/states
 
 stack: $(BIN)/stackctl ## test the whole stack as a user meets it
 	@scripts/install-browser

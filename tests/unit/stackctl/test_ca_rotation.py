@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from stackctl import ca_rotation, cli, initialise, secret_store, settings_file
+from stackctl import armour, ca_rotation, cli, initialise, secret_store, settings_file
 from stackctl.ca_rotation import OVERDUE_DAYS, Answers, Trust, advance, current
 from stackctl.certificates import Authority, certificates, fingerprint
 from stackctl.deployment import Deployment
@@ -43,6 +43,7 @@ def without_gpg() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secret_store, "gpg", gpg)
+        patch.setattr(armour, "fault", lambda _: "")
         patch.setattr(secret_store, "gpg_home", lambda: nullcontext(Path("/nonexistent")))
         yield
 
