@@ -34,6 +34,7 @@ REPLACED = "/run/pgbackrest/replaced.json"
 STANZA = "stack"
 _ANSWER_SECONDS = 10
 _INFO_SECONDS = 60
+_TELL_SECONDS = 15  # `stackctl status` waits no longer than a minute for a machine
 _LEADER_SECONDS = 120
 _ASIDE_SECONDS = 900  # 10 GB take some five minutes
 _POLL_SECONDS = 0.5
@@ -150,14 +151,17 @@ def _explained(text: str) -> str:
     return text
 
 
-def look() -> list[Backup]:
+def look(seconds: float = _INFO_SECONDS) -> list[Backup]:
     """Return the backups that can be restored, the oldest first; empty: there is none.
+
+    Args:
+        seconds: after which the repository counts as one that does not answer.
 
     Raises:
         BackupError: the repository cannot be read, which is not the same as an empty one.
     """
     # Not strict: what a wrong key has decrypted may be in a message.
-    output = pgbackrest("--output=json", "info", seconds=_INFO_SECONDS)
+    output = pgbackrest("--output=json", "info", seconds=seconds)
     found = json.loads(output, strict=False)
     stanza = next((each for each in found if each["name"] == STANZA), None)
     if stanza is None or stanza["status"]["code"] in _NO_STANZA:
@@ -512,7 +516,7 @@ def tell(settings: Settings) -> dict[str, str]:
     )
     archived, fails, runs = ask("/var/run/postgresql", "postgres", question).split("|")
     try:
-        backups = look()
+        backups = look(_TELL_SECONDS)
     except BackupError as error:
         return {"backups": "", "problem": f"the backups cannot be read: {error}"}
     told, problems = [], []
