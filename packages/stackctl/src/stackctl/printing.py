@@ -15,8 +15,9 @@ from stackctl.master_backup import Restored
 from stackctl.status import Report, Row
 from stackctl.verdict import Result
 
-OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
+# Without emoji: a key such as roles:salt:unit has one's name in it.
+OUT = Console(highlight=False, emoji=False)
+ERR = Console(stderr=True, highlight=False, emoji=False)
 
 
 def print_line(text: str) -> None:
