@@ -137,6 +137,26 @@ def test_address_that_is_no_sites_is_refused(
     assert "settings:base_url" in said(capsys, "up", "--dry-run")
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "told"),
+    [
+        ("aws", "salt_address: 10.20.1.250", "salt_address: ten", "aws:salt_address is 'ten'"),
+        ("roles", "    unit: salt-master", "    unit: salt-master\n    trusts: 5", "trusts is 5"),
+        (
+            "roles",
+            "    unit: salt-master",
+            "    unit: 7",
+            "roles:salt:unit is 7",
+        ),
+    ],
+)
+def test_value_of_another_kind_is_named(
+    root: Path, capsys: pytest.CaptureFixture[str], name: str, old: str, new: str, told: str
+) -> None:
+    damaged(root / f"pillar/base/{name}.sls", lambda text: text.replace(old, new))
+    assert told in said(capsys, "cost")
+
+
 def test_full_disk_leaves_the_old_file(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
