@@ -76,6 +76,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def mine(made: Deployment, tmp_path: Path) -> Deployment:
+    """A copy of the deployment that the file calls `made`, to be changed."""
+    shutil.copytree(made.root, tmp_path / "mine")
+    return Deployment("local", tmp_path / "mine")
+
+
+@pytest.fixture
 def deployment(checkout: Path) -> Deployment:
     """The deployment `local` of that checkout, not yet initialised."""
     return Deployment("local", checkout)

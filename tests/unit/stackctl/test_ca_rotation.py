@@ -61,13 +61,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     return deployment
 
 
-@pytest.fixture
-def mine(made: Deployment, tmp_path: Path) -> Deployment:
-    """A copy of it, to be changed."""
-    shutil.copytree(made.root, tmp_path / "mine")
-    return Deployment("local", tmp_path / "mine")
-
-
 def files(deployment: Deployment) -> dict[str, str]:
     """Return every file of the deployment's pillar with its content."""
     folder = deployment.pillar_dir

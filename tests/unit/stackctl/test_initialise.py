@@ -82,13 +82,6 @@ def opened(made: Deployment) -> dict[str, dict[str, str]]:
     return {secret: store.read(secret) for secret in store.names()}
 
 
-@pytest.fixture
-def mine(made: Deployment, tmp_path: Path) -> Deployment:
-    """A copy of it, to be changed."""
-    shutil.copytree(made.root, tmp_path / "mine")
-    return Deployment("local", tmp_path / "mine")
-
-
 def files(deployment: Deployment) -> dict[str, str]:
     """Return every file of the deployment's pillar with its content."""
     folder = deployment.pillar_dir

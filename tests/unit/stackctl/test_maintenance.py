@@ -59,17 +59,11 @@ class Run:
             (tree, "require_same", lambda *_: self.did.append("same tree")),
             (site, "require_healthy", lambda _: self.did.append("site")),
             (site, "address", lambda _: "https://site"),
-            *(
-                (module, name, value)
-                for module in (maintenance, held_master)
-                for name, value in (
-                    ("ec2_client", lambda _: None),
-                    ("enter", lambda _: nullcontext()),
-                    ("list_machines", lambda *_: {}),
-                    ("require_master", lambda *_: self.machine),
-                    ("Shell", lambda *_: self),
-                )
-            ),
+            (held_master, "ec2_client", lambda _: None),
+            (held_master, "enter", lambda _: nullcontext()),
+            (held_master, "list_machines", lambda *_: {}),
+            (held_master, "require_master", lambda *_: self.machine),
+            (held_master, "Shell", lambda *_: self),
         ):
             patch.setattr(module, name, value)
 

@@ -1,4 +1,4 @@
-"""The Salt master, held by one verb: nobody else changes the deployment meanwhile."""
+"""The Salt master: asked by a verb, or held by it, so that nobody else changes the deployment."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ class Held:
     shell: Shell
     session: Session
     master: salt.Master
+
+
+@contextmanager
+def reach(deployment: Deployment, log: Log) -> Iterator[salt.Master]:
+    """Yield the master, for questions that change nothing.
+
+    Raises:
+        StackError: there is no master, or it cannot be reached.
+    """
+    with enter(deployment), Shell(deployment, client := ec2_client(deployment), log) as shell:
+        machine = require_master(deployment, list_machines(client, deployment))
+        shell.trust(machine)
+        yield salt.Master(shell, machine, log)
 
 
 @contextmanager

@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackctl import held_master, salt, site
-from stackctl.account import enter
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError, StackError
-from stackctl.machines import ec2_client, list_machines, require_master
 from stackctl.progress import Progress
-from stackctl.restore import reason
 from stackctl.roles import MASTER, role_of
 from stackctl.run import Log
 from stackctl.ssh import Shell
@@ -72,7 +69,7 @@ class Fleet:
         )
         with contextlib.suppress(ValueError):
             return json.loads(output)
-        raise ConvergeError(f"{reason(output)}.")
+        raise ConvergeError(f"{salt.reason(output)}.")
 
     def expanded(self, names: Sequence[str]) -> list[str]:
         """Return the machines that names of machines and roles mean, in the order of their turn.
@@ -95,10 +92,8 @@ class Fleet:
 
 def plan(deployment: Deployment, wanted: Wanted, log: Log) -> tuple[list[str], bool]:
     """Return the steps, a line each, and whether all of them are possible now."""
-    with enter(deployment), Shell(deployment, client := ec2_client(deployment), log) as shell:
-        machine = require_master(deployment, list_machines(client, deployment))
-        shell.trust(machine)
-        fleet = Fleet(salt.Master(shell, machine, log))
+    with held_master.reach(deployment, log) as master:
+        fleet = Fleet(master)
         names = fleet.expanded(wanted.names)
         refusals = {} if wanted.interrupt else fleet.call("refusals", names)
         lines = []
@@ -209,7 +204,7 @@ def _upgrade_master(master: salt.Master) -> None:
     question = [f"--timeout={UPGRADE_SECONDS}", name, "pkg.upgrade", "dist_upgrade=True"]
     answer = master.ask(question, what="upgrading the Salt master", timeout=UPGRADE_SECONDS)
     if not isinstance(answer.get(name), dict):
-        raise ConvergeError(f"{name}: {reason(str(answer.get(name) or 'no answer'))}.")
+        raise ConvergeError(f"{name}: {salt.reason(str(answer.get(name) or 'no answer'))}.")
 
 
 def _reboot_master(shell: Shell, master: salt.Master) -> None:

@@ -8,13 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from stackctl import held_master, salt, site
-from stackctl.account import enter
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
-from stackctl.machines import ec2_client, list_machines, require_master
 from stackctl.progress import Progress
 from stackctl.run import Log
-from stackctl.ssh import Shell
 
 ROLE = "postgres"
 ANSWER_SECONDS = 120  # of a machine, for what only looks
@@ -52,7 +49,7 @@ class Database:
             )
         answer = answers[name]
         if isinstance(answer, str) and answer.startswith(("ERROR", "The minion function caused")):
-            raise ConvergeError(f"{name}: {reason(answer)}.")
+            raise ConvergeError(f"{name}: {salt.reason(answer)}.")
         return answer
 
     def maker(self) -> str:
@@ -65,18 +62,11 @@ class Database:
         return max(found, key=lambda each: str(each["time"]))
 
 
-def reason(answer: str) -> str:
-    """Return the last line of what Salt says about a function that failed."""
-    return answer.strip().splitlines()[-1].removeprefix("ERROR: ").rstrip(".")
-
-
 @contextmanager
 def asking(deployment: Deployment, log: Log) -> Iterator[Database]:
     """Yield the database servers of a deployment, for questions that change nothing there."""
-    with enter(deployment), Shell(deployment, client := ec2_client(deployment), log) as shell:
-        machine = require_master(deployment, list_machines(client, deployment))
-        shell.trust(machine)
-        yield Database(salt.Master(shell, machine, log))
+    with held_master.reach(deployment, log) as master:
+        yield Database(master)
 
 
 def plan(database: Database, to: str, timeline: str) -> list[str]:

@@ -193,6 +193,11 @@ class Operator:
 # -- on the master ---------------------------------------------------------------------------------
 
 
+def reason(answer: str) -> str:
+    """Return the last line of what Salt says about a function that failed."""
+    return answer.strip().splitlines()[-1].removeprefix("ERROR: ").rstrip(".")
+
+
 def ask_minions(
     shell: Shell,
     master: Machine,
