@@ -74,6 +74,18 @@ def test_status_tells_of_backups(server: Machine) -> None:
     assert "log archived" in told["backups"]
 
 
+def test_failed_look_is_told_until_one_succeeds(server: Machine) -> None:
+    """As while S3 is away for a moment: nobody has to wait for the next look of the timer."""
+    folder = "/var/lib/pgbackrest/backup"
+    mode = server.run("stat", "-c%a", folder).stdout.strip()
+    server.run("chmod", "000", folder)
+    server.run("systemctl", "start", "postgres-backup")
+    told = ["postgres-backup.service has failed, and is started again"]
+    assert server.salt("role.status")["drift"] == told
+    server.run("chmod", mode, folder)
+    until(lambda: server.salt("role.status")["drift"] == [], "it is tried again", 60, every=2)
+
+
 def test_backups_are_ciphertext(fleet: Fleet, server: Machine) -> None:
     """No file of the repository holds what a row holds, or begins as its format does."""
     sql(
