@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -33,8 +34,8 @@ import subprocess, time
 number = 0
 with open(journal, "w", buffering=1) as written:
     while True:
-        write = f"INSERT INTO rotated VALUES ({number}) ON CONFLICT DO NOTHING"
-        read = f"SELECT n FROM rotated WHERE n = {number}"
+        write = f"INSERT INTO writes VALUES ({number}) ON CONFLICT DO NOTHING"
+        read = f"SELECT n FROM writes WHERE n = {number}"
         for attempt in range(1, 4):
             ask = ["psql", "-XAtq", "-c", write, "-c", read, target]
             done = subprocess.run(ask, capture_output=True, text=True)
@@ -81,9 +82,9 @@ def servers(fleet: Fleet, first: Machine, old_authority: Authority) -> Iterator[
         fleet.retire(name)
 
 
-def sql(machine: Machine, statement: str) -> str:
+def sql(machine: Machine, statement: str, database: str = "postgres") -> str:
     """Return the answer to the superuser on the machine itself."""
-    done = machine.run("psql", "-XAtqc", statement, user="postgres")
+    done = machine.run("psql", "-XAtqc", statement, database, user="postgres")
     assert done.returncode == 0, done.stderr
     return (done.stdout or "").strip()
 
@@ -249,18 +250,27 @@ def told(machine: Machine) -> tuple[list[set[str]], list[str], dict[str, list[st
     )
 
 
+class Attempt(NamedTuple):
+    """One try of the client to write a row and to read it."""
+
+    when: float
+    number: int
+    attempt: int
+    good: bool
+    error: str
+
+
 @pytest.fixture
-def writes(fleet: Fleet, servers: dict[str, Machine]) -> Iterator[Callable[[], list[list[str]]]]:
-    """A client on a web machine that writes all the time: the words of each of its attempts."""
+def writes(fleet: Fleet, servers: dict[str, Machine]) -> Iterator[Callable[[], list[Attempt]]]:
+    """A client on a web machine that writes all the time, by its proxy: what it has tried."""
     web = fleet.machine("web-1")
     web.run("apt-get", "update", "-qq")
     done = web.run("apt-get", "install", "-qq", "--no-install-recommends", "postgresql-client")
     assert done.returncode == 0, done.stderr
     assert failed(web.apply("stores")) == []
-    now = servers[leader(servers)]
-    table = "CREATE TABLE rotated (n int PRIMARY KEY); GRANT ALL ON rotated TO airflow"
-    done = now.run("psql", "-XAtqc", table, "airflow", user="postgres")
-    assert done.returncode == 0, done.stderr
+    table = "DROP TABLE IF EXISTS writes; CREATE TABLE writes (n int PRIMARY KEY)"
+    grant = "GRANT ALL ON writes TO airflow"
+    sql(servers[leader(servers)], f"{table}; {grant}", "airflow")
     options = {
         "host": f"postgres.{DOMAIN}",
         "dbname": "airflow",
@@ -273,22 +283,45 @@ def writes(fleet: Fleet, servers: dict[str, Machine]) -> Iterator[Callable[[], l
     target = " ".join(f"{name}={value}" for name, value in options.items())
     names = f"target, journal = {target!r}, {JOURNAL!r}\n"
     web.put("/root/writer.py", names + WRITER, 0o600)
-    web.run("systemd-run", "--collect", "--unit=test-writer", "python3", "/root/writer.py")
+    run = ("systemd-run", "--collect", "--unit=test-writer", "python3", "/root/writer.py")
+    done = web.run(*run)
+    assert done.returncode == 0, done.stderr
 
-    def attempts() -> list[list[str]]:
-        lines = (web.run("cat", JOURNAL).stdout or "").splitlines()
-        return [line.split(maxsplit=4) for line in lines if line.count(" ") > 3]
+    def attempts() -> list[Attempt]:
+        lines = web.run("cat", JOURNAL).stdout.splitlines()
+        words = [line.split(maxsplit=4) for line in lines if line.count(" ") > 3]
+        return [
+            Attempt(float(when), int(number), int(attempt), good == "True", " ".join(error))
+            for when, number, attempt, good, *error in words
+        ]
 
     until(attempts, "the client writes", every=0.5)
     yield attempts
     web.run("systemctl", "stop", "test-writer")
 
 
+def looked_through(servers: dict[str, Machine], tried: Sequence[Attempt], what: str) -> float:
+    """Find every acknowledged row again, and none given up; return the longest time without one."""
+    good = [each for each in tried if each.good]
+    gap = max(later.when - sooner.when for sooner, later in pairwise(good))
+    again = [each for each in tried if not each.good]
+    print(
+        f"{what}: {tried[-1].when - tried[0].when:.0f} s, {len(good)} writes,"
+        f" {len(again)} tried again, longest time without one {gap:.1f} s"
+    )
+    for each in again:
+        print(*each)
+    assert [each for each in again if each.attempt == 3] == []
+    kept = sql(servers[leader(servers)], "SELECT n FROM writes", "airflow")
+    assert {each.number for each in good} <= {int(line) for line in kept.split()}
+    return gap
+
+
 @pytest.mark.long
 def test_rotation_of_the_ca_stops_no_client(
     fleet: Fleet,
     servers: dict[str, Machine],
-    writes: Callable[[], list[list[str]]],
+    writes: Callable[[], list[Attempt]],
     old_authority: Authority,
 ) -> None:
     """The three phases of `stackctl secrets rotate deployment-ca`, as the orchestration does."""
@@ -312,7 +345,6 @@ def test_rotation_of_the_ca_stops_no_client(
             own = leaf.public_bytes(Encoding.PEM).decode()
             assert chain in ([own], [own, signer.certificate_pem]), port
 
-    began = time.monotonic()
     assert refusing(servers, new) == ports
     assert refusing(servers, old) == []
     # What a service has not loaded is told, and the next highstate has it loaded.
@@ -327,23 +359,7 @@ def test_rotation_of_the_ca_stops_no_client(
     assert refusing(servers, new) == []
     assert refusing(servers, old) == ports
     well(servers)
-    found = writes()
-    good = {int(number) for _, number, _, ended, *_ in found if ended == "True"}
-    lost = [words for words in found if words[2:4] == ["3", "False"]]
-    times = [float(words[0]) for words in found if words[3] == "True"]
-    gap = max(later - sooner for sooner, later in pairwise(times))
-    again = [words for words in found if words[3] == "False"]
-    print(
-        f"rotation: {time.monotonic() - began:.0f} s, {len(good)} writes, {len(again)} tried again,"
-        f" longest time without one {gap:.1f} s"
-    )
-    for words in again:
-        print(" ".join(words))
-    assert lost == []
-    rows = servers[leader(servers)].run(
-        "psql", "-XAtqc", "SELECT n FROM rotated", "airflow", user="postgres"
-    )
-    assert good <= {int(line) for line in rows.stdout.split()}
+    looked_through(servers, writes(), "rotation")
 
 
 @pytest.mark.long
@@ -407,60 +423,6 @@ dpkg --install --force-downgrade older.deb >/dev/null
 rm -rf older older.deb postgresql-17_*.deb
 """
 VERSION = ("dpkg-query", "--show", "--showformat=${Version}", "postgresql-17")
-# A line for each attempt: its number, when it ended, and whether it was acknowledged.
-WRITER = """
-n=0
-while ! test -e /run/writer-stop; do
-    n=$((n + 1))
-    psql -Xqc "INSERT INTO writes VALUES ($n)" 2>>/var/tmp/writer.errors && done=1 || done=0
-    echo "$n $(date +%s.%N) $done"
-done >/var/tmp/writer
-"""
-
-
-@pytest.fixture
-def writer(fleet: Fleet, servers: dict[str, Machine]) -> Callable[[], list[tuple[int, float]]]:
-    """A client that writes all the time; `writer()` ends it, and returns what was acknowledged.
-
-    Number and time of each write. It begins again at once when one has failed.
-    """
-    web = fleet.machine("web-1")
-    done = web.run(
-        "sh", "-ec", "apt-get -qq update; apt-get -qq install --yes postgresql-client-17"
-    )
-    assert done.returncode == 0, done.stderr
-    first = servers[leader(servers)]
-    for statement in (
-        "CREATE TABLE writes (n int PRIMARY KEY)",
-        "GRANT INSERT ON writes TO airflow",
-    ):
-        done = first.run("psql", "-Xqc", statement, "airflow", user="postgres")
-        assert done.returncode == 0, done.stderr
-    unit = ["systemd-run", "--unit=writer"]
-    for name, value in {
-        "PGHOST": ",".join(each.address for each in servers.values()),
-        "PGTARGETSESSIONATTRS": "read-write",
-        "PGSSLMODE": "require",
-        "PGCONNECT_TIMEOUT": "2",
-        "PGDATABASE": "airflow",
-        "PGUSER": "airflow",
-        "PGPASSWORD": fleet.pillar.secrets["postgres-airflow"]["password"],
-    }.items():
-        unit.append(f"--setenv={name}={value}")
-    web.run("rm", "-f", "/run/writer-stop")
-    web.run(*unit, "sh", "-c", WRITER)
-    until(lambda: " 1" in (web.run("cat", "/var/tmp/writer").stdout or ""), "it writes", 30)
-
-    def end() -> list[tuple[int, float]]:
-        web.run("touch", "/run/writer-stop")
-        until(lambda: web.run("systemctl", "is-active", "writer").returncode, "it ends", 30)
-        lines = [line.split() for line in web.run("cat", "/var/tmp/writer").stdout.splitlines()]
-        print(f"{sum(done == '0' for *_, done in lines)} of {len(lines)} writes failed")
-        return [(int(number), float(when)) for number, when, done in lines if done == "1"]
-
-    return end
-
-
 # Debian's daily run, as if this release were one of security.
 DAILY = """
 conf=/etc/apt/apt.conf.d/99-test
@@ -474,7 +436,7 @@ rm $conf
 def test_upgrade_goes_from_server_to_server(
     fleet: Fleet,
     servers: dict[str, Machine],
-    writer: Callable[[], list[tuple[int, float]]],
+    writes: Callable[[], list[Attempt]],
 ) -> None:
     """The followers first, then the one that leads, after a switchover; each reboots."""
     for machine in servers.values():
@@ -492,7 +454,6 @@ def test_upgrade_goes_from_server_to_server(
             running.enter_context(machine.boots_again())
         runs = fleet.orchestrate("orch.reboot", reboot=order, upgrade=True)
         again = fleet.orchestrate("orch.reboot", reboot=order, upgrade=True)
-    acknowledged = writer()
     assert not [run.failed for run in runs if run.failed], runs
     assert not [run.failed for run in again if run.failed], again
     for machine in servers.values():
@@ -500,12 +461,7 @@ def test_upgrade_goes_from_server_to_server(
         assert machine.salt("drift.outdated") == []
     now = leader(servers)
     assert now != before
-    times = [when for _, when in acknowledged]
-    longest = max(later - earlier for earlier, later in pairwise(times))
-    print(f"upgrade: no write for {longest:.1f} s at most, of {len(times)}")
-    assert longest < 15
-    kept = servers[now].run("psql", "-XAtqc", "SELECT n FROM writes", "airflow", user="postgres")
-    assert {number for number, _ in acknowledged} <= {*map(int, kept.stdout.split())}
+    assert looked_through(servers, writes(), "upgrade") < 15
     well(servers)
 
 
