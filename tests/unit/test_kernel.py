@@ -197,3 +197,14 @@ def test_units_that_go_on_start_with_the_machine() -> None:
         text = path.read_text()
         if "\nRestart=always\n" in text and "\nDescription=" in text:
             assert "\n[Install]\nWantedBy=multi-user.target\n" in text, path
+
+
+def test_units_of_timers_try_again() -> None:
+    """Else what was away for a moment leaves a failed unit until the timer's next turn."""
+    for timer in TREE.rglob("*.timer"):
+        (path,) = timer.parent.glob(f"{timer.stem}.service*")
+        text = path.read_text()
+        if re.search(r"^OnUnitInactiveSec=60$", timer.read_text(), re.MULTILINE):
+            continue
+        assert "\nStartLimitIntervalSec=0\n" in text, path
+        assert "\nRestart=on-failure\n" in text or "\nSuccessExitStatus=1\n" in text, path
