@@ -1,0 +1,45 @@
+"""What a service that is taken over could still do to its machine."""
+
+from __future__ import annotations
+
+import json
+
+from wholestack import Stack
+
+EXPOSURE = 2.5
+"""Of `systemd-analyze security`, from 0 to 10, at most."""
+FREE = {
+    "dbus.service": "Debian's: it starts services for whoever may",
+    "salt-master.service": "it runs what operators and the map want, as root",
+    "salt-minion.service": "states change everything on a machine, as root",
+    "ssh.service": "operators become root by it",
+    "unattended-upgrades.service": "Debian's: it waits for upgrades, which change everything",
+}
+"""Services that do more, each with its reason."""
+# Of systemd itself, which Debian hardens; the terminal; and what writes to it for some minutes after
+# a boot, and reads nothing.
+_BASIS = ("systemd-", "user@", "getty@", "serial-getty@", "console-", "container-getty@")
+
+
+def exposed(stack: Stack, machine: str) -> dict[str, float]:
+    """Return the running services that may do more than most, with how much."""
+    running = "systemctl list-units --type=service --state=running --plain --no-legend"
+    names = {line.split()[0] for line in stack.sh(machine, running).splitlines()}
+    rated = json.loads(stack.sh(machine, "systemd-analyze security --json=short"))
+    assert names <= {each["unit"] for each in rated}
+    return {
+        each["unit"]: float(each["exposure"])
+        for each in rated
+        if each["unit"] in names
+        and not each["unit"].startswith(_BASIS)
+        and float(each["exposure"]) > EXPOSURE
+    }
+
+
+def test_services_can_do_little_but_what_they_are_for(stack: Stack) -> None:
+    found = {name: exposed(stack, name) for name in stack.containers()}
+    print(found)
+    strange = {name: set(each) - set(FREE) for name, each in found.items()}
+    assert {name: units for name, units in strange.items() if units} == {}
+    # No reason is kept for what needs none.
+    assert set().union(*found.values()) == set(FREE)
