@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshake import shake_hands
+from handshake import CBC, shake_hands
 from harness import Fleet, Machine, failed
 from plainpillar import DEPLOYMENT, DOMAIN
 from stackctl.certificates import Authority, certificates, fingerprint
@@ -181,6 +181,24 @@ def test_etcd_refuses_who_has_no_certificate(servers: dict[str, Machine], port: 
     right, wrong = servers["postgres-2"].python(ask)
     assert right == 200
     assert "certificate required" in wrong
+
+
+@pytest.mark.parametrize("port", [CLIENT, PEER, POSTGRES])
+def test_older_tls_is_refused(servers: dict[str, Machine], port: int) -> None:
+    client, host = servers["postgres-2"], f"postgres-1.{DOMAIN}"
+    chain, _ = shake_hands(client, host, port)
+    assert chain
+    chain, refusal = shake_hands(client, host, port, ciphers="ECDHE+AESGCM")
+    assert not chain
+    assert "PROTOCOL_VERSION" in refusal.upper()
+
+
+def test_patroni_refuses_weak_ciphers_of_older_tls(servers: dict[str, Machine]) -> None:
+    client, host = servers["postgres-2"], f"postgres-1.{DOMAIN}"
+    assert shake_hands(client, host, PATRONI, ciphers="ECDHE+AESGCM")[0]
+    chain, refusal = shake_hands(client, host, PATRONI, ciphers=CBC)
+    assert not chain
+    assert "HANDSHAKE_FAILURE" in refusal.upper()
 
 
 def test_patroni_changes_nothing_without_a_certificate(servers: dict[str, Machine]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import yaml
 
+from handshake import shake_hands
 from harness import MACHINE_MEBIBYTES, Fleet, Machine
 from plainpillar import DOMAIN, ROOT
 from waiting import until
@@ -140,6 +141,14 @@ def test_wrong_password_is_refused(session: Session) -> None:
 
 def test_plaintext_is_refused(session: Session) -> None:
     assert "OK" not in session(ca=None)
+
+
+@pytest.mark.parametrize("port", [6379, 26379])
+def test_older_tls_is_refused(redis: Machine, port: int) -> None:
+    assert shake_hands(redis, redis.address, port)[0]
+    chain, refusal = shake_hands(redis, redis.address, port, ciphers="ECDHE+AESGCM")
+    assert not chain
+    assert "PROTOCOL_VERSION" in refusal.upper()
 
 
 def test_certificate_is_valid_for_own_name_only(session: Session) -> None:

@@ -6,16 +6,22 @@ import json
 
 from harness import Machine
 
+CBC = "ECDHE+AES:!AESGCM:!AESCCM"
+"""Cipher suites of TLS 1.2 whose padding has been attacked."""
+
 # What a server sends as its certificate and those above it, and whether it takes the client's.
 HANDSHAKE = """
 import json, socket, ssl, sys
-host, port, own = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+host, port, own, ciphers = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 if port == 5432:
     context.set_alpn_protocols(["postgresql"])
 if own:
     context.load_cert_chain(own)
+if ciphers:
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(ciphers)
 chain, refusal = [], ""
 try:
     with socket.create_connection((host, port), 5) as raw:
@@ -32,7 +38,9 @@ print(json.dumps({"chain": chain, "refusal": refusal}))
 """
 
 
-def shake_hands(machine: Machine, host: str, port: int, own: str = "") -> tuple[list[str], str]:
+def shake_hands(
+    machine: Machine, host: str, port: int, own: str = "", ciphers: str = ""
+) -> tuple[list[str], str]:
     """Return the certificates that a server sends, PEM, and why it refuses the client; or empty.
 
     Args:
@@ -40,8 +48,9 @@ def shake_hands(machine: Machine, host: str, port: int, own: str = "") -> tuple[
         host: the server's name or address.
         port: of the server.
         own: the file with the client's certificate and key; empty: it has none.
+        ciphers: of TLS 1.2, of which the client knows nothing newer then.
     """
-    done = machine.run("python3", "-c", HANDSHAKE, host, str(port), own)
+    done = machine.run("python3", "-c", HANDSHAKE, host, str(port), own, ciphers)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     return found["chain"], found["refusal"]
