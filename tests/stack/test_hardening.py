@@ -16,8 +16,8 @@ FREE = {
     "unattended-upgrades.service": "Debian's: it waits for upgrades, which change everything",
 }
 """Services that do more, each with its reason."""
-# Of systemd itself, which Debian hardens; the terminal; and what writes to it for some minutes after a
-# boot, and reads nothing.
+# Of systemd itself, which Debian hardens; the terminal; and what writes to it for some minutes
+# after a boot, and reads nothing.
 _BASIS = ("systemd-", "user@", "getty@", "serial-getty@", "console-", "container-getty@")
 
 
