@@ -171,6 +171,13 @@ base-ssh:
         X11Forwarding: 'no'
         AllowAgentForwarding: 'no'
         AllowStreamLocalForwarding: 'no'
+        # By way of the master operators reach the other machines' SSH, and nothing else.
+{% if salt['role.own']() == 'salt' %}
+        AllowTcpForwarding: local
+        PermitOpen: '*:22'
+{% else %}
+        AllowTcpForwarding: 'no'
+{% endif %}
         PermitUserEnvironment: 'no'
 
 # Earlier releases wrote the options here, behind a file of the image.

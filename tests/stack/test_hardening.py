@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 
+from stackctl.account import enter
+from stackctl.machines import ec2_client, find_machines
+from stackctl.run import Log
+from stackctl.ssh import Shell
 from wholestack import Stack
 
 EXPOSURE = 2.5
@@ -43,3 +49,34 @@ def test_services_can_do_little_but_what_they_are_for(stack: Stack) -> None:
     assert {name: units for name, units in strange.items() if units} == {}
     # No reason is kept for what needs none.
     assert set().union(*found.values()) == set(FREE)
+
+
+def test_way_in_leads_to_ssh_alone(stack: Stack, tmp_path: Path) -> None:
+    """The master forwards operators to the other machines' SSH; nobody else forwards anything."""
+    with enter(stack.deployment):
+        client = ec2_client(stack.deployment)
+        machines = {each.name: each for each in find_machines(client, stack.deployment)}
+    web, store = machines["web-1"].private_address, machines["postgres-1"].private_address
+
+    def led(by: str, target: str) -> subprocess.CompletedProcess[str]:
+        """Ask a machine's sshd for a connection to `target`, and say nothing there."""
+        with Shell(stack.deployment, client, Log(tmp_path, "test")) as shell:
+            ssh, *options, address, _ = shell.command(machines[by], [], master=machines["salt-1"])
+            return subprocess.run(
+                [ssh, "-o", "LogLevel=INFO", *options, "-W", target, address],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+
+    assert led("salt-1", f"{web}:22").stdout.startswith("SSH-2.0-")
+    for by, target in (
+        ("salt-1", f"{web}:8080"),
+        ("salt-1", "127.0.0.1:4506"),
+        ("web-1", f"{store}:5432"),
+    ):
+        done = led(by, target)
+        assert done.returncode != 0, (by, target)
+        assert "prohibited" in done.stderr, (by, target, done.stderr)
