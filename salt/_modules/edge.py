@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from salt.exceptions import CommandExecutionError
 
 ADMIN = "/run/haproxy/admin.sock"
-MASTER = "/run/haproxy-master.sock"
+MASTER = "/run/haproxy/master.sock"
 CLIENTS = ("plain", "edge")  # the frontends that clients reach
 POLL_SECONDS = 0.5
 _TIMEOUT = 5  # seconds for an answer of HAProxy

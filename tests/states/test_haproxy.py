@@ -280,11 +280,17 @@ def test_memory_has_a_hard_limit(edge: Machine) -> None:
     assert re.search(rf"^Max data size +{size} +{size} +bytes", limits, re.MULTILINE)
 
 
-def test_service_is_in_its_chroot(edge: Machine) -> None:
-    def root() -> str:  # the process of an earlier reload may end meanwhile
-        return str(edge.run("readlink", f"/proc/{_worker(edge)}/root").stdout).strip()
+def test_service_may_bind_its_ports_and_no_more(edge: Machine) -> None:
+    def privileges() -> dict[str, str]:  # the process of an earlier reload may end meanwhile
+        lines = edge.run("cat", f"/proc/{_worker(edge)}/status").stdout.splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
-    until(lambda: root() == "/var/lib/haproxy", "the process is in its chroot")
+    found = until(privileges, "the process runs")
+    own = edge.run("id", "-u", "haproxy").stdout.strip()
+    assert found["Uid"].split() == [own] * 4
+    bind = 1 << 10  # CAP_NET_BIND_SERVICE of capabilities(7)
+    assert {int(found[name], 16) for name in ("CapEff", "CapBnd", "CapAmb")} == {bind}
+    assert found["NoNewPrivs"] == "1"
 
 
 def test_log_has_what_one_looks_for(edge: Machine, ask: Ask) -> None:
