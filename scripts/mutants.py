@@ -35,6 +35,7 @@ LOCALCLOUD = "packages/localcloud/src/localcloud"
 
 # A module that decides -> the tests that have to notice its faults.
 TESTS: dict[str, list[str]] = {
+    "salt/_cache/pillar_without_secrets.py": ["test_pillar_cache.py"],
     "salt/_modules/aws.py": [
         "aws/test_account.py",
         "aws/test_faults.py",

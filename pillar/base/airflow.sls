@@ -7,7 +7,7 @@ airflow:
     lastname: Admin
   # Per client address, over all web machines.
   login_rate_limit: 5 per 40 seconds
-  # After the login, whether it is used or not.
+  # After the login, whether it is used or not. No token lives longer either.
   session_lifetime_minutes: 720
   # Of a list in the UI, until a user chooses another number, and of an answer
   # of the API to a request without `limit`; who wants more asks for it, up to

@@ -110,6 +110,16 @@ master-service:
       - file: master-config
       - file: master-unit
 
+# An earlier master kept secrets there; the one that runs now does not (salt/_cache).
+master-pillar-copies:
+  cmd.run:
+    - name: >-
+        rm -f /var/cache/salt/master/pillar/*
+        && touch /var/cache/salt/master/pillar-without-secrets
+    - creates: /var/cache/salt/master/pillar-without-secrets
+    - require:
+      - service: master-service
+
 # The machines pin this master by the fingerprint of its key, which it makes at its first start.
 master-cloud-config:
   file.managed:

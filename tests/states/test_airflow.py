@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness import MACHINE_MEBIBYTES, Fleet, Machine, changed, failed
+from harness import HIGHSTATE_SECONDS, MACHINE_MEBIBYTES, Fleet, Machine, changed, failed
 from webrequests import LOGIN
 
 MEMORY_LIMIT = MACHINE_MEBIBYTES << 20
@@ -38,6 +38,124 @@ def test_login_limit_holds_over_all_workers(edge: Machine, web: Machine, passwor
     tries = LOGIN + "result = [login('wrong') for _ in range(5)] + [login(password)]"
     found = edge.python(tries, address=web.address, client="192.0.2.3", password=password)
     assert found == ["refused"] * 5 + ["limited"]
+
+
+SESSIONS = (
+    LOGIN
+    + r"""
+import secrets, time
+
+def cookies_of(answer):
+    kept = [one.partition(";")[0] for one in answer.headers.get_all("Set-Cookie") or []]
+    return {name: value for name, _, value in (one.partition("=") for one in kept) if value}
+
+def cookie(**values):
+    return {"Cookie": "; ".join(f"{name}={value}" for name, value in values.items()), **proxied}
+
+def enter(name, word):
+    page = ask("/auth/login/", **proxied)
+    csrf = re.search(r'name="csrf_token"[^>]*value="([^"]+)', page.read().decode())[1]
+    form = urllib.parse.urlencode({"csrf_token": csrf, "username": name, "password": word})
+    answer = ask("/auth/login/", form.encode(), Referer=f"https://{address}:8080/auth/login/",
+                 **cookie(session=cookies_of(page)["session"]))
+    got = cookies_of(answer)
+    # What a browser asks when its token has ended: the session alone gives it another one.
+    later = cookies_of(ask("/auth/login/", **cookie(session=got["session"])))
+    return {"session": got["session"], "tokens": [got["_token"], later["_token"]]}
+
+def accepted(word):
+    answers = [ask(path, **cookie(_token=word)) for path in ("/ui/config", "/api/v2/dags?limit=1")]
+    bearer = {"Authorization": f"Bearer {word}"}
+    answers += [ask(path, **bearer) for path in ("/api/v2/dags?limit=1", "/auth/fab/v1/users")]
+    return sorted({answer.status for answer in answers})
+
+def state(browser):
+    # FAB's pages have no other credentials than the session.
+    fresh = "_token" in cookies_of(ask("/auth/login/", **cookie(session=browser["session"])))
+    page = ask("/auth/users/list/", **cookie(session=browser["session"])).status
+    return [fresh, page, *(accepted(word) for word in browser["tokens"])]
+"""
+)
+GOES_ON = [True, 200, [200], [200]]
+LOGOUTS = {
+    # As the UI does, whose browser follows the redirect with all cookies.
+    "ui": "ask('/api/v2/auth/logout', **every); ask('/auth/logout', **every)",
+    "api": "ask('/api/v2/auth/logout', **cookie(_token=first['tokens'][1]))",
+    "fab": "ask('/auth/logout', **every)",
+    "session": "ask('/auth/logout', **cookie(session=first['session']))",
+    "token": "ask('/auth/logout', Authorization='Bearer ' + first['tokens'][0])",
+    "flask": "ask('/auth/logout/', **every)",
+}
+
+
+def test_logout_ends_the_session_and_its_tokens_and_no_other(
+    edge: Machine, web: Machine, password: str
+) -> None:
+    """Each way to log out ends what one browser has, at once."""
+    program = (
+        SESSIONS
+        + """
+admin, other, word = token(password), "other", secrets.token_urlsafe(24)
+new = {"username": other, "password": word, "email": "other@example.com", "first_name": other,
+       "last_name": other, "roles": [{"name": "Admin"}]}
+headers = {"Authorization": f"Bearer {admin}", "Content-Type": "application/json"}
+assert ask("/auth/fab/v1/users", json.dumps(new).encode(), **headers).status < 300
+second, third = enter("admin", password), enter(other, word)
+result = {"others": []}
+for number, (name, leave) in enumerate(logouts.items()):
+    proxied["X-Forwarded-For"] = f"198.51.100.{number}"
+    first = enter("admin", password)
+    every = cookie(session=first["session"], _token=first["tokens"][1])
+    before = state(first)
+    exec(leave)
+    result[name] = [before, state(first)]
+    result["others"] += [state(second), state(third), accepted(admin)]
+ask("/auth/logout", **headers)
+result["bearer"] = accepted(admin)
+"""
+    )
+    names = {"address": web.address, "client": "192.0.2.5", "password": password}
+    found = edge.python(program, logouts=LOGOUTS, **names)
+    assert all(one in (GOES_ON, [200]) for one in found.pop("others"))
+    assert {*found.pop("bearer")} <= {401, 403}
+    for name, (before, after) in found.items():
+        assert before == GOES_ON, name
+        is_renewed, page, *tokens = after
+        assert (is_renewed, page) == (False, 302), name
+        assert all({*statuses} <= {401, 403} for statuses in tokens), name
+
+
+def test_session_and_its_tokens_end_with_their_lifetime(
+    edge: Machine, web: Machine, password: str
+) -> None:
+    program = (
+        SESSIONS
+        + """
+start = time.time()
+browser = enter("admin", password)
+browser["tokens"].append(token(password))
+parts = "session", "page", "token of the login", "token of the session", "token of a program"
+before = state(browser)
+ended = {}
+while len(ended) < len(parts) and time.time() < start + 100:
+    for part, found in zip(parts, state(browser), strict=True):
+        if found not in (True, 200, [200]):
+            ended.setdefault(part, time.time() - start)
+    time.sleep(0.5)
+result = {"before": before, "parts": parts, "ended": ended}
+"""
+    )
+    minute = {"airflow": {"session_lifetime_minutes": 1}}
+    states = web.salt("state.apply", "airflow", seconds=HIGHSTATE_SECONDS, pillar=minute)
+    try:
+        assert failed(states) == []
+        names = {"address": web.address, "client": "192.0.2.6", "password": password}
+        found = edge.python(program, **names)
+    finally:
+        assert failed(web.apply("airflow")) == []
+    assert found["before"] == [*GOES_ON, [200]]
+    assert found["ended"].keys() == set(found["parts"])
+    assert all(50 < seconds < 65 for seconds in found["ended"].values()), found["ended"]
 
 
 def test_forwarded_address_of_other_machine_is_ignored(

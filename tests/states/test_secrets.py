@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import salt.cache
 
 from harness import Fleet, Machine
 from plainpillar import DEPLOYMENT
@@ -38,6 +39,26 @@ SECRETS = {
     },
 }
 STORES = ("postgres-1", "redis-1")
+# The files that hold a secret of the machine, as their service needs it.
+HOLDERS = {
+    "lb-1": {"/etc/haproxy/tls.pem"},
+    "web-1": {"/etc/airflow/owner.env", "/etc/airflow/secrets.env", "/etc/haproxy/haproxy.cfg"},
+    "postgres-1": {
+        "/etc/etcd/tls/key.pem",
+        "/etc/patroni/config.yml",
+        "/etc/pgbackrest/pgbackrest.conf",
+        "/etc/postgresql/tls/key.pem",
+    },
+    "redis-1": {
+        "/etc/redis/redis.conf",
+        "/etc/redis/role.json",
+        "/etc/redis/sentinel.conf",
+        "/etc/redis/tls/key.pem",
+        "/var/lib/redis/sentinel.conf",
+    },
+}
+FOLDERS = ("/etc", "/opt", "/root", "/run", "/srv", "/tmp", "/usr/local", "/var")
+COPY = "/var/cache/salt/minion/highstate.cache.p"  # of what a highstate has rendered
 ROLES = ("lb-1", "web-1", *STORES)
 
 
@@ -145,8 +166,10 @@ def test_state_return_holds_no_secret(fleet: Fleet, store: Machine) -> None:
     certificate = DEPLOYMENT.base_pillar("roles")[role]["certificate"]["path"]
     key = str(Path(certificate).with_name("key.pem"))
     store.put(key, "damaged\n")  # the return of a changed file may show the change
+    store.run("rm", COPY)  # as on a machine of an earlier version
     returned = json.dumps(fleet.converge(store))
     assert key in returned
+    assert store.run("readlink", COPY).stdout.strip() == "/dev/null"
     assert leaks(fleet, returned) == []
 
 
@@ -158,9 +181,12 @@ def test_journal_holds_no_secret(fleet: Fleet, roles: dict[str, Machine], minion
 
 
 @pytest.mark.parametrize("minion_id", ROLES)
-def test_other_users_find_no_secret_on_disk(
+def test_secrets_are_in_the_files_of_their_services_only(
     fleet: Fleet, roles: dict[str, Machine], minion_id: str
 ) -> None:
+    """Salt's own copies count too: a snapshot of the volume has them."""
+    machine = roles[minion_id]
+    machine.salt("saltutil.refresh_pillar", wait=True)
     values = [
         value
         for name, value in private_values(fleet).items()
@@ -168,20 +194,41 @@ def test_other_users_find_no_secret_on_disk(
     ]
     patterns = [f"--regexp={value}" for value in values]
     assert patterns
-    search = (
-        "grep",
-        "-rlFs",
-        *patterns,
-        "/etc",
-        "/var/cache",
-        "/var/lib",
-        "/var/log",
-        "/run",
-        "/srv",
-        "/tmp",
-    )
-    assert roles[minion_id].run(*search).stdout, "root finds them"
-    assert not roles[minion_id].run(*search, user="nobody").stdout
+    search = ("grep", "--devices=skip", "-rlFsa", *patterns, *FOLDERS)
+    planted = "/var/cache/salt/minion/planted.p"
+    machine.put(planted, f"highstate\0{values[0]}\0")
+    try:
+        assert set(machine.run(*search).stdout.splitlines()) == HOLDERS[minion_id] | {planted}
+        assert not machine.run(*search, user="nobody").stdout.replace(planted, "").strip()
+    finally:
+        machine.run("rm", planted)
+
+
+def test_master_keeps_pillar_without_secrets(fleet: Fleet, roles: dict[str, Machine]) -> None:
+    """It keeps what `salt -I` needs."""
+    for machine in roles.values():
+        machine.salt("saltutil.refresh_pillar", wait=True)
+    folder = Path(fleet.master.config["cachedir"])
+    kept = salt.cache.factory(fleet.master.config)
+
+    def holders() -> set[str]:
+        return {
+            str(path.relative_to(folder))
+            for path in folder.rglob("*")
+            if path.is_file()
+            and path.relative_to(folder).parts[0] != "jobs"  # below
+            and leaks(fleet, path.read_bytes().decode(errors="replace"))
+        }
+
+    assert holders() == set()
+    for minion_id in roles:
+        assert kept.fetch("pillar", minion_id)["settings"]["deployment"] == "test"
+    planted = folder / "planted.p"
+    planted.write_text(fleet.pillar.secrets["redis-airflow"]["password"])
+    try:
+        assert holders() == {planted.name}
+    finally:
+        planted.unlink()
 
 
 def test_job_cache_of_states_holds_no_secret(

@@ -330,7 +330,9 @@ class Fleet:
             "file_roots": {"base": [str(root / "salt"), str(archives_folder())]},
             "file_buffer_size": MASTER["file_buffer_bytes"],
             "pillar_roots": {"base": roots},
-            "module_dirs": [str(root / "salt")],  # as salt/master/files/master.conf.j2
+            # As salt/master/files/master.conf.j2.
+            "module_dirs": [str(root / "salt")],
+            "pillar.cache_driver": "pillar_without_secrets",
             "auto_accept": False,
             "open_mode": False,
             "worker_threads": 3,

@@ -12,7 +12,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -60,18 +61,51 @@ class FabAuthManager:
         self.checked: list[str] = []
 
     def _get_token_validator(self) -> Any:
-        async def claims(token: str) -> dict[str, Any]:
+        def claims(token: str) -> dict[str, Any]:
             if token == "forged":
                 raise InvalidTokenError(token)
             self.checked.append(token)
-            return {"jti": token, "sub": "1", "exp": time.time() + self.valid_seconds}
+            found = {"jti": token, "sub": "1", "exp": time.time() + self.valid_seconds}
+            return found | ({"session": "of " + token} if token == "good" else {})
 
-        return SimpleNamespace(avalidated_claims=claims)
+        async def avalidated(token: str) -> dict[str, Any]:
+            return claims(token)
+
+        return SimpleNamespace(avalidated_claims=avalidated, validated_claims=claims)
+
+    def serialize_user(self, user: User) -> dict[str, Any]:
+        return {"sub": user.subject}
+
+    def get_fastapi_app(self) -> Any:
+        """Return an app with FAB's own logout."""
+        self.flask_app = SimpleNamespace(test_request_context=self._opened)
+        return SimpleNamespace(router=SimpleNamespace(routes=[("/logout", fab_logout)]))
+
+    @staticmethod
+    @contextmanager
+    def _opened(headers: dict[str, str]) -> Iterator[None]:
+        _, found, sid = headers["Cookie"].rpartition("session=signed ")
+        flask_session.sid = sid if found else "new"
+        yield
 
     def deserialize_user(self, claims: dict[str, Any]) -> User:
         if claims["jti"] == "orphan":
             raise ValueError("no such user")
         return User(claims["sub"], threading.get_ident())
+
+
+class Session(dict[str, Any]):
+    """Flask-Session's."""
+
+    sid = ""
+
+
+flask_session = Session()
+
+
+def fab_logout(request: Any) -> str:
+    """FAB's, which has the browser forget its cookies."""
+    return f"see you, {request.headers['user-agent']}"
 
 
 class InvalidTokenError(Exception):
@@ -89,6 +123,9 @@ class Connection:
         self.autocommit = False
         self.states: list[str] = []
         self.looked_up: list[str] = []
+        self.sessions: list[str | None] = []
+        self.ended: list[tuple[list[str], list[str]]] = []
+        self.description: list[str] | None = None
         self.driver_connection = self
 
     def __enter__(self) -> Self:
@@ -100,10 +137,17 @@ class Connection:
     def cursor(self) -> Connection:
         return self
 
-    def execute(self, query: str, values: dict[str, str]) -> None:
+    def execute(self, query: str, values: dict[str, Any]) -> None:
         assert self.autocommit, "it opens a transaction"
-        assert "revoked_token" in query
+        is_of_session = "%(session)s" in query
+        assert is_of_session != ("revoked_token" in query)
+        self.description = None if "INSERT" in query else ["revoked", "favourites"]
+        if self.description is None:
+            assert all(seconds > time.time() for seconds in values["exps"])
+            self.ended.append((values["sessions"], values["jtis"]))
+            return
         self.jti, self.user = values["jti"], values["user"]
+        self.sessions.append(values["session"] if is_of_session else None)
         if self.jti == "cut off":
             raise OSError("server closed the connection unexpectedly")
 
@@ -285,9 +329,16 @@ def connection() -> Connection:
 @pytest.fixture
 def auth(load: Load, connection: Connection) -> Any:
     engine = SimpleNamespace(raw_connection=lambda: connection)
+    flask_session.clear()
     module = load(
         "web_auth",
         jwt={"InvalidTokenError": InvalidTokenError},
+        fastapi={"FastAPI": object, "Request": object},
+        flask={"has_request_context": lambda: True, "session": flask_session},
+        starlette__responses={"Response": object},
+        starlette__routing={"Route": lambda *parts: parts},
+        airflow__api_fastapi__auth__managers__base_auth_manager={"COOKIE_NAME_JWT_TOKEN": "_token"},
+        airflow__providers__fab__auth_manager__api_fastapi__routes__login={"logout": fab_logout},
         cachetools={"TTLCache": lambda *_: {}},
         web_answers={"Reader": lambda *fields: fields},
         web_queue={"database": ContextVar("d", default=None)},
@@ -366,11 +417,81 @@ def test_signature_is_checked_once_and_revocation_each_time(
         asyncio.run(auth.get_user_from_token("good"))
 
 
-def test_signature_is_checked_again_when_the_token_expires(auth: Any) -> None:
+def test_token_ends_with_its_time(auth: Any) -> None:
+    """The validator allows for clocks that differ."""
     auth.valid_seconds = -1
     for _ in range(2):
-        asyncio.run(auth.get_user_from_token("good"))
-    assert auth.checked == ["good", "good"]
+        with pytest.raises(InvalidTokenError, match="expired"):
+            asyncio.run(auth.get_user_from_token("good"))
+
+
+def test_session_that_a_token_names_is_looked_up(auth: Any, connection: Connection) -> None:
+    for token in ("good", "of a program"):
+        asyncio.run(auth.get_user_from_token(token))
+    assert connection.sessions == ["of good", None]
+
+
+def test_login_page_names_its_session_in_the_token(auth: Any, load: Load) -> None:
+    user = User("7", 0)
+    flask_session.sid = "abc"
+    assert auth.serialize_user(user) == {"sub": "7"}, "nobody has logged in there"
+    flask_session["_user_id"] = "7"
+    assert auth.serialize_user(user) == {"sub": "7", "session": "abc"}
+
+
+def test_token_of_a_program_names_no_session(auth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    flask_session["_user_id"] = "7"
+    serialize = type(auth).serialize_user
+    monkeypatch.setitem(serialize.__globals__, "has_request_context", lambda: False)
+    assert auth.serialize_user(User("7", 0)) == {"sub": "7"}
+
+
+@pytest.mark.parametrize(
+    ("token", "ended"),
+    [
+        ("good", (["of good"], ["good"])),
+        ("of a program", ([], ["of a program"])),
+        ("forged", ([], [])),
+    ],
+)
+def test_revoked_token_ends_its_login(
+    auth: Any, connection: Connection, token: str, ended: tuple[list[str], list[str]]
+) -> None:
+    auth.revoke_token(token)
+    assert connection.ended == [ended]
+    assert connection.states == ["as it was"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "sessions", "tokens"),
+    [
+        ({"cookie": "session=signed own"}, ["own"], []),
+        ({"cookie": "_token=good; session=signed own"}, ["of good", "own"], ["good"]),
+        ({"cookie": "_token=forged; session=signed own"}, ["own"], []),
+        ({"authorization": "Bearer good"}, ["of good"], ["good"]),
+        (
+            {"authorization": "bearer good", "cookie": "_token=other"},
+            ["of good"],
+            ["good", "other"],
+        ),
+        ({"authorization": "Basic good"}, [], []),
+        ({}, [], []),
+    ],
+)
+def test_logout_ends_what_the_request_brings(
+    auth: Any,
+    connection: Connection,
+    headers: dict[str, str],
+    sessions: list[str],
+    tokens: list[str],
+) -> None:
+    ours, fabs = auth.get_fastapi_app().router.routes
+    assert (ours[0], fabs) == ("/logout", ("/logout", fab_logout))
+    pairs = [one.split("=", 1) for one in headers.get("cookie", "").split("; ") if one]
+    request = SimpleNamespace(headers={"user-agent": "curl", **headers}, cookies=dict(pairs))
+    assert ours[1](request) == "see you, curl"
+    ((ended, revoked),) = connection.ended
+    assert (sorted({*ended} - {"new"}), sorted(revoked)) == (sessions, tokens)
 
 
 def test_reader_is_looked_up_once_for_one_request(auth: Any, connection: Connection) -> None:
