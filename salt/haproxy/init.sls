@@ -44,7 +44,24 @@ haproxy-page-{{ status }}:
     - template: jinja
     - mode: '0644'
     - context:
-        status: {{ status }}
+        status: {{ page.get('status', status) }}
+        page: {{ page | json }}
+        headers: {{ headers | json }}
+    - require:
+      - pkg: haproxy-package
+    - require_in:
+      - file: haproxy-config
+    - watch_in:
+      - service: haproxy-reload
+
+haproxy-page-{{ status }}-json:
+  file.managed:
+    - name: /etc/haproxy/errors/{{ status }}.json.http
+    - source: salt://haproxy/files/page.json.http.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        status: {{ page.get('status', status) }}
         page: {{ page | json }}
         headers: {{ headers | json }}
     - require:
@@ -54,6 +71,18 @@ haproxy-page-{{ status }}:
     - watch_in:
       - service: haproxy-reload
 {% endfor %}
+
+haproxy-pace:
+  file.managed:
+    - name: /etc/haproxy/pace.lua
+    - source: salt://haproxy/files/pace.lua
+    - mode: '0644'
+    - require:
+      - pkg: haproxy-package
+    - require_in:
+      - file: haproxy-config
+    - watch_in:
+      - service: haproxy-reload
 
 haproxy-config:
   file.managed:
