@@ -26,8 +26,8 @@ haproxy:
     X-Content-Type-Options: nosniff
     X-Frame-Options: SAMEORIGIN
     Referrer-Policy: same-origin
-    # No `script-src`: pages of the login have scripts in them, and the editor of
-    # the UI may load its parts from elsewhere.
+    # No `script-src`: pages of the login have scripts in them, and the UI's
+    # editor may load its parts from elsewhere.
     Content-Security-Policy: >-
       base-uri 'self'; form-action 'self'; frame-ancestors 'self'; object-src
       'none'
