@@ -5,7 +5,8 @@ airflow:
     username: admin
     firstname: Stack
     lastname: Admin
-  # Per client address, over all web machines.
+  # Wrong passwords of a user from one address, over all web machines. The edge
+  # has the same limit for the API too (pillar/base/haproxy.sls).
   login_rate_limit: 5 per 40 seconds
   # After the login, whether it is used or not. No token lives longer either.
   session_lifetime_minutes: 720

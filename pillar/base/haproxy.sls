@@ -2,9 +2,16 @@
 # salt/haproxy/defaults.yaml.
 haproxy:
   hsts_seconds: 31536000
-  # Passwords at the API's token endpoint, per client address. Airflow does not
-  # limit that endpoint.
-  token_rate: {requests: 5, seconds: 40}
+  # At the login page and the token endpoints: wrong passwords within so many
+  # seconds, and passwords in work at the same time. Those of a user count for
+  # each address apart, right ones not at all. salt/haproxy/pages.yaml tells the
+  # seconds to who is refused.
+  passwords:
+    seconds: 40
+    wrong_of_user: 5
+    wrong_of_address: 30
+    at_once_of_user: 10
+    at_once_of_address: 60
   # An office behind one address: a browser has one connection of HTTP/2 to the
   # site, and a second one for what it loads without cookies. Two hundred people
   # at the same moment; ten such addresses would use up all connections.
@@ -19,3 +26,10 @@ haproxy:
     X-Content-Type-Options: nosniff
     X-Frame-Options: SAMEORIGIN
     Referrer-Policy: same-origin
+    # No `script-src`: pages of the login have scripts in them, and the UI's
+    # editor may load its parts from elsewhere.
+    Content-Security-Policy: >-
+      base-uri 'self'; form-action 'self'; frame-ancestors 'self'; object-src
+      'none'
+    Permissions-Policy: >-
+      camera=(), geolocation=(), microphone=(), payment=(), usb=()

@@ -17,9 +17,12 @@ include:
   - haproxy.address
   - haproxy.conntrack
 
+# The program of the site's address runs in the group of HAProxy's user.
 haproxy-package:
   pkg.installed:
     - name: haproxy
+    - require_in:
+      - service: site-address-service
 
 # check_cmd refuses a key that does not belong to the certificate, as it refuses a configuration
 # that HAProxy does not accept.
@@ -44,7 +47,24 @@ haproxy-page-{{ status }}:
     - template: jinja
     - mode: '0644'
     - context:
-        status: {{ status }}
+        status: {{ page.get('status', status) }}
+        page: {{ page | json }}
+        headers: {{ headers | json }}
+    - require:
+      - pkg: haproxy-package
+    - require_in:
+      - file: haproxy-config
+    - watch_in:
+      - service: haproxy-reload
+
+haproxy-page-{{ status }}-json:
+  file.managed:
+    - name: /etc/haproxy/errors/{{ status }}.json.http
+    - source: salt://haproxy/files/page.json.http.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        status: {{ page.get('status', status) }}
         page: {{ page | json }}
         headers: {{ headers | json }}
     - require:
@@ -54,6 +74,18 @@ haproxy-page-{{ status }}:
     - watch_in:
       - service: haproxy-reload
 {% endfor %}
+
+haproxy-pace:
+  file.managed:
+    - name: /etc/haproxy/pace.lua
+    - source: salt://haproxy/files/pace.lua
+    - mode: '0644'
+    - require:
+      - pkg: haproxy-package
+    - require_in:
+      - file: haproxy-config
+    - watch_in:
+      - service: haproxy-reload
 
 haproxy-config:
   file.managed:

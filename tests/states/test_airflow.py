@@ -35,9 +35,18 @@ def test_login_accepts_the_right_password_only(edge: Machine, web: Machine, pass
 
 
 def test_login_limit_holds_over_all_workers(edge: Machine, web: Machine, password: str) -> None:
+    """At the address that guesses, and nowhere else."""
     tries = LOGIN + "result = [login('wrong') for _ in range(5)] + [login(password)]"
     found = edge.python(tries, address=web.address, client="192.0.2.3", password=password)
     assert found == ["refused"] * 5 + ["limited"]
+    other = LOGIN + "result = login(password)"
+    assert edge.python(other, address=web.address, client="192.0.2.5", password=password) == "in"
+
+
+def test_right_passwords_are_not_limited(edge: Machine, web: Machine, password: str) -> None:
+    tries = LOGIN + "result = [login(password) for _ in range(12)]"
+    found = edge.python(tries, address=web.address, client="192.0.2.6", password=password)
+    assert found == ["in"] * 12
 
 
 SESSIONS = (

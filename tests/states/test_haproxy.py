@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,26 +19,128 @@ from waiting import until
 
 FAKE = (ROOT / "tests/support/fakeweb.py").read_text()
 ASK = r"""
-import http.client, json, ssl
+import http.client, json, socket, ssl, time
+from concurrent.futures import ThreadPoolExecutor
 
 HOST = {"Host": "airflow.example.com"}
 
-def ask(method="GET", path="/ui/dags", tls=True, headers={}, body=None):
+def open_connection(tls=True, source=""):
     context = ssl.create_default_context(cadata=ca)
     cls = http.client.HTTPSConnection if tls else http.client.HTTPConnection
-    connection = cls("lb-1", timeout=60, **({"context": context} if tls else {}))
+    more = {"context": context} if tls else {}
+    return cls("lb-1", timeout=60, source_address=(source, 0), **more)
+
+def ask(method="GET", path="/ui/dags", tls=True, headers={}, body=None, source=""):
+    connection = open_connection(tls, source)
     connection.request(method, path, body, HOST | headers)
     answer = connection.getresponse()
     headers = dict(answer.getheaders())
     return {"status": answer.status, "headers": headers, "body": answer.read().decode()}
+
+def timed(path):
+    began = time.monotonic()
+    return [ask(path=path)["status"], time.monotonic() - began]
+
+def token(user, password, source="", path="/auth/token"):
+    body = json.dumps({"username": user, "password": password})
+    return ask("POST", path, body=body, source=source)["status"]
+
+def login(user, password, source=""):
+    body = f"csrf_token=x&username={user}&password={password}"
+    return ask("POST", "/auth/login/", body=body, source=source)["status"]
+
+def leave(user, source):
+    connection = open_connection(source=source)
+    body = json.dumps({"username": user, "password": "slow"})
+    connection.request("POST", "/auth/token", body, HOST)
+    time.sleep(0.1)
+    connection.close()
+
+def at_once(function, count):
+    with ThreadPoolExecutor(count) as pool:
+        return [*pool.map(function, range(count))]
+
+def read_slowly(path, source, count, seconds):
+    context, reading = ssl.create_default_context(cadata=ca), []
+    for _ in range(count):
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.bind((source, 0))
+        plain.connect((socket.gethostbyname("lb-1"), 443))
+        reading.append(context.wrap_socket(plain, server_hostname=HOST["Host"]))
+        reading[-1].sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST['Host']}\r\n\r\n".encode())
+    end = time.monotonic() + seconds
+    while reading and time.monotonic() < end:
+        for connection in list(reading):
+            try:
+                connection.settimeout(0)
+                if not connection.recv(100):
+                    reading.remove(connection)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                pass
+            except OSError:
+                reading.remove(connection)
+        time.sleep(0.2)
 """
 SIZES = yaml.safe_load((ROOT / "salt/haproxy/defaults.yaml").read_text())["haproxy"]
 LIMITS = DEPLOYMENT.base_pillar("haproxy")
+PASSWORDS = LIMITS["passwords"]
+_APP = yaml.safe_load((ROOT / "salt/airflow/defaults.yaml").read_text())["airflow"]
+SLOTS = _APP["workers"] * _APP["requests_per_worker"]
 HEALTH = "/api/v2/monitor/health"
 CONSTANT = yaml.safe_load((ROOT / "salt/nginx/constant.yaml").read_text())["constant"]
 # The values precede it, where no `from __future__` may stand.
 FLOOD = (ROOT / "tests/support/flood.py").read_text().partition("from __future__")[2]
 FLOOD = FLOOD.partition("\n")[2]
+SLOW = (ROOT / "tests/support/slowclients.py").read_text().partition("annotations\n")[2]
+# How many streams were refused, after how long, and after how long a head that does not end was.
+SLOW_STREAMS = """
+import time
+
+def wait(connection, tick, enough):
+    began, seen = time.monotonic(), b""
+    ticked = began
+    connection.settimeout(1)
+    while not enough(seen) and time.monotonic() - began < 40:
+        try:
+            part = connection.recv(65536)
+            if not part:
+                break
+            seen += part
+        except TimeoutError:
+            pass
+        except OSError:
+            break
+        if time.monotonic() < ticked + 1:
+            continue
+        ticked = time.monotonic()
+        try:
+            tick()
+        except OSError:
+            break
+    return seen, time.monotonic() - began
+
+def header(word, value):
+    return b"\\0" + bytes([len(word)]) + word + bytes([len(value)]) + value
+
+bodies = connect(address, ca, name)
+numbers = [1 + 2 * n for n in range(streams)]
+for number in numbers:
+    get = request(number, name, "/x")
+    block = get[9:].replace(header(b":method", b"GET"), header(b":method", b"POST"))
+    block += header(b"content-length", b"100")
+    bodies.sendall(frame(HEADERS, END_HEADERS, number, block))
+def trickle():
+    for number in list(numbers):
+        bodies.sendall(frame(0, 0, number, b"x"))
+refusal = b"The request took too long to arrive</h1>"
+seen, of_bodies = wait(bodies, trickle, lambda seen: seen.count(refusal) >= streams)
+head = connect(address, ca, name)
+whole = iter(request(1, name, "/" + "x" * 100))
+head.sendall(bytes(next(whole) for _ in range(20)))
+_, of_head = wait(head, lambda: head.sendall(bytes([next(whole)])), lambda seen: False)
+result = [seen.count(refusal), of_bodies, of_head]
+"""
 # Holds what it has opened until the test has seen enough.
 HOLD = """
 import pathlib, time
@@ -78,7 +181,7 @@ threads = [threading.Thread(target=client, args=[end]) for _ in range(clients)]
 READY, STOP = "/run/flood-ready", "/run/flood-stop"
 # The backends whose servers have a state of their own.
 CHECKED = ("app", "static")
-BACKENDS = (*CHECKED, "health", "uploads", "streams")
+BACKENDS = (*CHECKED, "health", "uploads", "streams", "passwords", "static_greedy")
 SECURITY = (*LIMITS["headers"], "Strict-Transport-Security", "X-Request-ID")
 # Who waits so long has met a dead machine and no other. `make bench` measures the wait itself.
 SERVER_SECONDS = int(SIZES["timeout_server"].removesuffix("s"))
@@ -121,6 +224,15 @@ def ask(fleet: Fleet, web: Machine, edge: Machine) -> Callable[[str], object]:
 
     until(lambda: run("ask()['status']") == 200, "HAProxy answers")
     return run
+
+
+@pytest.fixture(scope="module")
+def sources(web: Machine) -> list[str]:
+    """More addresses of the client machine: to the edge, each is another client."""
+    found = [str(SUBNET[number]) for number in range(-20, -3)]
+    for address in found:
+        web.run("ip", "address", "add", f"{address}/{SUBNET.prefixlen}", "dev", "eth0")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +297,19 @@ def test_forged_forwarded_headers_are_removed(ask: Callable[[str], object], web:
     assert address not in received
 
 
-def test_token_endpoint_is_rate_limited(ask: Callable[[str], object]) -> None:
-    tried = ask("[ask('POST', '/auth/token')['status'] for _ in range(7)]")
-    assert isinstance(tried, list)
-    assert tried[-1] == 429
+def test_right_passwords_are_not_limited(ask: Ask) -> None:
+    """Of an office, one after the other and together, by the page and by the API."""
+    assert ask("[token('ann', 'right') for _ in range(50)]") == [201] * 50
+    assert ask("[login('ann', 'right') for _ in range(50)]") == [302] * 50
+    assert ask("at_once(lambda n: login(f'user{n}', 'right'), 50)") == [302] * 50
+
+
+def test_guesses_are_limited_by_user_and_address(ask: Ask, sources: list[str]) -> None:
+    """Whatever the way to write user and path. Other users, and other addresses, are served."""
+    guesser, other = sources[:2]
+    allowed = PASSWORDS["wrong_of_user"]
+    tried = ask(f"[token('Eve', 'wrong', {guesser!r}) for _ in range({allowed + 3})]")
+    assert tried == [401] * allowed + [429] * 3
     paths = [
         "/auth/%74oken",
         "/%61uth/%74%6F%6b%65n",
@@ -196,10 +317,83 @@ def test_token_endpoint_is_rate_limited(ask: Callable[[str], object]) -> None:
         "/auth%2Ftoken/cli",
         "/auth/token?x=%",
     ]
-    assert ask(f"[ask('POST', path)['status'] for path in {paths}]") == [429] * len(paths)
-    assert ask(
-        "[ask('POST', path)['status'] for path in ('/auth/login/', '/x?next=/auth/token')]"
-    ) == [200, 200]
+    again = ask(f"[token('eve', 'right', {guesser!r}, path) for path in {paths}]")
+    assert again == [429] * len(paths)
+    for user, status in (("eve", 429), ("%45vE", 429), ("ann", 302)):
+        assert ask(f"login({user!r}, 'right', {guesser!r})") == status
+    assert ask(f"[token('eve', 'right', {other!r}), login('eve', 'right')]") == [201, 302]
+
+
+def test_guesses_at_many_users_are_limited_by_address(ask: Ask, sources: list[str]) -> None:
+    """Also those whose user cannot be read, and those whose answer nobody waits for."""
+    many, unread, gone = sources[2:5]
+    allowed = PASSWORDS["wrong_of_address"]
+    tried = ask(f"[login(f'user{{n}}', 'wrong', {many!r}) for n in range({allowed + 10})]")
+    assert tried == [302] * allowed + [429] * 10
+    assert ask(f"login('ann', 'right', {many!r})") == 429
+    post = f"ask('POST', '/auth/token', body='?', source={unread!r})['status']"
+    assert ask(f"[{post} for _ in range(7)]") == [401] * 5 + [429] * 2
+    ask(f"[leave(f'user{{n}}', {gone!r}) for n in range({allowed})]")
+    assert ask(f"token('ann', 'right', {gone!r})") == 429
+
+
+def test_few_passwords_are_checked_at_once(
+    fleet: Fleet, web: Machine, edge: Machine, sources: list[str]
+) -> None:
+    """Each costs the CPU. Who comes with one does not wait for those who come with many."""
+    program = f"""{ASK}
+with ThreadPoolExecutor(25) as pool:
+    waiting = [pool.submit(token, f"user{{n}}", "slow", client) for n in range(25)]
+    time.sleep(0.5)
+    result = [login("ann", "right"), sum(not one.done() for one in waiting)]
+"""
+    status, waiting = web.python(program, ca=fleet.pillar.ca_certificate, client=sources[5])
+    assert status == 302
+    assert waiting > 10
+    assert int(_server(edge, "passwords/web-2")["smax"]) == SIZES["passwords_maxconn"]
+
+
+def test_refused_password_says_when_to_come_back(ask: Ask, sources: list[str]) -> None:
+    """A page to people, JSON to programs."""
+    source = sources[6]
+    ask(f"[token('ann', 'wrong', {source!r}) for _ in range(5)]")
+    body = '{"username": "ann"}'
+    page = ask(f"ask('POST', '/auth/login/', body='username=ann', source={source!r})")
+    answer = ask(f"ask('POST', '/auth/token', body={body!r}, source={source!r})")
+    assert isinstance(page, dict)
+    assert isinstance(answer, dict)
+    for one in (page, answer):
+        assert one["status"] == 429
+        assert one["headers"]["retry-after"] == str(PASSWORDS["seconds"])
+    assert "<h1>Too many wrong passwords</h1>" in page["body"]
+    assert answer["headers"]["content-type"] == "application/json"
+    assert json.loads(answer["body"])["detail"].startswith("Too many wrong passwords.")
+
+
+def test_programs_are_refused_in_json(ask: Ask) -> None:
+    for path, headers in (("/api/v2/x", {}), ("/x", {"Accept": "application/json"})):
+        answer = ask(f"ask('POST', {path!r}, headers={headers}, body=b'x' * 9_000_000)")
+        assert isinstance(answer, dict)
+        assert answer["status"] == 413
+        assert "too large" in json.loads(answer["body"])["detail"]
+
+
+def test_ways_that_nobody_needs_are_closed(ask: Ask) -> None:
+    """Another login, without a limit, and pages that run scripts of other sites."""
+    closed = ["/auth/api/v1/security/login", "/auth/%61pi/v1/security/login", "/docs", "/redoc"]
+    closed += ["/docs/oauth2-redirect", "/openapi.json", "/auth/docs", "/auth/openapi.json"]
+    for method in ("GET", "POST"):
+        assert ask(f"[ask({method!r}, path)['status'] for path in {closed}]") == [404] * len(closed)
+    assert ask("[ask(path=path)['status'] for path in ('/docsx', '/x/docs')]") == [200, 200]
+
+
+def test_what_every_site_is_asked_takes_no_slot(ask: Ask, edge: Machine) -> None:
+    before = _server(edge, "app/web-2")["stot"]
+    assert ask("ask(path='/robots.txt')['body']") == "User-agent: *\nDisallow: /\n"
+    icon = ask("ask(path='/favicon.ico')")
+    assert isinstance(icon, dict)
+    assert (icon["status"], icon["headers"]["location"]) == (301, "/static/pin_32.png")
+    assert _server(edge, "app/web-2")["stot"] == before
 
 
 def test_execution_api_is_denied(ask: Callable[[str], object]) -> None:
@@ -348,8 +542,8 @@ def test_own_answers_have_all_headers(ask: Ask) -> None:
         308: "ask(headers={'Host': 'x'})",
         400: "ask(path='/%zz')",
         404: "ask(path='/execution')",
-        413: "ask('POST', body=b'x' * 9_000_000)",
-        429: "[ask('POST', '/auth/token') for _ in range(7)][-1]",
+        413: "ask('POST', '/x', body=b'x' * 9_000_000)",
+        429: "[ask('POST', '/auth/login/') for _ in range(7)][-1]",
         502: "ask('POST', '/vanish')",
     }
     seen = set()
@@ -394,6 +588,71 @@ def test_slow_senders_hold_no_slot(ask: Ask) -> None:
     ])[0]""".replace("UPLOADS", str(SIZES["uploads_per_address"]))
     assert ask(hold.strip()) == 200
     until(lambda: ask("ask('POST', body=b'x' * 90_000)['status']") == 200, "uploads are free again")
+
+
+def test_slow_senders_are_bounded_in_time(
+    fleet: Fleet, web: Machine, ask: Ask, sources: list[str]
+) -> None:
+    """500 of one address. Nobody else waits for them, whatever their way to be slow."""
+    slow = SLOW + "result = send_slowly('lb-1', ca, name, source=client, clients=500, seconds=50)"
+    paths = ["/x", "/static/x.js", "/auth/login/", HEALTH]
+    others: list[tuple[int, float]] = []
+    with ThreadPoolExecutor(1) as pool:
+        values = {"name": BASE_URL.removeprefix("https://"), "client": sources[7]}
+        going = pool.submit(web.python, slow, ca=fleet.pillar.ca_certificate, **values)
+        while not going.done():
+            answers = ask(f"[timed(path) for path in {paths}]")
+            assert isinstance(answers, list)
+            others += answers
+        ended = going.result()
+    assert {status for status, _ in others} == {200}
+    assert len(others) >= 20
+    assert max(seconds for _, seconds in others) < 3
+    found = {(way, status) for way, status, _ in ended}
+    assert {("head", "408"), ("small", "408"), ("login", "408")} <= found
+    assert {status for _, status in found} == {"408", "429"}
+    assert max(seconds for _, _, seconds in ended) < SIZES["body_seconds"] + 8
+
+
+def test_slow_streams_are_bounded_in_time(fleet: Fleet, web: Machine) -> None:
+    """Bodies on the streams of one connection, and a head that does not end."""
+    program = FLOOD + SLOW_STREAMS
+    values = {"address": "lb-1", "name": BASE_URL.removeprefix("https://"), "streams": 30}
+    refused, of_bodies, of_head = web.python(program, ca=fleet.pillar.ca_certificate, **values)
+    assert refused == 30
+    assert of_bodies < SIZES["small_body_seconds"] + 8
+    assert of_head < 15
+
+
+def test_slow_readers_keep_no_slot_for_long(
+    fleet: Fleet, web: Machine, edge: Machine, ask: Ask, sources: list[str]
+) -> None:
+    """Large answers, read by some bytes a second. Ordinary answers fit the buffers before."""
+    read = f"{ASK}\nresult = read_slowly(path, client, count, seconds)"
+    values = {"client": sources[8], "count": 2 * SLOTS, "ca": fleet.pillar.ca_certificate}
+    with ThreadPoolExecutor(1) as pool:
+        for times, seconds in ((2, 3), (100, 32)):
+            going = pool.submit(web.python, read, path=f"/large/{times}", seconds=seconds, **values)
+            if seconds > 3:
+                until(lambda: _server(edge, "app/web-2")["scur"] == str(SLOTS), "slots are taken")
+            until(lambda: _server(edge, "app/web-2")["scur"] == "0", "slots are free", 40)
+            assert ask("ask()['status']") == 200
+            going.result()
+
+
+def test_slow_readers_of_files_have_slots_of_their_own(
+    fleet: Fleet, web: Machine, edge: Machine, ask: Ask, sources: list[str]
+) -> None:
+    """Above a browser's number of requests. Files of other addresses are sent meanwhile."""
+    read = f"{ASK}\nresult = read_slowly(path, client, count, seconds)"
+    values = {"client": sources[9], "count": 300, "ca": fleet.pillar.ca_certificate}
+    path = "/static/large/100"
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(web.python, read, path=path, seconds=8, **values)
+        full = str(SIZES["static_greedy_maxconn"])
+        until(lambda: _server(edge, "static_greedy/web-2")["scur"] == full, "they have their slots")
+        assert ask("[ask(path='/static/x.js')['status'] for _ in range(20)]") == [200] * 20
+        going.result()
 
 
 def test_uploads_of_one_address_are_limited(ask: Ask) -> None:

@@ -14,14 +14,24 @@ from pathlib import Path
 Headers = dict[str, str]
 
 
-async def read_body(reader: asyncio.StreamReader, headers: Headers) -> None:
-    """Read the body of a request."""
+async def read_body(reader: asyncio.StreamReader, headers: Headers) -> bytes:
+    """Return the body of a request; of one in chunks nothing."""
     if headers.get("transfer-encoding") != "chunked":
-        await reader.readexactly(int(headers.get("content-length", 0)))
-        return
+        return await reader.readexactly(int(headers.get("content-length", 0)))
     while size := int(await reader.readline(), 16):
         await reader.readexactly(size + 2)
     await reader.readline()
+    return b""
+
+
+def judge(path: str, body: bytes) -> tuple[int, Headers]:
+    """Return how Flask-AppBuilder answers a password; the right one is `right`."""
+    is_right = b"right" in body
+    if path.startswith("/auth/token"):
+        return (201 if is_right else 401), {}
+    if is_right:
+        return 302, {"Location": "https://airflow.example.com/", "Set-Cookie": "_token=x; Path=/"}
+    return 302, {"Location": "https://airflow.example.com/auth/login/?next="}
 
 
 async def body_for(words: list[str], headers: Headers) -> bytes:
@@ -30,6 +40,8 @@ async def body_for(words: list[str], headers: Headers) -> bytes:
         await asyncio.sleep(int(words[1]) / 1000)
     if words[-1] == "wait":
         await asyncio.sleep(35)
+    if "large" in words:  # so many times
+        return b"x" * 65536
     answer = {"metadatabase": {"status": "healthy"}, "headers": headers}
     return json.dumps(answer, separators=(",", ":")).encode()
 
@@ -54,14 +66,22 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen
             if words[0] == "vanish":  # the request is read, and nobody answers
                 break
             status = 500 if words[0] == "broken" else 413 if words[0] == "early" else 200
-            if words[0] != "early":
-                await read_body(reader, headers)
+            sent = b"" if words[0] == "early" else await read_body(reader, headers)
+            more: Headers = {}
+            if method == "POST" and path.startswith(("/auth/login", "/auth/token")):
+                status, more = judge(path, sent)
+                await asyncio.sleep(0.5 if b"slow" in sent else 0)
             if words[-1] == "health":
                 await asyncio.sleep(check_delay(seen.with_suffix(".delay")))
             body = await body_for(words, headers)
-            head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
+            times = int(words[-1]) if "large" in words else 1
+            more["Content-Length"] = str(times * len(body))
+            lines = "".join(f"{name}: {value}\r\n" for name, value in more.items())
+            writer.write(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode() + body)
             await writer.drain()
+            for _ in range(times - 1):
+                writer.write(body)
+                await writer.drain()
             if words[0] in ("closing", "early"):  # without saying so in the answer
                 break
     except (OSError, asyncio.IncompleteReadError):

@@ -243,7 +243,14 @@ def compressed() -> int:
     """Return how many answers of the web app the load balancer asks for at once."""
     airflow, haproxy = sizes("airflow"), sizes("haproxy")
     slots = airflow["workers"] * airflow["requests_per_worker"]
-    return int(slots + haproxy["uploads"] + haproxy["health"])
+    return int(slots + sum(haproxy[name] for name in ("uploads", "health", "passwords_maxconn")))
+
+
+def test_nginx_has_connections_for_all_that_the_edge_asks() -> None:
+    haproxy = sizes("haproxy")
+    files = haproxy["static_maxconn"] + haproxy["static_greedy_maxconn"]
+    # Those that go on to the web app take two.
+    assert files + 2 * (compressed() + haproxy["streams"]) < sizes("nginx")["connections"]
 
 
 def kibibytes(setting: str) -> int:
