@@ -129,6 +129,7 @@ def test_new_machines_follow_and_hold_the_rows(servers: dict[str, Machine]) -> N
     for name in NAMES[1:]:
         assert sql(servers[name], "SELECT count(*) FROM ledger") == "1"
         assert servers[name].salt("etcd_member.voting") is True
+        assert "backups.py fetch" in sql(servers[name], "SHOW restore_command")
 
 
 def test_nothing_changes_in_another_highstate(fleet: Fleet, servers: dict[str, Machine]) -> None:
@@ -414,6 +415,46 @@ def test_machine_that_is_lost_loses_no_commit_and_comes_back_as_a_replica(
     well(servers)
     assert leader(servers) == now
     assert sql(servers[lost], "SELECT count(*) FROM ledger") == "5"
+
+
+@pytest.mark.long
+def test_replica_that_was_away_for_too_long_fetches_from_the_archive(
+    servers: dict[str, Machine],
+) -> None:
+    """No server has any more what it needs next."""
+    first = servers[leader(servers)]
+    away = next(name for name in NAMES if servers[name] is not first)
+    shared = first.salt("patroni.settings")
+    parameters = shared["postgresql"]["parameters"] | {"wal_keep_size": "0"}
+    short = shared | {"postgresql": shared["postgresql"] | {"parameters": parameters}}
+    first.salt("patroni.configure", short)
+    try:
+        servers[away].run("systemctl", "stop", "patroni")
+        needed = sql(first, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+        slot = away.replace("-", "_")
+
+        def is_gone() -> bool:
+            sql(first, "UPDATE ledger SET n = n")
+            first.salt("pgbackrest.flush")
+            sql(
+                first,
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+                f" WHERE slot_name = '{slot}' AND NOT active",
+            )
+            sql(first, "CHECKPOINT")
+            return bool(first.run("test", "-e", f"{DATA}/pg_wal/{needed}").returncode)
+
+        until(is_gone, "the leader has the segment no more", 60, every=1)
+        servers[away].run("systemctl", "start", "patroni")
+        begin = time.monotonic()
+        well(servers)
+        print(f"away for too long: follows after {time.monotonic() - begin:.0f} s")
+    finally:
+        first.salt("patroni.configure", shared)
+    said = servers[away].run("journalctl", "-u", "patroni", "--output=cat").stdout
+    assert f"{needed} comes from the archive" in said
+    rows = "SELECT count(*) FROM ledger"
+    assert sql(servers[away], rows) == sql(first, rows)
 
 
 def test_replaced_first_machine_copies_the_others(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -313,3 +314,88 @@ def test_backup_waits_for_a_leader_after_a_boot(
     assert backups.backup(settings, full=False, now=False) == "none is due"
     looks[:] = [[member(1, "leader", "running"), member(3, "replica", "streaming")]]
     assert backups.backup(settings, full=True, now=True) == "postgres-3 makes the backups"
+
+
+SEGMENT, NEXT = "00000001000000000000000C", "00000001000000000000000D"
+
+
+class Archive:
+    """Stands for pgBackRest: what it has, and what it was asked for."""
+
+    def __init__(self, *has: str) -> None:
+        self.has = has
+        self.asked: list[str] = []
+
+    def __call__(self, verb: str, segment: str, path: str, *, seconds: float) -> str:
+        assert (verb, path, seconds) == ("archive-get", "pg_wal/RECOVERYXLOG", 10)
+        self.asked.append(segment)
+        if segment not in self.has:
+            raise self.error(f"unable to find {segment}")
+        return ""
+
+    error: type[Exception]
+
+
+@pytest.fixture
+def ask(
+    backups: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., bool]:
+    """`ask(archive, segment, seconds)`: ask for a segment so long after the last question."""
+    clock = Clock()
+    monkeypatch.setattr(backups.time, "monotonic", clock.monotonic)
+
+    def fetch(archive: Archive, segment: str, after: float = 5) -> bool:
+        archive.error = backups.BackupError
+        monkeypatch.setattr(backups, "pgbackrest", archive)
+        clock.sleep(after)
+        try:
+            backups.fetch(segment, "pg_wal/RECOVERYXLOG", str(tmp_path / "wanted"))
+        except backups.BackupError:
+            return False
+        return True
+
+    return fetch
+
+
+def test_replica_waits_for_a_server_before_it_asks_the_archive(ask: Callable[..., bool]) -> None:
+    """In the first half minute another server takes over, and must not wait for S3."""
+    archive = Archive(SEGMENT)
+    assert [ask(archive, SEGMENT) for _ in range(7)] == [False] * 6 + [True]
+    assert archive.asked == [SEGMENT]
+
+
+def test_replica_asks_for_both_timelines_where_one_begins(ask: Callable[..., bool]) -> None:
+    newer = SEGMENT.replace("00000001", "00000002")
+    archive = Archive(newer)
+    names = [newer, SEGMENT] * 7
+    assert [ask(archive, name, 2.5) for name in names] == [False] * 12 + [True, False]
+    assert archive.asked == [newer, SEGMENT]
+
+
+def test_replica_fetches_one_segment_after_the_other(ask: Callable[..., bool]) -> None:
+    archive = Archive(SEGMENT, NEXT)
+    while not ask(archive, SEGMENT):
+        pass
+    assert ask(archive, NEXT, 0.1)
+    # The archive has no more: a server is asked, and half a minute passes again.
+    last = "00000001000000000000000E"
+    assert not ask(archive, last, 0.1)
+    assert archive.asked == [SEGMENT, NEXT, last]
+    assert [ask(archive, last) for _ in range(5)] == [False] * 5
+    assert archive.asked == [SEGMENT, NEXT, last]
+
+
+def test_questions_of_long_ago_do_not_count(ask: Callable[..., bool]) -> None:
+    """A stream that breaks twice in the same segment is not one that is broken meanwhile."""
+    archive = Archive(SEGMENT)
+    assert not ask(archive, SEGMENT)
+    assert not ask(archive, SEGMENT, 3600)
+    assert archive.asked == []
+    assert [ask(archive, SEGMENT) for _ in range(6)] == [False] * 5 + [True]
+    assert not ask(archive, NEXT, 3600)
+
+
+def test_history_comes_from_a_server_alone(ask: Callable[..., bool]) -> None:
+    archive = Archive("00000002.history")
+    assert not any(ask(archive, "00000002.history") for _ in range(20))
+    assert archive.asked == []

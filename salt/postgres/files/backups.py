@@ -2,8 +2,8 @@
 
 pgBackRest does the work; this decides when, on which machine, and from what. Patroni calls
 `bootstrap` when no server has data: a cluster begins from the newest backup, where there is one.
-A timer calls `backup` on every server, and one of them makes it. `tell`, `require-target` and
-`aside` are for Salt (salt/_modules/pgbackrest.py).
+A timer calls `backup` on every server, and one of them makes it. A replica calls `fetch` for what
+no server sends it. `tell`, `require-target` and `aside` are for Salt (salt/_modules/pgbackrest.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import datetime as dt
 import http.client
 import json
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -20,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +32,13 @@ TARGET = "/run/pgbackrest/target.json"
 TARGET_SECONDS = 3600
 # What `flush` has returned.
 REPLACED = "/run/pgbackrest/replaced.json"
+# For what a replica has asked `fetch`, and since when.
+WANTED = "/run/pgbackrest/wanted.json"
+# Another server takes over meanwhile (`ttl` of Patroni), and has not to wait for an archive that
+# hangs.
+WANTED_SECONDS = 30
 STANZA = "stack"
+_FETCH_SECONDS = 10
 _ANSWER_SECONDS = 10
 _INFO_SECONDS = 60
 _TELL_SECONDS = 15  # `stackctl status` waits no longer than a minute for a machine
@@ -498,6 +505,75 @@ def drill(settings: Settings) -> dict[str, Any]:
     }
 
 
+# -- for a replica ---------------------------------------------------------------------------------
+
+
+def fetch(segment: str, path: str, wanted: str = WANTED) -> str:
+    """Bring a segment of the write-ahead log from the archive, if no server sends it for long.
+
+    PostgreSQL asks for the next segment whenever its stream breaks, and asks the stream again after
+    a no. The primary sends what it has, so the archive is needed by a replica that was away for so
+    long that no server has the segment any more, and by one whose data was rewound to a checkpoint
+    of long ago.
+
+    Args:
+        segment: its name.
+        path: where it goes.
+        wanted: the file that remembers what was asked for.
+
+    Raises:
+        BackupError: it is not there, or not yet time to look. To PostgreSQL both mean no.
+    """
+    if not re.fullmatch("[0-9A-F]{24}", segment):
+        raise BackupError(f"{segment} comes from a server alone")
+    now = time.monotonic()
+    asked = Wanted.read(wanted)
+    is_recent = now - asked.last < WANTED_SECONDS / 2
+    goes_on = is_recent and asked.fetches  # one segment after the other
+    # Where a timeline begins, it asks for the segment of both in turn.
+    is_same = is_recent and asked.segment[8:] == segment[8:]
+    since = asked.since if is_same else now
+    if not goes_on and now - since < WANTED_SECONDS:
+        Wanted(segment, since, now).write(wanted)
+        raise BackupError(f"{segment} is not asked of the archive yet")
+    try:
+        pgbackrest("archive-get", segment, path, seconds=_FETCH_SECONDS)
+    except BackupError:
+        Wanted(segment, time.monotonic(), time.monotonic()).write(wanted)
+        raise
+    Wanted(segment, since, time.monotonic(), fetches=True).write(wanted)
+    return f"{segment} comes from the archive"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a replica has asked for. Times are of the machine's monotonic clock, in seconds.
+
+    Attributes:
+        segment: its name.
+        since: of the first question.
+        last: of the last one. PostgreSQL asks every five seconds while it has no stream.
+        fetches: whether the archive had it.
+    """
+
+    segment: str = ""
+    since: float = 0
+    last: float = float("-inf")
+    fetches: bool = False
+
+    @classmethod
+    def read(cls, path: str) -> Wanted:
+        """Return what a file remembers; nothing when there is none."""
+        try:
+            return cls(**json.loads(Path(path).read_text()))
+        except (OSError, ValueError, TypeError):
+            return cls()
+
+    def write(self, path: str) -> None:
+        """Remember it."""
+        Path(path).write_text(json.dumps(asdict(self)))
+
+
 # -- for Salt --------------------------------------------------------------------------------------
 
 
@@ -618,6 +694,11 @@ def parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(verb, help=text)
         one.add_argument("--to", default="latest", help="`latest`, or a time with its zone")
         one.add_argument("--timeline", default="", help="a number")
+    get = verbs.add_parser(
+        "fetch", help="bring a segment of the log, if no server sends it for long"
+    )
+    get.add_argument("segment", help="its name")
+    get.add_argument("path", help="where it goes")
     verbs.add_parser("list", help="print the backups as JSON")
     verbs.add_parser("maker", help="print which server makes backups as JSON")
     verbs.add_parser("tell", help="print how the backups are as JSON")
@@ -696,6 +777,7 @@ DO: Mapping[str, Callable[[Settings, argparse.Namespace], str]] = {
     "require-target": _require_target,
     "write-target": _write_target,
     "make-aside": _make_aside,
+    "fetch": lambda _, options: fetch(options.segment, options.path),
     "list": _list,
     "maker": lambda settings, _: json.dumps(maker(members(settings))),
     "tell": lambda settings, _: json.dumps(tell(settings)),
