@@ -173,13 +173,17 @@ def files_of(name: str, endpoint: str, compiler: Compiler) -> dict[str, str]:
     chunks = {
         chunk["__id__"]: chunk for chunk in compiler.states("haproxy").chunks if "name" in chunk
     }
-    config = chunks["haproxy-config"]
-    config["context"] |= {"pages": [], "web": {"web-1": "127.0.0.1"}}
-    rendered = compiler.render(config)
-    assert rendered["result"], rendered
+    chunks["haproxy-config"]["context"]["web"] = {"web-1": "127.0.0.1"}
+    rendered = {
+        chunk["name"]: compiler.render(chunk)
+        for chunk in chunks.values()
+        if chunk.get("template") and chunk["__sls__"] == "haproxy"
+    }
+    assert all(each["result"] for each in rendered.values()), rendered
     address = {**chunks["site-address-config"]["dataset"], "endpoint": endpoint}
     return {
-        "/etc/haproxy/haproxy.cfg": rendered["data"],
+        **{path: each["data"] for path, each in rendered.items()},
+        chunks["haproxy-pace"]["name"]: (FILES / "pace.lua").read_text(),
         "/etc/site-address.json": json.dumps(address | {"alone": False}),
         "/usr/local/lib/site_address.py": (FILES / "site_address.py").read_text(),
         "/etc/systemd/system/site-address.service": (FILES / "site-address.service").read_text(),
