@@ -61,7 +61,9 @@ def test_way_in_leads_to_ssh_alone(stack: Stack, tmp_path: Path) -> None:
     def led(by: str, target: str) -> subprocess.CompletedProcess[str]:
         """Ask a machine's sshd for a connection to `target`, and say nothing there."""
         with Shell(stack.deployment, client, Log(tmp_path, "test")) as shell:
-            ssh, *options, address, _ = shell.command(machines[by], [], master=machines["salt-1"])
+            ssh, *options, address, _ = shell.command(
+                machines[by], [], master=machines["salt-1"], shared=False
+            )
             return subprocess.run(
                 [ssh, "-o", "LogLevel=INFO", *options, "-W", target, address],
                 stdin=subprocess.DEVNULL,
