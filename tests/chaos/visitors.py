@@ -21,8 +21,8 @@ from tests.chaos.ledger import Ledger, Write
 from bench import player
 
 PACES = {"reads": 1 / 20, "writes": 1 / 2, "logins": 9.0}
-"""Seconds between two visitors, of each kind. All have one address, to which Airflow allows few
-logins (`login_rate_limit` in pillar/base/airflow.sls)."""
+"""What is asked for -> seconds between two of them. A password costs a web machine some 100 ms of
+CPU."""
 # All ask the database; what nginx has as a file answers without any.
 PAGES = ("/api/v2/dags?limit=5", "/ui/config", "/api/v2/pools")
 VARIABLES = "/api/v2/variables"
