@@ -218,9 +218,12 @@ def test_status_without_the_api_tells_the_state_of_the_site(stack: Stack) -> Non
 
 
 def started(stack: Stack, *args: str, output: int | TextIO) -> subprocess.Popen[str]:
-    """Start stackctl in a process group of its own, as a shell does."""
+    """Start stackctl in a process group of its own, as a terminal's shell does.
+
+    What a script starts in the background ignores Ctrl-C, and so would all that it starts.
+    """
     return subprocess.Popen(
-        [sys.executable, "-m", "stackctl", *args],
+        ["env", "--default-signal=INT", sys.executable, "-m", "stackctl", *args],
         cwd=stack.deployment.root,
         stdout=output,
         stderr=subprocess.STDOUT,
