@@ -39,11 +39,16 @@ haproxy-certificate:
     - require:
       - pkg: haproxy-package
 
+# Each as a page for people, and as JSON for programs.
 {% for status, page in answers.pages.items() %}
-haproxy-page-{{ status }}:
+{% for id, suffix, source in [
+  ('', '', 'salt://haproxy/files/page.http.j2'),
+  ('-json', '.json', 'salt://haproxy/files/page.json.http.j2'),
+] %}
+haproxy-page-{{ status }}{{ id }}:
   file.managed:
-    - name: /etc/haproxy/errors/{{ status }}.http
-    - source: salt://haproxy/files/page.http.j2
+    - name: /etc/haproxy/errors/{{ status }}{{ suffix }}.http
+    - source: {{ source }}
     - template: jinja
     - mode: '0644'
     - context:
@@ -56,23 +61,7 @@ haproxy-page-{{ status }}:
       - file: haproxy-config
     - watch_in:
       - service: haproxy-reload
-
-haproxy-page-{{ status }}-json:
-  file.managed:
-    - name: /etc/haproxy/errors/{{ status }}.json.http
-    - source: salt://haproxy/files/page.json.http.j2
-    - template: jinja
-    - mode: '0644'
-    - context:
-        status: {{ page.get('status', status) }}
-        page: {{ page | json }}
-        headers: {{ headers | json }}
-    - require:
-      - pkg: haproxy-package
-    - require_in:
-      - file: haproxy-config
-    - watch_in:
-      - service: haproxy-reload
+{% endfor %}
 {% endfor %}
 
 haproxy-pace:

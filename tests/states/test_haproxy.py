@@ -82,6 +82,7 @@ def read_slowly(path, source, count, seconds):
                 reading.remove(connection)
         time.sleep(0.2)
 """
+READ = f"{ASK}\nresult = read_slowly(path, client, count, seconds)"
 SIZES = yaml.safe_load((ROOT / "salt/haproxy/defaults.yaml").read_text())["haproxy"]
 LIMITS = DEPLOYMENT.base_pillar("haproxy")
 PASSWORDS = LIMITS["passwords"]
@@ -628,11 +629,10 @@ def test_slow_readers_keep_no_slot_for_long(
     fleet: Fleet, web: Machine, edge: Machine, ask: Ask, sources: list[str]
 ) -> None:
     """Large answers, read by some bytes a second. Ordinary answers fit the buffers before."""
-    read = f"{ASK}\nresult = read_slowly(path, client, count, seconds)"
     values = {"client": sources[8], "count": 2 * SLOTS, "ca": fleet.pillar.ca_certificate}
     with ThreadPoolExecutor(1) as pool:
         for times, seconds in ((2, 3), (100, 32)):
-            going = pool.submit(web.python, read, path=f"/large/{times}", seconds=seconds, **values)
+            going = pool.submit(web.python, READ, path=f"/large/{times}", seconds=seconds, **values)
             if seconds > 3:
                 until(lambda: _server(edge, "app/web-2")["scur"] == str(SLOTS), "slots are taken")
             until(lambda: _server(edge, "app/web-2")["scur"] == "0", "slots are free", 40)
@@ -644,11 +644,10 @@ def test_slow_readers_of_files_have_slots_of_their_own(
     fleet: Fleet, web: Machine, edge: Machine, ask: Ask, sources: list[str]
 ) -> None:
     """Above a browser's number of requests. Files of other addresses are sent meanwhile."""
-    read = f"{ASK}\nresult = read_slowly(path, client, count, seconds)"
     values = {"client": sources[9], "count": 300, "ca": fleet.pillar.ca_certificate}
     path = "/static/large/100"
     with ThreadPoolExecutor(1) as pool:
-        going = pool.submit(web.python, read, path=path, seconds=8, **values)
+        going = pool.submit(web.python, READ, path=path, seconds=8, **values)
         full = str(SIZES["static_greedy_maxconn"])
         until(lambda: _server(edge, "static_greedy/web-2")["scur"] == full, "they have their slots")
         assert ask("[ask(path='/static/x.js')['status'] for _ in range(20)]") == [200] * 20
