@@ -25,9 +25,9 @@ from localcloud.config import METADATA, CloudConfig, Credentials, Endpoint
 from localcloud.delays import INSTANT, Delays
 from localcloud.errors import MachineError, MachineGone
 from localcloud.faults import FaultClient
-from localcloud.groups import Policy
 from localcloud.hooks import Hooks
 from localcloud.machines import Machine, Observed
+from localcloud.reachability import Policy
 from localcloud.server import Api, Handler
 from localcloud.state import StateFile
 

@@ -16,8 +16,8 @@ from docker.errors import APIError, DockerException, NotFound
 
 from localcloud import machines
 from localcloud.errors import MachineError, MachineGone
-from localcloud.groups import Policy
 from localcloud.machines import DockerHost, Machine, Observed
+from localcloud.reachability import Policy
 from localcloud.ruleset import Places
 
 WEB = Machine(

@@ -11,7 +11,7 @@ import pytest
 from localcloud import firewall, packages, ruleset
 from localcloud.errors import FirewallFailed
 from localcloud.firewall import Firewall
-from localcloud.groups import ANY, Group, Interface, Policy, Rule
+from localcloud.reachability import ANY, Group, Interface, Policy, Rule
 from localcloud.ruleset import Places, Services
 from memorycloud import Running
 

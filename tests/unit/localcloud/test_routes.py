@@ -12,8 +12,7 @@ from botocore.exceptions import ClientError, HTTPClientError
 
 from localcloud import ruleset
 from localcloud.delays import Delays
-from localcloud.groups import Group, Interface, Policy, Rule
-from localcloud.routes import PUBLIC
+from localcloud.reachability import PUBLIC, Group, Interface, Policy, Rule
 from localcloud.ruleset import Places, Services
 from memorycloud import MemoryHost, Running, running
 

@@ -110,6 +110,15 @@ def test_only_one_module_imports_localcloud() -> None:
     assert importing == {Path(local_cloud.__file__).name}
 
 
+def test_commands_leave_the_emulator_to_its_server() -> None:
+    """The emulator takes a second to import, and each command would wait for it."""
+    line = "import sys, stackctl.cli, stackctl.local_cloud; print('moto' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", line], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "False"
+
+
 def test_deployment_decides_account(deployment: Deployment, prod: Deployment) -> None:
     assert isinstance(open_account(deployment), LocalCloud)
     assert isinstance(open_account(prod), AwsAccount)

@@ -32,6 +32,7 @@ from localcloud.delays import INSTANT, Delays
 from localcloud.errors import LocalCloudError, MachineError, MachineGone
 from localcloud.faults import Fault, Faults
 from localcloud.machines import HALTED, REBOOTED, Machine, MachineHost
+from localcloud.reachability import Policy
 from localcloud.sizes import memory_left
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Cloud:
         self._stopping = threading.Event()
         self.faults = Faults()
         self.account = Account()
-        self.policy = groups.Policy()
+        self.policy = Policy()
 
     # -- called with the lock held, from API calls
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from localcloud import packages, ruleset
 from localcloud.config import Report
 from localcloud.errors import FirewallFailed, LocalCloudError
-from localcloud.groups import Policy
+from localcloud.reachability import Policy
 from localcloud.ruleset import Places, Services
 
 CHAIN = "DOCKER-USER"

@@ -22,7 +22,7 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 
 from localcloud.errors import MachineError, MachineGone
-from localcloud.groups import Policy
+from localcloud.reachability import Policy
 from localcloud.ruleset import Places
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ https://docs.aws.amazon.com/vpc/latest/userguide/vpc-nat-gateway.html
 
 from __future__ import annotations
 
-import ipaddress
 import random
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +16,7 @@ from moto.ec2.models.elastic_ip_addresses import ElasticAddress, ElasticAddressB
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.route_tables import Route, RouteTable
 
-PUBLIC = ipaddress.ip_network("198.18.0.0/15")
-"""Where public addresses are from: they are no machine's on the Internet.
-https://www.rfc-editor.org/rfc/rfc2544#appendix-C"""
-_ANYWHERE = "0.0.0.0/0"
+from localcloud.reachability import EVERYWHERE, PUBLIC
 
 
 def networks(backend: EC2Backend, vpc_id: str) -> tuple[str, ...]:
@@ -72,7 +68,7 @@ def has_way_out(backend: EC2Backend, interface: NetworkInterface) -> bool:
 def _way_out(backend: EC2Backend, interface: NetworkInterface) -> Route | None:
     table = table_of(backend, str(interface.subnet.id), str(interface.subnet.vpc_id))
     found = table.routes if table else []
-    return next((route for route in found if route.destination_cidr_block == _ANYWHERE), None)
+    return next((route for route in found if route.destination_cidr_block == EVERYWHERE), None)
 
 
 def table_of(backend: EC2Backend, subnet_id: str, vpc_id: str) -> RouteTable | None:

@@ -19,8 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from localcloud.config import METADATA_ADDRESS
-from localcloud.groups import ANY, EVERYWHERE, Group, Interface, Policy, Rule
-from localcloud.routes import PUBLIC
+from localcloud.reachability import ANY, EVERYWHERE, PUBLIC, Group, Interface, Policy, Rule
 
 FAMILIES = ("inet", "bridge")
 LEAVING, ENTERING = -11, -10
