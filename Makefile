@@ -4,6 +4,10 @@
 	bench chaos chaos-list chaos-clean bench-list bench-visit bench-up bench-driver bench-memory bench-release mutants size audit lock lock-airflow
 BIN := .venv/bin
 export SALT_LOG_LEVEL ?= warning
+# Where Python is told to keep no bytecode, as in many containers, each process would compile all
+# that it imports, and the tests start a thousand.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.stack/bytecode
 # A shell script is a file that ends in .sh, or whose first line says so.
 SHEBANG := \#!(/usr)?/bin/(env )?(ba)?sh
 
