@@ -58,13 +58,26 @@ def test_nothing_changes_in_another_highstate(fleet: Fleet, server: Machine) -> 
 
 def test_log_is_archived_within_a_minute(server: Machine) -> None:
     sql(server, f"{OWNER}; CREATE TABLE ledger (n int); INSERT INTO ledger VALUES (1)")
-    written = sql(server, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+    written = sql(server, "SELECT pg_walfile_name(pg_current_wal_lsn() - 1)")
     begin = time.monotonic()
     question = "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver"
     until(lambda: sql(server, question)[:24] >= written, "the log is archived", 90, every=1)
     took = time.monotonic() - begin
     print(f"archived after {took:.0f} s")
     assert took < 70
+
+
+def test_end_of_the_log_is_awaited_where_nothing_follows(server: Machine) -> None:
+    """As when `archive_timeout` has just ended the segment that held the last transaction."""
+    program = "import sys; sys.path.insert(0, '/usr/local/lib/stack')"
+    question = server.run(
+        "/usr/bin/python3", "-c", f"{program}; import backups; print(backups.END_SEGMENT)"
+    ).stdout.strip()
+    sql(server, "INSERT INTO ledger VALUES (5); DELETE FROM ledger WHERE n = 5")
+    ended = sql(server, question)
+    assert sql(server, question) == ended, "there is nothing after it"
+    last = "SELECT last_archived_wal FROM pg_stat_archiver"
+    until(lambda: sql(server, last) >= ended, "the segment is archived", 30, every=1)
 
 
 def test_status_tells_of_backups(server: Machine) -> None:

@@ -37,6 +37,10 @@ WANTED = "/run/pgbackrest/wanted.json"
 # Another server takes over meanwhile (`ttl` of Patroni), and has not to wait for an archive that
 # hangs.
 WANTED_SECONDS = 30
+# Ends the current segment, and tells the last one that holds anything. A position at the end of a
+# segment is, for a server of version 17, in the next, which nothing fills.
+# https://www.postgresql.org/docs/17/functions-admin.html#FUNCTIONS-ADMIN-BACKUP
+END_SEGMENT = "SELECT pg_walfile_name(pg_switch_wal() - 1)"
 STANZA = "stack"
 _FETCH_SECONDS = 10
 _ANSWER_SECONDS = 10
@@ -629,7 +633,7 @@ def flush(settings: Settings, seconds: float = 60) -> dict[str, str]:
     where = "/var/run/postgresql"
     now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
     ask(where, "postgres", "SELECT pg_current_xact_id()")
-    switched = ask(where, "postgres", "SELECT pg_walfile_name(pg_switch_wal())")
+    switched = ask(where, "postgres", END_SEGMENT)
     deadline = time.monotonic() + seconds
     question = "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver"
     while ask(where, "postgres", question)[:24] < switched:
