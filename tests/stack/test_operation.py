@@ -178,7 +178,7 @@ def password_of(stack: Stack, connection: str) -> str:
 
 def archived(stack: Stack) -> None:
     """Wait until all that is committed is in the bucket."""
-    position = sql(stack, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+    position = sql(stack, "SELECT pg_walfile_name(pg_current_wal_lsn() - 1)")
     last = "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver"
     began = time.monotonic()
     until(lambda: sql(stack, last)[:24] >= position, "the log is archived", 90, every=1)
