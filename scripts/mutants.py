@@ -79,6 +79,7 @@ TESTS: dict[str, list[str]] = {
     "salt/airflow/files/web_queue.py": ["test_web_queue.py"],
     "salt/master/files/master_backup.py": ["test_master_backup.py"],
     "salt/postgres/files/backups.py": ["test_backups.py"],
+    "salt/postgres/files/etcd_leader.py": ["test_etcd_leader.py"],
     "salt/redis/files/redis_role.py": ["test_redis_role.py"],
     "salt/_states/airflow_artefact.py": ["test_airflow_artefact.py"],
     "salt/_states/aws_account.py": ["aws/test_account.py"],

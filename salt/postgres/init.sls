@@ -18,6 +18,7 @@ include:
   - etcd
   - postgres.backups
   - postgres.cleaning
+  - postgres.etcd_leader
 
 # The package would make and start a cluster of its own.
 postgres-no-cluster:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -135,6 +135,55 @@ def test_new_machines_follow_and_hold_the_rows(servers: dict[str, Machine]) -> N
 def test_nothing_changes_in_another_highstate(fleet: Fleet, servers: dict[str, Machine]) -> None:
     for machine in servers.values():
         fleet.assert_idempotent(machine)
+
+
+class Etcd(NamedTuple):
+    """The member of etcd on a machine, asked by the program that moves the leader."""
+
+    name: str
+    machine: Machine
+
+    def ask(self, path: str, question: dict[str, str]) -> dict[str, Any]:
+        """Return an answer of its JSON gateway."""
+        words = [self.name, DOMAIN, CLIENT, PATRONI, "/etc/postgresql/tls"]
+        program = (
+            "import sys; sys.path.insert(0, '/usr/local/lib/stack'); import etcd_leader, json;"
+            f" machine = etcd_leader.Machine(*{words});"
+            f" print(json.dumps(machine.etcd({path!r}, {question!r})))"
+        )
+        done = self.machine.run("/usr/bin/python3", "-c", program)
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def id(self) -> str:
+        return str(self.ask("/v3/maintenance/status", {})["header"]["member_id"])
+
+    def leader(self) -> str:
+        return str(self.ask("/v3/maintenance/status", {})["leader"])
+
+
+def test_primary_leaves_etcd_to_others(servers: dict[str, Machine]) -> None:
+    etcd = {name: Etcd(name, machine) for name, machine in servers.items()}
+    primary = leader(servers)
+    replica = next(name for name in NAMES if name != primary)
+    own, timer = etcd[primary].id(), "etcd-leader.timer"
+    servers[primary].run("systemctl", "stop", timer)
+    try:
+        for member in etcd.values():
+            if member.id() == member.leader() != own:
+                member.ask("/v3/maintenance/transfer-leadership", {"targetID": own})
+        until(lambda: etcd[primary].leader() == own, "the primary's machine leads both", 10)
+        servers[replica].run("systemctl", "start", "etcd-leader")
+        assert etcd[primary].leader() == own, "a replica has no say"
+        done = servers[primary].run("systemctl", "start", "etcd-leader")
+        assert done.returncode == 0, servers[primary].run("journalctl", "-u", "etcd-leader").stdout
+        elsewhere = etcd[primary].leader()
+        assert elsewhere != own
+        servers[primary].run("systemctl", "start", "etcd-leader")
+        assert etcd[primary].leader() == elsewhere, "it stays there"
+    finally:
+        servers[primary].run("systemctl", "start", timer)
 
 
 def test_status_tells_who_leads(servers: dict[str, Machine]) -> None:
