@@ -180,13 +180,16 @@ def _speed_up(scene: Scene, name: str) -> None:
     if machine.pid:
         _inside(machine, *_rule("-D"), check=False)
         _inside(machine, "nft", "delete", "table", "ip", "mangle", check=False)
-    pid = int(file.read_text())
+    pid, ended = int(file.read_text()), True
     with suppress(OSError):
         if SLOW.name in Path(f"/proc/{pid}/cmdline").read_text():
+            ended = False
             os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
     file.unlink()
+    if ended:  # then the kernel lets the packets pass
+        raise CommandFailed(f"{name} was not slow to the end")
 
 
 # -- the disk --------------------------------------------------------------------------------------

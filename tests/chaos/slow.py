@@ -17,6 +17,8 @@ import time
 from collections import deque
 
 NETFILTER = 12  # linux/netlink.h
+# The same: a burst that does not fit into the socket's buffer is lost, without an error.
+SOL_NETLINK, NO_ENOBUFS = 270, 5
 PACKET, VERDICT, CONFIG = 0x300, 0x301, 0x302  # linux/netfilter/nfnetlink_queue.h
 COMMAND, PARAMETERS, LENGTH = 1, 2, 3
 PACKET_HEADER, VERDICT_HEADER = 1, 2
@@ -24,6 +26,8 @@ BIND, COPY_NO_CONTENT = 1, 1
 DROP, ACCEPT = 0, 1
 REQUEST = 1
 WAITING = 20_000
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+BUFFER_BYTES = 4 << 20
 
 
 def message(kind: int, queue: int, attribute: int, value: bytes) -> bytes:
@@ -52,6 +56,8 @@ def packets(data: bytes) -> list[int]:
 def main(queue: int, delay: float, lost: float) -> None:
     """Delay what comes to a queue, for ever."""
     link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
+    link.setsockopt(SOL_NETLINK, NO_ENOBUFS, 1)
+    link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
     link.bind((0, 0))
     link.send(message(CONFIG, queue, COMMAND, struct.pack("!BBH", BIND, 0, 0)))
     link.send(message(CONFIG, queue, PARAMETERS, struct.pack("!IB", 0, COPY_NO_CONTENT)))
