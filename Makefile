@@ -69,12 +69,13 @@ cloud: image ## test salt-cloud against the local EC2, with real machines and fa
 machines: image ## run `states` and `cloud` side by side
 	$(BIN)/pytest $(SLOWEST) --numprocesses=2 --dist=loadscope -m "not long" tests/states tests/cloud
 
-long: image ## run the tests of `states` that take minutes each: upgrades, a rotation of the CA
-	$(BIN)/pytest $(SLOWEST) -m long tests/states
+long: image ## run the tests of `states` and `stack` that take minutes each: upgrades, a rotation of the CA
+	@scripts/install-browser
+	$(BIN)/pytest $(SLOWEST) -m long tests/states tests/stack
 
 stack: $(BIN)/stackctl ## test the whole stack as a user meets it
 	@scripts/install-browser
-	$(BIN)/pytest $(SLOWEST) tests/stack
+	$(BIN)/pytest $(SLOWEST) -m "not long" tests/stack
 
 # ONLY="ui-dags sweep" selects scenarios; RESUME=1 leaves out what this commit has measured.
 BENCH := PYTHONPATH=scripts $(BIN)/python -m bench

@@ -236,6 +236,7 @@ def test_up_repairs_lost_master_lost_machine_and_dead_api(stack: Stack) -> None:
     assert "Nothing changed" in stack.up()
 
 
+@pytest.mark.long
 def test_master_without_its_keys_has_every_minion_installed_anew(stack: Stack) -> None:
     before = stack.healthy()
     kept = set(before) - {"salt-1"}

@@ -102,6 +102,7 @@ def kill_and_start(stack: Stack, client: EC2Client, names: list[str]) -> None:
     client.start_instances(InstanceIds=ids(client, *names))
 
 
+@pytest.mark.long
 def test_each_machine_is_back_after_a_soft_restart(stack: Stack, ec2: EC2Client) -> None:
     is_back(stack)
     for name in stack.deployment.machines():
@@ -201,6 +202,7 @@ def test_status_with_a_frozen_machine_is_quick_and_red(stack: Stack, name: str) 
     is_back(stack)
 
 
+@pytest.mark.long
 def test_status_without_the_api_tells_the_state_of_the_site(stack: Stack) -> None:
     is_back(stack)
     pid = service.status(local.cloud_folder(stack.deployment)).pid
@@ -256,6 +258,7 @@ def orchestrating(stack: Stack) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.long
 def test_second_run_waits_for_the_first_and_for_what_goes_on_after_it(
     stack: Stack, tmp_path: Path
 ) -> None:
@@ -279,6 +282,7 @@ def test_second_run_waits_for_the_first_and_for_what_goes_on_after_it(
     assert "Nothing changed" in stack.up()
 
 
+@pytest.mark.long
 def test_killed_salt_run_leaves_states_that_are_waited_for(stack: Stack) -> None:
     with orchestrating(stack) as process:
         until(

@@ -123,6 +123,7 @@ def test_second_run_at_the_same_time_is_harmless(postgres: Machine) -> None:
     assert "old visit" not in sql(postgres, "SELECT session_id FROM session")
 
 
+@pytest.mark.long
 def test_million_rows_lock_nothing_and_leave_a_small_log(postgres: Machine) -> None:
     sql(postgres, f"{FILL}; CHECKPOINT")
     size = int(sql(postgres, "SELECT pg_total_relation_size('session')"))

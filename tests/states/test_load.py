@@ -149,6 +149,7 @@ def test_no_request_holds_more_connections_than_its_share(
     assert {"POST /api/v2/backfills", "GET /auth/roles/list/"} <= requests.keys()
 
 
+@pytest.mark.long
 def test_memory_has_a_bound_and_its_renewal_fails_no_request(
     edge: Machine, web: Machine, password: str
 ) -> None:
