@@ -14,7 +14,7 @@ import yaml
 from tests.chaos import model
 from tests.chaos.rows import NOT_DONE, ROWS, Row, middle, misses
 
-from bench.render import NONE, filled, origin, table
+from bench.render import NONE, filled, origin, paragraph, table
 from bench.results import FOLDER, ROOT, Missing, Results
 
 DOCUMENT = ROOT / "docs" / "resilience.md"
@@ -168,11 +168,21 @@ def summary(kept: Results) -> str:
     return table((*head, "by the operator"), found)
 
 
+def busy(kept: Results) -> str:
+    """Return how busy the host was, which the pauses tell of, too."""
+    host = kept.data["machine"]
+    return paragraph(
+        f"All machines and their visitors share the host's {host['cores']} cores, whose load was"
+        f" {host['load']} after the last row. Above the number of its cores, answers wait for the"
+        " host, and such a pause counts like any other."
+    )
+
+
 def files() -> dict[Path, str]:
     """Return path -> text of everything that is generated."""
     kept = Results.load(FOLDER / "resilience.json")
     parts = {
-        "origin": origin(kept) if kept.data["scenarios"] else NONE,
+        "origin": f"{origin(kept)}\n\n{busy(kept)}" if kept.data["scenarios"] else NONE,
         "ledger": ledger_text(kept),
         "missed": missed_text(kept),
         "table": main_table(kept),
