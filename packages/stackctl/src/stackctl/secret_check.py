@@ -35,6 +35,12 @@ Found = Iterator[tuple[Path, str, str]]
 """The same, each with its file."""
 
 
+class Bearable(str):
+    """A fault with which machines still get secrets that work."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that is wrong.
@@ -43,11 +49,13 @@ class Finding:
         file: below the checkout.
         field: of the secret, or a key of another file; empty: the whole file.
         fault: what is wrong, as a predicate.
+        stops: whether the machines cannot be given what they read.
     """
 
     file: str
     field: str
     fault: str
+    stops: bool
 
     def __str__(self) -> str:
         return f"{self.file}: {self.field or 'it'} {self.fault}."
@@ -72,7 +80,7 @@ def check(deployment: Deployment) -> list[Finding]:
     """Return everything that is wrong with the secrets, their keys and their readers."""
     root = deployment.root
     return [
-        Finding(str(path.relative_to(root)), field, fault)
+        Finding(str(path.relative_to(root)), field, fault, not isinstance(fault, Bearable))
         for path, field, fault in _found(deployment, SecretStore(deployment))
     ]
 
@@ -87,7 +95,7 @@ def value_faults(deployment: Deployment, secret: str, values: Mapping[str, str])
     """
     for field, value in values.items():
         if field in FORMATS and not FORMATS[field].pattern.fullmatch(value):
-            yield field, f"has to be {FORMATS[field].described}"
+            yield field, Bearable(f"has to be {FORMATS[field].described}")
     settings = deployment.settings()
     if secret == CLOUD_SSH and "private_key" in values:
         yield from _of_ssh_key(values["private_key"], str(settings.get("ssh_public_key", "")))
@@ -107,13 +115,13 @@ def _found(deployment: Deployment, store: SecretStore) -> Found:
         try:
             reader = Recipient.read(name, path)
         except SecretsError as error:
-            yield path, "", f"is no public key: {error.what.removesuffix('.')}"
+            yield path, "", Bearable(f"is no public key: {error.what.removesuffix('.')}")
             continue
         readers.append(reader)
         if reader.key.fault:
-            yield path, reader.key.fingerprint, reader.key.fault
+            yield path, reader.key.fingerprint, Bearable(reader.key.fault)
         elif reader.key.expires_soon:
-            yield path, reader.key.fingerprint, f"expires on {reader.key.expires}"
+            yield path, reader.key.fingerprint, Bearable(f"expires on {reader.key.expires}")
     complete = readers if len(readers) == len(recipients.key_files(store)) else []
     with ExitStack() as stack:
         home, decrypt = stack.enter_context(gpg_home()), None
@@ -126,7 +134,8 @@ def _found(deployment: Deployment, store: SecretStore) -> Found:
         tools = _Tools(home, complete, decrypt)
         for secret in store.names():
             for field, fault in _of_secret(deployment, secret, known.get(secret), tools):
-                yield store.path(secret), field, fault
+                is_read = secret in store.wanted()
+                yield store.path(secret), field, fault if is_read else Bearable(fault)
 
 
 def _of_readers(deployment: Deployment, store: SecretStore, known: Collection[str]) -> Found:
@@ -135,12 +144,13 @@ def _of_readers(deployment: Deployment, store: SecretStore, known: Collection[st
     for secret in sorted(wanted - set(known)):
         yield deployment.root / TOP, f"secrets.{secret}", "is read, and is no secret"
     for secret in sorted(set(known) - present):
-        yield store.path(secret), "", "does not exist"
+        fault = "does not exist"
+        yield store.path(secret), "", fault if secret in wanted else Bearable(fault)
     # The key of the CA is used on the operator's side only.
     for secret in sorted(set(known) - wanted - {DEPLOYMENT_CA}):
-        yield deployment.root / TOP, f"secrets.{secret}", "is read by nobody"
+        yield deployment.root / TOP, f"secrets.{secret}", Bearable("is read by nobody")
     for secret in sorted(present - set(known)):
-        yield store.path(secret), "", "is no secret of the stack"
+        yield store.path(secret), "", Bearable("is no secret of the stack")
 
 
 def _of_private_key(store: SecretStore, readers: Sequence[Recipient]) -> Found:
@@ -179,13 +189,15 @@ def _of_secret(
         yield field, "is missing"
     for field, text in fields.items():
         if wanted and field not in wanted and (secret, field) != (DEPLOYMENT_CA, NEXT_KEY):
-            yield field, f"is no field of {secret}: it has {', '.join(sorted(wanted))}"
+            others = ", ".join(sorted(wanted))
+            yield field, Bearable(f"is no field of {secret}: it has {others}")
         if field in damaged:
             continue
         try:
             ids = recipients.readers(tools.home, str(text))
             if tools.readers:
-                yield from ((field, fault) for fault in recipients.faults(ids, tools.readers))
+                for fault in recipients.faults(ids, tools.readers):
+                    yield field, Bearable(fault)
             if tools.decrypt:
                 values[field] = tools.decrypt(str(text))
         except SecretsError as error:
@@ -212,9 +224,9 @@ def _of_authority(authorities: Sequence[x509.Certificate]) -> Faults:
 def _of_end(certificate: x509.Certificate) -> Iterator[str]:
     end, now = certificate.not_valid_after_utc, dt.datetime.now(dt.UTC)
     if end < now:
-        yield f"is expired since {end.date()}"
+        yield Bearable(f"is expired since {end.date()}")
     elif end < now + dt.timedelta(days=RENEW_DAYS):
-        yield f"expires on {end.date()}"
+        yield Bearable(f"expires on {end.date()}")
 
 
 def _of_ssh_key(private_key: str, public_key: str) -> Faults:
