@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,38 @@ def test_value_of_standard_input_is_encrypted(
     assert cli.main(["secrets", "set", "airflow-admin", "password"]) == 0
     assert capsys.readouterr().out == "Nothing was changed.\n"
     assert contents(here) == after, "the ciphertext is as it was"
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "told"),
+    [(f"{PLAIN}\n", 0, "Changed: airflow-admin."), ("\4", 1, "No value was given.")],
+)
+def test_terminal_does_not_show_the_value(
+    here: Deployment, keys: str, code: int, told: str
+) -> None:
+    """A person types at a terminal; Ctrl-D gives no value."""
+    verb = ["secrets", "set", "airflow-admin", "password"]
+    program = (
+        "import sys; from pathlib import Path; from stackctl import cli\n"
+        f"cli.repository_root = lambda: Path({str(here.root)!r})\n"
+        f"sys.exit(cli.main({verb!r}))"
+    )
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", program])
+    shown = b""
+    with os.fdopen(terminal, "r+b", buffering=0) as file, suppress(OSError):  # it ends with EIO
+        while part := file.read(1000):
+            shown += part
+            if b"password of airflow-admin: " in shown and keys:
+                file.write(keys.encode())
+                keys = ""
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == code
+    assert told in shown.decode()
+    assert PLAIN not in shown.decode()
+    if code == 0:
+        assert SecretStore(here).read("airflow-admin") == {"password": PLAIN}
 
 
 @pytest.mark.parametrize(

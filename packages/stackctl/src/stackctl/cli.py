@@ -572,15 +572,21 @@ def _change_secret(deployment: Deployment, options: argparse.Namespace) -> None:
     if options.action == "edit":
         changed = secret_edit.edit(deployment, name, secret_edit.in_editor)
     else:
-        value = (
-            getpass.getpass(f"{options.field} of {name}: ")
-            if sys.stdin.isatty()
-            else sys.stdin.buffer.read().decode(errors="replace")
-        )
+        value = _read_value(f"{options.field} of {name}: ")
         changed = secret_edit.set_field(deployment, name, options.field, value)
     commit = "" if deployment.is_local else f" Commit pillar/{deployment.name}."
     told = f"Changed: {name}.{commit} This brings it to the machines: {deployment.command('up')}"
     print_line(told if changed else "Nothing was changed.")
+
+
+def _read_value(question: str) -> str:
+    """Return standard input; a terminal does not show what is typed."""
+    if not sys.stdin.isatty():
+        return sys.stdin.buffer.read().decode(errors="replace")
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        raise StackError("No value was given. Nothing was changed.") from None
 
 
 def _say_encrypted(deployment: Deployment, changed: Sequence[str]) -> None:
