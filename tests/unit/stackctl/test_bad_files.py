@@ -46,6 +46,9 @@ DAMAGE: dict[str, Damage] = {
 }
 SECRET: dict[str, tuple[Damage, str]] = {
     "plaintext": (lambda _: "secrets:\n  airflow-admin:\n    password: hello\n", "not encrypted"),
+    "plaintext alone": (lambda _: "hello\n", "holds a value"),
+    "plaintext that YAML refuses": (lambda _: "secrets: {a: *hello}\n", "is no YAML, line 1."),
+    "not for gpg": (lambda text: text.replace("#!yaml|gpg\n", ""), "does not begin with #!yaml"),
     "another header": (lambda text: text.replace("BEGIN PGP", "BEGIN PGO"), "not encrypted"),
     "no end": (lambda text: text.replace("-----END PGP MESSAGE-----", ""), "cut off"),
     "half": (lambda text: text[: len(text) // 2], "cut off"),

@@ -34,7 +34,18 @@ VERBS = [
     "init", "plan", "up", "launch", "backup", "restore", "scale", "reboot", "upgrade", "replace",
     "down", "status", "cost", "exec", "salt", "logs", "secrets", "master",
 ]  # fmt: skip
-ACTIONS = ["init", "list", "show", "share", "unshare", "rotate"]
+ACTIONS = [
+    "init",
+    "list",
+    "show",
+    "set",
+    "edit",
+    "check",
+    "recipients",
+    "share",
+    "unshare",
+    "rotate",
+]
 OF_MASTER = ["backup", "backups", "restore"]
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from stackctl import recipients
+from stackctl import cli, recipients
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
 from stackctl.secret_store import SecretStore
@@ -21,9 +23,9 @@ pytestmark = pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not 
 class Person:
     """Somebody with an own keyring."""
 
-    def __init__(self, home: str, address: str, *kind: str) -> None:
+    def __init__(self, home: str, address: str, *kind: str, at: Sequence[str] = ()) -> None:
         self.home, self.address = home, address
-        self.gpg("--passphrase", "", "--quick-generate-key", address, *kind)
+        self.gpg(*at, "--passphrase", "", "--quick-generate-key", address, *kind)
 
     def gpg(self, *args: str, stdin: str = "") -> str:
         done = subprocess.run(
@@ -155,6 +157,78 @@ def test_what_is_no_usable_key_is_refused(
         recipients.share(prod, tmp_path / "absent", "ann")
     with pytest.raises(SecretsError, match="no name of an operator"):
         recipients.share(prod, text, "../ann")
+
+
+def test_expired_key_is_named_and_may_be_prolonged(
+    prod: Deployment, store: SecretStore, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        past = ["--faked-system-time", "20200101T000000"]
+        bob = Person(home, "bob@example.org", "future-default", "default", "2d", at=past)
+        expired = bob.public(tmp_path / "bob.asc")
+        with pytest.raises(SecretsError, match="cannot encrypt: it is expired since 2020-01-03"):
+            recipients.share(prod, expired, "bob")
+        assert not store.operators.exists()
+        store.operators.mkdir()
+        shutil.copy(expired, store.operators)
+        with pytest.raises(SecretsError, match=r"operators/bob\.asc cannot encrypt: it is expired"):
+            recipients.encrypt_again(prod)
+        [_, found] = recipients.recipients(store)
+        assert (found.name, str(found.key.expires)) == ("bob", "2020-01-03")
+        for which in ([], ["*"]):  # the primary key, and its subkeys
+            bob.gpg("--quick-set-expire", found.key.fingerprint, "0", *which)
+        changed = recipients.share(prod, bob.public(expired), "bob")[1]
+        assert changed == ["airflow-keys", "redis-airflow"]
+        assert recipients.recipients(store)[1].key.expires is None
+        assert bob.gpg("--decrypt", stdin=store.ciphertexts("redis-airflow")["password"]) == "one"
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+
+
+@pytest.mark.parametrize(("left", "soon"), [(29, True), (32, False)])
+def test_key_that_ends_is_told(left: int, soon: bool) -> None:
+    day = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=left)
+    key = recipients.PublicKey("F", "ann", frozenset("1"), frozenset("1"), day)
+    assert key.expires_soon is soon
+    assert key.fault == ""
+
+
+def test_verb_names_who_reads_and_who_cannot(
+    prod: Deployment, store: SecretStore, ann: Person, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(cli, "repository_root", lambda: prod.root)
+    public = ann.public(tmp_path / "ann.asc")
+    fingerprint = recipients.look(public).fingerprint
+    assert cli.main(["secrets", "share", str(public), "-d", "prod"]) == 0
+    capsys.readouterr()
+    assert cli.main(["secrets", "recipients", "-d", "prod"]) == 0
+    master, of_ann = capsys.readouterr().out.splitlines()
+    assert master.startswith(f"the Salt master  {recipients.look(store.public_key).fingerprint}  ")
+    assert "expires never  reads every secret" in master
+    assert of_ann.startswith(f"ann  {fingerprint}  ann@example.org  expires ")
+    hidden = store.operators.rename(tmp_path / "hidden")
+    store.write("redis-airflow", {"password": "one"})
+    hidden.rename(store.operators)
+    assert cli.main(["secrets", "recipients", "-d", "prod"]) == 0
+    assert "cannot read redis-airflow" in capsys.readouterr().out.splitlines()[1]
+    assert cli.main(["secrets", "recipients", "-d", "prod", "--json"]) == 0
+    [of_master, row] = json.loads(capsys.readouterr().out)
+    assert (of_master["lacking"], of_master["expires"]) == ([], "")
+    assert (row["name"], row["fingerprint"], row["fault"]) == ("ann", fingerprint, "")
+    assert row["lacking"] == ["redis-airflow"]
+
+
+def test_removal_says_that_it_does_not_unlearn(
+    prod: Deployment, store: SecretStore, ann: Person, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(cli, "repository_root", lambda: prod.root)
+    recipients.share(prod, ann.public(tmp_path / "ann.asc"), "ann")
+    assert cli.main(["secrets", "unshare", "ann", "-d", "prod"]) == 0
+    printed = capsys.readouterr().out
+    assert "Encrypted anew: airflow-keys, redis-airflow." in printed
+    assert "ann may have kept what was readable until now" in printed
+    assert "stackctl secrets rotate NAME -d prod" in printed
 
 
 def test_name_of_another_key_is_refused(

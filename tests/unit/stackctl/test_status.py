@@ -14,7 +14,7 @@ import pytest
 
 from stackctl import cli, site, status
 from stackctl.ca_rotation import OVERDUE_DAYS, Rotation
-from stackctl.certificates import Authority
+from stackctl.certificates import RENEW_DAYS, Authority
 from stackctl.deployment import Deployment
 from stackctl.errors import NotUpError, PreflightError, UnreachableError
 from stackctl.machines import Machine
@@ -155,7 +155,7 @@ def test_row_with_one_fault_is_not_healthy(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("days", "healthy"),
-    [(-1, False), (status.RENEW_DAYS - 1, False), (status.RENEW_DAYS + 1, True)],
+    [(-1, False), (RENEW_DAYS - 1, False), (RENEW_DAYS + 1, True)],
 )
 def test_certificate_that_ends_soon_is_not_healthy(days: int, *, healthy: bool) -> None:
     end = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=days)

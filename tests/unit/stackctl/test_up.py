@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
@@ -215,6 +216,35 @@ def test_up_makes_secret_that_local_lacks(checkout: Path, log: Log) -> None:
     up.prepare_secrets(deployment, again, {})
     assert again.changes == 1
     assert "secrets            unchanged " in screen.getvalue()
+
+
+def test_up_stops_for_secrets_that_no_machine_could_read(checkout: Path, log: Log) -> None:
+    """What only the key tells, and not the form of the file."""
+    deployment, other = Deployment("local", checkout), Deployment("other", checkout)
+    progress = Progress(Console(file=(screen := StringIO()), width=200), log)
+    up.prepare_secrets(deployment, progress, {})
+    up.check_secrets(deployment, progress)
+    assert "warning" not in screen.getvalue()
+    store, stranger = SecretStore(deployment), SecretStore(other)
+    store.write("redis-check", {"password": "short"})
+    up.check_secrets(deployment, progress)
+    told = " ".join(screen.getvalue().split())
+    assert "secrets/redis-check.sls: password has to be" in told
+    assert "See stackctl secrets check" in told
+    stranger.create_key()
+    stranger.write("redis-check", {"password": "hunter2"})
+    shutil.copy(stranger.path("redis-check"), store.folder)
+    with pytest.raises(SecretsError, match=r"redis-check\.sls: password cannot be decrypted"):
+        up.check_secrets(deployment, progress)
+
+
+def test_up_goes_on_without_a_secret_that_no_machine_reads(checkout: Path, log: Log) -> None:
+    deployment = Deployment("local", checkout)
+    progress = Progress(Console(file=(screen := StringIO()), width=200), log)
+    up.prepare_secrets(deployment, progress, {})
+    SecretStore(deployment).path("deployment-ca").unlink()
+    up.check_secrets(deployment, progress)
+    assert "deployment-ca.sls: it does not exist" in " ".join(screen.getvalue().split())
 
 
 class Shell:
@@ -483,6 +513,7 @@ class Run:
             (preflight, "missing_packages", lambda: self.missing),
             (packages, "install", lambda names, _: self.say(f"install {' '.join(names)}")),
             (up, "prepare_secrets", lambda *_: self.say("secrets")),
+            (up, "check_secrets", lambda *_: None),
             (salt, "apply_locally", lambda *_: self.say(f"aws at {self.endpoint()}", kept)),
             (up, "ec2_client", lambda _: self.say("client")),
             (up, "find_machines", lambda *_: [self.master]),

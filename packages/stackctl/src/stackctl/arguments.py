@@ -321,6 +321,35 @@ def _add_secrets(verb: argparse.ArgumentParser) -> None:
     show.add_argument(
         "field", nargs="?", metavar="FIELD", help="may be omitted if the secret has only one"
     )
+    setter = _add(
+        actions,
+        "set",
+        "Give a field of a secret the value that is read from standard input, such as a password"
+        " that another program has made; `up` then brings it to the machines.",
+    )
+    setter.add_argument("secret", metavar="SECRET")
+    setter.add_argument("field", metavar="FIELD")
+    edit = _add(
+        actions,
+        "edit",
+        "Change a secret in $VISUAL or $EDITOR, on a file in memory that is removed afterwards;"
+        " for edge-tls, a certificate of a public CA and its key.",
+    )
+    edit.add_argument("secret", metavar="SECRET")
+    check = _add(
+        actions,
+        "check",
+        "Decrypt every field, and print what is wrong with secrets, keys and readers, with file and"
+        " field and without a value; exit with 1 if something is.",
+    )
+    check.add_argument("--json", action="store_true", help=JSON_HELP)
+    readers = _add(
+        actions,
+        "recipients",
+        "Print who can decrypt: the Salt master and each operator, with the key's fingerprint and"
+        " end, and the secrets that are not encrypted to it.",
+    )
+    readers.add_argument("--json", action="store_true", help=JSON_HELP)
     share = _add(
         actions,
         "share",

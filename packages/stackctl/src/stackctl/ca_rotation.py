@@ -21,7 +21,7 @@ from typing import Any
 
 from stackctl import settings_file
 from stackctl.account import enter
-from stackctl.catalogue import DEPLOYMENT_CA
+from stackctl.catalogue import DEPLOYMENT_CA, NEXT_KEY
 from stackctl.certificates import Authority, certificates, fingerprint, made_at
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
@@ -32,7 +32,6 @@ from stackctl.salt import ask_minions
 from stackctl.secret_store import SecretStore
 from stackctl.ssh import Shell
 
-NEXT_KEY = "next_private_key"  # the field of the new CA's key, until that signs
 OVERDUE_DAYS = 7  # a rotation that is on for longer has been forgotten
 ANSWER_SECONDS = 60
 SILENT_SECONDS = 6

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -15,7 +17,37 @@ from stackctl.roles import EDGE_TLS, Role
 
 DEPLOYMENT_CA = "deployment-ca"
 CLOUD_SSH = "cloud-ssh"
+NEXT_KEY = "next_private_key"  # of `DEPLOYMENT_CA`: the key of the new CA, until that signs
 Recipe = Callable[[], dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a field's readers take, also of a value that nobody here has made.
+
+    Attributes:
+        pattern: of the whole value.
+        described: it, as the end of a sentence that begins with `it has to be`.
+    """
+
+    pattern: re.Pattern[str]
+    described: str
+
+
+# Shells, URLs and options read these characters literally, but for a dash at the beginning.
+_TEXT = "[A-Za-z0-9][A-Za-z0-9._-]"
+_SAID = "letters, digits, dots, dashes and underscores, the first a letter or digit"
+_FERNET = "[A-Za-z0-9_-]{43}="
+# Fields that are single values; keys and certificates are checked with each other.
+FORMATS = {
+    "password": Format(re.compile(_TEXT + "{15,63}"), f"16 to 64 {_SAID}"),
+    "fernet_key": Format(
+        re.compile(f"{_FERNET}(,{_FERNET})*"),
+        "32 bytes in URL-safe base64, or several such keys with commas between, the newest first",
+    ),
+    "secret_key": Format(re.compile(_TEXT + "{31,255}"), f"32 to 256 {_SAID}"),
+    "jwt_secret": Format(re.compile(_TEXT + "{63,255}"), f"64 to 256 {_SAID}"),
+}
 
 
 def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Mapping[str, Recipe]:
@@ -53,6 +85,12 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Ma
                 authority.server, role.name, unique, client=bool(role.members)
             )
     return recipes
+
+
+def fields(deployment: Deployment) -> dict[str, frozenset[str]]:
+    """Return secret -> the names of its fields, as its recipe makes them."""
+    recipes = catalogue(deployment, Authority.new(deployment.name), "")
+    return {secret: frozenset(recipe()) for secret, recipe in recipes.items()}
 
 
 def _host_names(deployment: Deployment, role: Role) -> list[str]:

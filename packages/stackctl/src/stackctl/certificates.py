@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -16,6 +16,7 @@ from stackctl.errors import SecretsError
 
 CA_DAYS = 3650
 BACKDATED = dt.timedelta(hours=1)  # for clients whose clock is late
+RENEW_DAYS = 30  # what ends sooner has to be renewed
 CERTIFICATE_DAYS = 397  # what browsers accept at most: CA/Browser Forum ballot SC31
 
 
@@ -74,11 +75,7 @@ class Authority:
     def signed(self, certificate_pem: str) -> bool:
         """Return whether this very authority has signed a certificate."""
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
-        try:
-            certificate.verify_directly_issued_by(self._certificate)
-        except (ValueError, TypeError, InvalidSignature):
-            return False
-        return True
+        return signed_by(certificate, self._certificate)
 
     def server(self, subject: str, names: Sequence[str], *, client: bool = False) -> dict[str, str]:
         """Return key and certificate of a server that answers to `names`.
@@ -104,6 +101,28 @@ class Authority:
 def certificates(pem: str) -> list[x509.Certificate]:
     """Return the certificates of a PEM text, in its order; a text without any has none."""
     return x509.load_pem_x509_certificates(pem.encode()) if pem.strip() else []
+
+
+def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Return whether an authority has signed a certificate."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def of_key(certificate: x509.Certificate, private_key_pem: str) -> bool:
+    """Return whether a certificate is of a private key.
+
+    Raises:
+        ValueError: the key cannot be read, or has a passphrase.
+    """
+    try:
+        key = serialization.load_pem_private_key(private_key_pem.encode(), None)
+    except (TypeError, UnsupportedAlgorithm):
+        raise ValueError("no private key that needs no passphrase") from None
+    return key.public_key() == certificate.public_key()
 
 
 def fingerprint(certificate: x509.Certificate) -> str:

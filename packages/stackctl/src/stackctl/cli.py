@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import os
 import shlex
@@ -34,6 +35,8 @@ from stackctl import (
     refusals,
     restore,
     scale,
+    secret_check,
+    secret_edit,
     settings,
     site,
     status,
@@ -54,7 +57,7 @@ from stackctl.roles import EDGE_TLS
 from stackctl.run import Log, attach
 from stackctl.salt import Master
 from stackctl.salt_cloud import Request, map_args, require_same_map
-from stackctl.secret_store import SecretStore
+from stackctl.secret_store import AGAIN, SecretStore
 from stackctl.ssh import SSH_FAILED, Shell
 from stackctl.surplus import Removal
 from stackctl.up import plan, up
@@ -501,6 +504,12 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
                     f"Which field of {options.secret}?", f"There are: {', '.join(fields)}."
                 )
             sys.stdout.write(fields[field].rstrip("\n") + "\n")
+        case "check":
+            return _check_secrets(deployment, options)
+        case "recipients":
+            _recipients(store, options)
+        case "set" | "edit":
+            _change_secret(deployment, options)
         case "share":
             name = options.name or options.file.stem.lower()
             key, changed = recipients.share(deployment, options.file, name)
@@ -508,26 +517,76 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
             _say_encrypted(deployment, changed)
         case "unshare":
             _say_encrypted(deployment, recipients.unshare(deployment, options.operator))
+            rotate = deployment.command("secrets rotate NAME")
             print_line(
-                f"{options.operator} may have kept what was readable until now; to make that"
-                " worthless: stackctl secrets rotate (docs/runbooks.md)."
+                f"{options.operator} may have kept what was readable until now, and git's"
+                f" history has it; to make that worthless: {rotate} (docs/runbooks.md)."
             )
-        case "rotate" if options.secret == [DEPLOYMENT_CA]:
-            url = _base_url(deployment, None, None)
-            for line in ca_rotation.rotate(deployment, url, _log(deployment, "secrets-rotate")):
-                print_line(line)
         case "init" | "rotate":
-            number = _aws_account(deployment, getattr(options, "account", None))
-            url = _base_url(deployment, getattr(options, "base_url", None), number)
-            rotate = frozenset(options.secret if options.action == "rotate" else ())
-            made = initialise.initialise(deployment, url, rotate, number)
-            OUT.print(f"Made: {', '.join(made)}." if made else "Nothing was missing.")
-            if not deployment.is_local and "the GPG key" in made:
-                OUT.print(
-                    f"Commit pillar/{deployment.name}. Keep a copy of {store.private_key}"
-                    " in a safe place, not in git."
-                )
+            _make_secrets(deployment, options)
     return 0
+
+
+def _make_secrets(deployment: Deployment, options: argparse.Namespace) -> None:
+    wanted = options.secret if options.action == "rotate" else []
+    if wanted == [DEPLOYMENT_CA]:
+        url = _base_url(deployment, None, None)
+        for line in ca_rotation.rotate(deployment, url, _log(deployment, "secrets-rotate")):
+            print_line(line)
+        return
+    number = _aws_account(deployment, getattr(options, "account", None))
+    url = _base_url(deployment, getattr(options, "base_url", None), number)
+    made = initialise.initialise(deployment, url, frozenset(wanted), number)
+    OUT.print(f"Made: {', '.join(made)}." if made else "Nothing was missing.")
+    if not deployment.is_local and "the GPG key" in made:
+        OUT.print(
+            f"Commit pillar/{deployment.name}. Keep a copy of"
+            f" {SecretStore(deployment).private_key} in a safe place, not in git."
+        )
+
+
+def _check_secrets(deployment: Deployment, options: argparse.Namespace) -> int:
+    found = secret_check.check(deployment)
+    if options.json:
+        OUT.print_json(json.dumps([vars(finding) for finding in found]))
+    else:
+        for finding in found:
+            print_line(str(finding))
+        number = f"{len(found)} fault{'s'[: len(found) > 1]}"
+        print_line(f"{number}. {AGAIN}" if found else "Nothing is wrong.")
+    return 1 if found else 0
+
+
+def _recipients(store: SecretStore, options: argparse.Namespace) -> None:
+    found = recipients.recipients(store)
+    lacking = recipients.lacking(store, found)
+    if options.json:
+        printing.print_recipients_json(found, lacking)
+    else:
+        printing.print_recipients(found, lacking)
+
+
+def _change_secret(deployment: Deployment, options: argparse.Namespace) -> None:
+    """Take values from standard input or from an editor; a command line is seen by others."""
+    name = options.secret
+    if options.action == "edit":
+        changed = secret_edit.edit(deployment, name, secret_edit.in_editor)
+    else:
+        value = _read_value(f"{options.field} of {name}: ")
+        changed = secret_edit.set_field(deployment, name, options.field, value)
+    commit = "" if deployment.is_local else f" Commit pillar/{deployment.name}."
+    told = f"Changed: {name}.{commit} This brings it to the machines: {deployment.command('up')}"
+    print_line(told if changed else "Nothing was changed.")
+
+
+def _read_value(question: str) -> str:
+    """Return standard input; a terminal does not show what is typed."""
+    if not sys.stdin.isatty():
+        return sys.stdin.buffer.read().decode(errors="replace")
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        raise StackError("No value was given. Nothing was changed.") from None
 
 
 def _say_encrypted(deployment: Deployment, changed: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from stackctl.cost import Alternative, Estimate, prices
 from stackctl.master_backup import Restored
+from stackctl.recipients import Recipient
 from stackctl.status import Report, Row
 from stackctl.verdict import Result
 
@@ -135,6 +136,36 @@ def print_backups(found: Mapping[str, Any]) -> None:
     for backup in found["backups"]:
         print_line(f"{backup['name']}  {backup['bytes']} bytes")
     print_line(f"{len(found['backups'])} backups: {found['where']}")
+
+
+def print_recipients(found: Sequence[Recipient], lacking: Mapping[str, Sequence[str]]) -> None:
+    """Print who can decrypt which secrets, a line each, which may be long.
+
+    Args:
+        found: who is to.
+        lacking: the secrets that are not encrypted to somebody, by name.
+    """
+    for recipient in found:
+        key, without = recipient.key, lacking[recipient.name]
+        end = key.fault or (f"expires on {key.expires}" if key.expires else "expires never")
+        reads = f"cannot read {', '.join(without)}" if without else "reads every secret"
+        print_line(f"{recipient.name}  {key.fingerprint}  {key.user}  {end}  {reads}")
+
+
+def print_recipients_json(found: Sequence[Recipient], lacking: Mapping[str, Sequence[str]]) -> None:
+    """Print the same as JSON."""
+    rows = [
+        {
+            "name": recipient.name,
+            "fingerprint": recipient.key.fingerprint,
+            "user": recipient.key.user,
+            "expires": str(recipient.key.expires or ""),
+            "fault": recipient.key.fault,
+            "lacking": list(lacking[recipient.name]),
+        }
+        for recipient in found
+    ]
+    OUT.print_json(json.dumps(rows))
 
 
 def print_restored(found: Restored, up: str, *, dry_run: bool) -> None:

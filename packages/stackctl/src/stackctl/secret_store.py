@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from stackctl import armour, tree_files
@@ -27,6 +28,7 @@ from stackctl.errors import (
 from stackctl.files import private_directory, write_atomically, write_private
 from stackctl.run import run
 
+HEADER = "#!yaml|gpg"  # has Salt decrypt the file
 AGAIN = "Restore the file from git, or make the secret anew: stackctl secrets rotate."
 
 
@@ -80,9 +82,10 @@ class SecretStore:
 
         Salt would stop at the first such machine, and say that an SLS is not available.
         """
-        return sorted(self._wanted() - set(self.names()))
+        return sorted(self.wanted() - set(self.names()))
 
-    def _wanted(self) -> set[str]:
+    def wanted(self) -> set[str]:
+        """Return the secrets that pillar/base/top.sls gives to some machine."""
         root = self._deployment.root
         top = tree_files.section(root, root / "pillar/base/top.sls", "base")
         names = {name for entries in top.values() for name in entries}
@@ -99,13 +102,13 @@ class SecretStore:
             encrypt += ["--recipient-file", str(key)]
         with gpg_home() as home:
             encrypted = {field: gpg(home, encrypt, value) for field, value in fields.items()}
-        lines = ["#!yaml|gpg", "secrets:", f"  {secret}:"]
+        lines = [HEADER, "secrets:", f"  {secret}:"]
         for field, ciphertext in encrypted.items():
             lines += [
                 f"    {field}: |",
                 *(f"      {line}".rstrip() for line in ciphertext.splitlines()),
             ]
-        write_private(self._path(secret), "\n".join(lines) + "\n")
+        write_private(self.path(secret), "\n".join(lines) + "\n")
 
     def read(self, secret: str) -> dict[str, str]:
         """Decrypt all fields of a secret.
@@ -113,18 +116,38 @@ class SecretStore:
         Raises:
             SecretsError: there is no such secret, or the private key is not on this host.
         """
-        path = self._path(secret)
-        if not path.is_file():
+        if not self.path(secret).is_file():
             raise SecretsError(
                 f"There is no secret '{secret}'.",
                 f"There are: {', '.join(self.names()) or 'none'}.",
             )
         ciphertexts = self.ciphertexts(secret)
-        if not self.private_key.is_file():
-            return self._read_as_operator(ciphertexts)
-        with gpg_home() as home:
-            gpg(home, ["--import", str(self.private_key)])
-            return {field: gpg(home, ["--decrypt"], text) for field, text in ciphertexts.items()}
+        with self.decryption() as decrypt:
+            try:
+                return {field: decrypt(text) for field, text in ciphertexts.items()}
+            except SecretsError:
+                if self.private_key.is_file():
+                    raise
+                raise self._no_key() from None
+
+    @contextmanager
+    def decryption(self) -> Iterator[Callable[[str], str]]:
+        """Yield a function that decrypts a message.
+
+        It does so with the deployment's key, or without that with the key of whoever runs this, in
+        his or her own keyring.
+
+        Raises:
+            SecretsError: the private key is not on this host, and operators have no own keys.
+        """
+        if self.private_key.is_file():
+            with gpg_home() as home:
+                gpg(home, ["--import", str(self.private_key)])
+                yield partial(gpg, home, ["--decrypt"])
+        elif self.operator_keys():
+            yield partial(gpg, None, ["--decrypt"])
+        else:
+            raise self._no_key()
 
     def ciphertexts(self, secret: str) -> dict[str, str]:
         """Return the fields of a secret, encrypted.
@@ -132,23 +155,45 @@ class SecretStore:
         Raises:
             SecretsError: the file holds something else than one secret's ciphertext.
         """
-        path = self._path(secret)
-        name = path.relative_to(self._deployment.root)
-        held = tree_files.section(self._deployment.root, path, "secrets", alone=True)
         # Its key is not looked at: `rename_keys` may still have to run.
-        fields = next(iter(held.values())) if len(held) == 1 else None
-        if not isinstance(fields, dict) or not fields:
-            raise SecretsError(f"{name} has to hold one secret, and its fields.", AGAIN)
-        for field, text in fields.items():
-            if fault := armour.fault(text):
-                raise SecretsError(f"{name}: the field {field} {fault}.", AGAIN)
-        return {str(field): text for field, text in fields.items()}
+        _, fields = self.held(secret)
+        for field, fault in self.faults(secret):
+            where = f": the field {field}" if field else ""
+            raise SecretsError(f"{self._name(secret)}{where} {fault}.", AGAIN)
+        return {field: str(text) for field, text in fields.items()}
 
-    def check(self) -> None:
-        """Raise SecretsError for secrets that Salt could not read, all at once.
+    def held(self, secret: str) -> tuple[str, dict[str, object]]:
+        """Return the key that a secret has in its file, and its fields as they are there.
+
+        Raises:
+            SecretsError: the file holds something else than one secret.
+            PreflightError: it cannot be read.
+        """
+        root = self._deployment.root
+        found = tree_files.section(root, self.path(secret), "secrets", alone=True, secret=True)
+        key, fields = next(iter(found.items())) if len(found) == 1 else ("", None)
+        if not isinstance(fields, dict) or not fields:
+            raise SecretsError(
+                f"{self._name(secret)} has to hold one secret, and its fields.", AGAIN
+            )
+        return str(key), {str(field): text for field, text in fields.items()}
+
+    def faults(self, secret: str) -> Iterator[tuple[str, str]]:
+        """Yield what of a secret Salt could not read, as field and predicate; no field: the file.
 
         Nothing is decrypted: a field that is changed by a byte is told by its checksum.
+
+        Raises:
+            StackError: see `held`.
         """
+        for field, text in self.held(secret)[1].items():
+            if fault := armour.fault(text):
+                yield field, fault
+        if not tree_files.text(self._deployment.root, self.path(secret)).startswith(f"{HEADER}\n"):
+            yield "", f"does not begin with {HEADER}: Salt would not decrypt it"
+
+    def check(self) -> None:
+        """Raise SecretsError for secrets that Salt could not read, all at once; see `faults`."""
         found = []
         for secret in self.names():
             try:
@@ -158,14 +203,8 @@ class SecretStore:
         if found:
             raise SecretsError(" ".join(found), AGAIN)
 
-    def _read_as_operator(self, ciphertexts: Mapping[str, str]) -> dict[str, str]:
-        """Decrypt with the key of whoever runs this, in his or her own keyring."""
-        if self.operator_keys():
-            with suppress(SecretsError):
-                return {
-                    field: gpg(None, ["--decrypt"], text) for field, text in ciphertexts.items()
-                }
-        raise SecretsError(
+    def _no_key(self) -> SecretsError:
+        return SecretsError(
             f"The private key {self.private_key} is not on this machine.",
             "Copy it here from where the deployment keeps it, ask on the Salt master, or have an"
             " operator add your own public key: stackctl secrets share.",
@@ -178,7 +217,7 @@ class SecretStore:
         """
         renamed = []
         for secret in self.names():
-            path = self._path(secret)
+            path = self.path(secret)
             try:
                 text = tree_files.text(self._deployment.root, path)
             except PreflightError:
@@ -194,8 +233,12 @@ class SecretStore:
                 renamed.append(secret)
         return renamed
 
-    def _path(self, secret: str) -> Path:
+    def path(self, secret: str) -> Path:
+        """Return the file of a secret."""
         return self.folder / f"{secret}.sls"
+
+    def _name(self, secret: str) -> str:
+        return str(self.path(secret).relative_to(self._deployment.root))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from stackctl import ca_rotation, inventory, refusals, site
 from stackctl.account import enter
 from stackctl.ca_rotation import Rotation
+from stackctl.certificates import RENEW_DAYS
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 from stackctl.files import write_private
@@ -27,7 +28,6 @@ from stackctl.ssh import Shell
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
-RENEW_DAYS = 30  # a certificate that ends sooner has to be renewed
 UNKNOWN = "unknown"
 ASKED = ("running", UNKNOWN)  # states of instances whose minion may answer
 MEMORY = "machines.json"  # in the deployment's folder

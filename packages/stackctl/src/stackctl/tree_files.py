@@ -30,12 +30,13 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return made
 
 
-def read(root: Path, path: Path) -> dict[str, Any]:
+def read(root: Path, path: Path, *, secret: bool = False) -> dict[str, Any]:
     """Return the mapping that a YAML file holds.
 
     Args:
         root: the checkout; an error names the file below it.
         path: the file.
+        secret: whether errors may show nothing that it holds.
 
     Raises:
         PreflightError: it cannot be read, is no YAML, or holds no mapping.
@@ -45,18 +46,20 @@ def read(root: Path, path: Path) -> dict[str, Any]:
         data = yaml.load(content, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = str(error.problem).rstrip(".")
-        raise PreflightError(f"{name} is no YAML, line {line}: {problem}.") from None
+        problem = "" if secret else f": {str(error.problem).rstrip('.')}"
+        raise PreflightError(f"{name} is no YAML, line {line}{problem}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise PreflightError(f"{name} is no YAML: {reason}.") from None
+        reason = "" if secret else f": {' '.join(str(error).split()).rstrip('.')}"
+        raise PreflightError(f"{name} is no YAML{reason}.") from None
     if not isinstance(data, dict):
-        found = "is empty" if data is None else f"holds {_kind(data)}"
+        found = "is empty" if data is None else "holds a value" if secret else _held(data)
         raise PreflightError(f"{name} {found}: it has to hold keys, and values below them.")
     return data
 
 
-def section(root: Path, path: Path, key: str, *, alone: bool = False) -> dict[str, Any]:
+def section(
+    root: Path, path: Path, key: str, *, alone: bool = False, secret: bool = False
+) -> dict[str, Any]:
     """Return the mapping below a key of a YAML file; see `read`.
 
     Args:
@@ -64,8 +67,9 @@ def section(root: Path, path: Path, key: str, *, alone: bool = False) -> dict[st
         path: the file.
         key: the key.
         alone: whether the file may hold no other key.
+        secret: whether errors may show nothing that it holds.
     """
-    data = read(root, path)
+    data = read(root, path, secret=secret)
     if not isinstance(data.get(key), dict) or (alone and len(data) > 1):
         held = "one key" if alone else "the key"
         raise PreflightError(
@@ -121,8 +125,8 @@ _KINDS = {
 }
 
 
-def _kind(data: Any) -> str:
-    return "a list" if isinstance(data, list) else f"only {str(data)[:40]!r}"
+def _held(data: Any) -> str:
+    return "holds a list" if isinstance(data, list) else f"holds only {str(data)[:40]!r}"
 
 
 def _problems(root: Path, name: str, schema: Mapping[str, Any]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from stackctl import (
     packages,
     preflight,
     salt,
+    secret_check,
     settings,
     site,
     ssh_rotation,
@@ -53,7 +54,7 @@ from stackctl.progress import Progress
 from stackctl.roles import MASTER
 from stackctl.run import Log
 from stackctl.salt_cloud import Request, map_args, profile_args
-from stackctl.secret_store import SecretStore
+from stackctl.secret_store import AGAIN, SecretStore
 from stackctl.ssh import Shell, script_command
 from stackctl.states import Migration
 from stackctl.surplus import Removal, Surplus
@@ -174,6 +175,7 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
     variables = account.start(progress)
     recover_key(deployment, progress)
     prepare_secrets(deployment, progress, account.settings())
+    check_secrets(deployment, progress)
     remember_map(deployment, progress)
     with aws_environment(variables):
         client = ec2_client(deployment)
@@ -291,6 +293,21 @@ def prepare_secrets(
         settings.check(deployment, complete=True)
         if rotation := ca_rotation.current(deployment):
             step.warning = "; ".join(part for part in (step.warning, str(rotation)) if part)
+
+
+def check_secrets(deployment: Deployment, progress: Progress) -> None:
+    """Tell what is wrong with the secrets before anything is applied.
+
+    Raises:
+        SecretsError: machines cannot be given what they read.
+    """
+    with progress.step("secrets check") as step:
+        found = secret_check.check(deployment)
+        if stopping := [str(finding) for finding in found if finding.stops]:
+            raise SecretsError(" ".join(stopping), AGAIN)
+        if found:
+            more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+            step.warning = f"{found[0]}{more} See {deployment.command('secrets check')}"
 
 
 def grow_volumes(deployment: Deployment, client: EC2Client, progress: Progress) -> None:
