@@ -343,6 +343,21 @@ def test_nothing_else_is_allowed(policy: list[Statement], forbidden: list[Access
     assert refused(policy, forbidden) == forbidden
 
 
+def test_policy_that_the_driver_publishes_is_enough_for_its_calls(recorded: list[Access]) -> None:
+    """The calls for this deployment, with its names in the place of the file's."""
+    text = (Path(driver.__file__).parents[1] / "docs" / "policy.json").read_text()
+    names = {"my-project": "airflow-stack", "my-deployment": "test", "my-instance-role": "*"}
+    for name, own in names.items():
+        text = text.replace(name, own)
+    statements = json.loads(text)["Statement"]
+    actions = {action for one in statements for action in as_list(one["Action"])}
+    asked = [access for access in recorded if access.action in actions]
+    assert {access.action for access in asked} == actions - {
+        "ec2:AssociateAddress", "ec2:CancelSpotInstanceRequests",  # what the master does not do
+    }  # fmt: skip
+    assert refused(statements, asked) == []
+
+
 def test_images_are_allowed_with_and_without_alias(
     policy: list[Statement], recorded: list[Access]
 ) -> None:
