@@ -49,7 +49,18 @@ aws-earlier-key-pair:
           Statement:
             - Sid: DescribeEc2
               Effect: Allow
-              Action: 'ec2:Describe*'
+              Action:
+                - 'ec2:DescribeAddresses'
+                - 'ec2:DescribeAvailabilityZones'
+                - 'ec2:DescribeImages'
+                - 'ec2:DescribeInstanceTypes'
+                - 'ec2:DescribeInstances'
+                - 'ec2:DescribeKeyPairs'
+                - 'ec2:DescribeRegions'
+                - 'ec2:DescribeSecurityGroups'
+                - 'ec2:DescribeSubnets'
+                - 'ec2:DescribeTags'
+                - 'ec2:DescribeVolumes'
               Resource: '*'
               Condition:
                 StringEquals: {'aws:RequestedRegion': {{ aws.region | json }}}
@@ -112,9 +123,8 @@ aws-earlier-key-pair:
             - Sid: ManageOwnInstances
               Effect: Allow
               Action:
-                - 'ec2:CreateTags'
+                - 'ec2:DescribeInstanceAttribute'
                 - 'ec2:GetConsoleOutput'
-                - 'ec2:ModifyInstanceAttribute'
                 - 'ec2:RebootInstances'
                 - 'ec2:StartInstances'
                 - 'ec2:StopInstances'
@@ -124,6 +134,30 @@ aws-earlier-key-pair:
                 StringEquals:
                   'aws:ResourceTag/project': {{ owner.project | json }}
                   'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+            # The driver's own tags. Those that say whose a machine is, and its name, are set at
+            # its launch, and stay.
+            - Sid: TagOwnInstances
+              Effect: Allow
+              Action: 'ec2:CreateTags'
+              Resource: {{ (arn ~ 'instance/*') | json }}
+              Condition:
+                StringEquals:
+                  'aws:ResourceTag/project': {{ owner.project | json }}
+                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+                'ForAllValues:StringEquals':
+                  'aws:TagKeys': ['salt-cloud:deploy', 'salt-cloud:host-key']
+            # No other attribute: changed user data would run as root at the next start. Should EC2
+            # take two attributes in a call, which its manual denies, none is user data.
+            - Sid: EndProtectionOfOwnInstances
+              Effect: Allow
+              Action: 'ec2:ModifyInstanceAttribute'
+              Resource: {{ (arn ~ 'instance/*') | json }}
+              Condition:
+                StringEquals:
+                  'aws:ResourceTag/project': {{ owner.project | json }}
+                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+                StringEqualsIgnoreCase: {'ec2:Attribute/DisableApiTermination': 'false'}
+                'Null': {'ec2:Attribute/UserData': 'true'}
             - Sid: GiveRolesToMachines
               Effect: Allow
               Action: 'iam:PassRole'

@@ -65,3 +65,8 @@ def findings(document: Mapping[str, Any]) -> set[tuple[str, str]]:
     """Return what parliament finds in a policy: the name of a fault, and where it is."""
     found = parliament().analyze_policy_string(json.dumps(document), ignore_private_auditors=True)
     return {(finding.issue, str(finding.detail)) for finding in found.findings}
+
+
+def actions() -> frozenset[str]:
+    """Return all actions of all services that the reference has."""
+    return frozenset(_privileges())

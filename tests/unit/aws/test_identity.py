@@ -89,11 +89,13 @@ ABROAD: dict[str, Value | None] = {"aws:RequestedRegion": "us-east-1", "ec2:Regi
 ABROAD_INSTANCE = arn("instance", "i-1", "us-east-1")
 OWNER = ("project", "deployment")  # the tags that say whose something is
 FOREIGN: list[dict[str, Value | None]] = [{f"aws:ResourceTag/{tag}": "mining"} for tag in OWNER]
+OWN: dict[str, Value] = {"aws:ResourceTag/project": "airflow-stack"}
 AT_LAUNCH: dict[str, Value] = {"ec2:CreateAction": "RunInstances"}
 MANAGED = (
-    "GetConsoleOutput", "ModifyInstanceAttribute", "RebootInstances", "StartInstances",
-    "StopInstances", "TerminateInstances",
+    "DescribeInstanceAttribute", "GetConsoleOutput", "ModifyInstanceAttribute", "RebootInstances",
+    "StartInstances", "StopInstances", "TerminateInstances",
 )  # fmt: skip
+MODIFY, PROTECTION = "ec2:ModifyInstanceAttribute", "ec2:Attribute/DisableApiTermination"
 FORBIDDEN = (
     Other("ec2:DescribeInstances", keys=ABROAD),
     Other(
@@ -120,11 +122,15 @@ FORBIDDEN = (
     Other(TAG, "instance", {"ec2:CreateAction": "CreateVolume"}, has=AT_LAUNCH),
     Other(TAG, "instance", ABROAD, arn("instance", "*", "us-east-1"), has=AT_LAUNCH),
     Other(TAG, "instance", resource=arn("security-group", "*"), has=AT_LAUNCH),
+    *(Other(TAG, "instance", foreign, has=OWN) for foreign in FOREIGN),
+    Other(TAG, "instance", ABROAD, ABROAD_INSTANCE, OWN),
     *(
-        Other(TAG, "instance", foreign, has={"aws:ResourceTag/project": "airflow-stack"})
-        for foreign in FOREIGN
+        Other(TAG, "instance", {"aws:TagKeys": ("salt-cloud:deploy", tag)}, has=OWN)
+        for tag in (*OWNER, "Name")
     ),
-    Other(TAG, "instance", ABROAD, ABROAD_INSTANCE, {"aws:ResourceTag/project": "airflow-stack"}),
+    Other(MODIFY, "instance", {PROTECTION: "true"}),
+    Other(MODIFY, "instance", {PROTECTION: None, "ec2:Attribute/UserData": "IyEvYmluL3No"}),
+    Other(MODIFY, "instance", {"ec2:Attribute/UserData": "IyEvYmluL3No"}),
     *(Other(f"ec2:{action}", "instance", foreign) for foreign in FOREIGN for action in MANAGED),
     *(Other(f"ec2:{action}", "instance", ABROAD, ABROAD_INSTANCE) for action in MANAGED),
     Other("iam:PassRole", "role", {"iam:PassedToService": "lambda.amazonaws.com"}),
@@ -250,6 +256,7 @@ def recorded(
     for action in ("reboot", "stop", "start"):  # docs/runbooks.md
         getattr(driver, action)("web-1", call="action")
         cloud.settle()
+    look(driver)
     redis = driver.show_instance("redis-1", call="action")["id"]  # a machine ends by itself
     cloud.host.end(redis, 130)
     until_stopped(cloud, redis)
@@ -263,6 +270,16 @@ def recorded(
     driver.disable_term_protect("postgres-1", call="action")  # README.md: removal
     driver.destroy("postgres-1")
     return asked
+
+
+def look(driver: Any) -> None:
+    """Ask salt-cloud on salt-1 what Salt's manual says that one may ask."""
+    driver.avail_locations()  # --list-locations
+    driver.avail_sizes()
+    driver.avail_images()
+    driver.list_availability_zones(call="function")
+    for action in ("get_console_output", "get_tags", "show_term_protect", "show_volumes"):
+        getattr(driver, action)("web-1", call="action")
 
 
 def keep_release(pillar: dict[str, Any], folder: Path) -> None:
@@ -324,6 +341,21 @@ def test_everything_that_the_stack_does_is_allowed(
 
 def test_nothing_else_is_allowed(policy: list[Statement], forbidden: list[Access]) -> None:
     assert refused(policy, forbidden) == forbidden
+
+
+def test_policy_that_the_driver_publishes_is_enough_for_its_calls(recorded: list[Access]) -> None:
+    """The calls for this deployment, with its names in the place of the file's."""
+    text = (Path(driver.__file__).parents[1] / "docs" / "policy.json").read_text()
+    names = {"my-project": "airflow-stack", "my-deployment": "test", "my-instance-role": "*"}
+    for name, own in names.items():
+        text = text.replace(name, own)
+    statements = json.loads(text)["Statement"]
+    actions = {action for one in statements for action in as_list(one["Action"])}
+    asked = [access for access in recorded if access.action in actions]
+    assert {access.action for access in asked} == actions - {
+        "ec2:AssociateAddress", "ec2:CancelSpotInstanceRequests",  # what the master does not do
+    }  # fmt: skip
+    assert refused(statements, asked) == []
 
 
 def test_images_are_allowed_with_and_without_alias(

@@ -21,11 +21,13 @@ from saltext.ec2.errors import DeployError, Ec2Error, QueryFailed
 
 POLICY = json.loads((Path(driver.__file__).parents[1] / "docs" / "policy.json").read_text())
 ACTIONS = sorted(
-    action
-    for statement in POLICY["Statement"]
-    for action in (
-        [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
-    )
+    {
+        action
+        for statement in POLICY["Statement"]
+        for action in (
+            [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        )
+    }
 )
 UNCHECKED = {"iam:PassRole", "ssm:GetParameters"}  # moto does not check the first; see `live`
 # What a map, a query, `stackctl` and the usual actions on machines call.

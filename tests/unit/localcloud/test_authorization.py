@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -214,6 +215,65 @@ def test_launch_asks_for_everything_that_it_touches(
     assert by_action["ec2:RunInstances", f"{start}:volume/*"]["ec2:Encrypted"] == "true"
     assert by_action["ec2:CreateTags", f"{start}:volume/*"]["ec2:CreateAction"] == "RunInstances"
     assert by_action["iam:PassRole", role]["iam:PassedToService"] == "ec2.amazonaws.com"
+
+
+def test_spot_request_is_asked_for_if_it_gets_tags(local: Running, user: User, subnet: str) -> None:
+    """EC2 looks at it only then."""
+    request = launch_request(subnet, InstanceMarketOptions={"MarketType": "spot"})
+    plain = recorded(local, user(allow("ec2:*")), "run_instances", **request)
+    tags = [{"Key": "project", "Value": "own"}]
+    request["TagSpecifications"].append({"ResourceType": SPOT, "Tags": tags})
+    asked = recorded(local, user(allow("ec2:*")), "run_instances", **request)
+    new = f"arn:aws:ec2:eu-west-1:123456789012:{SPOT}/*"
+    assert new not in {access.resource for access in plain}
+    of_spot = {access.action: access.keys for access in asked if access.resource == new}
+    assert set(of_spot) == {"ec2:RunInstances", "ec2:CreateTags"}
+    assert {keys["aws:RequestTag/project"] for keys in of_spot.values()} == {"own"}
+
+
+def test_attribute_that_a_call_sets_is_a_key(local: Running, user: User, launch: Launch) -> None:
+    instance = launch()["InstanceId"]
+    off = {"StringEqualsIgnoreCase": {"ec2:Attribute/DisableApiTermination": "false"}}
+    keys = user(allow("ec2:ModifyInstanceAttribute", Condition=off))
+    change = functools.partial(
+        local.client("ec2", **keys).modify_instance_attribute, InstanceId=instance
+    )
+    change(DisableApiTermination={"Value": False})
+    for other in (
+        {"DisableApiTermination": {"Value": True}},
+        {"UserData": {"Value": b"#!/bin/sh"}},
+        {
+            "BlockDeviceMappings": [
+                {"DeviceName": "/dev/xvda", "Ebs": {"DeleteOnTermination": True}}
+            ]
+        },
+    ):
+        assert refusal(change, **other)[0] == "UnauthorizedOperation"
+    # AWS does not say what the keys of this form are.
+    named = {"Attribute": "disableApiTermination", "Value": "false"}
+    code, text = refusal(change, **named)
+    assert (code, "ModifyInstanceAttribute with Attribute" in text) == ("NotJudged", True)
+
+
+@pytest.mark.parametrize(
+    ("action", "form"),
+    [
+        ("ModifyInstanceAttribute", {"InstanceId": "i-1", "UserData.Value": "aWQ="}),
+        ("ModifyVolume", {"VolumeId": "vol-1", "Size": "20"}),
+    ],
+)
+def test_attributes_are_keys_where_the_reference_has_them(
+    local: Running, action: str, form: dict[str, str]
+) -> None:
+    del local
+    name = f"ec2:{action}"
+    (access,) = accesses.accesses(
+        Call("ec2", action, "eu-west-1", {"Action": action, "Version": "2016-11-15", **form})
+    )
+    kind = access.resource.split(":")[5].partition("/")[0]
+    assert policies.ATTRIBUTE_KEY in keys_by_kind(name)[kind]
+    (key,) = [key for key in access.keys if key.startswith(policies.ATTRIBUTE_KEY)]
+    assert key.rpartition("/")[2] in {"UserData", "Size"}
 
 
 @pytest.mark.parametrize(

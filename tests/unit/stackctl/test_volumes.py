@@ -48,13 +48,18 @@ def ask(deployment: Deployment, gib: int) -> None:
     path.write_text(f"{before}\npostgres:\n  extends: debian-13\n  block_device_mappings: {disk}\n")
 
 
-def launch(cloud: Running, name: str, gib: int = 10, project: str = "airflow-stack") -> Machine:
-    """Launch a machine with a tagged volume of this size."""
+OWNER = {"project": "airflow-stack", "deployment": "prod"}
+"""The tags of the deployment that the policy names."""
+
+
+def launch(cloud: Running, name: str, gib: int = 10, **other: str) -> Machine:
+    """Launch a machine with a volume of this size, and with the deployment's or other tags."""
     vpcs = cloud.ec2.describe_vpcs(Filters=[{"Name": "cidr", "Values": ["10.42.0.0/16"]}])["Vpcs"]
     vpc = (vpcs or [cloud.ec2.create_vpc(CidrBlock="10.42.0.0/16")["Vpc"]])[0]["VpcId"]
     found = cloud.ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
     subnet = found or [cloud.ec2.create_subnet(VpcId=vpc, CidrBlock="10.42.1.0/24")["Subnet"]]
-    tags = [{"Key": "Name", "Value": name}, {"Key": "project", "Value": project}]
+    given = {"Name": name, **OWNER, **other}
+    tags = [{"Key": key, "Value": value} for key, value in given.items()]
     instance = cloud.ec2.run_instances(
         ImageId=catalog.IMAGE_ID,
         InstanceType="t2.micro",
@@ -184,10 +189,15 @@ def test_documented_policy_is_enough_and_no_part_of_it_is_superfluous(
     iam = cloud.client("iam")
     iam.create_user(UserName="operator")
     key = iam.create_access_key(UserName="operator")["AccessKey"]
-    machine, theirs = launch(cloud, "postgres-1"), launch(cloud, "other", project="other")
-    (their_volume,) = cloud.ec2.describe_volumes(
-        Filters=[{"Name": "attachment.instance-id", "Values": [theirs.instance_id]}]
+    machine = launch(cloud, "postgres-1")
+    foreign = [
+        launch(cloud, "other", project="other").instance_id,
+        launch(cloud, "postgres-1", deployment="other").instance_id,
+    ]
+    theirs = cloud.ec2.describe_volumes(
+        Filters=[{"Name": "attachment.instance-id", "Values": foreign}]
     )["Volumes"]
+    assert len(theirs) == 2
     awsenvironment.use(monkeypatch, cloud, key["AccessKeyId"], key["SecretAccessKey"])
     gib = 10
 
@@ -199,12 +209,11 @@ def test_documented_policy_is_enough_and_no_part_of_it_is_superfluous(
         document = json.dumps({"Version": "2012-10-17", "Statement": statements})
         iam.put_user_policy(UserName="operator", PolicyName="one", PolicyDocument=document)
         client, abroad = ec2_client(deployment), boto3.client("ec2", region_name="us-east-1")
-        for call in (
-            lambda: client.modify_volume(VolumeId=their_volume["VolumeId"], Size=100),
-            abroad.describe_volumes,
-        ):
+        for one in theirs:
             with pytest.raises(ClientError, match="Unauthorized"):
-                call()
+                client.modify_volume(VolumeId=one["VolumeId"], Size=100)
+        with pytest.raises(ClientError, match="Unauthorized"):
+            abroad.describe_volumes()
         try:
             return bool(volumes.grow(client, volumes.differences(deployment, client, [machine]))[0])
         except ClientError:

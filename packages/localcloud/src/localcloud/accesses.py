@@ -14,6 +14,9 @@ What RunInstances needs:
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ExamplePolicies_EC2.html#iam-example-runinstances
 Tags at a launch:
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/supported-iam-actions-tagging.html
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/concepts-spot-instances-request-tags.html
+What a call sets, as a condition key:
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/iam-policies-for-amazon-ec2.html#attribute-key
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from moto.ec2.models.instances import Instance
 from moto.ec2.models.subnets import Subnet
 
 from localcloud import s3
-from localcloud.policies import Access, Unjudged, Value
+from localcloud.policies import ATTRIBUTE_KEY, Access, Unjudged, Value
 
 Keys = dict[str, Value]
 
@@ -52,6 +55,10 @@ BY_ID: dict[str, dict[str, str]] = {
     "StopInstances": {"InstanceId": "instance"},
     "TerminateInstances": {"InstanceId": "instance"},
 }
+# Action of EC2 that sets attributes -> the kind of resource that has condition keys of them.
+SETS_ATTRIBUTES = {"ModifyInstanceAttribute": "instance", "ModifyVolume": "volume"}
+# Their parameters that are no attributes.
+NO_ATTRIBUTES = frozenset({"Action", "DryRun", "InstanceId", "Version", "VolumeId"})
 # Describe* actions with resource-level permissions; all others have none.
 DESCRIBE_BY_ID = frozenset((
     "DescribeCapacityBlockExtensionHistory", "DescribeCapacityBlockExtensionOfferings",
@@ -63,6 +70,7 @@ DESCRIBE_BY_ID = frozenset((
     "DescribeVolumeAttribute", "DescribeVpcAttribute", "DescribeVpcEndpointAssociations",
     "DescribeVpcEndpointServicePermissions",
 ))  # fmt: skip
+SPOT = "spot-instances-request"
 # The beginning of an id -> the kind of resource.
 KINDS = {
     "ami": "image",
@@ -71,7 +79,7 @@ KINDS = {
     "i": "instance",
     "key": "key-pair",
     "sg": "security-group",
-    "sir": "spot-instances-request",
+    "sir": SPOT,
     "snap": "snapshot",
     "subnet": "subnet",
     "vol": "volume",
@@ -178,14 +186,35 @@ def _of_ec2(call: Call) -> Iterable[Access]:
     if call.action in _SPECIAL:
         return _SPECIAL[call.action](call)
     if call.action in BY_ID:
-        return [
-            Access(call.name, arn(kind, name, call.region), of_resource(kind, name, call.region))
-            for parameter, kind in BY_ID[call.action].items()
-            for name in call.values(parameter)
-        ]
+        return _by_id(call)
     if call.action.startswith("Describe") and call.action not in DESCRIBE_BY_ID:
         return [Access(call.name)]
     raise Unjudged(f"call: {call.name}, for anybody but the owner")
+
+
+def _by_id(call: Call) -> Iterator[Access]:
+    """Yield the resources that a call names, with what it sets of them."""
+    for parameter, kind in BY_ID[call.action].items():
+        set_ = _attributes(call) if SETS_ATTRIBUTES.get(call.action) == kind else {}
+        for name in call.values(parameter):
+            keys = {**of_resource(kind, name, call.region), **set_}
+            yield Access(call.name, arn(kind, name, call.region), keys)
+
+
+def _attributes(call: Call) -> Keys:
+    """Return the attributes that a call sets: those with a plain value, or with a Value only.
+
+    Raises:
+        Unjudged: the call names the attribute in a parameter. AWS does not say which keys it has.
+    """
+    if "Attribute" in call.form:
+        raise Unjudged(f"call: {call.name} with Attribute")
+    given = {name: name.partition(".") for name in call.form}
+    return {
+        f"{ATTRIBUTE_KEY}{start}": call.form[name]
+        for name, (start, _, rest) in given.items()
+        if start not in NO_ATTRIBUTES and rest in ("", "Value")
+    }
 
 
 def _launch(call: Call) -> Iterator[Access]:
@@ -264,10 +293,13 @@ def _created(call: Call) -> dict[str, list[Keys]]:
         "volume": volumes or [{"ec2:Encrypted": "false"}],
         "network-interface": interfaces,
     }
-    return {
+    made = {
         kind: [{**zone, **keys, **tags.get(kind, {})} for keys in several]
         for kind, several in created.items()
     }
+    if SPOT in tags:  # EC2 judges a request for a spot instance only where it gets tags
+        made[SPOT] = [tags[SPOT]]
+    return made
 
 
 def _used(call: Call) -> Iterator[tuple[str, str]]:

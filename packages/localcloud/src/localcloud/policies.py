@@ -40,8 +40,10 @@ KEYS = frozenset((
 """The condition keys that `localcloud.accesses` gives to the accesses that have them."""
 TAG_KEYS = ("aws:RequestTag/", "aws:ResourceTag/", "ec2:ResourceTag/")
 """The beginnings of condition keys that end in the key of a tag."""
+ATTRIBUTE_KEY = "ec2:Attribute/"
+"""The beginning of condition keys that end in the name of an attribute that a call sets."""
 _KNOWN = frozenset(key.lower() for key in KEYS)
-_KNOWN_TAGS = tuple(key.lower() for key in TAG_KEYS)
+_KNOWN_STARTS = tuple(key.lower() for key in (*TAG_KEYS, ATTRIBUTE_KEY))
 
 Value = str | tuple[str, ...]
 Statement = Mapping[str, Any]
@@ -168,7 +170,7 @@ def check(statement: Statement) -> Literal["Allow", "Deny"]:
     for operator, wanted in statement.get("Condition", {}).items():
         _operator(operator)
         for key, values in wanted.items():
-            if key.lower() not in _KNOWN and not key.lower().startswith(_KNOWN_TAGS):
+            if key.lower() not in _KNOWN and not key.lower().startswith(_KNOWN_STARTS):
                 raise Unjudged(f"policy: the condition key {key}")
             texts += [str(value) for value in _list(values)]
     if variables := [text for text in texts if "${" in text]:
