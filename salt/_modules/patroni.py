@@ -49,14 +49,17 @@ def member(minion_id: str | None = None) -> dict[str, Any]:
 def is_primary(minion_id: str | None = None) -> bool:
     """Return whether a machine's PostgreSQL is the primary, as far as its Patroni knows.
 
+    Patroni says so as soon as it has the leader's place; until its server is promoted, that takes
+    no writes.
+
     Args:
         minion_id: the machine; this one when it is None.
     """
     try:
-        status, _ = _ask(minion_id or _own(), "GET", "/primary")
+        status, text = _ask(minion_id or _own(), "GET", "/primary")
+        return status == http.client.OK and _parsed(text).get("role") != "replica"
     except CommandExecutionError:
         return False
-    return status == http.client.OK
 
 
 def members() -> list[dict[str, Any]]:

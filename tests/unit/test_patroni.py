@@ -66,8 +66,9 @@ class Cluster:
             case "/patroni":
                 answer = {"state": "running", "role": "replica"}
             case "/primary":
-                leads = self.promoted and self.leader() == minion_id
-                return (200 if leads else 503), "{}"
+                leads = self.leader() == minion_id
+                role = "primary" if leads and self.promoted else "replica"
+                return (200 if leads else 503), json.dumps({"role": role})
             case "/cluster":
                 answer = {"members": self.members} if self.members is not None else None
             case "/config":
