@@ -130,5 +130,7 @@ def test_silent_etcd_of_this_machine_is_an_error(machine: Cluster) -> None:
 
 def test_error_is_a_sentence_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     code = leader.main(OWN, "stack.invalid", "2379", "8008", str(ROOT / "tests"))
-    assert code == 1
+    assert code == 75
+    unit = (ROOT / "salt/postgres/files/etcd-leader.service.j2").read_text()
+    assert f"\nSuccessExitStatus={code}\n" in unit, "status tells of Patroni and etcd itself"
     assert "does not answer" in capsys.readouterr().err

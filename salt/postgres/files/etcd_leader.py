@@ -18,6 +18,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 _ANSWER_SECONDS = 5
+_LATER = 75  # EX_TEMPFAIL of sysexits.h: nobody has to be told, since `role.status` asks both
 
 
 class Unanswered(Exception):
@@ -128,7 +129,7 @@ def main(own: str, domain: str, etcd_port: str, patroni_port: str, tls: str) -> 
         print(give_up(Machine(own, domain, int(etcd_port), int(patroni_port), tls)))
     except Unanswered as error:
         print(error, file=sys.stderr)
-        return 1
+        return _LATER
     return 0
 
 
