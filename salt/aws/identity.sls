@@ -8,6 +8,10 @@
 {% set aws = salt['aws.settings']() %}
 {% set arn = 'arn:aws:ec2:' ~ aws.region ~ ':*:' %}
 {% set owner = salt['aws.tags']() %}
+{% set owned = {
+  'aws:ResourceTag/project': owner.project,
+  'aws:ResourceTag/deployment': owner.deployment,
+} %}
 {% set bucket = 'arn:aws:s3:::' ~ aws.bucket.name %}
 {% set parameters = 'arn:aws:ssm:' ~ aws.region ~ '::parameter/aws/service/debian/*' %}
 
@@ -96,17 +100,13 @@ aws-earlier-key-pair:
               Action: 'ec2:RunInstances'
               Resource: {{ (arn ~ 'subnet/*') | json }}
               Condition:
-                StringEquals:
-                  'aws:ResourceTag/project': {{ owner.project | json }}
-                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+                StringEquals: {{ owned | json }}
             - Sid: RunInstancesInSecurityGroups
               Effect: Allow
               Action: 'ec2:RunInstances'
               Resource: {{ (arn ~ 'security-group/*') | json }}
               Condition:
-                StringEquals:
-                  'aws:ResourceTag/project': {{ owner.project | json }}
-                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+                StringEquals: {{ owned | json }}
             - Sid: RunInstancesWithKeyPair
               Effect: Allow
               Action: 'ec2:RunInstances'
@@ -131,9 +131,7 @@ aws-earlier-key-pair:
                 - 'ec2:TerminateInstances'
               Resource: {{ (arn ~ 'instance/*') | json }}
               Condition:
-                StringEquals:
-                  'aws:ResourceTag/project': {{ owner.project | json }}
-                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+                StringEquals: {{ owned | json }}
             # The driver's own tags. Those that say whose a machine is, and its name, are set at
             # its launch, and stay.
             - Sid: TagOwnInstances
@@ -141,9 +139,7 @@ aws-earlier-key-pair:
               Action: 'ec2:CreateTags'
               Resource: {{ (arn ~ 'instance/*') | json }}
               Condition:
-                StringEquals:
-                  'aws:ResourceTag/project': {{ owner.project | json }}
-                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+                StringEquals: {{ owned | json }}
                 'ForAllValues:StringEquals':
                   'aws:TagKeys': ['salt-cloud:deploy', 'salt-cloud:host-key']
             # No other attribute: changed user data would run as root at the next start. Should EC2
@@ -153,9 +149,7 @@ aws-earlier-key-pair:
               Action: 'ec2:ModifyInstanceAttribute'
               Resource: {{ (arn ~ 'instance/*') | json }}
               Condition:
-                StringEquals:
-                  'aws:ResourceTag/project': {{ owner.project | json }}
-                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+                StringEquals: {{ owned | json }}
                 StringEqualsIgnoreCase: {'ec2:Attribute/DisableApiTermination': 'false'}
                 'Null': {'ec2:Attribute/UserData': 'true'}
             - Sid: GiveRolesToMachines
@@ -261,9 +255,7 @@ aws-lb-role:
                 - {{ (arn ~ 'instance/*') | json }}
                 - {{ (arn ~ 'network-interface/*') | json }}
               Condition:
-                StringEquals:
-                  'aws:ResourceTag/project': {{ owner.project | json }}
-                  'aws:ResourceTag/deployment': {{ owner.deployment | json }}
+                StringEquals: {{ owned | json }}
                 StringLike: {'aws:ResourceTag/Name': 'lb-*'}
 
 # Machines that were launched before their role existed get it while they run.
