@@ -110,8 +110,8 @@ def _found(deployment: Deployment, store: SecretStore) -> Found:
     for field, fault in _of_authority(_authorities(deployment.settings())):
         yield deployment.settings_path, field, fault
     yield from _of_readers(deployment, store, known)
-    readers = []
-    for name, path in recipients.key_files(store).items():
+    readers, key_files = [], recipients.key_files(store)
+    for name, path in key_files.items():
         try:
             reader = Recipient.read(name, path)
         except SecretsError as error:
@@ -122,7 +122,7 @@ def _found(deployment: Deployment, store: SecretStore) -> Found:
             yield path, reader.key.fingerprint, Bearable(reader.key.fault)
         elif reader.key.expires_soon:
             yield path, reader.key.fingerprint, Bearable(f"expires on {reader.key.expires}")
-    complete = readers if len(readers) == len(recipients.key_files(store)) else []
+    complete = readers if len(readers) == len(key_files) else []
     with ExitStack() as stack:
         home, decrypt = stack.enter_context(gpg_home()), None
         try:
@@ -131,11 +131,10 @@ def _found(deployment: Deployment, store: SecretStore) -> Found:
             yield store.private_key, "", "is not on this machine, and no operator has a key"
         else:
             yield from _of_private_key(store, complete)
-        tools = _Tools(home, complete, decrypt)
+        tools, wanted = _Tools(home, complete, decrypt), store.wanted()
         for secret in store.names():
             for field, fault in _of_secret(deployment, secret, known.get(secret), tools):
-                is_read = secret in store.wanted()
-                yield store.path(secret), field, fault if is_read else Bearable(fault)
+                yield store.path(secret), field, fault if secret in wanted else Bearable(fault)
 
 
 def _of_readers(deployment: Deployment, store: SecretStore, known: Collection[str]) -> Found:
