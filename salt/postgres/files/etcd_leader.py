@@ -63,10 +63,8 @@ class Machine(NamedTuple):
                 f"{name}.{self.domain}", port, timeout=_ANSWER_SECONDS, context=context
             )
             with closing(connection):
-                if question is None:
-                    connection.request("GET", path)
-                else:
-                    connection.request("POST", path, json.dumps(question))
+                method, body = ("GET", None) if question is None else ("POST", json.dumps(question))
+                connection.request(method, path, body)
                 response = connection.getresponse()
                 return response.status, json.load(response)
         except (OSError, http.client.HTTPException, ValueError) as error:
