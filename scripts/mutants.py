@@ -36,6 +36,7 @@ LOCALCLOUD = "packages/localcloud/src/localcloud"
 # A module that decides -> the tests that have to notice its faults.
 TESTS: dict[str, list[str]] = {
     "salt/_cache/pillar_without_secrets.py": ["test_pillar_cache.py"],
+    "salt/_pillar/machine_addresses.py": ["test_machine_addresses.py"],
     "salt/_modules/aws.py": [
         "aws/test_account.py",
         "aws/test_faults.py",
@@ -53,6 +54,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_modules/etcd_member.py": ["test_etcd_member.py"],
     "salt/_modules/firewall.py": ["test_endpoints.py", "test_firewall.py"],
     "salt/_modules/machine_counts.py": ["test_machine_counts.py"],
+    "salt/_modules/machine_addresses.py": ["test_machine_addresses.py"],
     "salt/_modules/machines.py": ["test_machines.py"],
     "salt/_modules/maintenance.py": ["test_maintenance.py"],
     "salt/_modules/master_backup.py": ["test_master_backup.py"],

@@ -8,7 +8,6 @@ base:
     - endpoints
     - proxy
     - roles
-    - mine
   'E@^salt-[1-9][0-9]*$':
     - growth
     - secrets.cloud-ssh

@@ -1,12 +1,10 @@
-"""The private addresses of the stack's machines, from the Salt mine.
+"""The private addresses of the stack's machines, from the pillar ``addresses``.
 
-A machine writes its own address into the mine, and the address ends in other machines' firewalls.
-So an address counts only when it lies inside the VPC and no other machine claims it.
+The master records them from EC2 (``machine_addresses``), and no machine can change another's.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -17,9 +15,7 @@ __pillar__: dict[str, Any]
 __salt__: dict[str, Any]
 
 PROXY_ROLE = "salt"  # pillar/base/endpoints.sls has the proxy's port, and that it is there
-MINE_FUNCTION = "private_address"
 LOOPBACK = "127.0.0.1"
-_HINT = "Run on the master: salt '{}' mine.update"
 
 
 def addresses(role: str | None = None) -> dict[str, str]:
@@ -29,28 +25,17 @@ def addresses(role: str | None = None) -> dict[str, str]:
         role: the role of the machines; all machines when it is None.
 
     Raises:
-        CommandExecutionError: the mine has no machine of that role, a machine has an address that
-            is not in the VPC, or two machines have the same address.
+        CommandExecutionError: the master has recorded no machine of that role.
     """
-    network = ipaddress.IPv4Network(__pillar__["aws"]["vpc"]["cidr"])
-    found = __salt__["mine.get"]("*", MINE_FUNCTION)
-    owners: dict[str, str] = {}
-    for minion_id in sorted(found):
-        address = _address(minion_id, found[minion_id], network)
-        if address in owners:
-            raise CommandExecutionError(
-                f"{owners[address]} and {minion_id} both say that {address} is their address"
-            )
-        owners[address] = minion_id
     of_role = {
         minion_id: address
-        for address, minion_id in owners.items()
+        for minion_id, address in sorted(__pillar__.get("addresses", {}).items())
         if role in (None, __salt__["role.of"](minion_id))
     }
     if not of_role:
         machine = "machine" if role is None else f"'{role}' machine"
         raise CommandExecutionError(
-            f"the mine holds no address of any {machine}: has it been launched? {_HINT.format('*')}"
+            f"the master has recorded no address of any {machine}. {_hint()}"
         )
     return of_role
 
@@ -72,14 +57,12 @@ def own_address() -> str:
     """Return this machine's private address, as the other machines know it.
 
     Raises:
-        CommandExecutionError: the mine does not know this machine.
+        CommandExecutionError: the master has not recorded this machine.
     """
     own_id = str(__opts__["id"])
     known = addresses(__salt__["role.own"]())
     if own_id not in known:
-        raise CommandExecutionError(
-            f"the mine holds no address of {own_id}. {_HINT.format(own_id)}"
-        )
+        raise CommandExecutionError(f"the master has recorded no address of {own_id}. {_hint()}")
     return known[own_id]
 
 
@@ -89,7 +72,7 @@ def package_proxy() -> str:
     The Salt master's machine runs the proxy, and has a way out itself.
 
     Raises:
-        CommandExecutionError: the mine has no Salt master.
+        CommandExecutionError: the master has not recorded its own address.
     """
     if not __pillar__["proxy"]["used"] or __salt__["role.own"]() == PROXY_ROLE:
         return ""
@@ -120,19 +103,5 @@ def host_names() -> list[dict[str, Any]]:
     return hosts
 
 
-def _address(minion_id: str, candidates: Any, network: ipaddress.IPv4Network) -> str:
-    if not candidates:
-        raise CommandExecutionError(
-            f"the mine holds no address of {minion_id}. {_HINT.format(minion_id)}"
-        )
-    try:
-        address = ipaddress.IPv4Address(candidates[0])
-    except (ValueError, LookupError, TypeError):
-        raise CommandExecutionError(
-            f"{minion_id} says that {candidates!r} is its address"
-        ) from None
-    if address not in network:
-        raise CommandExecutionError(
-            f"{minion_id} says that {address} is its address, which is not in {network}"
-        )
-    return str(address)
+def _hint() -> str:
+    return "Has it been launched? Then run on the master: salt 'salt-*' machine_addresses.record"

@@ -1,6 +1,6 @@
 # HAProxy answers HTTPS for all web machines and redirects HTTP to it. It is reloaded, never
-# restarted, when they change. The web machines come from the Salt mine: `mine.update` after one was
-# added or removed. Watch: haproxy-reload.
+# restarted, when they change. The web machines come from pillar
+# `addresses`. Watch: haproxy-reload.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% import_yaml 'haproxy/pages.yaml' as answers %}
 {% import_yaml 'airflow/defaults.yaml' as app %}

@@ -37,7 +37,20 @@ deploy-states:
     - require:
       - salt: deploy-modules
 
-# mine.update takes its functions from the pillar that the minion holds in memory.
+# The firewall and the configuration of every machine need the addresses of all machines, which are
+# a part of the pillar. The master knows them from EC2.
+deploy-addresses:
+  salt.function:
+    - name: machine_addresses.record
+    - tgt: {{ master | json }}
+    - tgt_type: list
+    - expect_minions: True
+    # EC2 is asked again for as long when it does not answer.
+    - timeout: 120
+    - require:
+      - salt: deploy-states
+
+# What runs outside a highstate reads the pillar that the minion holds in memory.
 deploy-pillar:
   salt.function:
     - name: saltutil.refresh_pillar
@@ -46,17 +59,7 @@ deploy-pillar:
     - expect_minions: True
     - kwarg: {wait: True, timeout: 60}
     - require:
-      - salt: deploy-states
-
-# The firewall and the configuration of every machine need the addresses of all machines.
-deploy-addresses:
-  salt.function:
-    - name: mine.update
-    - tgt: {{ synced | json }}
-    - tgt_type: list
-    - expect_minions: True
-    - require:
-      - salt: deploy-pillar
+      - salt: deploy-addresses
 
 # The build takes longest, and needs no other machine.
 deploy-artefact:
@@ -66,7 +69,7 @@ deploy-artefact:
     - sls: airflow.artefact
     - parallel: True
     - require:
-      - salt: deploy-addresses
+      - salt: deploy-pillar
 
 {% if others %}
 deploy-others:
@@ -76,7 +79,7 @@ deploy-others:
     - highstate: True
     - parallel: True
     - require:
-      - salt: deploy-addresses
+      - salt: deploy-pillar
 {% endif %}
 
 # A machine that restarts leaves the others to serve, and a new one finds them. For a new web
@@ -90,7 +93,7 @@ deploy-{{ id }}:
     - highstate: True
     - parallel: True
     - require:
-      - salt: deploy-{{ 'addresses' if loop.first or new else loop.previtem }}
+      - salt: deploy-{{ 'pillar' if loop.first or new else loop.previtem }}
 {% endfor %}
 {% endfor %}
 

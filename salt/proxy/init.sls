@@ -1,6 +1,6 @@
 # The machines of the VPC fetch packages through Squid on salt-1, which leads to the names in pillar
 # `proxy` and to nothing else. It is reloaded when the names change. The master's states include
-# this: other machines need it before they have a minion. So nothing here reads the mine.
+# this: other machines need it before they have a minion. So nothing here reads their addresses.
 # Watch: proxy-reload.
 {% import_yaml 'proxy/defaults.yaml' as defaults %}
 {% set proxy = salt['pillar.get']('proxy', defaults.proxy, merge=True) %}

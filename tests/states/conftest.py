@@ -13,7 +13,7 @@ import pytest
 from saltfactories.manager import FactoriesManager
 from saltfactories.plugins.event_listener import EventListener
 
-from harness import SUBNET, Fleet, Machine, close_network, open_network
+from harness import SUBNET, Fleet, Machine, address_plan, close_network, open_network
 from localcloud import image
 from plainpillar import ROOT, PlainPillar
 
@@ -79,7 +79,7 @@ def fleet(
         stack.callback(close_network, docker_client)
         fleet = Fleet(salt_factories, docker_client, machine_image, plain_pillar)
         stack.enter_context(fleet.master.started())
-        fleet.publish_addresses()
+        fleet.publish_address(*address_plan())
         stack.callback(fleet.terminate)
         yield fleet
 

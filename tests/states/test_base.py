@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness import SPARE, Fleet, Machine, address_plan
+from harness import SPARE, Fleet, Machine, address_plan, changed
 from plainpillar import DOMAIN
 from waiting import until
 
@@ -76,6 +76,28 @@ def test_firewall_opens_port_to_clients_only(machine: Machine, web: Machine, fle
     stranger = fleet.machine("postgres-1")
     assert web.can_reach(machine.address, REDIS)
     assert not stranger.can_reach(machine.address, REDIS)
+
+
+@pytest.mark.parametrize("other", ["redis-1", "salt-1"])
+def test_machine_that_lies_about_its_address_changes_nothing(
+    machine: Machine, web: Machine, fleet: Fleet, other: str
+) -> None:
+    """By all that a minion tells its master: Salt's mine, its grains, and what it sends by event.
+
+    The machine whose address it claims would let it in, or every run would stop.
+    """
+    claimed = address_plan()[other]
+    stored = web.salt("mine.send", "private_address", mine_function="test.echo", text=claimed)
+    assert stored is True
+    assert web.salt("mine.get", "web-1", "private_address") == {"web-1": claimed}
+    web.salt("grains.setvals", {"ipv4": [claimed], "fqdn_ip4": [claimed], "id": "lb-1"})
+    try:
+        assert changed(machine.apply(test=True)) == []
+        assert machine.salt("pillar.item", "addresses")["addresses"]["web-1"] == web.address
+    finally:
+        for grain in ("ipv4", "fqdn_ip4", "id"):
+            web.salt("grains.delkey", grain, force=True)
+        web.salt("mine.flush")
 
 
 def test_ssh_is_open_to_master_only(machine: Machine, web: Machine) -> None:

@@ -7,16 +7,18 @@ the other roles too.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
-import salt.cache
 import yaml
+from salt.client import LocalClient
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
 
@@ -26,6 +28,13 @@ from stackctl.run import Log
 from stackctl.states import StateRun, raise_on_failure, read_orchestration
 
 MACHINES = ("web-1", "web-2")
+EC2 = "ec2.json"
+RECORD = """
+import shutil
+def record():
+    shutil.copy("{ec2}", "{record}")
+    return True
+"""
 NOTHING = "nothing:\n  test.nop: []\n"
 # While this file exists, the migration on web-1 kills the process that it names, and its children.
 VICTIM = "victim"
@@ -62,15 +71,22 @@ class Site:
         self._write("salt/airflow/artefact.sls", NOTHING)
         self._write("salt/airflow/release.sls", NOTHING)
         self._write("salt/airflow/migrate.sls", MIGRATION.format(victim=folder / VICTIM))
-        self._write("pillar/top.sls", yaml.safe_dump({"base": {"*": ["roles", "mine"]}}))
-        for name in ("roles", "mine"):
-            shutil.copy(ROOT / f"pillar/base/{name}.sls", folder / "pillar")
-        self.set_cidr("0.0.0.0/0")
+        self._write("pillar/top.sls", yaml.safe_dump({"base": {"*": ["roles"]}}))
+        shutil.copy(ROOT / "pillar/base/roles.sls", folder / "pillar")
+        # EC2 is a file here.
+        shutil.copytree(ROOT / "salt/_pillar", tree / "_pillar")
+        self._write(
+            "salt/_modules/machine_addresses.py",
+            RECORD.format(ec2=folder / EC2, record=folder / "addresses.json"),
+        )
+        self.move_machines("10.20.1.")
         overrides = {
             "interface": "127.0.0.1",
             "file_roots": {"base": [str(tree)]},
             "pillar_roots": {"base": [str(folder / "pillar")]},
-            "module_dirs": [str(tree)],  # as salt/master/files/master.conf.j2
+            # As salt/master/files/master.conf.j2.
+            "module_dirs": [str(tree)],
+            "ext_pillar": [{"machine_addresses": str(folder / "addresses.json")}],
             "log_level_logfile": "warning",
             "timeout": 5,
             "gather_job_timeout": 3,
@@ -88,9 +104,11 @@ class Site:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
 
-    def set_cidr(self, cidr: str) -> None:
-        """Change the network of the machines in the pillar."""
-        self._write("pillar/aws.sls", yaml.safe_dump({"aws": {"vpc": {"cidr": cidr}}}))
+    def move_machines(self, network: str) -> dict[str, str]:
+        """Give each machine another address in EC2, and return id -> address."""
+        addresses = {name: f"{network}{number}" for number, name in enumerate(MACHINES)}
+        self._write(EC2, json.dumps(addresses))
+        return addresses
 
     def kill_between_database_and_web(self, name: str) -> None:
         """Have a minion die during the migration of the next orchestration."""
@@ -105,9 +123,9 @@ class Site:
         return read_orchestration(steps)
 
     def addresses(self) -> dict[str, Any]:
-        """Return minion id -> what the mine holds."""
-        cache = salt.cache.factory(self.master.config)
-        return {name: cache.fetch("mine", name).get("private_address") for name in self.minions}
+        """Return minion id -> the addresses in the pillar that the minion holds in memory."""
+        with LocalClient(mopts=deepcopy(self.master.config)) as client:
+            return dict(client.cmd("*", "pillar.get", ["addresses"], timeout=30))
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +145,13 @@ def log(tmp_path: Path) -> Log:
 
 
 def test_all_machines_answer(site: Site, log: Log) -> None:
-    runs = site.orchestrate()
-    raise_on_failure(runs, log)
-    assert all(site.addresses().values())
-
-
-def test_changed_network_arrives_in_the_same_run(site: Site, log: Log) -> None:
-    site.set_cidr("203.0.113.0/24")
     raise_on_failure(site.orchestrate(), log)
-    assert list(site.addresses().values()) == [[]] * len(site.minions)
+
+
+def test_new_addresses_arrive_in_the_same_run(site: Site, log: Log) -> None:
+    addresses = site.move_machines("10.20.2.")
+    raise_on_failure(site.orchestrate(), log)
+    assert site.addresses() == dict.fromkeys(site.minions, addresses)
 
 
 def test_machine_that_falls_silent_fails_the_run_by_name(site: Site, log: Log) -> None:

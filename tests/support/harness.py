@@ -27,7 +27,6 @@ from typing import Any
 
 import docker
 import docker.errors
-import salt.cache
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -64,8 +63,8 @@ HOSTS = "/etc/hosts"
 BUILDER = "salt-2"
 # Of the production map: it does not serve its role.
 SPARE = "monitor-1"
-# Of the production map. Like the builder, they are in the mine from their boot until `retire`, and
-# what is in the mine is in every other machine's names and firewall.
+# Of the production map. Like the builder, they are in the others' names and firewalls
+# from their boot until `retire`.
 LATER = ("postgres-2", "postgres-3", "redis-2", "redis-3")
 RECIPE = ("airflow/files/requirements.txt", "airflow/files/build_release.py", "_modules/airflow.py")
 BUILT = "/srv/stack/archives/airflow-releases"
@@ -317,6 +316,8 @@ class Fleet:
         self._migrated = False
         self._keys: dict[str, tuple[str, str]] = {}
         self._containers: list[Container] = []
+        self._addresses: dict[str, str] = {}
+        self._record = pillar.path / "addresses.json"
         self.master = self._new_master()
 
     def _new_master(self) -> SaltMaster:
@@ -333,6 +334,7 @@ class Fleet:
             # As salt/master/files/master.conf.j2.
             "module_dirs": [str(root / "salt")],
             "pillar.cache_driver": "pillar_without_secrets",
+            "ext_pillar": [{"machine_addresses": str(self._record)}],
             "auto_accept": False,
             "open_mode": False,
             "worker_threads": 3,
@@ -361,15 +363,15 @@ class Fleet:
         (steps,) = done.data.get("data", done.data).values()
         return read_orchestration(steps)
 
-    def publish_addresses(self) -> None:
-        """Put the address of every machine of the map into the mine, also before it runs."""
-        for minion_id in address_plan():
-            self.publish_address(minion_id)
+    def publish_address(self, *minion_ids: str) -> None:
+        """Give the pillar the addresses of machines, also before they run."""
+        self._write_addresses(self._addresses | {name: _address(name) for name in minion_ids})
 
-    def publish_address(self, minion_id: str) -> None:
-        """Put the address of a machine into the mine."""
-        cache = salt.cache.factory(self.master.config)
-        cache.store("mine", minion_id, {"private_address": [_address(minion_id)]})
+    def _write_addresses(self, addresses: Mapping[str, str]) -> None:
+        self._addresses = dict(addresses)
+        scratch = self._record.with_suffix(".new")
+        scratch.write_text(json.dumps(self._addresses))
+        scratch.replace(self._record)
 
     def machine(self, minion_id: str) -> Machine:
         """Return the machine, booted and with its minion connected.
@@ -436,7 +438,9 @@ class Fleet:
         if not keep_backups and not any(_keeps_backups(name) for name in self._machines):
             remove_backups(self._client)
         if minion_id not in address_plan():
-            salt.cache.factory(self.master.config).flush("mine", minion_id)
+            self._write_addresses(
+                {name: found for name, found in self._addresses.items() if name != minion_id}
+            )
 
     def _journal(self, minion_id: str) -> str:
         """Return the end of a machine's journal, or why there is none."""
@@ -514,6 +518,7 @@ class Fleet:
             timeout=MINION_START_SECONDS,
         )
         assert events.found_all_events, "its minion has not connected"
+        self.publish_address(minion_id)
         machine.salt("saltutil.sync_all")  # as the orchestration begins
         return machine
 

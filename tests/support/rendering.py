@@ -1,6 +1,6 @@
 """Salt's own compiler for one minion, without a master, a machine or root.
 
-Modules stand in for what only a running stack can answer: the mine, this machine's address, the
+Modules stand in for what only a running stack can answer: this machine's address, the
 master's key and those that it has accepted, its services.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,13 +28,6 @@ from saltmodules import TREE, load
 Chunk = dict[str, Any]
 
 STAND_INS = {
-    "mine": """
-import fnmatch
-def get(tgt, fun):
-    assert fun == "private_address"
-    known = __opts__["test_addresses"].items()
-    return {id: [address] for id, address in known if fnmatch.fnmatch(id, tgt)}
-""",
     "network": """
 def ip_addrs(cidr):
     return [__opts__["test_addresses"][__opts__["id"]]]
@@ -111,10 +105,12 @@ class Compiler:
             given: pillar of the command line.
         """
         self._given = dict(given or {})
+        self._record = folder / "addresses.json"
         modules = folder / "modules"
         modules.mkdir(parents=True)
         for name, source in STAND_INS.items():
             (modules / f"{name}.py").write_text(source)
+        (modules / "_pillar").symlink_to(TREE / "_pillar")
         own_grains = {
             "id": minion_id,
             "os": "Debian",
@@ -133,13 +129,19 @@ class Compiler:
                 "cachedir": str(folder / "cache"),
                 "extension_modules": str(folder / "extmods"),
                 "module_dirs": [str(modules), str(TREE / "_modules")],
+                "ext_pillar": [{"machine_addresses": str(self._record)}],
                 "states_dirs": [str(TREE / "_states")],
                 "disable_modules": sorted(_shipped_modules() - OF_SALT),
-                "test_addresses": addresses(),
                 "test_accepted": sorted(addresses()),
                 "grains": own_grains | dict(grains or {}),
             }
         )
+        self.know(addresses())
+
+    def know(self, known: Mapping[str, str]) -> None:
+        """Have the pillar hold these addresses, minion id -> address."""
+        self.opts["test_addresses"] = dict(known)
+        self._record.write_text(json.dumps(known))
 
     def pillar(self) -> dict[str, Any]:
         """Return the pillar, with `_errors` where Salt found any."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -51,7 +50,7 @@ def load_file(path: Path) -> ModuleType:
 def functions(
     minion_id: str,
     pillar: Mapping[str, Any],
-    mine: Mapping[str, Any],
+    addresses: Mapping[str, str],
     of_salt: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Functions:
     """Return `module.function` -> the stack's execution functions, as `__salt__` of a minion.
@@ -59,15 +58,11 @@ def functions(
     Args:
         minion_id: the minion.
         pillar: its pillar.
-        mine: minion id -> addresses, what the mine's function `private_address` answers.
+        addresses: its pillar `addresses`.
         of_salt: what stands in for Salt's own functions.
     """
-
-    def get(target: str, function: str) -> dict[str, Any]:
-        assert function == "private_address"
-        return {name: found for name, found in mine.items() if fnmatch(name, target)}
-
-    loaded: Functions = {"mine.get": get, **(of_salt or {})}
+    loaded: Functions = dict(of_salt or {})
+    pillar = {**pillar, "addresses": addresses}
     opts = {"id": minion_id, "test": False}
     for name in OF_THE_STACK:
         module = load("_modules", name, __opts__=opts, __pillar__=pillar, __salt__=loaded)

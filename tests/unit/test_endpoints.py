@@ -11,11 +11,11 @@ from salt.exceptions import CommandExecutionError
 from plainpillar import DEPLOYMENT
 from saltmodules import functions
 
-MINE = {
-    "web-2": ["10.20.1.3"],
-    "web-1": ["10.20.1.2"],
-    "lb-1": ["10.20.1.4"],
-    "salt-1": ["10.20.1.1"],
+ADDRESSES = {
+    "web-2": "10.20.1.3",
+    "web-1": "10.20.1.2",
+    "lb-1": "10.20.1.4",
+    "salt-1": "10.20.1.1",
 }
 NETWORK = "10.20.0.0/16"
 OPERATOR = "192.0.2.0/24"
@@ -46,11 +46,11 @@ def pillar(endpoints: dict[str, Any], operators: Sequence[str]) -> dict[str, Any
 def firewall(
     minion_id: str,
     endpoints: dict[str, Any] = ENDPOINTS,
-    mine: dict[str, list[str]] = MINE,
+    addresses: dict[str, str] = ADDRESSES,
     operators: Sequence[str] = (OPERATOR,),
 ) -> Rules:
     """Return the firewall rules of a minion."""
-    return list(functions(minion_id, pillar(endpoints, operators), mine)["firewall.rules"]())
+    return list(functions(minion_id, pillar(endpoints, operators), addresses)["firewall.rules"]())
 
 
 def group(role: str, endpoints: dict[str, Any]) -> Rules:
@@ -71,7 +71,7 @@ def test_firewall_opens_internet_endpoint_without_sources() -> None:
 
 
 def test_firewall_opens_any_role_endpoint_to_the_vpc() -> None:
-    """Neither today's addresses nor the internet: the mine does not know a new machine yet."""
+    """Neither today's addresses nor the internet: nobody knows a new machine's address yet."""
     assert firewall("salt-1")[-1] == {"name": "bus", "port": 4505, "sources": [NETWORK]}
 
 
@@ -118,7 +118,7 @@ def test_wrong_network_of_operators_stops_the_run(operators: Any) -> None:
 
 def test_client_role_without_machines_stops_the_run() -> None:
     with pytest.raises(CommandExecutionError, match="'web'"):
-        firewall("cache-1", mine={"cache-1": ["10.20.1.9"], "salt-1": ["10.20.1.1"]})
+        firewall("cache-1", addresses={"cache-1": "10.20.1.9", "salt-1": "10.20.1.1"})
 
 
 def test_machine_without_role_serves_any_role_endpoints_only() -> None:

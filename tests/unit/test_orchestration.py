@@ -81,7 +81,7 @@ def test_every_step_names_its_machines(render: Render) -> None:
         "deploy-modules": everything,
         "deploy-states": everything,
         "deploy-pillar": everything,
-        "deploy-addresses": everything,
+        "deploy-addresses": ["salt-1"],
         "deploy-artefact": ["salt-1"],
         "deploy-release": ["web-1", "web-2"],
         "deploy-postgres-1": ["postgres-1"],
@@ -114,7 +114,7 @@ def test_machines_of_a_store_change_one_after_the_other(render: Render) -> None:
     steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
     for role in ("postgres", "redis"):
         names = [f"{role}-{number}" for number in (1, 2, 3)]
-        before = "addresses"
+        before = "pillar"
         for name in names:
             step = steps[f"deploy-{name}"]
             assert (step["tgt"], step["highstate"]) == ([name], True)
@@ -132,7 +132,7 @@ def test_stores_know_a_new_machine_before_it_asks_them(render: Render, role: str
     """A machine that replaces the first one comes last: the others have the data."""
     compiled = render("web-1", others=STORES, unsettled=[f"{role}-1"])
     order = [f"deploy-{role}-{number}" for number in (2, 3, 1)]
-    for before, step in pairwise(["deploy-addresses", *order]):
+    for before, step in pairwise(["deploy-pillar", *order]):
         assert requires(compiled, step) == [before]
 
 
@@ -179,7 +179,7 @@ def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) 
         "deploy-modules": ["web-3", "web-4"],
         "deploy-states": ["web-3", "web-4"],
         "deploy-pillar": ["web-3", "web-4"],
-        "deploy-addresses": ["web-3", "web-4"],
+        "deploy-addresses": ["salt-1"],
         "deploy-artefact": ["salt-1"],
         "deploy-postgres-1": ["postgres-1"],
         "deploy-redis-1": ["redis-1"],
@@ -225,10 +225,11 @@ def test_role_without_machine_stops_the_run(
     assert f"the master has accepted no minion of the role '{role}'" in error
 
 
-def test_addresses_come_from_a_fresh_pillar(render: Render) -> None:
+def test_pillar_has_the_addresses_that_the_master_has_just_recorded(render: Render) -> None:
     steps = {chunk["__id__"]: chunk for chunk in render("web-1").chunks}
-    assert steps["deploy-addresses"]["name"] == "mine.update"
-    assert {"salt": "deploy-pillar"} in steps["deploy-addresses"]["require"]
+    assert steps["deploy-addresses"]["name"] == "machine_addresses.record"
+    assert steps["deploy-addresses"]["tgt"] == ["salt-1"]
+    assert {"salt": "deploy-addresses"} in steps["deploy-pillar"]["require"]
     assert steps["deploy-pillar"]["name"] == "saltutil.refresh_pillar"
     assert steps["deploy-pillar"]["kwarg"]["wait"] is True
 

@@ -142,11 +142,11 @@ PILLAR: dict[str, Any] = {
         "batch": {"unit": "batch"},
     },
 }
-MINE = {"web-1": ["127.0.0.1"], "batch-1": ["127.0.0.2"], "operator": ["127.0.0.3"]}
+ADDRESSES = {"web-1": "127.0.0.1", "batch-1": "127.0.0.2", "operator": "127.0.0.3"}
 
 
 def test_description_has_address_and_port() -> None:
-    assert functions("web-1", PILLAR, MINE)["role.description"]() == {
+    assert functions("web-1", PILLAR, ADDRESSES)["role.description"]() == {
         "unit": "app@1",
         "check": {"endpoint": "app", "path": "/health"},
         "address": "127.0.0.1",
@@ -154,7 +154,7 @@ def test_description_has_address_and_port() -> None:
         "ports": [22, 8080],
         "login_user": "admin",
     }
-    assert functions("batch-1", PILLAR, MINE)["role.description"]() == {
+    assert functions("batch-1", PILLAR, ADDRESSES)["role.description"]() == {
         "unit": "batch",
         "address": "127.0.0.2",
         "ports": [22],
@@ -165,7 +165,7 @@ def test_description_has_address_and_port() -> None:
 @pytest.mark.parametrize("minion_id", ["cache-1", "operator"])
 def test_description_of_unknown_role_fails(minion_id: str) -> None:
     with pytest.raises(CommandExecutionError, match="pillar roles does not describe"):
-        functions(minion_id, PILLAR, MINE)["role.description"]()
+        functions(minion_id, PILLAR, ADDRESSES)["role.description"]()
 
 
 Status = Callable[..., dict[str, Any]]

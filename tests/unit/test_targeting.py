@@ -81,7 +81,7 @@ def test_pillar_gives_secrets_of_role(compiler: Compile, minion_id: str, role: s
 def test_spare_runs_the_base_alone_and_knows_no_secret(compiler: Compile, minion_id: str) -> None:
     spare = compiler(minion_id)
     machines = [*MACHINES, minion_id]
-    spare.opts["test_addresses"] = {name: f"10.20.1.{n}" for n, name in enumerate(machines, 10)}
+    spare.know({name: f"10.20.1.{n}" for n, name in enumerate(machines, 10)})
     assert spare.top() == ["base"]
     assert "secrets" not in spare.pillar()
     compiled = spare.highstate()

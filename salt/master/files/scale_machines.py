@@ -2,8 +2,8 @@
 """Change the number of machines of a role on this Salt master.
 
 `retire NAME…` takes machines away: the load balancers stop sending them requests, then EC2 destroys
-them, and their keys and what the mine holds of them go. `stackctl scale` and `stackctl up` call it.
-EC2 refuses to destroy a machine that is protected; `retire --with-data NAME…` lifts that before.
+them, and their keys go. `stackctl scale` and `stackctl up` call it. EC2 refuses to destroy a
+machine that is protected; `retire --with-data NAME…` lifts that before.
 
 `decide` looks at the load once, and adds a machine or takes one away, within the bounds of the
 deployment's settings. A timer calls it. It runs the same commands as `stackctl`: salt-cloud with
@@ -204,7 +204,7 @@ def forget(config: Config, names: Sequence[str]) -> None:
     for name in names:
         for folder in KEYS:
             Path(config.pki, folder, name).unlink(missing_ok=True)
-        for bank in ("mine", "grains", "pillar"):
+        for bank in ("grains", "pillar"):
             cache.flush(bank, name)
 
 

@@ -249,15 +249,15 @@ def predicting(log: Log, machines: Any, database: Any) -> tuple[Master, Predicti
     return Master(cast(Shell, shell), MASTER, log), shell
 
 
-def test_sync_refreshes_the_pillar_before_the_addresses(log: Log) -> None:
+def test_sync_records_the_addresses_before_the_pillar_brings_them(log: Log) -> None:
     salt_master, shell = master(log, {}, {}, {}, {})
     salt_master.sync()
-    done = [command[4:] for command in shell.commands]
+    done = [(command[1], *command[4:]) for command in shell.commands]
     assert done == [
-        ["saltutil.sync_modules"],
-        ["saltutil.sync_states"],
-        ["saltutil.refresh_pillar", "wait=True", "timeout=60"],
-        ["mine.update"],
+        ("*", "saltutil.sync_modules"),
+        ("*", "saltutil.sync_states"),
+        (MASTER.name, "machine_addresses.record"),
+        ("*", "saltutil.refresh_pillar", "wait=True", "timeout=60"),
     ]
 
 

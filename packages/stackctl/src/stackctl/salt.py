@@ -317,13 +317,14 @@ class Master:
 
         The orchestration does the same first.
         """
-        for function in (
-            ["saltutil.sync_modules"],
-            ["saltutil.sync_states"],
-            ["saltutil.refresh_pillar", "wait=True", "timeout=60"],
-            ["mine.update"],
+        for target, *function in (
+            ("*", "saltutil.sync_modules"),
+            ("*", "saltutil.sync_states"),
+            (self.machine.name, "machine_addresses.record"),
+            ("*", "saltutil.refresh_pillar", "wait=True", "timeout=60"),
         ):
-            self.command(["salt", "*", "--out=json", "--static", *function], what=function[0])
+            command = ["salt", target, "--out=json", "--static", *function]
+            self.command(command, what=function[0])
 
     def accepted(self) -> list[str]:
         """Return the minions whose keys the master has accepted."""
