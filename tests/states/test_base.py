@@ -93,7 +93,7 @@ def test_machine_that_lies_about_its_address_changes_nothing(
     web.salt("grains.setvals", {"ipv4": [claimed], "fqdn_ip4": [claimed], "id": "lb-1"})
     try:
         assert changed(machine.apply(test=True)) == []
-        assert machine.salt("pillar.item", "addresses")["addresses"]["web-1"] == web.address
+        assert machine.salt("pillar.get", "addresses:web-1", unmask=True) == web.address
     finally:
         for grain in ("ipv4", "fqdn_ip4", "id"):
             web.salt("grains.delkey", grain, force=True)

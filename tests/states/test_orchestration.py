@@ -125,7 +125,9 @@ class Site:
     def addresses(self) -> dict[str, Any]:
         """Return minion id -> the addresses in the pillar that the minion holds in memory."""
         with LocalClient(mopts=deepcopy(self.master.config)) as client:
-            return dict(client.cmd("*", "pillar.get", ["addresses"], timeout=30))
+            return dict(
+                client.cmd("*", "pillar.get", ["addresses"], timeout=30, kwarg={"unmask": True})
+            )
 
 
 @pytest.fixture(scope="module")
