@@ -7,6 +7,9 @@ postgres:
   owner: airflow_owner
   # The web app's role: it reads and writes rows.
   role: airflow
+  # The one that takes turns with it: at each rotation of its password the other
+  # one logs in, and both do until all web machines have the new one.
+  other_role: airflow_b
   # What the sessions of that role begin with. HAProxy gives a request up after
   # timeout_server (salt/haproxy/defaults.yaml); less, so that the app can still
   # say what failed, and no statement goes on for nobody.
@@ -23,3 +26,5 @@ postgres:
   # The database role by which a replica follows the primary, and by which a
   # server that was primary goes back to where the histories part (pg_rewind).
   replication: replicator
+  # Takes turns with it likewise.
+  other_replication: replicator_b

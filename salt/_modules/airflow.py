@@ -141,6 +141,23 @@ def mark(work: str, text: str) -> None:
     _ask({"do": "mark", "work": work, "mark": text}, owner=True)
 
 
+def encrypted(*, anew: bool = False) -> dict[str, int]:
+    """Return with which Fernet keys the values in the database are encrypted.
+
+    Args:
+        anew: encrypt with the first key what another one opens.
+
+    Returns:
+        ``first``: how many values the first key opens. ``other``: how many another key opens; with
+        `anew`, how many were encrypted anew. ``none``: how many no key opens.
+
+    Raises:
+        CommandExecutionError: the database does not answer.
+    """
+    answer: dict[str, int] = _ask({"do": "encrypted", "anew": anew})
+    return answer
+
+
 def migrate() -> None:
     """Bring the database's schema to the current release."""
     _airflow(["db", "migrate"], owner=True)

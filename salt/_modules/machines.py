@@ -53,6 +53,12 @@ def serving(role: str) -> dict[str, str]:
     }
 
 
+def is_last() -> bool:
+    """Return whether the orchestration changes no machine of this role after this one."""
+    role, own_id = __salt__["role.own"](), str(__opts__["id"])
+    return own_id == max(addresses(role), key=lambda minion_id: int(minion_id.rpartition("-")[2]))
+
+
 def own_address() -> str:
     """Return this machine's private address, as the other machines know it.
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
 # Set by Salt's loader.
+__pillar__: dict[str, Any]
 __salt__: dict[str, Any]
+
+# Key of pillar `postgres` with a role -> the secret with its password.
+SECRETS = {
+    "role": "postgres-airflow",
+    "owner": "postgres-owner",
+    "replication": "postgres-replication",
+}
+# The same -> the key of the role that takes turns with it, when its password is rotated.
+OTHERS = {"role": "other_role", "replication": "other_replication"}
 
 PSQL = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
 ADMINISTRATION = "postgres"  # the database that is there without the application's
@@ -126,6 +137,47 @@ UNION ALL
 """
 
 
+def logins() -> dict[str, list[dict[str, str]]]:
+    """Return who logs in: a key of `SECRETS` -> the ``name`` and the ``password`` of each role.
+
+    The first one of each is whose turn it is. While its password is rotated, the other one of the
+    pair logs in, too: the one before, or the one that will be next.
+
+    Raises:
+        CommandExecutionError: a secret names a role that is not of the pair.
+    """
+    return {kind: list(_logins(kind, __pillar__["secrets"][SECRETS[kind]])) for kind in SECRETS}
+
+
+def _logins(kind: str, fields: dict[str, str]) -> Iterator[dict[str, str]]:
+    pair = _pair(kind)
+    for prefix in ("", "previous_", "next_"):
+        if f"{prefix}password" not in fields:
+            continue
+        name = fields.get(f"{prefix}user", pair[0])
+        if name not in pair:
+            raise CommandExecutionError(
+                f"the secret {SECRETS[kind]} is of the role {name}, and not of {' or '.join(pair)}"
+            )
+        yield {"name": name, "password": fields[f"{prefix}password"]}
+
+
+def _pair(kind: str) -> list[str]:
+    roles = __pillar__["postgres"]
+    return [str(roles[key]) for key in (kind, OTHERS.get(kind)) if key]
+
+
+def resting() -> list[str]:
+    """Return the roles whose turn it is not, and who do not log in."""
+    awake = logins()
+    return [
+        name
+        for kind in OTHERS
+        for name in _pair(kind)
+        if name not in [login["name"] for login in awake[kind]]
+    ]
+
+
 def differences(database: str, owner: str, role: str, limits: dict[str, Any]) -> list[str]:
     """Return the statements that bring a database to what it should be; this changes nothing.
 
@@ -150,6 +202,28 @@ def differences(database: str, owner: str, role: str, limits: dict[str, Any]) ->
         raise CommandExecutionError(f"PostgreSQL has no role {missing[0]}")
     return _psql(database, _DIFFERENCES, variables)
 
+
+def rest(role: str) -> list[str]:
+    """Return the statements by which a role logs in no more; this changes nothing.
+
+    Raises:
+        CommandExecutionError: PostgreSQL does not answer.
+    """
+    return _psql(ADMINISTRATION, _RESTING, {"role": role})
+
+
+# A connection that is open stays, so those go, too.
+_RESTING = """
+WITH role AS (SELECT * FROM pg_authid WHERE rolname = :'role')
+SELECT statement FROM (
+    SELECT 1, format('ALTER ROLE %I NOLOGIN NOREPLICATION PASSWORD NULL', rolname) FROM role
+    WHERE rolcanlogin OR rolreplication OR rolpassword IS NOT NULL
+UNION ALL
+    SELECT 2, format('SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity'
+        ' WHERE usename = %L', rolname)
+    FROM role WHERE EXISTS (SELECT FROM pg_stat_activity WHERE usename = rolname)
+) AS differences (step, statement) ORDER BY step;
+"""
 
 # What pg_rewind needs on the server that it copies from.
 # https://www.postgresql.org/docs/17/app-pgrewind.html

@@ -210,6 +210,32 @@ def dags_serialized(name: str, examples: bool) -> dict[str, Any]:
     return ret
 
 
+def encrypted_anew(name: str) -> dict[str, Any]:
+    """Every value in the database is encrypted with the first Fernet key.
+
+    What no key opens was lost before, and stays as it is.
+    """
+    ret = _unchanged(name)
+    try:
+        if __opts__["test"] and __salt__["airflow.current"]() is None:
+            return _planned(ret, "values would be encrypted anew")
+        found = __salt__["airflow.encrypted"]()
+        lost = f"; no key opens {found['none']} others" if found["none"] else ""
+        if not found["other"]:
+            ret["comment"] = f"the first key opens {found['first']} values{lost}"
+            return ret
+        if __opts__["test"]:
+            return _planned(ret, f"{found['other']} values would be encrypted anew{lost}")
+        done = __salt__["airflow.encrypted"](anew=True)["other"]
+        left = __salt__["airflow.encrypted"]()["other"]
+    except CommandExecutionError as error:
+        return _failed(ret, error)
+    ret["changes"] = {"encrypted": {"old": f"{done} values with another key", "new": left}}
+    ret["result"] = not left
+    ret["comment"] = f"{done} values were encrypted anew{lost}" if not left else f"{left} are left"
+    return ret
+
+
 def healthy(
     name: str, timeout: int = 60, via: str | None = None, ca: str | None = None
 ) -> dict[str, Any]:

@@ -48,6 +48,18 @@ def rewinding(name: str) -> dict[str, Any]:
     )
 
 
+def resting(name: str) -> dict[str, Any]:
+    """A role does not log in, and nobody is logged in by it; it keeps its privileges.
+
+    Args:
+        name: the role, which need not exist.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    return _executed(
+        ret, "postgres", f"{name} does not log in", lambda: __salt__["postgres_access.rest"](name)
+    )
+
+
 def _executed(
     ret: dict[str, Any], database: str, right: str, differences: Callable[[], list[str]]
 ) -> dict[str, Any]:

@@ -7,6 +7,9 @@
 {% set web = salt['machines.addresses']('web') | length %}
 {% set pools = salt['web_sizes.checked'](airflow, web, database.role_connections) %}
 {% set secrets = pillar['secrets'] %}
+{% set keys = secrets['airflow-keys'] %}
+{% set fernet_keys = [keys.fernet_key] %}
+{% if 'previous_fernet_key' in keys %}{% do fernet_keys.append(keys.previous_fernet_key) %}{% endif %}
 {% set postgres, redis, endpoints = pillar['postgres'], pillar['redis'], pillar['endpoints'] %}
 
 include:
@@ -125,9 +128,11 @@ airflow-secrets:
     - mode: '0640'
     - show_changes: False
     - context:
-        keys: {{ secrets['airflow-keys'] | json }}
+        keys: {{ keys | json }}
+        # Airflow encrypts with the first one, and decrypts with any.
+        fernet_keys: {{ fernet_keys | json }}
         database:
-          user: {{ postgres.role | json }}
+          user: {{ secrets['postgres-airflow'].get('user', postgres.role) | json }}
           password: {{ secrets['postgres-airflow']['password'] | json }}
           host: {{ salt['role.service_name']('postgres') | json }}
           port: {{ endpoints.postgres.port | json }}

@@ -66,3 +66,12 @@ airflow-healthy:
     - via: unix:{{ airflow.socket }}
     - require:
       - service: airflow-service
+{% if 'previous_fernet_key' in pillar['secrets']['airflow-keys'] and salt['machines.is_last']() %}
+
+# What only the previous key opens. The last machine of the role does it: all others have both keys.
+airflow-encrypted:
+  airflow.encrypted_anew:
+    - name: airflow
+    - require:
+      - airflow: airflow-healthy
+{% endif %}

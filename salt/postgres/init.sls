@@ -13,6 +13,8 @@
 {% set listener_ca = tls ~ '/ca-' ~ digest[:12] ~ '.pem' %}
 {% set ttl = postgres.cluster.ttl if machines | length > 1 else postgres.cluster.ttl_alone %}
 {% set settings = dict(postgres.cluster.settings, ttl=ttl) %}
+{# Who logs in: of each pair of roles one, and while its password is rotated both. #}
+{% set logins = salt['postgres_access.logins']() %}
 
 include:
   - etcd
@@ -155,7 +157,7 @@ postgres-config:
         hosts: {{ salt['etcd_member.hosts']() | json }}
         members: {{ machines.values() | list | json }}
         clients: {{ salt['machines.addresses'](postgres.clients).values() | list | json }}
-        password: {{ secrets['postgres-replication']['password'] | json }}
+        users: {{ logins | json }}
         wal_seconds: {{ pillar['backups']['wal_seconds'] | json }}
         certificate: {{ server.certificate.path }}
         tls: {{ tls }}
@@ -230,13 +232,12 @@ postgres-shared-settings:
       - patroni: postgres-running
 
 # Salt hashes the passwords itself, so psql gets the SCRAM verifiers only.
-{% for kind, secret in [
-  ('role', 'postgres-airflow'), ('owner', 'postgres-owner'), ('replication', 'postgres-replication')
-] %}
-postgres-{{ kind }}:
+{% for kind, users in logins.items() %}
+{% for user in users %}
+postgres-{{ kind }}{{ '' if loop.first else '-' ~ user.name }}:
   postgres_user.present:
-    - name: {{ postgres[kind] | json }}
-    - password: {{ secrets[secret]['password'] | json }}
+    - name: {{ user.name | json }}
+    - password: {{ user.password | json }}
     - encrypted: scram-sha-256
     - login: True
     - superuser: False
@@ -245,6 +246,18 @@ postgres-{{ kind }}:
     - replication: {{ kind == 'replication' }}
     - inherit: False
     - user: postgres
+    - onlyif:
+      - fun: patroni.is_primary
+    - require:
+      - patroni: postgres-shared-settings
+{% endfor %}
+{% endfor %}
+
+# Whose turn it is not.
+{% for name in salt['postgres_access.resting']() %}
+postgres-resting-{{ name }}:
+  postgres_access.resting:
+    - name: {{ name | json }}
     - onlyif:
       - fun: patroni.is_primary
     - require:
@@ -276,25 +289,29 @@ postgres-statistics:
     - require:
       - patroni: postgres-shared-settings
 
-postgres-access:
+{% for user in logins.role %}
+postgres-access{{ '' if loop.first else '-' ~ user.name }}:
   postgres_access.present:
     - name: {{ postgres.database | json }}
     - owner: {{ postgres.owner | json }}
-    - role: {{ postgres.role | json }}
+    - role: {{ user.name | json }}
     - connections: {{ postgres.role_connections | json }}
     - settings: {{ postgres.role_settings | json }}
     - onlyif:
       - fun: patroni.is_primary
     - require:
       - postgres_database: postgres-database
+{% endfor %}
 
-postgres-rewind:
+{% for user in logins.replication %}
+postgres-rewind{{ '' if loop.first else '-' ~ user.name }}:
   postgres_access.rewinding:
-    - name: {{ postgres.replication | json }}
+    - name: {{ user.name | json }}
     - onlyif:
       - fun: patroni.is_primary
     - require:
-      - postgres_user: postgres-replication
+      - postgres_user: postgres-replication{{ '' if loop.first else '-' ~ user.name }}
+{% endfor %}
 
 # Earlier releases set the privileges with this script.
 postgres-old-access-script:

@@ -5,10 +5,13 @@
 {% set redis = salt['pillar.get']('redis', defaults.redis, merge=True) %}
 {% set secrets, server = pillar['secrets'], pillar['roles']['redis'] %}
 {% set users = redis.users %}
-{% set hashes = {} %}
+{% set passwords = {} %}
 {% for use in ['airflow', 'replication', 'sentinel', 'check'] %}
-{% set password = secrets['redis-' ~ use]['password'] %}
-{% do hashes.update({use: salt['hashutil.digest'](password, checksum='sha256')}) %}
+{% set fields, found = secrets['redis-' ~ use], [] %}
+{% for field in ['password', 'previous_password', 'next_password'] if field in fields %}
+{% do found.append('#' ~ salt['hashutil.digest'](fields[field], checksum='sha256')) %}
+{% endfor %}
+{% do passwords.update({use: found | join(' ')}) %}
 {% endfor %}
 {% set tls = salt['file.dirname'](server.certificate.path) %}
 {% set address = salt['machines.own_address']() %}
@@ -83,7 +86,8 @@ redis-key:
     - require:
       - file: redis-tls
 
-# Redis accepts the hash of a password in place of the password.
+# Redis accepts the hash of a password in place of the password, and several of one user: while a
+# password is rotated (packages/stackctl/src/stackctl/password_rotation.py).
 redis-users:
   file.managed:
     - name: /etc/redis/users.acl
@@ -95,7 +99,7 @@ redis-users:
     - context:
         user: {{ redis.user | json }}
         users: {{ users | json }}
-        hashes: {{ hashes | json }}
+        passwords: {{ passwords | json }}
         keys: {{ redis['keys'] | json }}
         channels: {{ redis.channels | json }}
     - require:
@@ -158,7 +162,7 @@ redis-sentinel-users:
     - show_changes: False
     - context:
         user: {{ users.sentinel | json }}
-        password_hash: {{ hashes.sentinel | json }}
+        passwords: {{ passwords.sentinel | json }}
     - require:
       - pkg: redis-package
 

@@ -80,7 +80,7 @@ def test_firewall_opens_port_to_clients_only(machine: Machine, web: Machine, fle
 
 @pytest.mark.parametrize("other", ["redis-1", "salt-1"])
 def test_machine_that_lies_about_its_address_changes_nothing(
-    machine: Machine, web: Machine, fleet: Fleet, other: str
+    machine: Machine, web: Machine, other: str
 ) -> None:
     """By all that a minion tells its master: Salt's mine, its grains, and what it sends by event.
 
@@ -90,7 +90,8 @@ def test_machine_that_lies_about_its_address_changes_nothing(
     stored = web.salt("mine.send", "private_address", mine_function="test.echo", text=claimed)
     assert stored is True
     assert web.salt("mine.get", "web-1", "private_address") == {"web-1": claimed}
-    web.salt("grains.setvals", {"ipv4": [claimed], "fqdn_ip4": [claimed], "id": "lb-1"})
+    grains = {"ipv4": [claimed], "fqdn_ip4": [claimed], "id": "lb-1"}
+    web.salt("grains.setvals", grains=grains)
     try:
         assert changed(machine.apply(test=True)) == []
         assert machine.salt("pillar.get", "addresses:web-1", unmask=True) == web.address

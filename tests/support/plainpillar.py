@@ -5,7 +5,7 @@ It precedes `pillar/base`, in the place of a real deployment's ciphertext.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,11 @@ class PlainPillar:
             self.trust(authority)
             for secret, fields in secrets.items():
                 self._write(f"secrets/{secret}", {"secrets": {secret: fields}})
+
+    def give(self, secret: str, fields: Mapping[str, str]) -> None:
+        """Have a secret these fields."""
+        self.secrets[secret] = dict(fields)
+        self._write(f"secrets/{secret}", {"secrets": {secret: self.secrets[secret]}})
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
         (self.path / f"{name}.sls").write_text(yaml.safe_dump(data, sort_keys=False))

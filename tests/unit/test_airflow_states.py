@@ -610,6 +610,61 @@ def test_database_of_another_revision_stops_the_other_machines(
 # -- healthy ---------------------------------------------------------------------------------------
 
 
+class Values:
+    """Values in the database, by what opens them."""
+
+    def __init__(self, **numbers: int) -> None:
+        self.numbers = {"first": 0, "other": 0, "none": 0} | numbers
+        self.works = True
+        self.fails = False
+
+    def encrypted(self, *, anew: bool = False) -> dict[str, int]:
+        if self.fails:
+            raise ERROR
+        found = dict(self.numbers)
+        if anew and self.works:
+            self.numbers |= {"first": found["first"] + found["other"], "other": 0}
+        return found
+
+
+def encrypted(values: Values, *, test: bool = False, current: str | None = RELEASE) -> Any:
+    functions = {"airflow.encrypted": values.encrypted, "airflow.current": lambda: current}
+    state = load("_states", "airflow", __salt__=functions, __opts__={"test": test})
+    return state.encrypted_anew("airflow")
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_values_of_the_first_key_stay(test: bool) -> None:
+    ret = encrypted(Values(first=3, none=1), test=test)
+    assert (ret["result"], ret["changes"]) == (True, {})
+    assert ret["comment"] == "the first key opens 3 values; no key opens 1 others"
+
+
+def test_values_of_another_key_are_encrypted_anew() -> None:
+    values = Values(first=1, other=2)
+    assert encrypted(values, test=True)["result"] is None
+    assert values.numbers["other"] == 2
+    ret = encrypted(values)
+    assert ret["result"] is True
+    assert ret["changes"] == {"encrypted": {"old": "2 values with another key", "new": 0}}
+    assert encrypted(values)["changes"] == {}
+
+
+def test_values_that_stay_as_they_were_fail_the_state() -> None:
+    values = Values(other=2)
+    values.works = False
+    ret = encrypted(values)
+    assert (ret["result"], ret["comment"]) == (False, "2 are left")
+
+
+def test_database_that_does_not_tell_its_values() -> None:
+    values = Values()
+    values.fails = True
+    ret = encrypted(values)
+    assert (ret["result"], ret["changes"], ret["comment"]) == (False, {}, str(ERROR))
+    assert encrypted(values, test=True, current=None)["result"] is None, "it is not installed yet"
+
+
 class Clock:
     """A clock that moves when somebody sleeps."""
 

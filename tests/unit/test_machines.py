@@ -58,6 +58,13 @@ def test_own_address_is_what_the_master_has_recorded() -> None:
         functions("web-3", PILLAR, ADDRESSES)["machines.own_address"]()
 
 
+@pytest.mark.parametrize("minion_id", ["web-1", "web-2", "web-10", "lb-1"])
+def test_last_machine_of_a_role_has_the_highest_number(minion_id: str) -> None:
+    known = ADDRESSES | {"web-10": "10.20.1.10"}
+    is_last = functions(minion_id, PILLAR, known)["machines.is_last"]()
+    assert is_last is (minion_id in ("web-10", "lb-1"))
+
+
 def test_hosts_have_names_below_the_domain() -> None:
     """Only a role with a service has a name of its own; an id without a role is no obstacle."""
     hosts = functions("web-1", PILLAR, ADDRESSES | {"web-x": "10.20.1.9"})["machines.host_names"]()

@@ -97,6 +97,66 @@ def test_failed_statement_is_an_error() -> None:
         module(Psql("", retcode=3)).execute("airflow", STATEMENTS)
 
 
+PILLAR = {
+    "postgres": {
+        "role": "app",
+        "other_role": "app_b",
+        "owner": "own",
+        "replication": "follow",
+        "other_replication": "follow_b",
+    }
+}
+STABLE = {
+    "postgres-airflow": {"password": "one"},
+    "postgres-owner": {"password": "two"},
+    "postgres-replication": {"password": "three"},
+}
+
+
+def who(**changed: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Return who logs in and who does not, where a secret has these fields."""
+    secrets = STABLE | {name.replace("_", "-"): fields for name, fields in changed.items()}
+    made = load("_modules", "postgres_access", __pillar__={**PILLAR, "secrets": secrets})
+    names = {kind: [tuple(one.values()) for one in found] for kind, found in made.logins().items()}
+    return names, made.resting()
+
+
+def test_first_of_a_pair_logs_in_before_any_rotation() -> None:
+    assert who() == (
+        {"role": [("app", "one")], "owner": [("own", "two")], "replication": [("follow", "three")]},
+        ["app_b", "follow_b"],
+    )
+
+
+def test_both_of_a_pair_log_in_during_a_rotation() -> None:
+    before = {"previous_user": "app", "previous_password": "one"}
+    names, resting = who(postgres_airflow={"user": "app_b", "password": "new", **before})
+    assert names["role"] == [("app_b", "new"), ("app", "one")]
+    assert resting == ["follow_b"]
+    soon = {"next_user": "follow_b", "next_password": "new"}
+    names, resting = who(postgres_replication={"password": "three", **soon})
+    assert names["replication"] == [("follow", "three"), ("follow_b", "new")]
+    assert resting == ["app_b"]
+
+
+def test_first_of_a_pair_rests_after_a_rotation() -> None:
+    names, resting = who(postgres_airflow={"user": "app_b", "password": "new"})
+    assert (names["role"], resting) == ([("app_b", "new")], ["app", "follow_b"])
+
+
+def test_secret_of_another_role_is_refused() -> None:
+    with pytest.raises(
+        CommandExecutionError, match="of the role postgres, and not of app or app_b"
+    ):
+        who(postgres_airflow={"user": "postgres", "password": "new"})
+
+
+def test_resting_asks_about_one_role() -> None:
+    psql = Psql(STATEMENTS[0])
+    assert module(psql).rest("app_b") == [STATEMENTS[0]]
+    assert "role=app_b" in psql.commands[0]
+
+
 # -- the state -------------------------------------------------------------------------------------
 
 
@@ -122,6 +182,9 @@ class Access:
             raise CommandExecutionError("PostgreSQL has no role airflow_owner")
         return self.left
 
+    def rest(self, role: str) -> list[str]:
+        return self.rewinding(role)
+
     def execute(self, database: str, statements: list[str]) -> None:
         assert database == self.database
         self.executed += statements
@@ -133,6 +196,7 @@ def apply(access: Access, *, test: bool = False) -> dict[str, Any]:
     functions = {
         "postgres_access.differences": access.differences,
         "postgres_access.rewinding": access.rewinding,
+        "postgres_access.rest": access.rest,
         "postgres_access.execute": access.execute,
     }
     state = load("_states", "postgres_access", __salt__=functions, __opts__={"test": test})

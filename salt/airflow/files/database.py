@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import psycopg2
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from psycopg2 import sql
 from psycopg2.extensions import connection
 from werkzeug.security import check_password_hash
@@ -19,6 +20,16 @@ REVISIONS = {
     "alembic_version_fab": "SELECT version_num FROM alembic_version_fab",
 }
 COMMENT = "SELECT obj_description(to_regclass(%s), 'pg_class')"
+
+# What is encrypted with the Fernet keys: tables, the column, and in which rows. The same as of
+# `airflow rotate-fernet-key`; a trigger of an early version may be in plaintext.
+CONNECTIONS = ("connection", "connection_test_request")
+ENCRYPTED = (
+    (CONNECTIONS, "password", "is_encrypted"),
+    (CONNECTIONS, "extra", "is_extra_encrypted"),
+    (("variable",), "val", "is_encrypted"),
+    (("trigger",), "kwargs", "kwargs NOT LIKE '{%'"),
+)
 
 # What a release does once -> the table that holds the result. The comment of that table is the
 # mark of the release that did it: a restored dump brings both back, a dropped table loses both.
@@ -75,6 +86,46 @@ def mark(db: connection, work: str, text: str) -> None:
         cursor.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(table, comment))
 
 
+def encrypted(db: connection, fernet_keys: list[str], *, anew: bool) -> dict[str, int]:
+    """Count the values that the first key opens, another one, or none; see airflow.encrypted.
+
+    Airflow's own command loads all of it, and writes back also what somebody has changed meanwhile.
+    """
+    first, every = Fernet(fernet_keys[0]), MultiFernet([Fernet(key) for key in fernet_keys])
+    counts = {"first": 0, "other": 0, "none": 0}
+    columns = [(table, *which) for tables, *which in ENCRYPTED for table in tables]
+    for table, column, condition in columns:
+        if not exists(db, table):
+            continue
+        names = {
+            "table": sql.Identifier(table),
+            "column": sql.Identifier(column),
+            "condition": sql.SQL(condition),
+        }
+        with db.cursor() as cursor:
+            query = "SELECT id, {column} FROM {table} WHERE {condition} AND {column} <> ''"
+            cursor.execute(sql.SQL(query).format(**names))
+            for row, text in cursor.fetchall():
+                opened = opens(first, every, text)
+                counts[opened] += 1
+                if opened == "other" and anew:
+                    new = every.rotate(text.encode()).decode()
+                    update = "UPDATE {table} SET {column} = %s WHERE id = %s AND {column} = %s"
+                    cursor.execute(sql.SQL(update).format(**names), (new, row, text))
+    return counts
+
+
+def opens(first: Fernet, every: MultiFernet, text: str) -> str:
+    """Say which key opens a value: `first`, `other` or `none`."""
+    for name, key in (("first", first), ("other", every)):
+        try:
+            key.decrypt(text.encode())
+        except InvalidToken:
+            continue
+        return name
+    return "none"
+
+
 def main() -> int:
     """Answer one question; print the error and return 1 when the database does not answer."""
     question = json.load(sys.stdin)
@@ -84,6 +135,9 @@ def main() -> int:
             if question["do"] == "mark":
                 mark(db, question["work"], question["mark"])
                 answer: dict[str, Any] = {}
+            elif question["do"] == "encrypted":
+                keys = os.environ["AIRFLOW__CORE__FERNET_KEY"].split(",")
+                answer = encrypted(db, keys, anew=question["anew"])
             else:
                 answer = report(db, question["username"], question["password"])
     except psycopg2.Error as error:

@@ -41,6 +41,7 @@ ACTIONS = [
     "set",
     "edit",
     "check",
+    "continue",
     "recipients",
     "share",
     "unshare",
@@ -269,7 +270,7 @@ def initialised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     urls: list[str] = []
 
     def record(
-        _deployment: object, url: str, _rotate: frozenset[str], account: str | None
+        _deployment: object, url: str, _rotate: frozenset[str], account: str | None, **_: object
     ) -> list[str]:
         urls.append(f"{url} in {account}" if account else url)
         return []

@@ -109,13 +109,16 @@ def test_read_revision_prints_revision_and_digest_that_exist(tmp_path: Path) -> 
     assert remote("read-revision", tmp_path, "local").split() == ["one", "abc"]
 
 
-def test_revision_is_noted_once_it_is_rolled_out(tmp_path: Path) -> None:
+def test_tree_and_pillar_are_noted_once_they_are_rolled_out(tmp_path: Path) -> None:
     assert remote("read-converged", tmp_path) == ""
-    for revision in ("one", "two"):
+    before: list[str] = []
+    for revision, digest in (("one", "abc"), ("two", "abc"), ("two", "def")):
         remote("push-tree", tmp_path, revision, stdin=files_archive({}))
-        assert remote("read-converged", tmp_path) != f"{revision}\n"
-        remote("note-converged", tmp_path)
-        assert remote("read-converged", tmp_path) == f"{revision}\n"
+        remote("push-pillar", tmp_path, "local", digest, stdin=files_archive({}))
+        assert remote("read-converged", tmp_path).split() == before
+        remote("note-converged", tmp_path, "local")
+        before = [revision, digest]
+        assert remote("read-converged", tmp_path).split() == before
 
 
 def test_write_counts_replaces_the_file(tmp_path: Path) -> None:

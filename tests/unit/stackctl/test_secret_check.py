@@ -157,7 +157,7 @@ FLAWS: dict[str, tuple[Damage, str, str, str]] = {
         "pillar/local/secrets/airflow-keys.sls", "jwt_secret", "is missing",
     ),
     "a field too many": (
-        lambda it: write(it, "airflow-admin", user=PLAIN), ADMIN, "user", "is no field of"
+        lambda it: write(it, "airflow-admin", login=PLAIN), ADMIN, "login", "is no field of"
     ),
     "a secret too few": (lambda it: (it.root / ADMIN).unlink(), ADMIN, "", "does not exist"),
     "a secret too many": (

@@ -364,10 +364,25 @@ def _add_secrets(verb: argparse.ArgumentParser) -> None:
     rotate = _add(
         actions,
         "rotate",
-        "Make secrets anew; `up` then brings them to the machines. deployment-ca goes alone, and in"
-        " three phases: run it again after each `up`.",
+        "Make secrets anew; `up` then brings them to the machines. The old value of a password is"
+        " taken, too, until `secrets continue`. deployment-ca goes alone, and in three phases: run"
+        " it again after each `up`.",
     )
     rotate.add_argument("secret", nargs="+", metavar="SECRET")
+    rotate.add_argument(
+        "--at-once",
+        action="store_true",
+        help="for a value that others know: `up` has the old one taken by nobody; requests may"
+        " fail meanwhile",
+    )
+    go_on = _add(
+        actions,
+        "continue",
+        "Go on with rotations that are begun, after `up` has brought them to every machine.",
+    )
+    go_on.add_argument(
+        "secret", nargs="*", metavar="SECRET", help="(default: all whose rotation is on)"
+    )
 
 
 def _add_master(verb: argparse.ArgumentParser) -> None:

@@ -38,8 +38,13 @@ class Format:
 _TEXT = "[A-Za-z0-9][A-Za-z0-9._-]"
 _SAID = "letters, digits, dots, dashes and underscores, the first a letter or digit"
 _FERNET = "[A-Za-z0-9_-]{43}="
+_ROLE = Format(
+    re.compile("[a-z][a-z0-9_]{0,62}"),
+    "lower-case letters, digits and underscores, the first a letter",
+)
 # Fields that are single values; keys and certificates are checked with each other.
 FORMATS = {
+    "user": _ROLE,
     "password": Format(re.compile(_TEXT + "{15,63}"), f"16 to 64 {_SAID}"),
     "fernet_key": Format(
         re.compile(f"{_FERNET}(,{_FERNET})*"),

@@ -29,6 +29,7 @@ from stackctl import (
     maintenance,
     master_backup,
     new_deployment,
+    password_rotation,
     planning,
     printing,
     recipients,
@@ -522,6 +523,8 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
                 f"{options.operator} may have kept what was readable until now, and git's"
                 f" history has it; to make that worthless: {rotate} (docs/runbooks.md)."
             )
+        case "continue":
+            _continue_rotation(deployment, options.secret)
         case "init" | "rotate":
             _make_secrets(deployment, options)
     return 0
@@ -536,13 +539,31 @@ def _make_secrets(deployment: Deployment, options: argparse.Namespace) -> None:
         return
     number = _aws_account(deployment, getattr(options, "account", None))
     url = _base_url(deployment, getattr(options, "base_url", None), number)
-    made = initialise.initialise(deployment, url, frozenset(wanted), number)
+    made = initialise.initialise(
+        deployment, url, frozenset(wanted), number, at_once=getattr(options, "at_once", False)
+    )
     OUT.print(f"Made: {', '.join(made)}." if made else "Nothing was missing.")
+    if rotation := password_rotation.current(deployment):
+        print_line(f"{rotation}")
     if not deployment.is_local and "the GPG key" in made:
         OUT.print(
             f"Commit pillar/{deployment.name}. Keep a copy of"
             f" {SecretStore(deployment).private_key} in a safe place, not in git."
         )
+
+
+def _continue_rotation(deployment: Deployment, secrets: Sequence[str]) -> None:
+    if password_rotation.current(deployment):
+        password_rotation.require_applied(deployment, _log(deployment, "secrets-rotate"))
+    told = password_rotation.go_on(deployment, secrets)
+    for line in told:
+        print_line(line)
+    if not told:
+        print_line("No rotation is on.")
+        return
+    commit = "" if deployment.is_local else f"Commit pillar/{deployment.name}. "
+    rotation = password_rotation.current(deployment)
+    print_line(f"{commit}{rotation or 'Run: ' + deployment.command('up')}")
 
 
 def _check_secrets(deployment: Deployment, options: argparse.Namespace) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
-from stackctl import recipients, sshkey
-from stackctl.catalogue import CLOUD_SSH, DEPLOYMENT_CA, catalogue
+from stackctl import password_rotation, recipients, sshkey
+from stackctl.catalogue import CLOUD_SSH, DEPLOYMENT_CA, Recipe, catalogue
 from stackctl.certificates import Authority, certificates
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
@@ -38,6 +38,7 @@ def initialise(
     aws_account: str | None = None,
     *,
     answers: Mapping[str, Any] | None = None,
+    at_once: bool = False,
 ) -> list[str]:
     """Make the key, the settings and every secret that is missing; return what was made.
 
@@ -47,9 +48,12 @@ def initialise(
         rotate: secrets to make anew although they exist.
         aws_account: the number of the deployment's AWS account; None: as the settings have it.
         answers: further settings that the operator has decided; see `new_deployment`.
+        at_once: rotate without a time in which the old values are taken, too; see
+            `stackctl.password_rotation`.
 
     Raises:
-        SecretsError: a secret to rotate does not exist or has to stay, or GPG fails.
+        SecretsError: a secret to rotate does not exist or has to stay, its last rotation is not
+            finished, or GPG fails.
 
     The CA itself is rotated in phases: `stackctl.ca_rotation`.
     """
@@ -76,12 +80,13 @@ def initialise(
             f"The secret {DEPLOYMENT_CA} is rotated in phases, and by itself.",
             f"Run: stackctl secrets rotate {DEPLOYMENT_CA}",
         )
+    rotated = _rotated(deployment, store, rotate & set(store.names()), recipes, at_once=at_once)
     made = [f"the pillar key of {secret}" for secret in store.rename_keys()]
     if store.create_key():
         made.append("the GPG key")
     for secret, recipe in recipes.items():
         if secret not in kept:
-            store.write(secret, recipe())
+            store.write(secret, rotated.get(secret) or recipe())
             made.append(secret)
     derived = {
         CA_SETTING: trusted,
@@ -98,6 +103,22 @@ def initialise(
         write_atomically(deployment.settings_path, SETTINGS_HEADER + text)
         made.append("settings")
     return made
+
+
+def _rotated(
+    deployment: Deployment,
+    store: SecretStore,
+    secrets: Collection[str],
+    recipes: Mapping[str, Recipe],
+    *,
+    at_once: bool,
+) -> dict[str, dict[str, str]]:
+    """Return the fields of secrets of which two values can be taken, before any is written."""
+    merge = password_rotation.at_once if at_once else password_rotation.begin
+    return {
+        secret: merge(deployment, secret, recipes[secret](), store.read(secret))
+        for secret in sorted(password_rotation.OVERLAPPING.keys() & secrets)
+    }
 
 
 def _authority(store: SecretStore, trusted: str) -> Authority | None:

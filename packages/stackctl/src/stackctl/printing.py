@@ -66,7 +66,7 @@ def print_status_json(report: Report) -> None:
         "site": report.site or "healthy",
         "errors": list(report.errors),
         "orphans": list(report.orphans),
-        "rotation": str(report.rotation or ""),
+        "rotation": "; ".join(str(one) for one in (report.rotation, report.overlap) if one),
     }
     OUT.print_json(json.dumps([row.as_dict() | whole for row in report.rows]))
 
@@ -99,6 +99,8 @@ def print_status(report: Report, site_address: str, up: str) -> None:
         print_line(f"hint: no machine has {orphan}, which is billed: docs/runbooks.md")
     if report.rotation:
         print_line(f"{'' if report.rotation.overdue else 'hint: '}{report.rotation}")
+    if report.overlap:
+        print_line(f"hint: {report.overlap}")
     for error in report.errors:
         print_line(error)
     print_line(f"map {report.map_name}: {sum(row.in_map for row in report.rows)} machines")

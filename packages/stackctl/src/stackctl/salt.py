@@ -362,8 +362,8 @@ class Master:
         self._job(command, task=f"retire {' '.join(names)}")
 
     def note_converged(self) -> None:
-        """Note that the tree which the master serves is rolled out."""
-        args = ["note-converged", HOME]
+        """Note that the tree and the pillar which the master serves are rolled out."""
+        args = ["note-converged", HOME, self.deployment.name]
         self._shell.script(self.machine, args, what="noting the revision")
 
     def require_quiet(self, note: Callable[[str], None], *, wait: bool) -> None:

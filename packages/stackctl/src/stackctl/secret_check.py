@@ -22,6 +22,7 @@ from stackctl.certificates import RENEW_DAYS, certificates, of_key, signed_by
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError, StackError
 from stackctl.initialise import CA_SETTING
+from stackctl.password_rotation import NEXT, PREVIOUS, optional_fields
 from stackctl.recipients import Recipient
 from stackctl.roles import EDGE_TLS
 from stackctl.secret_store import SecretStore, gpg_home
@@ -94,8 +95,9 @@ def value_faults(deployment: Deployment, secret: str, values: Mapping[str, str])
         values: field -> value; one that is absent is checked with no other.
     """
     for field, value in values.items():
-        if field in FORMATS and not FORMATS[field].pattern.fullmatch(value):
-            yield field, Bearable(f"has to be {FORMATS[field].described}")
+        of_field = FORMATS.get(field.removeprefix(PREVIOUS).removeprefix(NEXT))
+        if of_field and not of_field.pattern.fullmatch(value):
+            yield field, Bearable(f"has to be {of_field.described}")
     settings = deployment.settings()
     if secret == CLOUD_SSH and "private_key" in values:
         yield from _of_ssh_key(values["private_key"], str(settings.get("ssh_public_key", "")))
@@ -184,10 +186,11 @@ def _of_secret(
     yield from damaged.items()
     if key != secret:
         yield "", f"names its secret {key}, and not {secret}"
+    optional = {NEXT_KEY} if secret == DEPLOYMENT_CA else optional_fields(secret)
     for field in sorted((wanted or frozenset()) - fields.keys()):
         yield field, "is missing"
     for field, text in fields.items():
-        if wanted and field not in wanted and (secret, field) != (DEPLOYMENT_CA, NEXT_KEY):
+        if wanted and field not in wanted | optional:
             others = ", ".join(sorted(wanted))
             yield field, Bearable(f"is no field of {secret}: it has {others}")
         if field in damaged:

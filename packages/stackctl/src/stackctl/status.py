@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stackctl import ca_rotation, inventory, refusals, site
+from stackctl import ca_rotation, inventory, password_rotation, refusals, site
 from stackctl.account import enter
 from stackctl.ca_rotation import Rotation
 from stackctl.certificates import RENEW_DAYS
@@ -20,6 +20,7 @@ from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError, StackError
 from stackctl.files import write_private
 from stackctl.machines import Machine, ec2_client, find_ended, list_machines, require_master
+from stackctl.password_rotation import Overlap
 from stackctl.roles import RoleTable, role_of
 from stackctl.run import Log
 from stackctl.salt import ask_minions
@@ -125,6 +126,7 @@ class Report:
             where there is nothing else.
         map_name: the deployment's map.
         rotation: of the deployment's CA; None: none is on.
+        overlap: the rotation of other secrets that is not finished; None: there is none.
     """
 
     rows: Sequence[Row]
@@ -133,6 +135,7 @@ class Report:
     orphans: Sequence[str] = ()
     map_name: str = ""
     rotation: Rotation | None = None
+    overlap: Overlap | None = None
 
     @property
     def healthy(self) -> bool:
@@ -205,12 +208,14 @@ def collect(deployment: Deployment, log: Log) -> Report:
         site_problem = answer_of(of_site, SITE_SECONDS)
     except StackError as error:
         site_problem = error.what
-    rotation = None
+    rotation, overlap = None, None
     try:
         rotation = ca_rotation.current(deployment)
+        overlap = password_rotation.current(deployment)
     except StackError as error:
         errors.append(str(error))
-    return Report(rows, site_problem, errors, found.orphans, deployment.map_name, rotation)
+    name = deployment.map_name
+    return Report(rows, site_problem, errors, found.orphans, name, rotation, overlap)
 
 
 def ask(question: Callable[[], T]) -> Future[T]:

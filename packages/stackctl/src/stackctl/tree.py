@@ -97,7 +97,8 @@ def require_same(deployment: Deployment, shell: Shell, master: Machine, log: Log
     Otherwise a new release would be rolled out by the way.
     """
     name, _ = revision(deployment.root, log)
-    served, converged = read_revision(deployment, shell, master), read_converged(shell, master)
+    served = read_revision(deployment, shell, master)
+    converged = read_converged(shell, master)[:1]
     if served[:1] != [name]:
         there = _short(served[0]) if served else "no tree"
         raise ScaleError(
@@ -105,7 +106,7 @@ def require_same(deployment: Deployment, shell: Shell, master: Machine, log: Log
             " rolled out by the way.",
             f"Do that first: {deployment.command('up')}",
         )
-    if converged and converged != name:
+    if converged and converged != [name]:
         raise ScaleError(
             f"The tree {_short(name)} is on {master.name}, but it has not been rolled out to the"
             " end.",
@@ -128,10 +129,13 @@ def read_revision(deployment: Deployment, shell: Shell, master: Machine) -> list
     ).split()
 
 
-def read_converged(shell: Shell, master: Machine) -> str:
-    """Return the revision that was rolled out last; empty: it is not known."""
+def read_converged(shell: Shell, master: Machine) -> list[str]:
+    """Return the revision that was rolled out last, and the digest of its pillar; [] without it.
+
+    Earlier releases did not note the digest.
+    """
     args = ["read-converged", HOME]
-    return shell.script(master, args, what=f"reading the revision on {master.name}").strip()
+    return shell.script(master, args, what=f"reading the revision on {master.name}").split()
 
 
 def push(deployment: Deployment, shell: Shell, master: Machine, log: Log) -> tuple[bool, str]:

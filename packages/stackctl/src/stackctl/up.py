@@ -20,6 +20,7 @@ from stackctl import (
     local,
     master_backup,
     packages,
+    password_rotation,
     preflight,
     salt,
     secret_check,
@@ -291,8 +292,8 @@ def prepare_secrets(
                 f"Make what is missing: stackctl secrets init -d {deployment.name}",
             )
         settings.check(deployment, complete=True)
-        if rotation := ca_rotation.current(deployment):
-            step.warning = "; ".join(part for part in (step.warning, str(rotation)) if part)
+        on = (ca_rotation.current(deployment), password_rotation.current(deployment))
+        step.warning = "; ".join(str(part) for part in (step.warning, *on) if part)
 
 
 def check_secrets(deployment: Deployment, progress: Progress) -> None:

@@ -1,5 +1,7 @@
 #!/bin/sh
-# Note that the tree which the master serves is rolled out.
-# Arguments: FOLDER
+# Note that the tree and the pillar which the master serves are rolled out.
+# Arguments: FOLDER DEPLOYMENT
 set -eu
-cmp -s "$1/current/REVISION" "$1/converged" || cp "$1/current/REVISION" "$1/converged"
+note() { cmp -s "$1" "$2" || cp "$1" "$2"; }
+note "$1/pillar/$2.sha256" "$1/converged-pillar"
+note "$1/current/REVISION" "$1/converged"

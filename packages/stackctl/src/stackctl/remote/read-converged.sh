@@ -1,4 +1,5 @@
 #!/bin/sh
-# Print the revision of the tree that was last rolled out to the end. Print nothing without one.
+# Print the revision of the tree that was last rolled out to the end, and the digest of its pillar.
+# Print nothing for what is missing.
 # Arguments: FOLDER
-cat "$1/converged" 2>/dev/null || true
+cat "$1/converged" "$1/converged-pillar" 2>/dev/null || true
