@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import re
-import shlex
 import signal
-import ssl
 import time
-import urllib.request
 from importlib.metadata import distribution
 
 import docker
 import pytest
-from cryptography.fernet import Fernet
 
 from localcloud import service
 from localcloud.sizes import memory_left
 from memory import oom_kills
 from stackctl import local
 from waiting import until
-from wholestack import UP_SECONDS, Stack
+from wholestack import OF_A_CONNECTION, UP_SECONDS, Stack, add_connection, password_of, sql
 
 MEMORY_MIB = memory_left("t2.micro", 1024)
 PEAK_SHARE = 0.8
-PASSWORD = "of a connection"
 
 
 def test_second_up_changes_nothing(stack: Stack) -> None:
@@ -144,38 +138,6 @@ def master_key(stack: Stack) -> str:
     return stack.sh("salt-1", "sha256sum < /etc/salt/pki/master/salt-1.pub")
 
 
-def sql(stack: Stack, statement: str) -> str:
-    """Return the database's answer to its superuser."""
-    command = f"psql -XAtqc {shlex.quote(statement)} airflow"
-    return stack.sh("postgres-1", f"cd / && sudo -u postgres {command}").strip()
-
-
-def add_connection(stack: Stack) -> str:
-    """Have Airflow keep a connection, as whoever has a token of the API does; return its name."""
-    name = f"kept-{time.time_ns()}"
-    context = ssl.create_default_context(cadata=str(stack.deployment.settings()["ca_certificate"]))
-
-    def post(path: str, data: dict[str, str], **headers: str) -> dict[str, str]:
-        headers["Content-Type"] = "application/json"
-        request = urllib.request.Request(stack.url + path, json.dumps(data).encode(), headers)
-        with urllib.request.urlopen(request, timeout=60, context=context) as answer:
-            found: dict[str, str] = json.load(answer)
-            return found
-
-    admin = {"username": "admin", "password": stack.secret("airflow-admin", "password")}
-    bearer = {"Authorization": f"Bearer {post('/auth/token', admin)['access_token']}"}
-    connection = {"connection_id": name, "conn_type": "http", "password": PASSWORD}
-    assert post("/api/v2/connections", connection, **bearer)["connection_id"] == name
-    return name
-
-
-def password_of(stack: Stack, connection: str) -> str:
-    """Return a connection's password, opened with the deployment's key."""
-    ciphertext = sql(stack, f"SELECT password FROM connection WHERE conn_id = '{connection}'")
-    key = stack.secret("airflow-keys", "fernet_key")
-    return Fernet(key).decrypt(ciphertext.encode()).decode()
-
-
 def archived(stack: Stack) -> None:
     """Wait until all that is committed is in the bucket."""
     position = sql(stack, "SELECT pg_walfile_name(pg_current_wal_lsn() - 1)")
@@ -193,7 +155,7 @@ def test_moment_is_restored_and_the_present_comes_back(stack: Stack) -> None:
     began = time.monotonic()
     printed = stack.ctl("restore", moment, "--yes", timeout=UP_SECONDS)
     print(f"a moment is restored in {time.monotonic() - began:.0f} s")
-    assert password_of(stack, kept) == PASSWORD
+    assert password_of(stack, kept) == OF_A_CONNECTION
     assert re.search(r"comes back by: .*stackctl.* restore \S+ --timeline \d+", printed), printed
     stack.healthy()
 
@@ -223,7 +185,7 @@ def test_up_repairs_lost_master_lost_machine_and_dead_api(stack: Stack) -> None:
     assert all(f"launched {name}" in text for name in lost), printed
     assert "repaired" not in text, printed
     # The database begins from the bucket, and the keys of git open what is in it.
-    assert password_of(stack, connection) == PASSWORD
+    assert password_of(stack, connection) == OF_A_CONNECTION
     assert master_key(stack) == key
     assert {name: minion(stack, name) for name in kept} == minions, "no minion is installed anew"
     after = stack.healthy()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+from cryptography.fernet import Fernet
+
 from harness import HIGHSTATE_SECONDS, MACHINE_MEBIBYTES, Fleet, Machine, changed, failed
+from plainpillar import DEPLOYMENT
+from stackctl.password_rotation import begin, continued
 from webrequests import LOGIN
 
 MEMORY_LIMIT = MACHINE_MEBIBYTES << 20
@@ -223,6 +228,96 @@ def test_permissions_of_a_release_are_synced_without_a_new_revision(
     assert [tag.split("_|-")[1] for tag in changed(states)] == ["airflow-permissions"]
     assert sql(count) == before
     assert changed(web.apply("airflow.migrate")) == []
+
+
+def test_new_fernet_key_opens_what_the_old_one_has_encrypted(
+    fleet: Fleet, edge: Machine, web: Machine, password: str
+) -> None:
+    """Before, while there are two keys, and when the old one is gone."""
+    secret = "airflow-keys"
+    before = fleet.pillar.secrets[secret]
+    made = before | {"fernet_key": Fernet.generate_key().decode()}
+    first, second = f"first-{time.time_ns()}", f"second-{time.time_ns()}"
+    _keep(edge, web, password, first)
+    with fleet.pillar.rotated():
+        both = begin(DEPLOYMENT, secret, made, before)
+        fleet.pillar.give(secret, both)
+        fleet.converge(web)
+        _keep(edge, web, password, second)
+        assert [_opened(web, name) for name in (first, second)] == [OF_A_CONNECTION] * 2
+        found = web.salt("airflow.encrypted")
+        assert min(found["first"], found["other"]) >= 1, "each key has encrypted something"
+        # As the last machine of the role does: web-2, which is not here.
+        done = web.salt("airflow.encrypted", anew=True)
+        assert done == found
+        after = web.salt("airflow.encrypted")
+        assert after == {"first": found["first"] + found["other"], "other": 0, "none": 0}
+        fleet.pillar.give(secret, continued(DEPLOYMENT, secret, both))
+        fleet.converge(web)
+        assert [_opened(web, name) for name in (first, second)] == [OF_A_CONNECTION] * 2
+    fleet.converge(web)
+    assert web.salt("airflow.encrypted")["none"] >= 2, "the first key has not come back"
+    _keep(edge, web, password, first, second, remove=True)
+
+
+AIRFLOWS_OWN = """
+import inspect, json, re
+from airflow.cli.commands import rotate_fernet_key_command as command
+body = inspect.getsource(inspect.unwrap(command.rotate_fernet_key))
+found = re.findall(r"session,\\s+(\\w+)", body)
+print(json.dumps(sorted(getattr(command, name).__tablename__ for name in found)))
+"""
+OURS = """
+import json, sys
+sys.path.append("/opt/airflow")
+import database
+print(json.dumps(sorted({table for tables, *_ in database.ENCRYPTED for table in tables})))
+"""
+
+
+def test_tables_with_encrypted_values_are_those_of_airflows_own_command(web: Machine) -> None:
+    load = "set -a; . /etc/airflow/environment; . /etc/airflow/secrets.env"
+    run = f'{load}; exec /opt/airflow/current/venv/bin/python -c "$1"'
+    answers = [
+        web.run("sh", "-c", run, "sh", source, user="airflow") for source in (AIRFLOWS_OWN, OURS)
+    ]
+    assert [done.returncode for done in answers] == [0, 0], answers
+    theirs, ours = (json.loads(done.stdout.splitlines()[-1]) for done in answers)
+    assert theirs == ours
+    assert "connection" in ours
+
+
+OF_A_CONNECTION = "of a connection"
+
+
+def _keep(edge: Machine, web: Machine, password: str, *names: str, remove: bool = False) -> None:
+    """Have Airflow keep connections, or remove them."""
+    program = (
+        LOGIN
+        + """
+bearer = {"Authorization": f"Bearer {token(password)}", "Content-Type": "application/json"}
+result = []
+for name in names:
+    body = {"connection_id": name, "conn_type": "http", "password": secret}
+    if remove:
+        url = f"http://{address}:8080/api/v2/connections/{name}"
+        request = urllib.request.Request(url, method="DELETE", headers=bearer)
+        result.append(opener.open(request).status)
+    else:
+        result.append(ask("/api/v2/connections", json.dumps(body).encode(), **bearer).status)
+"""
+    )
+    given = {"names": names, "secret": OF_A_CONNECTION, "remove": remove, "client": "192.0.2.9"}
+    found = edge.python(program, address=web.address, password=password, **given)
+    assert {*found} == {204 if remove else 201}
+
+
+def _opened(web: Machine, name: str) -> str:
+    """Return a connection's password, as Airflow itself reads it."""
+    done = web.run("airflow", "connections", "get", name, "--output", "json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout[done.stdout.index("[") :])
+    return str(found["password"])
 
 
 def test_other_users_cannot_read_secrets(fleet: Fleet, web: Machine) -> None:

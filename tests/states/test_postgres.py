@@ -11,6 +11,7 @@ from pytestshellutils.utils.processes import ProcessResult
 
 from harness import Fleet, Machine
 from plainpillar import DEPLOYMENT, DOMAIN, ROOT
+from stackctl.password_rotation import begin, continued
 from waiting import until
 
 CA = "/root/ca.pem"
@@ -375,3 +376,39 @@ def test_process_gives_memory_of_large_query_back(postgres: Machine) -> None:
     commands = [word for sql in (large, large, held) for word in ("-c", sql)]
     session = postgres.run("psql", "-XAtq", *commands, user="postgres")
     assert int(session.stdout.splitlines()[-1]) < 4 * 1024
+
+
+def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
+    fleet: Fleet, postgres: Machine, query: Query, table: str
+) -> None:
+    secret, roles = "postgres-airflow", ("airflow", "airflow_b")
+    before = fleet.pillar.secrets[secret]
+    old, new = before["password"], "of-the-other-role"
+    write = f"INSERT INTO {table} (x) VALUES (1) RETURNING current_user"
+    with fleet.pillar.rotated():
+        both = begin(DEPLOYMENT, secret, {"password": new}, before)
+        fleet.pillar.give(secret, both)
+        fleet.assert_idempotent(postgres)
+        for user, password in zip(roles, (old, new), strict=True):
+            answer = query(write, user=user, password=password)
+            assert answer.stdout.strip() == user, answer.stderr
+        refused = "permission denied for schema public"
+        assert refused in query("CREATE TABLE mine (x int)", user=roles[1], password=new).stderr
+        assert "authentication failed" in query("SELECT 1", user=roles[1], password=old).stderr
+
+        script = "SELECT 1; \\! sleep 600"
+        asking = threading.Thread(target=query, kwargs={"script": script})
+        asking.start()
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'airflow'"
+        until(lambda: superuser(postgres, asked) == "1", "somebody is logged in by the old role")
+        fleet.pillar.give(secret, continued(DEPLOYMENT, secret, both))
+        fleet.assert_idempotent(postgres)
+        assert superuser(postgres, asked) == "0"
+        assert "no pg_hba.conf entry" in query("SELECT 1", user=roles[0], password=old).stderr
+        awake = "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname LIKE 'airflow%'"
+        assert superuser(postgres, awake).split() == [roles[1], OWNER]
+        assert query(write, user=roles[1], password=new).stdout.strip() == roles[1]
+    # The next turn is the first role's again.
+    fleet.assert_idempotent(postgres)
+    assert query(write).stdout.strip() == roles[0]
+    assert superuser(postgres, awake).split() == [roles[0], OWNER]

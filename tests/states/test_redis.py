@@ -10,7 +10,8 @@ import yaml
 
 from handshake import shake_hands
 from harness import MACHINE_MEBIBYTES, Fleet, Machine
-from plainpillar import DOMAIN, ROOT
+from plainpillar import DEPLOYMENT, DOMAIN, ROOT
+from stackctl.password_rotation import begin, continued
 from waiting import until
 
 CLIENT = r"""
@@ -290,6 +291,24 @@ def test_restart_keeps_data_without_snapshot(redis: Machine, session: Session) -
 def _forked(redis: Machine) -> bool:
     """Whether a fork writes the append-only file anew."""
     return bool(redis.run("pgrep", "-f", "^redis-aof-rewrite").returncode == 0)
+
+
+def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
+    fleet: Fleet, redis: Machine, session: Session
+) -> None:
+    secret, new = "redis-airflow", "the-next-password"
+    before = fleet.pillar.secrets[secret]
+    with fleet.pillar.rotated():
+        both = begin(DEPLOYMENT, secret, {"password": new}, before)
+        fleet.pillar.give(secret, both)
+        fleet.assert_idempotent(redis)
+        assert session(["PING"]) == session(["PING"], password=new) == ["OK", "PONG"]
+        fleet.pillar.give(secret, continued(DEPLOYMENT, secret, both))
+        fleet.assert_idempotent(redis)
+        assert str(session()[0]).startswith("-WRONGPASS")
+        assert session(["PING"], password=new) == ["OK", "PONG"]
+    fleet.converge(redis)
+    assert session(["PING"]) == ["OK", "PONG"]
 
 
 def test_password_is_not_on_disk(fleet: Fleet, redis: Machine) -> None:

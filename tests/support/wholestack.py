@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
+import ssl
 import subprocess
 import sys
+import time
+import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
 import docker
+from cryptography.fernet import Fernet
 from docker.models.containers import Container
 
 from localcloud.machines import CLOUD_LABEL, NAME_LABEL
@@ -17,6 +22,7 @@ from stackctl.deployment import Deployment
 from waiting import until
 
 UP_SECONDS = 1500
+OF_A_CONNECTION = "of a connection"
 
 
 def is_green(row: dict[str, Any]) -> bool:
@@ -110,3 +116,35 @@ class Stack:
             )
 
         return until(rows, "all machines and the site are healthy", 600, every=1)
+
+
+def sql(stack: Stack, statement: str) -> str:
+    """Return the database's answer to its superuser."""
+    command = f"psql -XAtqc {shlex.quote(statement)} airflow"
+    return stack.sh("postgres-1", f"cd / && sudo -u postgres {command}").strip()
+
+
+def add_connection(stack: Stack) -> str:
+    """Have Airflow keep a connection, as whoever has a token of the API does; return its name."""
+    name = f"kept-{time.time_ns()}"
+    context = ssl.create_default_context(cadata=str(stack.deployment.settings()["ca_certificate"]))
+
+    def post(path: str, data: dict[str, str], **headers: str) -> dict[str, str]:
+        headers["Content-Type"] = "application/json"
+        request = urllib.request.Request(stack.url + path, json.dumps(data).encode(), headers)
+        with urllib.request.urlopen(request, timeout=60, context=context) as answer:
+            found: dict[str, str] = json.load(answer)
+            return found
+
+    admin = {"username": "admin", "password": stack.secret("airflow-admin", "password")}
+    bearer = {"Authorization": f"Bearer {post('/auth/token', admin)['access_token']}"}
+    connection = {"connection_id": name, "conn_type": "http", "password": OF_A_CONNECTION}
+    assert post("/api/v2/connections", connection, **bearer)["connection_id"] == name
+    return name
+
+
+def password_of(stack: Stack, connection: str) -> str:
+    """Return a connection's password, opened with the deployment's key."""
+    ciphertext = sql(stack, f"SELECT password FROM connection WHERE conn_id = '{connection}'")
+    key = stack.secret("airflow-keys", "fernet_key")
+    return Fernet(key).decrypt(ciphertext.encode()).decode()

@@ -84,7 +84,7 @@ def begin(
     return {**new, **{f"{PREVIOUS}{field}": present[field] for field in fields}}
 
 
-def _continued(deployment: Deployment, secret: str, old: Mapping[str, str]) -> dict[str, str]:
+def continued(deployment: Deployment, secret: str, old: Mapping[str, str]) -> dict[str, str]:
     """Return the fields of a secret when every machine has the present ones."""
     if not any(field.startswith(NEXT) for field in old):
         return {name: value for name, value in old.items() if not name.startswith(PREVIOUS)}
@@ -114,7 +114,7 @@ def at_once(
     What Airflow has encrypted is still decrypted.
     """
     if secret == AIRFLOW_KEYS:
-        return begin(deployment, secret, made, _continued(deployment, secret, old))
+        return begin(deployment, secret, made, continued(deployment, secret, old))
     return {**made, **{name: value for name, value in old.items() if name == "user"}}
 
 
@@ -201,7 +201,7 @@ def go_on(deployment: Deployment, secrets: Collection[str] = ()) -> list[str]:
         if secrets and name not in secrets:
             continue
         old = store.read(name)
-        new = _continued(deployment, name, old)
+        new = continued(deployment, name, old)
         store.write(name, new)
         ended = not any(field.startswith(PREVIOUS) for field in new)
         told.append(

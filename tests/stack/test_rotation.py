@@ -1,0 +1,64 @@
+"""Secrets are rotated while people use the site, and none of them gets an error."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from tests.chaos import visitors as coming
+from tests.chaos.visitors import Site, Visitors
+
+from stackctl.password_rotation import AIRFLOW_KEYS, OVERLAPPING
+from waiting import until
+from wholestack import OF_A_CONNECTION, Stack, add_connection, password_of
+
+PACES = {"reads": 1 / 5, "writes": 1 / 2, "logins": 3.0}
+SERVING = sorted(OVERLAPPING.keys() - {AIRFLOW_KEYS})
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def visitors(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitors]:
+    """People who use the site, so many that two cores apply states beside them."""
+    monkeypatch.setattr(coming, "PACES", PACES)
+    site = Site(stack.url, "admin", stack.secret("airflow-admin", "password"))
+    found = Visitors(site, f"rotation-{time.time_ns()}-")
+    with found.coming():
+        until(lambda: all(found.answers.values()), "somebody has got an answer")
+        yield found
+
+
+def test_rotation_of_what_serves_fails_no_request(stack: Stack, visitors: Visitors) -> None:
+    old = {secret: stack.secret(secret, "password") for secret in SERVING}
+    stack.ctl("secrets", "rotate", *SERVING)
+    refused = stack.ctl("secrets", "continue", accept=(1,), errors=True)
+    assert "Not every machine has the present secrets." in refused
+    ups = 0
+    while True:
+        stack.up()
+        ups += 1
+        if "No rotation is on." in stack.ctl("secrets", "continue"):
+            break
+    assert ups == 3, "the next value is taken, used, the old one is gone, and nothing is left"
+    bad = Counter(one.what for kind in visitors.answers.values() for one in kind if not one.good)
+    asked = sum(map(len, visitors.answers.values()))
+    print(f"{asked} requests during three rotations, not answered well: {dict(bad)}")
+    assert not bad
+    assert asked > 500
+    for secret, password in old.items():
+        assert stack.ctl("secrets", "show", secret, "password").strip() != password
+    assert "two values" not in stack.ctl("status", accept=(0, 1))
+
+
+def test_connection_is_opened_after_a_rotation_of_the_keys(stack: Stack) -> None:
+    kept = add_connection(stack)
+    stack.ctl("secrets", "rotate", AIRFLOW_KEYS)
+    stack._shown.clear()
+    assert "two values are taken of airflow-keys" in " ".join(stack.up().split())
+    assert password_of(stack, kept) == OF_A_CONNECTION, "it is encrypted with the new key"
+    assert "airflow-keys: the old value is taken no more" in stack.ctl("secrets", "continue")
+    stack.up()
+    stack.healthy()
+    assert password_of(stack, kept) == OF_A_CONNECTION
