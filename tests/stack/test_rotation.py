@@ -62,3 +62,35 @@ def test_connection_is_opened_after_a_rotation_of_the_keys(stack: Stack) -> None
     stack.up()
     stack.healthy()
     assert password_of(stack, kept) == OF_A_CONNECTION
+
+
+THIEF = """
+rm -rf /root/thief; mkdir -p /root/thief/pki; umask 077
+cat > /root/thief/pki/minion.pem
+openssl pkey -in /root/thief/pki/minion.pem -pubout -out /root/thief/pki/minion.pub
+cp /etc/salt/pki/minion/minion_master.pub /root/thief/pki/
+cat > /root/thief/minion <<E
+id: redis-1
+master: $(sed -n 's/^master: *//p' /etc/salt/minion)
+pki_dir: /root/thief/pki
+cachedir: /root/thief/cache
+sock_dir: /root/thief/run
+auth_tries: 1
+auth_timeout: 10
+rejected_retry: False
+E
+timeout 60 salt-call --config-dir=/root/thief --out=json pillar.get secrets unmask=True || true
+rm -rf /root/thief
+"""
+
+
+def test_copied_key_of_a_minion_opens_nothing_after_a_rotation(stack: Stack) -> None:
+    """Before, it does: Salt binds a key to no address."""
+    copied = stack.sh("redis-1", "cat /etc/salt/pki/minion/minion.pem")
+    password = stack.secret("redis-sentinel", "password")
+    assert password in stack.sh("web-1", THIEF, stdin=copied)
+    stack.healthy()
+    printed = stack.ctl("master", "rotate-keys", "redis", timeout=300)
+    assert "key of redis-1" in printed
+    assert password not in stack.sh("web-1", THIEF, stdin=copied)
+    stack.healthy()

@@ -47,7 +47,7 @@ ACTIONS = [
     "unshare",
     "rotate",
 ]
-OF_MASTER = ["backup", "backups", "restore"]
+OF_MASTER = ["backup", "backups", "restore", "rotate-keys"]
 
 
 @pytest.fixture(autouse=True)

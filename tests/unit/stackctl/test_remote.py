@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from stackctl.deployment import Deployment
 from stackctl.errors import CommandError
@@ -246,6 +247,44 @@ def test_own_minion_is_asked_only_by_a_master_that_runs(
         "new" if printed == "ask" else ""
     )
     assert denied.exists() == (printed != "ask")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """The folder of keys of a machine that is a master and its minion `web-1`."""
+    for folder in ("minion", "master/minions", "master/minions_denied", "master/minions_pre"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("minion/minion.pem", "minion/minion.pub", "master/minions/web-1"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "master/minions_denied/web-1").touch()
+    return tmp_path
+
+
+def test_new_key_of_a_minion_is_used_once_it_is_accepted(keys: Path, units: dict[str, str]) -> None:
+    minion, accepted = keys / "minion", keys / "master/minions"
+    # Of a run that was interrupted.
+    (minion / "minion.pem.next").touch(0o400)
+    public = remote("new-minion-key", minion)
+    assert (minion / "minion.pem").read_text() == "old"
+    remote("accept-minion-key", keys / "master", "web-1", stdin=public)
+    assert [path.name for path in accepted.iterdir()] == ["web-1"]
+    assert (accepted / "web-1").read_text() == public
+    assert (accepted / "web-1").stat().st_mode & 0o777 == 0o644
+    assert not (keys / "master/minions_denied/web-1").exists()
+    remote("use-minion-key", minion)
+    assert sorted(path.name for path in minion.iterdir()) == ["minion.pem", "minion.pub"]
+    assert (minion / "minion.pem").stat().st_mode & 0o777 == 0o400
+    key = serialization.load_pem_private_key((minion / "minion.pem").read_bytes(), None)
+    pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    assert key.public_key().public_bytes(pem, info).decode() == public
+    assert (minion / "minion.pub").read_text() == public
+
+
+@pytest.mark.parametrize("sent", ["", "-----BEGIN PUBLIC KEY-----\nMIIB", "old"])
+def test_half_of_a_key_is_not_accepted(keys: Path, sent: str) -> None:
+    with pytest.raises(CommandError):
+        remote("accept-minion-key", keys / "master", "web-1", stdin=sent)
+    assert (keys / "master/minions/web-1").read_text() == "old"
 
 
 @pytest.mark.parametrize(

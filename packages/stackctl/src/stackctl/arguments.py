@@ -410,6 +410,14 @@ def _add_master(verb: argparse.ArgumentParser) -> None:
     )
     restore.add_argument("--dry-run", action="store_true", help="print what would be replaced")
     restore.add_argument("--wait", action="store_true", help=WAIT_HELP)
+    rotate = _add(
+        actions,
+        "rotate-keys",
+        "Give minions new keys, one after the other: a copy of an old one opens nothing any more."
+        " The site serves meanwhile.",
+    )
+    rotate.add_argument("names", nargs="+", metavar="MACHINE|ROLE")
+    rotate.add_argument("--wait", action="store_true", help=WAIT_HELP)
 
 
 def _count(text: str) -> int:

@@ -47,6 +47,7 @@ PING_SECONDS = 10  # that a minion has to answer one ping: without CPU credits i
 STATES_SECONDS = 900  # that a run waits for states that a machine still applies
 FILES_ON_MACHINE = "/opt/salt-deploy"  # cloud.deploy.d/salt-minion.sh reads them there
 PKI = "/etc/salt/pki"  # on the machines
+MASTER_PKI = f"{PKI}/master"
 SALT = "/opt/salt/bin"
 COUNTS = "/etc/salt/cloud.conf.d/machines.conf"  # on the master; salt/master/init.sls makes it
 SCALE = "/usr/local/lib/scale_machines.py"  # on the master

@@ -64,7 +64,6 @@ from stackctl.verdict import Result as LaunchResult
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
-MASTER_PKI = f"{salt.PKI}/master"
 BOOTSTRAP = f"{tree.HOME}/bootstrap"  # on the master
 TRUST_SECONDS = 20  # that its console has to show its host keys, before anything is repaired
 
@@ -485,7 +484,7 @@ class Machines:
 
     def _is_ready(self, machine: Machine, unit: str) -> bool:
         """Return whether the master runs, and salt-cloud there knows its present key."""
-        args = ["master-is-ready", BOOTSTRAP, MASTER_PKI, unit]
+        args = ["master-is-ready", BOOTSTRAP, salt.MASTER_PKI, unit]
         what = f"reading the state of {unit} on {machine.name}"
         return self._shell.script(machine, args, what=what).strip() == "yes"
 
@@ -504,7 +503,7 @@ class Machines:
             "module_dirs": [f"{current}/salt"],
             "hash_type": "sha256",
         }
-        args = ["bootstrap-master", BOOTSTRAP, MASTER_PKI, f"{salt.SALT}/salt-call", "master"]
+        args = ["bootstrap-master", BOOTSTRAP, salt.MASTER_PKI, f"{salt.SALT}/salt-call", "master"]
         output = self._jobs.run(
             machine,
             script_command(args),
