@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import docker.errors
 import pytest
 
-from harness import Fleet
+from harness import Fleet, Machine, States
 
 
 class Container:
@@ -56,6 +56,41 @@ def test_machine_that_did_not_boot_says_so_to_every_test() -> None:
         assert "the minion of redis-1 has not connected" in str(caught.value)
         assert "salt-minion: key refused" in str(caught.value)
     assert fleet.boots == 1
+
+
+class Changing:
+    """A machine whose state `x` is applied again and again, or is predicted to be."""
+
+    id = "redis-1"
+
+    def __init__(self, again: dict[str, Any], predicted: dict[str, Any]) -> None:
+        self.again, self.predicted = again, predicted
+
+    def apply(self, *, test: bool = False) -> States:
+        return {"x": {"result": True, "changes": {}, "comment": ""} | (
+            self.predicted if test else self.again
+        )}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("again", "predicted", "is_idempotent"),
+    [
+        ({}, {}, True),
+        ({"changes": {"ran": "again"}}, {}, False),
+        ({}, {"result": None}, False),
+        ({}, {"result": False}, False),
+        ({"result": False}, {}, False),
+    ],
+)
+def test_state_that_changes_something_again_is_noticed(
+    again: dict[str, Any], predicted: dict[str, Any], is_idempotent: bool
+) -> None:
+    machine = cast(Machine, Changing(again, predicted))
+    if is_idempotent:
+        Broken(None).assert_idempotent(machine)
+    else:
+        with pytest.raises(AssertionError, match="x"):
+            Broken(None).assert_idempotent(machine)
 
 
 def test_lost_journal_does_not_hide_the_cause() -> None:
