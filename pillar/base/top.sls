@@ -14,6 +14,7 @@ base:
     - secrets.cloud-ssh
   'E@^lb-[1-9][0-9]*$':
     - haproxy
+    - secrets.edge-client-tls
     - secrets.edge-tls
   'E@^web-[1-9][0-9]*$':
     - airflow
@@ -25,6 +26,7 @@ base:
     - secrets.postgres-owner
     - secrets.redis-airflow
     - secrets.redis-check
+    - secrets.web-tls
   'E@^postgres-[1-9][0-9]*$':
     - backups
     - postgres
