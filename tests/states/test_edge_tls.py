@@ -181,3 +181,82 @@ def test_rotation_of_certificates_and_of_the_ca_loses_no_request(
         pillar.trust(old, new)
         roll_out()
     roll_out()
+
+
+# What each kind of request is asked for, how often in a row, and by how many clients.
+KINDS = {
+    "health": ("/api/v2/monitor/health", 300),
+    "static": ("/static/pin_32.png", 1000),
+    "dags": ("/ui/dags?limit=50", 40),
+}
+ASK_OFTEN = """
+import http.client, json, ssl
+context = ssl.create_default_context(cadata=ca)
+connection = http.client.HTTPSConnection("lb-1", timeout=30, context=context)
+
+def ask(method, path, body=None, **headers):
+    connection.request(method, path, body, {"Host": host, **headers})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+if not bearer:
+    body = json.dumps({"username": "admin", "password": password})
+    found = ask("POST", "/auth/token", body, **{"Content-Type": "application/json"})
+    bearer = json.loads(found[1])["access_token"]
+# As of a browser that has changed something: every request reaches Airflow.
+cookie = f"_token={bearer}; has_changed=1"
+statuses = [ask("GET", path, Cookie=cookie)[0] for _ in range(count)]
+result = [bearer, sorted(set(statuses))]
+"""
+UNENCRYPTED = (
+    "sed -i -e 's/ ssl default_server/ default_server/' -e '/is_stranger) {/,+2d'"
+    " /etc/nginx/nginx.conf; systemctl reload nginx"
+)
+UNITS = {"web-1": ("nginx", "airflow"), "lb-1": ("haproxy",)}
+
+
+def used(machine: Machine) -> float:
+    """Return the milliseconds of CPU that the units of a machine's requests have used."""
+    total = 0
+    for unit in UNITS[machine.id]:
+        path = f"/sys/fs/cgroup/system.slice/{unit}.service/cpu.stat"
+        total += int(machine.run("sed", "-n", "s/^usage_usec //p", path).stdout)
+    return total / 1000
+
+
+@pytest.mark.long
+def test_tls_costs_little(fleet: Fleet, web: Machine, edge: Machine, password: str) -> None:
+    """In turn, with and without it; what a request costs web machine and load balancer."""
+    client = fleet.machine("redis-1")
+    values = {
+        "ca": fleet.pillar.ca_certificate,
+        "host": BASE_URL.removeprefix("https://"),
+        "password": password,
+    }
+    found: dict[str, list[tuple[float, float]]] = {}
+    bearer = ""
+    for turn in ("plain", "tls", "plain", "tls"):
+        if turn == "plain":
+            assert web.run("sh", "-c", UNENCRYPTED).returncode == 0
+            for command in PLAIN:
+                assert edge.run("sh", "-c", command).returncode == 0
+        else:
+            for machine in (web, edge):
+                assert failed(machine.salt("state.apply", TLS[machine.id], seconds=300)) == []
+        edge.salt("edge.finish_reload", seconds=100)
+        until(lambda: serves(edge), "the web machine is up")
+        for kind, (path, count) in KINDS.items():
+            asked_for = {**values, "path": path}
+            bearer, _ = client.python(ASK_OFTEN, count=5, bearer=bearer, **asked_for)
+            before = used(web), used(edge)
+            _, statuses = client.python(ASK_OFTEN, count=count, bearer=bearer, **asked_for)
+            assert statuses == [200]
+            spent = ((used(web) - before[0]) / count, (used(edge) - before[1]) / count)
+            found.setdefault(f"{turn} {kind}", []).append(spent)
+    for kind in KINDS:
+        for turn in ("plain", "tls"):
+            turns = ", ".join(f"{web:.2f} + {edge:.2f}" for web, edge in found[f"{turn} {kind}"])
+            print(f"{kind}, {turn}: {turns} ms of CPU on web + edge")
+        least = {turn: min(map(sum, found[f"{turn} {kind}"])) for turn in ("plain", "tls")}
+        if kind != "dags":  # what Python takes for a page differs by more from turn to turn
+            assert least["tls"] - least["plain"] < 2, kind
