@@ -18,7 +18,8 @@ MACHINES_SECONDS = 2400
 """The timeout of one such test: the first test of a session waits until its machines are made."""
 WEB_APP = "web app"
 WEB_APP_FILES = frozenset(
-    f"test_{name}.py" for name in ("airflow", "load", "nginx", "secrets", "status", "web_answers")
+    f"test_{name}.py"
+    for name in ("airflow", "edge_tls", "load", "nginx", "secrets", "status", "web_answers")
 )
 """The files of tests/states that need the web app, whose machine takes minutes to make."""
 LONGEST = {WEB_APP: 0, "cloud": 1, "test_haproxy": 2}

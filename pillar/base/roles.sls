@@ -21,10 +21,18 @@
 #   path: a GET of this page has to answer 200.
 #   expect: a text that the page has to contain.
 #   alpn: the protocol that the TLS handshake asks for.
+#   ca: a file with the CAs one of which has to have signed the certificate that
+#     is served there, for the name of the role below `domain`.
+#   local: where the page is asked instead, for a port that asks clients for a
+#     certificate which the machine does not have.
 # certificate:
 #   secret: the secret that holds it.
 #   path: its file on the machine.
 #   copies: further files there that hold it.
+# client: the certificate with which the role's machines prove themselves.
+#   secret: the secret that holds it.
+#   path: its file on the machine.
+#   name: the common name in it, by which servers know the role.
 # trusts: the files on the machine that hold the deployment's CA, or both CAs
 #   while it is rotated.
 
@@ -46,14 +54,24 @@ roles:
     certificate:
       secret: edge-tls
       path: /etc/haproxy/tls.pem
+    client:
+      secret: edge-client-tls
+      path: /etc/haproxy/client.pem
+      name: edge
+    trusts: [/etc/haproxy/ca.pem]
   web:
     unit: airflow
-    # HAProxy checks the web machines in the same way.
+    # HAProxy asks the web machines for the same page.
     check:
       endpoint: airflow
       path: /api/v2/monitor/health
       expect: *healthy
-    trusts: [/etc/airflow/ca.pem, /etc/haproxy/ca.pem]
+      ca: /etc/nginx/tls/ca.pem
+      local: 127.0.0.1
+    certificate:
+      secret: web-tls
+      path: /etc/nginx/tls/certificate.pem
+    trusts: [/etc/airflow/ca.pem, /etc/haproxy/ca.pem, /etc/nginx/tls/ca.pem]
   postgres:
     # Patroni runs PostgreSQL, and stops what another program started.
     unit: patroni

@@ -13,6 +13,7 @@ base:
     - secrets.cloud-ssh
   'E@^lb-[1-9][0-9]*$':
     - haproxy
+    - secrets.edge-client-tls
     - secrets.edge-tls
   'E@^web-[1-9][0-9]*$':
     - airflow
@@ -24,6 +25,7 @@ base:
     - secrets.postgres-owner
     - secrets.redis-airflow
     - secrets.redis-check
+    - secrets.web-tls
   'E@^postgres-[1-9][0-9]*$':
     - backups
     - postgres

@@ -12,20 +12,30 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import http.client
 import io
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterable
+from http import HTTPStatus
+from pathlib import Path
 
 from salt.exceptions import CommandExecutionError
 
 ADMIN = "/run/haproxy/admin.sock"
+CONFIG = "/etc/haproxy/haproxy.cfg"
 MASTER = "/run/haproxy/master.sock"
 CLIENTS = ("plain", "edge")  # the frontends that clients reach
 POLL_SECONDS = 0.5
 _TIMEOUT = 5  # seconds for an answer of HAProxy
 _TOTALS = ("FRONTEND", "BACKEND")
+_TLS_SERVER = re.compile(
+    r"^ +server (?P<name>\S+) (?P<address>[0-9.]+):(?P<port>[0-9]+) ssl .*?"
+    r"ca-file (?P<ca>\S+) verifyhost (?P<host>\S+) crt (?P<own>\S+)",
+    re.MULTILINE,
+)
 
 
 def drain(servers: list[str], seconds: float = 75, path: str = ADMIN) -> dict[str, int]:
@@ -127,6 +137,65 @@ def leave(seconds: float = 75, path: str = ADMIN) -> int:
         if not left or time.monotonic() >= deadline:
             return left
         time.sleep(POLL_SECONDS)
+
+
+def refused(path: str = ADMIN, config: str = CONFIG) -> list[str]:
+    """Return which servers are down because of TLS, and why, as sentences.
+
+    HAProxy says no more than `SSL handshake failure`, so this does what HAProxy's check does.
+
+    Args:
+        path: HAProxy's socket.
+        config: HAProxy's configuration, which has what each server has to prove.
+
+    Raises:
+        CommandExecutionError: HAProxy does not answer.
+    """
+    down = {
+        row["svname"]
+        for row in _servers(path)
+        if row["status"].startswith("DOWN") and row["check_status"].startswith(("L6", "L7"))
+    }
+    found = {}
+    for match in _TLS_SERVER.finditer(Path(config).read_text()):
+        if match["name"] in down and match["name"] not in found:
+            found[match["name"]] = _tls_problem(match)
+    return [sentence for _, sentence in sorted(found.items()) if sentence]
+
+
+def _tls_problem(server: re.Match[str]) -> str:
+    """Return why one side does not accept the other, or "" when both do."""
+    name = server["name"]
+    context = ssl.create_default_context(cafile=server["ca"])
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    connection = http.client.HTTPConnection(server["address"], int(server["port"]), timeout=2)
+    try:
+        context.load_cert_chain(server["own"])
+        connection.connect()
+        connection.sock = context.wrap_socket(connection.sock, server_hostname=server["host"])
+        connection.request("GET", "/static/")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"HAProxy refuses {name}: {error}"
+    finally:
+        connection.close()
+    # As nginx answers who shows no certificate that it accepts, or another machine's.
+    is_refused = status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN)
+    return f"{name} refuses the certificate of this machine" if is_refused else ""
+
+
+def finish_reload(seconds: float = 75, path: str = ADMIN) -> bool:
+    """Wait until no process from before a reload serves, and return whether that is so.
+
+    Args:
+        seconds: after which this waits no longer. HAProxy ends an old process by itself.
+        path: HAProxy's socket.
+
+    Raises:
+        CommandExecutionError: HAProxy does not answer.
+    """
+    drain([], seconds, path)
+    return not _old_workers()
 
 
 def load(path: str = ADMIN) -> dict[str, int]:

@@ -32,10 +32,15 @@ REPLICATED = {
     "patroni": "patroni.told",
     "redis-server": "redis_role.told",
 }
+# Unit -> the function that tells whom it refuses.
+REFUSING = {"haproxy": "edge.refused"}
 # Unit -> the function that tells of its backups.
 BACKED_UP = {"patroni": "pgbackrest.told", "salt-master": "master_backup.told"}
 SPARE_UNIT = "salt-minion"  # of a machine that has the base alone
 _SETTLED_SECONDS = 20
+EDGE_CONFIG = "/etc/haproxy/haproxy.cfg"
+# A server of an earlier release: nothing follows its port.
+_PLAIN_SERVER = r"^ +server web-[0-9]+ [0-9.]+:[0-9]+$"
 _TIMEOUT = 5  # seconds for each step of a check
 
 
@@ -114,6 +119,41 @@ def settled_first(ids: list[str]) -> list[str]:
     return sorted(ids, key=lambda minion_id: minion_id not in settled)
 
 
+def edges_without_tls(ids: list[str]) -> bool:
+    """Return whether a load balancer asks web machines in plain HTTP, as earlier releases did.
+
+    One that has a newer configuration and has not loaded it may do so still. On the master, as
+    `accepted`; a load balancer's own modules may be those of its release.
+
+    Args:
+        ids: the load balancers.
+    """
+    if not ids:
+        return False
+    questions = ["file.search", "service_config.outdated"]
+    arguments = [[EDGE_CONFIG, _PLAIN_SERVER], []]
+    answers = __salt__["saltutil.cmd"](
+        ids, questions, arg=arguments, tgt_type="list", timeout=_SETTLED_SECONDS
+    )
+    for answer in answers.values():
+        found = dict(answer).get("ret") or {}
+        # What fails, as on a machine without HAProxy, answers with a text.
+        is_plain, outdated = (found.get(question) for question in questions)
+        not_loaded = outdated if isinstance(outdated, dict) else {}
+        if is_plain is True or EDGE_CONFIG in not_loaded.get("haproxy", []):
+            return True
+    return False
+
+
+def certificate_name(role: str) -> str:
+    """Return the name in the certificate of a role's machines; stackctl makes it.
+
+    Raises:
+        CommandExecutionError: pillar ``roles`` does not describe the role.
+    """
+    return f"{_entry(role).get('service', role)}.{__pillar__['domain']}"
+
+
 def service_name(role: str) -> str:
     """Return the domain name by which machines reach a role.
 
@@ -132,8 +172,9 @@ def description() -> dict[str, Any]:
     Returns:
         The keys of the role's entry in pillar ``roles``, or of a machine that does not serve its
         role the ``unit`` that every machine runs; the machine's ``address``, the ``port`` of the
-        check's endpoint, the ``ports`` of all its endpoints, and the ``login_user``. The state
-        ``base`` writes them to ``DESCRIPTION``.
+        check's endpoint, the ``name`` for which the check verifies a certificate, the ``ports`` of
+        all its endpoints, and the ``login_user``. The state ``base`` writes them to
+        ``DESCRIPTION``.
 
     Raises:
         CommandExecutionError: the minion has no role, or pillar ``roles`` does not describe it.
@@ -148,6 +189,8 @@ def description() -> dict[str, Any]:
     }
     if "check" in role:
         role["port"] = __pillar__["endpoints"][role["check"]["endpoint"]]["port"]
+        if "ca" in role["check"]:
+            role["name"] = certificate_name(own())
     return role
 
 
@@ -179,11 +222,11 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         ``unit``: its systemd unit. ``state``: the unit's state in systemd's words. ``problem``: why
         the role's check fails or how the firewall differs, or "". ``memory_mib``: what its
         processes hold in MiB, where shared pages count once. ``certificate_end``: the last day of
-        its certificate as YYYY-MM-DD, "unknown" when the file is not readable, "" for a role
-        without a certificate. ``drift``: sentences on what else differs from what is declared
-        (docs/drift.md). ``reboot_required``: whether Debian asks for a reboot. ``outdated``: the
-        units that run code which an update has replaced. ``withheld``: the packages whose update
-        waits for the operator. ``replication``: of a store, its role
+        its certificate as YYYY-MM-DD, the earlier one of two, "unknown" when a file is not
+        readable, "" for a role without a certificate. ``drift``: sentences on what else differs
+        from what is declared (docs/drift.md). ``reboot_required``: whether Debian asks for a
+        reboot. ``outdated``: the units that run code which an update has replaced. ``withheld``:
+        the packages whose update waits for the operator. ``replication``: of a store, its role
         among the machines that hold the same. ``backups``: how old they are, or "". ``growth``:
         what the master does by itself about the number of machines, or "". ``cpu``: why everything
         here takes long, or "".
@@ -197,6 +240,7 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
     backups = _backups(role)
     problems = [
         _problem(role),
+        *_refused(role),
         replication["problem"],
         backups["problem"],
         *_firewall_problems(),
@@ -243,18 +287,34 @@ def _problem(role: Mapping[str, Any]) -> str:
     try:
         connection.connect()
         if "certificate" in role:
-            connection.sock = _tls(check).wrap_socket(connection.sock)
-        if "path" in check:
+            name = role.get("name")
+            connection.sock = _tls(check).wrap_socket(connection.sock, server_hostname=name)
+        if "path" in check and "local" not in check:
             return _page_problem(connection, check)
         if isinstance(connection.sock, ssl.SSLSocket):
             # Otherwise the close resets the connection, which PostgreSQL logs.
             with contextlib.suppress(OSError):
                 connection.sock.unwrap()
+        if "path" in check:
+            connection.close()
+            connection = http.client.HTTPConnection(check["local"], port, timeout=_TIMEOUT)
+            return _page_problem(connection, check)
         return ""
     except (OSError, http.client.HTTPException) as error:
         return f"port {port}: {str(error) or type(error).__name__}"
     finally:
         connection.close()
+
+
+def _refused(role: Mapping[str, Any]) -> list[str]:
+    """Return which machines a load balancer does not send requests to, because of their TLS."""
+    if role["unit"] not in REFUSING:
+        return []
+    try:
+        found: list[str] = __salt__[REFUSING[role["unit"]]]()
+    except CommandExecutionError as error:
+        return [f"what it sends requests to is unknown: {error}"]
+    return found
 
 
 def _replication(role: Mapping[str, Any]) -> Mapping[str, str]:
@@ -288,14 +348,17 @@ def _firewall_problems() -> list[str]:
 
 
 def _tls(check: Mapping[str, str]) -> ssl.SSLContext:
-    """Return a context that verifies nothing.
+    """Return a context that verifies the certificate, or nothing where the check names no CA.
 
-    The connection stays on this machine and carries no secret. Whether users can trust the
+    The connection stays on this machine and carries no secret. Whether users can trust the edge's
     certificate depends on its name and its CA, which the state ``smoke`` checks from outside.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    if "ca" in check:
+        context.load_verify_locations(check["ca"])
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     if "alpn" in check:
         context.set_alpn_protocols([check["alpn"]])
     return context
@@ -321,11 +384,9 @@ def _memory_mib() -> int:
 
 
 def _certificate_end(role: Mapping[str, Any]) -> str:
-    if "certificate" not in role:
-        return ""
+    paths = [role[key]["path"] for key in ("certificate", "client") if key in role]
     try:
-        pem = Path(role["certificate"]["path"]).read_bytes()
-        certificate = x509.load_pem_x509_certificate(pem)
+        found = [x509.load_pem_x509_certificate(Path(path).read_bytes()) for path in paths]
     except (OSError, ValueError):
         return "unknown"
-    return certificate.not_valid_after_utc.date().isoformat()
+    return min((each.not_valid_after_utc.date().isoformat() for each in found), default="")

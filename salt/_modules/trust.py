@@ -29,8 +29,8 @@ def told() -> dict[str, Any]:
     """
     role = __salt__["role.recorded"]()
     trusts = role.get("trusts", [])
-    certificate = role.get("certificate", {})
-    paths = [certificate["path"], *certificate.get("copies", [])] if certificate else []
+    own = [role[key] for key in ("certificate", "client") if key in role]
+    paths = [path for each in own for path in (each["path"], *each.get("copies", []))]
     not_loaded: Mapping[str, list[str]] = __salt__["service_config.outdated"]()
     known = {*trusts, *paths}
     mine = {unit: [path for path in found if path in known] for unit, found in not_loaded.items()}

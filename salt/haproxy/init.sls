@@ -1,6 +1,6 @@
-# HAProxy answers HTTPS for all web machines and redirects HTTP to it. It is reloaded, never
-# restarted, when they change. The web machines come from pillar
-# `addresses`. Watch: haproxy-reload.
+# HAProxy answers HTTPS for all web machines, asks them over TLS under a certificate that only load
+# balancers have, and redirects HTTP to HTTPS. It is reloaded, never restarted, when they change. The
+# web machines come from pillar `addresses`. Watch: haproxy-reload.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% import_yaml 'haproxy/pages.yaml' as answers %}
 {% import_yaml 'airflow/defaults.yaml' as app %}
@@ -12,6 +12,7 @@
 {% set hsts = {'Strict-Transport-Security': 'max-age=%d' % haproxy.hsts_seconds} %}
 {% set headers = dict(haproxy.headers, **hsts) %}
 {% set tls = pillar['secrets']['edge-tls'] %}
+{% set client = pillar['secrets'][server.client.secret] %}
 
 include:
   - haproxy.address
@@ -33,9 +34,30 @@ haproxy-certificate:
     - group: haproxy
     - mode: '0640'
     - show_changes: False
-    - check_cmd: >-
+    - check_cmd: &matching >-
         /opt/salt/bin/python -c 'import ssl, sys;
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(sys.argv[1])'
+    - require:
+      - pkg: haproxy-package
+
+# With it, HAProxy proves itself to the web machines.
+haproxy-client:
+  file.managed:
+    - name: {{ server.client.path }}
+    - contents: {{ (client['certificate'] | trim ~ '\n' ~ client['private_key']) | json }}
+    - group: haproxy
+    - mode: '0640'
+    - show_changes: False
+    - check_cmd: *matching
+    - require:
+      - pkg: haproxy-package
+
+# The web machines' certificates are signed by one of these.
+haproxy-ca:
+  file.managed:
+    - name: /etc/haproxy/ca.pem
+    - contents_pillar: settings:ca_certificate
+    - mode: '0644'
     - require:
       - pkg: haproxy-package
 
@@ -94,6 +116,9 @@ haproxy-config:
         constant: {{ nginx.constant | json }}
         slots: {{ airflow.workers * airflow.get('requests_per_worker', 4) }}
         certificate: {{ server.certificate.path }}
+        client: {{ server.client.path }}
+        ca: /etc/haproxy/ca.pem
+        name: {{ salt['role.certificate_name']('web') | json }}
         web: {{ salt['machines.addresses']('web') | json }}
         check: {{ pillar['roles']['web']['check'] | json }}
         ports:
@@ -101,7 +126,9 @@ haproxy-config:
           https: {{ pillar['endpoints']['https']['port'] | json }}
           airflow: {{ pillar['endpoints']['airflow']['port'] | json }}
     - require:
+      - file: haproxy-ca
       - file: haproxy-certificate
+      - file: haproxy-client
 
 # Of earlier releases.
 haproxy-old-page:
@@ -147,4 +174,6 @@ haproxy-reload:
     - watch:
       - service_config: haproxy-config-loaded
       - file: haproxy-config
+      - file: haproxy-ca
       - file: haproxy-certificate
+      - file: haproxy-client

@@ -19,6 +19,7 @@
 {% set stored = stores.values() | sum(start=[]) %}
 {% set others = everything | difference(stored + web + edge) %}
 {% set master = salt['role.accepted']('salt') %}
+{% set edges_without_tls = salt['role.edges_without_tls'](balancers) %}
 {% set synced = new or everything %}
 
 deploy-modules:
@@ -149,10 +150,35 @@ deploy-{{ step }}:
     - tgt: {{ machines | json }}
     - tgt_type: list
     - highstate: True
+{% if edges_without_tls %}
+    # A web machine takes the plain HTTP of earlier releases until no load balancer sends it.
+    - pillar:
+        edges_without_tls: True
+{% endif %}
     - require:
       - test: deploy-stores
       - salt: deploy-{{ first if loop.first else loop.previtem[0] }}
 {% endfor %}
+
+{% if edges_without_tls %}
+# What a process of HAProxy from before its reload still sends is plain.
+deploy-edges-reloaded:
+  salt.function:
+    - name: edge.finish_reload
+    - tgt: {{ balancers | json }}
+    - tgt_type: list
+    - expect_minions: True
+    - require:
+      - salt: deploy-{{ steps[-1][0] }}
+
+deploy-web-tls:
+  salt.state:
+    - tgt: {{ web | json }}
+    - tgt_type: list
+    - sls: airflow
+    - require:
+      - salt: deploy-edges-reloaded
+{% endif %}
 
 deploy-smoke:
   salt.state:
@@ -160,4 +186,4 @@ deploy-smoke:
     - tgt_type: list
     - sls: smoke
     - require:
-      - salt: deploy-{{ steps[-1][0] }}
+      - salt: deploy-{{ 'web-tls' if edges_without_tls else steps[-1][0] }}

@@ -78,6 +78,15 @@ postgres-backup-config:
     - require:
       - file: postgres-backup-folder
 
+# pgBackRest has no setting for the least version of TLS.
+postgres-backup-tls:
+  file.managed:
+    - name: /etc/pgbackrest/openssl.cnf
+    - source: salt://postgres/files/pgbackrest-openssl.cnf
+    - mode: '0644'
+    - require:
+      - file: postgres-backup-folder
+
 postgres-backup-settings:
   file.serialize:
     - name: /etc/pgbackrest/stack.json
@@ -135,6 +144,7 @@ postgres-backup-server:
       - service_config: postgres-backup-server-loaded
       - file: postgres-unit-pgbackrest.service
       - file: postgres-backup-config
+      - file: postgres-backup-tls
       - file: postgres-ca
       - file: postgres-certificate
       - file: postgres-key

@@ -131,7 +131,7 @@ def database(lab: Lab) -> Figures:
 def _serves(lab: Lab, machine: Machine, since: float) -> float:
     """Return the seconds until the machine itself says that its database is healthy."""
     direct = lab.targets["web"].address
-    address = type(direct)(f"http://{machine.address}:8080", direct.headers, direct.namespace)
+    address = type(direct)(direct.base, direct.headers, machine.pid)
     while time.time() - since < BACK_SECONDS:
         ask = {"clients": 1, "seconds": 0.01, "paths": ["/api/v2/dags?limit=5"], "timeout": 5}
         token = {"cookie": lab.targets["edge2"].cookie}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PLAYER = Path(player.__file__)
 PLAYER_SECONDS = 300.0
 WARM_SECONDS = 1.0
+LOOPBACK = "http://127.0.0.1:8080"  # of a web machine, in its own network
 
 
 class Unsuitable(Exception):
@@ -215,8 +216,8 @@ def _targets(lab: Lab) -> dict[str, Target]:
         "x-forwarded-proto": "https",
         "x-forwarded-host": lab.host,
     }
-    # Only the edge's address may speak to a web machine.
-    direct = Address(f"http://{web[0].address}:8080", proxied, edge.pid)
+    # A web machine answers others over TLS, and only the edge.
+    direct = Address(LOOPBACK, proxied, web[0].pid)
     through = Address(f"https://{edge.address}", {"host": lab.host})
     stores = (lab.postgres,)
     found = [

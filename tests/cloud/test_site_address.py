@@ -33,7 +33,7 @@ PROGRAM = "/opt/salt/bin/python /usr/local/lib/site_address.py"
 STATUS = "/run/site-address/status.json"
 HOST = BASE_URL.partition("://")[2]
 WEB = """
-import http.server, os
+import http.server, ssl
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = b'{"metadatabase":{"status":"healthy"},"name":"NAME"}'
@@ -41,7 +41,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Handler).serve_forever()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Handler)
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain("/root/web.pem")
+server.socket = tls.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
 WEB_UNIT = """
 [Unit]
@@ -168,8 +172,9 @@ def policy(compiler: Compiler) -> dict[str, Any]:
     return dict(chunks["aws-lb-role"]["policies"]["address"])
 
 
-def files_of(name: str, endpoint: str, compiler: Compiler) -> dict[str, str]:
-    """Return the files of a load balancer, by path."""
+def files_of(name: str, endpoint: str, compiler: Compiler, pillar: PlainPillar) -> dict[str, str]:
+    """Return the files of a load balancer and of its web machine, by path."""
+    web = pillar.secrets["web-tls"]
     chunks = {
         chunk["__id__"]: chunk for chunk in compiler.states("haproxy").chunks if "name" in chunk
     }
@@ -183,6 +188,9 @@ def files_of(name: str, endpoint: str, compiler: Compiler) -> dict[str, str]:
     address = {**chunks["site-address-config"]["dataset"], "endpoint": endpoint}
     return {
         **{path: each["data"] for path, each in rendered.items()},
+        chunks["haproxy-client"]["name"]: chunks["haproxy-client"]["contents"],
+        chunks["haproxy-ca"]["name"]: pillar.ca_certificate,
+        "/root/web.pem": web["certificate"] + web["private_key"],
         chunks["haproxy-pace"]["name"]: (FILES / "pace.lua").read_text(),
         "/etc/site-address.json": json.dumps(address | {"alone": False}),
         "/usr/local/lib/site_address.py": (FILES / "site_address.py").read_text(),
@@ -229,7 +237,7 @@ def site(cloud: RealCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     made = Site(cloud)
 
     files = {
-        name: files_of(name, cloud.endpoint.url, Compiler("lb-1", folder / name, pillar))
+        name: files_of(name, cloud.endpoint.url, Compiler("lb-1", folder / name, pillar), pillar)
         for name in ("lb-1", "lb-2")
     }
 

@@ -16,6 +16,7 @@ from saltfactories.plugins.event_listener import EventListener
 from harness import SUBNET, Fleet, Machine, address_plan, close_network, open_network
 from localcloud import image
 from plainpillar import ROOT, PlainPillar
+from webrequests import AUTHORITY, CLIENT
 
 
 @pytest.fixture(scope="session")
@@ -104,8 +105,12 @@ def web(fleet: Fleet) -> Machine:
 
 @pytest.fixture(scope="module")
 def edge(fleet: Fleet, web: Machine) -> Machine:
-    """The only machine that web machines listen to."""
-    return fleet.machine("lb-1")
+    """The only machine that web machines listen to, with the certificate for that."""
+    machine = fleet.machine("lb-1")
+    own = fleet.pillar.secrets["edge-client-tls"]
+    machine.put(CLIENT, own["certificate"] + own["private_key"], mode=0o600)
+    machine.put(AUTHORITY, fleet.pillar.ca_certificate)
+    return machine
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from harness import Fleet, Machine
 from plainpillar import BASE_URL
 from waiting import until
 
-GO = "/run/drain-go"
+GO, OWN = "/run/drain-go", "/root/drain-stub.pem"
 # Answers health checks at once, and what is slow once the file GO exists.
 STUB = f"""
-import http.server, os, time
+import http.server, os, ssl, time
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -33,7 +33,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
+server = http.server.ThreadingHTTPServer(("", 8080), Handler)
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain("{OWN}")
+server.socket = tls.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
 # Beside Salt, whose command is busy with the drain.
 LOAD = """
@@ -69,6 +73,8 @@ def web(fleet: Fleet) -> Iterator[Machine]:
     machine = fleet.machine("web-2")
     assert not [s for s in machine.apply("base").values() if s["result"] is False]
     machine.put("/opt/drain-stub.py", STUB)
+    own = fleet.pillar.secrets["web-tls"]
+    machine.put(OWN, own["certificate"] + own["private_key"], mode=0o600)
     machine.run("systemd-run", "--unit=drain-stub", "/opt/salt/bin/python", "/opt/drain-stub.py")
     yield machine
     machine.run("systemctl", "stop", "drain-stub")

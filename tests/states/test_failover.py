@@ -233,7 +233,7 @@ def test_etcd_refuses_who_has_no_certificate(servers: dict[str, Machine], port: 
     assert "certificate required" in wrong
 
 
-@pytest.mark.parametrize("port", [CLIENT, PEER, POSTGRES])
+@pytest.mark.parametrize("port", [CLIENT, PEER, POSTGRES, PGBACKREST])
 def test_older_tls_is_refused(servers: dict[str, Machine], port: int) -> None:
     client, host = servers["postgres-2"], f"postgres-1.{DOMAIN}"
     chain, _ = shake_hands(client, host, port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from harness import SUBNET, Fleet, Machine, address_plan, changed, failed
-from plainpillar import BASE_URL, DEPLOYMENT, ROOT
+from plainpillar import BASE_URL, DEPLOYMENT, DOMAIN, ROOT
+from stackctl import certificates
+from stackctl.certificates import Authority
 from waiting import until
 
 FAKE = (ROOT / "tests/support/fakeweb.py").read_text()
@@ -180,6 +182,8 @@ threads = [threading.Thread(target=client, args=[end]) for _ in range(clients)]
 [thread.join() for thread in threads]
 """
 READY, STOP = "/run/flood-ready", "/run/flood-stop"
+OWN, AUTHORITY = "/root/fakeweb.pem", "/root/ca.pem"
+SERVICE = f"web.{DOMAIN}"
 # The backends whose servers have a state of their own.
 CHECKED = ("app", "static")
 BACKENDS = (*CHECKED, "health", "uploads", "streams", "passwords", "static_greedy")
@@ -196,6 +200,8 @@ def web(fleet: Fleet) -> Iterator[Machine]:
     machine = fleet.machine("web-2")
     assert not [s for s in machine.apply("base").values() if s["result"] is False]
     machine.put("/opt/fakeweb.py", FAKE)
+    machine.put(AUTHORITY, fleet.pillar.ca_certificate)
+    _give(machine, fleet.pillar.secrets["web-tls"])
     _start_fake(machine, "stub", machine.address)
     yield machine
     machine.run("systemctl", "stop", "stub")
@@ -414,6 +420,66 @@ def test_unavailable_page_is_shown_until_web_returns(
     )
     _start_fake(web, "stub", web.address)
     until(lambda: ask("ask()['status']") == 200, "the site is back")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("of another machine", "Hostname mismatch"),
+        ("of another CA", "certificate verify failed"),
+        ("expired", "certificate has expired"),
+        # The fake one ends what it does not understand, without a word.
+        ("of no TLS", "EOF occurred"),
+        ("of TLS 1.2", "EOF occurred"),
+    ],
+)
+def test_web_machine_that_cannot_prove_itself_gets_no_request(
+    fleet: Fleet,
+    web: Machine,
+    edge: Machine,
+    ask: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    reason: str,
+) -> None:
+    """And the machine's status says why."""
+    own, program = fleet.pillar.secrets["web-tls"], FAKE
+    if fault == "of another machine":
+        own = fleet.pillar.secrets["redis-tls"]
+    elif fault == "of another CA":
+        own = Authority.new("test").server("web", [SERVICE])
+    elif fault == "expired":
+        monkeypatch.setattr(certificates, "CERTIFICATE_DAYS", -0.01)
+        own = fleet.pillar.authority.server("web", [SERVICE])
+    elif fault == "of no TLS":
+        program = FAKE.replace(", ssl=tls", "")
+    else:
+        program = FAKE.replace(
+            "minimum_version = ssl.TLSVersion.TLSv1_3", "maximum_version = ssl.TLSVersion.TLSv1_2"
+        )
+    _give(web, own)
+    web.put("/opt/fakeweb.py", program)
+    web.run("systemctl", "stop", "stub")
+    _start_fake(web, "stub", web.address)
+    try:
+        until(lambda: _server(edge, "app/web-2")["check_status"] == "L6RSP", "a check by TLS")
+        until(lambda: _state(edge, "app/web-2").startswith("DOWN"), "it is out")
+        assert ask("ask(path='/static/x.js')['status']") == 503
+        problem = edge.salt("role.status")["problem"]
+        assert re.search(f"HAProxy refuses web-2: .*({reason})", problem, re.IGNORECASE), problem
+    finally:
+        _give(web, fleet.pillar.secrets["web-tls"])
+        web.put("/opt/fakeweb.py", FAKE)
+        web.run("systemctl", "stop", "stub")
+        _start_fake(web, "stub", web.address)
+        until(lambda: ask("ask()['status']") == 200, "the site is back")
+
+
+def test_connections_to_web_machines_are_resumed(ask: Ask) -> None:
+    """The web app gets a connection for each request; few of them cost a signature."""
+    found = str(ask("[ask(path='/received')['body'] for _ in range(20)]"))
+    # Each thread of HAProxy has a session of its own.
+    assert found.count('"resumed":true') > 10
 
 
 def test_key_of_other_certificate_is_not_installed(fleet: Fleet, edge: Machine) -> None:
@@ -831,8 +897,13 @@ def test_tls_sessions_are_resumed(web: Machine, ask: Ask, version: str) -> None:
 def _start_fake(machine: Machine, unit: str, address: str) -> None:
     """Start a fake web machine as a systemd unit of this name."""
     fake = ("/opt/salt/bin/python", "/opt/fakeweb.py", address, f"/run/{unit}.seen")
-    started = machine.run("systemd-run", "--collect", f"--unit={unit}", *fake)
+    started = machine.run("systemd-run", "--collect", f"--unit={unit}", *fake, OWN, AUTHORITY)
     assert started.returncode == 0, started.stderr
+
+
+def _give(machine: Machine, fields: Mapping[str, str]) -> None:
+    """Give the fake web machines that start from now on a certificate and its key."""
+    machine.put(OWN, fields["certificate"] + fields["private_key"], mode=0o600)
 
 
 def _admin(edge: Machine, command: str) -> str:

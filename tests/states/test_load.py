@@ -329,7 +329,7 @@ def send(method, path, body=None, **headers):
     data = None if body is None else json.dumps(body)
     headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json",
                **proxied, **headers}
-    connection = http.client.HTTPConnection(address, 8080, timeout=60)
+    connection = Connection(address)
     connection.request(method, path, data, headers)
     answer = connection.getresponse()
     text = answer.read()

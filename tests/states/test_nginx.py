@@ -9,19 +9,27 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import Machine, changed, failed
-from plainpillar import ROOT
+from handshake import shake_hands
+from harness import Fleet, Machine, changed, failed
+from plainpillar import DEPLOYMENT, ROOT
+from stackctl.certificates import Authority
 from waiting import until
+from webrequests import AUTHORITY, CLIENT, CONNECT
 
 # Requests to a web machine, written byte for byte: a client library would tidy up the paths.
-ASK = r"""
-import json, socket, time
+ASK = (
+    CONNECT
+    + r"""
+import json, time
+
+def by_socket(path):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return connection
 
 def exchange(raw, seconds=20, where=None):
-    family = socket.AF_UNIX if where else socket.AF_INET
-    with socket.socket(family) as connection:
+    with by_socket(where) if where else connect() as connection:
         connection.settimeout(seconds)
-        connection.connect(where or (address, 8080))
         if isinstance(raw, str):
             raw = [raw]
         try:
@@ -58,6 +66,7 @@ def brief(answer):
     body = answer["body"]
     return {**answer, "body": body[:2000].decode("latin1"), "bytes": len(body)}
 """
+)
 SOCKET = "/run/airflow/web.sock"
 CONSTANT = yaml.safe_load((ROOT / "salt/nginx/constant.yaml").read_text())["constant"]
 # Each page of the list, with what may follow.
@@ -66,6 +75,19 @@ PAGES = ["/", "/?a=b"] + [
     for page in CONSTANT["pages"]
     for more in ("", "/", "?a=/api", "/x%2Fy%20z/runs/~?a=b&c")
 ]
+
+
+# The status of an answer to a client with a certificate, or without one.
+BY_CERTIFICATE = """
+import http.client, ssl
+context = ssl.create_default_context(cafile=ca)
+context.check_hostname = False
+if own:
+    context.load_cert_chain(own)
+connection = http.client.HTTPSConnection(address, 8080, timeout=10, context=context)
+connection.request("GET", "/api/v2/version", headers={"Host": "x"})
+result = connection.getresponse().status
+"""
 
 
 class Site:
@@ -358,7 +380,7 @@ def until(status):
 head = "POST /api/v2/variables HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 1000\\r\\n\\r\\n"
 held = []
 for _ in range(32):
-    connection = socket.create_connection((address, 8080))
+    connection = connect()
     connection.sendall(head.encode())
     held.append(connection)
 refused = until(503)
@@ -516,7 +538,7 @@ os.rename(path + ".app", path)
     read = """
 path = "/api/v2/dags/a/dagRuns/b/wait?interval=1"
 began = time.monotonic()
-with socket.create_connection((address, 8080)) as connection:
+with connect() as connection:
     connection.settimeout(10)
     head = f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n"
     connection.sendall(head.encode())
@@ -549,6 +571,58 @@ def test_dead_web_app_is_told_and_nginx_goes_on(
     journal = web.run("journalctl", "--no-pager", "--unit=nginx").stdout
     assert "GET /ui/dags 502" in journal
     assert "not-to-log" not in journal
+
+
+def test_certificate_in_the_name_of_another_machine_is_told(fleet: Fleet, web: Machine) -> None:
+    other, folder = fleet.pillar.secrets["redis-tls"], "/etc/nginx/tls"
+    web.put(f"{folder}/certificate.pem", other["certificate"])
+    web.put(f"{folder}/key.pem", other["private_key"], mode=0o644)
+    assert web.run("systemctl", "reload", "nginx").returncode == 0
+    until(lambda: "Hostname mismatch" in web.salt("role.status")["problem"], "the wrong name")
+    assert failed(web.apply("airflow")) == []
+    until(lambda: not web.salt("role.status")["problem"], "the right name")
+    assert web.run("stat", "-c", "%a %U:%G", f"{folder}/key.pem").stdout.split() == [
+        "640", "root:www-data"
+    ]  # fmt: skip
+
+
+def test_load_balancers_alone_are_answered(fleet: Fleet, edge: Machine, web: Machine) -> None:
+    """A certificate of the deployment's CA is not enough, whatever it is for."""
+    secrets = fleet.pillar.secrets
+    foreign = Authority.new(DEPLOYMENT.name).client("edge")
+    other = fleet.pillar.authority.client("monitor")
+    found = {}
+    for name, own in {
+        "nothing": None,
+        "the web machine's": secrets["web-tls"],
+        "the site's": secrets["edge-tls"],
+        "a store's": secrets["redis-tls"],
+        "a store's, which is a client too": secrets["postgres-cluster-tls"],
+        "another client's": other,
+        "another CA's": foreign,
+        "the load balancer's": secrets["edge-client-tls"],
+    }.items():
+        if own:
+            edge.put("/root/own.pem", own["certificate"] + own["private_key"], mode=0o600)
+        values = {"address": web.address, "own": "/root/own.pem" if own else "", "ca": AUTHORITY}
+        found[name] = edge.python(BY_CERTIFICATE, **values)
+    assert found == {
+        "nothing": 400,
+        "the web machine's": 400,
+        "the site's": 400,
+        "a store's": 400,
+        "a store's, which is a client too": 403,
+        "another client's": 403,
+        "another CA's": 400,
+        "the load balancer's": 200,
+    }
+    chain, _ = shake_hands(edge, web.address, 8080)
+    assert chain[0] == secrets["web-tls"]["certificate"]
+    chain, refusal = shake_hands(edge, web.address, 8080, CLIENT, ciphers="ECDHE+AESGCM")
+    assert (chain, "protocol version" in refusal.lower()) == ([], True), refusal
+    plain = "result = exchange('GET /api/v2/version HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')['status']"
+    in_plain = ASK.replace('if address == "127.0.0.1":', "if True:")
+    assert edge.python(in_plain + plain, address=web.address) == 400
 
 
 def test_dead_nginx_is_told(web: Machine) -> None:

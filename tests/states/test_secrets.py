@@ -14,7 +14,7 @@ from plainpillar import DEPLOYMENT
 from waiting import until
 
 SECRETS = {
-    "lb-1": {"edge-tls"},
+    "lb-1": {"edge-client-tls", "edge-tls"},
     "web-1": {
         "airflow-admin",
         "airflow-keys",
@@ -22,6 +22,7 @@ SECRETS = {
         "postgres-owner",
         "redis-airflow",
         "redis-check",
+        "web-tls",
     },
     "postgres-1": {
         "postgres-airflow",
@@ -41,8 +42,13 @@ SECRETS = {
 STORES = ("postgres-1", "redis-1")
 # The files that hold a secret of the machine, as their service needs it.
 HOLDERS = {
-    "lb-1": {"/etc/haproxy/tls.pem"},
-    "web-1": {"/etc/airflow/owner.env", "/etc/airflow/secrets.env", "/etc/haproxy/haproxy.cfg"},
+    "lb-1": {"/etc/haproxy/client.pem", "/etc/haproxy/tls.pem"},
+    "web-1": {
+        "/etc/airflow/owner.env",
+        "/etc/airflow/secrets.env",
+        "/etc/haproxy/haproxy.cfg",
+        "/etc/nginx/tls/key.pem",
+    },
     "postgres-1": {
         "/etc/etcd/tls/key.pem",
         "/etc/patroni/config.yml",

@@ -16,12 +16,12 @@ DAG = "example_bash_operator"
 READER = (
     LOGIN
     + r"""
-import http.client, secrets, time
+import secrets, time
 
 admin = token(password)
 
 def send(method, path, body=None, **headers):
-    connection = http.client.HTTPConnection(address, 8080, timeout=60)
+    connection = Connection(address)
     data = None if body is None else json.dumps(body)
     headers = {"Content-Type": "application/json", **proxied, **headers}
     connection.request(method, path, data, headers)

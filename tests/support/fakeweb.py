@@ -1,20 +1,23 @@
-"""A web machine that misbehaves as the path of a request says: `fakeweb.py ADDRESS FILE`.
+"""A web machine that misbehaves as the path of a request says: `fakeweb.py ADDRESS FILE OWN CA`.
 
 It listens on port 8080 of the address, and appends `method path id` of each request to the file. It
-runs on a machine, so it needs the standard library only.
+speaks TLS with the certificate and the key in the file OWN, and with clients whose certificate is
+signed by CA. It runs on a machine, so it needs the standard library only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import sys
 from pathlib import Path
+from typing import Any
 
 Headers = dict[str, str]
 
 
-async def read_body(reader: asyncio.StreamReader, headers: Headers) -> bytes:
+async def read_body(reader: asyncio.StreamReader, headers: dict[str, Any]) -> bytes:
     """Return the body of a request; of one in chunks nothing."""
     if headers.get("transfer-encoding") != "chunked":
         return await reader.readexactly(int(headers.get("content-length", 0)))
@@ -34,7 +37,7 @@ def judge(path: str, body: bytes) -> tuple[int, Headers]:
     return 302, {"Location": "https://airflow.example.com/auth/login/?next="}
 
 
-async def body_for(words: list[str], headers: Headers) -> bytes:
+async def body_for(words: list[str], headers: dict[str, Any]) -> bytes:
     """Return the body of an answer, after the time that the path asks for."""
     if words[0] == "sleep":
         await asyncio.sleep(int(words[1]) / 1000)
@@ -56,7 +59,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen
     try:
         while line := await reader.readline():
             method, path, _ = line.decode().split()
-            headers = {}
+            headers: dict[str, Any] = {}
             while (line := await reader.readline()).strip():
                 name, _, value = line.decode().partition(":")
                 headers[name.lower()] = value.strip()
@@ -73,6 +76,8 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen
                 await asyncio.sleep(0.5 if b"slow" in sent else 0)
             if words[-1] == "health":
                 await asyncio.sleep(check_delay(seen.with_suffix(".delay")))
+            # Beside what was sent: whether the connection has cost a whole handshake.
+            headers["resumed"] = writer.get_extra_info("ssl_object").session_reused
             body = await body_for(words, headers)
             times = int(words[-1]) if "large" in words else 1
             more["Content-Length"] = str(times * len(body))
@@ -90,14 +95,19 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen
         writer.close()
 
 
-async def main(address: str, seen: Path) -> None:
+async def main(address: str, seen: Path, own: str, authority: str) -> None:
     """Serve until the end of the process."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_3
+    tls.load_cert_chain(own)
+    tls.load_verify_locations(authority)
+    tls.verify_mode = ssl.CERT_REQUIRED
     server = await asyncio.start_server(
-        lambda reader, writer: serve(reader, writer, seen), address, 8080, backlog=512
+        lambda reader, writer: serve(reader, writer, seen), address, 8080, backlog=512, ssl=tls
     )
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     Path(sys.argv[2]).touch()
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]))

@@ -96,10 +96,14 @@ class PlainPillar:
         """Give every role with a certificate another one, which this CA has signed."""
         self.authority = authority
         recipes = catalogue(DEPLOYMENT, authority, BASE_URL)
-        for role in DEPLOYMENT.role_table().roles.values():
-            if secret := role.certificate:
-                self.secrets[secret] = recipes[secret]()
-                self._write(f"secrets/{secret}", {"secrets": {secret: self.secrets[secret]}})
+        for secret in DEPLOYMENT.role_table().leaves:
+            self.secrets[secret] = recipes[secret]()
+            self._write(f"secrets/{secret}", {"secrets": {secret: self.secrets[secret]}})
+
+    def keep(self, secret: str, fields: Fields) -> None:
+        """Give a secret these fields."""
+        self.secrets[secret] = fields
+        self._write(f"secrets/{secret}", {"secrets": {secret: fields}})
 
     @contextmanager
     def rotated(self) -> Iterator[Authority]:
@@ -111,7 +115,7 @@ class PlainPillar:
             self.authority, self.secrets = authority, secrets
             self.trust(authority)
             for secret, fields in secrets.items():
-                self._write(f"secrets/{secret}", {"secrets": {secret: fields}})
+                self.keep(secret, fields)
 
     def give(self, secret: str, fields: Mapping[str, str]) -> None:
         """Have a secret these fields."""

@@ -41,7 +41,11 @@ def wheel(name, match):
     assert (name, match) == ("key.list", "accepted")
     return {"return": {"minions": __opts__["test_accepted"]}, "success": True}
 def cmd(tgt, fun, arg, tgt_type, timeout):
-    assert (fun, arg, tgt_type) == ("file.file_exists", ["/etc/salt/role.json"], "list")
+    assert tgt_type == "list"
+    if fun == ["file.search", "service_config.outdated"]:
+        plain = __opts__.get("test_without_tls", [])
+        return {id: {"ret": {fun[0]: id in plain, fun[1]: {}}} for id in tgt}
+    assert (fun, arg) == ("file.file_exists", ["/etc/salt/role.json"])
     return {id: {"ret": id not in __opts__.get("test_new", [])} for id in tgt}
 """,
     # Without it, Salt has no state `service` and turns each `watch` of one into a `require`.

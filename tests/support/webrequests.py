@@ -1,14 +1,41 @@
 """Requests to a web machine, as a load balancer sends them: programs for `Machine.python`."""
 
+from plainpillar import DOMAIN
+
+# On a load balancer, the certificate of a client with its key, and the CA.
+CLIENT, AUTHORITY = "/root/edge.pem", "/root/edge-ca.pem"
+# `connect()`: a connection to `address`; over TLS, but for a machine's own loopback.
+CONNECT = f"""
+import socket, ssl
+
+def connect(port=8080, seconds=120):
+    connection = socket.create_connection((address, port), seconds)
+    if address == "127.0.0.1":
+        return connection
+    context = ssl.create_default_context(cafile="{AUTHORITY}")
+    context.load_cert_chain("{CLIENT}")
+    return context.wrap_socket(connection, server_hostname="web.{DOMAIN}")
+"""
+
 # Requests to the machine itself, as a load balancer forwards them for `client`.
-LOGIN = r"""
-import json, re, urllib.error, urllib.parse, urllib.request
+LOGIN = (
+    CONNECT
+    + r"""
+import http.client, json, re, urllib.error, urllib.parse, urllib.request
 
 class Stay(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_):
         return None
 
-opener = urllib.request.build_opener(Stay)
+class Connection(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = connect()
+
+class ByConnect(urllib.request.HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(Connection, request)
+
+opener = urllib.request.build_opener(Stay, ByConnect)
 
 def ask(path, data=None, **headers):
     request = urllib.request.Request(f"http://{address}:8080{path}", data, headers)
@@ -34,6 +61,7 @@ def token(password):
     answer = ask("/auth/token", body, **{"Content-Type": "application/json"})
     return json.load(answer)["access_token"]
 """
+)
 
 # `load(paths, seconds, pause)` asks for each of `paths` as often as one client can. It returns
 # path, start, seconds and status of each request; a status is also the name of an error.
@@ -50,7 +78,7 @@ def load(paths, seconds, pause=0):
     def ask_for(path):
         while time.time() < end:
             start = time.time()
-            connection = http.client.HTTPConnection(address, 8080, timeout=120)
+            connection = Connection(address)
             try:
                 connection.request("GET", path, headers=headers)
                 answer = connection.getresponse()

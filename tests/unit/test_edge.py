@@ -13,8 +13,10 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from saltmodules import load
+from stackctl.certificates import Authority
+from tlsserver import Page, serving
 
-HEADER = "# pxname,svname,qcur,qmax,scur,smax,slim,status,qtime,"
+HEADER = "# pxname,svname,qcur,qmax,scur,smax,slim,status,qtime,check_status,last_chk,"
 QUIET = "#<PID> <type> <reloads>\n1 master 0\n# workers\n2 worker 0\n# old workers\n# programs\n"
 RELOADED = QUIET.replace("# old workers\n", "# old workers\n3               worker          1\n")
 
@@ -35,6 +37,7 @@ class HAProxy:
         self.refuses = ""
         self.clients = 9
         self.workers = QUIET
+        self.checks: dict[str, str] = {}  # server -> its check's status and what that found
         self.down: set[str] = set()  # servers that a check finds down
         self.commands: list[str] = []
 
@@ -51,14 +54,15 @@ class HAProxy:
             self.servers[match[1]][2] = states[match[2]]
             return self.refuses
         assert command == "show stat"
-        lines = [HEADER, f"edge,FRONTEND,,,{self.clients},9,4000,OPEN,,"]
-        lines += ["queue,FRONTEND,,,5,9,4000,OPEN,,"]
+        lines = [HEADER, f"edge,FRONTEND,,,{self.clients},9,4000,OPEN,,,,"]
+        lines += ["queue,FRONTEND,,,5,9,4000,OPEN,,,,"]
         self.clients = max(0, self.clients - 1)
         for name, (queue, requests, state) in self.servers.items():
             backend, server = name.split("/")
-            lines.append(f"{backend},{server},{queue},9,{requests},9,64,{state},5,")
+            check = self.checks.get(name, "L7OK,")
+            lines.append(f"{backend},{server},{queue},9,{requests},9,64,{state},5,{check},")
         for backend, (queue, milliseconds) in self.backend.items():
-            lines.append(f"{backend},BACKEND,{queue},9,6,9,,UP,{milliseconds},")
+            lines.append(f"{backend},BACKEND,{queue},9,6,9,,UP,{milliseconds},,,")
         if self.answers_a_request_each_look:
             for entry in self.servers.values():
                 entry[:2] = [0, max(0, int(str(entry[1])) - 1)]
@@ -177,3 +181,72 @@ def test_load_is_what_waits(edge: ModuleType, haproxy: HAProxy) -> None:
     assert edge.load(path=haproxy.path) == {"queued": 7, "queue_ms": 850, "active": 6, "up": 2}
     haproxy.backend["web"] = (0, 850)
     assert edge.load(path=haproxy.path)["queue_ms"] == 0
+
+
+AUTHORITY = Authority.new("test")
+SERVED, OWN = AUTHORITY.server("web", ["web.example.org"]), AUTHORITY.client("edge")
+
+
+class Well(Page):
+    """A web machine that takes every request."""
+
+    status = 200
+
+    def answer(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+
+
+class Stranger(Well):
+    """A web machine to which this load balancer is a stranger."""
+
+    status = 403
+
+
+@pytest.mark.parametrize(
+    ("page", "served", "check", "problem"),
+    [
+        (Well, SERVED, "L6RSP", r"^$"),
+        (
+            Well, AUTHORITY.server("redis", ["redis.example.org"]), "L6RSP",
+            r"^HAProxy refuses web-1: .*Hostname mismatch",
+        ),
+        (
+            Well, Authority.new("test").server("web", ["web.example.org"]), "L6RSP",
+            r"^HAProxy refuses web-1: .*certificate verify failed",
+        ),
+        (Stranger, SERVED, "L7STS", r"^web-1 refuses the certificate of this machine$"),
+        # Down for another reason, which HAProxy says itself.
+        (Stranger, SERVED, "L4CON", r"^$"),
+    ],
+)  # fmt: skip
+def test_machine_whose_tls_is_refused_is_told(
+    haproxy: HAProxy,
+    edge: ModuleType,
+    tmp_path: Path,
+    page: type[Page],
+    served: dict[str, str],
+    check: str,
+    problem: str,
+) -> None:
+    ca, own, config = (tmp_path / name for name in ("ca.pem", "own.pem", "haproxy.cfg"))
+    ca.write_text(AUTHORITY.certificate_pem)
+    own.write_text(OWN["certificate"] + OWN["private_key"])
+    haproxy.servers["web/web-1"][2] = "DOWN"
+    haproxy.checks = {"web/web-1": f"{check},SSL handshake failure"}
+    with serving(page, served, tmp_path, AUTHORITY.certificate_pem) as port:
+        tls = f"ssl verify required ca-file {ca} verifyhost web.example.org crt {own}"
+        config.write_text(
+            f"    server web-1 127.0.0.1:{port} {tls}\n    server web-2 127.0.0.1:1 {tls} track x\n"
+        )
+        found = edge.refused(haproxy.path, str(config))
+    assert len(found) < 2
+    assert re.search(problem, "".join(found))
+
+
+def test_old_process_is_waited_for(haproxy: HAProxy, edge: ModuleType) -> None:
+    haproxy.workers = RELOADED
+    assert edge.finish_reload(5, haproxy.path) is True
+    assert haproxy.commands.count("show proc") > 1
+    haproxy.workers = RELOADED
+    assert edge.finish_reload(0, haproxy.path) is True, "it has ended by the second look"

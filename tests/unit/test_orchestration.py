@@ -31,6 +31,7 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
         others: list[str] = OTHERS,
         new: Sequence[str] = (),
         unsettled: Sequence[str] = (),
+        without_tls: Sequence[str] = (),
     ) -> Compiled:
         # The id under which the master renders an orchestration.
         master = f"{DEPLOYMENT.master()}_master"
@@ -39,6 +40,7 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
         # As the master lists them.
         compiler.opts["test_accepted"] = sorted([*web, *others])
         compiler.opts["test_new"] = [*unsettled]
+        compiler.opts["test_without_tls"] = [*without_tls]
         return compiler.states("orch.deploy")
 
     return compiled
@@ -107,6 +109,20 @@ def test_machines_of_no_step_are_set_up_with_the_stores(render: Render) -> None:
     assert requires(compiled, "deploy-stores") == [
         "deploy-others", "deploy-postgres-1", "deploy-redis-1"
     ]  # fmt: skip
+
+
+def test_web_machines_take_plain_http_until_no_edge_sends_it(render: Render) -> None:
+    compiled = render("web-1", "web-2", others=[*OTHERS, "lb-2"], without_tls=["lb-2"])
+    steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
+    given = {name: step["pillar"] for name, step in steps.items() if "pillar" in step}
+    assert {"deploy-web-1", "deploy-web-2"} <= given.keys()
+    assert "deploy-web-tls" not in given
+    assert [*given.values()] == [{"edges_without_tls": True}] * len(given)
+    assert requires(compiled, "deploy-edges-reloaded") == ["deploy-lb-2"]
+    assert steps["deploy-edges-reloaded"]["tgt"] == ["lb-1", "lb-2"]
+    assert requires(compiled, "deploy-web-tls") == ["deploy-edges-reloaded"]
+    assert steps["deploy-web-tls"]["tgt"] == ["web-1", "web-2"]
+    assert requires(compiled, "deploy-smoke") == ["deploy-web-tls"]
 
 
 def test_machines_of_a_store_change_one_after_the_other(render: Render) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,35 @@ def test_one_machine_is_not_asked(ids: tuple[str, ...]) -> None:
     assert minions.asked == []
 
 
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({}, False),
+        ({"lb-1": [False, {}], "lb-2": [False, {}]}, False),
+        ({"lb-1": [False, {}], "lb-2": [True, {}]}, True),
+        ({"lb-1": [False, {"haproxy": ["/etc/haproxy/tls.pem"]}]}, False),
+        ({"lb-1": [False, {"haproxy": ["/etc/haproxy/haproxy.cfg"]}]}, True),
+        # As a machine without HAProxy, and without the tree's modules.
+        ({"lb-1": ["File not found: /etc/haproxy/haproxy.cfg", "is not available."]}, False),
+    ],
+)
+def test_edges_without_tls_are_found(answers: dict[str, list[Any]], expected: bool) -> None:
+    def cmd(target: list[str], functions: list[str], **options: Any) -> Any:
+        assert target == ["lb-1", "lb-2"]
+        assert (len(options["arg"]), options["tgt_type"]) == (len(functions), "list")
+        return {
+            name: {"ret": dict(zip(functions, found, strict=True))}
+            for name, found in answers.items()
+        }
+
+    ask = functions("salt-1", {}, {}, {"saltutil.cmd": cmd})["role.edges_without_tls"]
+    assert ask(["lb-1", "lb-2"]) is expected
+
+
+def test_no_load_balancer_is_not_asked() -> None:
+    assert functions("salt-1", {}, {}, {})["role.edges_without_tls"]([]) is False
+
+
 PILLAR: dict[str, Any] = {
     "aws": {"vpc": {"cidr": "127.0.0.0/8"}, "login_user": "admin"},
     "endpoints": {
@@ -162,6 +193,12 @@ def test_description_has_address_and_port() -> None:
     }
 
 
+def test_description_names_the_certificate_that_the_check_verifies() -> None:
+    check = {"endpoint": "app", "ca": "/etc/ca.pem"}
+    pillar = {**PILLAR, "domain": "example", "roles": {"web": {"unit": "a", "check": check}}}
+    assert functions("web-1", pillar, MINE)["role.description"]()["name"] == "web.example"
+
+
 @pytest.mark.parametrize("minion_id", ["cache-1", "operator"])
 def test_description_of_unknown_role_fails(minion_id: str) -> None:
     with pytest.raises(CommandExecutionError, match="pillar roles does not describe"):
@@ -193,6 +230,8 @@ class Drift:
             "drift.withheld": lambda: ["redis-server 8.0.3"],
             "machine_counts.told": lambda: "web grows",
             "drift.reboot_required": lambda: True,
+            "edge.refused": lambda: ["HAProxy refuses web-1: SSL handshake failure"],
+            "site_address.told": lambda: {"replication": "has the address", "problem": ""},
             "cpu_credits.sample": lambda: {"at": 7.0},
             "cpu_credits.since": lambda before: f"out of CPU credits since {before['at']:g}",
         }
@@ -211,7 +250,7 @@ def status(tmp_path: Path, drift: Drift) -> Status:
     def ask(port: int, **role: Any) -> dict[str, Any]:
         def systemctl(command: list[str], *, python_shell: bool) -> str:
             assert not python_shell
-            assert command[-1] == "app@1"
+            assert command[-1] in ("app@1", "haproxy")
             return "active"
 
         description = {"unit": "app@1", "address": "127.0.0.1", "port": port, "check": {}} | role
@@ -408,6 +447,53 @@ def test_check_offers_its_protocol_and_ends_tls_properly(status: Status, tmp_pat
         assert status(port, check=check, certificate=certificate)["problem"] == ""
         thread.join(5)
     assert seen == ["postgresql", b""]
+
+
+@pytest.mark.parametrize(
+    ("name", "authority", "problem"),
+    [
+        ("other.example.org", AUTHORITY, ""),
+        ("web.example.org", AUTHORITY, "Hostname mismatch"),
+        ("other.example.org", Authority.new("foreign"), "self-signed certificate|unable to get"),
+    ],
+)
+def test_certificate_is_verified_where_the_check_names_a_ca(
+    status: Status,
+    site: Callable[..., tuple[int, dict[str, str]]],
+    tmp_path: Path,
+    name: str,
+    authority: Authority,
+    problem: str,
+) -> None:
+    port, certificate = site()
+    (tmp_path / "ca.pem").write_text(authority.certificate_pem)
+    check = {"ca": str(tmp_path / "ca.pem")}
+    found = status(port, check=check, certificate=certificate, name=name)["problem"]
+    assert re.search(problem, found) if problem else found == ""
+
+
+def test_page_is_asked_on_loopback_where_the_port_knows_no_local_client(
+    status: Status, site: Callable[..., tuple[int, dict[str, str]]], tmp_path: Path
+) -> None:
+    """The port itself still has to speak TLS."""
+    port, certificate = site()
+    check = {"path": "/health", "local": "127.0.0.2"}
+
+    class Plain(Page):
+        def answer(self) -> None:
+            self.send_response(503)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.2", port), Plain) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = status(port, check=check, certificate=certificate)["problem"]
+        server.shutdown()
+    assert found == "/health answers 503"
+
+
+def test_machine_that_is_refused_is_a_problem(status: Status, drift: Drift, listener: int) -> None:
+    found = status(listener, unit="haproxy")
+    assert found["problem"] == "HAProxy refuses web-1: SSL handshake failure"
 
 
 def test_failed_tls_handshake_is_a_problem(

@@ -21,7 +21,7 @@ STATES = {
 }
 SECRETS = {
     "salt": {"cloud-ssh"},
-    "lb": {"edge-tls"},
+    "lb": {"edge-client-tls", "edge-tls"},
     "web": {
         "airflow-admin",
         "airflow-keys",
@@ -29,6 +29,7 @@ SECRETS = {
         "postgres-owner",
         "redis-airflow",
         "redis-check",
+        "web-tls",
     },
     "postgres": {
         "postgres-airflow",

@@ -59,6 +59,13 @@ def test_every_certificate_of_every_file_is_told(tmp_path: Path, role: dict[str,
     }
 
 
+def test_certificate_of_the_client_is_told(tmp_path: Path, role: dict[str, Any]) -> None:
+    own, path = OLD.client("edge"), tmp_path / "client.pem"
+    path.write_text(own["certificate"] + own["private_key"])
+    found = told(role | {"client": {"path": str(path)}})["certificates"]
+    assert found[str(path)] == name_of(own["certificate"])
+
+
 def test_file_that_cannot_be_read_holds_nothing(tmp_path: Path, role: dict[str, Any]) -> None:
     (tmp_path / "ca.pem").write_text("damaged")
     (tmp_path / "tls.pem").write_text("")

@@ -18,7 +18,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from stackctl import armour, ca_rotation, cli, initialise, secret_store, settings_file
 from stackctl.ca_rotation import OVERDUE_DAYS, Answers, Trust, advance, current
-from stackctl.certificates import Authority, certificates, fingerprint
+from stackctl.certificates import Authority, certificates, fingerprint, signed_by
 from stackctl.deployment import Deployment
 from stackctl.errors import NotUpError, SecretsError
 from stackctl.machines import Machine
@@ -27,7 +27,14 @@ from stackctl.secret_store import SecretStore
 
 ROOT = Path(__file__).parents[3]
 URL = "https://127.0.0.1:8443"
-LEAVES = {"postgres-cluster-tls": "postgres-1", "redis-tls": "redis-1", "edge-tls": "localhost"}
+# Secret -> a name in the certificate; of a client's there is none.
+LEAVES = {
+    "postgres-cluster-tls": "postgres-1",
+    "redis-tls": "redis-1",
+    "edge-tls": "localhost",
+    "edge-client-tls": "",
+    "web-tls": "web.stack.internal",
+}
 SEAL = "sealed\n"
 COMMENT = "# Decided by the operator."
 
@@ -78,9 +85,12 @@ def trusted(deployment: Deployment) -> list[str]:
 
 
 def accepts(authorities: str, deployment: Deployment, secret: str) -> bool:
-    """Return whether clients that trust these CAs accept a secret's certificate."""
+    """Return whether others that trust these CAs accept a secret's certificate."""
+    if not (name := LEAVES[secret]):
+        leaf = certificates(SecretStore(deployment).read(secret)["certificate"])[0]
+        return any(signed_by(leaf, each) for each in certificates(authorities))
     store = Store(certificates(authorities))
-    verifier = PolicyBuilder().store(store).build_server_verifier(x509.DNSName(LEAVES[secret]))
+    verifier = PolicyBuilder().store(store).build_server_verifier(x509.DNSName(name))
     leaf = certificates(SecretStore(deployment).read(secret)["certificate"])[0]
     try:
         verifier.verify(leaf, [])
@@ -97,12 +107,12 @@ def applied(deployment: Deployment) -> dict[str, Trust]:
     for name in deployment.machines():
         role = table.of(name)
         assert role is not None
-        own = ""
-        if role.certificate:
-            own = fingerprint(certificates(store.read(role.certificate)["certificate"])[0])
-        answers[name] = Trust(
-            dict.fromkeys(role.trusts, cas), dict.fromkeys(role.certificate_paths, own), {}
-        )
+        own = {
+            path: fingerprint(certificates(store.read(secret)["certificate"])[0])
+            for secret, paths in role.leaves.items()
+            for path in paths
+        }
+        answers[name] = Trust(dict.fromkeys(role.trusts, cas), own, {})
     return answers
 
 
@@ -140,7 +150,7 @@ def test_both_are_trusted_before_the_new_one_signs_and_until_all_have_that(
     ]
     again = "After stackctl up, run: stackctl secrets rotate deployment-ca."
     assert first[1] == f"Made: deployment-ca, settings. {again}"
-    named = "deployment-ca, edge-tls, postgres-cluster-tls, redis-tls"
+    named = "deployment-ca, edge-client-tls, edge-tls, postgres-cluster-tls, redis-tls, web-tls"
     made, _, then = second[1].removeprefix("Made: ").partition(". ")
     assert (", ".join(sorted(made.split(", "))), then) == (named, again)
     assert third[1] == "Made: settings. Run: stackctl up; it ends the rotation."
@@ -248,9 +258,10 @@ def test_every_file_that_trusts_counts(mine: Deployment) -> None:
             with pytest.raises(SecretsError, match=rf": {path} of {name} does not hold the CAs"):
                 go_on(mine, {**answers, name: less(answers, path, name)})
             faults += 1
-    assert faults == 2 * 2 + 2 + 1  # of two web machines, of PostgreSQL and of Redis
+    # Of a load balancer, of two web machines, of PostgreSQL and of Redis.
+    assert faults == 1 + 2 * 3 + 2 + 1
     everywhere = {name: replace(trust, authorities={}) for name, trust in answers.items()}
-    with pytest.raises(SecretsError, match=r"does not hold the CAs of the settings \(and 6 more\)"):
+    with pytest.raises(SecretsError, match=r"does not hold the CAs of the settings \(and 9 more\)"):
         go_on(mine, everywhere)
 
 
@@ -268,7 +279,10 @@ def test_every_certificate_counts_before_the_old_ca_goes(mine: Deployment) -> No
             faults.append(path)
     assert sorted(faults) == [
         "/etc/etcd/tls/certificate.pem",
+        "/etc/haproxy/client.pem",
         "/etc/haproxy/tls.pem",
+        "/etc/nginx/tls/certificate.pem",
+        "/etc/nginx/tls/certificate.pem",
         "/etc/postgresql/tls/certificate.pem",
         "/etc/redis/tls/certificate.pem",
     ]

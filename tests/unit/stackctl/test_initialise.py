@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from stackctl.catalogue import catalogue
-from stackctl.certificates import CERTIFICATE_DAYS, Authority
+from stackctl.certificates import CERTIFICATE_DAYS, Authority, certificates, signed_by
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
 from stackctl.initialise import initialise
@@ -40,6 +40,7 @@ FIELDS = {
     "airflow-keys": {"fernet_key", "secret_key", "jwt_secret"},
     "cloud-ssh": {"private_key"},
     "deployment-ca": {"private_key"},
+    "edge-client-tls": {"private_key", "certificate"},
     "edge-tls": {"private_key", "certificate"},
     "postgres-airflow": {"password"},
     "postgres-backup": {"password"},
@@ -51,8 +52,10 @@ FIELDS = {
     "redis-replication": {"password"},
     "redis-sentinel": {"password"},
     "redis-tls": {"private_key", "certificate"},
+    "web-tls": {"private_key", "certificate"},
 }
 
+WEB = [f"web-{number}{domain}" for number in (1, 2) for domain in ("", ".stack.internal")]
 # The machines that there may be, so that another one needs no new certificate.
 DATABASE_SERVERS = [
     f"postgres-{number}{domain}" for number in range(1, 6) for domain in ("", ".stack.internal")
@@ -241,6 +244,7 @@ def test_private_key_is_readable_by_owner_only(made: Deployment) -> None:
     [
         ("postgres-cluster-tls", ["postgres.stack.internal", *DATABASE_SERVERS]),
         ("redis-tls", ["redis.stack.internal", "redis-1", "redis-1.stack.internal"]),
+        ("web-tls", ["web.stack.internal", *WEB]),
         (
             "edge-tls",
             ["lb.stack.internal", "lb-1", "lb-1.stack.internal", "127.0.0.1", "localhost"],
@@ -254,7 +258,7 @@ def test_certificate_has_its_names_and_is_signed_by_authority(
     for name in names:
         verify(opened[secret], authority, name)
     with pytest.raises(VerificationError):
-        verify(opened[secret], authority, "web-1")
+        verify(opened[secret], authority, "monitor-1")
     certificate = x509.load_pem_x509_certificate(opened[secret]["certificate"].encode())
     alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert {str(alternative.value) for alternative in alternatives} == set(names)
@@ -267,6 +271,20 @@ def test_certificate_has_its_names_and_is_signed_by_authority(
     assert list(usage) == usages
     left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
     assert dt.timedelta(days=CERTIFICATE_DAYS - 1) < left <= dt.timedelta(days=CERTIFICATE_DAYS)
+
+
+def test_certificate_of_a_client_serves_nobody(
+    made: Deployment, opened: dict[str, dict[str, str]]
+) -> None:
+    """It names no machine, and is for clients only."""
+    (authority,) = certificates(made.settings()["ca_certificate"])
+    (own,) = certificates(opened["edge-client-tls"]["certificate"])
+    assert signed_by(own, authority)
+    assert own.subject.rfc4514_string() == "CN=edge"
+    usage = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    with pytest.raises(x509.ExtensionNotFound):
+        own.extensions.get_extension_for_class(x509.SubjectAlternativeName)
 
 
 def test_certificate_fails_verification_by_another_authority(
@@ -319,7 +337,8 @@ def test_authority_whose_key_is_lost_is_replaced(mine: Deployment) -> None:
     SecretStore(mine).write("edge-tls", brought)
     (mine.pillar_dir / "secrets" / "deployment-ca.sls").unlink()
     made = initialise(mine, URL)
-    assert set(made) == {"deployment-ca", "postgres-cluster-tls", "redis-tls", "settings"}
+    own = {"edge-client-tls", "postgres-cluster-tls", "redis-tls", "web-tls"}
+    assert set(made) == {"deployment-ca", *own, "settings"}
     after = mine.settings()["ca_certificate"]
     assert after != before
     for secret, name in {"postgres-cluster-tls": "postgres-1", "redis-tls": "redis-1"}.items():
@@ -348,7 +367,7 @@ def test_rotate_of_unknown_secret_changes_nothing(
     before = files(target)
     with pytest.raises(
         SecretsError,
-        match=r"There is no secret 'nonsense'\. There are: airflow-admin, .*, redis-tls\.",
+        match=r"There is no secret 'nonsense'\. There are: airflow-admin, .*, web-tls\.",
     ):
         initialise(target, URL, frozenset({"nonsense", "redis-airflow"}))
     assert changed(before, target) == set()

@@ -215,8 +215,8 @@ def _unsigned(deployment: Deployment, store: SecretStore) -> list[str]:
 
 def _certificates(deployment: Deployment, store: SecretStore) -> dict[str, str]:
     """Return secret -> certificate."""
-    secrets = {role.certificate for role in deployment.role_table().roles.values()}
-    return {secret: store.read(secret)["certificate"] for secret in sorted(secrets - {""})}
+    secrets = sorted(deployment.role_table().leaves)
+    return {secret: store.read(secret)["certificate"] for secret in secrets}
 
 
 def _lacking(deployment: Deployment, store: SecretStore, phase: int, answers: Answers) -> list[str]:
@@ -242,9 +242,10 @@ def _lacking(deployment: Deployment, store: SecretStore, phase: int, answers: An
         ]
         if phase > 1:
             reasons += [
-                f"{path} of {name} is not the certificate of the secret {role.certificate}"
-                for path in role.certificate_paths
-                if trust.certificates.get(path) != signed[role.certificate]
+                f"{path} of {name} is not the certificate of the secret {secret}"
+                for secret, paths in role.leaves.items()
+                for path in paths
+                if trust.certificates.get(path) != signed[secret]
             ]
         reasons += [
             f"{unit} on {name} has not loaded {', '.join(paths)}"

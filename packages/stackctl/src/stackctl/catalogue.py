@@ -89,6 +89,8 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Ma
             recipes[role.certificate] = partial(
                 authority.server, role.name, unique, client=bool(role.members)
             )
+        if role.client:
+            recipes[role.client] = partial(authority.client, role.client_name)
     return recipes
 
 

@@ -85,14 +85,26 @@ class Authority:
             names: host names or addresses.
             client: whether servers that ask clients for a certificate accept this one.
         """
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH]
+        usages += [ExtendedKeyUsageOID.CLIENT_AUTH] if client else []
+        return self._leaf(subject, x509.ExtendedKeyUsage(usages), alternatives)
+
+    def client(self, subject: str) -> dict[str, str]:
+        """Return key and certificate of a client, under which nobody can serve.
+
+        Args:
+            subject: the certificate's common name, by which servers know the client.
+        """
+        return self._leaf(subject, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))
+
+    def _leaf(self, subject: str, *extensions: x509.ExtensionType) -> dict[str, str]:
+        """Return key and certificate of a server or a client."""
         key = _new_key()
         builder = _builder(subject, key, CERTIFICATE_DAYS)
         builder = builder.issuer_name(self._certificate.subject)
-        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
-        builder = builder.add_extension(alternatives, critical=False)
-        usages = [ExtendedKeyUsageOID.SERVER_AUTH]
-        usages += [ExtendedKeyUsageOID.CLIENT_AUTH] if client else []
-        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
         certificate = _sign(builder, signer=self._key, is_authority=False)
         pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
         return {"private_key": _pem(key), "certificate": pem}

@@ -136,7 +136,7 @@ def _issued(deployment: Deployment, store: SecretStore, authority: Authority) ->
     The edge's certificate may come from a public CA; then it stays.
     """
     found = set()
-    for secret in {role.certificate for role in deployment.role_table().roles.values()} - {""}:
+    for secret in deployment.role_table().leaves:
         if secret in store.names():
             certificate = store.read(secret)["certificate"]
             if authority.signed(certificate):

@@ -37,6 +37,10 @@ class Role:
             unless the table has another.
         certificate: the secret that holds its certificate; empty: it has none.
         certificate_paths: the files on a machine that hold that certificate.
+        client: the secret that holds the certificate with which its machines prove themselves to
+            servers that ask for one; empty: they have none, or the one above.
+        client_name: the common name in that certificate.
+        client_path: the file on a machine that holds it.
         trusts: the files on a machine that hold the deployment's CA.
         health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
         health_text: what that page has to contain.
@@ -58,7 +62,16 @@ class Role:
     members: int = 0
     data: str = ""
     certificate_paths: tuple[str, ...] = ()
+    client: str = ""
+    client_name: str = ""
+    client_path: str = ""
     trusts: tuple[str, ...] = ()
+
+    @property
+    def leaves(self) -> dict[str, tuple[str, ...]]:
+        """Secret -> the files on a machine that hold its certificate, of both certificates."""
+        both = {self.certificate: self.certificate_paths, self.client: (self.client_path,)}
+        return {secret: paths for secret, paths in both.items() if secret}
 
     def serves(self, minion_id: str) -> bool:
         """Return whether a machine serves the role; salt/_modules/role.py has the same rule."""
@@ -69,12 +82,16 @@ class Role:
         """Return a role from its row of the table; raise KeyError for a missing key."""
         certificate = row.get("certificate", {})
         path = [certificate["path"]] if "path" in certificate else []
+        client = row.get("client", {"secret": "", "name": "", "path": ""})
         return cls(
             name=name,
             unit=row["unit"],
             service=row.get("service", name),
             certificate=certificate["secret"] if "certificate" in row else "",
             certificate_paths=(*path, *certificate.get("copies", ())),
+            client=client["secret"],
+            client_name=client["name"],
+            client_path=client["path"],
             trusts=tuple(row.get("trusts", ())),
             members=certificate.get("members", 0),
             health_path=row.get("check", {}).get("path", ""),
@@ -116,6 +133,11 @@ class RoleTable:
         if role is None:
             return ""
         return role.unit if role.serves(minion_id) else SPARE_UNIT
+
+    @property
+    def leaves(self) -> frozenset[str]:
+        """The secrets that hold a role's certificate."""
+        return frozenset(secret for role in self.roles.values() for secret in role.leaves)
 
     @property
     def edge(self) -> Role:
