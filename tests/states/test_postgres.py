@@ -388,6 +388,7 @@ def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
     with fleet.pillar.rotated():
         both = begin(DEPLOYMENT, secret, {"password": new}, before)
         fleet.pillar.give(secret, both)
+        fleet.converge(postgres)
         fleet.assert_idempotent(postgres)
         for user, password in zip(roles, (old, new), strict=True):
             answer = query(write, user=user, password=password)
@@ -402,6 +403,7 @@ def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
         asked = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'airflow'"
         until(lambda: superuser(postgres, asked) == "1", "somebody is logged in by the old role")
         fleet.pillar.give(secret, continued(DEPLOYMENT, secret, both))
+        fleet.converge(postgres)
         fleet.assert_idempotent(postgres)
         assert superuser(postgres, asked) == "0"
         assert "no pg_hba.conf entry" in query("SELECT 1", user=roles[0], password=old).stderr
@@ -409,6 +411,7 @@ def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
         assert superuser(postgres, awake).split() == [roles[1], OWNER]
         assert query(write, user=roles[1], password=new).stdout.strip() == roles[1]
     # The next turn is the first role's again.
+    fleet.converge(postgres)
     fleet.assert_idempotent(postgres)
     assert query(write).stdout.strip() == roles[0]
     assert superuser(postgres, awake).split() == [roles[0], OWNER]

@@ -301,9 +301,11 @@ def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
     with fleet.pillar.rotated():
         both = begin(DEPLOYMENT, secret, {"password": new}, before)
         fleet.pillar.give(secret, both)
+        fleet.converge(redis)
         fleet.assert_idempotent(redis)
         assert session(["PING"]) == session(["PING"], password=new) == ["OK", "PONG"]
         fleet.pillar.give(secret, continued(DEPLOYMENT, secret, both))
+        fleet.converge(redis)
         fleet.assert_idempotent(redis)
         assert str(session()[0]).startswith("-WRONGPASS")
         assert session(["PING"], password=new) == ["OK", "PONG"]

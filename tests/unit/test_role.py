@@ -196,7 +196,7 @@ def test_description_has_address_and_port() -> None:
 def test_description_names_the_certificate_that_the_check_verifies() -> None:
     check = {"endpoint": "app", "ca": "/etc/ca.pem"}
     pillar = {**PILLAR, "domain": "example", "roles": {"web": {"unit": "a", "check": check}}}
-    assert functions("web-1", pillar, MINE)["role.description"]()["name"] == "web.example"
+    assert functions("web-1", pillar, ADDRESSES)["role.description"]()["name"] == "web.example"
 
 
 @pytest.mark.parametrize("minion_id", ["cache-1", "operator"])

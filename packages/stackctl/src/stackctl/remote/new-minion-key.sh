@@ -3,7 +3,7 @@
 # Arguments: FOLDER
 set -eu
 umask 077
-openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out "$1/minion.pem.next"
+openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:4096 -out "$1/minion.pem.next"
 openssl pkey -in "$1/minion.pem.next" -pubout -out "$1/minion.pub.next"
 chmod 0400 "$1/minion.pem.next"
 cat "$1/minion.pub.next"
