@@ -152,8 +152,10 @@ base-ssh:
         LogLevel: VERBOSE
         # OpenSSH 7.4 and newer has one of each. Without NIST's curves, SHA-1, and what
         # authenticates a packet before it is encrypted.
-        KexAlgorithms: >-
-          mlkem768x25519-sha256,sntrup761x25519-sha512,sntrup761x25519-sha512@openssh.com,curve25519-sha256,curve25519-sha256@libssh.org
+        KexAlgorithms: {{ [
+          'mlkem768x25519-sha256', 'sntrup761x25519-sha512', 'sntrup761x25519-sha512@openssh.com',
+          'curve25519-sha256', 'curve25519-sha256@libssh.org',
+        ] | join(',') }}
         Ciphers: chacha20-poly1305@openssh.com,aes256-gcm@openssh.com,aes128-gcm@openssh.com
         MACs: hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com
         X11Forwarding: 'no'

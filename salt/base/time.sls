@@ -28,7 +28,7 @@ base-time-unit:
     - makedirs: True
     - mode: '0644'
     - context:
-        sets_clock: {{ (grains['virtual'] != 'container') | json }}
+        sets_clock: {{ (grains.get('virtual') != 'container') | json }}
 
 base-time:
   service.running:
