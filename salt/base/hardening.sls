@@ -43,8 +43,9 @@ base-modules:
     - makedirs: True
     - mode: '0644'
 
-# For a password that somebody sets nevertheless.
+# For a user that somebody adds, with a password, nevertheless. The login user is older than this.
 {% for name, value in {
+  'PASS_MAX_DAYS': 365,
   'PASS_MIN_DAYS': 1,
   'SHA_CRYPT_MIN_ROUNDS': 65536,
   'YESCRYPT_COST_FACTOR': 7,

@@ -6,10 +6,12 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import lynis
 from harness import SPARE, Fleet, Machine, address_plan, changed
 from plainpillar import DOMAIN
 from waiting import until
@@ -374,3 +376,19 @@ def test_nobody_can_write_to_a_spare(spare: Machine, web: Machine) -> None:
     assert done.returncode == 0, done.stderr
     until(lambda: spare.can_reach("127.0.0.1", REDIS), "something listens there")
     assert not web.can_reach(spare.address, REDIS)
+
+
+# -- what lynis finds ------------------------------------------------------------------------------
+
+
+def test_lynis_suggests_nothing_that_has_no_answer(machine: Machine, spare: Machine) -> None:
+    def audit(audited: Machine) -> lynis.Audit:
+        return lynis.audit(lambda script: audited.run("sh", "-c", script).stdout)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(audit, (machine, spare)))
+    print(found)
+    assert min(each.index for each in found) >= lynis.LEAST
+    assert frozenset().union(*(each.told for each in found)) <= lynis.answered()
+    for name in ("lynis", "/usr/share/lynis", "/etc/lynis"):
+        assert machine.run("sh", "-c", f"command -v {name} || ls {name}").returncode != 0
