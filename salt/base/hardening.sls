@@ -53,7 +53,7 @@ base-modules:
 base-login-{{ name | lower | replace('_', '-') }}:
   file.replace:
     - name: /etc/login.defs
-    - pattern: '^#?\s*{{ name }}\s.*$'
+    - pattern: '^#?{{ name }}[ \t].*$'
     - repl: "{{ name }}\t{{ value }}"
     - append_if_not_found: True
 {% endfor %}
