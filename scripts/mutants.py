@@ -112,6 +112,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_states/vpc_endpoint.py": ["aws/test_bucket.py", "aws/test_repair.py"],
     "salt/_states/security_group.py": ["aws/test_account.py", "aws/test_foundation.py"],
     "salt/_states/service_config.py": ["test_service_config.py"],
+    "salt/_states/setuid.py": ["test_setuid.py"],
     "salt/_states/sshd.py": ["test_sshd.py"],
     f"{STACKCTL}/billing.py": ["stackctl/test_new_account.py"],
     f"{STACKCTL}/credentials.py": ["stackctl/test_credentials.py"],

@@ -12,6 +12,7 @@ import csv
 import io
 import re
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ Role = Mapping[str, Any]
 # Folder -> the files that an image, cloud-init, the deploy script or Salt itself writes there.
 # Others belong to a package or say in their first lines that a state manages them.
 FOLDERS = {
+    "etc/audit/rules.d": r"",
+    "etc/chrony": r"chrony\.keys",
     "etc/apt/preferences.d": r"",
     "etc/apt/sources.list.d": r"debian\.sources",
     "etc/cron.d": r"",
@@ -35,11 +38,13 @@ FOLDERS = {
     "etc/cron.hourly": r"",
     "etc/cron.monthly": r"",
     "etc/cron.weekly": r"",
+    "etc/modprobe.d": r"",
     "etc/modules-load.d": r"",
     "etc/profile.d": r"",
     "etc/salt/minion.d": r"_schedule\.conf",
     "etc/ssh/sshd_config.d": r"10-cloud\.conf|50-cloud-init\.conf",
     "etc/sudoers.d": r"admin|90-cloud-init-users",
+    "etc/security/limits.d": r"",
     "etc/sysctl.d": r"60-stack\.conf",
     "etc/systemd/system": r"salt-(minion|master)\.service|cloud-boot-(init|final)\.service",
     "etc/systemd/system.control": r"",
@@ -49,11 +54,16 @@ FOLDERS = {
 }
 _MARK = re.compile(rb"Managed by [sS]alt\b")
 _MARKED_BYTES = 300
-# What the local cloud's image masks: a container has no hardware and no updates of its own.
+# What the local cloud's image masks: a container has no hardware of its own.
 _MASKED_IN_CONTAINER = re.compile(
-    r"(getty\.target|console-getty\.service|apt-daily(-upgrade)?\.timer"
-    r"|systemd-(logind|networkd|resolved|udevd)\.service)"
+    r"(getty\.target|console-getty\.service|systemd-(logind|networkd|resolved|udevd)\.service)"
 )
+_UPDATE_TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
+_SECURITY = re.compile(r"^(deb\s.*\S+-security\b|Suites:.*\S+-security\b)", re.MULTILINE)
+# A clock that is this far off, in seconds: etcd and tokens bear one second.
+_CLOCK_OFF = 0.5
+# How long chronyd may need for its first measurements, also without CPU credits.
+_CLOCK_SECONDS = 120
 _WITHHELD = re.compile(r"^Unattended-Upgrade::Package-Blacklist \{([^}]*)\};", re.MULTILINE)
 _POLICY = re.compile(r"^(\S+):\n +Installed: (\S+)\n +Candidate: (\S+)$", re.MULTILINE)
 _NO_LOGIN = {"nologin", "false", "sync"}
@@ -188,9 +198,9 @@ def _units(root: Path, role: Role) -> Iterator[str]:
         masked = path.is_symlink() and str(path.readlink()) == "/dev/null"
         if masked and not (container and _MASKED_IN_CONTAINER.fullmatch(path.name)):
             yield f"{path.name} is masked"
-    updates = "apt-daily-upgrade.timer"
-    if not container and not Path(folder, "timers.target.wants", updates).is_symlink():
-        yield f"{updates} is disabled, so no security update is installed"
+    for updates in _UPDATE_TIMERS:
+        if not Path(folder, "timers.target.wants", updates).is_symlink():
+            yield f"{updates} is disabled, so no security update is installed"
 
 
 def _users(root: Path, role: Role) -> Iterator[str]:
@@ -259,6 +269,30 @@ def _packages(root: Path, role: Role) -> Iterator[str]:
             yield f"the package {line.removeprefix('hold ')} is on hold"
 
 
+def _updates(root: Path, role: Role) -> Iterator[str]:
+    """Whether apt knows where Debian's security updates are."""
+    del role
+    folder = Path(root, "etc/apt")
+    paths = [folder / "sources.list", *Path(folder, "sources.list.d").glob("*")]
+    if not any(_SECURITY.search(path.read_text()) for path in paths if path.is_file()):
+        yield "apt has no source of Debian's security updates"
+
+
+def _clock(root: Path, role: Role) -> Iterator[str]:
+    """A clock that is wrong, or that nothing corrects."""
+    del role
+    # https://chrony-project.org/doc/4.6/chronyc.html
+    *_, status = tracking = _run("chronyc", "-cn", "tracking").strip().split(",")
+    sources = [line.split(",") for line in _run("chronyc", "-cn", "sources").splitlines()]
+    answered = any(int(reach, 8) for _, _, _, _, _, reach, *_ in sources)
+    if not answered or status == "Not synchronised":
+        began = Path(root, "run/chrony/chronyd.pid").stat().st_mtime
+        if time.time() - began > _CLOCK_SECONDS:
+            yield "the clock follows no server: none answers"
+    elif abs(off := float(tracking[4])) > _CLOCK_OFF:
+        yield f"the clock is {abs(off):.1f} s {'slow' if off > 0 else 'fast'}"
+
+
 def _sshd(root: Path, role: Role) -> Iterator[str]:
     """Options of sshd that another file decides."""
     del root, role
@@ -314,6 +348,8 @@ CHECKS: tuple[Callable[[Path, Role], Iterator[str]], ...] = (
     _users,
     _ports,
     _packages,
+    _updates,
+    _clock,
     _sshd,
     _haproxy,
     _postgres,

@@ -99,6 +99,61 @@ def compressed_swap(name: str, mebibytes: int, root: str = "/") -> dict[str, Any
     return result
 
 
+def audited(name: str, rules: str = "/etc/audit/rules.d") -> dict[str, Any]:
+    """The kernel records by the rules of a folder, and a service writes the records down.
+
+    A container sees nothing of its host's records; as `setting` there.
+
+    Args:
+        name: the service.
+        rules: the folder, whose files augenrules(8) joins.
+    """
+    if _in_container():
+        return _left_alone(f"the audit by {rules}")
+    result: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "it records"}
+    texts = (path.read_text() for path in sorted(Path(rules).glob("*.rules")))
+    wanted = _audit_rules("\n".join(texts))
+    changes: dict[str, Any] = {}
+    if not __salt__["service.enabled"](name) or not __salt__["service.status"](name):
+        changes[name] = {"old": "does not run", "new": "runs"}
+    if (loaded := _loaded_audit_rules()) != wanted:
+        changes["rules"] = {"old": loaded, "new": wanted}
+    if not changes:
+        return result
+    result |= {"changes": changes, "comment": f"the kernel records by {rules}"}
+    if __opts__["test"]:
+        return result | {"result": None}
+    __salt__["service.enable"](name)
+    __salt__["service.start"](name)
+    told = __salt__["cmd.run_all"](["augenrules", "--load"], python_shell=False)
+    if not __salt__["service.status"](name) or _loaded_audit_rules() != wanted:
+        comment = f"the kernel does not record by {rules}: {told['stderr']}; journalctl -u {name}"
+        return result | {"result": False, "changes": {}, "comment": comment}
+    return result
+
+
+def _loaded_audit_rules() -> list[str]:
+    listed = __salt__["cmd.run_stdout"](["auditctl", "-l"], python_shell=False)
+    return _audit_rules(str(listed))
+
+
+def _audit_rules(text: str) -> list[str]:
+    """Return the rules of a file, or of what auditctl(8) lists, in the same words.
+
+    It lists the system calls that an access means, in an order of its own, and numbers.
+    """
+    found = []
+    for line in text.splitlines():
+        if line.startswith("-a "):
+            fields = re.findall(r"-F (\S+)", line.replace("!=unset", "!=-1"))
+            calls = re.findall(r"-S (\S+)", line)
+            if any(field.startswith("perm=") for field in fields):
+                calls = []
+            named = sorted(",".join(calls).split(",")) if calls else []
+            found.append(" ".join([line.split()[1], *fields, *named]))
+    return found
+
+
 def _swap_size(root: Path, name: str) -> int:
     """Return the size of a device in MiB, 0 when it is no swap."""
     if not re.search(rf"^/dev/{name}\s", (root / "proc/swaps").read_text(), re.MULTILINE):

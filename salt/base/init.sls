@@ -1,7 +1,10 @@
 # A Debian with security updates, in UTC, that lets in only what pillar `endpoints` names and knows
 # the other machines by name. Every machine applies this first. Watch: base-firewall-loaded.
 include:
+  - base.audit
+  - base.hardening
   - base.recorder
+  - base.time
   - minion
 
 # The deploy script has written the same before there was a minion.
@@ -64,31 +67,6 @@ base-timezone:
     - force: True
     - require:
       - pkg: base-packages
-
-# A machine without a way out reaches no time server but Amazon's. Debian's images have one of these
-# two programs.
-base-time-timesyncd:
-  file.managed:
-    - name: /etc/systemd/timesyncd.conf.d/stack.conf
-    - source: salt://base/files/timesyncd.conf
-    - makedirs: True
-    - mode: '0644'
-
-base-time-chrony:
-  file.managed:
-    - name: /etc/chrony/sources.d/stack.sources
-    - source: salt://base/files/chrony.sources
-    - makedirs: True
-    - mode: '0644'
-
-{% for unit, file in {'systemd-timesyncd': 'timesyncd', 'chrony': 'chrony'}.items() %}
-base-time-{{ file }}-service:
-  service.running:
-    - name: {{ unit }}
-    - onlyif: systemctl --quiet is-active {{ unit }}
-    - watch:
-      - file: base-time-{{ file }}
-{% endfor %}
 
 base-journal:
   file.managed:
@@ -163,11 +141,23 @@ base-ssh:
         PasswordAuthentication: 'no'
         KbdInteractiveAuthentication: 'no'
         AuthenticationMethods: publickey
-        MaxAuthTries: '4'
+        MaxAuthTries: '3'
         LoginGraceTime: '30'
-        # A connection whose client is gone ends after three minutes.
-        ClientAliveInterval: '60'
-        ClientAliveCountMax: '3'
+        # A connection whose client is gone ends after three minutes. Packets of TCP, which anybody
+        # on the way can answer, do not count.
+        ClientAliveInterval: '90'
+        ClientAliveCountMax: '2'
+        TCPKeepAlive: 'no'
+        # With the fingerprint of each login's key.
+        LogLevel: VERBOSE
+        # OpenSSH 7.4 and newer has one of each. Without NIST's curves, SHA-1, and what
+        # authenticates a packet before it is encrypted.
+        KexAlgorithms: {{ [
+          'mlkem768x25519-sha256', 'sntrup761x25519-sha512', 'sntrup761x25519-sha512@openssh.com',
+          'curve25519-sha256', 'curve25519-sha256@libssh.org',
+        ] | join(',') }}
+        Ciphers: chacha20-poly1305@openssh.com,aes256-gcm@openssh.com,aes128-gcm@openssh.com
+        MACs: hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com
         X11Forwarding: 'no'
         AllowAgentForwarding: 'no'
         AllowStreamLocalForwarding: 'no'

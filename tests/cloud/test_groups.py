@@ -299,6 +299,18 @@ def test_elastic_address_moves_at_once(net: Net) -> None:
         net.take(net.groups[name], (8080, "0.0.0.0/0"))
 
 
+def test_machines_are_told_the_time_whatever_their_groups_say(net: Net) -> None:
+    """At Amazon's address, and nowhere else."""
+    ask = (
+        "import socket, sys; s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(2);"
+        " s.sendto(b'\\x23' + bytes(47), (sys.argv[1], int(sys.argv[2])));"
+        " print(len(s.recv(99)))"
+    )
+    near = net.machines["near"]
+    assert near.run(f'python3 -c "{ask}" 169.254.169.123 123') == "48"
+    assert near.run(f'python3 -c "{ask}" 169.254.169.123 124 2>/dev/null || true') == ""
+
+
 def test_metadata_service_answers_machines_and_no_container_on_them(net: Net) -> None:
     near = net.machines["near"]
     near.run(_POD)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import lynis
 from stackctl.account import enter
 from stackctl.machines import ec2_client, find_machines
 from stackctl.run import Log
@@ -49,6 +51,21 @@ def test_services_can_do_little_but_what_they_are_for(stack: Stack) -> None:
     assert {name: units for name, units in strange.items() if units} == {}
     # No reason is kept for what needs none.
     assert set().union(*found.values()) == set(FREE)
+
+
+def test_lynis_suggests_nothing_that_has_no_answer(stack: Stack) -> None:
+    def audit(name: str) -> lynis.Audit:
+        return lynis.audit(lambda script: stack.sh(name, script))
+
+    # One of each role.
+    names = [name for name in stack.containers() if name.endswith("-1")]
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(names, pool.map(audit, names), strict=True))
+    print(found)
+    low = {name: each.index for name, each in found.items() if each.index < lynis.LEAST}
+    assert low == {}
+    # No answer is kept for what nothing suggests.
+    assert frozenset().union(*(each.told for each in found.values())) == lynis.answered()
 
 
 def test_way_in_leads_to_ssh_alone(stack: Stack, tmp_path: Path) -> None:

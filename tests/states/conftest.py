@@ -13,7 +13,15 @@ import pytest
 from saltfactories.manager import FactoriesManager
 from saltfactories.plugins.event_listener import EventListener
 
-from harness import SUBNET, Fleet, Machine, address_plan, close_network, open_network
+from harness import (
+    SUBNET,
+    Fleet,
+    Machine,
+    address_plan,
+    close_network,
+    open_network,
+    time_service,
+)
 from localcloud import image
 from plainpillar import ROOT, PlainPillar
 from webrequests import AUTHORITY, CLIENT
@@ -76,9 +84,10 @@ def fleet(
     Every part is removed, also when the removal of another one fails.
     """
     with ExitStack() as stack:
-        open_network(docker_client)
+        network = open_network(docker_client)
         stack.callback(close_network, docker_client)
-        fleet = Fleet(salt_factories, docker_client, machine_image, plain_pillar)
+        clock = stack.enter_context(time_service(network))
+        fleet = Fleet(salt_factories, docker_client, machine_image, plain_pillar, clock)
         stack.enter_context(fleet.master.started())
         fleet.publish_address(*address_plan())
         stack.callback(fleet.terminate)

@@ -39,7 +39,9 @@ from saltfactories.daemons.container import Container
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
 
+from localcloud.config import TIME_ADDRESS
 from localcloud.machines import cpu_limits, size_limits
+from localcloud.ntp import TimeServer
 from localcloud.sizes import baseline, memory_left
 from memory import oom_kills
 from plainpillar import DEPLOYMENT, PlainPillar
@@ -53,6 +55,8 @@ SUBNET = ipaddress.ip_network(
 )
 NETWORK = f"stack-states-{SUBNET.network_address}"
 PREFIX = f"{NETWORK}-"
+# On this host; nft's names have no dots.
+TABLE = NETWORK.replace(".", "-")
 BACKUPS = f"{NETWORK}-backups"
 HIGHSTATE_SECONDS = 600
 MACHINE_MEBIBYTES = memory_left("t2.micro", 1024)
@@ -115,8 +119,33 @@ def open_network(client: docker.DockerClient) -> Network:
     return client.networks.create(NETWORK, driver="bridge", ipam=IPAMConfig(pool_configs=[pool]))
 
 
+@contextmanager
+def time_service(network: Network) -> Iterator[TimeServer]:
+    """Tell the machines the time at Amazon's address, as the local cloud does."""
+    with TimeServer((address_plan()[DEPLOYMENT.master()], 0)) as server:
+        host, port = server.socket.getsockname()
+        asked = f'iifname "br-{str(network.id)[:12]}" ip daddr {TIME_ADDRESS} udp dport 123'
+        _nft(
+            f"table ip {TABLE} {{\nchain clock {{\n"
+            "type nat hook prerouting priority -101;\n"
+            f"{asked} dnat to {host}:{port}\n}}\n}}\n"
+        )
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def _nft(rules: str) -> None:
+    """Replace the table of this network on the host."""
+    removal = f"table ip {TABLE}\ndelete table ip {TABLE}\n"
+    subprocess.run(["nft", "--file", "-"], input=removal + rules, text=True, check=True)
+
+
 def close_network(client: docker.DockerClient) -> None:
     """Remove the machines' network, and the machines that are still in it."""
+    _nft("")
     for container in client.containers.list(all=True, filters={"name": f"^/{PREFIX}"}):
         container.remove(force=True)
     for network in client.networks.list(names=[f"^{NETWORK}$"]):
@@ -297,7 +326,11 @@ def failed(states: States) -> list[str]:
 
 
 class Fleet:
-    """The master and the machines, which boot when a test first asks for them."""
+    """The master and the machines, which boot when a test first asks for them.
+
+    Attributes:
+        clock: tells the machines the time.
+    """
 
     def __init__(
         self,
@@ -305,8 +338,10 @@ class Fleet:
         client: docker.DockerClient,
         image: str,
         pillar: PlainPillar,
+        clock: TimeServer,
     ) -> None:
         self.pillar = pillar
+        self.clock = clock
         self._factories = factories
         self._client = client
         self._image = image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -24,6 +25,12 @@ postgres:x:105:105::/var/lib/postgresql:/bin/bash
 """
 SHADOW = "root:*:1:0:9:7:::\nadmin:!:1:0:9:7:::\npostgres:!*:1::::::\n"
 GROUP = "sudo:x:27:admin\nadm:x:4:eve\n"
+# As chronyc prints them: the fifth is how far the clock is off; the sixth whether the last eight
+# questions had an answer, in octal.
+TRACKING = (
+    "A9FEA97B,169.254.169.123,4,1795817136.1,0.000000061,0,0,0,0,0.1,0.001,0.01,16.1,Normal\n"
+)
+SOURCES = "^,*,169.254.169.123,3,4,377,12,0.000001,0.000002,0.000100\n"
 COLUMNS = ("# pxname", "svname", "status", "slim")
 
 
@@ -44,6 +51,8 @@ class Machine:
             "ss --no-header": "LISTEN 0 128 0.0.0.0:22 0.0.0.0:*\nLISTEN 0 1 [::1]:9 [::]:*\n"
             "LISTEN 0 1 *:80 *:*\n"
             "LISTEN 0 1 127.0.0.11:3 0.0.0.0:*\n",
+            "chronyc -cn tracking": TRACKING,
+            "chronyc -cn sources": SOURCES,
         }
     )
     sshd: list[str] = field(default_factory=list)
@@ -53,7 +62,10 @@ class Machine:
         self.put("etc/shadow", SHADOW)
         self.put("etc/group", GROUP)
         self.put("home/admin/.ssh/authorized_keys", "# the deployment's\nssh-ed25519 AAAA x\n")
-        self.link("etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer", "/usr/x")
+        for timer in ("apt-daily", "apt-daily-upgrade"):
+            self.link(f"etc/systemd/system/timers.target.wants/{timer}.timer", "/usr/x")
+        self.put("etc/apt/sources.list.d/debian.sources", "Suites: x trixie-security\n")
+        self.put("run/chrony/chronyd.pid", "1\n")
 
     def put(self, path: str, text: str) -> None:
         """Write a file."""
@@ -71,6 +83,7 @@ class Machine:
         def run(command: list[str], **options: Any) -> dict[str, Any]:
             assert options["python_shell"] is False
             answer = self.answers.get(" ".join(command[:2]), "")
+            answer = self.answers.get(" ".join(command), answer)
             if isinstance(answer, Exception):
                 return {"retcode": 1, "stdout": "", "stderr": str(answer)}
             return {"retcode": 0, "stdout": answer, "stderr": ""}
@@ -127,6 +140,10 @@ def test_before_the_first_highstate(machine: Machine) -> None:
         "etc/sudoers.d/eve",
         "etc/sysctl.d/99-local.conf",
         "etc/modules-load.d/x.conf",
+        "etc/modprobe.d/x.conf",
+        "etc/audit/rules.d/x.rules",
+        "etc/chrony/sources.d/x.sources",
+        "etc/security/limits.d/x.conf",
         "etc/tmpfiles.d/x.conf",
         "etc/salt/minion.d/x.conf",
         "etc/ssh/sshd_config.d/99-x.conf",
@@ -160,7 +177,60 @@ def test_units(machine: Machine) -> None:
     ]
     machine.virtual = "container"
     machine.link("etc/systemd/system/ssh.service", "/dev/null")
-    assert machine.found()[3:] == ["ssh.service is masked"]
+    machine.link("etc/systemd/system/systemd-logind.service", "/dev/null")
+    assert machine.found()[3:] == [
+        "apt-daily.timer is masked",
+        "ssh.service is masked",
+        "apt-daily-upgrade.timer is disabled, so no security update is installed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [
+        ("deb http://deb.debian.org/debian-security trixie-security main", []),
+        ("deb [signed-by=/x] http://mirror/debian trixie-security/updates main", []),
+        ("Types: deb\nSuites: trixie trixie-security\n", []),
+        ("# deb http://mirror/debian trixie-security main", ["apt has no source"]),
+        ("deb http://mirror/debian trixie main", ["apt has no source"]),
+    ],
+)
+def test_security_updates_have_a_source(machine: Machine, sources: str, found: list[str]) -> None:
+    (machine.root / "etc/apt/sources.list.d/debian.sources").unlink()
+    machine.put("etc/apt/sources.list", f"{sources}\n")
+    assert [sentence[:17] for sentence in machine.found()] == found
+
+
+@pytest.mark.parametrize(
+    ("off", "found"),
+    [
+        ("0.499", []),
+        ("-0.499", []),
+        ("1.26", ["the clock is 1.3 s slow"]),
+        ("-86400.1", ["the clock is 86400.1 s fast"]),
+    ],
+)
+def test_wrong_clock(machine: Machine, off: str, found: list[str]) -> None:
+    machine.answers["chronyc -cn tracking"] = TRACKING.replace("0.000000061", off)
+    assert machine.found() == found
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_clock_that_no_server_corrects(machine: Machine, *, measured: bool) -> None:
+    """One that lost its server, or never had one. After a start, a server may be slow."""
+    if measured:
+        machine.answers["chronyc -cn sources"] = SOURCES.replace(",377,", ",0,")
+    else:
+        never = "00000000,,0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0,1.0,0.0,Not synchronised\n"
+        machine.answers["chronyc -cn tracking"] = never
+    assert machine.found() == []
+    os.utime(machine.root / "run/chrony/chronyd.pid", (1, 1))
+    assert machine.found() == ["the clock follows no server: none answers"]
+
+
+def test_clock_that_nobody_measures(machine: Machine) -> None:
+    machine.answers["chronyc -cn tracking"] = OSError("506 Cannot talk to daemon")
+    assert machine.found() == ["the check of clock failed: chronyc: 506 Cannot talk to daemon"]
 
 
 def test_users(machine: Machine) -> None:

@@ -209,3 +209,103 @@ def test_units_of_timers_try_again() -> None:
             continue
         assert "\nStartLimitIntervalSec=0\n" in text, path
         assert "\nRestart=on-failure\n" in text, path
+
+
+RULES = """\
+# Managed by salt/base.
+-D
+-b 1024
+-a always,exit -F arch=b64 -F path=/etc/passwd -F perm=wa -F key=identity
+-a always,exit -F arch=b64 -F dir=/etc/salt/pki -F perm=r -F auid>=1000 -F auid!=unset -F key=keys
+-a always,exit -F arch=b64 -S adjtimex,settimeofday -F exe!=/usr/sbin/chronyd -F key=time
+"""
+# As auditctl 4.0.2 lists them.
+LISTED = """\
+-a always,exit -F arch=b64 -S open,rename,creat,openat -F path=/etc/passwd -F perm=wa -F key=identity
+-a always,exit -F arch=b64 -S open,openat -F dir=/etc/salt/pki -F perm=r -F auid>=1000 -F auid!=-1 -F key=keys
+-a always,exit -F arch=b64 -S settimeofday,adjtimex -F exe!=/usr/sbin/chronyd -F key=time
+"""  # noqa: E501
+
+
+class Audit:
+    """The kernel's rules and auditd, on a machine with a kernel of its own."""
+
+    def __init__(self, rules: Path, *, runs: bool, listed: str) -> None:
+        self.rules = rules
+        self.runs = runs
+        self.listed = listed
+        self.did: list[str] = []
+        self.refuses = False
+        (rules / "60-stack.rules").write_text(RULES)
+
+    def load(self, command: list[str], **_: Any) -> dict[str, Any]:
+        self.did.append(" ".join(command))
+        if not self.refuses:
+            self.listed = LISTED
+        return {"retcode": 0, "stdout": "", "stderr": "There was an error in line 4"}
+
+    def start(self, name: str) -> bool:
+        self.did.append(f"start {name}")
+        self.runs = True
+        return True
+
+    def state(self, *, test: bool = False, virtual: str = "xen") -> dict[str, Any]:
+        functions: dict[str, Callable[..., Any]] = {
+            "service.enabled": lambda _name: self.runs,
+            "service.status": lambda _name: self.runs,
+            "service.enable": lambda name: self.did.append(f"enable {name}"),
+            "service.start": self.start,
+            "cmd.run_stdout": lambda command, **_: self.listed if command[-1] == "-l" else "",
+            "cmd.run_all": self.load,
+        }
+        module = load(
+            "_states",
+            "kernel",
+            __grains__={"virtual": virtual},
+            __opts__={"test": test},
+            __salt__=functions,
+        )
+        ret: dict[str, Any] = module.audited("auditd", str(self.rules))
+        return ret
+
+
+def test_audit_that_records_is_left_alone(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, runs=True, listed=LISTED)
+    assert (audit.state()["result"], audit.state()["changes"], audit.did) == (True, {}, [])
+
+
+def test_audit_is_started_with_its_rules(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, runs=False, listed="No rules\n")
+    assert set(audit.state(test=True)["changes"]) == {"auditd", "rules"}
+    assert (audit.state(test=True)["result"], audit.did) == (None, [])
+    found = audit.state()
+    assert (found["result"], set(found["changes"])) == (True, {"auditd", "rules"})
+    assert audit.did == ["enable auditd", "start auditd", "augenrules --load"]
+    assert (audit.state()["result"], audit.state()["changes"]) == (True, {})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("path=/etc/passwd", "path=/etc/shadow"), ("perm=wa", "perm=w"), ("adjtimex", "stime")],
+)
+def test_rules_that_were_changed_by_hand_are_loaded_again(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    audit = Audit(tmp_path, runs=True, listed=LISTED.replace(old, new))
+    assert set(audit.state()["changes"]) == {"rules"}
+    assert (audit.state()["result"], audit.state()["changes"]) == (True, {})
+
+
+def test_rules_that_the_kernel_refuses_fail(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, runs=True, listed="No rules\n")
+    audit.refuses = True
+    found = audit.state()
+    assert (found["result"], found["changes"]) == (False, {})
+    assert "There was an error in line 4" in found["comment"]
+
+
+def test_container_has_no_records_of_its_own(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, runs=False, listed="")
+    found = audit.state(virtual="container")
+    assert (found["result"], found["changes"], audit.did) == (True, {}, [])
+    assert "a container has its host's kernel" in found["comment"]

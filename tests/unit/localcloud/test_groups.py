@@ -167,9 +167,10 @@ def test_machine_sends_from_its_own_address_only() -> None:
     ]
 
 
-def test_machines_find_the_metadata_service_at_its_address_on_ec2() -> None:
-    asked = 'iifname { "br-1", "br-2" } ip daddr 169.254.169.254 tcp dport 80'
-    assert rendered()["metadata"][1] == f"{asked} dnat ip to 172.17.0.1:4566"
+@pytest.mark.parametrize("asked", ["169.254.169.254 tcp dport 80", "169.254.169.123 udp dport 123"])
+def test_machines_find_metadata_and_time_at_their_addresses_on_ec2(asked: str) -> None:
+    bridges = 'iifname { "br-1", "br-2" }'
+    assert f"{bridges} ip daddr {asked} dnat ip to 172.17.0.1:4566" in rendered()["link-local"]
 
 
 def test_cloud_without_networks_has_no_tables() -> None:

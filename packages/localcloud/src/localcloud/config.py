@@ -29,6 +29,8 @@ METADATA = "/_localcloud/metadata"
 """The beginning of the paths of the instance metadata service, which machines alone may ask."""
 METADATA_ADDRESS = "169.254.169.254"
 """The address at which machines ask it, as on EC2; there, its paths begin with nothing."""
+TIME_ADDRESS = "169.254.169.123"
+"""The address at which machines ask for the time, as on EC2."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class CloudConfig:
         name: label and name prefix of the cloud's containers, networks and volumes.
         state_dir: holds credentials, state, log and pid file; it is made with mode 0700.
         port: TCP port of the API, on loopback and on Docker's bridge gateway; the next one serves
-            S3 over TLS.
+            S3 over TLS. UDP of the same number, on the gateway alone, tells the time.
         image: tag of the machines' image, as `localcloud.image.ensure` returns it.
         publish: Name tag of an elastic address -> port of the machine that has it -> where this
             host reaches it: (an address of loopback, port).

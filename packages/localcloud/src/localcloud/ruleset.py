@@ -18,7 +18,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from localcloud.config import METADATA_ADDRESS
+from localcloud.config import METADATA_ADDRESS, TIME_ADDRESS
 from localcloud.reachability import ANY, EVERYWHERE, PUBLIC, Group, Interface, Policy, Rule
 
 FAMILIES = ("inet", "bridge")
@@ -30,7 +30,7 @@ SAME_SOURCE = 99
 100."""
 OTHER_TARGET = -101
 """The priority of the rules that lead public addresses to machines, and machines to the metadata
-service: before Docker's."""
+service and to the time: before Docker's."""
 _ALL_PORTS = (0, 65535)
 _AT_PUBLIC = f"ct original ip daddr {PUBLIC}"
 
@@ -53,8 +53,8 @@ class Services:
     """What machines reach whatever their groups say.
 
     Args:
-        api: address and port of the API, which is also the instance metadata service; the latter
-            needs neither a way out nor a rule, the former both.
+        api: address and port of the API, which is also the instance metadata service, and by UDP
+            the time service; these two need neither a way out nor a rule, the API both.
         s3_port: of S3 over TLS at the same address.
         resolvers: the addresses of the name servers, which EC2's groups do not filter either.
         publish: see `localcloud.config.CloudConfig`.
@@ -114,7 +114,9 @@ def _filter(policy: Policy, places: Places, services: Services) -> Iterator[str]
     service = f"{services.api[0]}:{services.api[1]}"
     asked = f"iifname {bridges} ip daddr {METADATA_ADDRESS} tcp dport 80"
     head = f"type nat hook prerouting priority {OTHER_TARGET}; policy accept;"
-    yield _chain("metadata", [head, f"{asked} dnat ip to {service}"])
+    time = f"iifname {bridges} ip daddr {TIME_ADDRESS} udp dport 123"
+    led = [f"{match} dnat ip to {service}" for match in (asked, time)]
+    yield _chain("link-local", [head, *led])
     yield from _same_source(policy, places)
     yield from _public(policy, bridges, services)
     for eni, interface in sorted(policy.interfaces.items()):
@@ -147,7 +149,7 @@ def _tracked() -> list[str]:
 
 
 def _always(services: Services) -> Iterator[str]:
-    yield f"ct original ip daddr {METADATA_ADDRESS} accept"
+    yield f"ct original ip daddr {_set((METADATA_ADDRESS, TIME_ADDRESS))} accept"
     if services.resolvers:
         servers = _set(sorted(services.resolvers))
         yield f"ip daddr {servers} meta l4proto {{ tcp, udp }} th dport 53 accept"

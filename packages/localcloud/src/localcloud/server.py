@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from socketserver import BaseServer
 from typing import IO, Any
 from urllib.parse import urlencode
 
@@ -61,6 +62,7 @@ from localcloud.hooks import Hooks
 from localcloud.machines import DockerHost, resolvers
 from localcloud.metadata import Metadata
 from localcloud.newborn import Newborn
+from localcloud.ntp import TimeServer
 from localcloud.ruleset import Services
 from localcloud.state import StateFile
 
@@ -301,10 +303,12 @@ def serve(config: CloudConfig) -> None:
     api = Api(cloud, state, Gate(Credentials.ensure(config.state_dir)), config)
 
     context = tls.context(tls.certificate(config.state_dir, gateway))
-    servers = [
+    servers: list[BaseServer] = [
+        TimeServer((gateway, config.port)),
         *(_listen(address, config.port, api) for address in (LOOPBACK, gateway)),
         _listen(gateway, config.s3_port, api, context),
     ]
+    listening = [(gateway, config.port), (LOOPBACK, config.port), (gateway, config.s3_port)]
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -314,7 +318,7 @@ def serve(config: CloudConfig) -> None:
     log.info(
         "local cloud %s serves at %s",
         config.name,
-        ", ".join(f"{server.host}:{server.port}" for server in servers),
+        ", ".join(f"{address}:{port}" for address, port in listening),
     )
     stop.wait()
     log.info("stopping")

@@ -27,7 +27,9 @@ from localcloud.config import Report
 from localcloud.errors import BaseImageFailed, ImageBuildFailed
 
 SUITE = "trixie"
-MIRROR = "http://deb.debian.org/debian"
+MIRROR = "http://deb.debian.org"
+# As Debian's image for EC2 has them: suite -> archive.
+SUITES = {SUITE: "debian", f"{SUITE}-updates": "debian", f"{SUITE}-security": "debian-security"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 HOST_CA = Path("/usr/local/share/ca-certificates")
 PACKAGES = [
@@ -113,7 +115,7 @@ def _remove_ours(client: docker.DockerClient, keep: set[str]) -> bool:
 
 
 def _base_tag() -> str:
-    return f"{BASE_REPOSITORY}:{_digest(json.dumps([SUITE, PACKAGES]).encode())}"
+    return f"{BASE_REPOSITORY}:{_digest(json.dumps([SUITES, PACKAGES]).encode())}"
 
 
 def _digest(*parts: bytes) -> str:
@@ -151,7 +153,7 @@ def _make_base(client: docker.DockerClient, report: Report, tag: str) -> None:
         packages.install(wanted, report)
     report(f"making a Debian 13 base image with mmdebstrap from {MIRROR} (about a minute)")
     with tempfile.TemporaryDirectory(prefix="localcloud-", dir="/var/tmp") as scratch:
-        archive = Path(scratch) / "base.tar"
+        packed = Path(scratch) / "base.tar"
         done = subprocess.run(
             [
                 "mmdebstrap",
@@ -159,8 +161,8 @@ def _make_base(client: docker.DockerClient, report: Report, tag: str) -> None:
                 f"--keyring={KEYRING}",
                 f"--include={','.join(PACKAGES)}",
                 SUITE,
-                str(archive),
-                MIRROR,
+                str(packed),
+                *(f"deb {MIRROR}/{archive} {suite} main" for suite, archive in SUITES.items()),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -172,7 +174,7 @@ def _make_base(client: docker.DockerClient, report: Report, tag: str) -> None:
         report(f"importing {tag}")
         repository, _, version = tag.partition(":")
         client.api.import_image_from_file(
-            str(archive),
+            str(packed),
             repository=repository,
             tag=version,
             changes=["LABEL localcloud.image=base"],
