@@ -20,7 +20,8 @@ proxy-config:
     - name: /etc/squid/squid.conf
     - source: salt://proxy/files/squid.conf.j2
     - template: jinja
-    - mode: '0644'
+    - group: proxy
+    - mode: '0640'
     - check_cmd: /usr/sbin/squid -k parse -f
     - tmp_dir: /etc/squid
     - context:

@@ -35,6 +35,8 @@ def test_every_machine_is_healthy_with_its_certificate(stack: Stack) -> None:
         "lb-1",
         "postgres-1",
         "redis-1",
+        "web-1",
+        "web-2",
     }
 
 
