@@ -27,6 +27,8 @@ airflow-unit:
         memory_high: {{ airflow.memory_high_megabytes }}M
         memory_max: {{ airflow.memory_max_megabytes }}M
         runtime: {{ airflow.runtime | json }}
+        leaving: {{ airflow.leaving | json }}
+        leave_seconds: {{ airflow.leave_seconds | json }}
 
 airflow-config-loaded:
   service_config.loaded:

@@ -79,6 +79,8 @@ nginx-config:
         nginx: {{ nginx | json }}
         port: {{ port | json }}
         socket: {{ airflow.socket | json }}
+        leaving: {{ airflow.leaving | json }}
+        check: {{ pillar['roles']['web']['check']['path'] | json }}
         releases: /opt/airflow
         constant: {{ answers.constant | json }}
         base_url: {{ pillar['settings']['base_url'] | json }}

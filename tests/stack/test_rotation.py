@@ -1,4 +1,4 @@
-"""Secrets are rotated while people use the site, and nobody is refused for a password."""
+"""Secrets are rotated while people use the site, and none of them gets an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def visitors(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitors
         yield found
 
 
-def test_rotation_of_what_serves_refuses_nobody(stack: Stack, visitors: Visitors) -> None:
+def test_rotation_of_what_serves_fails_no_request(stack: Stack, visitors: Visitors) -> None:
     old = {secret: stack.secret(secret, "password") for secret in SERVING}
     stack.ctl("secrets", "rotate", *SERVING)
     refused = stack.ctl("secrets", "continue", accept=(1,), errors=True)
@@ -50,10 +50,7 @@ def test_rotation_of_what_serves_refuses_nobody(stack: Stack, visitors: Visitors
     )
     asked = sum(map(len, visitors.answers.values()))
     print(f"{asked} requests during three rotations, not answered well: {dict(bad)}")
-    # The web app restarts twice on each web machine. What is no question gets 502 until the load
-    # balancers see that, within two seconds, and was not done.
-    assert set(bad) <= {"writes: 502", "logins: 502"}
-    assert bad.total() <= 4 * 2 * (1 / PACES["writes"] + 1)
+    assert not bad
     assert asked > 500
     for secret, password in old.items():
         assert stack.ctl("secrets", "show", secret, "password").strip() != password

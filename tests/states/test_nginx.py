@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from plainpillar import DEPLOYMENT, ROOT
 from stackctl.certificates import Authority
 from waiting import until
 from webrequests import AUTHORITY, CLIENT, CONNECT
+from webrequests import LOGIN as ASK_AS_CLIENT
 
 # Requests to a web machine, written byte for byte: a client library would tidy up the paths.
 ASK = (
@@ -549,6 +551,37 @@ with connect() as connection:
     first, _, last = site.python(read)
     assert last - first >= 1, "they arrive together"
     until(lambda: web.run("test", "-e", f"{SOCKET}.app").returncode != 0, "the web app's socket")
+
+
+RESTARTED = """
+import time
+checks, clients, end = [], [], time.time() + 90
+while time.time() < end:
+    checks.append(ask("/api/v2/monitor/health").status)
+    clients.append(ask("/api/v2/monitor/health", **proxied).status)
+    if checks[-1] == 200 and {*checks} > {200}:
+        break
+    time.sleep(0.1)
+result = [checks, clients]
+"""
+
+
+def test_web_app_that_is_about_to_stop_is_asked_by_nobody_and_still_answers(
+    edge: Machine, web: Machine
+) -> None:
+    """The load balancers' checks, which come without a client, know it a second before."""
+    restart = threading.Thread(target=web.run, args=("systemctl", "restart", "airflow"))
+    restart.start()
+    values = {"address": web.address, "client": "192.0.2.7"}
+    checks, clients = edge.python(ASK_AS_CLIENT + RESTARTED, **values)
+    restart.join()
+    told = [client for check, client in zip(checks, clients, strict=True) if check == 404]
+    print(f"checks {checks}, clients {clients}")
+    assert len(told) >= 3
+    # The last one may come when the web app is gone.
+    assert set(told[:-1]) == {200}
+    assert 502 not in checks[: checks.index(404)]
+    assert (checks[-1], clients[-1]) == (200, 200)
 
 
 def test_dead_web_app_is_told_and_nginx_goes_on(
