@@ -18,6 +18,7 @@ from waiting import until
 from webrequests import AUTHORITY, CLIENT, CONNECT
 from webrequests import LOGIN as ASK_AS_CLIENT
 
+OWN = "/mnt/own.pem"
 # Requests to a web machine, written byte for byte: a client library would tidy up the paths.
 ASK = (
     CONNECT
@@ -636,8 +637,12 @@ def test_load_balancers_alone_are_answered(fleet: Fleet, edge: Machine, web: Mac
         "the load balancer's": secrets["edge-client-tls"],
     }.items():
         if own:
-            edge.put("/root/own.pem", own["certificate"] + own["private_key"], mode=0o600)
-        values = {"address": web.address, "own": "/root/own.pem" if own else "", "ca": AUTHORITY}
+            edge.put("/run/test-own.pem", own["certificate"] + own["private_key"], mode=0o600)
+        values = {
+            "address": web.address,
+            "own": "/run/test-own.pem" if own else "",
+            "ca": AUTHORITY,
+        }
         found[name] = edge.python(BY_CERTIFICATE, **values)
     assert found == {
         "nothing": 400,

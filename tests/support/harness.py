@@ -402,6 +402,12 @@ class Fleet:
         """Give the pillar the addresses of machines, also before they run."""
         self._write_addresses(self._addresses | {name: _address(name) for name in minion_ids})
 
+    def withdraw_address(self, minion_id: str) -> None:
+        """Take the address of a machine out of the pillar."""
+        self._write_addresses(
+            {name: found for name, found in self._addresses.items() if name != minion_id}
+        )
+
     def _write_addresses(self, addresses: Mapping[str, str]) -> None:
         self._addresses = dict(addresses)
         scratch = self._record.with_suffix(".new")
@@ -473,9 +479,7 @@ class Fleet:
         if not keep_backups and not any(_keeps_backups(name) for name in self._machines):
             remove_backups(self._client)
         if minion_id not in address_plan():
-            self._write_addresses(
-                {name: found for name, found in self._addresses.items() if name != minion_id}
-            )
+            self.withdraw_address(minion_id)
 
     def _journal(self, minion_id: str) -> str:
         """Return the end of a machine's journal, or why there is none."""

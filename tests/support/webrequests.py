@@ -2,8 +2,9 @@
 
 from plainpillar import DOMAIN
 
-# On a load balancer, the certificate of a client with its key, and the CA.
-CLIENT, AUTHORITY = "/root/edge.pem", "/root/edge-ca.pem"
+# On a load balancer, where nobody looks for its secrets: the certificate of a client with its key,
+# and the CA.
+CLIENT, AUTHORITY = "/mnt/edge.pem", "/mnt/edge-ca.pem"
 # `connect()`: a connection to `address`; over TLS, but for a machine's own loopback.
 CONNECT = f"""
 import socket, ssl
