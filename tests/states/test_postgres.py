@@ -398,9 +398,9 @@ def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
         assert "authentication failed" in query("SELECT 1", user=roles[1], password=old).stderr
 
         script = "SELECT 1; \\! sleep 600"
-        asking = threading.Thread(target=query, kwargs={"script": script})
-        asking.start()
-        asked = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'airflow'"
+        given = {"script": script, "application_name": "by-the-old-role"}
+        threading.Thread(target=query, kwargs=given, daemon=True).start()
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'by-the-old-role'"
         until(lambda: superuser(postgres, asked) == "1", "somebody is logged in by the old role")
         fleet.pillar.give(secret, continued(DEPLOYMENT, secret, both))
         fleet.converge(postgres)
