@@ -175,8 +175,10 @@ def _tls_problem(server: re.Match[str]) -> str:
         connection.sock = context.wrap_socket(connection.sock, server_hostname=server["host"])
         connection.request("GET", "/static/")
         status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
+    except ssl.SSLError as error:
         return f"HAProxy refuses {name}: {error}"
+    except (OSError, http.client.HTTPException):
+        return ""  # it is away, and its own row says so
     finally:
         connection.close()
     # As nginx answers who shows no certificate that it accepts, or another machine's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -242,6 +243,26 @@ def test_machine_whose_tls_is_refused_is_told(
         found = edge.refused(haproxy.path, str(config))
     assert len(found) < 2
     assert re.search(problem, "".join(found))
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "gone"])
+def test_machine_that_is_away_refuses_nobody(
+    haproxy: HAProxy, edge: ModuleType, tmp_path: Path, frozen: bool
+) -> None:
+    """Its check fails in TLS, too: one that is frozen takes connections and answers nothing."""
+    ca, own, config = (tmp_path / name for name in ("ca.pem", "own.pem", "haproxy.cfg"))
+    ca.write_text(AUTHORITY.certificate_pem)
+    own.write_text(OWN["certificate"] + OWN["private_key"])
+    haproxy.servers["web/web-1"][2] = "DOWN"
+    haproxy.checks = {"web/web-1": "L6TOUT,"}
+    with socket.socket() as machine:
+        machine.bind(("127.0.0.1", 0))
+        if frozen:
+            machine.listen()
+        tls = f"ssl verify required ca-file {ca} verifyhost web.example.org crt {own}"
+        port = machine.getsockname()[1]
+        config.write_text(f"    server web-1 127.0.0.1:{port} {tls}\n")
+        assert edge.refused(haproxy.path, str(config)) == []
 
 
 def test_old_process_is_waited_for(haproxy: HAProxy, edge: ModuleType) -> None:
