@@ -407,7 +407,9 @@ def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
         fleet.assert_idempotent(postgres)
         assert superuser(postgres, asked) == "0"
         assert "no pg_hba.conf entry" in query("SELECT 1", user=roles[0], password=old).stderr
-        awake = "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname LIKE 'airflow%'"
+        awake = (
+            "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname LIKE 'airflow%' ORDER BY 1"
+        )
         assert superuser(postgres, awake).split() == [roles[1], OWNER]
         assert query(write, user=roles[1], password=new).stdout.strip() == roles[1]
     # The next turn is the first role's again.
