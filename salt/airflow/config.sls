@@ -9,7 +9,9 @@
 {% set secrets = pillar['secrets'] %}
 {% set keys = secrets['airflow-keys'] %}
 {% set fernet_keys = [keys.fernet_key] %}
-{% if 'previous_fernet_key' in keys %}{% do fernet_keys.append(keys.previous_fernet_key) %}{% endif %}
+{% if 'previous_fernet_key' in keys %}
+{% do fernet_keys.append(keys.previous_fernet_key) %}
+{% endif %}
 {% set postgres, redis, endpoints = pillar['postgres'], pillar['redis'], pillar['endpoints'] %}
 
 include:

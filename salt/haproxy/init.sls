@@ -1,6 +1,6 @@
 # HAProxy answers HTTPS for all web machines, asks them over TLS under a certificate that only load
-# balancers have, and redirects HTTP to HTTPS. It is reloaded, never restarted, when they change. The
-# web machines come from pillar `addresses`. Watch: haproxy-reload.
+# balancers have, and redirects HTTP to HTTPS. It is reloaded, never restarted, when they change.
+# The web machines come from pillar `addresses`. Watch: haproxy-reload.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% import_yaml 'haproxy/pages.yaml' as answers %}
 {% import_yaml 'airflow/defaults.yaml' as app %}

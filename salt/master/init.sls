@@ -1,6 +1,6 @@
 # salt-1 is the Salt master of the deployed tree, has accepted its own minion's key, can launch
 # machines with salt-cloud, starts those that ended by themselves, and backs its keys up.
-# `salt-call --local` applies this first, so nothing here may read the machines' addresses or ask one.
+# `salt-call --local` applies this first, so nothing here may read machines' addresses or ask one.
 {% import_yaml 'master/defaults.yaml' as defaults %}
 {% set master = salt['pillar.get']('master', defaults.master, merge=True) %}
 {% import_yaml 'airflow/defaults.yaml' as app %}

@@ -183,7 +183,7 @@ def test_machine_that_is_not_destroyed_keeps_its_key(
     assert (site.folder / "minions" / "web-2").exists()
 
 
-def test_key_and_mine_are_forgotten(
+def test_key_and_grains_are_forgotten(
     program: ModuleType, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
@@ -191,10 +191,10 @@ def test_key_and_mine_are_forgotten(
     monkeypatch.setattr(salt.config, "master_config", lambda _: opts)
     cache = salt.cache.factory(opts)
     for name in ("web-1", "web-2"):
-        cache.store("mine", name, {"private_address": ["10.20.1.9"]})
+        cache.store("grains", name, {"id": name})
     (tmp_path / "minions_pre" / "web-2").write_text("key")
     program.forget(site.config, ["web-2", "web-9"])
-    assert cache.list("mine") == ["web-1"]
+    assert cache.list("grains") == ["web-1"]
     assert sorted(path.name for path in (tmp_path / "minions").iterdir()) == [
         "lb-1",
         "salt-1",

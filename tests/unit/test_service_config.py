@@ -199,7 +199,11 @@ AIRFLOW_FILES = [
 # The same states bring nginx, in front of it.
 NGINX_FILES = {
     "nginx-unit-loaded": ["/etc/systemd/system/nginx.service"],
-    "nginx-config-loaded": ["/etc/nginx/nginx.conf", "reload"],
+    "nginx-config-loaded": [
+        *(f"/etc/nginx/tls/{name}.pem" for name in ("ca", "certificate", "key")),
+        "/etc/nginx/nginx.conf",
+        "reload",
+    ],
 }
 
 # And what leads to the stores, whose names are the base's.
