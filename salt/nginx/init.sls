@@ -1,6 +1,6 @@
 # nginx answers on the web machine's port, over TLS and to load balancers only: static files from
-# the releases' own folders, everything else from the web app behind its socket. It is reloaded, never
-# restarted, when its configuration or its certificate changes. Watch: nginx-serves.
+# the releases' own folders, everything else from the web app behind its socket. It is reloaded,
+# never restarted, when its configuration or its certificate changes. Watch: nginx-serves.
 #
 # With pillar `edges_without_tls`, it takes their plain HTTP too, until the orchestration has
 # changed the load balancers of an earlier release (salt/orch/deploy.sls).
