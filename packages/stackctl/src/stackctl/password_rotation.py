@@ -72,16 +72,16 @@ def begin(
     Raises:
         SecretsError: its last rotation is not finished.
     """
-    if any(field.startswith((PREVIOUS, NEXT)) for field in old):
+    if _is_on(old):
         raise SecretsError(
             f"The last rotation of {secret} is not finished.",
-            f"{_next_step(deployment).capitalize()}. If others know a value of it: --at-once.",
+            f"To finish it, {_next_step(deployment)}. If others know a value of it: --at-once.",
         )
     fields = OVERLAPPING[secret]
     present, new = _with_role(deployment, secret, old, made)
     if secret in STAGED:
-        return {**old, **{f"{NEXT}{field}": new[field] for field in fields}}
-    return {**new, **{f"{PREVIOUS}{field}": present[field] for field in fields}}
+        return {**old} | _marked(NEXT, new, fields)
+    return new | _marked(PREVIOUS, present, fields)
 
 
 def continued(deployment: Deployment, secret: str, old: Mapping[str, str]) -> dict[str, str]:
@@ -91,7 +91,17 @@ def continued(deployment: Deployment, secret: str, old: Mapping[str, str]) -> di
     fields = OVERLAPPING[secret]
     present, _ = _with_role(deployment, secret, old, {})
     new = {field: old[f"{NEXT}{field}"] for field in fields}
-    return {**new, **{f"{PREVIOUS}{field}": present[field] for field in fields}}
+    return new | _marked(PREVIOUS, present, fields)
+
+
+def _marked(prefix: str, values: Mapping[str, str], fields: Collection[str]) -> dict[str, str]:
+    """Return the fields under their names for one of the two values."""
+    return {f"{prefix}{field}": values[field] for field in fields}
+
+
+def _is_on(fields: Collection[str]) -> bool:
+    """Return whether two values are taken of a secret with these fields."""
+    return any(field.startswith((PREVIOUS, NEXT)) for field in fields)
 
 
 def _with_role(
@@ -147,7 +157,7 @@ def _has_two(store: SecretStore, secret: str) -> bool:
         fields = store.ciphertexts(secret)
     except StackError:  # the check of the secrets tells what is wrong with the file
         return False
-    return any(field.startswith((PREVIOUS, NEXT)) for field in fields)
+    return _is_on(fields)
 
 
 def _next_step(deployment: Deployment) -> str:
