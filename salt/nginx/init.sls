@@ -80,7 +80,7 @@ nginx-config:
         port: {{ port | json }}
         socket: {{ airflow.socket | json }}
         leaving: {{ airflow.leaving | json }}
-        check: {{ pillar['roles']['web']['check']['path'] | json }}
+        check: {{ server.check.path | json }}
         releases: /opt/airflow
         constant: {{ answers.constant | json }}
         base_url: {{ pillar['settings']['base_url'] | json }}
