@@ -173,7 +173,7 @@ def test_rotation_of_certificates_and_of_the_ca_loses_no_request(
             if signer is not pillar.authority:
                 pillar.sign(signer)
                 # The clients know the CA of the site's.
-                pillar.keep("edge-tls", site)
+                pillar.give("edge-tls", site)
             roll_out()
             for machine in (web, edge):
                 assert machine.salt("trust.told")["not_loaded"] == {}

@@ -58,8 +58,7 @@ class PlainPillar:
         self.secrets: dict[str, Fields] = {}
         (path / "secrets").mkdir()
         for secret, recipe in catalogue(DEPLOYMENT, self.authority, BASE_URL).items():
-            fields = self.secrets[secret] = recipe()
-            self._write(f"secrets/{secret}", {"secrets": {secret: fields}})
+            self.give(secret, recipe())
         decided = {
             "deployment": "test",
             "base_url": BASE_URL,
@@ -97,13 +96,7 @@ class PlainPillar:
         self.authority = authority
         recipes = catalogue(DEPLOYMENT, authority, BASE_URL)
         for secret in DEPLOYMENT.role_table().leaves:
-            self.secrets[secret] = recipes[secret]()
-            self._write(f"secrets/{secret}", {"secrets": {secret: self.secrets[secret]}})
-
-    def keep(self, secret: str, fields: Fields) -> None:
-        """Give a secret these fields."""
-        self.secrets[secret] = fields
-        self._write(f"secrets/{secret}", {"secrets": {secret: fields}})
+            self.give(secret, recipes[secret]())
 
     @contextmanager
     def rotated(self) -> Iterator[Authority]:
@@ -115,12 +108,12 @@ class PlainPillar:
             self.authority, self.secrets = authority, secrets
             self.trust(authority)
             for secret, fields in secrets.items():
-                self.keep(secret, fields)
+                self.give(secret, fields)
 
     def give(self, secret: str, fields: Mapping[str, str]) -> None:
         """Have a secret these fields."""
         self.secrets[secret] = dict(fields)
-        self._write(f"secrets/{secret}", {"secrets": {secret: self.secrets[secret]}})
+        self._write(f"secrets/{secret}", {"secrets": {secret: dict(fields)}})
 
     def _write(self, name: str, data: dict[str, Any]) -> None:
         (self.path / f"{name}.sls").write_text(yaml.safe_dump(data, sort_keys=False))

@@ -89,6 +89,10 @@ class Stack:
             self._shown[secret, field] = self.ctl("secrets", "show", secret, field).strip()
         return self._shown[secret, field]
 
+    def forget_secrets(self) -> None:
+        """Have `secret` decrypt again what was rotated."""
+        self._shown.clear()
+
     def containers(self) -> dict[str, Container]:
         """Return the containers of the machines by name, also of those that do not run."""
         label = f"{CLOUD_LABEL}={local.cloud_name(self.deployment)}"

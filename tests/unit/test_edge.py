@@ -230,19 +230,27 @@ def test_machine_whose_tls_is_refused_is_told(
     check: str,
     problem: str,
 ) -> None:
-    ca, own, config = (tmp_path / name for name in ("ca.pem", "own.pem", "haproxy.cfg"))
-    ca.write_text(AUTHORITY.certificate_pem)
-    own.write_text(OWN["certificate"] + OWN["private_key"])
-    haproxy.servers["web/web-1"][2] = "DOWN"
-    haproxy.checks = {"web/web-1": f"{check},SSL handshake failure"}
     with serving(page, served, tmp_path, AUTHORITY.certificate_pem) as port:
-        tls = f"ssl verify required ca-file {ca} verifyhost web.example.org crt {own}"
-        config.write_text(
-            f"    server web-1 127.0.0.1:{port} {tls}\n    server web-2 127.0.0.1:1 {tls} track x\n"
-        )
-        found = edge.refused(haproxy.path, str(config))
+        found = refused_at(port, f"{check},SSL handshake failure", haproxy, edge, tmp_path)
     assert len(found) < 2
     assert re.search(problem, "".join(found))
+
+
+def refused_at(
+    port: int, check: str, haproxy: HAProxy, edge: ModuleType, folder: Path
+) -> list[str]:
+    """Return what is told of a machine that HAProxy's check finds down."""
+    ca, own, config = (folder / name for name in ("ca.pem", "own.pem", "haproxy.cfg"))
+    ca.write_text(AUTHORITY.certificate_pem)
+    own.write_text(OWN["certificate"] + OWN["private_key"])
+    tls = f"ssl verify required ca-file {ca} verifyhost web.example.org crt {own}"
+    config.write_text(
+        f"    server web-1 127.0.0.1:{port} {tls}\n    server web-2 127.0.0.1:1 {tls} track x\n"
+    )
+    haproxy.servers["web/web-1"][2] = "DOWN"
+    haproxy.checks = {"web/web-1": check}
+    found: list[str] = edge.refused(haproxy.path, str(config))
+    return found
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "gone"])
@@ -250,19 +258,12 @@ def test_machine_that_is_away_refuses_nobody(
     haproxy: HAProxy, edge: ModuleType, tmp_path: Path, frozen: bool
 ) -> None:
     """Its check fails in TLS, too: one that is frozen takes connections and answers nothing."""
-    ca, own, config = (tmp_path / name for name in ("ca.pem", "own.pem", "haproxy.cfg"))
-    ca.write_text(AUTHORITY.certificate_pem)
-    own.write_text(OWN["certificate"] + OWN["private_key"])
-    haproxy.servers["web/web-1"][2] = "DOWN"
-    haproxy.checks = {"web/web-1": "L6TOUT,"}
     with socket.socket() as machine:
         machine.bind(("127.0.0.1", 0))
         if frozen:
             machine.listen()
-        tls = f"ssl verify required ca-file {ca} verifyhost web.example.org crt {own}"
         port = machine.getsockname()[1]
-        config.write_text(f"    server web-1 127.0.0.1:{port} {tls}\n")
-        assert edge.refused(haproxy.path, str(config)) == []
+        assert refused_at(port, "L6TOUT,", haproxy, edge, tmp_path) == []
 
 
 def test_old_process_is_waited_for(haproxy: HAProxy, edge: ModuleType) -> None:
