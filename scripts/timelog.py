@@ -28,7 +28,7 @@ TABLE = re.compile(r"(?<=<!-- hours -->\n\n).*?(?=\n\n|\Z)", re.DOTALL)
 SPENT = re.compile(r"(?<=\*\*Time spent\*\*: )[\d.]+ h by the clock, in \w+ stages?")
 NUMBERS = (
     *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
 )
 
 
