@@ -408,6 +408,19 @@ class Fleet:
             {name: found for name, found in self._addresses.items() if name != minion_id}
         )
 
+    @contextmanager
+    def without_address(self, minion_id: str) -> Iterator[None]:
+        """Have no machine know another one for a while, also after a failure.
+
+        Machines may have been configured meanwhile, so that each one converges before the next use.
+        """
+        self.withdraw_address(minion_id)
+        try:
+            yield
+        finally:
+            self.publish_address(minion_id)
+            self._converged.clear()
+
     def _write_addresses(self, addresses: Mapping[str, str]) -> None:
         self._addresses = dict(addresses)
         scratch = self._record.with_suffix(".new")
