@@ -56,7 +56,7 @@ _MARK = re.compile(rb"Managed by [sS]alt\b")
 _MARKED_BYTES = 300
 # What the local cloud's image masks: a container has no hardware of its own.
 _MASKED_IN_CONTAINER = re.compile(
-    r"(getty\.target|console-getty\.service|systemd-(logind|networkd|resolved|udevd)\.service)"
+    r"(getty\.target|console-getty\.service|systemd-(networkd|resolved|udevd)\.service)"
 )
 _UPDATE_TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
 _SECURITY = re.compile(r"^(deb\s.*\S+-security\b|Suites:.*\S+-security\b)", re.MULTILINE)

@@ -39,6 +39,7 @@ PACKAGES = [
     "gnupg",
     "iproute2",
     "iputils-ping",
+    "libpam-systemd",
     "nftables",
     "openssh-server",
     "procps",
