@@ -20,9 +20,24 @@ from localcloud.config import CloudConfig
 from localcloud.delays import Delays
 from localcloud.errors import PortTaken
 from localcloud.faults import Fault, FaultClient
+from localcloud.machines import MOST_PROCESSES
 from localcloud.sizes import memory_left
 from realcloud import ROOT, SHARED, VPC, Machine, RealCloud
 from waiting import until
+
+# As many threads as the machine lets start, of 5,000.
+THREADS = """
+import threading
+threading.stack_size(65536)
+done, count = threading.Event(), 0
+try:
+    for count in range(5000):
+        threading.Thread(target=done.wait).start()
+except RuntimeError:
+    pass
+done.set()
+print(count)
+"""
 
 
 def test_machine_boots_debian_with_systemd(machine: Machine) -> None:
@@ -43,6 +58,18 @@ def test_machine_has_address_and_size_of_instance(
     limits = docker_client.containers.get(machine.container).attrs["HostConfig"]
     assert {limits["Memory"], limits["MemorySwap"]} == {memory_left("t2.micro", 1024) << 20}
     assert limits["CpuQuota"] / limits["CpuPeriod"] == 1
+
+
+def test_machine_leaves_the_host_in_peace(machine: Machine) -> None:
+    """It has rights that systemd needs, and no module, device memory, clock or file of the host."""
+    status = dict(line.split(":\t") for line in machine.run("cat /proc/1/status").splitlines())
+    assert status["Seccomp"].strip() == "2", "filtered"
+    can_do = int(status["CapBnd"], 16)
+    dac_read_search, sys_module, sys_rawio, sys_boot, sys_time = 2, 16, 17, 22, 25
+    for right in (dac_read_search, sys_module, sys_rawio, sys_boot, sys_time):
+        assert not can_do >> right & 1, right
+    assert int(machine.run(f"python3 -c '{THREADS}'")) < MOST_PROCESSES
+    assert machine.run("systemctl is-system-running") == "running"
 
 
 def test_machine_without_credits_has_a_tenth_of_a_core(

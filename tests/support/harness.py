@@ -27,6 +27,7 @@ from typing import Any
 
 import docker
 import docker.errors
+import jinja2
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -40,7 +41,7 @@ from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
 
 from localcloud.config import TIME_ADDRESS
-from localcloud.machines import cpu_limits, size_limits
+from localcloud.machines import container_options, cpu_limits
 from localcloud.ntp import TimeServer
 from localcloud.sizes import baseline, memory_left
 from memory import oom_kills
@@ -358,25 +359,26 @@ class Fleet:
     def _new_master(self) -> SaltMaster:
         plan = address_plan()
         root = DEPLOYMENT.root
-        roots = [str(self.pillar.path), str(root / "pillar/base")]
-        overrides = {
+        template = (root / "salt/master/files/master.conf.j2").read_text()
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+        config = environment.from_string(template).render(
+            id=DEPLOYMENT.master(),
+            tree=root,
+            archives=archives_folder(),
+            addresses=self._record,
+            deployment=DEPLOYMENT.name,
+            master=MASTER,
+        )
+        overrides = yaml.safe_load(config) | {
             "interface": plan[DEPLOYMENT.master()],
             "publish_port": 4505,
             "ret_port": 4506,
-            "file_roots": {"base": [str(root / "salt"), str(archives_folder())]},
-            "file_buffer_size": MASTER["file_buffer_bytes"],
-            "pillar_roots": {"base": roots},
-            # As salt/master/files/master.conf.j2.
-            "module_dirs": [str(root / "salt")],
-            "pillar.cache_driver": "pillar_without_secrets",
-            "ext_pillar": [{"machine_addresses": str(self._record)}],
-            "auto_accept": False,
-            "open_mode": False,
-            "worker_threads": 3,
-            "timeout": 30,
+            # Not encrypted.
+            "pillar_roots": {"base": [str(self.pillar.path), str(root / "pillar/base")]},
             "log_level_logfile": "warning",
-            "peer": {},
         }
+        # salt-factories has its own folders.
+        del overrides["gpg_keydir"]
         # Without this callback, salt-factories accepts any key.
         master = self._factories.salt_master_daemon(
             DEPLOYMENT.master(),
@@ -599,14 +601,9 @@ def _machine_options(minion_id: str, client: docker.DockerClient) -> dict[str, A
         "hostname": minion_id,
         "network": NETWORK,
         "networking_config": {NETWORK: endpoint},
-        "cap_add": ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],
-        "security_opt": ["seccomp=unconfined", "apparmor=unconfined"],
-        "cgroupns": "private",
-        "tmpfs": {"/run": "", "/run/lock": ""},
-        "environment": {"container": "docker"},
         # In the place of a bucket.
         "volumes": {BACKUPS: {"bind": "/var/lib/pgbackrest", "mode": "rw"}}
         if _keeps_backups(minion_id)
         else {},
-        **size_limits(1, MACHINE_MEBIBYTES),
+        **container_options(1, MACHINE_MEBIBYTES),
     }
