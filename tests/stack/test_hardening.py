@@ -18,12 +18,13 @@ EXPOSURE = 2.5
 """Of `systemd-analyze security`, from 0 to 10, at most."""
 FREE = {
     "dbus.service": "Debian's: it starts services for whoever may",
-    "salt-master.service": "it runs what operators and the map want, as root",
     "salt-minion.service": "states change everything on a machine, as root",
     "ssh.service": "operators become root by it",
     "unattended-upgrades.service": "Debian's: it waits for upgrades, which change everything",
 }
 """Services that do more, each with its reason."""
+# A line for each request.
+OF_REQUESTS = r" (haproxy|airflow|nginx|squid|sudo|postgres)\["
 # Of systemd itself, which Debian hardens; the terminal; and what writes to it for some minutes
 # after a boot, and reads nothing.
 _BASIS = ("systemd-", "user@", "getty@", "serial-getty@", "console-", "container-getty@")
@@ -51,6 +52,28 @@ def test_services_can_do_little_but_what_they_are_for(stack: Stack) -> None:
     assert {name: units for name, units in strange.items() if units} == {}
     # No reason is kept for what needs none.
     assert set().union(*found.values()) == set(FREE)
+
+
+def test_nothing_repeats_itself_in_the_journals(stack: Stack) -> None:
+    """What a service says each second for ever drowns all else, and costs CPU and disk."""
+    lines = (
+        "journalctl --since=-300s --output=short --no-hostname --no-pager"
+        f" | grep -vE '{OF_REQUESTS}' | cut -d' ' -f4- | sed 's/[0-9][0-9]*/0/g'"
+        " | sort | uniq -c | sort -rn | head -n 3"
+    )
+    for machine in stack.containers():
+        for line in stack.sh(machine, lines).splitlines():
+            count, said = line.strip().split(maxsplit=1)
+            assert int(count) < 200, f"{machine}: {said}"
+
+
+def test_only_root_commands_machines(stack: Stack) -> None:
+    ask = "salt --out=txt redis-1 test.ping"
+    assert stack.sh("salt-1", ask).strip() == "redis-1: True"
+    for user in ("admin", "nobody"):
+        done = stack.sh("salt-1", f"runuser -u {user} -- {ask} 2>&1; echo $?").splitlines()
+        assert "redis-1: True" not in done, user
+        assert done[-1] != "0", user
 
 
 def test_lynis_suggests_nothing_that_has_no_answer(stack: Stack) -> None:
