@@ -24,7 +24,7 @@ from stackctl.catalogue import catalogue
 from stackctl.certificates import CERTIFICATE_DAYS, Authority, certificates, signed_by
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError
-from stackctl.initialise import initialise
+from stackctl.initialise import initialise, rotatable
 from stackctl.secret_store import SecretStore
 
 pytestmark = pytest.mark.skipif(
@@ -310,6 +310,21 @@ def test_rotate_changes_only_the_given_secret(
     assert initialise(mine, URL, frozenset({"redis-airflow"})) == ["redis-airflow"]
     assert changed(before, mine) == {"secrets/redis-airflow.sls"}
     assert SecretStore(mine).read("redis-airflow") != opened["redis-airflow"]
+
+
+def test_all_are_rotated_but_those_that_go_their_own_way(
+    mine: Deployment, opened: dict[str, dict[str, str]]
+) -> None:
+    made = initialise(mine, URL, rotatable(mine))
+    lasting = {"deployment-ca", "postgres-backup"}
+    assert set(opened) - {*made} == lasting
+    now = {name: SecretStore(mine).read(name) for name in opened}
+    assert {name for name in opened if now[name] == opened[name]} == lasting
+    # A rotation of passwords that is on has to be finished before.
+    before = files(mine)
+    with pytest.raises(SecretsError, match="is not finished"):
+        initialise(mine, URL, rotatable(mine))
+    assert changed(before, mine) == set()
 
 
 def test_rotated_certificate_has_the_same_authority(

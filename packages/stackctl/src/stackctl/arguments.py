@@ -368,7 +368,13 @@ def _add_secrets(verb: argparse.ArgumentParser) -> None:
         " taken, too, until `secrets continue`. deployment-ca goes alone, and in three phases: run"
         " it again after each `up`.",
     )
-    rotate.add_argument("secret", nargs="+", metavar="SECRET")
+    which = rotate.add_mutually_exclusive_group(required=True)
+    which.add_argument("secret", nargs="*", default=[], metavar="SECRET")
+    which.add_argument(
+        "--all",
+        action="store_true",
+        help="each but those that go by a way of their own, which it names",
+    )
     rotate.add_argument(
         "--at-once",
         action="store_true",

@@ -532,7 +532,10 @@ def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:
 
 
 def _make_secrets(deployment: Deployment, options: argparse.Namespace) -> None:
-    wanted = options.secret if options.action == "rotate" else []
+    wanted = list(options.secret) if options.action == "rotate" else []
+    is_all = options.action == "rotate" and options.all
+    if is_all:
+        wanted = sorted(initialise.rotatable(deployment))
     if wanted == [DEPLOYMENT_CA]:
         url = _base_url(deployment, None, None)
         for line in ca_rotation.rotate(deployment, url, _log(deployment, "secrets-rotate")):
@@ -546,6 +549,12 @@ def _make_secrets(deployment: Deployment, options: argparse.Namespace) -> None:
     OUT.print(f"Made: {', '.join(made)}." if made else "Nothing was missing.")
     if rotation := password_rotation.current(deployment):
         print_line(f"{rotation}")
+    if is_all:
+        others = ", ".join(sorted({*initialise.LASTING, DEPLOYMENT_CA}))
+        print_line(
+            f"With {password_rotation.AIRFLOW_KEYS} all have to log in again. Each of these goes"
+            f" its own way: {others}, the keys of minions, the GPG key (docs/runbooks.md)."
+        )
     if not deployment.is_local and "the GPG key" in made:
         OUT.print(
             f"Commit pillar/{deployment.name}. Keep a copy of"

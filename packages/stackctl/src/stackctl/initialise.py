@@ -105,6 +105,11 @@ def initialise(
     return made
 
 
+def rotatable(deployment: Deployment) -> frozenset[str]:
+    """Return the deployment's secrets that can be rotated together."""
+    return frozenset(SecretStore(deployment).names()) - LASTING.keys() - {DEPLOYMENT_CA}
+
+
 def _rotated(
     deployment: Deployment,
     store: SecretStore,
