@@ -100,3 +100,19 @@ def test_copied_key_of_a_minion_opens_nothing_after_a_rotation(stack: Stack) -> 
     assert "key of redis-1" in printed
     assert "redis-sentinel" not in stack.sh("web-1", THIEF, stdin=copied)
     stack.healthy()
+
+
+def test_master_with_another_key_has_all_its_machines(stack: Stack) -> None:
+    key = "cat /etc/salt/pki/master/salt-1.pub"
+    old = stack.sh("salt-1", key)
+    assert "trust of web-1" in stack.ctl("master", "rotate-own-key", timeout=300)
+    assert (new := stack.sh("salt-1", key)) != old
+    for machine in stack.containers():
+        pinned = stack.sh(machine, "cat /etc/salt/pki/minion/minion_master.pub")
+        assert pinned.strip() == new.strip(), machine
+    stack.healthy()
+    # The next machine is launched with the new one.
+    stack.ctl("up", timeout=600)
+    finger = stack.sh("web-1", "sed -n 's/^master_finger: //p' /etc/salt/minion").strip("'\n")
+    assert finger
+    assert finger in stack.sh("salt-1", "cat /etc/salt/cloud")

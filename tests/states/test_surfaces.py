@@ -57,8 +57,7 @@ def test_files_of_the_states_alone_are_served(machine: Machine) -> None:
 def test_machine_commands_nothing_and_sends_no_files(
     fleet: Fleet, machine: Machine, function: str, words: tuple[str, ...]
 ) -> None:
-    answer = machine.salt(function, *words)
-    assert not answer or "No such" in str(answer) or "not" in str(answer), answer
+    assert not machine.salt(function, *words)
     kept = Path(fleet.master.config["cachedir"]) / "minions" / machine.id / "files"
     assert not kept.exists()
 

@@ -47,7 +47,7 @@ ACTIONS = [
     "unshare",
     "rotate",
 ]
-OF_MASTER = ["backup", "backups", "restore", "rotate-keys"]
+OF_MASTER = ["backup", "backups", "restore", "rotate-keys", "rotate-own-key"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""`stackctl master rotate-keys`: the order of its steps, and what stops it."""
+"""`stackctl master rotate-keys` and `rotate-own-key`: the order of their steps, what stops them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from stackctl import held_master, minion_keys
+from stackctl import held_master, master_key, minion_keys
 from stackctl.deployment import Deployment
 from stackctl.errors import ConvergeError
 from stackctl.progress import Progress
@@ -26,19 +26,22 @@ class Run:
     Attributes:
         did: what was done, in order.
         silent: minions that do not answer.
+        lost: those that do not answer once the master has its new key.
         machines: those that exist.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.did: list[str] = []
         self.silent: set[str] = set()
+        self.lost: set[str] = set()
         self.machines = {name: SimpleNamespace(name=name) for name in NAMES}
         self.machine = self.machines["salt-1"]
         self.deployment = SimpleNamespace(command=lambda verb: f"stackctl {verb}")
         patch.setattr(held_master, "hold", self.hold)
         patch.setattr(minion_keys, "Fleet", lambda master: self if master is self else None)
-        patch.setattr(minion_keys, "ec2_client", lambda _: None)
-        patch.setattr(minion_keys, "list_machines", lambda *_: self.machines)
+        for module in (minion_keys, master_key):
+            patch.setattr(module, "ec2_client", lambda _: None)
+            patch.setattr(module, "list_machines", lambda *_: self.machines)
 
     @contextmanager
     def hold(self, _: object, verb: str, *__: object, wait: bool) -> Iterator[Any]:
@@ -58,17 +61,23 @@ class Run:
         assert f"trust {machine.name}" in self.did or machine is self.machine
         assert machine is self.machine or master is self.machine
         self.did.append(" ".join([machine.name, *args, *([f"< {stdin}"] if stdin else [])]))
-        return f"public key {machine.name}" if args[0] == "new-minion-key" else ""
+        if args[0] == "new-master-key":
+            self.silent |= self.lost
+        return f"public key {machine.name}" if args[0].startswith("new-") else ""
 
     def answering(self, names: Sequence[str], _: float) -> set[str]:
         return {*names} - self.silent
 
     def rotate(self, *names: str) -> str:
+        """Rotate the keys of minions, or without any the master's own."""
         screen = StringIO()
         log = cast(Log, SimpleNamespace(write=lambda _: None, path=None))
         progress = Progress(Console(file=screen, width=200), log)
         deployment = cast(Deployment, self.deployment)
-        minion_keys.rotate(deployment, names, progress, log, wait=True)
+        if names:
+            minion_keys.rotate(deployment, names, progress, log, wait=True)
+        else:
+            master_key.rotate(deployment, progress, log, wait=True)
         return screen.getvalue()
 
 
@@ -109,3 +118,31 @@ def test_machine_that_is_gone_stops_the_run_before_it_changes_anything(run: Run)
     with pytest.raises(ConvergeError, match="web-2 does not exist"):
         run.rotate("web")
     assert run.did == ["hold for rotate-keys, wait=True"]
+
+
+TRUST = "trust-master-key /opt/salt/bin /etc/salt/pki/minion < public key salt-1"
+
+
+def test_master_gets_a_key_that_all_trust(run: Run) -> None:
+    run.rotate()
+    assert run.did == [
+        "hold for rotate-own-key, wait=True",
+        *(f"trust {name}" for name in NAMES),
+        "salt-1 new-master-key /etc/salt/pki/master salt-1",
+        *(f"{name} {TRUST}" for name in NAMES),
+    ]
+
+
+def test_master_keeps_its_key_while_a_machine_is_silent(run: Run) -> None:
+    """Who could not be told of the new key would refuse the master."""
+    run.silent = {"web-2"}
+    with pytest.raises(ConvergeError, match="No answer from web-2; nothing is changed"):
+        run.rotate()
+    assert run.did == ["hold for rotate-own-key, wait=True"]
+
+
+def test_machine_that_does_not_trust_the_new_key_is_named(run: Run) -> None:
+    run.lost = {"web-1"}
+    with pytest.raises(ConvergeError, match="No answer from web-1; the master has its") as caught:
+        run.rotate()
+    assert "stackctl up installs such minions anew" in str(caught.value)

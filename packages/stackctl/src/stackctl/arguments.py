@@ -423,7 +423,14 @@ def _add_master(verb: argparse.ArgumentParser) -> None:
         " The site serves meanwhile.",
     )
     rotate.add_argument("names", nargs="+", metavar="MACHINE|ROLE")
-    rotate.add_argument("--wait", action="store_true", help=WAIT_HELP)
+    own = _add(
+        actions,
+        "rotate-own-key",
+        "Give the master another key, and have every machine trust that one. The site serves"
+        " meanwhile.",
+    )
+    for each in (rotate, own):
+        each.add_argument("--wait", action="store_true", help=WAIT_HELP)
 
 
 def _count(text: str) -> int:

@@ -28,6 +28,7 @@ from stackctl import (
     local,
     maintenance,
     master_backup,
+    master_key,
     minion_keys,
     new_deployment,
     password_rotation,
@@ -692,9 +693,12 @@ def _master(deployment: Deployment, options: argparse.Namespace) -> int:
             choice = master_backup.Choice(options.name, options.dry_run, options.wait)
             told = master_backup.restore(deployment, log, print_line, choice)
             printing.print_restored(told, deployment.command("up"), dry_run=options.dry_run)
-        case "rotate-keys":
+        case "rotate-keys" | "rotate-own-key":
             progress = Progress(OUT, log)
-            minion_keys.rotate(deployment, options.names, progress, log, wait=options.wait)
+            if options.action == "rotate-keys":
+                minion_keys.rotate(deployment, options.names, progress, log, wait=options.wait)
+            else:
+                master_key.rotate(deployment, progress, log, wait=options.wait)
             OUT.print(f"Done, in {progress.elapsed:.0f} s.")
     return 0
 
