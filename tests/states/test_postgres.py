@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -417,3 +418,52 @@ def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
     fleet.assert_idempotent(postgres)
     assert query(write).stdout.strip() == roles[0]
     assert superuser(postgres, awake).split() == [roles[0], OWNER]
+
+
+# Asks etcd as Patroni does, all the time, until a file tells to stop: status -> how often.
+ASK_ETCD = """
+import collections, http.client, pathlib, ssl, threading
+
+result, stop = collections.Counter(), pathlib.Path(stop)
+context = ssl.create_default_context(cafile=f"{tls}/ca.pem")
+context.load_cert_chain(f"{tls}/certificate.pem", f"{tls}/key.pem")
+
+def ask():
+    connection = http.client.HTTPSConnection(host, port, timeout=10, context=context)
+    while not stop.exists():
+        try:
+            connection.request("POST", "/v3/maintenance/status", "{}")
+            answer = connection.getresponse()
+            answer.read()
+            result[answer.status] += 1
+        except (OSError, http.client.HTTPException):
+            result["broken"] += 1
+            connection.close()
+
+threads = [threading.Thread(target=ask) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_etcd_that_stops_answers_nothing_wrong(postgres: Machine) -> None:
+    """Patroni takes an error in an answer for the loss of its place, and stops PostgreSQL."""
+    began = superuser(postgres, "SELECT pg_postmaster_start_time()")
+    stop = "/run/asking-stop"
+    values = {
+        "tls": DEPLOYMENT.base_pillar("roles")["postgres"]["certificate"]["path"].rpartition("/")[
+            0
+        ],
+        "host": f"postgres-1.{DOMAIN}",
+        "port": DEPLOYMENT.base_pillar("endpoints")["etcd-client"]["port"],
+        "stop": stop,
+    }
+    postgres.run("rm", "-f", stop)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(postgres.python, ASK_ETCD, **values)
+        for _ in range(3):
+            assert postgres.run("systemctl", "restart", "etcd").returncode == 0
+        postgres.run("touch", stop)
+    answers = asked.result()
+    assert set(answers) == {"200", "broken"}, answers
+    assert superuser(postgres, "SELECT pg_postmaster_start_time()") == began
