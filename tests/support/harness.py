@@ -376,8 +376,8 @@ class Fleet:
             # Not encrypted.
             "pillar_roots": {"base": [str(self.pillar.path), str(root / "pillar/base")]},
             "log_level_logfile": "warning",
-            # salt-factories lets all machines command `test`, and merges what is empty with that.
-            "peer": {".*": []},
+            # salt-factories lets all machines command `test`, and keeps that beside a list of ours.
+            "peer": {".*": None},
         }
         # salt-factories has its own folders.
         del overrides["gpg_keydir"]
