@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,6 +21,7 @@ from localcloud.faults import Fault, lost, throttled
 from memorycloud import Running
 from plainpillar import ROOT
 from stackctl import inventory, locks, teardown
+from stackctl.account_lock import AccountLock
 from stackctl.deployment import Deployment
 from stackctl.errors import BusyError, LaunchError, StackError
 from stackctl.inventory import Clients
@@ -312,6 +314,24 @@ def test_second_operator_is_told_who_and_since_when(
     with pytest.raises(BusyError, match=r"`stackctl up` of ann@desk .*since 2026-11-26 10:00:00"):
         down(test, tmp_path)
     assert left(stack) == before
+
+
+def test_run_without_a_master_keeps_a_second_one_from_destroying(
+    test: Deployment, stack: Running, tmp_path: Path
+) -> None:
+    shutil.copytree(tmp_path, tmp_path / "other", symlinks=True, ignore=lambda *_: ["other"])
+    other = Deployment("test", tmp_path / "other")
+    locks.path_on_this_host(other).touch()
+    before = left(stack)
+    ann = locks.Holder("ann@desk", 42, "up", "2026-11-26 10:00:00 UTC")
+    with (
+        AccountLock(other, ann, print),
+        pytest.raises(BusyError, match=r"`stackctl up` of ann@desk .*, 0 min ago\."),
+    ):
+        down(test, tmp_path)
+    assert left(stack) == before
+    down(test, tmp_path, with_data=True)
+    assert left(stack) == []
 
 
 def test_orphans_are_what_no_machine_has(test: Deployment, stack: Running, tmp_path: Path) -> None:

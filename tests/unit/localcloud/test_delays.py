@@ -236,7 +236,6 @@ def test_volume_grows_and_becomes_no_smaller(cloud: Cloud) -> None:
     [
         (replace(INSTANT, volume_modifying=60), "modifying", "IncorrectModificationState"),
         (replace(INSTANT, volume_optimizing=60), "optimizing", "IncorrectModificationState"),
-        (replace(INSTANT, volume_rest=60), "completed", "VolumeModificationRateExceeded"),
     ],
 )
 def test_volume_rests_between_two_modifications(
@@ -249,14 +248,25 @@ def test_volume_rests_between_two_modifications(
         assert refused(lambda: local.ec2.modify_volume(VolumeId=volume, Size=13)) == code
 
 
+def test_volume_is_modified_four_times_a_day(cloud: Cloud) -> None:
+    assert Delays().volume_rest == 24 * 3600
+    with cloud(replace(INSTANT, volume_rest=60)) as local:
+        volume = root_volume(local, launch(local))
+        for size in (12, 13, 14, 15):
+            local.ec2.modify_volume(VolumeId=volume, Size=size)
+        code = refused(lambda: local.ec2.modify_volume(VolumeId=volume, Size=16))
+        assert code == "VolumeModificationRateExceeded"
+
+
 def test_volume_can_grow_again_after_its_rest(cloud: Cloud) -> None:
     with cloud(replace(INSTANT, volume_rest=0.3)) as local:
         volume = root_volume(local, launch(local))
-        local.ec2.modify_volume(VolumeId=volume, Size=12)
+        for size in (12, 13, 14, 15):
+            local.ec2.modify_volume(VolumeId=volume, Size=size)
 
         def grows() -> bool:
             with contextlib.suppress(ClientError):
-                local.ec2.modify_volume(VolumeId=volume, Size=13)
+                local.ec2.modify_volume(VolumeId=volume, Size=16)
                 return True
             return False
 

@@ -130,6 +130,20 @@ def test_tags_of_a_new_bucket_are_there_at_once(local: Running) -> None:
     assert client.get_bucket_tagging(Bucket="tagged")["TagSet"] == tags
 
 
+def test_tags_of_a_new_bucket_need_a_permission_of_their_own() -> None:
+    def asked(body: bytes) -> list[tuple[str, str]]:
+        call = Call("s3", "CreateBucket", "eu-west-1", body=body, path="/b")
+        return [(one.action, one.resource) for one in accesses(call)]
+
+    tags = b"<Tags><Tag><Key>project</Key><Value>own</Value></Tag></Tags>"
+    made = ("s3:CreateBucket", "arn:aws:s3:::b")
+    assert asked(b"<CreateBucketConfiguration></CreateBucketConfiguration>") == [made]
+    assert asked(b"<CreateBucketConfiguration>" + tags + b"</CreateBucketConfiguration>") == [
+        made,
+        ("s3:TagResource", "arn:aws:s3:::b"),
+    ]
+
+
 def test_bucket_of_another_account_is_refused(local: Running, bucket: str) -> None:
     with local.cloud.lock:
         get_backend("s3")["999999999999"]["aws"].create_bucket("theirs", "eu-west-1")
@@ -205,3 +219,35 @@ def test_folder_whose_objects_are_deleted_is_not_listed(local: Running, bucket: 
         s3.delete_object(Bucket=bucket, Key=key)
     found = s3.list_objects_v2(Bucket=bucket, Delimiter="/")
     assert [each["Prefix"] for each in found["CommonPrefixes"]] == ["b/"]
+
+
+@pytest.mark.parametrize("versions", ["Suspended", "Enabled"])
+def test_object_is_written_and_deleted_only_as_the_caller_knows_it(
+    local: Running, bucket: str, versions: str
+) -> None:
+    client = local.client("s3")
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": versions})
+    one = {"Bucket": bucket, "Key": "a"}
+    assert "NoSuchKey" in refusal(client.delete_object, **one, IfMatch='"x"')
+    first = client.put_object(**one, Body=b"1", IfNoneMatch="*")["ETag"]
+    assert "PreconditionFailed" in refusal(client.put_object, **one, Body=b"2", IfNoneMatch="*")
+    second = client.put_object(**one, Body=b"2", IfMatch=first)["ETag"]
+    assert "PreconditionFailed" in refusal(client.put_object, **one, Body=b"3", IfMatch=first)
+    assert "PreconditionFailed" in refusal(client.delete_object, **one, IfMatch=first)
+    assert client.get_object(**one)["Body"].read() == b"2"
+    client.delete_object(**one, IfMatch=second)
+    assert "NoSuchKey" in refusal(client.delete_object, **one, IfMatch=second)
+    client.put_object(**one, Body=b"4", IfNoneMatch="*")
+
+
+@pytest.mark.parametrize(
+    ("action", "own"), [("PutObject", "s3:PutObject"), ("DeleteObject", "s3:DeleteObject")]
+)
+def test_who_names_what_is_there_has_to_be_allowed_to_read_it(action: str, own: str) -> None:
+    def asked(**headers: str) -> list[str]:
+        given = s3.headers_of((name.replace("_", "-"), value) for name, value in headers.items())
+        call = Call("s3", action, "eu-west-1", path="/b/a", headers=given)
+        return [one.action for one in accesses(call)]
+
+    assert asked(Accept="*/*") == [own]
+    assert asked(If_Match='"x"') == [own, "s3:GetObject"]

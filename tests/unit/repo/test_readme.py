@@ -287,7 +287,8 @@ def test_plan_launches_every_machine_of_the_map(walked: Walk) -> None:
     planned = re.findall(r"^create (\S+)", printed, re.MULTILINE)
     assert planned == ["salt-1", "lb-1", "postgres-1", "redis-1", "web-1", "web-2"]
     assert "foundation: aws-vpc, aws-subnet" in printed
-    assert "permissions: the calls that can be tried are allowed" in printed
+    assert "permissions: the calls of EC2 that can be tried are allowed" in printed
+    assert "permissions: of S3 and IAM nothing is tried: no policy" in printed
     assert re.search(r"^cost: [\d.]+ USD a month", printed, re.MULTILINE)
     assert "destroy nothing" in printed
 

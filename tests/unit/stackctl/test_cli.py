@@ -32,7 +32,7 @@ from stackctl.teardown import Doomed
 
 VERBS = [
     "init", "plan", "up", "launch", "backup", "restore", "scale", "reboot", "upgrade", "replace",
-    "down", "status", "cost", "exec", "salt", "logs", "secrets", "master",
+    "down", "unlock", "status", "cost", "exec", "salt", "logs", "secrets", "master",
 ]  # fmt: skip
 ACTIONS = [
     "init",

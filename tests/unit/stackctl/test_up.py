@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -498,6 +498,7 @@ class Run:
         self.missing: list[str] = []
         self.unknown: list[str] = []
         self.too_small = False
+        self.other: BusyError | None = None
         self.changed = False
         self.ready = "yes"
         self.pushed = False
@@ -524,6 +525,7 @@ class Run:
             (up, "Launcher", self.launcher),
             (up, "Shell", lambda *_: self),
             (up, "Session", self.session),
+            (up, "AccountLock", self.account_lock),
             (ssh_rotation, "follow_store", lambda *_: self.say("key", self.changed)),
             (tree, "push", lambda *_: self.say("push", (self.pushed, "abc" * 9))),
             (tree, "untracked_warning", lambda *_: "new.sls"),
@@ -584,6 +586,14 @@ class Run:
     def hold(self, machine: Machine) -> None:
         self.say(f"hold {machine.name}")
 
+    @contextmanager
+    def account_lock(self, *_: object, wait: bool) -> Iterator[SimpleNamespace]:
+        assert wait == self.options["wait"]
+        if self.other:
+            raise self.other
+        self.say("lock")
+        yield SimpleNamespace(release=lambda: self.say("unlock"))
+
     def trust(self, *_: object, **__: object) -> None: ...
 
     def known_keys(self) -> dict[str, list[str]]:
@@ -620,12 +630,14 @@ def test_run_without_changes_looks_at_everything(whole: Run, progress: Progress,
         "secrets",
         "client",
         "limits",
+        "lock",
+        "hold salt-1",
         "aws at http://127.0.0.1:1",
         "publish",
-        "hold salt-1",
         "key",
         "launch salt-1: --profile salt salt-1",
         "hold salt-1",
+        "unlock",
         "push",
         "~/.aws has config",
         "launch machines: --map /etc/salt/cloud.maps.d/small.map --parallel",
@@ -639,6 +651,15 @@ def test_run_without_changes_looks_at_everything(whole: Run, progress: Progress,
     assert whole.options["pushed"] is False
     assert whole.options["predict"] == tuple(whole.deployment.machines())
     assert "AWS_ENDPOINT_URL" not in os.environ
+
+
+def test_other_run_stops_this_one_before_anything_is_made(
+    whole: Run, progress: Progress, log: Log
+) -> None:
+    whole.other = BusyError("Another run changes this deployment: ann.")
+    with pytest.raises(BusyError, match="ann"):
+        up.up(whole.deployment, progress, log)
+    assert [what for what in whole.did if what != "end"] == ["secrets", "client", "limits"]
 
 
 def test_new_tree_has_the_masters_minion_connected(

@@ -6,6 +6,7 @@ for the tags that it sets, and for the role that it passes. A call that is not i
 
 Which action has which resources and keys:
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
+https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsidentityandaccessmanagementiam.html
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_awssystemsmanager.html
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_servicequotas.html
 https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsfreetier.html
@@ -39,6 +40,12 @@ Keys = dict[str, Value]
 
 # Actions of other services than EC2 that have no resource.
 WITHOUT_RESOURCE = frozenset({"freetier:GetAccountPlanState", "servicequotas:GetServiceQuota"})
+
+# Action of IAM that anybody but the owner may make -> the ARN of its resource.
+OF_IAM: dict[str, Callable[[Call], str]] = {
+    "iam:GetRole": lambda call: _role_arn(call.form.get("RoleName", "")),
+    "iam:SimulatePrincipalPolicy": lambda call: call.form.get("PolicySourceArn", ""),
+}
 
 # Action of EC2 -> parameter with ids -> the kind of resource that they name.
 BY_ID: dict[str, dict[str, str]] = {
@@ -152,6 +159,8 @@ def accesses(call: Call) -> list[Access]:
         made = _parameters(call)
     elif call.service == "s3":
         made = s3.accesses(call)
+    elif call.name in OF_IAM:
+        made = iter([Access(call.name, OF_IAM[call.name](call))])
     elif call.name in WITHOUT_RESOURCE:
         made = iter([Access(call.name)])
     else:
@@ -413,6 +422,13 @@ def arn(kind: str, name: str, region: str) -> str:
     """Return the ARN of a resource of EC2; images and snapshots belong to no account there."""
     account = "" if kind in ("image", "snapshot") else DEFAULT_ACCOUNT_ID
     return f"arn:aws:ec2:{region}:{account}:{kind}/{name}"
+
+
+def _role_arn(name: str) -> str:
+    """Return the ARN of a role, which has its path; without such a role, as if it had none."""
+    roles = get_backend("iam")[DEFAULT_ACCOUNT_ID]["aws"].roles.values()
+    found = (str(role.arn) for role in roles if role.name == name)
+    return next(found, f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/{name}")
 
 
 def kind_of(name: str) -> str:

@@ -180,11 +180,19 @@ def find(access_key: str) -> Principal:
             roles = [role for role in iam.roles.values() if role.arn == session.role_arn]
             documents = tuple(_documents(roles[0])) if roles else ()
             return Principal(session.arn, session.role_arn, documents)
-    key = iam.access_keys[access_key]
-    user = iam.users[key.user_name]
-    if any(user in group.users for group in iam.groups.values()):
-        raise Unjudged(f"call: the user {user.name}, who is in a group")
-    return Principal(user.arn, user.arn, tuple(_documents(user)))
+    return identity(iam.users[iam.access_keys[access_key].user_name])
+
+
+def identity(found: Any) -> Principal:
+    """Return a user or a role of IAM as a principal.
+
+    Raises:
+        Unjudged: see `find`.
+    """
+    iam = get_backend("iam")[DEFAULT_ACCOUNT_ID]["aws"]
+    if any(found in group.users for group in iam.groups.values()):
+        raise Unjudged(f"call: the user {found.name}, who is in a group")
+    return Principal(found.arn, found.arn, tuple(_documents(found)))
 
 
 def _documents(owner: Any) -> Iterator[Mapping[str, Any]]:

@@ -27,7 +27,7 @@ class Delays:
             one; Amazon says within minutes. Until then it has no way out.
         volume_modifying: after a modification began, before the volume has its new size.
         volume_optimizing: before EC2 has ended the modification; Amazon says minutes to hours.
-        volume_rest: before the volume can be modified again: "at least six hours", here too.
+        volume_rest: in which a volume can be modified four times: a day, here too.
 
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-instance-addressing.html
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetConsoleOutput.html
@@ -39,7 +39,7 @@ class Delays:
     public_address: float = 3
     volume_modifying: float = 2
     volume_optimizing: float = 10
-    volume_rest: float = 6 * 3600
+    volume_rest: float = 24 * 3600
 
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> Self:

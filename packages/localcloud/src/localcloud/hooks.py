@@ -89,6 +89,8 @@ class Hooks:
         s3.hook(self._replace)
         volumes.hook(self._replace, ROOT_GIB)
         volumes.hook_modifications(self._replace, self._cloud.delays)
+        volumes.hook_creation(self._replace)
+        volumes.hook_attachments(self._replace)
 
     def remove(self) -> None:
         """Restore moto's own behaviour."""

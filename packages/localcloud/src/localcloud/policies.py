@@ -90,6 +90,20 @@ class Decision:
     near: tuple[str, ...] = ()
 
 
+def missing(documents: Iterable[Mapping[str, Any]], access: Access) -> list[str]:
+    """Return the condition keys of an access that policies ask for, and that it does not have."""
+    return sorted(
+        {
+            key
+            for statement in _statements(documents)
+            if _concerns(statement, access)
+            for condition in statement.get("Condition", {}).values()
+            for key in condition
+            if access.values(key) is None
+        }
+    )
+
+
 def decide(documents: Iterable[Mapping[str, Any]], access: Access) -> Decision:
     """Return what identity policies say of an access.
 

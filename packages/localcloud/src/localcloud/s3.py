@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 OWNER_HEADER = "x-amz-expected-bucket-owner"
 COPY_HEADER = "x-amz-copy-source"
+MATCH = "if-match"
 MISSING = ("GetObject", "HeadObject")
 """The operations that say of a missing object that it is missing only to those who may list it."""
 
@@ -147,6 +148,11 @@ def accesses(call: Call) -> Iterator[Access]:
     if action in _LISTS:
         keys = {_LIST_KEYS[name]: call.form[name] for name in _LIST_KEYS if name in call.form}
     yield Access(f"s3:{action}", arn(bucket, key), keys)
+    if action == "CreateBucket" and _new_tags(call.body):
+        yield Access("s3:TagResource", arn(bucket))
+    if MATCH in call.headers and call.action in ("DeleteObject", "PutObject"):
+        # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-deletes.html
+        yield Access("s3:GetObject", arn(bucket, key))
     if action == "PutObject" and "x-amz-tagging" in call.headers:
         yield Access("s3:PutObjectTagging", arn(bucket, key))
 
@@ -199,14 +205,20 @@ def policy(call: Call) -> Mapping[str, Any] | None:
 
 def tag_new(call: Call) -> None:
     """Give a bucket that was just made the tags of its request, which moto leaves out."""
-    tags = {}
-    for one in ET.fromstring(call.body).iter() if call.body else ():  # noqa: S314 - see above
-        if _tag(one) == "Tag":
-            named = {_tag(child): child.text or "" for child in one}
-            tags[named["Key"]] = named.get("Value", "")
+    tags = _new_tags(call.body)
     if tags:
         backend = get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]
         backend.put_bucket_tagging(place(call.path)[0], tags)
+
+
+def _new_tags(body: bytes) -> dict[str, str]:
+    """Return the tags in a request that makes a bucket."""
+    tags = {}
+    for one in ET.fromstring(body).iter() if body else ():  # noqa: S314 - the signature covers it
+        if _tag(one) == "Tag":
+            named = {_tag(child): child.text or "" for child in one}
+            tags[named["Key"]] = named.get("Value", "")
+    return tags
 
 
 def hook(replace: Callable[[Any, str, Any], Any]) -> None:
@@ -235,7 +247,8 @@ def hook(replace: Callable[[Any, str, Any], Any]) -> None:
 
 def headers_of(given: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the headers that matter here, with their names in small letters."""
-    return {name.lower(): value for name, value in given if name.lower().startswith("x-amz-")}
+    lower = ((name.lower(), value) for name, value in given)
+    return {name: value for name, value in lower if name.startswith("x-amz-") or name == MATCH}
 
 
 def query_of(text: str) -> dict[str, str]:

@@ -41,6 +41,7 @@ from localcloud import (
     firewall,
     limits,
     s3,
+    simulator,
     tls,
 )
 from localcloud.accesses import Call
@@ -171,8 +172,12 @@ class Api:
             self.judge.check(asks, call)
             if call.action == "GetAccountPlanState":
                 return self._cloud.account.plan_state(DEFAULT_ACCOUNT_ID)
+            if call.action == simulator.ACTION:
+                return simulator.answer(call)
             response = Response.from_app(self._moto, request.environ, buffered=True)
             _set_status(response, call.service)
+            if call.action == "GetCallerIdentity" and not asks:
+                response = simulator.owner(response)
             if call.service == "s3":
                 response = self._answer_of_s3(call, response, asks)
             if not _READS.match(call.action):

@@ -42,6 +42,10 @@ REPLACE_HELP = (
     "Drain and destroy a machine while the others serve; the next `up` launches it anew, in the"
     " zone and of the type that the map and its profile say."
 )
+UNLOCK_HELP = (
+    "Remove the lock of a run of `up` or `down` that has died before the Salt master was there, or"
+    " could be reached. Of a run from this checkout, the next run does it."
+)
 OVER_BUDGET_HELP = "do not mind settings:budget of the deployment this time"
 ON_FAILURE_HELP = (
     "what happens to a machine that this run launched and that is not ready"
@@ -213,6 +217,8 @@ def _add_changing_verbs(verbs: Any) -> None:
     down.add_argument(
         "--dry-run", action="store_true", help="print what would be removed; change nothing"
     )
+    unlock = _add(verbs, "unlock", UNLOCK_HELP)
+    unlock.add_argument("--dry-run", action="store_true", help="print whose lock it is")
 
 
 def _add_maintenance(verbs: Any) -> None:

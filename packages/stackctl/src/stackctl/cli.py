@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
 from stackctl import (
+    account_lock,
     billing,
     ca_rotation,
     cost,
@@ -414,6 +415,21 @@ def _down_account(deployment: Deployment, options: argparse.Namespace) -> int:
     return 0
 
 
+def _unlock(deployment: Deployment, options: argparse.Namespace) -> int:
+    with enter(deployment):
+        bucket = account_lock.Bucket.of(deployment)
+        held = account_lock.read(bucket)
+        if held is None:
+            print_line(f"Nobody holds the lock of {deployment.name}.")
+        elif options.dry_run:
+            print_line(f"Would remove the lock of {held}.")
+        elif account_lock.clear(bucket, held):
+            print_line(f"Removed the lock of {held}.")
+        else:
+            raise StackError("The lock is another one's by now, and stays.")
+    return 0
+
+
 def _confirm(deployment: Deployment, done: str) -> None:
     """Have the operator type the deployment's name; raise StackError otherwise.
 
@@ -717,6 +733,7 @@ VERBS = {
     "upgrade": _maintain,
     "replace": _replace,
     "down": _down,
+    "unlock": _unlock,
     "status": _status,
     "cost": _cost,
     "exec": _exec,

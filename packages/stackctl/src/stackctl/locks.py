@@ -1,6 +1,7 @@
 """One run at a time changes a deployment.
 
-Three locks, each a file that a process locks with flock(2), so that none outlives its process:
+Three locks, each a file that a process locks with flock(2), so that none outlives its process (what
+runs exclude each other before there is a master: `account_lock`):
 
 * on this host, for the runs from this checkout;
 * on the Salt master, for the runs of all operators (`Session`);
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import IO, Self, cast
 
 from stackctl.deployment import Deployment
@@ -105,8 +107,7 @@ def on_this_host(
     Raises:
         BusyError: another run holds the lock.
     """
-    path = private_directory(deployment.state_dir) / "lock"
-    with path.open("a+") as file:
+    with path_on_this_host(deployment).open("a+") as file:
         deadline = time.monotonic() + (WAIT_SECONDS if wait else 0)
         while not _try_lock(file):
             file.seek(0)
@@ -115,6 +116,11 @@ def on_this_host(
         file.write(holder.text())
         file.flush()
         yield
+
+
+def path_on_this_host(deployment: Deployment) -> Path:
+    """Return the file of this checkout's lock of the deployment, which may not exist yet."""
+    return private_directory(deployment.state_dir) / "lock"
 
 
 class Session:

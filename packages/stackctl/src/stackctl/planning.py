@@ -1,30 +1,17 @@
 """`stackctl plan`: what `up` would create, change and leave in an account, and what that costs.
 
-EC2 weighs the permissions of a call with DryRun as those of the call itself. IAM has no such way.
-https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonParameters.html
+`permissions` says which of them AWS tells beforehand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from botocore.exceptions import ClientError
-
-from stackctl import cost, credentials, inventory, limits, profiles, refusals, salt, up
+from stackctl import cost, credentials, inventory, limits, permissions, profiles, salt, up
 from stackctl.account import enter
 from stackctl.deployment import Deployment
-from stackctl.errors import PreflightError
 from stackctl.machines import ec2_client
 from stackctl.run import Log
-
-ALLOWED = "DryRunOperation"
-TRIED: Mapping[str, Mapping[str, Any]] = {
-    "create_vpc": {"CidrBlock": "10.20.0.0/16"},
-    "create_internet_gateway": {},
-    "allocate_address": {"Domain": "vpc"},
-}
-"""The calls of a first `up` that name nothing which has to exist before."""
 
 
 def plan(deployment: Deployment, log: Log) -> Iterator[str]:
@@ -44,8 +31,9 @@ def plan(deployment: Deployment, log: Log) -> Iterator[str]:
         client = ec2_client(deployment)
         machines = inventory.own(client, deployment.owner(), "instance")
         if not inventory.own(client, deployment.owner(), "vpc"):
-            _try_permissions(client)
-            yield "permissions: the calls that can be tried are allowed"
+            permissions.try_ec2(client)
+            yield "permissions: the calls of EC2 that can be tried are allowed"
+        yield f"permissions: {permissions.simulated(deployment)}"
         foundation = salt.apply_locally(deployment, log, "aws", test=True)
         yield f"foundation: {', '.join(foundation.changed) or 'as it has to be'}"
         existing = [machine.name for machine in machines]
@@ -80,20 +68,3 @@ def _costs(deployment: Deployment) -> Iterator[str]:
     budget = deployment.settings().get("budget") if deployment.has_settings else None
     within = f"; settings:budget is {budget}" if budget else ""
     yield f"cost: {least.total} USD a month in AWS at most, see stackctl cost{within}"
-
-
-def _try_permissions(client: Any) -> None:
-    """Raise PreflightError for a call of `TRIED` that the caller's policies do not allow."""
-    for operation, arguments in TRIED.items():
-        try:
-            getattr(client, operation)(DryRun=True, **arguments)
-        except ClientError as error:
-            code = inventory.code_of(error)
-            if code == ALLOWED:
-                continue
-            if code in refusals.DENIED:
-                raise PreflightError(
-                    f"Your credentials do not allow {operation}.",
-                    "docs/security.md says what they need.",
-                ) from None
-            raise

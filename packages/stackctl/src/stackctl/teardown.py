@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 
 from stackctl import cost, inventory
 from stackctl.account import enter
+from stackctl.account_lock import AccountLock
 from stackctl.deployment import Deployment
 from stackctl.errors import AwsError, CommandError, LaunchError, StackError
 from stackctl.inventory import GONE, KINDS, Clients, Inventory, Thing, code_of
@@ -155,6 +156,7 @@ def destroy(
         enter(deployment),
         Shell(deployment, client := ec2_client(deployment), log) as shell,
         Session(shell, log, holder, progress.note, wait=wait) as session,
+        AccountLock(deployment, holder, progress.note, wait=wait, make=False),
     ):
         for machine in find_machines(client, deployment):
             if machine.name == deployment.master() and machine.state == "running":

@@ -32,6 +32,7 @@ from stackctl import (
     volumes,
 )
 from stackctl.account import aws_environment, enter, open_account
+from stackctl.account_lock import AccountLock
 from stackctl.deployment import Deployment
 from stackctl.errors import (
     CommandError,
@@ -184,21 +185,26 @@ def _up(run: Run, on_failure: OnFailure, show: Callable[[LaunchResult], None]) -
             billing.told(deployment, client),
             Shell(deployment, client, log) as shell,
             Session(shell, log, run.holder, progress.note, wait=run.wait) as session,
+            contextlib.ExitStack() as locked,
         ):
             with progress.step("AWS account") as step:
                 step.warning = "; ".join(_warnings(deployment, client))
+            lock = locked.enter_context(
+                AccountLock(deployment, run.holder, progress.note, wait=run.wait)
+            )
+            _hold_early(run, client, shell, session)
             with progress.step("AWS foundation") as step:
                 outcome = salt.apply_locally(deployment, log, "aws")
                 step.changed, step.detail = bool(outcome.changed), _count(len(outcome.changed))
             grow_volumes(deployment, client, progress)
             # A new Salt master, which finds no console any more, needs these.
             host_keys.publish(client, find_machines(client, deployment), shell.known_keys())
-            _hold_early(run, client, shell, session)
             with progress.step("SSH key") as step:
                 step.changed = ssh_rotation.follow_store(deployment, client, shell)
             machines = Machines(run, shell, session.jobs)
             machine = machines.launch_master(launcher)
             session.hold(machine)
+            lock.release()
             others = [found.name for found in find_machines(client, deployment)]
             pushed, applied = machines.start_master(
                 machine, account.master_files(variables), others
