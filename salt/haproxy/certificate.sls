@@ -1,6 +1,6 @@
 # The site's certificate comes from the ACME CA of the settings, and is renewed; without such a CA,
-# nothing of that is here. Until the CA has signed one, and in the end when it is switched off, HAProxy
-# has the certificate of the secret. Watch: site-certificate-timer.
+# nothing of that is here. Until the CA has signed one, HAProxy has the certificate of the secret.
+# Watch: site-certificate-timer.
 {% set acme = pillar['settings'].get('acme') %}
 {% set site = pillar['settings']['base_url'].partition('://')[2] %}
 {% set config, kept = '/etc/site-certificate', '/var/lib/site-certificate' %}

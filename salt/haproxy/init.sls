@@ -1,7 +1,7 @@
 # HAProxy answers HTTPS for all web machines, asks them over TLS under a certificate that only load
 # balancers have, and redirects HTTP to HTTPS. It is reloaded, never restarted, when they change.
-# The web machines come from pillar `addresses`. A certificate of an ACME CA comes first, when there is
-# one (haproxy.certificate). Watch: haproxy-reload.
+# The web machines come from pillar `addresses`. A certificate of an ACME CA comes first, when there
+# is one (haproxy.certificate). Watch: haproxy-reload.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% import_yaml 'haproxy/pages.yaml' as answers %}
 {% import_yaml 'airflow/defaults.yaml' as app %}
@@ -15,6 +15,7 @@
 {% set tls = pillar['secrets']['edge-tls'] %}
 {% set client = pillar['secrets'][server.client.secret] %}
 {% set acme = pillar['settings'].get('acme') %}
+{% set live = ['/var/lib/site-certificate/live'] if acme else [] %}
 {% set account = pillar['secrets']['acme-account']['private_key'] %}
 
 include:
@@ -119,7 +120,7 @@ haproxy-config:
         headers: {{ headers | json }}
         constant: {{ nginx.constant | json }}
         slots: {{ airflow.workers * airflow.get('requests_per_worker', 4) }}
-        certificates: {{ ((['/var/lib/site-certificate/live'] if acme else []) + [server.certificate.path]) | json }}
+        certificates: {{ (live + [server.certificate.path]) | json }}
         thumbprint: {{ (salt['site_certificate.thumbprint'](account) if acme else '') | json }}
         client: {{ server.client.path }}
         ca: /etc/haproxy/ca.pem

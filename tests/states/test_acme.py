@@ -379,4 +379,5 @@ def test_without_acme_the_certificate_of_the_secret_is_back(
     assert ca.plain(edge, "/.well-known/acme-challenge/" + "x" * 43).startswith("HTTP/1.1 301 ")
     for path in (LIVE, ACCOUNT, f"/etc/systemd/system/{UNIT}", "/usr/bin/lego"):
         assert edge.run("test", "-e", path).returncode == 1, path
+    assert not [line for line in edge.salt("drift.found") if "certificate" in line]
     assert edge.salt("site_certificate.told") == {"renewal": "", "problem": ""}

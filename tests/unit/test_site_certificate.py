@@ -116,7 +116,8 @@ class World:
             return None
         if not loaded.exists():
             return b"the secret's"
-        return ssl.PEM_cert_to_DER_cert(loaded.read_text().partition("-----BEGIN PRIVATE")[0])
+        end = "-----END CERTIFICATE-----\n"
+        return ssl.PEM_cert_to_DER_cert(loaded.read_text().partition(end)[0] + end)
 
 
 def signed(authority: Authority = CA, name: str = NAME) -> Fields:
