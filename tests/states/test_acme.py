@@ -122,6 +122,12 @@ class CA:
         }
         self.root = ""
 
+    def install(self) -> None:
+        """Install pebble."""
+        install = "apt-get -qq update && apt-get -qq install --no-install-recommends pebble curl"
+        done = self.machine.run("sh", "-c", f"{install} </dev/null")
+        assert done.returncode == 0, done.stderr
+
     def start(self, seconds: int = 7776000) -> None:
         """Start pebble anew; its certificates last so long."""
         self.stop()
@@ -186,11 +192,7 @@ class CA:
 
 @pytest.fixture(scope="module")
 def ca(fleet: Fleet) -> Iterator[CA]:
-    machine = fleet.machine(BUILDER)
-    install = "apt-get -qq update && apt-get -qq install --no-install-recommends pebble curl"
-    done = machine.run("sh", "-c", f"{install} </dev/null")
-    assert done.returncode == 0, done.stderr
-    yield CA(machine)
+    yield CA(fleet.machine(BUILDER))
     fleet.retire(BUILDER)
 
 
@@ -201,7 +203,9 @@ def edges(fleet: Fleet, ca: CA) -> Iterator[list[Machine]]:
         found = [fleet.machine("lb-1"), fleet.machine("lb-2")]
         ca.lead_name_to(found[0])
         with ThreadPoolExecutor() as pool:
+            installed = pool.submit(ca.install)
             list(pool.map(fleet.converge, found))
+            installed.result()
         yield found
     fleet.retire("lb-2")
     assert failed(found[0].apply("haproxy")) == []
