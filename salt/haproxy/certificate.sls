@@ -93,6 +93,9 @@ site-certificate-timer:
   service.dead:
     - name: site-certificate.timer
     - enable: False
+    - onlyif:
+      - fun: file.file_exists
+        path: /etc/systemd/system/site-certificate.timer
 {% for path in [config, program, kept] %}
 
 site-certificate-absent-{{ loop.index }}:

@@ -379,6 +379,7 @@ def test_without_acme_the_certificate_of_the_secret_is_back(
     with fleet.pillar.decided(acme=None):
         assert failed(edge.apply("haproxy")) == []
         assert changed(edge.apply("haproxy")) == []
+        assert changed(edge.apply("haproxy", test=True)) == []
     assert ca.ask(edge, fleet.pillar.ca_certificate)[1] == 200
     assert ca.plain(edge, "/.well-known/acme-challenge/" + "x" * 43).startswith("HTTP/1.1 301 ")
     for path in (LIVE, ACCOUNT, f"/etc/systemd/system/{UNIT}", "/usr/bin/lego"):

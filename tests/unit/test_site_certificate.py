@@ -11,9 +11,12 @@ import hashlib
 import itertools
 import json
 import shutil
+import socket
 import ssl
 import stat
 import subprocess
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +161,7 @@ def test_certificate_is_got_and_loaded(world: World, capsys: pytest.CaptureFixtu
     world.give(given)
     state = world.look()
     assert (state.why, state.waits, state.directory) == ("", "", SETTINGS["directory"])
+    assert not state.limited
     assert world.live.read_text() == given["certificate"] + given["private_key"]
     assert stat.S_IMODE(world.live.stat().st_mode) == 0o640
     assert world.count("reloads") == 1
@@ -377,6 +381,45 @@ def test_drained_server_is_not_brought_back_by_a_reload(world: World) -> None:
     assert (world.count("asked"), world.count("reloads")) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("status", "found"), [("UP", ""), ("DRAIN", "app/web-1"), ("MAINT", "app/web-1"), ("", "")]
+)
+def test_drained_server_is_found_at_the_socket(
+    monkeypatch: pytest.MonkeyPatch, status: str, found: str
+) -> None:
+    program = load_file(ROOT / "salt/haproxy/files/site_certificate.py")
+    with tempfile.TemporaryDirectory(prefix="acme-") as folder:
+        monkeypatch.setattr(program, "HAPROXY", f"{folder}/admin.sock")
+        if not status:  # HAProxy does not run
+            assert program._drained() == ""
+            return
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                assert connection.recv(100) == b"show stat\n"
+                connection.sendall(f"# pxname,svname,status,\napp,web-1,{status},\n".encode())
+
+        with socket.create_server(program.HAPROXY, family=socket.AF_UNIX) as server:
+            thread = threading.Thread(target=answer)
+            thread.start()
+            assert program._drained() == found
+            thread.join()
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_exit_code_tells_whether_a_certificate_is_needed(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, refused: bool
+) -> None:
+    config = world.folder / "config.json"
+    config.write_text(json.dumps({"name": NAME, "port": 443, **SETTINGS}))
+    monkeypatch.setattr(world.program, "CONFIG", str(config))
+    monkeypatch.setattr(world.program, "FOLDER", str(world.folder / "kept"))
+    if refused:
+        world.refuse("x")
+    assert world.program.main() == int(refused)
+
+
 def test_haproxy_that_does_not_run_loads_it_when_it_starts(world: World) -> None:
     (world.folder / "stopped").touch()
     state = world.look()
@@ -555,7 +598,8 @@ def test_obtaining_by_hand_waits_for_no_failure_but_for_the_ca(
     seen: list[str] = []
     done = {"retcode": 0, "stderr": "", "stdout": ""}
 
-    def start(command: list[str], **_: Any) -> dict[str, Any]:
+    def start(command: list[str], **options: Any) -> dict[str, Any]:
+        assert options == {"python_shell": False, "ignore_retcode": True}
         assert command == ["systemctl", "start", "site-certificate.service"]
         seen.append(json.loads(state.read_text()).get("next"))
         if len(seen) == 2:
@@ -571,6 +615,20 @@ def test_obtaining_by_hand_waits_for_no_failure_but_for_the_ca(
     assert asked.obtain(*paths).startswith("certificate of acme.example.org until ")
     done |= {"retcode": 1, "stderr": "Unit not found"}
     with pytest.raises(CommandExecutionError, match="Unit not found"):
+        asked.obtain(*paths)
+
+
+def test_obtaining_by_hand_fails_while_it_is_not_renewed(tmp_path: Path) -> None:
+    """Also where there is a certificate; and where one ends soon that nobody has tried to renew."""
+    (tmp_path / "config.json").write_text(json.dumps(SETTINGS))
+    (tmp_path / "live").mkdir()
+    done = {"retcode": 0, "stderr": "", "stdout": ""}
+    asked = module({"cmd.run_all": lambda _command, **_: done})
+    paths = (str(tmp_path / "config.json"), str(tmp_path))
+    (tmp_path / "live/site.pem").write_text(signed()["certificate"])
+    assert asked.obtain(*paths).endswith(" UTC"), "without a state, too"
+    (tmp_path / "state.json").write_text(json.dumps({"why": "it is down"}))
+    with pytest.raises(CommandExecutionError, match=r"it is not renewed: it is down"):
         asked.obtain(*paths)
 
 
