@@ -25,8 +25,9 @@ LIVE = "/var/lib/site-certificate/live/site.pem"
 KEPT = "/root/kept.pem"
 ACCOUNT = "/etc/site-certificate/account.key"
 STOP = "/run/asking-stop"
-# Of the certificates whose end a test waits for.
-SHORT = 24
+# Of the certificates whose end a test waits for, in seconds. lego takes some six of the third in
+# which it is to be renewed.
+SHORT = 36
 # A connection as a browser makes it: the serial number of the certificate, and the status.
 ASK = """
 import http.client, socket, ssl
