@@ -13,6 +13,7 @@ base:
     - secrets.cloud-ssh
   'E@^lb-[1-9][0-9]*$':
     - haproxy
+    - secrets.acme-account
     - secrets.edge-client-tls
     - secrets.edge-tls
   'E@^web-[1-9][0-9]*$':

@@ -36,6 +36,8 @@ REPLICATED = {
 REFUSING = {"haproxy": "edge.refused"}
 # Unit -> the function that tells of its backups.
 BACKED_UP = {"patroni": "pgbackrest.told", "salt-master": "master_backup.told"}
+# Unit -> the function that tells of its certificate of an ACME CA.
+RENEWED = {"haproxy": "site_certificate.told"}
 SPARE_UNIT = "salt-minion"  # of a machine that has the base alone
 _SETTLED_SECONDS = 20
 EDGE_CONFIG = "/etc/haproxy/haproxy.cfg"
@@ -228,8 +230,9 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         reboot. ``outdated``: the units that run code which an update has replaced. ``withheld``:
         the packages whose update waits for the operator. ``replication``: of a store, its role
         among the machines that hold the same. ``backups``: how old they are, or "". ``growth``:
-        what the master does by itself about the number of machines, or "". ``cpu``: why everything
-        here takes long, or "".
+        what the master does by itself about the number of machines, or "". ``renewal``: until when
+        the site has a certificate of an ACME CA, or "". ``cpu``: why everything here takes long, or
+        "".
 
     Raises:
         CommandExecutionError: the file is missing, because no highstate has run yet.
@@ -238,11 +241,13 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
     role = recorded(path)
     replication = _replication(role)
     backups = _backups(role)
+    renewal = _renewal(role)
     problems = [
         _problem(role),
         *_refused(role),
         replication["problem"],
         backups["problem"],
+        renewal["problem"],
         *_firewall_problems(),
     ]
     found = {
@@ -258,6 +263,7 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
         "replication": replication["replication"],
         "backups": backups["backups"],
         "growth": __salt__["machine_counts.told"](),
+        "renewal": renewal["renewal"],
     }
     # All of this has taken CPU: what this machine asked for and did not get shows now.
     return {**found, "cpu": __salt__["cpu_credits.since"](begun)}
@@ -336,6 +342,14 @@ def _backups(role: Mapping[str, Any]) -> Mapping[str, str]:
         found: Mapping[str, str] = __salt__[BACKED_UP[role["unit"]]]()
     except CommandExecutionError as error:
         return {"backups": "", "problem": f"its backups are unknown: {error}"}
+    return found
+
+
+def _renewal(role: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return until when an ACME CA has signed as `renewal`, and what is wrong as `problem`."""
+    if role["unit"] not in RENEWED:
+        return {"renewal": "", "problem": ""}
+    found: Mapping[str, str] = __salt__[RENEWED[role["unit"]]]()
     return found
 
 

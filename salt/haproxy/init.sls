@@ -1,6 +1,7 @@
 # HAProxy answers HTTPS for all web machines, asks them over TLS under a certificate that only load
 # balancers have, and redirects HTTP to HTTPS. It is reloaded, never restarted, when they change.
-# The web machines come from pillar `addresses`. Watch: haproxy-reload.
+# The web machines come from pillar `addresses`. A certificate of an ACME CA comes first, when there
+# is one (haproxy.certificate). Watch: haproxy-reload.
 {% import_yaml 'haproxy/defaults.yaml' as defaults %}
 {% import_yaml 'haproxy/pages.yaml' as answers %}
 {% import_yaml 'airflow/defaults.yaml' as app %}
@@ -13,9 +14,13 @@
 {% set headers = dict(haproxy.headers, **hsts) %}
 {% set tls = pillar['secrets']['edge-tls'] %}
 {% set client = pillar['secrets'][server.client.secret] %}
+{% set acme = pillar['settings'].get('acme') %}
+{% set live = ['/var/lib/site-certificate/live'] if acme else [] %}
+{% set account = pillar['secrets']['acme-account']['private_key'] %}
 
 include:
   - haproxy.address
+  - haproxy.certificate
   - haproxy.conntrack
 
 # The program of the site's address runs in the group of HAProxy's user.
@@ -115,7 +120,8 @@ haproxy-config:
         headers: {{ headers | json }}
         constant: {{ nginx.constant | json }}
         slots: {{ airflow.workers * airflow.get('requests_per_worker', 4) }}
-        certificate: {{ server.certificate.path }}
+        certificates: {{ (live + [server.certificate.path]) | json }}
+        thumbprint: {{ (salt['site_certificate.thumbprint'](account) if acme else '') | json }}
         client: {{ server.client.path }}
         ca: /etc/haproxy/ca.pem
         name: {{ salt['role.certificate_name']('web') | json }}

@@ -236,7 +236,7 @@ def ask(fleet: Fleet, web: Machine, edge: Machine) -> Callable[[str], object]:
 @pytest.fixture(scope="module")
 def sources(web: Machine) -> list[str]:
     """More addresses of the client machine: to the edge, each is another client."""
-    found = [str(SUBNET[number]) for number in range(-20, -3)]
+    found = [str(SUBNET[number]) for number in range(-40, -20)]
     for address in found:
         web.run("ip", "address", "add", f"{address}/{SUBNET.prefixlen}", "dev", "eth0")
     return found

@@ -14,7 +14,7 @@ from plainpillar import DEPLOYMENT
 from waiting import until
 
 SECRETS = {
-    "lb-1": {"edge-client-tls", "edge-tls"},
+    "lb-1": {"acme-account", "edge-client-tls", "edge-tls"},
     "web-1": {
         "airflow-admin",
         "airflow-keys",

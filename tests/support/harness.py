@@ -70,7 +70,7 @@ BUILDER = "salt-2"
 SPARE = "monitor-1"
 # Of the production map. Like the builder, they are in the others' names and firewalls
 # from their boot until `retire`.
-LATER = ("postgres-2", "postgres-3", "redis-2", "redis-3")
+LATER = ("postgres-2", "postgres-3", "redis-2", "redis-3", "lb-2")
 RECIPE = ("airflow/files/requirements.txt", "airflow/files/build_release.py", "_modules/airflow.py")
 BUILT = "/srv/stack/archives/airflow-releases"
 # What the deploy script installs, and where.

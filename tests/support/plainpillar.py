@@ -91,6 +91,18 @@ class PlainPillar:
         self._settings["ca_certificate"] = self.ca_certificate
         self._write("settings", {"settings": self._settings})
 
+    @contextmanager
+    def decided(self, **settings: Any) -> Iterator[None]:
+        """Have the deployment decide something else while the block runs."""
+        before = dict(self._settings)
+        self._settings |= settings
+        self._write("settings", {"settings": self._settings})
+        try:
+            yield
+        finally:
+            self._settings = before
+            self._write("settings", {"settings": self._settings})
+
     def sign(self, authority: Authority) -> None:
         """Give every role with a certificate another one, which this CA has signed."""
         self.authority = authority

@@ -214,6 +214,7 @@ class Drift:
 
     firewall: list[str] | str = field(default_factory=list)
     found: list[str] = field(default_factory=list)
+    certificate: dict[str, str] = field(default_factory=lambda: {"renewal": "", "problem": ""})
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """Return them as `__salt__`."""
@@ -231,6 +232,7 @@ class Drift:
             "machine_counts.told": lambda: "web grows",
             "drift.reboot_required": lambda: True,
             "edge.refused": lambda: ["HAProxy refuses web-1: SSL handshake failure"],
+            "site_certificate.told": lambda: self.certificate,
             "site_address.told": lambda: {"replication": "has the address", "problem": ""},
             "cpu_credits.sample": lambda: {"at": 7.0},
             "cpu_credits.since": lambda before: f"out of CPU credits since {before['at']:g}",
@@ -304,8 +306,17 @@ def test_status_of_machine_that_serves(status: Status, listener: int) -> None:
         "replication": "",
         "backups": "",
         "growth": "web grows",
+        "renewal": "",
         "cpu": "out of CPU credits since 7",
     }
+
+
+def test_certificate_of_an_acme_ca_is_told(status: Status, drift: Drift, listener: int) -> None:
+    drift.certificate = {"renewal": "until tomorrow", "problem": "it ends soon"}
+    found = status(listener, unit="haproxy")
+    assert found["renewal"] == "until tomorrow"
+    assert found["problem"].endswith("; it ends soon")
+    assert status(listener)["renewal"] == "", "of another role"
 
 
 def test_firewall_that_differs_is_a_problem(status: Status, drift: Drift, listener: int) -> None:

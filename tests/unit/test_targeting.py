@@ -21,7 +21,7 @@ STATES = {
 }
 SECRETS = {
     "salt": {"cloud-ssh"},
-    "lb": {"edge-client-tls", "edge-tls"},
+    "lb": {"acme-account", "edge-client-tls", "edge-tls"},
     "web": {
         "airflow-admin",
         "airflow-keys",

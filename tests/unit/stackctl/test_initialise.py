@@ -36,6 +36,7 @@ URL = "https://127.0.0.1:8443"
 CIPHERTEXT = re.compile(r"-----BEGIN PGP MESSAGE-----\n.+\n-----END PGP MESSAGE-----\n", re.DOTALL)
 # The table of secrets and fields that the states read.
 FIELDS = {
+    "acme-account": {"private_key"},
     "airflow-admin": {"password"},
     "airflow-keys": {"fernet_key", "secret_key", "jwt_secret"},
     "cloud-ssh": {"private_key"},
@@ -382,7 +383,7 @@ def test_rotate_of_unknown_secret_changes_nothing(
     before = files(target)
     with pytest.raises(
         SecretsError,
-        match=r"There is no secret 'nonsense'\. There are: airflow-admin, .*, web-tls\.",
+        match=r"There is no secret 'nonsense'\. There are: acme-account, .*, web-tls\.",
     ):
         initialise(target, URL, frozenset({"nonsense", "redis-airflow"}))
     assert changed(before, target) == set()
@@ -395,7 +396,7 @@ def test_read_of_unknown_secret_names_known_secrets(
     made: Deployment, deployment: Deployment
 ) -> None:
     with pytest.raises(
-        SecretsError, match=r"There is no secret 'wifi'\. There are: airflow-admin, airflow-keys, "
+        SecretsError, match=r"There is no secret 'wifi'\. There are: acme-account, airflow-admin, "
     ):
         SecretStore(made).read("wifi")
     with pytest.raises(SecretsError, match=r"There is no secret 'wifi'\. There are: none\."):

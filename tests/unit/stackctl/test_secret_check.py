@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives import serialization
 
 from stackctl import armour, certificates, cli, recipients, sshkey
 from stackctl.catalogue import FORMATS, catalogue
@@ -85,6 +86,17 @@ def certificate(deployment: Deployment, monkeypatch: pytest.MonkeyPatch, days: i
     """Give Redis a certificate that ends after so many days."""
     monkeypatch.setattr(certificates, "CERTIFICATE_DAYS", days)
     initialise(deployment, "https://127.0.0.1:8443", frozenset({"redis-tls"}))
+
+
+def pkcs8(deployment: Deployment) -> str:
+    """Return the key of the CA's account in the form that OpenSSL writes by itself."""
+    held = SecretStore(deployment).read("acme-account")["private_key"]
+    key = serialization.load_pem_private_key(held.encode(), None)
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
 
 
 def other(deployment: Deployment) -> SecretStore:
@@ -171,6 +183,14 @@ FLAWS: dict[str, tuple[Damage, str, str, str]] = {
     "a reader of nothing": (
         lambda it: edit(it.root / TOP, "secrets.edge-tls", "secrets.edge-tls\n    - secrets.wifi"),
         TOP, "secrets.wifi", "is no secret",
+    ),
+    "an account's key that lego does not read": (
+        lambda it: write(it, "acme-account", private_key=pkcs8(it)),
+        "pillar/local/secrets/acme-account.sls", "private_key", "of the curve P-256",
+    ),
+    "an account's key that is none": (
+        lambda it: write(it, "acme-account", private_key=PLAIN),
+        "pillar/local/secrets/acme-account.sls", "private_key", "is no private key",
     ),
     "a key of another certificate": (
         lambda it: write(

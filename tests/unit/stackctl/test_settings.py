@@ -106,6 +106,64 @@ def test_wrong_value_is_named_with_what_is_allowed(
     assert all(word in error for word in words), error
 
 
+ACME = {"directory": "https://acme.example.org/directory", "email": "me@example.org"}
+
+
+@pytest.mark.parametrize("url", [BASE_URL, "https://airflow.example.org:8443"])
+def test_public_name_may_have_a_certificate_by_acme(prod: Deployment, url: str) -> None:
+    write(prod, base_url=url, acme=ACME)
+    settings.check(prod, complete=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://192.0.2.1", "not an address"),
+        ("https://airflow", "leads nowhere outside"),
+        ("https://airflow.stack.internal", "leads nowhere outside"),
+        ("https://airflow.local", "leads nowhere outside"),
+    ],
+)
+def test_name_that_no_public_ca_signs_is_refused(prod: Deployment, url: str, why: str) -> None:
+    write(prod, base_url=url, acme=ACME)
+    error = refusal(prod)
+    assert f"settings:base_url is {url!r}: allowed is, with settings:acme, a public name" in error
+    assert why in error
+
+
+def test_private_ca_signs_private_names_and_no_addresses(prod: Deployment) -> None:
+    private = ACME | {"ca_certificate": "-----BEGIN CERTIFICATE-----\n"}
+    write(prod, base_url="https://airflow.corp.internal", acme=private)
+    settings.check(prod, complete=True)
+    for url in ("https://192.0.2.1", "https://airflow"):
+        write(prod, base_url=url, acme=private)
+        assert f"settings:base_url is '{url}'" in refusal(prod)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"directory": "http://acme.example.org"}, ["acme:directory is", "at port 443"]),
+        # Load balancers reach port 443 outside, and no other.
+        ({"directory": "https://acme.example.org:14000/dir"}, ["acme:directory", "at port 443"]),
+        ({"email": "me"}, ["settings:acme:email is 'me'", "an address"]),
+        # It is a part of a path.
+        ({"email": "../../me@example.org"}, ["settings:acme:email"]),
+        ({"ca_certificate": "/etc/ca.pem"}, ["settings:acme:ca_certificate", "PEM"]),
+        ({"mail": "me@example.org"}, ["settings:acme is", "a directory and an email"]),
+        ({"email": None}, ["settings:acme is", "a directory and an email"]),
+    ],
+    ids=str,
+)
+def test_wrong_value_of_acme_is_named(
+    prod: Deployment, changed: dict[str, Any], words: list[str]
+) -> None:
+    decided = {key: value for key, value in (ACME | changed).items() if value is not None}
+    write(prod, acme=decided)
+    error = refusal(prod)
+    assert all(word in error for word in words), error
+
+
 def test_unknown_key_is_refused_with_the_nearest(prod: Deployment) -> None:
     write(prod, load_example=True)
     assert "settings:load_example is unknown; did you mean load_examples?" in refusal(prod)

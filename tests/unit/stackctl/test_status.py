@@ -368,6 +368,7 @@ def test_drift_is_not_healthy_and_hints_are(rows: Any) -> None:
     hints["replication"] = "replica of web-1"
     hints["cpu"] = "out of CPU credits"
     hints["backups"] = "keys backed up 2 h ago"
+    hints["renewal"] = "certificate of acme.example.org until tomorrow"
     found = rows(
         MACHINES, ACTIVE | {"web-1": ACTIVE["web-1"] | more, "web-2": ACTIVE["web-2"] | hints}
     )
@@ -380,6 +381,7 @@ def test_drift_is_not_healthy_and_hints_are(rows: Any) -> None:
     assert (found["web-1"].replication, found["web-2"].replication) == ("", "replica of web-1")
     assert (found["web-1"].cpu, found["web-2"].cpu) == ("", "out of CPU credits")
     assert (found["web-1"].backups, found["web-2"].backups) == ("", "keys backed up 2 h ago")
+    assert (found["web-1"].renewal, found["web-2"].renewal) == ("", hints["renewal"])
     assert found["web-2"].as_dict()["reboot_required"] is True
 
 
@@ -525,6 +527,8 @@ def test_reason_drift_and_hints_are_printed(say: Any, capsys: pytest.CaptureFixt
     assert "web-1: web grows from 2 to 4: no change yet\n" in capsys.readouterr().out
     assert say([replace(HEALTHY, backups="keys backed up 2 h ago")]) == 0
     assert "web-1: keys backed up 2 h ago\n" in capsys.readouterr().out
+    assert say([replace(HEALTHY, renewal="certificate of a CA until tomorrow")]) == 0
+    assert "web-1: certificate of a CA until tomorrow\n" in capsys.readouterr().out
     assert say([replace(HEALTHY, replication="master, web-2 0 s behind")]) == 0
     assert "web-1: master, web-2 0 s behind\n" in capsys.readouterr().out
     slow = "out of CPU credits: it got 10% of a core in the last 3.1 s, and wanted more"

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from stackctl import sshkey
 from stackctl.certificates import Authority
 from stackctl.deployment import Deployment
 from stackctl.roles import EDGE_TLS, Role
 
+ACME_ACCOUNT = "acme-account"
 DEPLOYMENT_CA = "deployment-ca"
 CLOUD_SSH = "cloud-ssh"
 NEXT_KEY = "next_private_key"  # of `DEPLOYMENT_CA`: the key of the new CA, until that signs
@@ -68,6 +72,7 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Ma
     """
     recipes: dict[str, Recipe] = {
         DEPLOYMENT_CA: lambda: authority.fields,
+        ACME_ACCOUNT: lambda: {"private_key": _account_key()},
         "postgres-airflow": _password,
         "postgres-backup": _password,
         "postgres-owner": _password,
@@ -114,6 +119,19 @@ def _host_names(deployment: Deployment, role: Role) -> list[str]:
 def _password() -> dict[str, str]:
     """Return 192 random bits in hexadecimal: shells, URLs and options read them literally."""
     return {"password": secrets.token_hex(24)}
+
+
+def _account_key() -> str:
+    """Return a key of the form that lego reads: no other curve, and not PKCS#8."""
+    return (
+        ec.generate_private_key(ec.SECP256R1())
+        .private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+        .decode()
+    )
 
 
 def _airflow_keys() -> dict[str, str]:

@@ -124,7 +124,7 @@ def _remarks(row: Row, up: str) -> Iterator[str]:
     if row.withheld:
         waiting = ", ".join(row.withheld)
         yield f"hint: these updates wait for stackctl upgrade {row.machine}: {waiting}"
-    yield from filter(None, (row.replication, row.backups, row.growth))
+    yield from filter(None, (row.replication, row.backups, row.growth, row.renewal))
     if row.spare:
         yield "a spare: it runs no service of its role yet, and nothing depends on it"
     if not row.in_map:

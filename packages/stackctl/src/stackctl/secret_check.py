@@ -15,9 +15,11 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from stackctl import catalogue, recipients, sshkey
-from stackctl.catalogue import CLOUD_SSH, DEPLOYMENT_CA, FORMATS, NEXT_KEY
+from stackctl.catalogue import ACME_ACCOUNT, CLOUD_SSH, DEPLOYMENT_CA, FORMATS, NEXT_KEY
 from stackctl.certificates import RENEW_DAYS, certificates, of_key, signed_by
 from stackctl.deployment import Deployment
 from stackctl.errors import SecretsError, StackError
@@ -101,6 +103,8 @@ def value_faults(deployment: Deployment, secret: str, values: Mapping[str, str])
     settings = deployment.settings()
     if secret == CLOUD_SSH and "private_key" in values:
         yield from _of_ssh_key(values["private_key"], str(settings.get("ssh_public_key", "")))
+    elif secret == ACME_ACCOUNT and "private_key" in values:
+        yield from _of_account_key(values["private_key"])
     elif secret == DEPLOYMENT_CA:
         yield from _of_authority_keys(values, _authorities(settings))
     elif "certificate" in values:
@@ -239,6 +243,17 @@ def _of_ssh_key(private_key: str, public_key: str) -> Faults:
         return
     if made.split()[:2] != public_key.split()[:2]:
         yield "private_key", "is of another key than settings:ssh_public_key"
+
+
+def _of_account_key(private_key: str) -> Faults:
+    try:
+        key = serialization.load_pem_private_key(private_key.encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        yield "private_key", NO_KEY
+        return
+    is_known = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1"
+    if not is_known or not private_key.startswith("-----BEGIN EC PRIVATE KEY-----\n"):
+        yield "private_key", "has to be a key of the curve P-256, as `openssl ec` writes it"
 
 
 def _of_authority_keys(

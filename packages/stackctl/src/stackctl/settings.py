@@ -29,6 +29,10 @@ REGION = re.compile(
 TREE = ("cloud.providers.d/*.conf", "cloud.profiles.d/*.conf", "cloud.maps.d/*.map")
 AWS = "pillar/base/aws.sls"
 VPC = "aws:vpc:cidr"
+# https://www.iana.org/assignments/special-use-domain-names, and ICANN's `internal`
+NOT_PUBLIC = frozenset(
+    ("arpa", "example", "internal", "invalid", "local", "localhost", "onion", "test")
+)
 ACCOUNT_DIGITS, BUCKET_LENGTH = 12, 63
 Values = Iterator[tuple[str, Any]]
 
@@ -95,8 +99,29 @@ def _problems(settings: Mapping[str, Any], name: str, *, complete: bool) -> Iter
         allowed = _allowed(schema, error.absolute_path)
         why = f"; write it {error.cause}" if error.cause else ""
         yield f"{keys} is {error.instance!r}: allowed is {allowed}{why}"
+    yield from _acme(settings)
     if settings.get("deployment", name) != name:
         yield f"settings:deployment is {settings['deployment']!r}: allowed is {name}"
+
+
+def _acme(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why no ACME CA could sign a certificate for the site."""
+    acme, url = settings.get("acme"), settings.get("base_url")
+    if not isinstance(acme, Mapping) or not isinstance(url, str):
+        return
+    name = urlsplit(url).hostname or ""
+    try:
+        ipaddress.ip_address(name)
+        why = "and not an address"
+    except ValueError:
+        # A private CA may sign what no public one does.
+        if "." in name and (acme.get("ca_certificate") or name.split(".")[-1] not in NOT_PUBLIC):
+            return
+        why = "and not one that leads nowhere outside"
+    yield (
+        f"settings:base_url is {url!r}: allowed is, with settings:acme, a public name, {why}, since"
+        " the CA asks the site under it"
+    )
 
 
 def _allowed(schema: Mapping[str, Any], path: Iterable[Any]) -> str:

@@ -31,7 +31,9 @@ def problem(deployment: Deployment, timeout: float = 10) -> str:
     edge = deployment.role_table().edge
     trust = ssl.create_default_context()
     # Beside the public CAs, since the site may have a certificate from one.
-    trust.load_verify_locations(cadata=str(deployment.settings()["ca_certificate"]))
+    settings = deployment.settings()
+    private = [settings["ca_certificate"], settings.get("acme", {}).get("ca_certificate", "")]
+    trust.load_verify_locations(cadata="\n".join(map(str, private)))
     try:
         with urllib.request.urlopen(
             address(deployment) + edge.health_path, timeout=timeout, context=trust

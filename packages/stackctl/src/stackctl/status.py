@@ -65,6 +65,8 @@ class Row:
             load balancer, whether it has the site's address; empty: it is neither or does not tell.
         backups: how old its backups are, or those of all servers of its role; empty: it makes none.
         growth: what it does by itself about the number of machines; empty: nothing.
+        renewal: until when it has a certificate of an ACME CA, and why that is not renewed; empty:
+            it asks none, or the problem says it.
         cpu: why it answers slowly, where that is for lack of CPU credits; empty: it is not.
         spare: whether it does not serve its role yet, so that nothing depends on it.
         in_map: whether the map names it.
@@ -87,6 +89,7 @@ class Row:
     replication: str = ""
     backups: str = ""
     growth: str = ""
+    renewal: str = ""
     cpu: str = ""
     spare: bool = False
     in_map: bool = True
@@ -315,6 +318,7 @@ def _row(table: RoleTable, name: str, machine: Machine | None, answer: object) -
         replication=status.get("replication", ""),
         backups=status.get("backups", ""),
         growth=status.get("growth", ""),
+        renewal=status.get("renewal", ""),
         cpu=status.get("cpu", ""),
         spare=role is not None and not role.serves(name),
     )
