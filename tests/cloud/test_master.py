@@ -20,7 +20,7 @@ from waiting import until
 
 PKI = "/etc/salt/pki"
 BACK_SECONDS = 180  # half a minute, on a host that does much else
-MASTER_CONF = "id: salt-1\ninterface: 0.0.0.0\nworker_threads: 2\n"
+MASTER_CONF = "id: salt-1\ninterface: 0.0.0.0\nworker_threads: 2\nlog_level_logfile: quiet\n"
 
 
 @dataclass
