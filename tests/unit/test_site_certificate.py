@@ -34,10 +34,6 @@ from stackctl.catalogue import ACME_ACCOUNT, catalogue
 from stackctl.certificates import Authority
 from stackctl.deployment import Deployment
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("openssl") is None, reason="openssl is not installed: it checks the chain"
-)
-
 NAME = "airflow.example.org"
 CA, OTHER = Authority.new("acme"), Authority.new("other")
 SETTINGS = {
@@ -51,8 +47,7 @@ LIMITED = (
     " urn:ietf:params:acme:error:rateLimited :: too many certificates (5) already issued"
 )
 # Stands for lego: it notes how it was run, and gives what a test has laid out, or fails.
-LEGO = """\
-#!/bin/sh
+LEGO = """#!/bin/sh
 echo "$@" >> {folder}/asked
 for word; do case $word in --path=*) path=${{word#--path=}};; esac; done
 cat "$path"/accounts/*/*/keys/*.key > {folder}/account
@@ -63,8 +58,7 @@ cp {folder}/given.crt "$path/certificates/{name}.crt"
 cp {folder}/given.key "$path/certificates/{name}.key"
 """
 # Stands for systemctl: HAProxy loads what is there, or refuses it.
-SYSTEMCTL = """\
-#!/bin/sh
+SYSTEMCTL = """#!/bin/sh
 test "$*" = "reload haproxy" || exit 2
 if test -e {folder}/refuses; then echo "Job for haproxy.service failed" >&2; exit 1; fi
 echo >> {folder}/reloads
