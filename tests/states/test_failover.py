@@ -110,22 +110,22 @@ def leader(servers: dict[str, Machine], *lost: str) -> str:
 
 
 def well(servers: dict[str, Machine]) -> None:
-    """Wait until all follow one leader."""
+    """Wait until all follow one leader, whose commits wait for one of the others.
+
+    Before they wait, none of the others may take the leader's place.
+    """
+    wanted = [("Leader", "running"), *[("Quorum Standby", "streaming")] * 2]
 
     def all_follow() -> bool:
-        states = sorted(each["State"] for each in members(servers[leader(servers)]).values())
-        return states == ["running", "streaming", "streaming"]
+        found = members(servers[leader(servers)]).values()
+        return sorted((each["Role"], each["State"]) for each in found) == wanted
 
-    until(all_follow, "two replicas follow the leader", 120, every=1)
+    until(all_follow, "commits wait for one of two replicas", 120, every=1)
 
 
 def test_new_machines_follow_and_hold_the_rows(servers: dict[str, Machine]) -> None:
-    def roles() -> list[str]:
-        found = members(servers["postgres-1"])
-        return [found[name]["Role"] for name in NAMES]
-
-    wanted = ["Leader", "Quorum Standby", "Quorum Standby"]
-    until(lambda: roles() == wanted, "a commit waits for one of the others", 30, every=1)
+    well(servers)
+    assert leader(servers) == "postgres-1"
     for name in NAMES[1:]:
         assert sql(servers[name], "SELECT count(*) FROM ledger") == "1"
         assert servers[name].salt("etcd_member.voting") is True
