@@ -239,9 +239,9 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
     """
     begun = __salt__["cpu_credits.sample"]()
     role = recorded(path)
-    replication = _replication(role)
-    backups = _backups(role)
-    renewal = _renewal(role)
+    replication = _told(REPLICATED, role, "replication", "its role is")
+    backups = _told(BACKED_UP, role, "backups", "its backups are")
+    renewal = _told(RENEWED, role, "renewal", "its certificate is")
     problems = [
         _problem(role),
         *_refused(role),
@@ -323,33 +323,23 @@ def _refused(role: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _replication(role: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return the role among the machines of the store as `replication`, and its `problem`."""
-    if role["unit"] not in REPLICATED:
-        return {"replication": "", "problem": ""}
+def _told(
+    functions: Mapping[str, str], role: Mapping[str, Any], field: str, subject: str
+) -> Mapping[str, str]:
+    """Return what a role's own module tells as `field`, and what is wrong with it as `problem`.
+
+    Args:
+        functions: unit -> the function that tells it.
+        role: what the highstate has recorded.
+        field: of the answer; empty on a machine without such a unit.
+        subject: what is unknown when the function fails.
+    """
+    if role["unit"] not in functions:
+        return {field: "", "problem": ""}
     try:
-        found: Mapping[str, str] = __salt__[REPLICATED[role["unit"]]]()
+        found: Mapping[str, str] = __salt__[functions[role["unit"]]]()
     except CommandExecutionError as error:
-        return {"replication": "", "problem": f"its role is unknown: {error}"}
-    return found
-
-
-def _backups(role: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return how old the backups are as `backups`, and what is wrong with them as `problem`."""
-    if role["unit"] not in BACKED_UP:
-        return {"backups": "", "problem": ""}
-    try:
-        found: Mapping[str, str] = __salt__[BACKED_UP[role["unit"]]]()
-    except CommandExecutionError as error:
-        return {"backups": "", "problem": f"its backups are unknown: {error}"}
-    return found
-
-
-def _renewal(role: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return until when an ACME CA has signed as `renewal`, and what is wrong as `problem`."""
-    if role["unit"] not in RENEWED:
-        return {"renewal": "", "problem": ""}
-    found: Mapping[str, str] = __salt__[RENEWED[role["unit"]]]()
+        return {field: "", "problem": f"{subject} unknown: {error}"}
     return found
 
 
