@@ -130,9 +130,8 @@ def hook(replace: Callable[[Any, str, Any], Any], root_gib: int) -> None:
         image = response.ec2_backend.amis.get(response._get_param("ImageId") or "")
         for asked, mapping in zip(given, parsed, strict=True):
             ebs = mapping["Ebs"]
-            given_ebs = asked.get("Ebs", {})
-            root = bool(image and mapping["DeviceName"] == image.root_device_name)
-            if image and mapping["DeviceName"] == image.root_device_name and "Ebs" in asked:
+            root = image and mapping["DeviceName"] == image.root_device_name
+            if root and "Ebs" in asked:
                 ebs["VolumeSize"] = ebs["VolumeSize"] or root_gib
                 ebs["VolumeType"] = ebs["VolumeType"] or ROOT_TYPE
                 ebs["DeleteOnTermination"] = asked["Ebs"].get("DeleteOnTermination", True)
@@ -146,7 +145,7 @@ def hook(replace: Callable[[Any, str, Any], Any], root_gib: int) -> None:
                 raise MissingParameterError("size or snapshotId")
             if ebs["VolumeSize"]:
                 kind = ebs["VolumeType"] or "gp2"
-                numbers = (_number(given_ebs.get(name)) for name in ("Iops", "Throughput"))
+                numbers = (_number(asked["Ebs"].get(name)) for name in ("Iops", "Throughput"))
                 check(kind, int(ebs["VolumeSize"]), *numbers)
                 if root and not TYPES[kind].root:
                     text = f"The volume type '{kind}' cannot be a root volume."
