@@ -96,7 +96,8 @@ CONSTANT = yaml.safe_load((ROOT / "salt/nginx/constant.yaml").read_text())["cons
 FLOOD = (ROOT / "tests/support/flood.py").read_text().partition("from __future__")[2]
 FLOOD = FLOOD.partition("\n")[2]
 SLOW = (ROOT / "tests/support/slowclients.py").read_text().partition("annotations\n")[2]
-# How many streams were refused, after how long, and after how long a head that does not end was.
+# Bodies of HTTP/2 that go on by a byte a second: how many streams got each answer, and after how
+# long all had one.
 SLOW_STREAMS = """
 import time
 
@@ -123,26 +124,30 @@ def wait(connection, tick, enough):
             break
     return seen, time.monotonic() - began
 
-def header(word, value):
-    return b"\\0" + bytes([len(word)]) + word + bytes([len(value)]) + value
+def send_bodies(method, path, headers, size, going):
+    connection = connect(address, ca, name)
+    numbers = [1 + 2 * n for n in range(streams)]
+    for number in numbers:
+        connection.sendall(request(number, name, path, method=method, end=0, headers=headers))
+        for begin in range(0, size, 8000):
+            connection.sendall(frame(DATA, 0, number, b"x" * min(8000, size - begin)))
 
-bodies = connect(address, ca, name)
-numbers = [1 + 2 * n for n in range(streams)]
-for number in numbers:
-    get = request(number, name, "/x")
-    block = get[9:].replace(header(b":method", b"GET"), header(b":method", b"POST"))
-    block += header(b"content-length", b"100")
-    bodies.sendall(frame(HEADERS, END_HEADERS, number, block))
-def trickle():
-    for number in list(numbers):
-        bodies.sendall(frame(0, 0, number, b"x"))
-refusal = b"The request took too long to arrive</h1>"
-seen, of_bodies = wait(bodies, trickle, lambda seen: seen.count(refusal) >= streams)
+    def trickle():
+        for number in numbers[:going]:  # the others have their answer
+            connection.sendall(frame(DATA, 0, number, b"x"))
+
+    def counts(seen):
+        return [seen.count(answer.encode()) for answer in answers]
+
+    seen, seconds = wait(connection, trickle, lambda seen: sum(counts(seen)) >= streams)
+    return counts(seen), seconds
+"""
+# After how long a head of HTTP/2 that does not end was given up.
+SLOW_HEAD = """
 head = connect(address, ca, name)
 whole = iter(request(1, name, "/" + "x" * 100))
 head.sendall(bytes(next(whole) for _ in range(20)))
-_, of_head = wait(head, lambda: head.sendall(bytes([next(whole)])), lambda seen: False)
-result = [seen.count(refusal), of_bodies, of_head]
+_, result = wait(head, lambda: head.sendall(bytes([next(whole)])), lambda seen: False)
 """
 # Holds what it has opened until the test has seen enough.
 HOLD = """
@@ -681,14 +686,60 @@ def test_slow_senders_are_bounded_in_time(
     assert max(seconds for _, _, seconds in ended) < SIZES["body_seconds"] + 8
 
 
-def test_slow_streams_are_bounded_in_time(fleet: Fleet, web: Machine) -> None:
-    """Bodies on the streams of one connection, and a head that does not end."""
-    program = FLOOD + SLOW_STREAMS
-    values = {"address": "lb-1", "name": BASE_URL.removeprefix("https://"), "streams": 30}
-    refused, of_bodies, of_head = web.python(program, ca=fleet.pillar.ca_certificate, **values)
-    assert refused == 30
-    assert of_bodies < SIZES["small_body_seconds"] + 8
-    assert of_head < 15
+@pytest.mark.parametrize(
+    ("method", "size", "path", "headers"),
+    [
+        ("POST", 0, "/x", [["content-length", "100"]]),
+        ("POST", 0, "/x", []),
+        ("GET", 100, "/x", []),
+        ("POST", 20_000, "/x", []),
+        ("GET", 20_000, "/dags/x", []),
+        ("GET", 9_000, f"/{'x' * 6_000}", []),
+        ("DELETE", 9_000, "/x", [["x-long", "x" * 6_000]]),
+    ],
+)
+def test_slow_streams_take_no_slot_of_the_web_app(
+    fleet: Fleet,
+    web: Machine,
+    edge: Machine,
+    *,
+    method: str,
+    size: int,
+    path: str,
+    headers: list[list[str]],
+) -> None:
+    """HTTP/2 needs no header for a body, whose size may be unknown, whatever the method.
+
+    One that fits a buffer is waited for; a larger one, path and headers included, is an upload.
+    """
+    streams, uploads = 30, int(SIZES["uploads_per_address"])
+    before = _server(edge, "app/web-2")["stot"]
+    late, slow, excess, seconds = web.python(
+        f"{FLOOD}{SLOW_STREAMS}"
+        "counts, seconds = send_bodies(method, path, headers, size, going)\n"
+        "result = [*counts, seconds]",
+        ca=fleet.pillar.ca_certificate,
+        address="lb-1",
+        name=BASE_URL.removeprefix("https://"),
+        streams=streams,
+        answers=["The request took too long to arrive</h1>", "Too slow", "Too many requests</h1>"],
+        method=method,
+        size=size,
+        path=path,
+        headers=headers,
+        going=uploads if size > SIZES["small_body_bytes"] / 2 else streams,
+    )
+    # What the connection lets through late is waited for, as a small body is.
+    assert slow == (uploads if size > SIZES["small_body_bytes"] / 2 else 0)
+    assert late + slow + excess == streams
+    assert seconds < SIZES["body_seconds"] + 8
+    assert _server(edge, "app/web-2")["stot"] == before
+
+
+def test_slow_head_of_http_2_is_given_up(fleet: Fleet, web: Machine) -> None:
+    values = {"address": "lb-1", "name": BASE_URL.removeprefix("https://")}
+    program = FLOOD + SLOW_STREAMS + SLOW_HEAD
+    assert web.python(program, ca=fleet.pillar.ca_certificate, **values) < 15
 
 
 def test_slow_readers_keep_no_slot_for_long(

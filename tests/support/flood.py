@@ -12,7 +12,7 @@ import ssl
 import struct
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-HEADERS, RST_STREAM, SETTINGS, PING = 1, 3, 4, 6
+DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
 END_STREAM, END_HEADERS = 1, 4
 CANCEL = 8
 
@@ -22,14 +22,32 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def request(stream: int, host: str, path: str) -> bytes:
-    """Return the frame of a GET."""
-    fields = ((b":method", b"GET"), (b":scheme", b"https"), (b":authority", host.encode()))
+def literal(text: bytes) -> bytes:
+    """Return a string after its length (RFC 7541, sections 5.1 and 5.2)."""
+    if len(text) < 127:
+        return bytes([len(text)]) + text
+    size, left = b"\x7f", len(text) - 127
+    while left >= 128:
+        size, left = size + bytes([left % 128 + 128]), left // 128
+    return size + bytes([left]) + text
+
+
+def request(
+    stream: int,
+    host: str,
+    path: str,
+    *,
+    method: str = "GET",
+    end: int = END_STREAM,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> bytes:
+    """Return the frame of a request; 0 as its `end`: a body follows."""
+    fields = ((":method", method), (":scheme", "https"), (":authority", host), (":path", path))
     block = b"".join(
-        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-        for name, value in (*fields, (b":path", path.encode()))
+        b"\0" + literal(name.encode()) + literal(value.encode())
+        for name, value in (*fields, *headers)
     )
-    return frame(HEADERS, END_STREAM | END_HEADERS, stream, block)
+    return frame(HEADERS, end | END_HEADERS, stream, block)
 
 
 def connect(address: str, ca: str, name: str) -> ssl.SSLSocket:

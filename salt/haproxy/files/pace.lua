@@ -3,7 +3,8 @@
 -- HAProxy's timeouts begin again with each byte, so a byte now and then would keep a web machine's
 -- slot for as long as the client likes. A body that is too slow is answered 408; an answer that has
 -- begun just ends. `txn.is_paced` says which requests this concerns: not those that wait for the
--- end of a run. What fits a buffer passes at once and is not looked at.
+-- end of a run. What fits a buffer passes at once and is not looked at: bodies but those of
+-- `txn.upload`, and small answers.
 --
 -- filter lua.pace SECONDS BYTES SECONDS BYTES: a body has so many seconds, and one more for each so
 -- many bytes; then the same of an answer.
@@ -17,12 +18,18 @@ function Pace:new()
   return setmetatable({passed = {}, began = {}}, {__index = self})
 end
 
-function Pace:http_headers(txn, message)
-  local headers = message:get_headers()
+local function is_large(headers)
   local length = headers["content-length"]
-  local is_large = headers["transfer-encoding"] or length and tonumber(length[0]) > BUFFER
-  if is_large and txn:get_var("txn.is_paced") then
-    local is_answer = message.channel:is_resp()
+  return headers["transfer-encoding"] or length and tonumber(length[0]) > BUFFER
+end
+
+function Pace:http_headers(txn, message)
+  local is_answer = message.channel:is_resp()
+  local is_slow = txn:get_var("txn.upload")
+  if is_answer then
+    is_slow = is_large(message:get_headers())
+  end
+  if is_slow and txn:get_var("txn.is_paced") then
     self.passed[is_answer], self.began[is_answer] = 0, core.now().sec
     filter.register_data_filter(self, message.channel)
   end
