@@ -87,9 +87,13 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen
             for _ in range(times - 1):
                 writer.write(body)
                 await writer.drain()
+            if words[0] == "early":  # as nginx, which reads on for a time after a refusal
+                async with asyncio.timeout(30):
+                    while await reader.read(65536):
+                        pass
             if words[0] in ("closing", "early"):  # without saying so in the answer
                 break
-    except (OSError, asyncio.IncompleteReadError):
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
         pass
     finally:
         writer.close()
