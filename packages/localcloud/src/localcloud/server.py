@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import json
 import logging
@@ -73,6 +74,8 @@ SERVICES = frozenset(
     {"ec2", "iam", "sts", "ssm", "s3", "kms", "servicequotas", "freetier", "tagging"}
 )
 GOODBYE_SECONDS = 1.0
+END_SECONDS = 20.0
+"""The longest end of the process, which may be killed at any time: each change is saved at once."""
 METADATA_ACTION = "InstanceMetadata"
 """The name by which faults know the requests of machines to the instance metadata service."""
 _READS = re.compile(r"(Describe|Get|List|Head|Lookup)")
@@ -325,13 +328,16 @@ def serve(config: CloudConfig) -> None:
         config.name,
         ", ".join(f"{address}:{port}" for address, port in listening),
     )
-    stop.wait()
+    while not stop.wait(1):  # a signal that another thread gets does not end a wait without a limit
+        pass
     log.info("stopping")
+    faulthandler.dump_traceback_later(END_SECONDS, exit=True)  # the log tells what it waits for
     for server in servers:
         server.shutdown()
     cloud.close()
     with cloud.lock:
         state.save()
+    faulthandler.cancel_dump_traceback_later()
     pid_file.close()
 
 
