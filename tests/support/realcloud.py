@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +103,7 @@ class RealCloud:
             "aws_access_key_id": self.endpoint.access_key,
             "aws_secret_access_key": self.endpoint.secret_key,
         }
-        session: Any = boto3.Session()
-        return session.client(
-            name,
-            endpoint_url=self.endpoint.url,
-            region_name=REGION,
-            config=Config(retries={"total_max_attempts": 1}, proxies={}),
-            **keys | credentials,
-        )
+        return _client(name, self.endpoint.url, **keys | credentials)
 
     def make_network(self) -> None:
         """Make the network, groups, address, key pair and role that cloud.profiles.d names."""
@@ -313,6 +307,19 @@ class Machine:
         """Terminate the instance and wait until it is terminated."""
         self.cloud.client("ec2").terminate_instances(InstanceIds=[self.instance_id])
         self.is_in("terminated")
+
+
+@cache
+def _client(name: str, url: str, **credentials: str) -> Any:
+    """Return a boto3 client, which threads may share; making one costs more than a call."""
+    session: Any = boto3.Session()
+    return session.client(
+        name,
+        endpoint_url=url,
+        region_name=REGION,
+        config=Config(retries={"total_max_attempts": 1}, proxies={}),
+        **credentials,
+    )
 
 
 def _named(kind: str, name: str) -> list[dict[str, Any]]:

@@ -16,20 +16,25 @@ T = TypeVar("T")
 def until(condition: Callable[[], T], what: str, seconds: float = 60, every: float = 0.05) -> T:
     """Call `condition` until it returns something true, and return that.
 
+    A condition that takes long is asked less often: it takes the CPU from what is waited for.
+
     Args:
         condition: the condition.
         what: the condition in words, for the error.
         seconds: the deadline.
-        every: seconds between two calls.
+        every: seconds between two calls, at least.
 
     Raises:
         AssertionError: the condition was not true before the deadline.
     """
     deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(every)
-    return answer
+    while True:
+        asked = time.monotonic()
+        if answer := condition():
+            return answer
+        now = time.monotonic()
+        assert now < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(max(every, min(3 * (now - asked), 1)))
 
 
 def runs(pid: int | str) -> bool:
