@@ -13,3 +13,5 @@ base:
     - postgres
   'E@^redis-[1-9][0-9]*$':
     - redis
+  'E@^monitor-[1-9][0-9]*$':
+    - prometheus

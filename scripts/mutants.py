@@ -61,6 +61,7 @@ TESTS: dict[str, list[str]] = {
     "salt/_modules/master_backup.py": ["test_master_backup.py"],
     "salt/_modules/master_key.py": ["aws/test_modules.py"],
     "salt/_modules/operators.py": ["test_operators.py"],
+    "salt/_modules/metrics.py": ["test_metrics.py"],
     "salt/_modules/patroni.py": ["test_patroni.py"],
     "salt/_modules/postgres_access.py": ["test_postgres_access.py"],
     "salt/_modules/redis_role.py": ["test_redis_role.py"],

@@ -51,13 +51,13 @@ endpoints:
   postgres:
     port: 5432
     listeners: [postgres]
-    clients: [web, postgres]
+    clients: [web, postgres, monitor]
   # Patroni's REST API: the members ask each other for their state, and web
   # machines ask who leads. What changes something needs a member's certificate.
   patroni:
     port: 8008
     listeners: [postgres]
-    clients: [web, postgres]
+    clients: [web, postgres, monitor]
   # A replica that makes a backup has the server that leads begin and end it.
   pgbackrest:
     port: 8432
@@ -74,7 +74,7 @@ endpoints:
   redis:
     port: 6379
     listeners: [redis]
-    clients: [web, redis]
+    clients: [web, redis, monitor]
   redis-sentinel:
     port: 26379
     listeners: [redis]
@@ -91,3 +91,13 @@ endpoints:
     port: 443
     listeners: [lb]
     clients: [internet]
+  # What Prometheus asks for. PostgreSQL, Patroni and Redis tell it at their own
+  # ports.
+  metrics-node:
+    port: 9100
+    listeners: [any-role]
+    clients: [monitor]
+  metrics-haproxy:
+    port: 8405
+    listeners: [lb]
+    clients: [monitor]

@@ -28,3 +28,5 @@ postgres:
   replication: replicator
   # Takes turns with it likewise.
   other_replication: replicator_b
+  # Of the monitor machine: it reads the server's statistics, and no rows.
+  metrics: metrics

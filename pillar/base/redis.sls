@@ -3,8 +3,10 @@
 redis:
   user: airflow
   # Those of the machines themselves: what copies the data, what watches the
-  # master, and what asks for the web machines who that is (salt/stores).
+  # master, what asks for the web machines who that is (salt/stores), and what
+  # reads its counters for Prometheus.
   users:
     replication: replication
     sentinel: sentinel
     check: check
+    metrics: metrics

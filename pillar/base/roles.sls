@@ -9,6 +9,10 @@
 # votes: whether more than half of the role's machines have to agree on who is
 #   the master. An even number bears no more losses than one machine less, so
 #   stackctl refuses it.
+# optional: whether a map may have no machine of the role. Then the endpoints of
+#   which it is the only client are closed.
+# metrics: what Prometheus asks a machine of the role for, beside what every
+#   machine tells: jobs of salt/prometheus/files/prometheus.yml.j2.
 # data: what the disk of such a machine may hold; so nothing removes the machine
 #   unasked.
 # service: the name below `domain` by which other machines reach the role.
@@ -29,6 +33,8 @@
 #   secret: the secret that holds it.
 #   path: its file on the machine.
 #   copies: further files there that hold it.
+#   everywhere: the machines of all roles hold it, while the map has a machine
+#     of this role: at `path`, and those of the roles here also in these files.
 # client: the certificate with which the role's machines prove themselves.
 #   secret: the secret that holds it.
 #   path: its file on the machine.
@@ -46,6 +52,7 @@ roles:
       endpoint: salt-request
   lb:
     unit: haproxy
+    metrics: [haproxy]
     check:
       endpoint: https
       path: /api/v2/monitor/health
@@ -75,6 +82,7 @@ roles:
   postgres:
     # Patroni runs PostgreSQL, and stops what another program started.
     unit: patroni
+    metrics: [patroni, postgres]
     votes: true
     data: Airflow's metadata
     service: postgres
@@ -92,6 +100,7 @@ roles:
     trusts: [/etc/etcd/tls/ca.pem, /etc/postgresql/tls/ca.pem]
   redis:
     unit: redis-server
+    metrics: [redis]
     votes: true
     data: Celery's queue and the login limit's counters
     service: redis
@@ -102,7 +111,16 @@ roles:
       secret: redis-tls
       path: /etc/redis/tls/certificate.pem
     trusts: [/etc/redis/tls/ca.pem]
-  # For Prometheus, which is to come.
   monitor:
-    unit: salt-minion
-    serving: 0
+    unit: prometheus
+    optional: true
+    # The name in the certificate with which every machine serves its metrics.
+    service: metrics
+    check:
+      endpoint: metrics-node
+    certificate:
+      secret: metrics-tls
+      path: /etc/node-exporter/tls.pem
+      everywhere:
+        lb: [/etc/haproxy/metrics.pem]
+    trusts: [/etc/prometheus/ca.pem]

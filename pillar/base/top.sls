@@ -11,17 +11,23 @@ base:
   'E@^salt-[1-9][0-9]*$':
     - growth
     - secrets.cloud-ssh
+    - secrets.metrics-scrape
+    - secrets.metrics-tls
   'E@^lb-[1-9][0-9]*$':
     - haproxy
     - secrets.acme-account
     - secrets.edge-client-tls
     - secrets.edge-tls
+    - secrets.metrics-scrape
+    - secrets.metrics-tls
   'E@^web-[1-9][0-9]*$':
     - airflow
     - postgres
     - redis
     - secrets.airflow-admin
     - secrets.airflow-keys
+    - secrets.metrics-scrape
+    - secrets.metrics-tls
     - secrets.postgres-airflow
     - secrets.postgres-owner
     - secrets.redis-airflow
@@ -31,6 +37,8 @@ base:
     - backups
     - postgres
     - retention
+    - secrets.metrics-scrape
+    - secrets.metrics-tls
     - secrets.postgres-airflow
     - secrets.postgres-backup
     - secrets.postgres-cluster-tls
@@ -38,8 +46,15 @@ base:
     - secrets.postgres-replication
   'E@^redis-[1-9][0-9]*$':
     - redis
+    - secrets.metrics-scrape
+    - secrets.metrics-tls
     - secrets.redis-airflow
     - secrets.redis-check
     - secrets.redis-replication
     - secrets.redis-sentinel
     - secrets.redis-tls
+  'E@^monitor-[1-9][0-9]*$':
+    - postgres
+    - redis
+    - secrets.metrics-scrape
+    - secrets.metrics-tls

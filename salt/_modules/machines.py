@@ -25,14 +25,14 @@ def addresses(role: str | None = None) -> dict[str, str]:
         role: the role of the machines; all machines when it is None.
 
     Raises:
-        CommandExecutionError: the master has recorded no machine of that role.
+        CommandExecutionError: the master has recorded no machine of that role, which every map has.
     """
     of_role = {
         minion_id: address
         for minion_id, address in sorted(__pillar__.get("addresses", {}).items())
         if role in (None, __salt__["role.of"](minion_id))
     }
-    if not of_role:
+    if not of_role and not __pillar__["roles"].get(role, {}).get("optional"):
         machine = "machine" if role is None else f"'{role}' machine"
         raise CommandExecutionError(
             f"the master has recorded no address of any {machine}. {_hint()}"

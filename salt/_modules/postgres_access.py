@@ -17,6 +17,7 @@ SECRETS = {
     "role": "postgres-airflow",
     "owner": "postgres-owner",
     "replication": "postgres-replication",
+    "metrics": "metrics-scrape",
 }
 # The same -> the key of the role that takes turns with it, when its password is rotated.
 OTHERS = {"role": "other_role", "replication": "other_replication"}
@@ -248,6 +249,36 @@ def rewinding(role: str) -> list[str]:
         CommandExecutionError: PostgreSQL does not answer.
     """
     return _psql(ADMINISTRATION, _REWINDING, {"role": role})
+
+
+# Statistics of all databases, and no rows. The membership counts although the role inherits none.
+# https://www.postgresql.org/docs/17/predefined-roles.html
+_MONITORING = """
+WITH role AS (SELECT * FROM pg_roles WHERE rolname = :'role')
+SELECT format('GRANT pg_monitor TO %I WITH INHERIT TRUE, SET FALSE', rolname) FROM role
+WHERE NOT pg_has_role(rolname, 'pg_monitor', 'USAGE')
+UNION ALL
+SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), rolname)
+FROM role WHERE NOT has_database_privilege(rolname, current_database(), 'CONNECT')
+UNION ALL
+SELECT format('ALTER ROLE %I CONNECTION LIMIT %s', rolname, :'connections')
+FROM role WHERE rolconnlimit <> :'connections'::int
+ORDER BY 1;
+"""
+
+
+def monitoring(role: str, connections: int) -> list[str]:
+    """Return the statements that let a role read the server's statistics; this changes nothing.
+
+    Args:
+        role: the role.
+        connections: how many it may open.
+
+    Raises:
+        CommandExecutionError: PostgreSQL does not answer.
+    """
+    variables = {"role": role, "connections": str(connections)}
+    return _psql(ADMINISTRATION, _MONITORING, variables)
 
 
 def execute(database: str, statements: list[str]) -> None:

@@ -7,6 +7,7 @@ machine sets for itself. The pillar ``roles`` describes the roles: pillar/base/r
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import http.client
 import json
 import re
@@ -25,19 +26,25 @@ __salt__: dict[str, Any]
 
 ID = re.compile(r"(?P<role>.+)-[1-9][0-9]*")
 DESCRIPTION = "/etc/salt/role.json"
-# Unit -> the function that tells its role among the machines that hold the same data, or one of
-# which has the site's address.
-REPLICATED = {
-    "haproxy": "site_address.told",
-    "patroni": "patroni.told",
-    "redis-server": "redis_role.told",
+# What a role's own module tells: unit -> its function, and what is unknown when that fails.
+TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
+    # Its role among the machines that hold the same data, or one of which has the site's address.
+    "replication": (
+        {
+            "haproxy": "site_address.told",
+            "patroni": "patroni.told",
+            "redis-server": "redis_role.told",
+        },
+        "role is",
+    ),
+    "backups": ({"patroni": "pgbackrest.told", "salt-master": "master_backup.told"}, "backups are"),
+    # The certificate of an ACME CA.
+    "renewal": ({"haproxy": "site_certificate.told"}, "certificate is"),
 }
 # Unit -> the function that tells whom it refuses.
 REFUSING = {"haproxy": "edge.refused"}
-# Unit -> the function that tells of its backups.
-BACKED_UP = {"patroni": "pgbackrest.told", "salt-master": "master_backup.told"}
-# Unit -> the function that tells of its certificate of an ACME CA.
-RENEWED = {"haproxy": "site_certificate.told"}
+# The keys of a description that name a certificate on the machine.
+_CERTIFICATES = ("certificate", "client", "shared")
 SPARE_UNIT = "salt-minion"  # of a machine that has the base alone
 _SETTLED_SECONDS = 20
 EDGE_CONFIG = "/etc/haproxy/haproxy.cfg"
@@ -175,20 +182,26 @@ def description() -> dict[str, Any]:
         The keys of the role's entry in pillar ``roles``, or of a machine that does not serve its
         role the ``unit`` that every machine runs; the machine's ``address``, the ``port`` of the
         check's endpoint, the ``name`` for which the check verifies a certificate, the ``ports`` of
-        all its endpoints, and the ``login_user``. The state ``base`` writes them to
-        ``DESCRIPTION``.
+        its endpoints that have a client, the certificate that all machines ``share``, where they
+        do, and the ``login_user``. The state ``base`` writes them to ``DESCRIPTION``.
 
     Raises:
         CommandExecutionError: the minion has no role, or pillar ``roles`` does not describe it.
     """
     entry = _entry(own())
-    served = __salt__["endpoints.served_by"](serving())
-    role = {
+    role: dict[str, Any] = {
         **(entry if serving() else {"unit": SPARE_UNIT}),
         "address": __salt__["machines.own_address"](),
-        "ports": sorted({endpoint["port"] for endpoint in served}),
+        "ports": sorted({rule["port"] for rule in __salt__["firewall.rules"]()}),
         "login_user": __pillar__["aws"]["login_user"],
     }
+    for name, other in __pillar__["roles"].items():
+        shared = other.get("certificate", {})
+        if "everywhere" in shared and __salt__["machines.addresses"](name):
+            role["shared"] = {
+                "path": shared["path"],
+                "copies": shared["everywhere"].get(own(), []),
+            }
     if "check" in role:
         role["port"] = __pillar__["endpoints"][role["check"]["endpoint"]]["port"]
         if "ca" in role["check"]:
@@ -239,34 +252,60 @@ def status(path: str = DESCRIPTION) -> dict[str, Any]:
     """
     begun = __salt__["cpu_credits.sample"]()
     role = recorded(path)
-    replication = _told(REPLICATED, role, "replication", "its role is")
-    backups = _told(BACKED_UP, role, "backups", "its backups are")
-    renewal = _told(RENEWED, role, "renewal", "its certificate is")
-    problems = [
-        _problem(role),
-        *_refused(role),
-        replication["problem"],
-        backups["problem"],
-        renewal["problem"],
-        *_firewall_problems(),
-    ]
+    told = {field: _told(field, role) for field in TOLD}
     found = {
         "unit": role["unit"],
         "state": _unit_state(role["unit"]),
-        "problem": "; ".join(filter(None, problems)),
+        "problem": "; ".join(filter(None, _problems(role, told).values())),
         "memory_mib": _memory_mib(),
         "certificate_end": _certificate_end(role),
         "drift": __salt__["drift.found"](path),
         "reboot_required": __salt__["drift.reboot_required"](),
         "outdated": __salt__["drift.outdated"](),
         "withheld": __salt__["drift.withheld"](),
-        "replication": replication["replication"],
-        "backups": backups["backups"],
         "growth": __salt__["machine_counts.told"](),
-        "renewal": renewal["renewal"],
+        **{field: told[field][field] for field in TOLD},
     }
     # All of this has taken CPU: what this machine asked for and did not get shows now.
     return {**found, "cpu": __salt__["cpu_credits.since"](begun)}
+
+
+def problems(path: str = DESCRIPTION) -> dict[str, str]:
+    """Return what `status` calls problems, each by what it is about; empty: there is none.
+
+    Args:
+        path: the file with the machine's ``description``.
+
+    Raises:
+        CommandExecutionError: the file is missing, because no highstate has run yet.
+    """
+    role = recorded(path)
+    state = _unit_state(role["unit"])
+    unit = "" if state == "active" else f"{role['unit']} is {state}"
+    return {"unit": unit, **_problems(role, {field: _told(field, role) for field in TOLD})}
+
+
+def certificate_ends(path: str = DESCRIPTION) -> dict[str, float]:
+    """Return file -> the end of the certificate in it, in seconds since 1970; 0: unreadable.
+
+    Args:
+        path: the file with the machine's ``description``.
+
+    Raises:
+        CommandExecutionError: the file is missing, because no highstate has run yet.
+    """
+    ends = _certificates(recorded(path))
+    return {file: end.timestamp() if end else 0.0 for file, end in ends.items()}
+
+
+def _problems(role: Mapping[str, Any], told: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return what is wrong, by what it is about, of a role and what its modules have told."""
+    return {
+        "check": _problem(role),
+        "refused": "; ".join(_refused(role)),
+        **{field: told[field]["problem"] for field in TOLD},
+        "firewall": "; ".join(_firewall_problems()),
+    }
 
 
 def _entry(role: str) -> Mapping[str, Any]:
@@ -323,23 +362,20 @@ def _refused(role: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _told(
-    functions: Mapping[str, str], role: Mapping[str, Any], field: str, subject: str
-) -> Mapping[str, str]:
+def _told(field: str, role: Mapping[str, Any]) -> Mapping[str, str]:
     """Return what a role's own module tells as `field`, and what is wrong with it as `problem`.
 
     Args:
-        functions: unit -> the function that tells it.
+        field: of `TOLD`, and of the answer; empty on a machine without such a unit.
         role: what the highstate has recorded.
-        field: of the answer; empty on a machine without such a unit.
-        subject: what is unknown when the function fails.
     """
+    functions, subject = TOLD[field]
     if role["unit"] not in functions:
         return {field: "", "problem": ""}
     try:
         found: Mapping[str, str] = __salt__[functions[role["unit"]]]()
     except CommandExecutionError as error:
-        return {field: "", "problem": f"{subject} unknown: {error}"}
+        return {field: "", "problem": f"its {subject} unknown: {error}"}
     return found
 
 
@@ -387,10 +423,18 @@ def _memory_mib() -> int:
     return kib // 1024
 
 
+def _certificates(role: Mapping[str, Any]) -> dict[str, dt.datetime | None]:
+    """Return file -> the end of the machine's certificate in it; None: it cannot be read."""
+    ends: dict[str, dt.datetime | None] = {}
+    for path in (role[key]["path"] for key in _CERTIFICATES if key in role):
+        try:
+            ends[path] = x509.load_pem_x509_certificate(Path(path).read_bytes()).not_valid_after_utc
+        except (OSError, ValueError):
+            ends[path] = None
+    return ends
+
+
 def _certificate_end(role: Mapping[str, Any]) -> str:
-    paths = [role[key]["path"] for key in ("certificate", "client") if key in role]
-    try:
-        found = [x509.load_pem_x509_certificate(Path(path).read_bytes()) for path in paths]
-    except (OSError, ValueError):
-        return "unknown"
-    return min((each.not_valid_after_utc.date().isoformat() for each in found), default="")
+    ends = _certificates(role).values()
+    days = [end.date().isoformat() for end in ends if end]
+    return "unknown" if len(days) < len(ends) else min(days, default="")

@@ -29,7 +29,7 @@ def told() -> dict[str, Any]:
     """
     role = __salt__["role.recorded"]()
     trusts = role.get("trusts", [])
-    own = [role[key] for key in ("certificate", "client") if key in role]
+    own = [role[key] for key in ("certificate", "client", "shared") if key in role]
     paths = [path for each in own for path in (each["path"], *each.get("copies", []))]
     not_loaded: Mapping[str, list[str]] = __salt__["service_config.outdated"]()
     known = {*trusts, *paths}

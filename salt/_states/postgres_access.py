@@ -48,6 +48,22 @@ def rewinding(name: str) -> dict[str, Any]:
     )
 
 
+def monitoring(name: str, connections: int) -> dict[str, Any]:
+    """A role may read the statistics of the server, and no rows.
+
+    Args:
+        name: the role.
+        connections: how many it may open.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    return _executed(
+        ret,
+        "postgres",
+        f"{name} may read statistics",
+        lambda: __salt__["postgres_access.monitoring"](name, connections),
+    )
+
+
 def resting(name: str) -> dict[str, Any]:
     """A role does not log in, and nobody is logged in by it; it keeps its privileges.
 

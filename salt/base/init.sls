@@ -6,6 +6,7 @@ include:
   - base.recorder
   - base.time
   - minion
+  - node_exporter
 
 # The deploy script has written the same before there was a minion.
 {% set package_proxy = salt['machines.package_proxy']() %}

@@ -6,6 +6,7 @@
 {% import_yaml 'haproxy/pages.yaml' as answers %}
 {% import_yaml 'airflow/defaults.yaml' as app %}
 {% import_yaml 'nginx/constant.yaml' as nginx %}
+{% import_yaml 'node_exporter/defaults.yaml' as exporter %}
 {% set haproxy = salt['pillar.get']('haproxy', defaults.haproxy, merge=True) %}
 {% set server = pillar['roles']['lb'] %}
 {% set airflow = salt['pillar.get']('airflow', app.airflow, merge=True) %}
@@ -16,6 +17,8 @@
 {% set client = pillar['secrets'][server.client.secret] %}
 {% set acme = pillar['settings'].get('acme') %}
 {% set live = ['/var/lib/site-certificate/live'] if acme else [] %}
+{% set monitors = salt['machines.addresses']('monitor') %}
+{% set scrape = pillar['secrets']['metrics-scrape']['password'] %}
 {% set account = pillar['secrets']['acme-account']['private_key'] %}
 
 include:
@@ -65,6 +68,24 @@ haproxy-ca:
     - mode: '0644'
     - require:
       - pkg: haproxy-package
+
+{% if monitors %}
+{% set metrics = pillar['secrets']['metrics-tls'] %}
+haproxy-metrics:
+  file.managed:
+    - name: {{ pillar['roles']['monitor']['certificate']['everywhere']['lb'][0] }}
+    - contents: {{ (metrics['certificate'] | trim ~ '\n' ~ metrics['private_key']) | json }}
+    - group: haproxy
+    - mode: '0640'
+    - show_changes: False
+    - check_cmd: *matching
+    - require:
+      - pkg: haproxy-package
+    - require_in:
+      - file: haproxy-config
+    - watch_in:
+      - service: haproxy-reload
+{% endif %}
 
 # Each as a page for people, and as JSON for programs.
 {% for status, page in answers.pages.items() %}
@@ -127,6 +148,13 @@ haproxy-config:
         name: {{ salt['role.certificate_name']('web') | json }}
         web: {{ salt['machines.addresses']('web') | json }}
         check: {{ pillar['roles']['web']['check'] | json }}
+        metrics: {{ ({
+          'address': salt['machines.own_address'](),
+          'port': pillar['endpoints']['metrics-haproxy']['port'],
+          'certificate': pillar['roles']['monitor']['certificate']['everywhere']['lb'][0],
+          'user': exporter.node_exporter.user,
+          'verifier': salt['metrics.verifier'](scrape),
+        } if monitors else {}) | json }}
         ports:
           http: {{ pillar['endpoints']['http']['port'] | json }}
           https: {{ pillar['endpoints']['https']['port'] | json }}

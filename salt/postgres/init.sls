@@ -157,6 +157,7 @@ postgres-config:
         hosts: {{ salt['etcd_member.hosts']() | json }}
         members: {{ machines.values() | list | json }}
         clients: {{ salt['machines.addresses'](postgres.clients).values() | list | json }}
+        monitors: {{ salt['machines.addresses']('monitor').values() | list | json }}
         users: {{ logins | json }}
         wal_seconds: {{ pillar['backups']['wal_seconds'] | json }}
         certificate: {{ server.certificate.path }}
@@ -311,6 +312,17 @@ postgres-rewind{{ '' if loop.first else '-' ~ user.name }}:
       - fun: patroni.is_primary
     - require:
       - postgres_user: postgres-replication{{ '' if loop.first else '-' ~ user.name }}
+{% endfor %}
+
+{% for user in logins.metrics %}
+postgres-monitoring:
+  postgres_access.monitoring:
+    - name: {{ user.name | json }}
+    - connections: {{ postgres.metrics_connections | json }}
+    - onlyif:
+      - fun: patroni.is_primary
+    - require:
+      - postgres_user: postgres-metrics
 {% endfor %}
 
 # Earlier releases set the privileges with this script.

@@ -6,8 +6,14 @@
 {% set secrets, server = pillar['secrets'], pillar['roles']['redis'] %}
 {% set users = redis.users %}
 {% set passwords = {} %}
-{% for use in ['airflow', 'replication', 'sentinel', 'check'] %}
-{% set fields, found = secrets['redis-' ~ use], [] %}
+{% for use, secret in {
+  'airflow': 'redis-airflow',
+  'replication': 'redis-replication',
+  'sentinel': 'redis-sentinel',
+  'check': 'redis-check',
+  'metrics': 'metrics-scrape',
+}.items() %}
+{% set fields, found = secrets[secret], [] %}
 {% for field in ['password', 'previous_password', 'next_password'] if field in fields %}
 {% do found.append('#' ~ salt['hashutil.digest'](fields[field], checksum='sha256')) %}
 {% endfor %}

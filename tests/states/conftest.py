@@ -23,7 +23,7 @@ from harness import (
     time_service,
 )
 from localcloud import image
-from plainpillar import ROOT, PlainPillar
+from plainpillar import ROOT, SPARE_ROLE, PlainPillar
 from webrequests import AUTHORITY, CLIENT
 
 
@@ -69,6 +69,7 @@ def plain_pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
         cidr=str(SUBNET),
         login_rate_limit="5 per 10 minutes",
         proxied=False,
+        roles=SPARE_ROLE,
     )
 
 

@@ -66,11 +66,13 @@ MINION = "salt/minion/files"
 HOSTS = "/etc/hosts"
 # Beside the machines of the map: builds the release of Airflow that the master serves.
 BUILDER = "salt-2"
-# Of the production map: it does not serve its role.
-SPARE = "monitor-1"
+# Of a role that no machine serves, and that the test's pillar has.
+SPARE = "spare-1"
+# Of the production map: while the others know it, they tell it how they are.
+MONITOR = "monitor-1"
 # Of the production map. Like the builder, they are in the others' names and firewalls
 # from their boot until `retire`.
-LATER = ("postgres-2", "postgres-3", "redis-2", "redis-3", "lb-2")
+LATER = ("postgres-2", "postgres-3", "redis-2", "redis-3", "lb-2", MONITOR)
 RECIPE = ("airflow/files/requirements.txt", "airflow/files/build_release.py", "_modules/airflow.py")
 BUILT = "/srv/stack/archives/airflow-releases"
 # What the deploy script installs, and where.
@@ -423,6 +425,16 @@ class Fleet:
             yield
         finally:
             self.publish_address(minion_id)
+            self._converged.clear()
+
+    @contextmanager
+    def monitored(self) -> Iterator[Machine]:
+        """Have a monitor machine while the block runs; each machine converges for it, and after."""
+        self._converged.clear()
+        try:
+            yield self.machine(MONITOR)
+        finally:
+            self.retire(MONITOR)
             self._converged.clear()
 
     def _write_addresses(self, addresses: Mapping[str, str]) -> None:

@@ -19,6 +19,8 @@ from stackctl.deployment import Deployment
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = Deployment("test", ROOT)
 DOMAIN = DEPLOYMENT.role_table().domain
+# A role that no machine serves.
+SPARE_ROLE = {"spare": {"unit": "spare", "serving": 0}}
 BASE_URL = "https://airflow.example.com"
 
 Fields = dict[str, str]
@@ -41,6 +43,7 @@ class PlainPillar:
         login_rate_limit: str | None = None,
         *,
         proxied: bool = True,
+        roles: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         """Write the files below `path`.
@@ -50,6 +53,7 @@ class PlainPillar:
             cidr: the machines' network, where it is not the one of `pillar/base/aws.sls`.
             login_rate_limit: of the web app, where it is not the one of `pillar/base/airflow.sls`.
             proxied: whether machines fetch packages by the proxy on the master's machine.
+            roles: further rows of the table of roles.
             settings: what else the deployment decides.
         """
         self.path = path
@@ -73,6 +77,9 @@ class PlainPillar:
             self._write("aws", {"aws": account})
         if not proxied:
             self._write("proxy", {"proxy": DEPLOYMENT.base_pillar("proxy") | {"used": False}})
+        if roles is not None:
+            table = DEPLOYMENT.base_pillar("roles") | dict(roles)
+            self._write("roles", {"domain": DOMAIN, "roles": table})
         # Machines without an instance metadata service have no credentials for a bucket.
         kept = DEPLOYMENT.base_pillar("backups") | {"repository": "posix"}
         self._write("backups", {"backups": kept})

@@ -45,6 +45,11 @@ def test_missing_role_raises_error_with_hint(known: Mapping[str, str], role: str
         addresses("web-1", known)(role)
 
 
+def test_role_that_a_map_may_lack_has_no_addresses() -> None:
+    pillar = PILLAR | {"roles": {"watch": {"optional": True}, "web": {}}}
+    assert functions("web-1", pillar, ADDRESSES)["machines.addresses"]("watch") == {}
+
+
 def test_pillar_without_addresses_is_no_traceback() -> None:
     """As on a machine whose master has never recorded them."""
     own_address = functions("web-1", PILLAR, {})["machines.own_address"]

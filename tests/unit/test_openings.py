@@ -38,25 +38,41 @@ GROUPS = [
     "airflow-lb", "airflow-monitor", "airflow-postgres", "airflow-redis", "airflow-salt",
     "airflow-web",
 ]  # fmt: skip
+# The exporter of the machine itself.
+_FROM_MONITOR = {9100: ["airflow-monitor"]}
 # Role -> port -> the security groups and networks that may connect.
 SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
-    "salt": {22: [*OPERATORS, "airflow-salt"], 3128: GROUPS, 4505: GROUPS, 4506: GROUPS},
-    "lb": {22: ["airflow-salt"], 80: [ANYBODY], 443: [ANYBODY]},
-    "monitor": {22: ["airflow-salt"]},
+    "salt": {
+        22: [*OPERATORS, "airflow-salt"],
+        3128: GROUPS,
+        4505: GROUPS,
+        4506: GROUPS,
+        **_FROM_MONITOR,
+    },
+    "lb": {
+        22: ["airflow-salt"],
+        80: [ANYBODY],
+        443: [ANYBODY],
+        8405: ["airflow-monitor"],
+        **_FROM_MONITOR,
+    },
+    "monitor": {22: ["airflow-salt"], **_FROM_MONITOR},
     "postgres": {
         22: ["airflow-salt"],
         2379: ["airflow-postgres"],
         8432: ["airflow-postgres"],
         2380: ["airflow-postgres"],
-        5432: ["airflow-postgres", "airflow-web"],
-        8008: ["airflow-postgres", "airflow-web"],
+        5432: ["airflow-monitor", "airflow-postgres", "airflow-web"],
+        8008: ["airflow-monitor", "airflow-postgres", "airflow-web"],
+        **_FROM_MONITOR,
     },
     "redis": {
         22: ["airflow-salt"],
-        6379: ["airflow-redis", "airflow-web"],
+        6379: ["airflow-monitor", "airflow-redis", "airflow-web"],
         26379: ["airflow-redis"],
+        **_FROM_MONITOR,
     },
-    "web": {22: ["airflow-salt"], 8080: ["airflow-lb"]},
+    "web": {22: ["airflow-salt"], 8080: ["airflow-lb"], **_FROM_MONITOR},
 }
 S3 = "com.amazonaws.eu-west-1.s3"
 _TO_MASTER = {3128: ["airflow-salt"], 4505: ["airflow-salt"], 4506: ["airflow-salt"]}
@@ -64,7 +80,13 @@ _TO_MASTER = {3128: ["airflow-salt"], 4505: ["airflow-salt"], 4506: ["airflow-sa
 EGRESS: dict[str, dict[int, list[str]]] = {
     "salt": {22: GROUPS, 80: [ANYBODY], 443: [ANYBODY, S3], **_TO_MASTER},
     "lb": {443: [ANYBODY], 8080: ["airflow-web"], **_TO_MASTER},
-    "monitor": _TO_MASTER,
+    "monitor": {
+        **{port: ["airflow-postgres"] for port in (5432, 8008)},
+        6379: ["airflow-redis"],
+        8405: ["airflow-lb"],
+        9100: GROUPS,
+        **_TO_MASTER,
+    },
     "postgres": {
         443: [S3],
         **{port: ["airflow-postgres"] for port in (2379, 2380, 5432, 8008, 8432)},

@@ -82,6 +82,16 @@ def test_what_a_copy_needs_are_the_lines_of_psql() -> None:
     assert found.rewinding("replicator") == []
 
 
+def test_what_statistics_need_are_the_lines_of_psql() -> None:
+    psql = Psql("\n".join(STATEMENTS), "")
+    found = module(psql)
+    assert found.monitoring("watch", 2) == STATEMENTS
+    assert {"role=watch", "connections=2"} <= set(psql.commands[0])
+    assert psql.commands[0][-2:] == ["--dbname", "postgres"]
+    assert "pg_monitor" in psql.scripts[0]
+    assert found.monitoring("watch", 2) == []
+
+
 def test_statements_are_one_transaction_that_does_not_wait_for_ever() -> None:
     psql = Psql("")
     module(psql).execute("airflow", STATEMENTS)
@@ -104,12 +114,14 @@ PILLAR = {
         "owner": "own",
         "replication": "follow",
         "other_replication": "follow_b",
+        "metrics": "watch",
     }
 }
 STABLE = {
     "postgres-airflow": {"password": "one"},
     "postgres-owner": {"password": "two"},
     "postgres-replication": {"password": "three"},
+    "metrics-scrape": {"password": "four"},
 }
 
 
@@ -123,7 +135,12 @@ def who(**changed: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
 
 def test_first_of_a_pair_logs_in_before_any_rotation() -> None:
     assert who() == (
-        {"role": [("app", "one")], "owner": [("own", "two")], "replication": [("follow", "three")]},
+        {
+            "role": [("app", "one")],
+            "owner": [("own", "two")],
+            "replication": [("follow", "three")],
+            "metrics": [("watch", "four")],
+        },
         ["app_b", "follow_b"],
     )
 

@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 
 from plainpillar import DEPLOYMENT, ROOT, PlainPillar
-from rendering import Chunk, Compiled, Compiler, missing_requisites, unknown_options
+from rendering import (
+    Chunk,
+    Compiled,
+    Compiler,
+    addresses,
+    missing_requisites,
+    unknown_options,
+)
 from saltmodules import TREE
 
 IDS = list(DEPLOYMENT.machines())
+MONITOR = "monitor-1"
 # Applied by the operator's own minion, before there is a machine: packages/stackctl.
 OPERATOR = "operator"
 BY_OPERATOR = ("aws",)
@@ -35,7 +43,20 @@ def compiler(tmp_path_factory: pytest.TempPathFactory, pillar: PlainPillar) -> C
 
 
 @pytest.fixture(scope="module")
-def everything(compiler: Compile) -> list[tuple[str, Compiled]]:
+def monitored(tmp_path_factory: pytest.TempPathFactory, pillar: PlainPillar) -> Compile:
+    """`monitored(id)`: Salt as that minion where there is a monitor machine."""
+
+    @cache
+    def new(minion_id: str) -> Compiler:
+        compiler = Compiler(minion_id, tmp_path_factory.mktemp(minion_id), pillar)
+        compiler.know(addresses() | {MONITOR: "10.20.1.30"})
+        return compiler
+
+    return new
+
+
+@pytest.fixture(scope="module")
+def everything(compiler: Compile, monitored: Compile) -> list[tuple[str, Compiled]]:
     """Minion ids and what the top file, the orchestration and the operator apply to each."""
     applied = [(minion_id, compiler(minion_id).highstate()) for minion_id in IDS]
     for orchestration in sorted((TREE / "orch").glob("*.sls")):
@@ -48,6 +69,7 @@ def everything(compiler: Compile) -> list[tuple[str, Compiled]]:
                     (target, compiler(target).states(*([sls] if isinstance(sls, str) else sls)))
                 )
     applied += [(OPERATOR, compiler(OPERATOR).states(sls)) for sls in BY_OPERATOR]
+    applied += [(minion_id, monitored(minion_id).highstate()) for minion_id in (*IDS, MONITOR)]
     return applied
 
 
@@ -158,11 +180,16 @@ def test_files_with_secrets_are_private(
         "etcd-key",
         "haproxy-certificate",
         "haproxy-client",
+        "haproxy-metrics",
         "master-cloud-key",
         "nginx-key",
+        "node-exporter-certificate",
         "postgres-backup-config",
         "postgres-config",
         "postgres-key",
+        "prometheus-password",
+        "prometheus-postgres-config",
+        "prometheus-redis-config",
         "redis-config",
         "redis-key",
         "redis-sentinel-config",

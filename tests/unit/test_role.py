@@ -163,14 +163,20 @@ def test_no_load_balancer_is_not_asked() -> None:
 PILLAR: dict[str, Any] = {
     "aws": {"vpc": {"cidr": "127.0.0.0/8"}, "login_user": "admin"},
     "endpoints": {
-        "app": {"port": 8080, "listeners": ["web"], "clients": []},
-        "ssh": {"port": 22, "listeners": ["any-role"], "clients": []},
-        "ssh-operators": {"port": 22, "listeners": ["web"], "clients": []},
+        "app": {"port": 8080, "listeners": ["web"], "clients": ["batch"]},
+        "app-metrics": {"port": 8081, "listeners": ["web"], "clients": ["watch"]},
+        "ssh": {"port": 22, "listeners": ["any-role"], "clients": ["web"]},
+        "ssh-operators": {"port": 22, "listeners": ["web"], "clients": ["operators"]},
     },
     "settings": {},
     "roles": {
         "web": {"unit": "app@1", "check": {"endpoint": "app", "path": "/health"}},
         "batch": {"unit": "batch"},
+        "watch": {
+            "unit": "watch",
+            "optional": True,
+            "certificate": {"path": "/tls.pem", "everywhere": {"web": ["/copy.pem"]}},
+        },
     },
 }
 ADDRESSES = {"web-1": "127.0.0.1", "batch-1": "127.0.0.2", "operator": "127.0.0.3"}
@@ -193,9 +199,19 @@ def test_description_has_address_and_port() -> None:
     }
 
 
+def test_role_that_a_map_may_lack_opens_ports_and_shares_its_certificate_where_it_is() -> None:
+    there = {**ADDRESSES, "watch-1": "127.0.0.4"}
+    found = functions("web-1", PILLAR, there)["role.description"]()
+    assert found["ports"] == [22, 8080, 8081]
+    assert found["shared"] == {"path": "/tls.pem", "copies": ["/copy.pem"]}
+    found = functions("batch-1", PILLAR, there)["role.description"]()
+    assert (found["ports"], found["shared"]) == ([22], {"path": "/tls.pem", "copies": []})
+
+
 def test_description_names_the_certificate_that_the_check_verifies() -> None:
     check = {"endpoint": "app", "ca": "/etc/ca.pem"}
-    pillar = {**PILLAR, "domain": "example", "roles": {"web": {"unit": "a", "check": check}}}
+    roles = PILLAR["roles"] | {"web": {"unit": "a", "check": check}}
+    pillar = {**PILLAR, "domain": "example", "roles": roles}
     assert functions("web-1", pillar, ADDRESSES)["role.description"]()["name"] == "web.example"
 
 

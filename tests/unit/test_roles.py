@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plainpillar import DEPLOYMENT, PlainPillar
-from rendering import Chunk, Compiler
+from rendering import Chunk, Compiler, addresses
 from saltmodules import functions, load
 
 ROLES = DEPLOYMENT.base_pillar("roles")
@@ -22,20 +22,19 @@ def pillar(tmp_path_factory: pytest.TempPathFactory) -> PlainPillar:
 
 @pytest.fixture
 def chunks(pillar: PlainPillar, tmp_path: Path, role: str) -> list[Chunk]:
-    """What a machine of the role runs."""
-    return Compiler(f"{role}-1", tmp_path / "minion", pillar).highstate().chunks
+    """What a machine of the role runs, where the map has machines of every role."""
+    compiler = Compiler(f"{role}-1", tmp_path / "minion", pillar)
+    compiler.know(addresses() | {"monitor-1": "10.20.1.30"})
+    return compiler.highstate().chunks
 
 
-SERVING = [role for role, row in ROLES.items() if row.get("serving") != 0]
-
-
-@pytest.mark.parametrize("role", SERVING)
+@pytest.mark.parametrize("role", ROLES)
 def test_unit_is_the_one_that_the_states_run(chunks: list[Chunk], role: str) -> None:
     running = {chunk["name"] for chunk in chunks if chunk["state"] == "service"}
     assert ROLES[role]["unit"] in running
 
 
-@pytest.mark.parametrize("role", SERVING)
+@pytest.mark.parametrize("role", ROLES)
 def test_base_writes_what_status_reads(chunks: list[Chunk], role: str) -> None:
     (written,) = (chunk for chunk in chunks if chunk["__id__"] == "base-role")
     assert written["name"] == load("_modules", "role").DESCRIPTION
@@ -56,12 +55,17 @@ def test_certificate_is_the_file_of_its_secret(
     assert secret.strip() in written["contents"]
 
 
-@pytest.mark.parametrize("role", SERVING)
+@pytest.mark.parametrize("role", ROLES)
 def test_copies_and_trusts_are_all_files_with_that_certificate_and_the_ca(
     chunks: list[Chunk], pillar: PlainPillar, role: str
 ) -> None:
     """A rotation of the CA looks at these files, and at no other."""
     of_files = [chunk for chunk in chunks if chunk["state"] == "file"]
+
+    def holding(certificate: dict[str, Any]) -> set[str]:
+        secret = pillar.secrets[certificate["secret"]]["certificate"].strip()
+        return {chunk["name"] for chunk in of_files if secret in str(chunk.get("contents", ""))}
+
     trusting = {
         chunk["name"]
         for chunk in of_files
@@ -72,12 +76,13 @@ def test_copies_and_trusts_are_all_files_with_that_certificate_and_the_ca(
     assert trusting == {*ROLES[role].get("trusts", [])}
     certificate = ROLES[role].get("certificate")
     if certificate:
-        secret = pillar.secrets[certificate["secret"]]["certificate"].strip()
-        holding = {chunk["name"] for chunk in of_files if secret in str(chunk.get("contents", ""))}
-        assert holding == {certificate["path"], *certificate.get("copies", [])}
+        assert holding(certificate) == {certificate["path"], *certificate.get("copies", [])}
+    for shared in (row["certificate"] for row in ROLES.values() if "certificate" in row):
+        if "everywhere" in shared:
+            assert holding(shared) == {shared["path"], *shared["everywhere"].get(role, [])}
 
 
-@pytest.mark.parametrize("role", SERVING)
+@pytest.mark.parametrize("role", ROLES)
 def test_checked_endpoint_is_served_by_the_role(role: str) -> None:
     everything: dict[str, Any] = {
         name: DEPLOYMENT.base_pillar(name) for name in ("aws", "endpoints", "roles")

@@ -24,6 +24,7 @@ def role(tmp_path: Path) -> dict[str, Any]:
         "unit": "app",
         "trusts": [str(tmp_path / "ca.pem"), str(tmp_path / "other-ca.pem")],
         "certificate": {"path": str(tmp_path / "tls.pem"), "copies": [str(tmp_path / "copy.pem")]},
+        "shared": {"path": str(tmp_path / "shared.pem"), "copies": []},
     }
 
 
@@ -44,7 +45,8 @@ def test_every_certificate_of_every_file_is_told(tmp_path: Path, role: dict[str,
     (tmp_path / "tls.pem").write_text(
         leaf["certificate"] + OLD.certificate_pem + leaf["private_key"]
     )
-    (tmp_path / "copy.pem").write_text(leaf["certificate"])
+    for name in ("copy.pem", "shared.pem"):
+        (tmp_path / name).write_text(leaf["certificate"])
     old, new = name_of(OLD.certificate_pem), name_of(NEW.certificate_pem)
     assert old != new
     assert told(role) == {
@@ -53,7 +55,8 @@ def test_every_certificate_of_every_file_is_told(tmp_path: Path, role: dict[str,
             str(tmp_path / "other-ca.pem"): [new],
         },
         "certificates": dict.fromkeys(
-            [str(tmp_path / "tls.pem"), str(tmp_path / "copy.pem")], name_of(leaf["certificate"])
+            [str(tmp_path / name) for name in ("tls.pem", "copy.pem", "shared.pem")],
+            name_of(leaf["certificate"]),
         ),
         "not_loaded": {},
     }
@@ -71,7 +74,7 @@ def test_file_that_cannot_be_read_holds_nothing(tmp_path: Path, role: dict[str, 
     (tmp_path / "tls.pem").write_text("")
     found = told(role)
     assert list(found["authorities"].values()) == [[], []]
-    assert list(found["certificates"].values()) == ["", ""]
+    assert list(found["certificates"].values()) == ["", "", ""]
 
 
 def test_only_these_files_have_to_be_loaded(role: dict[str, Any]) -> None:

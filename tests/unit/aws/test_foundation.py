@@ -208,6 +208,7 @@ def test_groups_match_endpoints(
     }
     assert {opening for opening in found if opening[1] == 5432} == {
         (groups["postgres"], 5432, groups["web"]),
+        (groups["postgres"], 5432, groups["monitor"]),
         (groups["postgres"], 5432, groups["postgres"]),
     }
     assert {peer for group, port, peer in found if (group, port) == (groups["salt"], 4505)} == set(

@@ -24,6 +24,7 @@ web_sizes = load("_modules", "web_sizes")
 
 MACHINE = memory_left("t2.micro", 1024)  # without swap
 SYSTEM = 200  # systemd, journald, sshd, and Salt's minion in a highstate
+NODE_EXPORTER = 6  # where there is a monitor machine (tests/states/test_monitor.py prints it)
 KERNEL = 40  # what it cannot give back
 PATRONI = 48
 PGBACKREST = 28  # its server, and what archives a segment or makes a backup
@@ -90,7 +91,13 @@ def test_web_app_fits_its_machine() -> None:
     airflow = sizes("airflow")
     assert web_sizes.memory(airflow) <= airflow["memory_high_megabytes"]
     assert airflow["memory_high_megabytes"] < airflow["memory_max_megabytes"]
-    beside = SYSTEM + KERNEL + nginx_memory(sizes("nginx")) + stores_memory(sizes("stores"))
+    beside = (
+        SYSTEM
+        + NODE_EXPORTER
+        + KERNEL
+        + nginx_memory(sizes("nginx"))
+        + stores_memory(sizes("stores"))
+    )
     assert beside + airflow["memory_high_megabytes"] <= MACHINE
 
 
@@ -108,7 +115,7 @@ def test_connections_to_the_stores_fit_their_proxy() -> None:
 
 
 def test_web_app_at_its_heaviest_leaves_a_quarter_of_the_machine() -> None:
-    assert SYSTEM + web_sizes.memory(sizes("airflow")) <= 0.75 * MACHINE
+    assert SYSTEM + NODE_EXPORTER + web_sizes.memory(sizes("airflow")) <= 0.75 * MACHINE
 
 
 @pytest.mark.parametrize(
@@ -160,6 +167,7 @@ def postgres_memory(postgres: dict[str, Any]) -> float:
     query = mebibytes(settings["work_mem"]) * max(1, settings["hash_mem_multiplier"])
     return float(
         SYSTEM
+        + NODE_EXPORTER
         + KERNEL
         + etcd_memory()
         + PATRONI
@@ -194,6 +202,7 @@ def redis_memory(redis: dict[str, Any]) -> float:
     """Return what the machine needs while a fork holds a copy of all data, in MiB."""
     return float(
         SYSTEM
+        + NODE_EXPORTER
         + KERNEL
         + redis["maxclients"] * REDIS_CONNECTION
         + SENTINEL
@@ -215,7 +224,9 @@ def test_more_data_of_redis_is_refused() -> None:
 
 
 def test_haproxy_fits_its_machine_during_a_reload() -> None:
-    assert SYSTEM + EDGE_KERNEL + 2 * sizes("haproxy")["memory_megabytes"] <= MACHINE
+    assert (
+        SYSTEM + NODE_EXPORTER + EDGE_KERNEL + 2 * sizes("haproxy")["memory_megabytes"] <= MACHINE
+    )
 
 
 def edge_memory(haproxy: dict[str, Any]) -> float:
@@ -321,6 +332,7 @@ def master_memory(master: dict[str, Any]) -> float:
     """Return what the Salt master's machine needs while a map launches many machines, in MiB."""
     return float(
         SYSTEM
+        + NODE_EXPORTER
         + KERNEL
         + MASTER
         + master["worker_threads"] * MASTER_WORKER
@@ -349,6 +361,27 @@ def test_proxy_has_room_above_what_it_holds_at_rest() -> None:
 
 def test_twenty_launches_at_once_are_refused() -> None:
     assert master_memory(master_sizes() | {"pool_size": 20}) > MACHINE
+
+
+def monitor_memory(prometheus: dict[str, Any]) -> float:
+    """Return what the monitor machine needs when each program is at its limit, in MiB."""
+    programs = (prometheus, prometheus["postgres_exporter"], prometheus["redis_exporter"])
+    limits = [program["memory_max_megabytes"] for program in programs]
+    return float(SYSTEM + NODE_EXPORTER + KERNEL + sum(limits))
+
+
+def test_prometheus_leaves_a_quarter_of_its_machine() -> None:
+    assert monitor_memory(sizes("prometheus")) <= 0.75 * 1024
+
+
+def test_sum_of_the_monitor_is_the_one_that_is_written_beside_the_sizes() -> None:
+    comment = (ROOT / "salt/prometheus/defaults.yaml").read_text().partition("\nprometheus:")[0]
+    *parts, total = (int(part) for part in re.findall(r"^# +(\d+)\b", comment, re.MULTILINE))
+    assert sum(parts) == total == monitor_memory(sizes("prometheus"))
+
+
+def test_metrics_of_a_month_fit_the_disk() -> None:
+    assert SYSTEM_DISK + sizes("prometheus")["retention_gigabytes"] * 1.25 * 1000 <= DISK
 
 
 def test_longer_queue_of_haproxy_is_refused() -> None:

@@ -62,7 +62,7 @@ FAULTS = {
         "test_render.py::test_files_with_secrets_are_private",
     ),
     "a store that lets everybody in": (
-        planted("pillar/base/endpoints.sls", "clients: [web, redis]", "clients: [any-role]"),
+        planted("pillar/base/endpoints.sls", "[web, redis, monitor]", "[any-role]"),
         "test_openings.py",
     ),
     "a secret for another role": (

@@ -73,7 +73,7 @@ def test_every_link_has_its_row() -> None:
         (lambda it: {k: v for k, v in it.items() if k != "redis"}, "redis is no endpoint"),
         (
             lambda it: it | {"redis": it["redis"] | {"clients": ["web", "monitor"]}},
-            "redis: from is web, redis, not web, monitor",
+            "redis: from is web, redis, monitor, not web, monitor",
         ),
         (lambda it: it | {"redis": it["redis"] | {"port": 1}}, "redis: port is 6379, not 1"),
     ],

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 import pytest
 from cryptography import x509
@@ -22,6 +23,7 @@ from stackctl.certificates import Authority, certificates, fingerprint, signed_b
 from stackctl.deployment import Deployment
 from stackctl.errors import NotUpError, SecretsError
 from stackctl.machines import Machine
+from stackctl.roles import Role
 from stackctl.run import Log
 from stackctl.secret_store import SecretStore
 
@@ -33,6 +35,7 @@ LEAVES = {
     "redis-tls": "redis-1",
     "edge-tls": "localhost",
     "edge-client-tls": "",
+    "metrics-tls": "metrics.stack.internal",
     "web-tls": "web.stack.internal",
 }
 SEAL = "sealed\n"
@@ -109,7 +112,7 @@ def applied(deployment: Deployment) -> dict[str, Trust]:
         assert role is not None
         own = {
             path: fingerprint(certificates(store.read(secret)["certificate"])[0])
-            for secret, paths in role.leaves.items()
+            for secret, paths in table.leaves_of(name, deployment.machines()).items()
             for path in paths
         }
         answers[name] = Trust(dict.fromkeys(role.trusts, cas), own, {})
@@ -150,7 +153,7 @@ def test_both_are_trusted_before_the_new_one_signs_and_until_all_have_that(
     ]
     again = "After stackctl up, run: stackctl secrets rotate deployment-ca."
     assert first[1] == f"Made: deployment-ca, settings. {again}"
-    named = "deployment-ca, edge-client-tls, edge-tls, postgres-cluster-tls, redis-tls, web-tls"
+    named = ", ".join(sorted(["deployment-ca", *LEAVES]))
     made, _, then = second[1].removeprefix("Made: ").partition(". ")
     assert (", ".join(sorted(made.split(", "))), then) == (named, again)
     assert third[1] == "Made: settings. Run: stackctl up; it ends the rotation."
@@ -305,8 +308,30 @@ def test_impatience_leads_nowhere(mine: Deployment, phase: int) -> None:
 
 def test_spare_machine_holds_nothing(mine: Deployment) -> None:
     go_on(mine)
-    go_on(mine, {**applied(mine), "monitor-1": Trust({}, {}, {})})
+    with patch.object(Role, "serves", lambda _, minion_id: minion_id != "redis-9"):
+        go_on(mine, {**applied(mine), "redis-9": Trust({}, {}, {})})
     assert current(mine).phase == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("redis-1", "/etc/node-exporter/tls.pem"), ("lb-1", "/etc/haproxy/metrics.pem")],
+)
+def test_certificate_that_all_machines_share_is_asked_of_each(
+    mine: Deployment, name: str, path: str
+) -> None:
+    """While the map has the machine whose role it is."""
+    whole = replace(mine, map_name="production")
+    go_on(mine)
+    go_on(mine, applied(whole))
+    there = applied(whole)
+    held = {key: value for key, value in there[name].certificates.items() if key != path}
+    lacking = {**there, name: replace(there[name], certificates=held)}
+    with pytest.raises(
+        SecretsError, match=f"{path} of {name} is not the certificate of the secret"
+    ):
+        go_on(mine, lacking)
+    assert go_on(mine, there)[0].startswith("Phase 3")
 
 
 def test_deployment_without_machines_has_nothing_to_wait_for(mine: Deployment) -> None:

@@ -43,6 +43,8 @@ FIELDS = {
     "deployment-ca": {"private_key"},
     "edge-client-tls": {"private_key", "certificate"},
     "edge-tls": {"private_key", "certificate"},
+    "metrics-scrape": {"password"},
+    "metrics-tls": {"private_key", "certificate"},
     "postgres-airflow": {"password"},
     "postgres-backup": {"password"},
     "postgres-cluster-tls": {"private_key", "certificate"},
@@ -353,7 +355,7 @@ def test_authority_whose_key_is_lost_is_replaced(mine: Deployment) -> None:
     SecretStore(mine).write("edge-tls", brought)
     (mine.pillar_dir / "secrets" / "deployment-ca.sls").unlink()
     made = initialise(mine, URL)
-    own = {"edge-client-tls", "postgres-cluster-tls", "redis-tls", "web-tls"}
+    own = {"edge-client-tls", "metrics-tls", "postgres-cluster-tls", "redis-tls", "web-tls"}
     assert set(made) == {"deployment-ca", *own, "settings"}
     after = mine.settings()["ca_certificate"]
     assert after != before

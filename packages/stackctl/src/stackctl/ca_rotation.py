@@ -243,7 +243,7 @@ def _lacking(deployment: Deployment, store: SecretStore, phase: int, answers: An
         if phase > 1:
             reasons += [
                 f"{path} of {name} is not the certificate of the secret {secret}"
-                for secret, paths in role.leaves.items()
+                for secret, paths in table.leaves_of(name, answers).items()
                 for path in paths
                 if trust.certificates.get(path) != signed[secret]
             ]

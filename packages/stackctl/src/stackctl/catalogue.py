@@ -73,6 +73,7 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Ma
     recipes: dict[str, Recipe] = {
         DEPLOYMENT_CA: lambda: authority.fields,
         ACME_ACCOUNT: lambda: {"private_key": _account_key()},
+        "metrics-scrape": _password,
         "postgres-airflow": _password,
         "postgres-backup": _password,
         "postgres-owner": _password,

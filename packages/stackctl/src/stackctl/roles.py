@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Role:
             servers that ask for one; empty: they have none, or the one above.
         client_name: the common name in that certificate.
         client_path: the file on a machine that holds it.
+        everywhere: the further files with its certificate on the machines of other roles, which
+            all hold it; None: they do not.
         trusts: the files on a machine that hold the deployment's CA.
         health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
         health_text: what that page has to contain.
@@ -66,6 +68,7 @@ class Role:
     client_name: str = ""
     client_path: str = ""
     trusts: tuple[str, ...] = ()
+    everywhere: Mapping[str, Sequence[str]] | None = None
 
     @property
     def leaves(self) -> dict[str, tuple[str, ...]]:
@@ -93,6 +96,7 @@ class Role:
             client_name=client["name"],
             client_path=client["path"],
             trusts=tuple(row.get("trusts", ())),
+            everywhere=certificate.get("everywhere"),
             members=certificate.get("members", 0),
             health_path=row.get("check", {}).get("path", ""),
             health_text=row.get("check", {}).get("expect", ""),
@@ -126,6 +130,20 @@ class RoleTable:
     def of(self, minion_id: str) -> Role | None:
         """Return the role of a machine; None: the table has no such role."""
         return self.roles.get(role_of(minion_id))
+
+    def leaves_of(self, minion_id: str, machines: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Return secret -> the files on a machine that hold its certificate, its own and shared.
+
+        Args:
+            minion_id: the machine, which serves its role.
+            machines: all that there are.
+        """
+        found = dict(self.roles[role_of(minion_id)].leaves)
+        for role in (self.roles.get(name) for name in {role_of(each) for each in machines}):
+            if role is not None and role.everywhere is not None:
+                copies = role.everywhere.get(role_of(minion_id), ())
+                found[role.certificate] = (*role.certificate_paths, *copies)
+        return found
 
     def unit_of(self, minion_id: str) -> str:
         """Return the unit that a machine runs for the stack; empty: the table has no such role."""
