@@ -103,6 +103,7 @@ TESTS: dict[str, list[str]] = {
     ],
     "salt/_states/kernel.py": ["test_kernel.py"],
     "salt/_states/key_pair.py": ["aws/test_foundation.py", "aws/test_repair.py"],
+    "salt/_states/metrics.py": ["test_metrics.py"],
     "salt/_states/patroni.py": ["test_patroni.py"],
     "salt/_states/pgbackrest.py": ["test_pgbackrest.py"],
     "salt/_states/postgres_access.py": ["test_postgres_access.py"],

@@ -100,13 +100,27 @@ def found(description: str = "/etc/salt/role.json", root: str = "/") -> list[str
     Raises:
         CommandExecutionError: the file is missing, because no highstate has run yet.
     """
+    return [sentence for said in by_check(description, root).values() for sentence in said]
+
+
+def by_check(description: str = "/etc/salt/role.json", root: str = "/") -> dict[str, list[str]]:
+    """Return check -> what ``found`` has of it.
+
+    Args:
+        description: the file with what `role.description` returned.
+        root: the machine's root folder.
+
+    Raises:
+        CommandExecutionError: the file is missing, because no highstate has run yet.
+    """
     role = __salt__["role.recorded"](description)
-    sentences: list[str] = []
+    sentences: dict[str, list[str]] = {}
     for check in CHECKS:
+        name = check.__name__[1:]
         try:
-            sentences += check(Path(root), role)
+            sentences[name] = list(check(Path(root), role))
         except (OSError, ValueError, LookupError, CommandExecutionError) as error:
-            sentences.append(f"the check of {check.__name__[1:]} failed: {error}")
+            sentences[name] = [f"the check of {name} failed: {error}"]
     return sentences
 
 

@@ -80,12 +80,32 @@ node-exporter-service:
     - watch:
       - service_config: node-exporter-loaded
       - file: node-exporter-unit
+# As often as Prometheus' rules need it (salt/prometheus/files/rules).
+node-exporter-facts:
+  schedule.present:
+    - function: metrics.write
+    - seconds: 60
+    - maxrunning: 1
+    - return_job: False
+    - require:
+      - pkg: node-exporter-package
+
+# It counts the failed states before it, so it comes last.
+node-exporter-highstate:
+  metrics.recorded:
+    - name: highstate
+    - order: last
+    - require:
+      - pkg: node-exporter-package
 {% else %}
+node-exporter-facts:
+  schedule.absent: []
+
 node-exporter-package:
   pkg.purged:
     - name: prometheus-node-exporter
 
-{% for kind, path in [('unit', unit), ('folder', '/etc/node-exporter'), ('facts', facts)] %}
+{% for kind, path in [('unit', unit), ('folder', '/etc/node-exporter'), ('metrics', facts)] %}
 node-exporter-{{ kind }}:
   file.absent:
     - name: {{ path }}

@@ -133,6 +133,26 @@ def test_every_service_is_scraped(query: Callable[[str], list[dict[str, Any]]]) 
     assert query('haproxy_frontend_status{machine="lb-1",proxy="edge"}')
 
 
+def test_machines_tell_what_salt_knows_of_them(
+    query: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    """Each minute, by the minion's schedule."""
+    until(
+        lambda: (
+            {each["metric"]["machine"] for each in query('stack_problem{about="unit"}')}
+            == set(JOBS)
+        ),
+        "every machine has told",
+        seconds=180,
+    )
+    assert {each["value"][1] for each in query('stack_problem{about="unit"}')} == {"0"}
+    assert {each["metric"]["machine"] for each in query("stack_differences")} == set(JOBS)
+    assert {each["value"][1] for each in query("stack_highstate_failed_states")} == {"0"}
+    day = 86400
+    assert len(query(f"stack_certificate_end_seconds - time() > 30 * {day}")) >= len(JOBS)
+    assert query(f"stack_certificate_end_seconds - time() < 30 * {day}") == []
+
+
 def test_other_machines_are_targets_too(query: Callable[[str], list[dict[str, Any]]]) -> None:
     """Those that do not run are down; none is left out."""
     assert {*address_plan(), MONITOR} == set(up(query))

@@ -263,20 +263,23 @@ def drift() -> Drift:
 
 @pytest.fixture
 def status(tmp_path: Path, drift: Drift) -> Status:
-    """`status(port, …)`: of a machine whose role is checked at that port of this host."""
+    """`status(port, …)`: of a machine whose role is checked at that port of this host.
 
-    def ask(port: int, **role: Any) -> dict[str, Any]:
+    Another function of the module can be named.
+    """
+
+    def ask(port: int, function: str = "status", **role: Any) -> dict[str, Any]:
         def systemctl(command: list[str], *, python_shell: bool) -> str:
             assert not python_shell
-            assert command[-1] in ("app@1", "haproxy")
-            return "active"
+            assert command[-1] in ("app@1", "haproxy", "stopped")
+            return "inactive" if command[-1] == "stopped" else "active"
 
         description = {"unit": "app@1", "address": "127.0.0.1", "port": port, "check": {}} | role
         path = tmp_path / "role.json"
         path.write_text(json.dumps(description))
         salt = functions("web-1", {}, {}, {"cmd.run_stdout": systemctl})
         salt |= drift.functions()
-        return dict(salt["role.status"](str(path)))
+        return dict(salt[f"role.{function}"](str(path)))
 
     return ask
 
@@ -544,3 +547,29 @@ def test_certificate_end_is_a_day(
     assert status(port, certificate=certificate)["certificate_end"] == "unknown"
     (tmp_path / "server.pem").unlink()
     assert status(port, certificate=certificate)["certificate_end"] == "unknown"
+
+
+def test_problems_are_told_apart(status: Status, drift: Drift, listener: int) -> None:
+    nothing = dict.fromkeys(
+        ("unit", "check", "refused", "replication", "backups", "renewal", "firewall"), ""
+    )
+    assert status(listener, "problems") == nothing
+    drift.firewall = ["a rule", "another rule"]
+    assert status(listener, "problems") == {**nothing, "firewall": "a rule; another rule"}
+    drift.certificate = {"renewal": "", "problem": "not renewed"}
+    found = status(listener, "problems", unit="haproxy")
+    assert (found["renewal"], found["refused"][:20]) == ("not renewed", "HAProxy refuses web-")
+    assert status(listener, "problems", unit="stopped")["unit"] == "stopped is inactive"
+
+
+def test_end_of_each_certificate_is_a_number(
+    status: Status, site: Callable[..., tuple[int, dict[str, str]]], tmp_path: Path
+) -> None:
+    port, certificate = site()
+    shared = {"path": str(tmp_path / "absent.pem"), "copies": []}
+    found = status(port, "certificate_ends", certificate=certificate, shared=shared)
+    assert found.pop(str(shared["path"])) == 0
+    (end,) = found.values()
+    assert end > datetime.now(UTC).timestamp() + 30 * 86400
+    # The worst is what counts.
+    assert status(port, certificate=certificate, shared=shared)["certificate_end"] == "unknown"
