@@ -80,11 +80,11 @@ node-exporter-service:
     - watch:
       - service_config: node-exporter-loaded
       - file: node-exporter-unit
-# As often as Prometheus' rules need it (salt/prometheus/files/rules).
+# So often that what they tell is an alert within 90 seconds. It costs 0.7 % of a core.
 node-exporter-facts:
   schedule.present:
     - function: metrics.write
-    - seconds: 60
+    - seconds: 40
     - maxrunning: 1
     - return_job: False
     - require:

@@ -8,6 +8,7 @@
 {% set scrape = pillar['secrets']['metrics-scrape']['password'] %}
 
 include:
+  - prometheus.alerts
   - prometheus.stores
 
 prometheus-unit:
@@ -58,6 +59,20 @@ prometheus-password:
     - require:
       - pkg: prometheus-package
 
+{% set rules = ['machines', 'site', 'stores'] %}
+{% for area in rules %}
+prometheus-rules-{{ area }}:
+  file.managed:
+    - name: /etc/prometheus/rules/{{ area }}.yml
+    - source: salt://prometheus/files/rules/{{ area }}.yml
+    - makedirs: True
+    - mode: '0644'
+    - check_cmd: promtool check rules
+    - tmp_dir: /etc/prometheus
+    - require:
+      - pkg: prometheus-package
+{% endfor %}
+
 prometheus-config:
   file.managed:
     - name: /etc/prometheus/stack.yml
@@ -83,6 +98,9 @@ prometheus-config:
     - require:
       - file: prometheus-ca
       - file: prometheus-password
+{%- for area in rules %}
+      - file: prometheus-rules-{{ area }}
+{%- endfor %}
 
 prometheus-unit-loaded:
   service_config.loaded:
@@ -113,3 +131,6 @@ prometheus-reload:
       - file: prometheus-config
       - file: prometheus-ca
       - file: prometheus-password
+{%- for area in rules %}
+      - file: prometheus-rules-{{ area }}
+{%- endfor %}

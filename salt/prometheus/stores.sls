@@ -20,6 +20,7 @@
     '/usr/bin/prometheus-redis-exporter',
     '-tls-ca-cert-file=' ~ ca,
     '-config-command=-',
+    '-set-client-name=false',
     '-exclude-latency-histogram-metrics',
     '-web.listen-address=127.0.0.1:%d' % prometheus.redis_exporter.port,
   ]),

@@ -5,6 +5,9 @@
 {% import_yaml 'proxy/defaults.yaml' as defaults %}
 {% set proxy = salt['pillar.get']('proxy', defaults.proxy, merge=True) %}
 {% set port = pillar['endpoints']['proxy']['port'] %}
+{# Where alerts go, besides: no other machine has a way there. #}
+{% set alerts = (pillar['settings'].get('alerts') or {}).values() %}
+{% set receivers = alerts | map('regex_replace', '^https?://([^/:]+).*$', '\\1') | list %}
 {% set vpc = pillar['aws']['vpc']['cidr'] %}
 
 include:
@@ -25,7 +28,7 @@ proxy-config:
     - check_cmd: /usr/sbin/squid -k parse -f
     - tmp_dir: /etc/squid
     - context:
-        proxy: {{ proxy | json }}
+        proxy: {{ dict(proxy, hosts=(proxy.hosts + receivers) | unique | list) | json }}
         name: {{ grains['id'] | json }}
         port: {{ port | json }}
         vpc: {{ vpc | json }}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from harness import MONITOR, Fleet, Machine, address_plan
-from plainpillar import DEPLOYMENT, DOMAIN
+from plainpillar import DEPLOYMENT, DOMAIN, ROOT
 from waiting import until
 
 ENDPOINTS = DEPLOYMENT.base_pillar("endpoints")
@@ -20,7 +24,7 @@ PROMETHEUS = 9090
 NAME = f"metrics.{DOMAIN}"
 # The jobs that ask each machine, beside `prometheus`.
 JOBS = {
-    MONITOR: {"node", "prometheus"},
+    MONITOR: {"alerts", "node", "prometheus"},
     "lb-1": {"haproxy", "node"},
     "postgres-1": {"node", "patroni", "postgres"},
     "redis-1": {"node", "redis"},
@@ -28,6 +32,7 @@ JOBS = {
 UNITS = {
     MONITOR: (
         "prometheus",
+        "prometheus-alertmanager",
         "prometheus-node-exporter",
         "prometheus-postgres-exporter",
         "prometheus-redis-exporter",
@@ -61,13 +66,57 @@ ASK = """
 Ask = Callable[..., list[Any]]
 
 
+class Receiver:
+    """What Alertmanager has sent: the alerts that fire, and when the first message of each came."""
+
+    def __init__(self) -> None:
+        self.firing: dict[tuple[str, str], float] = {}
+        self.resolved: set[tuple[str, str]] = set()
+        self.watchdogs: list[float] = []
+
+    def take(self, path: str, message: dict[str, Any]) -> None:
+        """Note a message."""
+        if path == "/watchdog":
+            self.watchdogs.append(time.monotonic())
+            return
+        for alert in message["alerts"]:
+            key = (alert["labels"]["alertname"], alert["labels"].get("machine", ""))
+            if alert["status"] == "firing":
+                self.firing.setdefault(key, time.monotonic())
+            else:
+                self.firing.pop(key, None)
+                self.resolved.add(key)
+
+
 @pytest.fixture(scope="module")
-def monitor(fleet: Fleet) -> Iterator[Machine]:
+def receiver() -> Receiver:
+    return Receiver()
+
+
+@pytest.fixture(scope="module")
+def monitor(fleet: Fleet, receiver: Receiver) -> Iterator[Machine]:
     """The monitor machine, after its highstate and that of the machines in `JOBS`."""
-    with fleet.monitored() as machine:
-        for name in JOBS:
-            fleet.converged(name)
-        yield machine
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            receiver.take(self.path, json.loads(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    gateway = address_plan()[DEPLOYMENT.master()]
+    with ThreadingHTTPServer((gateway, 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://{gateway}:{server.server_address[1]}"
+        hooks = {"webhook": f"{url}/people", "watchdog": f"{url}/watchdog"}
+        with fleet.pillar.decided(alerts=hooks), fleet.monitored() as machine:
+            for name in JOBS:
+                fleet.converged(name)
+            yield machine
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +246,136 @@ def test_exporter_takes_little_memory(fleet: Fleet) -> None:
         assert mebibytes <= 6
 
 
+# -- alerts ----------------------------------------------------------------------------------------
+
+ALERT_SECONDS = 90  # from a fault to the message
+
+
+def test_rules_pass_their_tests(monitor: Machine) -> None:
+    for path in sorted((ROOT / "tests/alerts").glob("*.yml")):
+        monitor.put(f"/tmp/{path.name}", path.read_text())
+        done = monitor.run("promtool", "test", "rules", f"/tmp/{path.name}")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def broken(machine: Machine, how: str, repair: str) -> Iterator[float]:
+    """Break something with a script while the block runs; yield when."""
+    done = machine.run("sh", "-ec", how)
+    assert done.returncode == 0, done.stderr
+    try:
+        yield time.monotonic()
+    finally:
+        done = machine.run("sh", "-ec", repair)
+        assert done.returncode == 0, done.stderr
+
+
+ENDED = """
+    import datetime as dt, pathlib
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ended")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now - dt.timedelta(days=2))
+        .not_valid_after(now - dt.timedelta(days=1)).sign(key, hashes.SHA256())
+    )
+    pathlib.Path(path).write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    result = True
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "repair", "alert"),
+    [
+        (
+            "redis-1",
+            "systemctl stop redis-sentinel redis-server",
+            "systemctl start redis-server redis-sentinel",
+            ("NoRedisMaster", ""),
+        ),
+        (
+            "postgres-1",
+            "chmod 0 /var/lib/pgbackrest",
+            "chmod 0750 /var/lib/pgbackrest",
+            ("BackupsFail", "postgres-1"),
+        ),
+        (
+            "lb-1",
+            "cd /etc/haproxy; cp -p client.pem /root/kept.pem; cat /root/ended.pem > client.pem",
+            "cat /root/kept.pem > /etc/haproxy/client.pem; rm /root/kept.pem",
+            ("CertificateEnded", "lb-1"),
+        ),
+    ],
+    ids=["redis", "backups", "certificate"],
+)
+def test_fault_is_told_soon_and_by_one_page(
+    fleet: Fleet,
+    monitor: Machine,
+    receiver: Receiver,
+    query: Callable[[str], list[dict[str, Any]]],
+    request: pytest.FixtureRequest,
+    name: str,
+    how: str,
+    repair: str,
+    alert: tuple[str, str],
+) -> None:
+    del monitor
+    machine = fleet.converged(name)
+    machine.python(ENDED, path="/root/ended.pem")
+    before = set(receiver.firing)
+    assert alert not in before
+    receiver.resolved.discard(alert)
+    with broken(machine, how, repair) as since:
+        until(lambda: alert in receiver.firing, f"{alert} is told", seconds=180)
+        seconds = receiver.firing[alert] - since
+        print(f"{request.node.callspec.id}: told after {seconds:.0f} s")
+        # What follows from it is seen by Prometheus, and pages nobody.
+        pages = {each["metric"]["alertname"] for each in query('ALERTS{severity="page"}')}
+        assert alert[0] in pages
+        of_machine = {key for key in set(receiver.firing) - before if key[1] in ("", name)}
+        assert of_machine == {alert}
+    assert seconds <= ALERT_SECONDS
+    until(lambda: alert in receiver.resolved, f"{alert} has ended", seconds=240)
+
+
+def test_watchdog_is_told_again_and_again(monitor: Machine, receiver: Receiver) -> None:
+    """Whoever waits for it outside notices within minutes that it does not come."""
+    del monitor
+    known = len(receiver.watchdogs)
+    until(lambda: len(receiver.watchdogs) >= known + 2, "two more have come", seconds=240)
+
+
+def test_operator_silences_by_command(monitor: Machine, receiver: Receiver, fleet: Fleet) -> None:
+    silence = ("amtool", "silence", "add", "alertname=NoRedisMaster", "--duration=1h")
+    refused = monitor.run(*silence)
+    assert refused.returncode != 0, "a silence without a reason is refused"
+    done = monitor.run(*silence, "--comment=test", "--author=test")
+    assert done.returncode == 0, done.stderr
+    redis = fleet.converged("redis-1")
+    with broken(
+        redis,
+        "systemctl stop redis-sentinel redis-server",
+        "systemctl start redis-server redis-sentinel",
+    ):
+        until(
+            lambda: "NoRedisMaster" in monitor.run("amtool", "alert", "query", "-s").stdout,
+            "it fires and is silenced",
+            seconds=180,
+        )
+        assert ("NoRedisMaster", "") not in receiver.firing
+    ended = monitor.run("amtool", "silence", "expire", done.stdout.strip())
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_machines_without_a_monitor_tell_nobody(fleet: Fleet, monitor: Machine) -> None:
     with fleet.without_address(MONITOR):
         machine = fleet.machine("redis-1")
-        fleet.assert_idempotent(fleet.converged("redis-1"))
+        fleet.converge(machine)
+        fleet.assert_idempotent(machine)
         assert not monitor.can_reach(machine.address, NODE)
         assert machine.run("systemctl", "is-active", "prometheus-node-exporter").returncode != 0
     fleet.converged("redis-1")

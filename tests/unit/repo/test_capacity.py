@@ -365,7 +365,8 @@ def test_twenty_launches_at_once_are_refused() -> None:
 
 def monitor_memory(prometheus: dict[str, Any]) -> float:
     """Return what the monitor machine needs when each program is at its limit, in MiB."""
-    programs = (prometheus, prometheus["postgres_exporter"], prometheus["redis_exporter"])
+    beside = ("alertmanager", "postgres_exporter", "redis_exporter")
+    programs = [prometheus, *(prometheus[name] for name in beside)]
     limits = [program["memory_max_megabytes"] for program in programs]
     return float(SYSTEM + NODE_EXPORTER + KERNEL + sum(limits))
 
