@@ -1,5 +1,5 @@
-# Alertmanager tells people what Prometheus' rules find: once for each cause, at the address that the
-# deployment's settings name. Watch: prometheus-alerts-reload.
+# Alertmanager tells people what Prometheus' rules find: once for each cause, at the address in the
+# deployment's settings. Watch: prometheus-alerts-reload.
 {% import_yaml 'prometheus/defaults.yaml' as defaults %}
 {% set prometheus = salt['pillar.get']('prometheus', defaults.prometheus, merge=True) %}
 {% set sizes = prometheus.alertmanager %}

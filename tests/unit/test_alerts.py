@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from plainpillar import ROOT
+from plainpillar import ROOT, PlainPillar
+from rendering import Compiler, addresses
 from saltmodules import TREE
 
 RULES = TREE / "prometheus/files/rules"
@@ -73,3 +74,51 @@ def test_no_name_is_used_twice_and_inhibitions_name_alerts() -> None:
     text = Path(TREE / "prometheus/files/alertmanager.yml.j2").read_text()
     named = set(re.findall(r"alertname !?=~? \"?([\w|]+)", text))
     assert {name for words in named for name in words.split("|")} <= names()
+
+
+HOOKS = {"webhook": "https://hooks.example.org/x", "watchdog": "https://dead.example.org:443/y"}
+
+
+def file(tmp_path: Path, minion_id: str, sls: str, state: str, **settings: Any) -> str:
+    """Return the content of a file on a machine of a deployment with these settings."""
+    (tmp_path / "pillar").mkdir()
+    compiler = Compiler(
+        minion_id, tmp_path / "minion", PlainPillar(tmp_path / "pillar", **settings)
+    )
+    compiler.know(addresses() | {"monitor-1": "10.20.1.30"})
+    (chunk,) = (each for each in compiler.states(sls).chunks if each["__id__"] == state)
+    return str(compiler.render(chunk)["data"])
+
+
+def receivers(tmp_path: Path, **settings: Any) -> dict[str, list[dict[str, Any]]]:
+    """Return receiver -> the webhooks that it has, and that every route leads to one of them."""
+    text = file(tmp_path, "monitor-1", "prometheus.alerts", "prometheus-alerts-config", **settings)
+    config = yaml.safe_load(text)
+    found = {each["name"]: each.get("webhook_configs", []) for each in config["receivers"]}
+    routes = [config["route"], *config["route"]["routes"]]
+    assert {route["receiver"] for route in routes} <= found.keys()
+    return found
+
+
+def test_alerts_leave_by_the_proxy_alone(tmp_path: Path) -> None:
+    found = receivers(tmp_path, alerts=HOOKS)
+    proxied = {"proxy_url": f"http://{addresses()['salt-1']}:3128"}
+    assert found == {
+        "nobody": [],
+        "people": [{"url": HOOKS["webhook"], "send_resolved": True, "http_config": proxied}],
+        "watchdog": [{"url": HOOKS["watchdog"], "send_resolved": False, "http_config": proxied}],
+    }
+
+
+@pytest.mark.parametrize("settings", [{}, {"alerts": {}}, {"alerts": None}], ids=str)
+def test_deployment_without_addresses_tells_nobody(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    assert receivers(tmp_path, **settings) == {"nobody": []}
+
+
+def test_proxy_leads_to_the_receivers_besides(tmp_path: Path) -> None:
+    text = file(tmp_path, "salt-1", "proxy", "proxy-config", alerts=HOOKS)
+    (line,) = re.findall(r"^acl packages dstdomain -n (.*)$", text, re.MULTILINE)
+    assert line.split()[-2:] == ["hooks.example.org", "dead.example.org"]
+    assert "deb.debian.org" in line.split()

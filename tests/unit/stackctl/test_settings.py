@@ -95,6 +95,9 @@ def test_address_that_the_edge_would_get_wrong_is_refused(
         ({"machines": [3]}, ["settings:machines is [3]", "role"]),
         ({"ca_certificate": None}, ["lacks settings:ca_certificate (a certificate"]),
         ({"base_url": None}, ["lacks settings:base_url"]),
+        ({"alerts": {"webhook": "http://a.example.org/"}}, ["alerts:webhook is", "at port 443"]),
+        ({"alerts": {"watchdog": "https://a.example.org:8443"}}, ["alerts:watchdog", "port 443"]),
+        ({"alerts": {"mail": "me@example.org"}}, ["alerts", "mail"]),
     ],
     ids=str,
 )
@@ -104,6 +107,11 @@ def test_wrong_value_is_named_with_what_is_allowed(
     write(prod, **changed)
     error = refusal(prod)
     assert all(word in error for word in words), error
+
+
+def test_alerts_may_go_to_a_webhook_and_a_watchdog(prod: Deployment) -> None:
+    write(prod, alerts={"webhook": "https://a.example.org/x?y=z", "watchdog": "https://b.example"})
+    settings.check(prod, complete=True)
 
 
 ACME = {"directory": "https://acme.example.org/directory", "email": "me@example.org"}
