@@ -176,8 +176,11 @@ def test_every_service_is_scraped(query: Callable[[str], list[dict[str, Any]]]) 
     )
     # An exporter that reaches no store answers all the same.
     master = 'count(redis_instance_info{exported_role="master"})'
-    for stored in ("pg_up", "redis_up", "patroni_postgres_running", "patroni_primary", master):
-        assert [each["value"][1] for each in query(stored)] == ["1"], stored
+    stored = ("pg_up", "redis_up", "patroni_postgres_running", "patroni_primary", master)
+    until(
+        lambda: [[each["value"][1] for each in query(name)] for name in stored] == [["1"]] * 5,
+        "the stores tell that they serve",
+    )
     assert query('pg_stat_activity_count{datname="postgres"}')
     assert query('redis_connected_clients{machine="redis-1"}')
     assert query('haproxy_frontend_status{machine="lb-1",proxy="edge"}')
