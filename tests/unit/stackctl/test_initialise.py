@@ -60,9 +60,10 @@ FIELDS = {
 
 WEB = [f"web-{number}{domain}" for number in (1, 2) for domain in ("", ".stack.internal")]
 # The machines that there may be, so that another one needs no new certificate.
-DATABASE_SERVERS = [
-    f"postgres-{number}{domain}" for number in range(1, 6) for domain in ("", ".stack.internal")
-]
+DATABASE_SERVERS, REDIS_SERVERS = (
+    [f"{role}-{number}{domain}" for number in range(1, 6) for domain in ("", ".stack.internal")]
+    for role in ("postgres", "redis")
+)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_private_key_is_readable_by_owner_only(made: Deployment) -> None:
     ("secret", "names"),
     [
         ("postgres-cluster-tls", ["postgres.stack.internal", *DATABASE_SERVERS]),
-        ("redis-tls", ["redis.stack.internal", "redis-1", "redis-1.stack.internal"]),
+        ("redis-tls", ["redis.stack.internal", *REDIS_SERVERS]),
         ("web-tls", ["web.stack.internal", *WEB]),
         (
             "edge-tls",

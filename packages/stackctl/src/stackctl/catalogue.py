@@ -57,6 +57,8 @@ FORMATS = {
     "secret_key": Format(re.compile(_TEXT + "{31,255}"), f"32 to 256 {_SAID}"),
     "jwt_secret": Format(re.compile(_TEXT + "{63,255}"), f"64 to 256 {_SAID}"),
 }
+MOST_VOTERS = 5
+"""Machines of a role that votes: two may be lost, and more would only be slower to agree."""
 
 
 def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Mapping[str, Recipe]:
@@ -109,10 +111,10 @@ def fields(deployment: Deployment) -> dict[str, frozenset[str]]:
 def _host_names(deployment: Deployment, role: Role) -> list[str]:
     """Return the names by which other machines reach a role's service and its machines."""
     domain = deployment.role_table().domain
-    ids = (
-        [f"{role.name}-{number}" for number in range(1, role.members + 1)]
-        if role.members
-        else deployment.machines_of(role.name)
+    # Also those that the map may get later: they serve with the certificate that there is.
+    later = role.members or (MOST_VOTERS if role.votes else 0)
+    ids = [f"{role.name}-{number}" for number in range(1, later + 1)] or deployment.machines_of(
+        role.name
     )
     return [f"{role.service}.{domain}", *ids, *(f"{name}.{domain}" for name in ids)]
 
