@@ -713,6 +713,7 @@ def test_slow_streams_take_no_slot_of_the_web_app(
     One that fits a buffer is waited for; a larger one, path and headers included, is an upload.
     """
     streams, uploads = 30, int(SIZES["uploads_per_address"])
+    taken = uploads if size > SIZES["small_body_bytes"] / 2 else 0
     before = _server(edge, "app/web-2")["stot"]
     late, slow, excess, seconds = web.python(
         f"{FLOOD}{SLOW_STREAMS}"
@@ -727,10 +728,10 @@ def test_slow_streams_take_no_slot_of_the_web_app(
         size=size,
         path=path,
         headers=headers,
-        going=uploads if size > SIZES["small_body_bytes"] / 2 else streams,
+        going=taken or streams,
     )
     # What the connection lets through late is waited for, as a small body is.
-    assert slow == (uploads if size > SIZES["small_body_bytes"] / 2 else 0)
+    assert slow == taken
     assert late + slow + excess == streams
     assert seconds < SIZES["body_seconds"] + 8
     assert _server(edge, "app/web-2")["stot"] == before

@@ -189,7 +189,7 @@ def test_every_service_is_scraped(query: Callable[[str], list[dict[str, Any]]]) 
 def test_machines_tell_what_salt_knows_of_them(
     query: Callable[[str], list[dict[str, Any]]],
 ) -> None:
-    """Each minute, by the minion's schedule."""
+    """By the minion's schedule."""
     until(
         lambda: (
             {each["metric"]["machine"] for each in query('stack_problem{about="unit"}')}
