@@ -178,3 +178,10 @@ def test_limit_sets_what_its_options_say_and_nothing_else(
         ),
         Limits(exhausted={"eu-west-1b": ("t2.micro",)}),
     ]
+
+
+def test_remove_needs_only_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(service, "remove", lambda name, _report: removed.append(name))
+    assert cli.main(["remove", "demo"]) == 0
+    assert removed == ["demo"]

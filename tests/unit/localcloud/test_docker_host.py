@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -196,7 +197,7 @@ def rules() -> Rules:
 @pytest.fixture
 def host(docker: Docker, rules: Rules) -> DockerHost:
     client: Any = docker
-    return DockerHost(client, "demo", "image:1", rules)
+    return DockerHost(client, "demo", Path("/cloud"), "image:1", rules)
 
 
 @pytest.fixture
@@ -305,7 +306,7 @@ def test_first_machine_of_a_subnet_makes_its_network(docker: Docker, host: Docke
         }
     ]
     labels = {"localcloud.cloud": "demo", "localcloud.subnet": "subnet-1"}
-    assert options["labels"] == labels
+    assert options["labels"] == labels | {"localcloud.folder": "/cloud"}
     assert docker.filters[-1] == {"label": [f"{key}={value}" for key, value in labels.items()]}
     docker.found_networks = [Named("demo-subnet-1")]
     host.create(WEB)

@@ -323,7 +323,9 @@ def test_machine_container_gets_the_shared_options() -> None:
         memory=1024,
     )
     rules: Any = None
-    machines.DockerHost(client, "demo", "image:1", rules)._create(machine, "demo-subnet-1")
+    machines.DockerHost(client, "demo", Path("/cloud"), "image:1", rules)._create(
+        machine, "demo-subnet-1"
+    )
     shared = machines.container_options(cpus=1, memory=1024)
     assert shared.pop("environment").items() <= made["environment"].items()
     assert shared.items() <= made.items()

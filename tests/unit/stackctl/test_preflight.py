@@ -14,7 +14,9 @@ from botocore.exceptions import ClientError, NoCredentialsError
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
 
 import localcloud.engine
+import localcloud.neighbours
 import localcloud.service
+from localcloud.neighbours import Neighbour
 from stackctl import preflight
 from stackctl.deployment import Deployment
 from stackctl.errors import PreflightError
@@ -99,6 +101,36 @@ def test_stack_that_grows_needs_memory_for_what_it_lacks(
     monkeypatch.setattr(localcloud.service, "machine_names", lambda _: ["container"] * existing)
     LocalCloud(Deployment("local", checkout, name)).check()
     assert asked == ([needed] if needed else [])
+
+
+@pytest.mark.parametrize(
+    ("owner", "folder", "way_out"),
+    [
+        ("", None, "Remove that network if nothing uses it: docker network rm other"),
+        ("local-1", ".stack/local/cloud", "Remove the other one: make -C {checkout} down"),
+        ("local-1", "gone/local/cloud", "gone: .venv/bin/python -m localcloud remove local-1"),
+        ("local-1", None, "gone: .venv/bin/python -m localcloud remove local-1"),
+    ],
+)
+def test_addresses_of_another_network_are_refused_with_the_way_out(
+    checkout: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: str,
+    folder: str | None,
+    way_out: str,
+) -> None:
+    (tmp_path / ".stack/local/cloud").mkdir(parents=True)
+    found = Neighbour("other", "10.20.1.0/24", owner, tmp_path / folder if folder else None)
+    for name in ("docker", "memory", "disk", "network", "port"):
+        monkeypatch.setattr(preflight, f"check_{name}", lambda *_: None)
+    monkeypatch.setattr(localcloud.engine, "reachable", lambda: True)
+    monkeypatch.setattr(localcloud.engine, "connect", lambda: "client")
+    monkeypatch.setattr(localcloud.neighbours, "overlapping", lambda *_: [found])
+    with pytest.raises(PreflightError) as refused:
+        LocalCloud(Deployment("local", checkout, "small")).check()
+    assert "Docker's network other has 10.20.1.0/24, which is in 10.20.0.0/16" in str(refused.value)
+    assert str(refused.value).endswith(way_out.format(checkout=tmp_path))
 
 
 def test_available_memory_is_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     destroy.add_argument(
         "--dry-run", action="store_true", help="only print which machines would be removed"
     )
+    remove = add(
+        _remove, "remove", "remove what a cloud has left whose STATE_DIR is gone, all but the image"
+    )
+    remove.add_argument("name", metavar="NAME", help="the cloud's name, as its networks begin")
     for parser_of_verb in (*others, destroy):
         parser_of_verb.add_argument("state_dir", type=Path, metavar="STATE_DIR")
     return parser
@@ -150,6 +154,11 @@ def _credits(options: argparse.Namespace) -> int:
 
 def _stop(options: argparse.Namespace) -> int:
     service.stop(options.state_dir)
+    return 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    service.remove(options.name, print)
     return 0
 
 

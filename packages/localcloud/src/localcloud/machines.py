@@ -28,6 +28,7 @@ from localcloud.ruleset import Places
 log = logging.getLogger(__name__)
 
 CLOUD_LABEL = "localcloud.cloud"
+FOLDER_LABEL = "localcloud.folder"
 INSTANCE_LABEL = "localcloud.instance"
 SUBNET_LABEL = "localcloud.subnet"
 NAME_LABEL = "localcloud.name"
@@ -139,10 +140,11 @@ class DockerHost:
     """The machines of one cloud, as containers in Docker."""
 
     def __init__(
-        self, client: docker.DockerClient, cloud: str, image: str, firewall: Loads
+        self, client: docker.DockerClient, cloud: str, folder: Path, image: str, firewall: Loads
     ) -> None:
         self._client = client
         self._cloud = cloud
+        self._folder = folder
         self._image = image
         self._making_network = threading.Lock()
         self._firewall = firewall
@@ -347,7 +349,11 @@ class DockerHost:
                     ipam=docker.types.IPAMConfig(
                         pool_configs=[docker.types.IPAMPool(subnet=cidr, gateway=gateway)]
                     ),
-                    labels={CLOUD_LABEL: self._cloud, SUBNET_LABEL: subnet_id},
+                    labels={
+                        CLOUD_LABEL: self._cloud,
+                        FOLDER_LABEL: str(self._folder),
+                        SUBNET_LABEL: subnet_id,
+                    },
                 )
                 found = [made]
         with self._enforcing:

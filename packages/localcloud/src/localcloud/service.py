@@ -143,6 +143,18 @@ def status(state_dir: Path) -> Status:
     )
 
 
+def remove(name: str, report: Report) -> None:
+    """Remove the containers, networks, volumes and rules of a cloud, whose folder may be gone.
+
+    Raises:
+        EngineError: Docker's engine cannot be used.
+        MachineError: Docker refused to remove something.
+    """
+    for removed in machines.remove_everything(engine.ensure(report), name):
+        report(f"removed {removed}")
+    firewall.remove(name)
+
+
 def destroy(config: CloudConfig, report: Report) -> None:
     """Remove the cloud: process, containers, networks, volumes, rules, credentials and state.
 
@@ -158,10 +170,7 @@ def destroy(config: CloudConfig, report: Report) -> None:
     if stop(config.state_dir):
         report("stopped the local cloud's API")
     if engine.installed():
-        client = engine.ensure(report)
-        for name in machines.remove_everything(client, config.name):
-            report(f"removed {name}")
-        firewall.remove(config.name)
+        remove(config.name, report)
     for name in ("moto.pickle", "credentials.json", CONFIG_FILE, "pid"):
         (config.state_dir / name).unlink(missing_ok=True)
     for name in ("objects", tls.FOLDER):

@@ -44,3 +44,8 @@ def cloud_name(deployment: Deployment) -> str:
 def cloud_folder(deployment: Deployment) -> Path:
     """Return the folder of the local cloud's state."""
     return deployment.state_dir / "cloud"
+
+
+def checkout_of(folder: Path) -> Path:
+    """Return the root of the tree to which the folder of a local cloud's state belongs."""
+    return folder.parents[2]

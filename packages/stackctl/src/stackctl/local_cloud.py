@@ -8,13 +8,15 @@ from contextlib import contextmanager
 import localcloud.engine
 import localcloud.firewall
 import localcloud.image
+import localcloud.neighbours
 import localcloud.service
 from localcloud.config import CloudConfig, Endpoint
 from localcloud.errors import LocalCloudError
+from localcloud.neighbours import Neighbour
 from stackctl import local, preflight
 from stackctl.account import aws_config
 from stackctl.deployment import Deployment
-from stackctl.errors import LocalCloudFailed, NotUpError
+from stackctl.errors import LocalCloudFailed, NotUpError, PreflightError
 from stackctl.progress import Progress
 
 
@@ -67,6 +69,7 @@ class LocalCloud:
         preflight.check_memory(preflight.available_memory(), machines)
         preflight.check_disk(self._deployment.state_dir)
         preflight.check_network()
+        self._check_addresses()
         preflight.check_port(local.ADDRESS, local.api_port(), "STACK_API_PORT")
         # Machines of earlier versions hold the port. Now the kernel leads from it, and nobody does.
         machines_exist = localcloud.engine.reachable() and localcloud.service.machine_names(
@@ -74,6 +77,20 @@ class LocalCloud:
         )
         if not machines_exist:
             preflight.check_port(local.ADDRESS, local.https_port(), "STACK_HTTPS_PORT")
+
+    def _check_addresses(self) -> None:
+        """Raise PreflightError when another network in Docker has addresses of this deployment."""
+        if not localcloud.engine.reachable():
+            return
+        name, vpc = local.cloud_name(self._deployment), self._deployment.base_pillar("aws")["vpc"]
+        for found in localcloud.neighbours.overlapping(
+            localcloud.engine.connect(), vpc["cidr"], name
+        ):
+            raise PreflightError(
+                f"Docker's network {found.network} has {found.cidr},"
+                f" which is in {vpc['cidr']}, the network of this deployment.",
+                _way_out(found),
+            )
 
     @_stack_errors()
     def runs(self) -> bool:
@@ -107,6 +124,8 @@ class LocalCloud:
             before = localcloud.engine.reachable()
             client = localcloud.engine.ensure(step.report)
             step.changed = not before
+            if not before:  # an engine that does not run tells nothing of its networks
+                self._check_addresses()
         with progress.step("machine image") as step:
             known = localcloud.image.tag(self._deployment.salt_lock)
             step.changed = not localcloud.image.exists(client, known)
@@ -174,3 +193,16 @@ class LocalCloud:
         with progress.step("docker engine") as step:
             step.changed = localcloud.engine.stop_if_ours()
             step.detail = "stopped" if step.changed else "left as it was"
+
+
+def _way_out(neighbour: Neighbour) -> str:
+    """Return how an operator frees the addresses that another network has."""
+    if not neighbour.cloud:
+        return f"Remove that network if nothing uses it: docker network rm {neighbour.network}"
+    if neighbour.state_dir and neighbour.state_dir.exists():
+        checkout = local.checkout_of(neighbour.state_dir)
+        return f"One local stack runs on a host. Remove the other one: make -C {checkout} down"
+    return (
+        "It is another local stack's. Remove that with `make down` in its checkout, or, if that is"
+        f" gone: .venv/bin/python -m localcloud remove {neighbour.cloud}"
+    )
