@@ -14,4 +14,5 @@ base:
   'E@^redis-[1-9][0-9]*$':
     - redis
   'E@^monitor-[1-9][0-9]*$':
+    - journal_remote
     - prometheus

@@ -91,6 +91,11 @@ endpoints:
     port: 443
     listeners: [lb]
     clients: [internet]
+  # What all machines log.
+  logs:
+    port: 19532
+    listeners: [monitor]
+    clients: [any-role]
   # What Prometheus asks for. PostgreSQL, Patroni and Redis tell it at their own
   # ports.
   metrics-node:

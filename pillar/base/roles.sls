@@ -39,6 +39,14 @@
 #   secret: the secret that holds it.
 #   path: its file on the machine.
 #   name: the common name in it, by which servers know the role.
+# receiver: the certificate under which the role's machines take what all log.
+#   secret: the secret that holds it.
+#   path: its file on the machine.
+#   name: the name in it, below `domain`, by which others reach them.
+# senders: the certificate with which the machines of all roles prove themselves
+#   there, while the map has a machine of this role.
+#   secret, path, name: as of `client`.
+#   trusts: the files there that hold the deployment's CA.
 # trusts: the files on the machine that hold the deployment's CA, or both CAs
 #   while it is rotated.
 
@@ -123,4 +131,13 @@ roles:
       path: /etc/node-exporter/tls.pem
       everywhere:
         lb: [/etc/haproxy/metrics.pem]
-    trusts: [/etc/prometheus/ca.pem]
+    receiver:
+      secret: logs-tls
+      path: /etc/haproxy/logs.pem
+      name: logs
+    senders:
+      secret: logs-client-tls
+      path: /etc/journal-upload/client.pem
+      name: logs-sender
+      trusts: [/etc/journal-upload/ca.pem]
+    trusts: [/etc/prometheus/ca.pem, /etc/haproxy/ca.pem]

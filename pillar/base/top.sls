@@ -11,6 +11,7 @@ base:
   'E@^salt-[1-9][0-9]*$':
     - growth
     - secrets.cloud-ssh
+    - secrets.logs-client-tls
     - secrets.metrics-scrape
     - secrets.metrics-tls
   'E@^lb-[1-9][0-9]*$':
@@ -18,6 +19,7 @@ base:
     - secrets.acme-account
     - secrets.edge-client-tls
     - secrets.edge-tls
+    - secrets.logs-client-tls
     - secrets.metrics-scrape
     - secrets.metrics-tls
   'E@^web-[1-9][0-9]*$':
@@ -26,6 +28,7 @@ base:
     - redis
     - secrets.airflow-admin
     - secrets.airflow-keys
+    - secrets.logs-client-tls
     - secrets.metrics-scrape
     - secrets.metrics-tls
     - secrets.postgres-airflow
@@ -37,6 +40,7 @@ base:
     - backups
     - postgres
     - retention
+    - secrets.logs-client-tls
     - secrets.metrics-scrape
     - secrets.metrics-tls
     - secrets.postgres-airflow
@@ -46,6 +50,7 @@ base:
     - secrets.postgres-replication
   'E@^redis-[1-9][0-9]*$':
     - redis
+    - secrets.logs-client-tls
     - secrets.metrics-scrape
     - secrets.metrics-tls
     - secrets.redis-airflow
@@ -56,5 +61,7 @@ base:
   'E@^monitor-[1-9][0-9]*$':
     - postgres
     - redis
+    - secrets.logs-client-tls
+    - secrets.logs-tls
     - secrets.metrics-scrape
     - secrets.metrics-tls

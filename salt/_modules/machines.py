@@ -89,9 +89,9 @@ def package_proxy() -> str:
 def host_names() -> list[dict[str, Any]]:
     """Return the ``address`` and the ``names`` of every machine, sorted by id.
 
-    The names are the minion id, the id below the domain, and the name of the role's service if the
-    machine serves it. What this machine reaches by its own proxy has the name of the service at
-    ``LOOPBACK``, which comes first then.
+    The names are the minion id, the id below the domain, and the names of the role's service and of
+    its receiver, if the machine serves it. What this machine reaches by its own proxy has the name
+    of the service at ``LOOPBACK``, which comes first then.
     """
     roles = __pillar__["roles"]
     own = __salt__["role.serving"]()
@@ -105,6 +105,8 @@ def host_names() -> list[dict[str, Any]]:
         # A client that asks the service must not reach a machine that does not serve.
         if has_name and __salt__["role.serves"](minion_id):
             names.append(__salt__["role.service_name"](role))
+        if receiver := roles.get(role, {}).get("receiver"):
+            names.append(f"{receiver['name']}.{__pillar__['domain']}")
         hosts.append({"address": address, "names": names})
     return hosts
 

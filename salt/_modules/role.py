@@ -44,7 +44,7 @@ TOLD: Mapping[str, tuple[Mapping[str, str], str]] = {
 # Unit -> the function that tells whom it refuses.
 REFUSING = {"haproxy": "edge.refused"}
 # The keys of a description that name a certificate on the machine.
-_CERTIFICATES = ("certificate", "client", "shared")
+_CERTIFICATES = ("certificate", "client", "receiver", "sender", "shared")
 SPARE_UNIT = "salt-minion"  # of a machine that has the base alone
 _SETTLED_SECONDS = 20
 EDGE_CONFIG = "/etc/haproxy/haproxy.cfg"
@@ -182,8 +182,9 @@ def description() -> dict[str, Any]:
         The keys of the role's entry in pillar ``roles``, or of a machine that does not serve its
         role the ``unit`` that every machine runs; the machine's ``address``, the ``port`` of the
         check's endpoint, the ``name`` for which the check verifies a certificate, the ``ports`` of
-        its endpoints that have a client, the certificate that all machines ``share``, where they
-        do, and the ``login_user``. The state ``base`` writes them to ``DESCRIPTION``.
+        its endpoints that have a client, the certificate that all machines ``share`` and the one of
+        a ``sender``, where there are, and the ``login_user``. The state ``base`` writes them to
+        ``DESCRIPTION``.
 
     Raises:
         CommandExecutionError: the minion has no role, or pillar ``roles`` does not describe it.
@@ -202,6 +203,8 @@ def description() -> dict[str, Any]:
                 "path": shared["path"],
                 "copies": shared["everywhere"].get(own(), []),
             }
+        if "senders" in other and __salt__["machines.addresses"](name):
+            role["sender"] = other["senders"]
     if "check" in role:
         role["port"] = __pillar__["endpoints"][role["check"]["endpoint"]]["port"]
         if "ca" in role["check"]:

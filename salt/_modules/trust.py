@@ -28,8 +28,9 @@ def told() -> dict[str, Any]:
         CommandExecutionError: no highstate has run yet.
     """
     role = __salt__["role.recorded"]()
-    trusts = role.get("trusts", [])
-    own = [role[key] for key in ("certificate", "client", "shared") if key in role]
+    trusts = [*role.get("trusts", []), *role.get("sender", {}).get("trusts", [])]
+    kinds = ("certificate", "client", "receiver", "sender", "shared")
+    own = [role[key] for key in kinds if key in role]
     paths = [path for each in own for path in (each["path"], *each.get("copies", []))]
     not_loaded: Mapping[str, list[str]] = __salt__["service_config.outdated"]()
     known = {*trusts, *paths}

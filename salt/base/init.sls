@@ -5,6 +5,7 @@ include:
   - base.hardening
   - base.recorder
   - base.time
+  - journal_upload
   - minion
   - node_exporter
 

@@ -41,7 +41,7 @@ SECRETS = {
 }
 for readable in SECRETS.values():
     # They use it where there is a monitor machine.
-    readable |= {"metrics-scrape", "metrics-tls"}
+    readable |= {"logs-client-tls", "metrics-scrape", "metrics-tls"}
 STORES = ("postgres-1", "redis-1")
 # The files that hold a secret of the machine, as their service needs it.
 HOLDERS = {

@@ -102,6 +102,14 @@ def test_proxied_service_leads_to_the_machine_itself() -> None:
     assert named("salt-1")["site.example.internal"] == ["10.20.1.4"]
 
 
+def test_receiver_of_logs_has_a_name_of_its_own() -> None:
+    roles = {"lb": {}, "web": {}, "watch": {"receiver": {"name": "logs"}}}
+    known = ADDRESSES | {"watch-1": "10.20.1.6"}
+    hosts = functions("web-1", PILLAR | {"roles": roles}, known)["machines.host_names"]()
+    (found,) = (host for host in hosts if "logs.example.internal" in host["names"])
+    assert found["address"] == "10.20.1.6"
+
+
 def test_serving_machines_of_a_role() -> None:
     pillar = PILLAR | {"roles": {"web": {"serving": 1}}}
     assert functions("lb-1", pillar, ADDRESSES)["machines.serving"]("web") == {"web-1": "10.20.1.2"}

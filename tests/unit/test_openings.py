@@ -56,7 +56,7 @@ SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
         8405: ["airflow-monitor"],
         **_FROM_MONITOR,
     },
-    "monitor": {22: ["airflow-salt"], **_FROM_MONITOR},
+    "monitor": {22: ["airflow-salt"], 19532: GROUPS, **_FROM_MONITOR},
     "postgres": {
         22: ["airflow-salt"],
         2379: ["airflow-postgres"],
@@ -75,28 +75,32 @@ SECURITY_GROUPS: dict[str, dict[int, list[str]]] = {
     "web": {22: ["airflow-salt"], 8080: ["airflow-lb"], **_FROM_MONITOR},
 }
 S3 = "com.amazonaws.eu-west-1.s3"
-_TO_MASTER = {3128: ["airflow-salt"], 4505: ["airflow-salt"], 4506: ["airflow-salt"]}
+# And the logs of all.
+_BY_ALL = {
+    **{port: ["airflow-salt"] for port in (3128, 4505, 4506)},
+    19532: ["airflow-monitor"],
+}
 # Role -> port -> the security groups, networks and prefix lists to which it may connect.
 EGRESS: dict[str, dict[int, list[str]]] = {
-    "salt": {22: GROUPS, 80: [ANYBODY], 443: [ANYBODY, S3], **_TO_MASTER},
-    "lb": {443: [ANYBODY], 8080: ["airflow-web"], **_TO_MASTER},
+    "salt": {22: GROUPS, 80: [ANYBODY], 443: [ANYBODY, S3], **_BY_ALL},
+    "lb": {443: [ANYBODY], 8080: ["airflow-web"], **_BY_ALL},
     "monitor": {
         **{port: ["airflow-postgres"] for port in (5432, 8008)},
         6379: ["airflow-redis"],
         8405: ["airflow-lb"],
         9100: GROUPS,
-        **_TO_MASTER,
+        **_BY_ALL,
     },
     "postgres": {
         443: [S3],
         **{port: ["airflow-postgres"] for port in (2379, 2380, 5432, 8008, 8432)},
-        **_TO_MASTER,
+        **_BY_ALL,
     },
-    "redis": {6379: ["airflow-redis"], 26379: ["airflow-redis"], **_TO_MASTER},
+    "redis": {6379: ["airflow-redis"], 26379: ["airflow-redis"], **_BY_ALL},
     "web": {
         **{port: ["airflow-postgres"] for port in (5432, 8008)},
         6379: ["airflow-redis"],
-        **_TO_MASTER,
+        **_BY_ALL,
     },
 }
 ACCEPT = re.compile(

@@ -181,6 +181,8 @@ def test_files_with_secrets_are_private(
         "haproxy-certificate",
         "haproxy-client",
         "haproxy-metrics",
+        "journal-remote-certificate",
+        "journal-upload-certificate",
         "master-cloud-key",
         "nginx-key",
         "node-exporter-certificate",

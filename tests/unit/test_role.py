@@ -176,6 +176,7 @@ PILLAR: dict[str, Any] = {
             "unit": "watch",
             "optional": True,
             "certificate": {"path": "/tls.pem", "everywhere": {"web": ["/copy.pem"]}},
+            "senders": {"path": "/sender.pem"},
         },
     },
 }
@@ -204,6 +205,7 @@ def test_role_that_a_map_may_lack_opens_ports_and_shares_its_certificate_where_i
     found = functions("web-1", PILLAR, there)["role.description"]()
     assert found["ports"] == [22, 8080, 8081]
     assert found["shared"] == {"path": "/tls.pem", "copies": ["/copy.pem"]}
+    assert found["sender"] == {"path": "/sender.pem"}
     found = functions("batch-1", PILLAR, there)["role.description"]()
     assert (found["ports"], found["shared"]) == ([22], {"path": "/tls.pem", "copies": []})
 

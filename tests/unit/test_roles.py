@@ -73,7 +73,11 @@ def test_copies_and_trusts_are_all_files_with_that_certificate_and_the_ca(
         # Patroni's listener has a copy beside the one that its clients have.
         and chunk["__id__"] != "postgres-listener-ca"
     }
-    assert trusting == {*ROLES[role].get("trusts", [])}
+    senders = ROLES["monitor"]["senders"]
+    assert trusting == {*ROLES[role].get("trusts", []), *senders["trusts"]}
+    assert holding(senders) == {senders["path"]}
+    if "receiver" in ROLES[role]:
+        assert holding(ROLES[role]["receiver"]) == {ROLES[role]["receiver"]["path"]}
     certificate = ROLES[role].get("certificate")
     if certificate:
         assert holding(certificate) == {certificate["path"], *certificate.get("copies", [])}

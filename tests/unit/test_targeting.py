@@ -17,7 +17,7 @@ STATES = {
     "web": ["base", "airflow"],
     "postgres": ["base", "postgres"],
     "redis": ["base", "redis"],
-    "monitor": ["base", "prometheus"],
+    "monitor": ["base", "journal_remote", "prometheus"],
 }
 SECRETS = {
     "salt": {"cloud-ssh"},
@@ -45,10 +45,10 @@ SECRETS = {
         "redis-sentinel",
         "redis-tls",
     },
-    "monitor": set(),
+    "monitor": {"logs-tls"},
 }
 for readable in SECRETS.values():
-    readable |= {"metrics-scrape", "metrics-tls"}
+    readable |= {"logs-client-tls", "metrics-scrape", "metrics-tls"}
 MACHINES = replace(DEPLOYMENT, map_name="production").machines()
 SPARE = "spare-1"
 

@@ -28,6 +28,20 @@ def role(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+def test_what_it_sends_with_and_takes_with_is_told(tmp_path: Path) -> None:
+    leaf = OLD.client("sender")
+    for name in ("receiver.pem", "sender.pem"):
+        (tmp_path / name).write_text(leaf["certificate"])
+    (tmp_path / "ca.pem").write_text(OLD.certificate_pem)
+    sender = {"path": str(tmp_path / "sender.pem"), "trusts": [str(tmp_path / "ca.pem")]}
+    found = told({"receiver": {"path": str(tmp_path / "receiver.pem")}, "sender": sender})
+    assert found["authorities"] == {str(tmp_path / "ca.pem"): [name_of(OLD.certificate_pem)]}
+    assert found["certificates"] == {
+        str(tmp_path / name): name_of(leaf["certificate"])
+        for name in ("receiver.pem", "sender.pem")
+    }
+
+
 def told(role: dict[str, Any], outdated: dict[str, list[str]] | None = None) -> Any:
     """Return what the machine says, with files that units have not loaded."""
     functions = {

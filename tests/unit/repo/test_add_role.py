@@ -64,7 +64,7 @@ def network(tree: Path) -> list[Path]:
 
 
 def pillar(tree: Path) -> list[Path]:
-    secrets = ("cache-tls", "metrics-scrape", "metrics-tls")
+    secrets = ("cache-tls", "logs-client-tls", "metrics-scrape", "metrics-tls")
     section = "".join([f"  '{IDS}':\n", *(f"    - secrets.{name}\n" for name in secrets)])
     return [insert(tree / "pillar/base/top.sls", "", section)]
 
@@ -164,7 +164,8 @@ def test_states_and_templates_render(facts: Facts) -> None:
 
 def test_machine_gets_its_states_and_secrets_only(facts: Facts) -> None:
     assert facts["top"] == ["base", "cache"]
-    assert facts["secrets"]["cache-1"] == ["cache-tls", "metrics-scrape", "metrics-tls"]
+    shared = ["logs-client-tls", "metrics-scrape", "metrics-tls"]
+    assert facts["secrets"]["cache-1"] == ["cache-tls", *shared]
     readers = {name for name, secrets in facts["secrets"].items() if "cache-tls" in secrets}
     assert readers == {"cache-1"}
 

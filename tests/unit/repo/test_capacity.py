@@ -25,6 +25,7 @@ web_sizes = load("_modules", "web_sizes")
 MACHINE = memory_left("t2.micro", 1024)  # without swap
 SYSTEM = 200  # systemd, journald, sshd, and Salt's minion in a highstate
 NODE_EXPORTER = 6  # where there is a monitor machine (tests/states/test_monitor.py prints it)
+LOG_SENDER = 4  # beside a monitor machine, too
 KERNEL = 40  # what it cannot give back
 PATRONI = 48
 PGBACKREST = 28  # its server, and what archives a segment or makes a backup
@@ -94,6 +95,7 @@ def test_web_app_fits_its_machine() -> None:
     beside = (
         SYSTEM
         + NODE_EXPORTER
+        + LOG_SENDER
         + KERNEL
         + nginx_memory(sizes("nginx"))
         + stores_memory(sizes("stores"))
@@ -115,7 +117,8 @@ def test_connections_to_the_stores_fit_their_proxy() -> None:
 
 
 def test_web_app_at_its_heaviest_leaves_a_quarter_of_the_machine() -> None:
-    assert SYSTEM + NODE_EXPORTER + web_sizes.memory(sizes("airflow")) <= 0.75 * MACHINE
+    system = SYSTEM + NODE_EXPORTER + LOG_SENDER
+    assert system + web_sizes.memory(sizes("airflow")) <= 0.75 * MACHINE
 
 
 @pytest.mark.parametrize(
@@ -168,6 +171,7 @@ def postgres_memory(postgres: dict[str, Any]) -> float:
     return float(
         SYSTEM
         + NODE_EXPORTER
+        + LOG_SENDER
         + KERNEL
         + etcd_memory()
         + PATRONI
@@ -203,6 +207,7 @@ def redis_memory(redis: dict[str, Any]) -> float:
     return float(
         SYSTEM
         + NODE_EXPORTER
+        + LOG_SENDER
         + KERNEL
         + redis["maxclients"] * REDIS_CONNECTION
         + SENTINEL
@@ -225,7 +230,8 @@ def test_more_data_of_redis_is_refused() -> None:
 
 def test_haproxy_fits_its_machine_during_a_reload() -> None:
     assert (
-        SYSTEM + NODE_EXPORTER + EDGE_KERNEL + 2 * sizes("haproxy")["memory_megabytes"] <= MACHINE
+        SYSTEM + NODE_EXPORTER + LOG_SENDER + EDGE_KERNEL + 2 * sizes("haproxy")["memory_megabytes"]
+        <= MACHINE
     )
 
 
@@ -333,6 +339,7 @@ def master_memory(master: dict[str, Any]) -> float:
     return float(
         SYSTEM
         + NODE_EXPORTER
+        + LOG_SENDER
         + KERNEL
         + MASTER
         + master["worker_threads"] * MASTER_WORKER
@@ -368,7 +375,8 @@ def monitor_memory(prometheus: dict[str, Any]) -> float:
     beside = ("alertmanager", "postgres_exporter", "redis_exporter")
     programs = [prometheus, *(prometheus[name] for name in beside)]
     limits = [program["memory_max_megabytes"] for program in programs]
-    return float(SYSTEM + NODE_EXPORTER + KERNEL + sum(limits))
+    limits += [sizes("journal_remote")["memory_max_megabytes"], STORES]
+    return float(SYSTEM + NODE_EXPORTER + LOG_SENDER + KERNEL + sum(limits))
 
 
 def test_prometheus_leaves_a_quarter_of_its_machine() -> None:
@@ -381,8 +389,12 @@ def test_sum_of_the_monitor_is_the_one_that_is_written_beside_the_sizes() -> Non
     assert sum(parts) == total == monitor_memory(sizes("prometheus"))
 
 
-def test_metrics_of_a_month_fit_the_disk() -> None:
-    assert SYSTEM_DISK + sizes("prometheus")["retention_gigabytes"] * 1.25 * 1000 <= DISK
+def test_metrics_of_a_month_and_the_logs_of_all_fit_the_disk() -> None:
+    metrics = sizes("prometheus")["retention_gigabytes"] * 1.25 * 1000
+    logs = sizes("journal_remote")
+    # What is too much goes when a file is full.
+    most = (logs["max_use_megabytes"] + logs["file_megabytes"]) * 1.049  # of 2^20 bytes
+    assert SYSTEM_DISK + metrics + most <= DISK
 
 
 def test_longer_queue_of_haproxy_is_refused() -> None:

@@ -35,6 +35,8 @@ LEAVES = {
     "redis-tls": "redis-1",
     "edge-tls": "localhost",
     "edge-client-tls": "",
+    "logs-client-tls": "",
+    "logs-tls": "logs.stack.internal",
     "metrics-tls": "metrics.stack.internal",
     "web-tls": "web.stack.internal",
 }
@@ -105,17 +107,17 @@ def accepts(authorities: str, deployment: Deployment, secret: str) -> bool:
 def applied(deployment: Deployment) -> dict[str, Trust]:
     """Return what the machines of the map say when all have loaded the pillar as it is."""
     table, store = deployment.role_table(), SecretStore(deployment)
+    machines = deployment.machines()
     cas = [fingerprint(each) for each in certificates(deployment.settings()["ca_certificate"])]
     answers = {}
-    for name in deployment.machines():
-        role = table.of(name)
-        assert role is not None
+    for name in machines:
         own = {
             path: fingerprint(certificates(store.read(secret)["certificate"])[0])
-            for secret, paths in table.leaves_of(name, deployment.machines()).items()
+            for secret, paths in table.leaves_of(name, machines).items()
             for path in paths
         }
-        answers[name] = Trust(dict.fromkeys(role.trusts, cas), own, {})
+        trusts = table.trusts_of(name, machines)
+        answers[name] = Trust(dict.fromkeys(trusts, cas), own, {})
     return answers
 
 
@@ -315,7 +317,12 @@ def test_spare_machine_holds_nothing(mine: Deployment) -> None:
 
 @pytest.mark.parametrize(
     ("name", "path"),
-    [("redis-1", "/etc/node-exporter/tls.pem"), ("lb-1", "/etc/haproxy/metrics.pem")],
+    [
+        ("redis-1", "/etc/node-exporter/tls.pem"),
+        ("lb-1", "/etc/haproxy/metrics.pem"),
+        ("salt-1", "/etc/journal-upload/client.pem"),
+        ("monitor-1", "/etc/haproxy/logs.pem"),
+    ],
 )
 def test_certificate_that_all_machines_share_is_asked_of_each(
     mine: Deployment, name: str, path: str
@@ -332,6 +339,15 @@ def test_certificate_that_all_machines_share_is_asked_of_each(
     ):
         go_on(mine, lacking)
     assert go_on(mine, there)[0].startswith("Phase 3")
+
+
+def test_senders_of_logs_trust_both_before_the_new_one_signs(mine: Deployment) -> None:
+    """Also on a machine that trusts the CA for nothing else."""
+    go_on(mine)
+    there = applied(replace(mine, map_name="production"))
+    with pytest.raises(SecretsError, match=r"/etc/journal-upload/ca\.pem of salt-1 does not hold"):
+        go_on(mine, {**there, "salt-1": replace(there["salt-1"], authorities={})})
+    assert go_on(mine, there)[0].startswith("Phase 2")
 
 
 def test_deployment_without_machines_has_nothing_to_wait_for(mine: Deployment) -> None:

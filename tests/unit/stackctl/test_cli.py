@@ -13,12 +13,14 @@ from botocore.exceptions import NoCredentialsError
 import localcloud.engine
 import localcloud.image
 import localcloud.service
+from plainpillar import DEPLOYMENT
 from stackctl import (
     arguments,
     cli,
     initialise,
     limits,
     local,
+    logs,
     preflight,
     salt,
     status,
@@ -249,6 +251,13 @@ def test_interrupt_exits_with_130_and_hint(
             ["logs", "mail-1"],
             "'mail-1' is of no known role. Roles: salt, lb, web, postgres, redis, monitor.",
         ),
+        (["logs", "--all", "mail-1"], "'mail-1' is of no known role."),
+        (
+            ["logs", "--all"],
+            "The map small has no machine that keeps the logs of all. The map production has;",
+        ),
+        (["logs", "web-1", "web-2"], "Several machines are searched with --all."),
+        (["logs", "--grep", "x"], "Search where? Name a machine, or add --all."),
         (
             ["secrets", "show", "airflow-admin"],
             "There is no secret 'airflow-admin'. There are: none.",
@@ -597,6 +606,61 @@ def test_logs_prints_last_lines_of_up(
     (folder / "up.log").write_text("one\n[two] ✓\n[/three]\n")
     assert cli.main(["logs", "-n", str(lines)]) == 0
     assert capsys.readouterr().out == printed
+
+
+SEARCH = f"journalctl --directory={logs.STORE} --output=short-iso --no-pager"
+
+
+@pytest.mark.parametrize(
+    ("args", "asked"),
+    [
+        (["web-1"], ("web-1", "journalctl --no-pager -n 50 -u airflow")),
+        (
+            ["web-1", "-n", "5", "--unit", "nginx", "--since=-1h", "--grep", "it's"],
+            (
+                "web-1",
+                "journalctl --no-pager -n 5 --since=-1h '--grep=it'\"'\"'s' -u nginx",
+            ),
+        ),
+        (
+            ["--all"],
+            (
+                "monitor-1",
+                f"{SEARCH} -n 50",
+            ),
+        ),
+        (
+            ["--all", "web-9", "lb-1", "--unit", "haproxy", "--grep", "$(id)"],
+            (
+                "monitor-1",
+                f"{SEARCH} -n 50 '--grep=$(id)' -u haproxy _HOSTNAME=web-9 _HOSTNAME=lb-1",
+            ),
+        ),
+    ],
+    ids=["machine", "search", "all", "some"],
+)
+def test_logs_are_searched_where_they_are(
+    remote: list[tuple[str, bool]],
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    asked: tuple[str, str],
+) -> None:
+    del remote
+    ran: list[tuple[str, str]] = []
+
+    def note(_deployment: Deployment, _verb: str, name: str, line: str) -> int:
+        ran.append((name, line))
+        return 0
+
+    monkeypatch.setattr(cli, "_remote", note)
+    monkeypatch.setattr(cli, "_require_remembered_map", lambda _: None)
+    assert cli.main(["--map", "production", "logs", *args]) == 0
+    assert ran == [asked]
+
+
+def test_store_is_where_the_receiver_writes() -> None:
+    unit = DEPLOYMENT.root / "salt/journal_remote/files/journal-remote.service.j2"
+    assert f"--output={logs.STORE}/" in unit.read_text()
 
 
 # -- exec ------------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ FIELDS = {
     "edge-client-tls": {"private_key", "certificate"},
     "edge-tls": {"private_key", "certificate"},
     "metrics-scrape": {"password"},
+    "logs-client-tls": {"private_key", "certificate"},
+    "logs-tls": {"private_key", "certificate"},
     "metrics-tls": {"private_key", "certificate"},
     "postgres-airflow": {"password"},
     "postgres-backup": {"password"},
@@ -356,7 +358,15 @@ def test_authority_whose_key_is_lost_is_replaced(mine: Deployment) -> None:
     SecretStore(mine).write("edge-tls", brought)
     (mine.pillar_dir / "secrets" / "deployment-ca.sls").unlink()
     made = initialise(mine, URL)
-    own = {"edge-client-tls", "metrics-tls", "postgres-cluster-tls", "redis-tls", "web-tls"}
+    own = {
+        "edge-client-tls",
+        "logs-client-tls",
+        "logs-tls",
+        "metrics-tls",
+        "postgres-cluster-tls",
+        "redis-tls",
+        "web-tls",
+    }
     assert set(made) == {"deployment-ca", *own, "settings"}
     after = mine.settings()["ca_certificate"]
     assert after != before

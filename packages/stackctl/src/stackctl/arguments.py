@@ -302,9 +302,21 @@ def _add_reading_verbs(verbs: Any) -> None:
     salt = _add(verbs, "salt", "Run `salt` on the master: salt -- '*' test.ping")
     salt.add_argument("args", nargs=argparse.REMAINDER, action=_Rest, metavar="ARG")
     logs = _add(
-        verbs, "logs", "Print the log of a machine's service, or without a machine of the last up."
+        verbs,
+        "logs",
+        "Print the log of a machine's service, of all machines, or without either of the last up.",
     )
-    logs.add_argument("machine", nargs="?")
+    logs.add_argument("machines", nargs="*", metavar="MACHINE")
+    logs.add_argument(
+        "--all",
+        action="store_true",
+        help="search what all machines have logged, or these, also those that are gone",
+    )
+    logs.add_argument("--unit", default="", help="only this systemd unit")
+    logs.add_argument("--since", default="", help="such as --since=-1h or --since='09:30'")
+    logs.add_argument(
+        "--grep", default="", metavar="PATTERN", help="only these, such as the id of a request"
+    )
     logs.add_argument("-n", "--lines", type=_count, default=50, help="how many (default: 50)")
 
 

@@ -237,7 +237,7 @@ def _lacking(deployment: Deployment, store: SecretStore, phase: int, answers: An
             continue
         reasons += [
             f"{path} of {name} does not hold the CAs of the settings"
-            for path in role.trusts
+            for path in table.trusts_of(name, answers)
             if set(trust.authorities.get(path, ())) != wanted
         ]
         if phase > 1:

@@ -99,6 +99,11 @@ def catalogue(deployment: Deployment, authority: Authority, base_url: str) -> Ma
             )
         if role.client:
             recipes[role.client] = partial(authority.client, role.client_name)
+        if role.receiver:
+            name = f"{role.receiver.name}.{deployment.role_table().domain}"
+            recipes[role.receiver.secret] = partial(authority.server, role.receiver.name, [name])
+        if role.senders:
+            recipes[role.senders.secret] = partial(authority.client, role.senders.name)
     return recipes
 
 

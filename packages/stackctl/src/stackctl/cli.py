@@ -27,6 +27,7 @@ from stackctl import (
     launch,
     limits,
     local,
+    logs,
     maintenance,
     master_backup,
     master_key,
@@ -492,22 +493,24 @@ def _shell_line(args: Sequence[str]) -> str:
 
 
 def _logs(deployment: Deployment, options: argparse.Namespace) -> int:
-    if options.machine is None:
+    search = logs.Search(options.lines, options.unit, options.since, options.grep)
+    if options.all:
+        machine, line = logs.of_all(deployment, options.machines, search)
+        return _remote(deployment, "logs", machine, line)
+    if len(options.machines) > 1:
+        raise StackError("Several machines are searched with --all.")
+    if not options.machines:
+        if search != logs.Search(options.lines):
+            raise StackError("Search where?", "Name a machine, or add --all.")
         path = deployment.state_dir / "log" / "up.log"
         if not path.is_file():
             raise StackError("There is no log of an `up` yet.", "Run: make up")
         for line in deque(path.read_text().splitlines(), maxlen=options.lines):
             print_line(line)
         return 0
-    table = deployment.role_table()
-    role = table.of(options.machine)
-    if role is None:
-        raise StackError(
-            f"'{options.machine}' is of no known role.", f"Roles: {', '.join(table.roles)}."
-        )
-    unit = table.unit_of(options.machine)
-    line = f"journalctl --no-pager -n {options.lines} -u {shlex.quote(unit)}"
-    return _remote(deployment, "logs", options.machine, line)
+    (machine,) = options.machines
+    line = logs.of_machine(deployment, machine, search)
+    return _remote(deployment, "logs", machine, line)
 
 
 def _secrets(deployment: Deployment, options: argparse.Namespace) -> int:

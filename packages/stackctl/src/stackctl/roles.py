@@ -27,6 +27,28 @@ def role_of(minion_id: str) -> str:
 
 
 @dataclass(frozen=True)
+class Leaf:
+    """A certificate of the table.
+
+    Attributes:
+        secret: the secret that holds it.
+        path: the file on a machine that holds it.
+        name: the name in it.
+        trusts: the files beside it that hold the deployment's CA.
+    """
+
+    secret: str
+    path: str
+    name: str
+    trusts: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any] | None) -> Leaf | None:
+        """Return one from the table; None: there is none."""
+        return None if row is None else cls(**row)
+
+
+@dataclass(frozen=True)
 class Role:
     """One role.
 
@@ -43,6 +65,8 @@ class Role:
         client_path: the file on a machine that holds it.
         everywhere: the further files with its certificate on the machines of other roles, which
             all hold it; None: they do not.
+        receiver: the certificate under which its machines take what others log.
+        senders: the certificate with which all machines send that.
         trusts: the files on a machine that hold the deployment's CA.
         health_path: the path of the HTTP endpoint that tells whether it serves; empty: none.
         health_text: what that page has to contain.
@@ -69,12 +93,16 @@ class Role:
     client_path: str = ""
     trusts: tuple[str, ...] = ()
     everywhere: Mapping[str, Sequence[str]] | None = None
+    receiver: Leaf | None = None
+    senders: Leaf | None = None
 
     @property
     def leaves(self) -> dict[str, tuple[str, ...]]:
-        """Secret -> the files on a machine that hold its certificate, of both certificates."""
-        both = {self.certificate: self.certificate_paths, self.client: (self.client_path,)}
-        return {secret: paths for secret, paths in both.items() if secret}
+        """Secret -> the files on a machine of the role that hold its certificate."""
+        own = {self.certificate: self.certificate_paths, self.client: (self.client_path,)}
+        if self.receiver:
+            own[self.receiver.secret] = (self.receiver.path,)
+        return {secret: paths for secret, paths in own.items() if secret}
 
     def serves(self, minion_id: str) -> bool:
         """Return whether a machine serves the role; salt/_modules/role.py has the same rule."""
@@ -97,6 +125,8 @@ class Role:
             client_path=client["path"],
             trusts=tuple(row.get("trusts", ())),
             everywhere=certificate.get("everywhere"),
+            receiver=Leaf.read(row.get("receiver")),
+            senders=Leaf.read(row.get("senders")),
             members=certificate.get("members", 0),
             health_path=row.get("check", {}).get("path", ""),
             health_text=row.get("check", {}).get("expect", ""),
@@ -143,7 +173,17 @@ class RoleTable:
             if role is not None and role.everywhere is not None:
                 copies = role.everywhere.get(role_of(minion_id), ())
                 found[role.certificate] = (*role.certificate_paths, *copies)
-        return found
+        return found | {leaf.secret: (leaf.path,) for leaf in self._senders(machines)}
+
+    def trusts_of(self, minion_id: str, machines: Iterable[str]) -> tuple[str, ...]:
+        """Return the files on a machine that hold the deployment's CA; arguments as `leaves_of`."""
+        of_senders = (path for leaf in self._senders(machines) for path in leaf.trusts)
+        return (*self.roles[role_of(minion_id)].trusts, *of_senders)
+
+    def _senders(self, machines: Iterable[str]) -> list[Leaf]:
+        """Return the certificates with which every machine sends to those of some role."""
+        there = {role_of(each) for each in machines}
+        return [role.senders for role in self.roles.values() if role.senders and role.name in there]
 
     def unit_of(self, minion_id: str) -> str:
         """Return the unit that a machine runs for the stack; empty: the table has no such role."""
@@ -155,7 +195,10 @@ class RoleTable:
     @property
     def leaves(self) -> frozenset[str]:
         """The secrets that hold a role's certificate."""
-        return frozenset(secret for role in self.roles.values() for secret in role.leaves)
+        roles = self.roles.values()
+        return frozenset(secret for role in roles for secret in role.leaves) | {
+            role.senders.secret for role in roles if role.senders
+        }
 
     @property
     def edge(self) -> Role:
