@@ -7,19 +7,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 import pytest
 
 from harness import MONITOR, Fleet, Machine, address_plan
-from plainpillar import DEPLOYMENT, DOMAIN, ROOT
+from plainpillar import BASE_URL, DEPLOYMENT, DOMAIN, ROOT
+from stackctl import logs
 from waiting import until
 
 ENDPOINTS = DEPLOYMENT.base_pillar("endpoints")
 NODE = ENDPOINTS["metrics-node"]["port"]
 HAPROXY = ENDPOINTS["metrics-haproxy"]["port"]
+LOGS = ENDPOINTS["logs"]["port"]
+SENDERS = DEPLOYMENT.base_pillar("roles")["monitor"]["senders"]
 PROMETHEUS = 9090
 NAME = f"metrics.{DOMAIN}"
 # The jobs that ask each machine, beside `prometheus`.
@@ -31,13 +36,15 @@ JOBS = {
 }
 UNITS = {
     MONITOR: (
+        "haproxy",
         "prometheus",
         "prometheus-alertmanager",
         "prometheus-node-exporter",
         "prometheus-postgres-exporter",
         "prometheus-redis-exporter",
+        "systemd-journal-remote",
     ),
-    "redis-1": ("prometheus-node-exporter",),
+    "redis-1": ("prometheus-node-exporter", "systemd-journal-upload"),
 }
 EXPOSURE = 2.5  # as in tests/stack/test_hardening.py
 
@@ -239,15 +246,152 @@ def test_exporter_can_do_little(fleet: Fleet, name: str, unit: str) -> None:
     assert rated[f"{unit}.service"] <= EXPOSURE
 
 
-def test_exporter_takes_little_memory(fleet: Fleet) -> None:
+@pytest.mark.parametrize(
+    ("unit", "most"), [("prometheus-node-exporter", 6), ("systemd-journal-upload", 4)]
+)
+def test_what_every_machine_has_takes_little_memory(fleet: Fleet, unit: str, most: int) -> None:
     """As tests/unit/repo/test_capacity.py counts it: what the kernel cannot take back."""
-    script = "cat /proc/$(systemctl show -P MainPID prometheus-node-exporter)/status"
+    script = f"cat /proc/$(systemctl show -P MainPID {unit})/status"
     for name in JOBS:
         status = fleet.converged(name).run("sh", "-c", script).stdout
         held = {line.split()[0]: line.split()[1] for line in status.splitlines() if " kB" in line}
         mebibytes = (int(held["RssAnon:"]) + int(held["VmPTE:"])) / 1024
-        print(name, mebibytes)
-        assert mebibytes <= 6
+        print(name, unit, mebibytes)
+        assert mebibytes <= most
+
+
+# -- logs ------------------------------------------------------------------------------------------
+
+SEARCHABLE_SECONDS = 5  # from a line to the answer of a search
+Search = Callable[..., str]
+
+# Sends an entry, or asks for entries, and answers with the status, or with the error's name.
+SEND = """
+    import http.client, ssl
+    context = ssl.create_default_context(cadata=ca)
+    if certificate:
+        context.load_cert_chain(certificate)
+    try:
+        connection = http.client.HTTPSConnection(name, port, timeout=10, context=context)
+        headers = {"Content-Type": "application/vnd.fdo.journal"}
+        connection.request(method, path, body=entry or None, headers=headers)
+        response = connection.getresponse()
+        result = [response.status, response.read().decode()]
+    except OSError as error:
+        result = [0, type(error).__name__]
+"""
+
+
+@pytest.fixture(scope="module")
+def search(monitor: Machine) -> Search:
+    """`search(*names, pattern=…)`: what `stackctl logs --all` prints."""
+
+    def run(*names: str, **wanted: Any) -> str:
+        production = replace(DEPLOYMENT, map_name="production")
+        where, line = logs.of_all(production, names, logs.Search(20, **wanted))
+        assert where == MONITOR
+        answer: str = monitor.run("sh", "-c", line).stdout
+        return answer
+
+    return run
+
+
+def say(machine: Machine, text: str) -> None:
+    """Log a line by the unit `told` of a machine."""
+    done = machine.run("systemd-run", "--quiet", "--collect", "--unit=told", "--wait", "echo", text)
+    assert done.returncode == 0, done.stderr
+
+
+def test_line_is_found_within_seconds(fleet: Fleet, search: Search) -> None:
+    machine, text = fleet.converged("redis-1"), uuid4().hex
+    # What the machine has logged before is there.
+    until(lambda: "redis-1" in search("redis-1"), "the machine has sent")
+    began = time.monotonic()
+    say(machine, text)
+    until(lambda: text in search("redis-1", unit="told", pattern=text), "it is found")
+    seconds = time.monotonic() - began
+    print(f"found after {seconds:.1f} s")
+    assert seconds <= SEARCHABLE_SECONDS
+    assert text in search(pattern=text, since="-5min")
+    for other in (
+        search("lb-1", pattern=text),
+        search("redis-1", unit="ssh", pattern=text),
+        search(pattern=text, since="+1min"),
+    ):
+        assert text not in other
+
+
+def test_request_is_found_by_its_id_at_the_edge(fleet: Fleet, search: Search) -> None:
+    """No web machine serves, so that the answer is an error, and is logged."""
+    edge = fleet.converged("lb-1")
+    source = """
+        import http.client, ssl
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection(address, timeout=20, context=context)
+        connection.request("POST", "/logs", headers={"Host": host})
+        result = connection.getresponse().headers["X-Request-ID"]
+    """
+    host = urlsplit(BASE_URL).netloc
+    found = edge.python(source, address=edge.address, host=host)
+    assert found
+    until(lambda: found in search("lb-1", unit="haproxy", pattern=found), "its line is there")
+
+
+def test_only_senders_are_let_in_and_nobody_reads(fleet: Fleet, search: Search) -> None:
+    machine, text = fleet.converged("redis-1"), uuid4().hex
+    fields = {"MESSAGE": text, "_HOSTNAME": "redis-1", "_BOOT_ID": uuid4().hex}
+    times = ("__REALTIME_TIMESTAMP=1790000000000000", "__MONOTONIC_TIMESTAMP=1")
+    lines = [*times, *(f"{key}={value}" for key, value in fields.items())]
+    entry = "".join(f"{line}\n" for line in lines) + "\n"
+
+    def send(certificate: str, method: str = "POST", path: str = "/upload") -> int:
+        found = machine.python(
+            SEND,
+            ca=fleet.pillar.ca_certificate,
+            certificate=certificate,
+            name=f"logs.{DOMAIN}",
+            port=LOGS,
+            method=method,
+            path=path,
+            entry=entry,
+        )
+        return int(found[0])
+
+    other = fleet.pillar.secrets["edge-client-tls"]
+    machine.put("/root/other.pem", other["certificate"] + other["private_key"], mode=0o600)
+    # A client of another kind, a server of the same CA, and nobody.
+    for certificate in ("/root/other.pem", "/etc/node-exporter/tls.pem", ""):
+        assert send(certificate) == 0, certificate
+    assert send(SENDERS["path"], "GET", "/entries") >= 400
+    assert text not in search(pattern=text)
+    assert send(SENDERS["path"]) == 202
+    assert text in search(pattern=text)
+
+
+def test_line_of_a_pause_arrives_afterwards(fleet: Fleet, monitor: Machine, search: Search) -> None:
+    machine, text = fleet.converged("redis-1"), uuid4().hex
+
+    def state() -> str:
+        return machine.run("systemctl", "show", "-P", "SubState", "systemd-journal-upload").stdout
+
+    with broken(
+        monitor,
+        "systemctl stop haproxy systemd-journal-remote",
+        "systemctl start systemd-journal-remote haproxy",
+    ):
+        say(machine, text)
+        until(lambda: state().strip() == "auto-restart", "it cannot send")
+    until(lambda: text in search("redis-1", pattern=text), "it has arrived")
+    # An attempt does not fill the journal that it cannot send.
+    own = ("journalctl", "--unit=systemd-journal-upload", "--since=-1min", "--output=cat")
+    said = machine.run(*own).stdout.splitlines()
+    assert 0 < len([line for line in said if "failed" in line]) <= 20, said
+
+
+def test_no_secret_is_in_the_store(fleet: Fleet, monitor: Machine) -> None:
+    text = monitor.run("journalctl", f"--directory={logs.STORE}", "--output=cat").stdout
+    assert len(text.splitlines()) > 100
+    assert [name for name, value in fleet.pillar.values().items() if value in text] == []
 
 
 # -- alerts ----------------------------------------------------------------------------------------
@@ -387,5 +531,6 @@ def test_machines_without_a_monitor_tell_nobody(fleet: Fleet, monitor: Machine) 
         fleet.converge(machine)
         fleet.assert_idempotent(machine)
         assert not monitor.can_reach(machine.address, NODE)
-        assert machine.run("systemctl", "is-active", "prometheus-node-exporter").returncode != 0
+        for unit in UNITS[machine.id]:
+            assert machine.run("systemctl", "is-active", unit).returncode != 0
     fleet.converged("redis-1")
