@@ -1,4 +1,4 @@
-# The logs of all machines, in one journal of bounded size, from who has a certificate for sending.
+# The logs of all machines, in journals of bounded size, from who has a certificate for sending.
 # Debian's receiver is built without a check of clients, so HAProxy is in front of it. Watch:
 # journal-remote-service, journal-remote-reload.
 {% import_yaml 'journal_remote/defaults.yaml' as defaults %}
@@ -96,6 +96,7 @@ journal-remote-proxy-config:
         certificate: {{ receiver.path }}
         ca: /etc/haproxy/ca.pem
         sender: {{ table.senders.name | json }}
+        machines: {{ salt['machines.addresses']() | json }}
     - require:
       - file: journal-remote-ca
       - file: journal-remote-certificate

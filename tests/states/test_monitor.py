@@ -337,10 +337,12 @@ def test_request_is_found_by_its_id_at_the_edge(fleet: Fleet, search: Search) ->
     until(lambda: found in search("lb-1", unit="haproxy", pattern=found), "its line is there")
 
 
-def test_only_senders_are_let_in_and_nobody_reads(fleet: Fleet, search: Search) -> None:
+def test_only_senders_are_let_in_and_nobody_reads(
+    fleet: Fleet, monitor: Machine, search: Search
+) -> None:
     machine, text = fleet.converged("redis-1"), uuid4().hex
-    fields = {"MESSAGE": text, "_HOSTNAME": "redis-1", "_BOOT_ID": uuid4().hex}
-    times = ("__REALTIME_TIMESTAMP=1790000000000000", "__MONOTONIC_TIMESTAMP=1")
+    fields = {"MESSAGE": text, "_HOSTNAME": "web-9", "_BOOT_ID": uuid4().hex}
+    times = (f"__REALTIME_TIMESTAMP={time.time_ns() // 1000}", "__MONOTONIC_TIMESTAMP=1")
     lines = [*times, *(f"{key}={value}" for key, value in fields.items())]
     entry = "".join(f"{line}\n" for line in lines) + "\n"
 
@@ -365,14 +367,18 @@ def test_only_senders_are_let_in_and_nobody_reads(fleet: Fleet, search: Search) 
     assert send(SENDERS["path"], "GET", "/entries") >= 400
     assert text not in search(pattern=text)
     assert send(SENDERS["path"]) == 202
-    assert text in search(pattern=text)
+    assert text in search("web-9", pattern=text)
+    # The file tells who has sent it, whatever the entry says.
+    own = f"{logs.STORE}/remote-127.{machine.address.partition('.')[2]}.journal"
+    assert text in monitor.run("journalctl", f"--file={own}", f"--grep={text}").stdout
 
 
 def test_line_of_a_pause_arrives_afterwards(fleet: Fleet, monitor: Machine, search: Search) -> None:
     machine, text = fleet.converged("redis-1"), uuid4().hex
 
     def state() -> str:
-        return machine.run("systemctl", "show", "-P", "SubState", "systemd-journal-upload").stdout
+        shown = machine.run("systemctl", "show", "-P", "SubState", "systemd-journal-upload")
+        return str(shown.stdout).strip()
 
     with broken(
         monitor,
@@ -380,7 +386,7 @@ def test_line_of_a_pause_arrives_afterwards(fleet: Fleet, monitor: Machine, sear
         "systemctl start systemd-journal-remote haproxy",
     ):
         say(machine, text)
-        until(lambda: state().strip() == "auto-restart", "it cannot send")
+        until(lambda: state() == "auto-restart", "it cannot send")
     until(lambda: text in search("redis-1", pattern=text), "it has arrived")
     # An attempt does not fill the journal that it cannot send.
     own = ("journalctl", "--unit=systemd-journal-upload", "--since=-1min", "--output=cat")
