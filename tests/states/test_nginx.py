@@ -376,6 +376,9 @@ result = [
     assert site.python(send) == [413, 413, 401, 401]
     journal = web.run("journalctl", "--no-pager", "--unit=nginx").stdout
     assert "POST /api/v2/variables 413" in journal
+    assert "POST /api/v2/variables 401" in journal
+    # What changes nothing and succeeds is not logged.
+    assert not [line for line in journal.splitlines() if " GET " in line and " 200 " in line]
 
 
 def test_bodies_at_the_same_time_are_bounded(site: Site) -> None:
