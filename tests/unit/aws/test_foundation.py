@@ -303,12 +303,12 @@ def test_groups_let_out_what_endpoints_name(
     groups = pillar["aws"]["security_groups"]
     found = openings(client, "IpPermissionsEgress")
     salt = groups["salt"]
-    to_master = {(salt, port) for port in (3128, 4505, 4506)}
+    by_all = {(salt, port) for port in (3128, 4505, 4506)} | {(groups["monitor"], 19532)}
     to_redis = {(groups["redis"], 6379), (groups["redis"], 26379)}
     assert {
         (peer, port) for group, port, peer in found if group == groups["redis"]
-    } == to_master | to_redis
-    assert {(peer, port) for group, port, peer in found if group == groups["lb"]} == to_master | {
+    } == by_all | to_redis
+    assert {(peer, port) for group, port, peer in found if group == groups["lb"]} == by_all | {
         (groups["web"], 8080),
         ("0.0.0.0/0", 443),
     }
