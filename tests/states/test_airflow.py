@@ -33,6 +33,20 @@ result = json.load(answer)["total_entries"]
     assert found > 100
 
 
+def test_people_are_told_what_this_site_does_not_run(
+    edge: Machine, web: Machine, password: str
+) -> None:
+    asking = """
+answer = ask("/ui/config", Authorization=f"Bearer {token(password)}")
+result = json.load(answer)
+"""
+    told = edge.python(LOGIN + asking, address=web.address, client="192.0.2.7", password=password)
+    (alert,) = told["dashboard_alert"]
+    assert alert["category"] == "info"
+    assert "a run that you trigger stays queued" in alert["text"]
+    assert told["instance_name"] == "Airflow (local)"
+
+
 def test_login_accepts_the_right_password_only(edge: Machine, web: Machine, password: str) -> None:
     both = LOGIN + "result = [login(password), login('wrong')]"
     found = edge.python(both, address=web.address, client="192.0.2.2", password=password)

@@ -27,6 +27,16 @@ ASYNC_CONNECT_ARGS = {
     "server_settings": {"application_name": "airflow"},
 }
 
+# What Home tells everybody. /ui/config makes Airflow's UIAlert of it; every command reads this file,
+# and importing that class would load the whole API.
+DASHBOARD_UIALERTS = [
+    {
+        "category": "info",
+        "text": "This site has Airflow's web app alone. Its scheduler, triggerer and Dag processor "
+        "show as unhealthy because none runs here: a run that you trigger stays queued.",
+    }
+]
+
 # Seconds without use, after which a connection is asked before it is used.
 IDLE = 10
 
