@@ -3,6 +3,7 @@
 include:
   - base.audit
   - base.hardening
+  - base.highstate
   - base.recorder
   - base.time
   - minion

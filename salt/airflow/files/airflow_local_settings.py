@@ -27,8 +27,8 @@ ASYNC_CONNECT_ARGS = {
     "server_settings": {"application_name": "airflow"},
 }
 
-# What Home tells everybody. /ui/config makes Airflow's UIAlert of it; every command reads this file,
-# and importing that class would load the whole API.
+# What Home tells everybody. /ui/config makes Airflow's UIAlert of it; importing that class here
+# would load the whole API into every command.
 DASHBOARD_UIALERTS = [
     {
         "category": "info",
