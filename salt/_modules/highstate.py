@@ -46,10 +46,10 @@ def compare(folder: str = FOLDER, seconds: float = 1800) -> list[str]:
         raise CommandExecutionError("; ".join(states))
     if failed := _ids(states, False):
         raise CommandExecutionError(f"these states would fail: {', '.join(failed)}")
-    differ = _ids(states, None)
+    found = _ids(states, None)
     if applied(folder) == before:
-        _keep(folder, differ)
-    return differ
+        _keep(folder, found)
+    return found
 
 
 def differences(folder: str = FOLDER) -> list[str]:
@@ -58,13 +58,22 @@ def differences(folder: str = FOLDER) -> list[str]:
     Args:
         folder: where the results are kept.
     """
-    found = [f"the next highstate changes {each}" for each in _read(folder, "differ") or []]
+    found = [f"the next highstate changes {each}" for each in differ(folder)]
     right = Path(folder, "right")
     if not found and right.exists():
         hours = (time.time() - right.stat().st_mtime) / 3600
         if hours > LATE_HOURS:
             found = [f"the states were compared {hours:.0f} hours ago: highstate-compare.timer"]
     return found
+
+
+def differ(folder: str = FOLDER) -> list[str]:
+    """Return the ids of the states that would change something, as far as that is known.
+
+    Args:
+        folder: where the results are kept.
+    """
+    return _read(folder, "differ") or []
 
 
 def applied(folder: str = FOLDER) -> dict[str, Any] | None:
@@ -87,12 +96,12 @@ def record(failed: int, right: Collection[str], folder: str = FOLDER) -> None:
     """
     Path(folder).mkdir(mode=0o700, exist_ok=True)
     _write(folder, "applied", {"end": time.time(), "failed": failed})
-    _keep(folder, [each for each in _read(folder, "differ") or [] if each not in right])
+    _keep(folder, [each for each in differ(folder) if each not in right])
 
 
-def _keep(folder: str, differ: list[str]) -> None:
-    _write(folder, "differ", differ)
-    if not differ:
+def _keep(folder: str, ids: list[str]) -> None:
+    _write(folder, "differ", ids)
+    if not ids:
         Path(folder, "right").touch()
 
 

@@ -199,6 +199,37 @@ master-scale:
       - file: master-scale-unit
       - file: master-scale-timer
 
+{% set corrects = pillar['settings'].get('correct_drift', False) %}
+master-correct-program:
+  file.managed:
+    - name: /usr/local/lib/correct_machines.py
+    - source: salt://master/files/correct_machines.py
+    - mode: '0644'
+
+master-correct-unit:
+  file.managed:
+    - name: /etc/systemd/system/correct-machines.service
+    - source: salt://master/files/correct-machines.service
+    - mode: '0644'
+
+master-correct-timer:
+  file.managed:
+    - name: /etc/systemd/system/correct-machines.timer
+    - source: salt://master/files/correct-machines.timer
+    - mode: '0644'
+
+master-correct:
+  service.{{ 'running' if corrects else 'dead' }}:
+    - name: correct-machines.timer
+    - enable: {{ corrects }}
+    - require:
+      - file: master-scale-program
+      - file: master-scale-config
+      - file: master-correct-program
+    - watch:
+      - file: master-correct-unit
+      - file: master-correct-timer
+
 master-ended-machines-program:
   file.managed:
     - name: /usr/local/lib/start_ended_machines.py
