@@ -169,7 +169,7 @@ while len(ended) < len(parts) and time.time() < start + 100:
     for part, found in zip(parts, state(browser), strict=True):
         if found not in (True, 200, [200]):
             ended.setdefault(part, time.time() - start)
-    time.sleep(0.5)
+    time.sleep(3)
 result = {"before": before, "parts": parts, "ended": ended}
 """
     )
