@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from cryptography.fernet import Fernet
 
 from harness import HIGHSTATE_SECONDS, MACHINE_MEBIBYTES, Fleet, Machine, changed, failed
@@ -244,6 +245,7 @@ def test_permissions_of_a_release_are_synced_without_a_new_revision(
     assert changed(web.apply("airflow.migrate")) == []
 
 
+@pytest.mark.long
 def test_new_fernet_key_opens_what_the_old_one_has_encrypted(
     fleet: Fleet, edge: Machine, web: Machine, password: str
 ) -> None:

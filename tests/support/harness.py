@@ -510,11 +510,15 @@ class Fleet:
         if minion_id not in address_plan():
             self.withdraw_address(minion_id)
 
-    def _journal(self, minion_id: str) -> str:
+    def journals(self) -> list[tuple[str, str]]:
+        """Return the end of the journal of each machine that runs, after a title."""
+        return [(f"the journal of {name}", self._journal(name, 40)) for name in self._machines]
+
+    def _journal(self, minion_id: str, lines: int = 100) -> str:
         """Return the end of a machine's journal, or why there is none."""
         try:
             container = self._client.containers.get(PREFIX + minion_id)
-            _, output = container.exec_run(["journalctl", "--no-pager", "--lines=100"])
+            _, output = container.exec_run(["journalctl", "--no-pager", f"--lines={lines}"])
             assert isinstance(output, bytes)
             return output.decode(errors="replace")
         except (docker.errors.DockerException, OSError) as error:
