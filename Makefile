@@ -28,7 +28,7 @@ status: $(BIN)/stackctl ## show machines, minions and services
 
 # Each layer prints what took it longest.
 SLOWEST := --durations=25 --durations-min=5
-test: lint unit machines stack ## run every check, cheapest first
+test: lint unit stack machines ## run every check, cheapest first
 
 lint: $(BIN)/stackctl ## check formats, types, SLS, YAML, documents, shell
 	$(BIN)/ruff format --check .

@@ -76,6 +76,14 @@ def write(folder: str = FACTS) -> bool:
         _lines("stack_problem", "about", {about: bool(each) for about, each in problems.items()})
         + _lines("stack_certificate_end_seconds", "path", __salt__["role.certificate_ends"]()),
     )
+    if last := __salt__["highstate.applied"]():
+        _put(
+            Path(folder, "highstate.prom"),
+            [
+                f"stack_highstate_end_seconds {last['end']}",
+                f"stack_highstate_failed_states {last['failed']}",
+            ],
+        )
     differences = Path(folder, "drift.prom")
     if not differences.exists() or time.time() - differences.stat().st_mtime > DIFFERENCES_SECONDS:
         found = __salt__["drift.by_check"]()
@@ -90,17 +98,6 @@ def write(folder: str = FACTS) -> bool:
             + _lines("stack_updates_waiting", "kind", waiting),
         )
     return True
-
-
-def record_highstate(failed: int, folder: str = FACTS) -> None:
-    """Write when the last highstate ended, and how many of its states failed.
-
-    Args:
-        failed: their number.
-        folder: where the node exporter reads.
-    """
-    when = {"stack_highstate_end_seconds": time.time(), "stack_highstate_failed_states": failed}
-    _put(Path(folder, "highstate.prom"), [f"{name} {value}" for name, value in when.items()])
 
 
 def _lines(name: str, label: str, values: Mapping[str, float]) -> list[str]:

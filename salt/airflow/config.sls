@@ -94,6 +94,7 @@ airflow-config:
     - context:
         airflow: {{ airflow | json }}
         base_url: {{ pillar['settings']['base_url'] | json }}
+        deployment: {{ pillar['settings']['deployment'] | json }}
         port: {{ endpoints.airflow.port | json }}
         load_examples: {{ pillar['settings']['load_examples'] | json }}
         pool_size: {{ pools.synchronous }}

@@ -3,6 +3,7 @@
 include:
   - base.audit
   - base.hardening
+  - base.highstate
   - base.recorder
   - base.time
   - journal_upload
@@ -132,6 +133,25 @@ base-upgrades:
     - mode: '0644'
     - require:
       - pkg: base-packages
+
+# At an hour of its own each of the first six machines of a role: an update that breaks a service
+# shows on one of them while the others serve.
+base-upgrades-timer-file:
+  file.managed:
+    - name: /etc/systemd/system/apt-daily-upgrade.timer.d/stack.conf
+    - source: salt://base/files/apt-daily-upgrade.timer.conf.j2
+    - template: jinja
+    - makedirs: True
+    - mode: '0644'
+    - context:
+        hour: {{ grains['id'].rpartition('-')[2] | int % 6 }}
+
+base-upgrades-timer:
+  service.running:
+    - name: apt-daily-upgrade.timer
+    - enable: True
+    - watch:
+      - file: base-upgrades-timer-file
 
 # The first value of an option wins, so this file precedes cloud-init's.
 base-ssh:

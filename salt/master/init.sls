@@ -199,6 +199,56 @@ master-scale:
       - file: master-scale-unit
       - file: master-scale-timer
 
+# Off, unless the settings say so.
+{% set corrects = pillar['settings'].get('correct_drift', False) %}
+{% set window = pillar['settings'].get('upgrade_window', '') %}
+master-keep-program:
+  file.managed:
+    - name: /usr/local/lib/keep_machines.py
+    - source: salt://master/files/keep_machines.py
+    - mode: '0644'
+
+master-correct-unit:
+  file.managed:
+    - name: /etc/systemd/system/correct-machines.service
+    - source: salt://master/files/correct-machines.service
+    - mode: '0644'
+
+master-correct-timer:
+  file.managed:
+    - name: /etc/systemd/system/correct-machines.timer
+    - source: salt://master/files/correct-machines.timer
+    - mode: '0644'
+
+master-upgrade-unit:
+  file.managed:
+    - name: /etc/systemd/system/upgrade-machines.service
+    - source: salt://master/files/upgrade-machines.service
+    - mode: '0644'
+
+master-upgrade-timer:
+  file.managed:
+    - name: /etc/systemd/system/upgrade-machines.timer
+    - source: salt://master/files/upgrade-machines.timer.j2
+    - template: jinja
+    - mode: '0644'
+    - context:
+        window: {{ (window or 'Sun 03:00') | json }}
+{% for verb, wanted in [('correct', corrects), ('upgrade', window != '')] %}
+
+master-{{ verb }}:
+  service.{{ 'running' if wanted else 'dead' }}:
+    - name: {{ verb }}-machines.timer
+    - enable: {{ wanted }}
+    - require:
+      - file: master-scale-program
+      - file: master-scale-config
+      - file: master-keep-program
+    - watch:
+      - file: master-{{ verb }}-unit
+      - file: master-{{ verb }}-timer
+{% endfor %}
+
 master-ended-machines-program:
   file.managed:
     - name: /usr/local/lib/start_ended_machines.py

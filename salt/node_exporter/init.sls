@@ -90,14 +90,6 @@ node-exporter-facts:
     - return_job: False
     - require:
       - pkg: node-exporter-package
-
-# It counts the failed states before it, so it comes last.
-node-exporter-highstate:
-  metrics.recorded:
-    - name: highstate
-    - order: last
-    - require:
-      - pkg: node-exporter-package
 {% else %}
 node-exporter-facts:
   schedule.absent: []

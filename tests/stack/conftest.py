@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import builtrelease
 from localcloud import service
 from stackctl import local
 from stackctl.deployment import LOCAL, Deployment, repository_root
@@ -19,6 +20,8 @@ def stack() -> Iterator[Stack]:
     ran_before = service.status(local.cloud_folder(deployment)).running
     made = Stack(deployment)
     print(made.up())
+    if not builtrelease.is_kept():
+        builtrelease.keep(made.containers()[deployment.master()])
     yield made
     if not ran_before:
         made.ctl("down", "--keep-image")

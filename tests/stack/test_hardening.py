@@ -7,6 +7,8 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 import lynis
 from stackctl.account import enter
 from stackctl.machines import ec2_client, find_machines
@@ -75,6 +77,7 @@ def test_only_root_commands_machines(stack: Stack) -> None:
         assert refused.strip() == "Authentication error occurred.", user
 
 
+@pytest.mark.long
 def test_lynis_suggests_nothing_that_has_no_answer(stack: Stack) -> None:
     def audit(name: str) -> lynis.Audit:
         return lynis.audit(lambda script: stack.sh(name, script))

@@ -72,6 +72,7 @@ def test_restarted_master_keeps_its_key_and_its_minions(stack: Stack) -> None:
     assert stack.sh("salt-1", key) == before
 
 
+@pytest.mark.long
 def test_silent_machine_fails_the_orchestration_by_name(stack: Stack) -> None:
     stack.sh("web-2", "systemctl stop salt-minion")
     try:
@@ -149,6 +150,7 @@ def archived(stack: Stack) -> None:
     print(f"what is committed is in the bucket after {time.monotonic() - began:.0f} s")
 
 
+@pytest.mark.long
 def test_moment_is_restored_and_the_present_comes_back(stack: Stack) -> None:
     kept = add_connection(stack)
     moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")

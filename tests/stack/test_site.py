@@ -88,6 +88,7 @@ def test_person_logs_in_and_sees_example_dags(stack: Stack, browser: webdriver.C
     browser.find_element(By.NAME, "password").send_keys(stack.secret("airflow-admin", "password"))
     browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
     wait.until(lambda page: "/auth/" not in page.current_url)
+    wait.until(lambda page: "a run that you trigger stays queued" in page.page_source)
     browser.get(f"{stack.url}/dags")
     wait.until(lambda page: EXAMPLE_DAG in page.page_source)
     picture = Path(stack.deployment.state_dir / "dags.png")

@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from cryptography.fernet import Fernet
 
 from harness import HIGHSTATE_SECONDS, MACHINE_MEBIBYTES, Fleet, Machine, changed, failed
@@ -31,6 +32,20 @@ result = json.load(answer)["total_entries"]
 """
     found = edge.python(LOGIN + listing, address=web.address, client="192.0.2.1", password=password)
     assert found > 100
+
+
+def test_people_are_told_what_this_site_does_not_run(
+    edge: Machine, web: Machine, password: str
+) -> None:
+    asking = """
+answer = ask("/ui/config", Authorization=f"Bearer {token(password)}")
+result = json.load(answer)
+"""
+    told = edge.python(LOGIN + asking, address=web.address, client="192.0.2.7", password=password)
+    (alert,) = told["dashboard_alert"]
+    assert alert["category"] == "info"
+    assert "a run that you trigger stays queued" in alert["text"]
+    assert told["instance_name"] == "Airflow (local)"
 
 
 def test_login_accepts_the_right_password_only(edge: Machine, web: Machine, password: str) -> None:
@@ -155,7 +170,7 @@ while len(ended) < len(parts) and time.time() < start + 100:
     for part, found in zip(parts, state(browser), strict=True):
         if found not in (True, 200, [200]):
             ended.setdefault(part, time.time() - start)
-    time.sleep(0.5)
+    time.sleep(3)
 result = {"before": before, "parts": parts, "ended": ended}
 """
     )
@@ -230,6 +245,7 @@ def test_permissions_of_a_release_are_synced_without_a_new_revision(
     assert changed(web.apply("airflow.migrate")) == []
 
 
+@pytest.mark.long
 def test_new_fernet_key_opens_what_the_old_one_has_encrypted(
     fleet: Fleet, edge: Machine, web: Machine, password: str
 ) -> None:

@@ -189,6 +189,7 @@ def test_drill_restores_looks_and_leaves_nothing(server: Machine) -> None:
     assert server.run("test", "-e", "/var/lib/postgresql/17/aside").returncode != 0
 
 
+@pytest.mark.long
 def test_lost_machine_comes_back_with_its_data(fleet: Fleet, server: Machine) -> None:
     """The small map's only server, and everything but git, key and bucket."""
     sql(server, "INSERT INTO ledger VALUES (7)")

@@ -369,6 +369,9 @@ def test_updates_come_by_themselves(machine: Machine) -> None:
     assert 'Unattended-Upgrade "1"' in shown
     assert 'Update-Package-Lists "1"' in shown
     assert "trixie-security" in machine.run("apt-cache", "policy").stdout
+    # At an hour that follows from the number of the machine, and no more at Debian's.
+    times = machine.run("systemctl", "show", "--property=TimersCalendar", timers[1]).stdout
+    assert re.findall(r"OnCalendar=\*-\*-\* (\S+)", times) == ["01:00:00"]
 
 
 # -- a machine that does not serve its role --------------------------------------------------------

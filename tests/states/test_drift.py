@@ -126,6 +126,23 @@ def test_ssh_option_of_another_file_does_not_win_silently(redis: Machine) -> Non
         assert f"sshd has {option} in place of no" in found
 
 
+def test_file_by_hand_is_found_by_the_timer_and_told_until_it_is_right(
+    fleet: Fleet, redis: Machine
+) -> None:
+    compare = ("systemctl", "start", "highstate-compare.service")
+    assert redis.run("systemctl", "is-active", "highstate-compare.timer").returncode == 0
+    with edited(redis, "/etc/issue.net", "by hand"):
+        redis.run(*compare)
+        assert status(redis)["drift"] == [], "a highstate has just run"
+        redis.run("rm", "/var/lib/highstate/right")
+        assert redis.run(*compare).returncode == 0, redis.run("journalctl", "-n30").stdout
+        assert status(redis)["drift"] == ["the next highstate changes base-notice"]
+        assert ids(fleet.converge(redis)) == {"base-notice"}
+        assert status(redis)["drift"] == []
+    # The file has been put back as the states want it.
+    fleet.converge(redis)
+
+
 def test_firewall_rules_by_hand_are_found_and_removed(fleet: Fleet, redis: Machine) -> None:
     redis.run("nft", "add", "rule", "inet", "stack", "input", "tcp", "dport", "8000", "accept")
     redis.run("nft", "add", "table", "ip", "other-program")

@@ -122,6 +122,7 @@ def test_web_machine_is_asked_by_tls(fleet: Fleet, web: Machine, edge: Machine) 
     assert not has_edges_without_tls(fleet)
 
 
+@pytest.mark.long
 def test_upgrade_from_plain_http_loses_no_request(
     fleet: Fleet, web: Machine, edge: Machine
 ) -> None:
@@ -149,6 +150,7 @@ def test_configuration_that_is_not_loaded_may_be_plain_still(fleet: Fleet, edge:
     assert not has_edges_without_tls(fleet)
 
 
+@pytest.mark.long
 def test_rotation_of_certificates_and_of_the_ca_loses_no_request(
     fleet: Fleet, web: Machine, edge: Machine
 ) -> None:

@@ -730,10 +730,11 @@ def test_slow_streams_take_no_slot_of_the_web_app(
         headers=headers,
         going=taken or streams,
     )
-    # What the connection lets through late is waited for, as a small body is.
+    # What the connection lets through late is waited for, as a small body is; where the machine is
+    # busy, that is twice.
     assert slow == taken
     assert late + slow + excess == streams
-    assert seconds < SIZES["body_seconds"] + 8
+    assert seconds < 3 * SIZES["body_seconds"] + 8
     assert _server(edge, "app/web-2")["stot"] == before
 
 

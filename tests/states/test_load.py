@@ -278,7 +278,11 @@ from sqlalchemy import event
 from airflow import settings
 from web_worker import WebWorker
 
-held, lock = Counter(), threading.Lock()
+try:
+    held = Counter(json.load(open("{HELD}")))  # of the worker before this one
+except OSError:
+    held = Counter()
+lock = threading.Lock()
 current = contextvars.ContextVar("current", default=None)
 
 class Holder:

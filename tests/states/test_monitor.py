@@ -6,9 +6,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
@@ -442,71 +443,78 @@ ENDED = """
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "how", "repair", "alert", "follows"),
-    [
-        (
-            "redis-1",
-            "systemctl stop redis-sentinel redis-server",
-            "systemctl start redis-server redis-sentinel",
-            ("NoRedisMaster", ""),
-            "RedisDown",
-        ),
-        (
-            "postgres-1",
-            "chmod 0 /var/lib/pgbackrest",
-            "chmod 0750 /var/lib/pgbackrest",
-            ("BackupsFail", "postgres-1"),
-            "",
-        ),
-        (
-            "lb-1",
-            "cd /etc/haproxy; cp -p client.pem /root/kept.pem; cat /root/ended.pem > client.pem",
-            "cat /root/kept.pem > /etc/haproxy/client.pem; rm /root/kept.pem",
-            ("CertificateEnded", "lb-1"),
-            "",
-        ),
-    ],
-    ids=["redis", "backups", "certificate"],
+@dataclass(frozen=True)
+class Fault:
+    """Something real that breaks, and the one message that people get of it.
+
+    Attributes:
+        machine: where.
+        how: the script that breaks it.
+        repair: the script that repairs it.
+        alert: name and machine of the alert that is told.
+        follows: an alert that follows from it, which is held back; empty without one.
+    """
+
+    machine: str
+    how: str
+    repair: str
+    alert: tuple[str, str]
+    follows: str = ""
+
+
+FAULTS = (
+    Fault(
+        "redis-1",
+        "systemctl stop redis-sentinel redis-server",
+        "systemctl start redis-server redis-sentinel",
+        ("NoRedisMaster", ""),
+        "RedisDown",
+    ),
+    Fault(
+        "postgres-1",
+        "chmod 0 /var/lib/pgbackrest",
+        "chmod 0750 /var/lib/pgbackrest",
+        ("BackupsFail", "postgres-1"),
+    ),
+    Fault(
+        "lb-1",
+        "cd /etc/haproxy; cp -p client.pem /root/kept.pem; cat /root/ended.pem > client.pem",
+        "cat /root/kept.pem > /etc/haproxy/client.pem; rm /root/kept.pem",
+        ("CertificateEnded", "lb-1"),
+    ),
 )
-def test_fault_is_told_soon_and_by_one_page(
-    fleet: Fleet,
-    monitor: Machine,
-    receiver: Receiver,
-    request: pytest.FixtureRequest,
-    name: str,
-    how: str,
-    repair: str,
-    alert: tuple[str, str],
-    follows: str,
+
+
+def test_faults_are_told_soon_and_each_by_one_page(
+    fleet: Fleet, monitor: Machine, receiver: Receiver
 ) -> None:
-    machine = fleet.converged(name)
-    machine.python(ENDED, path="/root/ended.pem")
+    """All at once, on a machine each: most of the time is spent on waiting."""
+    fleet.converged("lb-1").python(ENDED, path="/root/ended.pem")
+    wanted = {fault.alert for fault in FAULTS}
     before = set(receiver.firing)
-    assert alert not in before
-    receiver.resolved.discard(alert)
-    with broken(machine, how, repair) as since:
-        until(lambda: alert in receiver.firing, f"{alert} is told", seconds=180)
-        seconds = receiver.firing[alert] - since
-        print(f"{request.node.callspec.id}: told after {seconds:.0f} s")
-        # What follows from it is known, and pages nobody.
-        if follows:
-            until(
-                lambda: follows in monitor.run("amtool", "alert", "query", "--inhibited").stdout,
-                f"{follows} is held back",
-                seconds=240,
+    assert not wanted & before
+    with ExitStack() as faults:
+        since = {
+            fault.alert: faults.enter_context(
+                broken(fleet.converged(fault.machine), fault.how, fault.repair)
             )
-        of_machine = {key for key in set(receiver.firing) - before if key[1] in ("", name)}
-        assert of_machine == {alert}
-    assert seconds <= ALERT_SECONDS
-    until(lambda: alert in receiver.resolved, f"{alert} has ended", seconds=240)
+            for fault in FAULTS
+        }
+        until(lambda: wanted <= set(receiver.firing), "all are told", seconds=180)
+        seconds = {alert: receiver.firing[alert] - since[alert] for alert in wanted}
+        print({alert: f"told after {each:.0f} s" for alert, each in seconds.items()})
+        # What follows from one is known, and pages nobody.
+        follows = {fault.follows for fault in FAULTS} - {""}
 
+        def held_back() -> bool:
+            known = monitor.run("amtool", "alert", "query", "--inhibited").stdout
+            return all(name in known for name in follows)
 
-def test_watchdog_is_told_again_and_again(monitor: Machine, receiver: Receiver) -> None:
-    """Whoever waits for it outside notices within minutes that it does not come."""
-    del monitor
-    known = len(receiver.watchdogs)
-    until(lambda: len(receiver.watchdogs) >= known + 2, "two more have come", seconds=240)
+        until(held_back, f"{follows} are held back", seconds=240)
+        machines = {"", *(fault.machine for fault in FAULTS)}
+        assert {key for key in set(receiver.firing) - before if key[1] in machines} == wanted
+    assert max(seconds.values()) <= ALERT_SECONDS
+    until(lambda: wanted <= receiver.resolved, "all have ended", seconds=240)
 
 
 def test_operator_silences_by_command(monitor: Machine, receiver: Receiver, fleet: Fleet) -> None:
@@ -529,6 +537,13 @@ def test_operator_silences_by_command(monitor: Machine, receiver: Receiver, flee
         assert ("NoRedisMaster", "") not in receiver.firing
     ended = monitor.run("amtool", "silence", "expire", done.stdout.strip())
     assert ended.returncode == 0, ended.stderr
+
+
+def test_watchdog_is_told_again_and_again(monitor: Machine, receiver: Receiver) -> None:
+    """Whoever waits for it outside notices within minutes that it does not come."""
+    del monitor
+    until(lambda: len(receiver.watchdogs) >= 3, "three have come", seconds=240)
+    assert max(later - one for one, later in pairwise(receiver.watchdogs)) <= 240
 
 
 def test_machines_without_a_monitor_tell_nobody(fleet: Fleet, monitor: Machine) -> None:

@@ -782,6 +782,7 @@ def test_lost_asset_is_repaired(site: Site, web: Machine, bundle: str) -> None:
     assert site.get(bundle)["status"] == 200
 
 
+@pytest.mark.long
 def test_static_costs_a_two_hundredth_of_what_stock_takes(web: Machine, bundle: str) -> None:
     """The same file of the same release from `airflow api-server` alone, in CPU time."""
     web.run("systemctl", "stop", "airflow")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-import shutil
 import subprocess
 import textwrap
 import threading
@@ -18,11 +17,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from tarfile import TarFile, TarInfo
-from tempfile import TemporaryFile
 from typing import Any
 
 import docker
@@ -40,6 +37,7 @@ from saltfactories.daemons.container import Container
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
 
+import builtrelease
 from localcloud.config import TIME_ADDRESS
 from localcloud.machines import container_options, cpu_limits
 from localcloud.ntp import TimeServer
@@ -73,8 +71,6 @@ MONITOR = "monitor-1"
 # Of the production map. Like the builder, they are in the others' names and firewalls
 # from their boot until `retire`.
 LATER = ("postgres-2", "postgres-3", "redis-2", "redis-3", "lb-2", MONITOR)
-RECIPE = ("airflow/files/requirements.txt", "airflow/files/build_release.py", "_modules/airflow.py")
-BUILT = "/srv/stack/archives/airflow-releases"
 # What the deploy script installs, and where.
 MINION_FILES = {
     "salt-minion.service": "/etc/systemd/system",
@@ -105,14 +101,6 @@ def _address(minion_id: str) -> str:
     if minion_id in beside:
         return str(SUBNET.broadcast_address - 1 - beside.index(minion_id))
     return address_plan()[minion_id]
-
-
-def archives_folder() -> Path:
-    """Return the folder of the built release, which later runs of the same recipe use again."""
-    recipe = sha256()
-    for name in RECIPE:
-        recipe.update((DEPLOYMENT.root / "salt" / name).read_bytes())
-    return DEPLOYMENT.root / ".stack" / "test-archives" / recipe.hexdigest()[:12]
 
 
 def open_network(client: docker.DockerClient) -> Network:
@@ -225,15 +213,6 @@ class Machine:
             tar.addfile(info, BytesIO(data))
         self.run("mkdir", "-p", str(Path(path).parent))
         assert self._container.container.put_archive(str(Path(path).parent), archive.getvalue())
-
-    def get_folder(self, path: str, target: Path) -> None:
-        """Copy a folder of this machine to one of this host."""
-        chunks, _ = self._container.container.get_archive(path)
-        with TemporaryFile() as packed:
-            packed.writelines(chunks)
-            packed.seek(0)
-            with TarFile(fileobj=packed) as tar:
-                tar.extractall(target, filter="data")
 
     def terminate(self) -> None:
         """Remove the machine."""
@@ -366,7 +345,7 @@ class Fleet:
         config = environment.from_string(template).render(
             id=DEPLOYMENT.master(),
             tree=root,
-            archives=archives_folder(),
+            archives=builtrelease.folder(),
             addresses=self._record,
             deployment=DEPLOYMENT.name,
             master=MASTER,
@@ -480,17 +459,12 @@ class Fleet:
 
     def ensure_release(self) -> None:
         """Have a machine build the release of Airflow, unless an earlier run has left it."""
-        folder = archives_folder()
-        if any(folder.glob("airflow-releases/*.sha256")):
+        if builtrelease.is_kept():
             return
         builder = self.machine(BUILDER)
         states = builder.apply("airflow.artefact")
         assert not failed(states), failed(states)
-        shutil.rmtree(folder.parent, ignore_errors=True)
-        fresh = folder.with_suffix(".new")
-        fresh.mkdir(parents=True)
-        builder.get_folder(BUILT, fresh)
-        fresh.rename(folder)
+        builtrelease.keep(self._client.containers.get(PREFIX + BUILDER))
         # A test gives its address to another machine.
         self.retire(BUILDER)
 
@@ -510,11 +484,15 @@ class Fleet:
         if minion_id not in address_plan():
             self.withdraw_address(minion_id)
 
-    def _journal(self, minion_id: str) -> str:
+    def journals(self) -> list[tuple[str, str]]:
+        """Return the end of the journal of each machine that runs, after a title."""
+        return [(f"the journal of {name}", self._journal(name, 40)) for name in self._machines]
+
+    def _journal(self, minion_id: str, lines: int = 100) -> str:
         """Return the end of a machine's journal, or why there is none."""
         try:
             container = self._client.containers.get(PREFIX + minion_id)
-            _, output = container.exec_run(["journalctl", "--no-pager", "--lines=100"])
+            _, output = container.exec_run(["journalctl", "--no-pager", f"--lines={lines}"])
             assert isinstance(output, bytes)
             return output.decode(errors="replace")
         except (docker.errors.DockerException, OSError) as error:

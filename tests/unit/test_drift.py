@@ -56,6 +56,7 @@ class Machine:
         }
     )
     sshd: list[str] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.put("etc/passwd", PASSWD)
@@ -96,6 +97,7 @@ class Machine:
                 "cmd.run_all": run,
                 "role.recorded": load("_modules", "role").recorded,
                 "sshd.problems": lambda _path: self.sshd,
+                "highstate.differences": lambda: self.states,
             },
         )
 
@@ -335,6 +337,11 @@ def test_postgres(machine: Machine) -> None:
     assert machine.found() == ["PostgreSQL sets x at its next restart only", "another"]
     machine.answers["runuser --user"] = CommandExecutionError("connection refused")
     assert machine.found() == ["the check of postgres failed: runuser: connection refused"]
+
+
+def test_states(machine: Machine) -> None:
+    machine.states = ["the next highstate changes x"]
+    assert machine.found() == machine.states
 
 
 def test_failed_check_keeps_no_other_from_being_made(machine: Machine) -> None:

@@ -345,7 +345,7 @@ def test_program_that_goes_on_keeps_the_locks(site: Site, monkeypatch: pytest.Mo
     path = site.config.locks[1]
     taken = f"exec 8>>{path}; flock --nonblock 8"
     monkeypatch.undo()
-    with site.program.hold(site.config, "web 2 -> 3") as held:
+    with site.program.hold(site.config, "scale", "web 2 -> 3") as held:
         assert held
         site.program.run("sh", "-c", "sleep 20 >/dev/null 2>&1 & echo $! > " + f"{path}.pid")
     assert subprocess.run(["sh", "-c", taken], check=False).returncode != 0

@@ -27,6 +27,16 @@ ASYNC_CONNECT_ARGS = {
     "server_settings": {"application_name": "airflow"},
 }
 
+# What Home tells everybody. /ui/config makes Airflow's UIAlert of it; importing that class here
+# would load the whole API into every command.
+DASHBOARD_UIALERTS = [
+    {
+        "category": "info",
+        "text": "This site has Airflow's web app alone. Its scheduler, triggerer and Dag processor "
+        "show as unhealthy because none runs here: a run that you trigger stays queued.",
+    }
+]
+
 # Seconds without use, after which a connection is asked before it is used.
 IDLE = 10
 

@@ -365,7 +365,7 @@ def decide(config: Config) -> None:
         return
     what = f"{config.role} {load.machines} -> {wanted}"
     print(f"{line}: {what}", flush=True)
-    with hold(config, what) as held:
+    with hold(config, "scale", what) as held:
         # What was looked at may be over since.
         if not held or read_count(config) != load.machines:
             print("another run changes the deployment")
@@ -395,12 +395,12 @@ def require_rolled_out(config: Config) -> None:
 
 
 @contextmanager
-def hold(config: Config, task: str) -> Iterator[bool]:
+def hold(config: Config, verb: str, task: str) -> Iterator[bool]:
     """Take the locks, say in their files who has them, and yield whether they were free.
 
     The programs that run meanwhile have them too, as long as they run.
     """
-    who = {"who": "the Salt master", "pid": os.getpid(), "verb": "scale", "task": task}
+    who = {"who": "the Salt master", "pid": os.getpid(), "verb": verb, "task": task}
     with ExitStack() as stack:
         files = [stack.enter_context(Path(path).open("a+")) for path in config.locks]
         try:

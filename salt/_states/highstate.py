@@ -1,4 +1,4 @@
-"""What Prometheus learns of a run of states."""
+"""What is kept of a run of states."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ __salt__: dict[str, Callable[..., Any]]
 
 
 def recorded(name: str) -> dict[str, Any]:
-    """The end of this run, and how many of its states have failed so far, is among the metrics.
+    """The end of this run is kept, and which of its states have failed so far.
 
     It is no change of the machine.
 
     Args:
         name: of the run.
     """
-    failed = sum(result["result"] is False for result in __running__.values())
+    ids = {tag: tag.split("_|-")[1] for tag in __running__}
+    failed = [tag for tag, result in __running__.items() if result["result"] is False]
     if not __opts__["test"]:
-        __salt__["metrics.record_highstate"](failed)
+        right = set(ids.values()) - {ids[tag] for tag in failed}
+        __salt__["highstate.record"](len(failed), right)
     return {
         "name": name,
         "result": True,
         "changes": {},
-        "comment": f"{failed} states of this run have failed",
+        "comment": f"{len(failed)} states of this run have failed",
     }
