@@ -35,8 +35,11 @@ journal-upload-certificate:
     - name: {{ sender.path }}
     - contents: {{ (tls['certificate'] | trim ~ '\n' ~ tls['private_key']) | json }}
     - makedirs: True
-    - mode: '0600'
+    - group: systemd-journal-remote
+    - mode: '0640'
     - show_changes: False
+    - require:
+      - pkg: journal-upload-package
 
 journal-upload-ca:
   file.managed:

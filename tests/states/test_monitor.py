@@ -252,11 +252,13 @@ def test_exporter_can_do_little(fleet: Fleet, name: str, unit: str) -> None:
 )
 def test_what_every_machine_has_takes_little_memory(fleet: Fleet, unit: str, most: int) -> None:
     """As tests/unit/repo/test_capacity.py counts it: what the kernel cannot take back."""
-    script = f"cat /proc/$(systemctl show -P MainPID {unit})/status"
+    group = f"/sys/fs/cgroup/system.slice/{unit}.service/cgroup.procs"
+    script = f"for process in $(cat {group}); do cat /proc/$process/status; done"
     for name in JOBS:
         status = fleet.converged(name).run("sh", "-c", script).stdout
-        held = {line.split()[0]: line.split()[1] for line in status.splitlines() if " kB" in line}
-        mebibytes = (int(held["RssAnon:"]) + int(held["VmPTE:"])) / 1024
+        held = [line.split() for line in status.splitlines() if " kB" in line]
+        mebibytes = sum(int(each[1]) for each in held if each[0] in ("RssAnon:", "VmPTE:")) / 1024
+        assert mebibytes > 0
         print(name, unit, mebibytes)
         assert mebibytes <= most
 
@@ -377,22 +379,21 @@ def test_only_senders_are_let_in_and_nobody_reads(
 def test_line_of_a_pause_arrives_afterwards(fleet: Fleet, monitor: Machine, search: Search) -> None:
     machine, text = fleet.converged("redis-1"), uuid4().hex
 
-    def state() -> str:
-        shown = machine.run("systemctl", "show", "-P", "SubState", "systemd-journal-upload")
-        return str(shown.stdout).strip()
+    def failures() -> list[str]:
+        own = ("journalctl", "--unit=systemd-journal-upload", f"--since=@{began}", "--output=cat")
+        return [line for line in machine.run(*own).stdout.splitlines() if "failed" in line]
 
+    began = int(time.time())
     with broken(
         monitor,
         "systemctl stop haproxy systemd-journal-remote",
         "systemctl start systemd-journal-remote haproxy",
     ):
         say(machine, text)
-        until(lambda: state() == "auto-restart", "it cannot send")
+        until(failures, "it cannot send")
     until(lambda: text in search("redis-1", pattern=text), "it has arrived")
     # An attempt does not fill the journal that it cannot send.
-    own = ("journalctl", "--unit=systemd-journal-upload", "--since=-1min", "--output=cat")
-    said = machine.run(*own).stdout.splitlines()
-    assert 0 < len([line for line in said if "failed" in line]) <= 20, said
+    assert len(failures()) <= 10, failures()
 
 
 def test_no_secret_is_in_the_store(fleet: Fleet, monitor: Machine) -> None:
