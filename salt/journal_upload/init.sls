@@ -66,12 +66,21 @@ journal-upload-service:
       - file: journal-upload-certificate
       - file: journal-upload-ca
 {% else %}
+# The removal of the package leaves it running.
+journal-upload-service:
+  service.dead:
+    - name: systemd-journal-upload
+    - enable: False
+
 journal-upload-package:
   pkg.purged:
     - name: systemd-journal-remote
+    - require:
+      - service: journal-upload-service
 
 {% for kind, path in [
   ('unit', unit), ('folder', folder), ('state', '/var/lib/private/systemd/journal-upload'),
+  ('link', '/var/lib/systemd/journal-upload'),
 ] %}
 journal-upload-{{ kind }}:
   file.absent:
