@@ -71,12 +71,12 @@ journal-upload-service:
   service.dead:
     - name: systemd-journal-upload
     - enable: False
+    - prereq:
+      - pkg: journal-upload-package
 
 journal-upload-package:
   pkg.purged:
     - name: systemd-journal-remote
-    - require:
-      - service: journal-upload-service
 
 {% for kind, path in [
   ('unit', unit), ('folder', folder), ('state', '/var/lib/private/systemd/journal-upload'),
