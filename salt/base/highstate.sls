@@ -1,5 +1,5 @@
-# A timer compares this machine with its states, in the ten minutes of the hour that its number says:
-# no two of the first six machines of a role do so at once. Watch: base-highstate-timer.
+# A timer compares this machine with its states, in ten minutes of the hour that its number says: no
+# two of the first six machines of a role do so at once. Watch: base-highstate-timer.
 {% set number = grains['id'].rpartition('-')[2] | int %}
 base-highstate-unit:
   file.managed:
