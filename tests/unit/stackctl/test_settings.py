@@ -98,6 +98,9 @@ def test_address_that_the_edge_would_get_wrong_is_refused(
         ({"alerts": {"webhook": "http://a.example.org/"}}, ["alerts:webhook is", "at port 443"]),
         ({"alerts": {"watchdog": "https://a.example.org:8443"}}, ["alerts:watchdog", "port 443"]),
         ({"alerts": {"mail": "me@example.org"}}, ["alerts", "mail"]),
+        ({"upgrade_window": "03:00"}, ["upgrade_window is '03:00'", "such as Sun 03:00"]),
+        ({"upgrade_window": "Sun 24:00"}, ["upgrade_window is 'Sun 24:00'"]),
+        ({"correct_drift": "yes"}, ["correct_drift is 'yes'"]),
     ],
     ids=str,
 )
