@@ -145,3 +145,19 @@ def test_connection_that_does_not_answer_is_not_used(
     monkeypatch.setattr(settings, "IDLE", -1)
     with pytest.raises(DisconnectionError, match="timeout expired"):
         take(engine, pooled)
+
+
+def test_home_says_what_this_site_does_not_run(
+    settings: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Airflow's own class, which nothing but a page of the UI needs."""
+    assert not [name for name in sys.modules if name.startswith("airflow.api_fastapi")]
+    types = ModuleType("airflow.api_fastapi.common.types")
+    vars(types)["UIAlert"] = SimpleNamespace
+    for name in ("airflow", "airflow.api_fastapi", "airflow.api_fastapi.common"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, types.__name__, types)
+    for _ in range(2):
+        (alert,) = settings.DASHBOARD_UIALERTS
+        assert alert.category == "info"
+        assert "a run that you trigger stays queued" in alert.text

@@ -4,6 +4,7 @@ import gc
 import os
 import select
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
@@ -27,15 +28,24 @@ ASYNC_CONNECT_ARGS = {
     "server_settings": {"application_name": "airflow"},
 }
 
-# What Home tells everybody. /ui/config makes Airflow's UIAlert of it; importing that class here
-# would load the whole API into every command.
-DASHBOARD_UIALERTS = [
-    {
-        "category": "info",
-        "text": "This site has Airflow's web app alone. Its scheduler, triggerer and Dag processor "
-        "show as unhealthy because none runs here: a run that you trigger stays queued.",
-    }
-]
+
+class _Alerts:
+    """What Home tells everybody. /ui/config lists those that are Airflow's class.
+
+    Every command reads this file, and importing that class loads the API's models.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        from airflow.api_fastapi.common.types import UIAlert  # noqa: PLC0415
+
+        yield UIAlert(
+            category="info",
+            text="This site has Airflow's web app alone. Its scheduler, triggerer and Dag processor"
+            " show as unhealthy because none runs here: a run that you trigger stays queued.",
+        )
+
+
+DASHBOARD_UIALERTS = _Alerts()
 
 # Seconds without use, after which a connection is asked before it is used.
 IDLE = 10
