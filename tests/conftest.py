@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from _pytest._code.code import ExceptionRepr
 from salt._logging import shutdown_temp_handler
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+from evidence import Evidence
 
 MARKS = {"cloud": pytest.mark.docker, "states": pytest.mark.docker, "stack": pytest.mark.stack}
 """The folders whose tests need machines, and the mark of each folder's tests."""
@@ -65,6 +69,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
                 item.add_marker(pytest.mark.timeout(MACHINES_SECONDS))
     items.sort(key=lambda item: LONGEST.get(machines_of(item.path), len(LONGEST)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have a test that fails show the ends of its machines' logs.
+
+    They belong to the error: the sections of a report are not shown (`--show-capture` in
+    pyproject.toml).
+    """
+    report = yield
+    if report.failed and isinstance(report.longrepr, ExceptionRepr):
+        for fixture in getattr(item, "funcargs", {}).values():
+            if isinstance(fixture, Evidence):
+                for title, text in fixture.logs():
+                    report.longrepr.addsection(title, text)
+    return report
 
 
 def pytest_unconfigure() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import docker
 import pytest
 
-from localcloud import engine, image, packages, ruleset, service
+from localcloud import engine, image, ruleset, service
 from localcloud.config import CloudConfig
 from localcloud.machines import CLOUD_LABEL
 from realcloud import EDGE, PROMPT, ROOT, SHARED, Machine, Place, RealCloud, free_port
@@ -71,17 +71,3 @@ def machine(cloud: RealCloud) -> Machine:
     return cloud.launch(
         SHARED, UserData="#!/bin/sh\necho first-boot\necho once >> /root/user-data\n"
     )
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Have a test that fails show the end of the local cloud's log."""
-    report = yield
-    running = getattr(item, "funcargs", {}).get("cloud")
-    if report.failed and isinstance(running, RealCloud):
-        log = service.status(running.config.state_dir).log
-        end = packages.tail(log.read_text(errors="replace"), 60)
-        report.sections.append((f"the local cloud's log, {log}", end))
-    return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -126,15 +126,3 @@ def edge(fleet: Fleet, web: Machine) -> Machine:
 @pytest.fixture(scope="module")
 def password(fleet: Fleet) -> str:
     return fleet.pillar.secrets["airflow-admin"]["password"]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Have a test that fails show the ends of its machines' journals."""
-    report = yield
-    fleet = getattr(item, "funcargs", {}).get("fleet")
-    if report.failed and isinstance(fleet, Fleet):
-        report.sections += fleet.journals()
-    return report

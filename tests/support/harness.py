@@ -38,6 +38,7 @@ from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
 
 import builtrelease
+from evidence import Evidence
 from localcloud.config import TIME_ADDRESS
 from localcloud.machines import container_options, cpu_limits
 from localcloud.ntp import TimeServer
@@ -307,7 +308,7 @@ def failed(states: States) -> list[str]:
     ]
 
 
-class Fleet:
+class Fleet(Evidence):
     """The master and the machines, which boot when a test first asks for them.
 
     Attributes:
@@ -484,7 +485,7 @@ class Fleet:
         if minion_id not in address_plan():
             self.withdraw_address(minion_id)
 
-    def journals(self) -> list[tuple[str, str]]:
+    def logs(self) -> list[tuple[str, str]]:
         """Return the end of the journal of each machine that runs, after a title."""
         return [(f"the journal of {name}", self._journal(name, 40)) for name in self._machines]
 

@@ -18,7 +18,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from localcloud import service
+from evidence import Evidence
+from localcloud import packages, service
 from localcloud.config import REGION, CloudConfig, Endpoint
 from localcloud.delays import Delays
 from plainpillar import DEPLOYMENT
@@ -84,7 +85,7 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 
 @dataclass
-class RealCloud:
+class RealCloud(Evidence):
     """A running cloud with a network and a key pair for machines.
 
     Attributes:
@@ -104,6 +105,12 @@ class RealCloud:
             "aws_secret_access_key": self.endpoint.secret_key,
         }
         return _client(name, self.endpoint.url, **keys | credentials)
+
+    def logs(self) -> list[tuple[str, str]]:
+        """Return the end of the log of the API."""
+        log = service.status(self.config.state_dir).log
+        end = packages.tail(log.read_text(errors="replace"), 60)
+        return [(f"the local cloud's log, {log}", end)]
 
     def make_network(self) -> None:
         """Make the network, groups, address, key pair and role that cloud.profiles.d names."""
