@@ -64,6 +64,11 @@ def own() -> str:
     return of(str(__opts__["id"]))
 
 
+def turn() -> int:
+    """Return which of six turns this machine has, from 0: those of one role take different ones."""
+    return int(str(__opts__["id"]).rpartition("-")[2]) % 6
+
+
 def serves(minion_id: str) -> bool:
     """Return whether a minion serves its role: the role's table may have a number up to which.
 
@@ -426,10 +431,19 @@ def _memory_mib() -> int:
     return kib // 1024
 
 
+def leaves(role: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the certificates that a description names, each with its ``path`` on the machine.
+
+    Args:
+        role: what ``recorded`` has returned.
+    """
+    return [role[key] for key in _CERTIFICATES if key in role]
+
+
 def _certificates(role: Mapping[str, Any]) -> dict[str, dt.datetime | None]:
     """Return file -> the end of the machine's certificate in it; None: it cannot be read."""
     ends: dict[str, dt.datetime | None] = {}
-    for path in (role[key]["path"] for key in _CERTIFICATES if key in role):
+    for path in (leaf["path"] for leaf in leaves(role)):
         try:
             ends[path] = x509.load_pem_x509_certificate(Path(path).read_bytes()).not_valid_after_utc
         except (OSError, ValueError):

@@ -29,9 +29,8 @@ def told() -> dict[str, Any]:
     """
     role = __salt__["role.recorded"]()
     trusts = [*role.get("trusts", []), *role.get("sender", {}).get("trusts", [])]
-    kinds = ("certificate", "client", "receiver", "sender", "shared")
-    own = [role[key] for key in kinds if key in role]
-    paths = [path for each in own for path in (each["path"], *each.get("copies", []))]
+    leaves = __salt__["role.leaves"](role)
+    paths = [path for each in leaves for path in (each["path"], *each.get("copies", []))]
     not_loaded: Mapping[str, list[str]] = __salt__["service_config.outdated"]()
     known = {*trusts, *paths}
     mine = {unit: [path for path in found if path in known] for unit, found in not_loaded.items()}

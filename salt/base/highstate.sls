@@ -1,6 +1,5 @@
 # A timer compares this machine with its states, in ten minutes of the hour that its number says: no
 # two of the first six machines of a role do so at once. Watch: base-highstate-timer.
-{% set number = grains['id'].rpartition('-')[2] | int %}
 base-highstate-unit:
   file.managed:
     - name: /etc/systemd/system/highstate-compare.service
@@ -14,7 +13,7 @@ base-highstate-timer-unit:
     - template: jinja
     - mode: '0644'
     - context:
-        minute: {{ number % 6 * 10 }}
+        minute: {{ salt['role.turn']() * 10 }}
 
 base-highstate-timer:
   service.running:

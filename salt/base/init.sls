@@ -144,7 +144,7 @@ base-upgrades-timer-file:
     - makedirs: True
     - mode: '0644'
     - context:
-        hour: {{ grains['id'].rpartition('-')[2] | int % 6 }}
+        hour: {{ salt['role.turn']() }}
 
 base-upgrades-timer:
   service.running:

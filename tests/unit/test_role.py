@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from saltmodules import functions
+from saltmodules import functions, load
 from stackctl.certificates import Authority
 from stackctl.roles import role_of
 from tlsserver import Page, serving
@@ -575,3 +575,10 @@ def test_end_of_each_certificate_is_a_number(
     assert end > datetime.now(UTC).timestamp() + 30 * 86400
     # The worst is what counts.
     assert status(port, certificate=certificate, shared=shared)["certificate_end"] == "unknown"
+
+
+def test_machines_of_a_role_take_turns() -> None:
+    turns = [
+        load("_modules", "role", __opts__={"id": f"web-{number}"}).turn() for number in range(1, 8)
+    ]
+    assert turns == [1, 2, 3, 4, 5, 0, 1]

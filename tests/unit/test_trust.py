@@ -46,6 +46,7 @@ def told(role: dict[str, Any], outdated: dict[str, list[str]] | None = None) -> 
     """Return what the machine says, with files that units have not loaded."""
     functions = {
         "role.recorded": lambda: role,
+        "role.leaves": load("_modules", "role").leaves,
         "service_config.outdated": lambda: outdated or {},
     }
     return load("_modules", "trust", __salt__=functions).told()

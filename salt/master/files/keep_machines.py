@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import scale_machines
@@ -28,7 +27,7 @@ def correct(config: Config) -> str:
     Raises:
         ScaleError: a state failed; or a tree waits for its roll-out.
     """
-    answers = scale_machines.ask(_everybody(config), "highstate.differ")
+    answers = scale_machines.ask(scale_machines.accepted(config), "highstate.differ")
     differ = sorted(name for name, ids in answers.items() if ids)
     if not differ:
         return "no machine differs"
@@ -56,7 +55,7 @@ def upgrade(config: Config) -> str:
     Raises:
         ScaleError: one has failed, so those after it were left alone; or a tree waits.
     """
-    others = {*_everybody(config)} - {*scale_machines.machines_of(config, "salt")}
+    others = {*scale_machines.accepted(config)} - {*scale_machines.machines_of(config, "salt")}
     names = _call("maintenance.order", sorted(others))
     refused = _call("maintenance.refusals", names)
     spare = [name for name in names if not refused[name]]
@@ -70,10 +69,6 @@ def upgrade(config: Config) -> str:
     return what
 
 
-def _everybody(config: Config) -> list[str]:
-    return sorted(path.name for path in Path(config.pki, "minions").iterdir())
-
-
 def _call(function: str, names: list[str]) -> Any:
     """Return what a function of the master's own minion says of machines."""
     words = ("salt-call", "--out=json", "--retcode-passthrough", function, json.dumps(names))
@@ -83,13 +78,8 @@ def _call(function: str, names: list[str]) -> Any:
 def main(arguments: list[str], config: str = CONFIG) -> int:
     """Return the exit code."""
     (verb,) = arguments
-    try:
-        done = {"correct": correct, "upgrade": upgrade}[verb]
-        print(done(Config(**json.loads(Path(config).read_text()))))
-    except ScaleError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    done = {"correct": correct, "upgrade": upgrade}[verb]
+    return scale_machines.exit_code(lambda known: print(done(known)), config)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -229,12 +230,16 @@ def instances(config: Config) -> set[str]:
     }
 
 
+def accepted(config: Config) -> list[str]:
+    """Return the machines whose keys this master has accepted, by name."""
+    return sorted(path.name for path in Path(config.pki, "minions").iterdir())
+
+
 def machines_of(config: Config, role: str) -> list[str]:
-    """Return the machines of a role whose keys this master has accepted, by number."""
-    found = [path.name for path in Path(config.pki, "minions").iterdir()]
+    """Return those of a role, by number."""
     numbered = [
         (int(number), name)
-        for name in found
+        for name in accepted(config)
         for before, _, number in [name.rpartition("-")]
         if before == role and number.isascii() and number.isdigit() and not number.startswith("0")
     ]
@@ -424,20 +429,23 @@ def _remember(path: Path, state: State) -> None:
     scratch.replace(path)
 
 
-def main(arguments: Sequence[str], config: str = CONFIG) -> int:
-    """Return the exit code."""
-    verb, *names = arguments
-    settings = Config(**json.loads(Path(config).read_text()))
+def exit_code(task: Callable[[Config], None], config: str) -> int:
+    """Do something with the configuration in a file; print why it failed."""
     try:
-        if verb == "retire":
-            machines = [name for name in names if name != WITH_DATA]
-            retire(settings, machines, with_data=WITH_DATA in names)
-        else:
-            decide(settings)
+        task(Config(**json.loads(Path(config).read_text())))
     except ScaleError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def main(arguments: Sequence[str], config: str = CONFIG) -> int:
+    """Return the exit code."""
+    verb, *names = arguments
+    if verb != "retire":
+        return exit_code(decide, config)
+    machines = [name for name in names if name != WITH_DATA]
+    return exit_code(partial(retire, names=machines, with_data=WITH_DATA in names), config)
 
 
 if __name__ == "__main__":

@@ -83,13 +83,12 @@ class LocalCloud:
         if not localcloud.engine.reachable():
             return
         name, vpc = local.cloud_name(self._deployment), self._deployment.base_pillar("aws")["vpc"]
-        for found in localcloud.neighbours.overlapping(
-            localcloud.engine.connect(), vpc["cidr"], name
-        ):
+        client = localcloud.engine.connect()
+        if others := localcloud.neighbours.overlapping(client, vpc["cidr"], name):
             raise PreflightError(
-                f"Docker's network {found.network} has {found.cidr},"
+                f"Docker's network {others[0].network} has {others[0].cidr},"
                 f" which is in {vpc['cidr']}, the network of this deployment.",
-                _way_out(found),
+                _way_out(others[0]),
             )
 
     @_stack_errors()
