@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from _pytest._code.code import ExceptionRepr
+from _pytest.terminal import TerminalReporter
 from salt._logging import shutdown_temp_handler
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -20,6 +21,7 @@ MARKS = {"cloud": pytest.mark.docker, "states": pytest.mark.docker, "stack": pyt
 """The folders whose tests need machines, and the mark of each folder's tests."""
 MACHINES_SECONDS = 2400
 """The timeout of one such test: the first test of a session waits until its machines are made."""
+REASON_CHARACTERS = 1000
 WEB_APP = "web app"
 WEB_APP_FILES = frozenset(
     f"test_{name}.py"
@@ -87,6 +89,27 @@ def pytest_runtest_makereport(
                 for title, text in fixture.logs():
                     report.longrepr.addsection(title, text)
     return report
+
+
+class TellsAtOnce:
+    """Says which test failed, and why, when it does: a run that is stopped prints no summary."""
+
+    def __init__(self, terminal: TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Print the name and the error of a test that has failed."""
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = (crash.message if crash else report.longreprtext).strip()[:REASON_CHARACTERS]
+            self._terminal.write_line(f"\n{report.when} of {report.nodeid} failed: {why}")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Tell failures at once; the workers of xdist have no terminal."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        session.config.pluginmanager.register(TellsAtOnce(terminal))
 
 
 def pytest_unconfigure() -> None:
