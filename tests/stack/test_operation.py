@@ -164,6 +164,7 @@ def test_moment_is_restored_and_the_present_comes_back(stack: Stack) -> None:
     stack.healthy()
 
 
+@pytest.mark.long
 def test_up_repairs_lost_master_lost_machine_and_dead_api(stack: Stack) -> None:
     # The new master has to learn host keys even of a machine whose first boot is long ago.
     stack.sh("salt-1", "salt-cloud --assume-yes --action stop redis-1")

@@ -109,10 +109,12 @@ def test_each_machine_is_back_after_a_soft_restart(stack: Stack, ec2: EC2Client)
         restarted(stack, [name], partial(ec2.reboot_instances, InstanceIds=ids(ec2, name)))
 
 
+@pytest.mark.long
 def test_master_is_back_after_a_hard_restart(stack: Stack, ec2: EC2Client) -> None:
     restarted(stack, ["salt-1"], lambda: kill_and_start(stack, ec2, ["salt-1"]))
 
 
+@pytest.mark.long
 def test_other_machines_are_back_after_a_hard_restart(stack: Stack, ec2: EC2Client) -> None:
     names = [name for name in stack.deployment.machines() if name != "salt-1"]
     restarted(stack, names, lambda: kill_and_start(stack, ec2, names))
@@ -124,6 +126,7 @@ def test_all_machines_are_back_after_a_restart_at_once(stack: Stack, ec2: EC2Cli
     assert "Nothing changed" in stack.up()
 
 
+@pytest.mark.long
 def test_machine_that_ends_by_itself_is_named_and_started_again(stack: Stack) -> None:
     timer = "start-ended-machines.timer"
     stack.sh("salt-1", f"systemctl stop {timer}")

@@ -264,7 +264,16 @@ def test_stack_of_an_earlier_version_is_taken_over(
     assert dump(client) == after
 
 
-@pytest.mark.parametrize("kind", ["vpc", "subnet", "route-table", "airflow-web", "machine"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "vpc",
+        *(
+            pytest.param(kind, marks=pytest.mark.long)
+            for kind in ("subnet", "route-table", "airflow-web", "machine")
+        ),
+    ],
+)
 def test_takeover_that_was_interrupted_is_finished(
     apply: Callable[..., States], client: Client, cloud: Running, pillar: dict[str, Any], kind: str
 ) -> None:

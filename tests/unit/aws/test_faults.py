@@ -107,7 +107,7 @@ def test_tables_have_every_call(cloud: Running, apply: Apply) -> None:
     assert reads == set(READS)
 
 
-@pytest.mark.parametrize("skip", [0, 1])
+@pytest.mark.parametrize("skip", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_lost_answers_make_nothing_twice(
     cloud: Running, apply: Apply, client: Client, whole: Counter[str], skip: int
 ) -> None:
@@ -122,6 +122,7 @@ def test_lost_answers_of_reads_are_asked_for_again(
     assert_made_whole(cloud, apply, client, [faults.lost(action) for action in READS], whole)
 
 
+@pytest.mark.long
 def test_new_things_whose_answers_are_lost_and_that_are_unknown(
     cloud: Running, apply: Apply, client: Client, whole: Counter[str]
 ) -> None:
@@ -129,6 +130,7 @@ def test_new_things_whose_answers_are_lost_and_that_are_unknown(
     assert_made_whole(cloud, apply, client, given, whole)
 
 
+@pytest.mark.long
 def test_everything_new_is_unknown_for_a_while(
     cloud: Running, apply: Apply, client: Client, whole: Counter[str]
 ) -> None:
@@ -136,6 +138,7 @@ def test_everything_new_is_unknown_for_a_while(
     assert_made_whole(cloud, apply, client, given, whole)
 
 
+@pytest.mark.long
 def test_calls_that_failed_without_effect_are_made_again(
     cloud: Running, apply: Apply, client: Client, whole: Counter[str]
 ) -> None:

@@ -242,6 +242,7 @@ def test_lost_answers_do_no_harm(test: Deployment, stack: Running, tmp_path: Pat
     assert left(stack) == []
 
 
+@pytest.mark.long
 def test_interrupted_run_is_repeated(test: Deployment, stack: Running, tmp_path: Path) -> None:
     """Whatever call it ends at, the next run goes on from there."""
     for action in (

@@ -283,7 +283,7 @@ class Story:
     left: Snapshot
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=[pytest.param("serial", marks=pytest.mark.long), "parallel"])
 def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder, how = tmp_path_factory.mktemp("faults"), MODES[request.param]
     mirror = folder / "mirror"

@@ -116,6 +116,7 @@ def judged(tree: Path, gate: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_turns_its_gate_red(copied: Path, tmp_path: Path, fault: str) -> None:
     plant, gate = FAULTS[fault]
