@@ -45,7 +45,8 @@ result = json.load(answer)
     (alert,) = told["dashboard_alert"]
     assert alert["category"] == "info"
     assert "a run that you trigger stays queued" in alert["text"]
-    assert told["instance_name"] == "Airflow (local)"
+    # The deployment that the test's pillar names.
+    assert told["instance_name"] == "Airflow (test)"
 
 
 def test_login_accepts_the_right_password_only(edge: Machine, web: Machine, password: str) -> None:
