@@ -373,6 +373,7 @@ def test_no_secret_leaves_its_file(fleet: Fleet, edges: list[Machine]) -> None:
     assert rated.returncode == 0, rated.stdout
 
 
+@pytest.mark.long
 def test_without_acme_the_certificate_of_the_secret_is_back(
     fleet: Fleet, ca: CA, edges: list[Machine]
 ) -> None:

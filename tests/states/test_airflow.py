@@ -155,6 +155,7 @@ result["bearer"] = accepted(admin)
         assert all({*statuses} <= {401, 403} for statuses in tokens), name
 
 
+@pytest.mark.long
 def test_session_and_its_tokens_end_with_their_lifetime(
     edge: Machine, web: Machine, password: str
 ) -> None:
@@ -402,6 +403,7 @@ def test_unmigrated_database_stops_the_run_before_restart(web: Machine) -> None:
     assert changed(web.apply("airflow")) == []
 
 
+@pytest.mark.long
 def test_release_state_keeps_running_release_current(web: Machine) -> None:
     def current() -> str:
         return Path(web.run("readlink", "/opt/airflow/current").stdout.strip()).name

@@ -407,6 +407,7 @@ def test_nobody_can_write_to_a_spare(spare: Machine, web: Machine) -> None:
 # -- what lynis finds ------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_lynis_suggests_nothing_that_has_no_answer(machine: Machine, spare: Machine) -> None:
     def audit(audited: Machine) -> lynis.Audit:
         return lynis.audit(lambda script: audited.run("sh", "-c", script).stdout)

@@ -77,6 +77,7 @@ def test_restart_that_a_failed_run_has_lost_is_made(fleet: Fleet, redis: Machine
     assert changed(fleet.converge(redis)) == []
 
 
+@pytest.mark.long
 def test_service_of_an_earlier_release_loads_its_files_once(fleet: Fleet, redis: Machine) -> None:
     """Its unit has recorded nothing."""
     units = ("redis-server", "redis-sentinel", "ssh", "systemd-journald")
@@ -203,6 +204,7 @@ def test_tmp_is_small(redis: Machine) -> None:
     assert size == "100"
 
 
+@pytest.mark.long
 def test_flushed_firewall_is_restored_and_a_reboot_changes_nothing(
     fleet: Fleet, redis: Machine
 ) -> None:

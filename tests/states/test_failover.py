@@ -506,6 +506,7 @@ def test_replica_that_was_away_for_too_long_fetches_from_the_archive(
     assert sql(servers[away], rows) == sql(first, rows)
 
 
+@pytest.mark.long
 def test_replaced_first_machine_copies_the_others(
     fleet: Fleet, servers: dict[str, Machine]
 ) -> None:

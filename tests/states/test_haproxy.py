@@ -497,6 +497,7 @@ def test_key_of_other_certificate_is_not_installed(fleet: Fleet, edge: Machine) 
     assert edge.run("sha256sum", "/etc/haproxy/tls.pem").stdout == before
 
 
+@pytest.mark.long
 def test_file_that_was_loaded_and_put_back_is_loaded_again(fleet: Fleet, edge: Machine) -> None:
     """The file is right again, with an old time, but HAProxy runs with the other one."""
     config = "/etc/haproxy/haproxy.cfg"
@@ -583,6 +584,7 @@ def test_log_loses_no_line_of_a_flood(edge: Machine, attack: Attack) -> None:
         until(lambda: int(edge.run("sh", "-c", count).stdout) > 11_000, "the log has the flood")
 
 
+@pytest.mark.long
 def test_service_restarts_with_a_changed_unit(fleet: Fleet, edge: Machine) -> None:
     before = _worker(edge)
     unit = "/etc/systemd/system/haproxy.service.d/stack.conf"

@@ -129,6 +129,7 @@ for _ in range(3):
     assert many >= 0.9 * few
 
 
+@pytest.mark.long
 def test_no_request_holds_more_connections_than_its_share(
     edge: Machine, web: Machine, password: str
 ) -> None:

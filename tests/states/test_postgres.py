@@ -231,6 +231,7 @@ def test_idle_transaction_ends_the_role_and_not_a_migration(
     assert "survived" in query(script=idle).stdout, "the highstate restores the limit"
 
 
+@pytest.mark.long
 def test_database_of_earlier_release_gets_its_owner(
     fleet: Fleet, postgres: Machine, query: Query
 ) -> None:
@@ -379,6 +380,7 @@ def test_process_gives_memory_of_large_query_back(postgres: Machine) -> None:
     assert int(session.stdout.splitlines()[-1]) < 4 * 1024
 
 
+@pytest.mark.long
 def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
     fleet: Fleet, postgres: Machine, query: Query, table: str
 ) -> None:

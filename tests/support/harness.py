@@ -38,6 +38,7 @@ from saltfactories.daemons.master import SaltMaster
 from saltfactories.manager import FactoriesManager
 
 import builtrelease
+import inside
 from evidence import Evidence
 from localcloud.config import TIME_ADDRESS
 from localcloud.machines import container_options, cpu_limits
@@ -184,11 +185,16 @@ class Machine:
         """Run a command on this machine, beside Salt.
 
         The Docker library loses the first bytes of an answer that comes with the headers of HTTP
-        (https://github.com/docker/docker-py/issues/3332), so this runs Docker's own program.
+        (https://github.com/docker/docker-py/issues/3332), so another user's runs by Docker's own
+        program.
         """
-        values = [f"--env={name}={value}" for name, value in (environment or {}).items()]
-        options = ["docker", "exec", f"--user={user}", *values, self._container.container.id]
-        done = subprocess.run([*options, *command], capture_output=True, check=False)
+        container = self._container.container
+        if user == "root":
+            done = inside.run(container, *command, environment=environment)
+        else:
+            values = [f"--env={name}={value}" for name, value in (environment or {}).items()]
+            options = ["docker", "exec", f"--user={user}", *values, str(container.id)]
+            done = subprocess.run([*options, *command], capture_output=True, check=False)
         return ProcessResult(
             returncode=done.returncode,
             stdout=done.stdout.decode(errors="replace"),
