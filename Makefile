@@ -42,7 +42,7 @@ lint: $(BIN)/stackctl ## check formats, types, SLS, YAML, documents, shell
 
 unit: $(BIN)/stackctl ## test Python, templates, targeting, documents: no root, no Docker
 	$(BIN)/pytest $(SLOWEST) --numprocesses=auto --dist=loadfile --no-loadscope-reorder \
-		tests/unit packages/saltext-ec2/tests
+		-m "not long" tests/unit packages/saltext-ec2/tests
 
 # The lockfile has the newest Salt. These are an environment and a Salt of their own; the overrides
 # are those of pyproject.toml.
@@ -66,12 +66,13 @@ states: image ## apply every role twice in a container, then test its behaviour
 cloud: image ## test salt-cloud against the local EC2, with real machines and faults
 	$(BIN)/pytest tests/cloud
 
+# A third of the time, a test waits for something that needs no core.
 machines: image ## run `states` and `cloud` side by side
-	$(BIN)/pytest $(SLOWEST) --numprocesses=2 --dist=loadscope -m "not long" tests/states tests/cloud
+	$(BIN)/pytest $(SLOWEST) --numprocesses=3 --dist=loadscope -m "not long" tests/states tests/cloud
 
-long: image ## run the tests of `states` and `stack` that take minutes each: upgrades, a rotation of the CA
+long: image ## run the tests that take minutes each: upgrades, a rotation of the CA, a lost master
 	@scripts/install-browser
-	$(BIN)/pytest $(SLOWEST) -m long tests/states tests/stack
+	$(BIN)/pytest $(SLOWEST) -m long tests/unit tests/states tests/stack
 
 stack: $(BIN)/stackctl ## test the whole stack as a user meets it
 	@scripts/install-browser

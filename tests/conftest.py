@@ -21,14 +21,15 @@ MARKS = {"cloud": pytest.mark.docker, "states": pytest.mark.docker, "stack": pyt
 """The folders whose tests need machines, and the mark of each folder's tests."""
 MACHINES_SECONDS = 2400
 """The timeout of one such test: the first test of a session waits until its machines are made."""
-REASON_CHARACTERS = 1000
-WEB_APP = "web app"
-WEB_APP_FILES = frozenset(
-    f"test_{name}.py"
-    for name in ("airflow", "edge_tls", "load", "nginx", "secrets", "status", "web_answers")
-)
-"""The files of tests/states that need the web app, whose machine takes minutes to make."""
-LONGEST = {WEB_APP: 0, "cloud": 1, "test_haproxy": 2}
+REASON_CHARACTERS = 500
+"""Of the beginning of an error that is told at once, and as many of its end."""
+GROUPS = {
+    "web app": ("airflow", "edge_tls", "load", "nginx", "secrets", "status", "web_answers"),
+    "load balancer": ("drain", "haproxy"),
+    "database": ("backups", "cleaning", "postgres"),
+}
+"""Files of tests/states that use the same machines, which take minutes to make."""
+LONGEST = {"web app": 0, "cloud": 1, "load balancer": 2}
 
 # Salt's import hook for PyNaCl predates `find_spec`, which pytest asks of every finder.
 sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
@@ -54,13 +55,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def machines_of(path: Path) -> str:
-    """Return which machines the tests of a file use: those of the web app, of tests/cloud, its own.
+    """Return which machines the tests of a file use: those of a group, of tests/cloud, its own.
 
     Tests that use the same machines stay on one worker.
     """
     if path.parent.name != "states":
         return path.parent.name
-    return WEB_APP if path.name in WEB_APP_FILES else path.stem
+    name = path.stem.removeprefix("test_")
+    return next((group for group, names in GROUPS.items() if name in names), name)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,7 +103,9 @@ class TellsAtOnce:
         """Print the name and the error of a test that has failed."""
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
-            why = (crash.message if crash else report.longreprtext).strip()[:REASON_CHARACTERS]
+            why = (crash.message if crash else report.longreprtext).strip()
+            if len(why) > 2 * REASON_CHARACTERS:
+                why = f"{why[:REASON_CHARACTERS]}\n…\n{why[-REASON_CHARACTERS:]}"
             self._terminal.write_line(f"\n{report.when} of {report.nodeid} failed: {why}")
 
 

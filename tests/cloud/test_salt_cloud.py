@@ -237,6 +237,7 @@ def test_destroy_refuses_protected_database(launched: Master) -> None:
     assert "postgres-1" in launched.accepted()
 
 
+@pytest.mark.long
 def test_machine_without_salt_gets_locked_version(master: Master) -> None:
     """A machine as Debian's AMI boots it: no Salt, and apt's jobs of the first boot.
 

@@ -63,6 +63,11 @@ def test_every_command_of_salt_runs_on_the_master(stack: Stack) -> None:
     assert len({version.split()[1] for version in printed}) == 1, printed
 
 
+def test_command_runs_as_root_on_the_machine_that_is_named(stack: Stack) -> None:
+    printed = stack.ctl("exec", "web-1", "--", "id --user; hostname; exit 3", accept=(3,))
+    assert printed.split() == ["0", "web-1"]
+
+
 def test_restarted_master_keeps_its_key_and_its_minions(stack: Stack) -> None:
     key = "sha256sum < /etc/salt/pki/master/master.pub"
     before = stack.sh("salt-1", key)

@@ -224,6 +224,7 @@ def test_command_line_uses_the_owner_on_request(web: Machine) -> None:
     assert "AIRFLOW_DATABASE_ROLE is 'app' or 'owner'" in refused.stderr
 
 
+@pytest.mark.long
 def test_permissions_of_a_release_are_synced_without_a_new_revision(
     fleet: Fleet, web: Machine
 ) -> None:

@@ -182,6 +182,7 @@ def test_clock_is_measured_by_amazons_server_and_no_other(machine: Machine) -> N
     until(lambda: sources() == ["*,169.254.169.123"], "the server answers")
 
 
+@pytest.mark.long
 def test_wrong_clock_is_told(machine: Machine, fleet: Fleet) -> None:
     """The server says another time; the machine's clock, which is this host's, stays as it is."""
 

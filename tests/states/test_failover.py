@@ -606,6 +606,7 @@ def test_machine_leaves_before_it_is_removed(servers: dict[str, Machine]) -> Non
     assert servers[now].salt("etcd_member.forget", json.dumps(["postgres-3"])) == []
 
 
+@pytest.mark.long
 def test_last_server_begins_again(servers: dict[str, Machine]) -> None:
     """The runbook "Begin again with one database server"."""
     last = leader(servers, "postgres-3")

@@ -468,7 +468,8 @@ def test_web_machine_that_cannot_prove_itself_gets_no_request(
     _start_fake(web, "stub", web.address)
     try:
         until(lambda: _server(edge, "app/web-2")["check_status"] == "L6RSP", "a check by TLS")
-        until(lambda: _state(edge, "app/web-2").startswith("DOWN"), "it is out")
+        for backend in CHECKED:
+            until(lambda: _state(edge, f"{backend}/web-2").startswith("DOWN"), "it is out")  # noqa: B023
         assert ask("ask(path='/static/x.js')['status']") == 503
         problem = edge.salt("role.status")["problem"]
         assert re.search(f"HAProxy refuses web-2: .*({reason})", problem, re.IGNORECASE), problem

@@ -486,6 +486,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.long
 def test_faults_are_told_soon_and_each_by_one_page(
     fleet: Fleet, monitor: Machine, receiver: Receiver
 ) -> None:
@@ -518,6 +519,7 @@ def test_faults_are_told_soon_and_each_by_one_page(
     until(lambda: wanted <= receiver.resolved, "all have ended", seconds=240)
 
 
+@pytest.mark.long
 def test_operator_silences_by_command(monitor: Machine, receiver: Receiver, fleet: Fleet) -> None:
     silence = ("amtool", "silence", "add", "alertname=NoRedisMaster", "--duration=1h")
     refused = monitor.run(*silence)
@@ -547,6 +549,7 @@ def test_watchdog_is_told_again_and_again(monitor: Machine, receiver: Receiver) 
     assert max(later - one for one, later in pairwise(receiver.watchdogs)) <= 240
 
 
+@pytest.mark.long
 def test_machines_without_a_monitor_tell_nobody(fleet: Fleet, monitor: Machine) -> None:
     with fleet.without_address(MONITOR):
         machine = fleet.machine("redis-1")

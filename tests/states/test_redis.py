@@ -293,6 +293,7 @@ def _forked(redis: Machine) -> bool:
     return bool(redis.run("pgrep", "-f", "^redis-aof-rewrite").returncode == 0)
 
 
+@pytest.mark.long
 def test_rotated_password_refuses_nobody_until_the_rotation_goes_on(
     fleet: Fleet, redis: Machine, session: Session
 ) -> None:

@@ -19,5 +19,8 @@ def test_files_that_need_the_web_app_stay_together(pytestconfig: pytest.Config) 
         for name, text in texts.items()
         if "web_app()" in text or (re.search(r"\bweb: Machine", text) and "def web(" not in text)
     }
-    assert needed == conftest.WEB_APP_FILES
-    assert {"test_drain.py", "test_haproxy.py"} <= texts.keys() - needed
+    groups = {
+        group: {f"test_{name}.py" for name in names} for group, names in conftest.GROUPS.items()
+    }
+    assert needed == groups["web app"]
+    assert set().union(*groups.values()) <= texts.keys()
