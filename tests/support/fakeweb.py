@@ -39,8 +39,8 @@ def judge(path: str, body: bytes) -> tuple[int, Headers]:
 
 async def body_for(words: list[str], headers: dict[str, Any]) -> bytes:
     """Return the body of an answer, after the time that the path asks for."""
-    if words[0] == "sleep":
-        await asyncio.sleep(int(words[1]) / 1000)
+    if "sleep" in words:
+        await asyncio.sleep(int(words[words.index("sleep") + 1]) / 1000)
     if words[-1] == "wait":
         await asyncio.sleep(35)
     if "large" in words:  # so many times
