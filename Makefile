@@ -72,7 +72,8 @@ machines: image ## run `states` and `cloud` side by side
 
 long: image ## run the tests that take minutes each: upgrades, a rotation of the CA, a lost master
 	@scripts/install-browser
-	$(BIN)/pytest $(SLOWEST) -m long tests/unit tests/states tests/stack
+	$(BIN)/pytest $(SLOWEST) --numprocesses=auto --dist=loadfile -m long tests/unit
+	$(BIN)/pytest $(SLOWEST) -m long tests/states tests/cloud tests/stack
 
 stack: $(BIN)/stackctl ## test the whole stack as a user meets it
 	@scripts/install-browser
