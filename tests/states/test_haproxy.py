@@ -187,6 +187,7 @@ threads = [threading.Thread(target=client, args=[end]) for _ in range(clients)]
 [thread.join() for thread in threads]
 """
 READY, STOP = "/run/flood-ready", "/run/flood-stop"
+SECOND = SUBNET[-41]  # which no machine has
 OWN, AUTHORITY = "/root/fakeweb.pem", "/root/ca.pem"
 SERVICE = f"web.{DOMAIN}"
 # The backends whose servers have a state of their own.
@@ -837,7 +838,7 @@ def test_long_queue_is_refused_honestly(fleet: Fleet, web: Machine, ask: Ask) ->
 @pytest.fixture
 def pair(web: Machine, edge: Machine) -> Iterator[str]:
     """A second web machine, with an address of its own on the first one; its systemd unit."""
-    address = str(SUBNET[-2])
+    address = str(SECOND)
     web.run("ip", "address", "add", f"{address}/{SUBNET.prefixlen}", "dev", "eth0")
     _start_fake(web, "second", address)
     for backend in BACKENDS:
@@ -859,7 +860,7 @@ def _harm(harm: str, web: Machine, edge: Machine) -> None:
     if harm == "cut off":
         chain = "add table ip cut; add chain ip cut out { type filter hook output priority 0; }"
         edge.run("nft", chain)
-        edge.run("nft", f"add rule ip cut out ip daddr {SUBNET[-2]} drop")
+        edge.run("nft", f"add rule ip cut out ip daddr {SECOND} drop")
     else:
         web.run("systemctl", "kill", "-s", {"killed": "KILL", "frozen": "STOP"}[harm], "second")
 
