@@ -302,7 +302,6 @@ def test_second_run_changes_nothing(fleet: Fleet, edges: list[Machine]) -> None:
     assert [serial(edge) for edge in edges] == before
 
 
-@pytest.mark.long
 def test_renewal_fails_no_request(ca: CA, edges: list[Machine]) -> None:
     """And comes in time. The site's address is at the other load balancer meanwhile."""
     edge = edges[0]
