@@ -66,7 +66,7 @@ states: image ## apply every role twice in a container, then test its behaviour
 cloud: image ## test salt-cloud against the local EC2, with real machines and faults
 	$(BIN)/pytest tests/cloud
 
-# A third of the time, a test waits for something that needs no core.
+# With two workers, tests that wait for something leave up to a third of two cores idle.
 machines: image ## run `states` and `cloud` side by side
 	$(BIN)/pytest $(SLOWEST) --numprocesses=3 --dist=loadscope -m "not long" tests/states tests/cloud
 
