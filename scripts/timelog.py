@@ -25,11 +25,11 @@ ROW = re.compile(
 HOURS = re.compile(r"^(\| [^|]+ \| \d\d:\d\d \| \d\d:\d\d \| )([^|]*?)( \|)", re.MULTILINE)
 ESTIMATE = re.compile(r"^\| \*\*wall clock\*\*[^|]*\| \*\*([\d.]+) h\*\*", re.MULTILINE)
 TABLE = re.compile(r"(?<=<!-- hours -->\n\n).*?(?=\n\n|\Z)", re.DOTALL)
-SPENT = re.compile(r"(?<=\*\*Time spent\*\*: )[\d.]+ h by the clock, in \w+ stages?")
+SPENT = re.compile(r"(?<=\*\*Time spent\*\*: )[\d.]+ h by the clock, in [\w-]+ stages?")
 NUMBERS = (
     *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
-    *("eighteen", "nineteen", "twenty"),
+    *("eighteen", "nineteen", "twenty", "twenty-one"),
 )
 
 
