@@ -1,11 +1,11 @@
 """Compare settings of the web app on a web machine of this host, and print a table in Markdown.
 
 Two apps run at the same time on the machine: one as salt/airflow starts it, but with one worker,
-and one with a change. They are asked in short turns, so that both meet the same host. The
-clients do not count: they run beside the machine, and enter its namespaces only. CPU time is that
-of an app's processes in the least disturbed turn, memory what they hold in proportion (PSS) after
-all requests. Nothing of the machine's configuration is changed. The exit code is 1 when an answer
-was not 200.
+and one with a change. They are asked in short turns, so that both meet the same host. The clients
+do not count: they run beside the machine, and enter its namespaces only. CPU time is the median of
+an app's processes over all turns; the ratio is the median of those of two turns that follow each
+other. Memory is what they hold in proportion (PSS) after all requests. Nothing of the machine's
+configuration is changed. The exit code is 1 when an answer was not 200.
 
 Needs root, and a machine that nobody else uses: one of `make up`, or of a test.
 """
@@ -20,6 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import docker
@@ -230,10 +231,12 @@ def row(name: str, report: Mapping[str, Any]) -> str:
     """Return a line of the table: milliseconds of CPU, usual and changed, and memory."""
     cells = []
     for request in report["usual"]["cpu"]:
-        # What else the host does only adds to a turn.
-        usual, changed = (min(report[app]["cpu"][request]) for app in ("usual", "changed"))
-        ratio = f" ({changed / usual:.2f})" if usual else ""
-        cells.append(f"{usual:.1f} → {changed:.1f}{ratio}")
+        usual, changed = (report[app]["cpu"][request] for app in ("usual", "changed"))
+        # The host may become twice as slow at any moment: only turns that follow each other are
+        # alike.
+        pairs = [after / before for before, after in zip(usual, changed, strict=True) if before]
+        ratio = f" ({median(pairs):.2f})" if pairs else ""
+        cells.append(f"{median(usual):.1f} → {median(changed):.1f}{ratio}")
     memory = " → ".join(f"{report[app]['memory']:.0f}" for app in ("usual", "changed"))
     return f"| {name} | {' | '.join(cells)} | {memory} |"
 

@@ -139,9 +139,11 @@ def compare(question: dict[str, Any]) -> dict[str, Any]:
         app.wait(HEALTH)
         for asked in requests.values():
             app.visit(asked) if isinstance(asked, list) else app.ask(asked, 2)
+    in_turn = list(apps.items())
     for _ in range(question["rounds"]):
+        in_turn.reverse()
         for name, asked in requests.items():
-            for unit, app in apps.items():
+            for unit, app in in_turn:
                 before = app.cpu()
                 if isinstance(asked, list):
                     answers, count = app.visit(asked), VISITORS

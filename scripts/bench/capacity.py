@@ -25,12 +25,34 @@ TARGET = "edge2"
 
 
 @dataclass(frozen=True)
-class Demand:
-    """CPU ms of one visit on all web machines, on the edge and on PostgreSQL."""
+class Use:
+    """What the machines of a role use their CPU for.
 
-    web: float
-    edge: float
-    postgres: float
+    Attributes:
+        visit: ms of one visit, on all machines of the role.
+        rest: the share of a core that one machine uses while nobody visits.
+    """
+
+    visit: float
+    rest: float = 0.0
+
+    def visits(self, cores: float) -> float:
+        """Return how many visits a minute one machine serves; 0: it is busy without any."""
+        return max(0.0, 60_000 * (cores * BUSY - self.rest) / self.visit)
+
+    def machines(self, a_minute: float, cores: float) -> float:
+        """Return how many machines visits need, in parts of one."""
+        each = self.visits(cores)
+        return a_minute / each if each else math.inf
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What visits need of the web machines, of the edge and of PostgreSQL."""
+
+    web: Use
+    edge: Use
+    postgres: Use
 
 
 @dataclass(frozen=True)
@@ -42,14 +64,14 @@ class Plan:
         postgres: the share of its CPU that PostgreSQL needs, 1 is all that it may be busy.
     """
 
-    web: int
-    edge: int
+    web: float
+    edge: float
     postgres: float
 
     @property
     def possible(self) -> bool:
-        """Whether one PostgreSQL suffices; it cannot be doubled."""
-        return self.postgres <= 1
+        """Whether one PostgreSQL suffices, which cannot be doubled, and any number of the rest."""
+        return self.postgres <= 1 and math.isfinite(self.web + self.edge)
 
     def cost(self, private: Decimal, public: Decimal) -> Decimal:
         """Return the USD of a month, of all machines of the stack.
@@ -58,23 +80,20 @@ class Plan:
             private: of a machine without a public address.
             public: of one with it: the Salt master, and each edge.
         """
-        return (self.web + OTHERS - 1) * private + (self.edge + 1) * public
+        return (int(self.web) + OTHERS - 1) * private + (int(self.edge) + 1) * public
 
 
 def demand(results: Results, scenario: str) -> Demand:
     """Return the demand of `first-visit` or `repeat-visit`; raise Missing."""
     names = results.runs(scenario)[0].get(TARGET, {}).get("cpu_ms", {})
 
-    def of(role: str) -> float:
-        found = [name for name in names if name.startswith(f"{role}-")]
-        return sum(results.number(scenario, TARGET, "cpu_ms", name) for name in found or [role])
+    def of(role: str) -> Use:
+        found = [name for name in names if name.startswith(f"{role}-")] or [role]
+        visit = sum(results.number(scenario, TARGET, "cpu_ms", name) for name in found)
+        rests = [results.number(scenario, TARGET, "rest_ms", name) for name in found]
+        return Use(visit, max(rests) / 1000)
 
     return Demand(of("web"), of("lb"), of("postgres"))
-
-
-def visits(ms: float, cores: float) -> float:
-    """Return how many visits a minute one machine serves, of a demand in CPU ms."""
-    return 60_000 * cores * BUSY / ms
 
 
 def plan(need: Demand, a_minute: float, cores: float) -> Plan:
@@ -85,9 +104,12 @@ def plan(need: Demand, a_minute: float, cores: float) -> Plan:
         a_minute: visits.
         cores: BURST or BASELINE.
     """
-    web = math.ceil(a_minute / visits(need.web, cores))
-    edge = math.ceil(a_minute / visits(need.edge, cores))
-    return Plan(max(LEAST_WEB, web), max(1, edge), a_minute / visits(need.postgres, cores))
+    web, edge = (_whole(use.machines(a_minute, cores)) for use in (need.web, need.edge))
+    return Plan(max(LEAST_WEB, web), max(1, edge), need.postgres.machines(a_minute, cores))
+
+
+def _whole(machines: float) -> float:
+    return math.ceil(machines) if math.isfinite(machines) else machines
 
 
 def burst_minutes(use: float) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 from bench.results import Missing, Results
 
@@ -66,32 +67,50 @@ def _errors(scenario: str, *path: str) -> Value:
     return value
 
 
-def cpu(results: Results, scenario: str, target: str) -> float:
+def costs(results: Results, scenario: str, target: str) -> list[float]:
     """Return the CPU ms of a request or visit on the machines that serve it, without the stores.
 
     Args:
         results: of a run.
         scenario: whose.
         target: `stock`, `web`, `edge1` or `edge2`.
+
+    Returns:
+        a number for each run of the scenario.
+
+    Raises:
+        Missing: a run lacks it.
     """
-    found = 0.0
-    for name in results.runs(scenario)[0].get(target, {}).get("cpu_ms", {}):
-        if not name.startswith(("postgres-", "redis-")):
-            found += results.number(scenario, target, "cpu_ms", name)
-    if not found:
+    found = [
+        sum(
+            cost
+            for name, cost in run.get(target, {}).get("cpu_ms", {}).items()
+            if not name.startswith(("postgres-", "redis-"))
+        )
+        for run in results.runs(scenario)
+    ]
+    if not all(found):
         raise Missing(f"{scenario}/{target}/cpu_ms")
     return found
 
 
+def _over(results: Results, scenario: str, above: str, below: str) -> float:
+    """Return what a request costs at one target ÷ at another.
+
+    Each run compares what it measured a few seconds apart, and the median of the runs counts:
+    between two runs the host may have become twice as slow.
+    """
+    pairs = zip(costs(results, scenario, above), costs(results, scenario, below), strict=True)
+    return median(one / other for one, other in pairs)
+
+
 def _stock_over(scenario: str, target: str) -> Value:
     """Return how many times cheaper a target is than stock."""
-    return lambda results: cpu(results, scenario, "stock") / cpu(results, scenario, target)
+    return lambda results: _over(results, scenario, "stock", target)
 
 
 def _dearest(scenarios: tuple[str, ...]) -> Value:
-    return lambda results: max(
-        cpu(results, one, "web") / cpu(results, one, "stock") for one in scenarios
-    )
+    return lambda results: max(_over(results, one, "web", "stock") for one in scenarios)
 
 
 def _ratio(scenario: str, above: tuple[str, ...], below: tuple[str, ...]) -> Value:

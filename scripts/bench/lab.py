@@ -7,6 +7,7 @@ import json
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 PLAYER = Path(player.__file__)
 PLAYER_SECONDS = 300.0
 WARM_SECONDS = 1.0
+REST_SECONDS = 20.0
 LOOPBACK = "http://127.0.0.1:8080"  # of a web machine, in its own network
 
 
@@ -121,6 +123,9 @@ class Lab:
         """Look the machines up again, after one was replaced or added."""
         found = machines.of_cloud(self.client, local.cloud_name(self.deployment))
         stock_machine = self.machines.get(stock.NAME)
+        for name, machine in self.machines.items():
+            if name in found:
+                found[name].rest = machine.rest
         self.machines = {name: one for name, one in found.items() if name != "salt-1"}
         if stock_machine is not None:
             self.machines[stock.NAME] = stock_machine
@@ -344,7 +349,17 @@ def open_lab(deployment: Deployment, *, with_stock: bool, seconds: float) -> Ite
             )
         stack.enter_context(addresses.visitors(*_bridge(client, lab.postgres)))
         _log_in_everywhere(lab)
+        _rest(lab)
         yield lab
+
+
+def _rest(lab: Lab) -> None:
+    """Learn what each machine uses while nobody asks: checks, Salt's minion, timers."""
+    say("measuring the machines at rest")
+    with lab.span() as span:
+        time.sleep(REST_SECONDS)
+    for name, cpu in span.cpu.items():
+        lab.machines[name].rest = cpu / span.seconds
 
 
 def _log_in_everywhere(lab: Lab) -> None:

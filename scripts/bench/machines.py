@@ -43,11 +43,18 @@ class Usage:
 
 
 class Machine:
-    """A running machine of the local cloud, or the stock machine."""
+    """A running machine of the local cloud, or the stock machine.
+
+    Attributes:
+        name: its name.
+        container: of Docker.
+        rest: the share of a core that it uses while nobody asks it anything, once that is known.
+    """
 
     def __init__(self, name: str, container: Container) -> None:
         self.name = name
         self.container = container
+        self.rest = 0.0
 
     @property
     def address(self) -> str:

@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from bench import capacity, figures, prices, svg
 from bench.results import FOLDER, ROOT, Missing, Results
@@ -101,7 +102,7 @@ def _measured_rows(results: Results) -> Iterator[list[str]]:
     for scenario, what in KINDS.items():
         for target, where in TARGETS.items():
             try:
-                cost = figures.cpu(results, scenario, target)
+                found = figures.costs(results, scenario, target)
             except Missing:
                 continue
 
@@ -115,8 +116,8 @@ def _measured_rows(results: Results) -> Iterator[list[str]]:
                 what,
                 where,
                 of("rate"),
-                number(cost),
-                f"{100 * _spread(results, scenario, target):.0f}",
+                number(median(found)),
+                f"{100 * _spread(found):.0f}",
                 of("p50_ms"),
                 of("p99_ms"),
                 of("bytes", 1024),
@@ -124,18 +125,9 @@ def _measured_rows(results: Results) -> Iterator[list[str]]:
             ]
 
 
-def _spread(results: Results, scenario: str, target: str) -> float:
+def _spread(found: list[float]) -> float:
     """Return half of what lies between the dearest and the cheapest run ÷ the median."""
-    names = [
-        name
-        for name in results.runs(scenario)[0][target]["cpu_ms"]
-        if not name.startswith(("postgres-", "redis-"))
-    ]
-    sums = [
-        sum(run[target]["cpu_ms"].get(name, 0) for name in names) for run in results.runs(scenario)
-    ]
-    middle = sorted(sums)[len(sums) // 2]
-    return (max(sums) - min(sums)) / middle / 2 if middle else 0.0
+    return (max(found) - min(found)) / median(found) / 2
 
 
 def visitors_table(results: Results, kind: str, cores: float) -> str:
@@ -155,8 +147,8 @@ def visitors_table(results: Results, kind: str, cores: float) -> str:
         rows.append(
             [
                 f"{visitors:,}",
-                f"{found.web}",
-                f"{found.edge}",
+                f"{found.web:.0f}",
+                f"{found.edge:.0f}",
                 f"{100 * found.postgres:.0f} %",
                 cost,
             ]
@@ -164,17 +156,22 @@ def visitors_table(results: Results, kind: str, cores: float) -> str:
     return table(["visits a minute", "web", "edge", "PostgreSQL", "USD a month"], rows)
 
 
+def _rests(need: capacity.Demand) -> str:
+    web, edge, postgres = (number(1000 * use.rest) for use in (need.web, need.edge, need.postgres))
+    return f"{web}, {edge} and {postgres}"
+
+
 def capacity_text(results: Results) -> str:
     """Return the chapter that answers how many machines visitors need."""
     parts = []
     for kind, what in (("first-visit", "first visit"), ("repeat-visit", "repeat visit")):
         need = capacity.demand(results, kind)
-        burst = capacity.visits(need.web, capacity.BURST)
-        baseline = capacity.visits(need.web, capacity.BASELINE)
+        burst, baseline = map(need.web.visits, (capacity.BURST, capacity.BASELINE))
         parts.append(
             paragraph(
-                f"A **{what}** costs {number(need.web)} ms of CPU on the web machines,"
-                f" {number(need.edge)} ms on the edge and {number(need.postgres)} ms on PostgreSQL."
+                f"A **{what}** costs {number(need.web.visit)} ms of CPU on the web machines,"
+                f" {number(need.edge.visit)} ms on the edge and {number(need.postgres.visit)} ms on"
+                f" PostgreSQL; at rest, these machines use {_rests(need)} ms a second."
                 f" One web machine serves {number(burst)} of them a minute at burst, and"
                 f" {number(baseline)} at the baseline. At burst:"
             )
@@ -237,7 +234,7 @@ def _sweep_plot(results: Results) -> str:
 def _cpu_plot(results: Results) -> str:
     labels = [KINDS[scenario].strip("`") for scenario in COMPARED]
     series = {
-        TARGETS[target]: [figures.cpu(results, scenario, target) for scenario in COMPARED]
+        TARGETS[target]: [median(figures.costs(results, scenario, target)) for scenario in COMPARED]
         for target in ("stock", "web")
     }
     return svg.bars("CPU of a request", "ms", labels, series)

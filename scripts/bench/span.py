@@ -82,10 +82,18 @@ class Span:
         self.peak[name] = max(memory, self.peak.get(name, 0))
 
     def figures(self, requests: int) -> dict[str, object]:
-        """Return what the results keep: CPU in ms for each of `requests`, memory in MiB."""
+        """Return what the results keep: CPU in ms for each of `requests`, memory in MiB.
+
+        What a machine uses at rest is no part of a request. It is kept apart, in ms a second.
+        """
         each = max(1, requests)
+        rest = {machine.name: machine.rest for machine in self.machines}
         return {
-            "cpu_ms": {name: round(1000 * cpu / each, 3) for name, cpu in self.cpu.items()},
+            "cpu_ms": {
+                name: round(1000 * max(0.0, cpu - rest[name] * self.seconds) / each, 3)
+                for name, cpu in self.cpu.items()
+            },
+            "rest_ms": {name: round(1000 * rest[name], 3) for name in self.cpu},
             "app_cpu_ms": round(1000 * sum(self.app_cpu.values()) / each, 3),
             "peak_mib": {name: round(peak / (1 << 20), 1) for name, peak in self.peak.items()},
             "kills": self.kills,

@@ -102,9 +102,16 @@ def test_peak_is_the_largest_share_of_any_machine_but_stock() -> None:
     assert value("memory peak", found) == pytest.approx(0.7)
 
 
+def test_ratios_compare_what_one_run_measured() -> None:
+    """The host was three times as slow in the second run, and twice as slow for stock's third."""
+    runs = [costs(10, 5, 1), costs(30, 15, 3), costs(20, 5, 1)]
+    found = made(**{name.replace("-", "_"): runs for name in figures.LIGHT})
+    assert value("CPU per request", found) == pytest.approx(0.5)
+
+
 def test_machines_for_visitors() -> None:
-    need = capacity.Demand(web=600, edge=60, postgres=150)
-    assert capacity.visits(600, 1.0) == pytest.approx(70)
+    need = capacity.Demand(capacity.Use(600), capacity.Use(60), capacity.Use(150))
+    assert need.web.visits(1.0) == pytest.approx(70)
     few = capacity.plan(need, 10, 1.0)
     assert (few.web, few.edge) == (2, 1)
     assert few.postgres == pytest.approx(10 / 280)
@@ -115,10 +122,23 @@ def test_machines_for_visitors() -> None:
     assert slow.cost(Decimal(10), Decimal(20)) == 80 + 10 * (slow.edge + 1)
 
 
+def test_machines_are_busy_at_rest() -> None:
+    use = capacity.Use(600, rest=0.05)
+    assert use.visits(0.1) == pytest.approx(2)
+    assert use.visits(1.0) == pytest.approx(65)
+    never = capacity.Use(600, rest=0.07)
+    need = capacity.Demand(never, use, use)
+    assert not capacity.plan(need, 1, 0.1).possible
+    assert capacity.plan(need, 1, 1.0).possible
+
+
 def test_demand_is_that_of_all_machines_of_a_role() -> None:
     cpu = {"web-1": 300, "web-2": 200, "lb-1": 40, "postgres-1": 90}
-    found = made(first_visit=[{"edge2": {"cpu_ms": cpu}}])
-    assert capacity.demand(found, "first-visit") == capacity.Demand(500, 40, 90)
+    rest = {"web-1": 12, "web-2": 20, "lb-1": 5, "postgres-1": 30}
+    found = made(first_visit=[{"edge2": {"cpu_ms": cpu, "rest_ms": rest}}])
+    assert capacity.demand(found, "first-visit") == capacity.Demand(
+        capacity.Use(500, 0.02), capacity.Use(40, 0.005), capacity.Use(90, 0.03)
+    )
     with pytest.raises(Missing):
         capacity.demand(found, "repeat-visit")
 
