@@ -20,23 +20,25 @@
 {% set others = everything | difference(stored + web + edge) %}
 {% set master = salt['role.accepted']('salt') %}
 {% set edges_without_tls = salt['role.edges_without_tls'](balancers) %}
-{% set synced = new or everything %}
+{% set known = 'addresses' if new else 'pillar' %}
 
+{% if not new %}
 deploy-modules:
   salt.function:
     - name: saltutil.sync_modules
-    - tgt: {{ synced | json }}
+    - tgt: {{ everything | json }}
     - tgt_type: list
     - expect_minions: True
 
 deploy-states:
   salt.function:
     - name: saltutil.sync_states
-    - tgt: {{ synced | json }}
+    - tgt: {{ everything | json }}
     - tgt_type: list
     - expect_minions: True
     - require:
       - salt: deploy-modules
+{% endif %}
 
 # The firewall and the configuration of every machine need the addresses of all machines, which are
 # a part of the pillar. The master knows them from EC2.
@@ -48,19 +50,22 @@ deploy-addresses:
     - expect_minions: True
     # EC2 is asked again for as long when it does not answer.
     - timeout: 120
+{% if not new %}
     - require:
       - salt: deploy-states
+{% endif %}
 
-# What runs outside a highstate reads the pillar that the minion holds in memory.
+# What runs outside a highstate reads the pillar that the minion holds in memory. A highstate asks
+# for its own, and for modules: new machines have no time for the rest before they serve.
 deploy-pillar:
   salt.function:
     - name: saltutil.refresh_pillar
-    - tgt: {{ synced | json }}
+    - tgt: {{ (new or everything) | json }}
     - tgt_type: list
     - expect_minions: True
     - kwarg: {wait: True, timeout: 60}
     - require:
-      - salt: deploy-addresses
+      - salt: deploy-{{ 'new' if new else 'addresses' }}
 
 # The build takes longest, and needs no other machine.
 deploy-artefact:
@@ -70,7 +75,7 @@ deploy-artefact:
     - sls: airflow.artefact
     - parallel: True
     - require:
-      - salt: deploy-pillar
+      - salt: deploy-{{ known }}
 
 {% if others %}
 deploy-others:
@@ -80,7 +85,7 @@ deploy-others:
     - highstate: True
     - parallel: True
     - require:
-      - salt: deploy-pillar
+      - salt: deploy-{{ known }}
 {% endif %}
 
 # A machine that restarts leaves the others to serve, and a new one finds them. For a new web
@@ -94,7 +99,7 @@ deploy-{{ id }}:
     - highstate: True
     - parallel: True
     - require:
-      - salt: deploy-{{ 'pillar' if loop.first or new else loop.previtem }}
+      - salt: deploy-{{ known if loop.first or new else loop.previtem }}
 {% endfor %}
 {% endfor %}
 
@@ -106,16 +111,16 @@ deploy-stores:
       - salt: deploy-{{ id }}
 {% endfor %}
 
+{% if not new %}
 # Every web machine has the files of the new release before the first one serves its pages.
 deploy-release:
   salt.state:
-    - tgt: {{ (new or web) | json }}
+    - tgt: {{ web | json }}
     - tgt_type: list
     - sls: airflow.release
     - require:
       - salt: deploy-artefact
 
-{% if not new %}
 # Any web machine can migrate. It serves the new release before the other web machines change.
 deploy-database:
   salt.state:
@@ -143,7 +148,7 @@ deploy-database:
 {% else %}
 {% set steps = one_by_one + edges %}
 {% endif %}
-{% set first = 'release' if new else 'database' %}
+{% set first = 'artefact' if new else 'database' %}
 {% for step, machines in steps %}
 deploy-{{ step }}:
   salt.state:
@@ -186,4 +191,7 @@ deploy-smoke:
     - tgt_type: list
     - sls: smoke
     - require:
+{% if new %}
+      - salt: deploy-pillar
+{% endif %}
       - salt: deploy-{{ 'web-tls' if edges_without_tls else steps[-1][0] }}

@@ -192,26 +192,25 @@ def test_release_is_built_once_and_is_everywhere_before_the_first_machine_change
 def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) -> None:
     compiled = render("web-1", "web-2", "web-3", "web-4", new=["web-3", "web-4"])
     assert targets(compiled) == {
-        "deploy-modules": ["web-3", "web-4"],
-        "deploy-states": ["web-3", "web-4"],
-        "deploy-pillar": ["web-3", "web-4"],
         "deploy-addresses": ["salt-1"],
         "deploy-artefact": ["salt-1"],
         "deploy-postgres-1": ["postgres-1"],
         "deploy-redis-1": ["redis-1"],
-        "deploy-release": ["web-3", "web-4"],
         "deploy-new": ["web-3", "web-4"],
+        "deploy-pillar": ["web-3", "web-4"],
         "deploy-edge": ["lb-1", "salt-1"],
         "deploy-web-1": ["web-1"],
         "deploy-web-2": ["web-2"],
         "deploy-smoke": ["salt-1"],
     }
     steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
-    order = ["release", "new", "edge", "web-1", "web-2", "smoke"]
+    order = ["addresses", "artefact", "new", "edge", "web-1", "web-2", "smoke"]
     for before, step in pairwise(order):
         assert {"salt": f"deploy-{before}"} in steps[f"deploy-{step}"]["require"]
     # The database lets in the machines whose addresses its last run knew.
     assert {"test": "deploy-stores"} in steps["deploy-new"]["require"]
+    assert {"salt": "deploy-new"} in steps["deploy-pillar"]["require"]
+    assert {"salt": "deploy-pillar"} in steps["deploy-smoke"]["require"]
 
 
 def test_lowest_web_machine_migrates(render: Render) -> None:
