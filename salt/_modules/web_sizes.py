@@ -45,15 +45,18 @@ def pools(requests: int) -> dict[str, int]:
 
 
 def connections(airflow: Mapping[str, Any]) -> int:
-    """Return how many connections a web machine opens at most."""
-    return int(airflow["workers"]) * sum(pools(int(airflow["requests_per_worker"])).values())
+    """Return how many connections a web machine opens at most: while a worker is renewed."""
+    return _most_workers(airflow) * sum(pools(int(airflow["requests_per_worker"])).values())
+
+
+def _most_workers(airflow: Mapping[str, Any]) -> int:
+    return int(airflow["workers"]) + 1
 
 
 def memory(airflow: Mapping[str, Any]) -> int:
-    """Return what the web app holds at most, in MiB: a worker that leaves may be replaced late."""
-    return int(airflow["shared_megabytes"]) + int(airflow["workers"]) * int(
-        airflow["worker_megabytes"]
-    )
+    """Return what the web app holds at most, in MiB: while a worker is renewed."""
+    workers = int(airflow["workers"]) * int(airflow["worker_megabytes"])
+    return int(airflow["shared_megabytes"]) + workers + int(airflow["new_worker_megabytes"])
 
 
 def checked(airflow: Mapping[str, Any], machines: int, role_connections: int) -> dict[str, int]:
@@ -80,14 +83,14 @@ def checked(airflow: Mapping[str, Any], machines: int, role_connections: int) ->
     needed = connections(airflow) * machines
     if needed > role_connections:
         raise CommandExecutionError(
-            f"{machines} web machines with {airflow['workers']} workers of"
-            f" {airflow['requests_per_worker']} requests open up to {needed} connections, and"
-            f" postgres:role_connections allows {role_connections}"
+            f"{machines} web machines with {_most_workers(airflow)} workers of"
+            f" {airflow['requests_per_worker']} requests, one of them being renewed, open up to"
+            f" {needed} connections, and postgres:role_connections allows {role_connections}"
         )
     if memory(airflow) > airflow["memory_high_megabytes"]:
         raise CommandExecutionError(
-            f"{airflow['workers']} workers of {airflow['worker_megabytes']} MiB hold up to"
-            f" {memory(airflow)} MiB, and airflow:memory_high_megabytes is"
+            f"{airflow['workers']} workers of {airflow['worker_megabytes']} MiB, and a new one,"
+            f" hold up to {memory(airflow)} MiB, and airflow:memory_high_megabytes is"
             f" {airflow['memory_high_megabytes']}"
         )
     return pools(airflow["requests_per_worker"])

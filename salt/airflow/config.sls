@@ -111,6 +111,7 @@ airflow-environment:
           - --worker-class=web_worker.WebWorker
           - --no-control-socket
         worker:
+          workers: {{ airflow.workers }}
           renewal_lock: {{ airflow.runtime }}/renewal.lock
           worker_megabytes: {{ airflow.worker_megabytes }}
           worker_requests: {{ airflow.worker_requests }}

@@ -140,7 +140,7 @@ haproxy-config:
         pages: {{ answers.pages.keys() | list | json }}
         headers: {{ headers | json }}
         constant: {{ nginx.constant | json }}
-        slots: {{ airflow.workers * airflow.get('requests_per_worker', 4) }}
+        slots: {{ airflow.workers * airflow.requests_per_worker * airflow.slots_per_request }}
         certificates: {{ (live + [server.certificate.path]) | json }}
         thumbprint: {{ (salt['site_certificate.thumbprint'](account) if acme else '') | json }}
         client: {{ server.client.path }}

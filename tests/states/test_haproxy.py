@@ -89,7 +89,7 @@ SIZES = yaml.safe_load((ROOT / "salt/haproxy/defaults.yaml").read_text())["hapro
 LIMITS = DEPLOYMENT.base_pillar("haproxy")
 PASSWORDS = LIMITS["passwords"]
 _APP = yaml.safe_load((ROOT / "salt/airflow/defaults.yaml").read_text())["airflow"]
-SLOTS = _APP["workers"] * _APP["requests_per_worker"]
+SLOTS = _APP["workers"] * _APP["requests_per_worker"] * _APP["slots_per_request"]
 HEALTH = "/api/v2/monitor/health"
 CONSTANT = yaml.safe_load((ROOT / "salt/nginx/constant.yaml").read_text())["constant"]
 # The values precede it, where no `from __future__` may stand.

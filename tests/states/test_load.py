@@ -150,6 +150,23 @@ def test_no_request_holds_more_connections_than_its_share(
     assert {"POST /api/v2/backfills", "GET /auth/roles/list/"} <= requests.keys()
 
 
+def test_new_worker_serves_before_the_old_one_leaves(
+    edge: Machine, web: Machine, password: str
+) -> None:
+    reading = "result = load([path] * 4, seconds)"
+    seen: list[set[str]] = []
+    with changed_settings(web, WEB_WORKER_REQUESTS="20"), ThreadPoolExecutor(1) as pool:
+        (old,) = processes(web, "worker")
+        work = pool.submit(ask, edge, web, password, reading, path="/ui/dags?limit=5", seconds=20)
+        while not work.done():
+            seen.append(processes(web, "worker"))
+            time.sleep(0.2)
+        assert {Answer(*row).status for row in work.result()} == {200}
+        until(lambda: len(processes(web, "worker")) == 1, "one worker is left")
+    assert {1, 2} == {len(workers) for workers in seen}
+    assert old not in seen[-1]
+
+
 @pytest.mark.long
 def test_memory_has_a_bound_and_its_renewal_fails_no_request(
     edge: Machine, web: Machine, password: str
@@ -175,6 +192,7 @@ def test_memory_has_a_bound_and_its_renewal_fails_no_request(
     workers = [pids for pids, _ in seen]
     assert before - workers[-1], "no worker was renewed"
     assert all(pids for pids in workers), "all workers left at once"
+    assert max(map(len, workers)) == 2, "the new one did not come before the old one left"
     assert max(memory for _, memory in seen) <= 0.75 * MEMORY
     quarter = len(seen) // 4
     second, last = (

@@ -15,11 +15,12 @@ from saltmodules import load
 
 web_sizes = load("_modules", "web_sizes")
 SIZES = {
-    "workers": 2,
+    "workers": 1,
     "requests_per_worker": 3,
     "worker_megabytes": 200,
+    "new_worker_megabytes": 60,
     "shared_megabytes": 260,
-    "memory_high_megabytes": 660,
+    "memory_high_megabytes": 520,
     "rows_per_page": 25,
 }
 
@@ -34,9 +35,9 @@ def test_pools_serve_every_request_that_a_worker_lets_in() -> None:
     assert checked(requests_per_worker=1) == {"synchronous": 4, "asynchronous": 1}
 
 
-def test_connections_are_those_of_both_pools_of_every_worker() -> None:
+def test_connections_are_those_of_both_pools_of_every_worker_and_of_a_new_one() -> None:
     assert web_sizes.connections(SIZES) == 18
-    assert web_sizes.connections(SIZES | {"workers": 1}) == 9
+    assert web_sizes.connections(SIZES | {"workers": 2}) == 27
 
 
 @pytest.mark.parametrize("name", ["workers", "requests_per_worker", "rows_per_page"])
@@ -55,15 +56,15 @@ def test_missing_number_is_refused() -> None:
 def test_machine_beyond_the_budget_of_connections_is_refused() -> None:
     with pytest.raises(
         CommandExecutionError,
-        match=r"5 web machines with 2 workers of 3 requests open up to 90 connections.* allows 72",
+        match=r"5 web machines with 2 workers of 3 requests, one .* up to 90 connections.* allows 72",
     ):
         checked(machines=5)
 
 
 def test_workers_beyond_the_memory_are_refused() -> None:
-    with pytest.raises(CommandExecutionError, match=r"hold up to 860 MiB, .*megabytes is 660"):
-        checked(workers=3, allowed=1000)
-    with pytest.raises(CommandExecutionError, match=r"hold up to 662 MiB"):
+    with pytest.raises(CommandExecutionError, match=r"hold up to 720 MiB, .*megabytes is 520"):
+        checked(workers=2, allowed=1000)
+    with pytest.raises(CommandExecutionError, match=r"a new one, hold up to 521 MiB"):
         checked(worker_megabytes=201)
 
 
@@ -78,9 +79,9 @@ def test_page_with_more_rows_than_an_answer_is_refused() -> None:
     [
         ({"workers": "many"}, "airflow:workers is 'many'"),
         ({"rows_per_page": "many"}, "airflow:rows_per_page is 'many'"),
-        ({"workers": 9}, "9 workers of 3 requests open up to"),
-        ({"requests_per_worker": 20}, "2 workers of 20 requests open up to"),
-        ({"worker_megabytes": 400}, "hold up to 1060 MiB"),
+        ({"workers": 9}, "10 workers of 3 requests, one"),
+        ({"requests_per_worker": 20}, "2 workers of 20 requests, one"),
+        ({"worker_megabytes": 400}, "hold up to 720 MiB"),
     ],
 )
 def test_sizes_that_do_not_fit_stop_the_run_before_it_changes_anything(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import signal
 import sys
 import threading
 import time
@@ -253,19 +254,50 @@ def test_connection_that_cannot_be_opened_is_told_whatever_the_driver_raises(
     assert noted == [{"connected": False}]
 
 
-def renewal(worker: ModuleType, folder: Path, own: float = 99) -> Any:
-    made = worker.Renewal(folder / "lock", 100, 1000)
-    made.own = lambda: own
+class Gunicorn:
+    """Its master, whose workers are processes with these numbers."""
+
+    def __init__(self, *workers: str) -> None:
+        self.workers = list(workers)
+        self.signals: list[signal.Signals] = []
+
+    def kill(self, process: int, number: signal.Signals) -> None:
+        assert process == os.getppid()
+        self.signals.append(number)
+
+
+@pytest.fixture
+def gunicorn(monkeypatch: pytest.MonkeyPatch) -> Gunicorn:
+    made = Gunicorn("7")
+    monkeypatch.setattr(os, "kill", made.kill)
     return made
+
+
+def renewal(worker: ModuleType, folder: Path, gunicorn: Gunicorn, own: float = 99) -> Any:
+    made = worker.Renewal(folder / "lock", 100, 1000, 1)
+    made.own = lambda: own
+    made.siblings = lambda: gunicorn.workers
+    return made
+
+
+def later(worker: ModuleType, folder: Path) -> None:
+    """Let the pause between two renewals pass."""
+    earlier = time.time() - worker.PAUSE - 1
+    os.utime(folder / "lock", (earlier, earlier))
 
 
 @pytest.mark.parametrize(
     ("own", "requests", "due"), [(100, 1000, False), (101, 0, True), (0, 1001, True)]
 )
-def test_worker_leaves_that_has_grown_or_served_enough(
-    worker: ModuleType, tmp_path: Path, own: float, requests: int, due: bool
+def test_worker_is_renewed_that_has_grown_or_served_enough(
+    worker: ModuleType,
+    tmp_path: Path,
+    gunicorn: Gunicorn,
+    own: float,
+    requests: int,
+    due: bool,
 ) -> None:
-    assert renewal(worker, tmp_path, own).due(requests) is due
+    assert renewal(worker, tmp_path, gunicorn, own).due(requests) is due
 
 
 def test_own_memory_is_what_the_process_shares_with_no_other(
@@ -276,30 +308,53 @@ def test_own_memory_is_what_the_process_shares_with_no_other(
     assert worker.Renewal.own() == 3
 
 
-def test_one_worker_leaves_at_a_time(worker: ModuleType, tmp_path: Path) -> None:
-    assert renewal(worker, tmp_path).begin()
-    assert not renewal(worker, tmp_path).begin()
+def test_siblings_are_the_processes_of_the_same_parent(worker: ModuleType) -> None:
+    assert str(os.getpid()) in worker.Renewal.siblings()
 
 
-def test_next_worker_leaves_when_the_new_one_has_had_time(
-    worker: ModuleType, tmp_path: Path
+def test_one_worker_is_renewed_at_a_time(
+    worker: ModuleType, tmp_path: Path, gunicorn: Gunicorn
 ) -> None:
-    first = renewal(worker, tmp_path)
+    assert renewal(worker, tmp_path, gunicorn).begin()
+    assert not renewal(worker, tmp_path, gunicorn).begin()
+    assert gunicorn.signals == [signal.SIGTTIN]
+
+
+def test_next_worker_is_renewed_when_the_new_one_has_had_time(
+    worker: ModuleType, tmp_path: Path, gunicorn: Gunicorn
+) -> None:
+    first = renewal(worker, tmp_path, gunicorn)
     assert first.begin()
     os.close(first._file)  # the process ends
-    assert not renewal(worker, tmp_path).begin()
-    earlier = time.time() - worker.PAUSE - 1
-    os.utime(tmp_path / "lock", (earlier, earlier))
-    assert renewal(worker, tmp_path).begin()
+    second = renewal(worker, tmp_path, gunicorn)
+    assert not second.begin()
+    later(worker, tmp_path)
+    assert second.begin()
 
 
-def test_worker_that_may_not_leave_yet_stops_nobody_else(
-    worker: ModuleType, tmp_path: Path
+def test_new_worker_that_has_not_come_is_asked_for_again(
+    worker: ModuleType, tmp_path: Path, gunicorn: Gunicorn
 ) -> None:
-    (tmp_path / "lock").write_text(".")
-    assert not renewal(worker, tmp_path).begin()
-    os.utime(tmp_path / "lock", (0, 0))
-    assert renewal(worker, tmp_path).begin()
+    old = renewal(worker, tmp_path, gunicorn)
+    assert old.begin()
+    assert not old.begin()
+    later(worker, tmp_path)
+    assert old.begin()
+    assert gunicorn.signals == [signal.SIGTTIN] * 2
+
+
+def test_new_worker_has_the_oldest_one_leave_once_it_serves(
+    worker: ModuleType, tmp_path: Path, gunicorn: Gunicorn
+) -> None:
+    old, new = (renewal(worker, tmp_path, gunicorn) for _ in range(2))
+    old.finish()
+    assert gunicorn.signals == [], "it is the only one"
+    assert old.begin()
+    gunicorn.workers.append("8")
+    later(worker, tmp_path)
+    assert not old.begin(), "the new one is there"
+    new.finish()
+    assert gunicorn.signals == [signal.SIGTTIN, signal.SIGTTOU]
 
 
 def test_leaving_worker_waits_for_requests_of_connections_that_it_took(worker: ModuleType) -> None:

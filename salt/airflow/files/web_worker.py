@@ -1,8 +1,8 @@
 """Gunicorn's worker of the web app. Managed by Salt (salt/airflow).
 
 It bounds the requests inside the app (web_queue.py), asks the app once for readers who may see the
-same (web_answers.py), and leaves once it has grown too large: a new worker takes its place. Its
-settings are in the environment.
+same (web_answers.py), and is renewed once it has grown too large: a new worker serves before the
+old one leaves. Its settings are in the environment.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ from web_queue import Bounded, Limits, database
 INTERVAL = 5
 # Between two renewals on one machine, in seconds: the new worker has to serve first.
 PAUSE = 20
+# Between two looks whether the server has started, in seconds.
+START_INTERVAL = 0.1
 
 
 def setting(name: str) -> float:
@@ -77,13 +80,27 @@ class DrainingServer(Server):
 
 
 class Renewal:
-    """When a worker leaves: never two workers at once, also not shortly after each other."""
+    """When a worker is renewed: never two at once, also not shortly after each other.
 
-    def __init__(self, lock: Path, megabytes: float, requests: float) -> None:
-        """Take the file that the workers lock, and the memory and requests that are enough."""
+    The worker asks gunicorn for one worker more, and serves on. The new one, once it serves, asks
+    for one less, and gunicorn ends the oldest. So whichever process ends in between, as many
+    workers are left as there should be.
+    https://docs.gunicorn.org/en/stable/signals.html
+    """
+
+    def __init__(self, lock: Path, megabytes: float, requests: float, workers: float) -> None:
+        """Take the file that the workers lock, what is enough, and how many workers there are.
+
+        Args:
+            lock: the file.
+            megabytes: of memory, after which a worker is renewed.
+            requests: that it has served, after which it is renewed.
+            workers: of the machine, beside a new one.
+        """
         self._lock = lock
         self._megabytes = megabytes
         self._requests = requests
+        self._workers = workers
         self._file = -1
 
     def due(self, requests: int) -> bool:
@@ -91,20 +108,43 @@ class Renewal:
         return requests > self._requests or self.own() > self._megabytes
 
     def begin(self) -> bool:
-        """Return whether it is this worker's turn. It is until the process ends."""
+        """Ask for a new worker, and return whether it was this worker's turn.
+
+        It is until the process ends, and a new worker that has not come is asked for again.
+        """
+        if self._file < 0 and not self._take_turn():
+            return False
+        last = os.fstat(self._file)
+        if (last.st_size and time.time() - last.st_mtime < PAUSE) or self.is_new_one_there():
+            return False
+        os.write(self._file, b".")
+        os.kill(os.getppid(), signal.SIGTTIN)
+        return True
+
+    def _take_turn(self) -> bool:
         file = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
             return False
-        last = os.fstat(file)
-        if last.st_size and time.time() - last.st_mtime < PAUSE:
-            os.close(file)
-            return False
-        os.write(file, b".")
         self._file = file
         return True
+
+    def finish(self) -> None:
+        """Have the oldest worker leave, if this new one is one too many."""
+        if self.is_new_one_there():
+            os.kill(os.getppid(), signal.SIGTTOU)
+
+    def is_new_one_there(self) -> bool:
+        """Return whether there is a worker more than there should be."""
+        return len(self.siblings()) > self._workers
+
+    @staticmethod
+    def siblings() -> list[str]:
+        """Return the processes of gunicorn's workers, with this one: proc_pid_children(5)."""
+        parent = os.getppid()
+        return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
 
     @staticmethod
     def own() -> float:
@@ -144,16 +184,19 @@ class WebWorker(AirflowUvicornWorker):
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     async def _watch(self, server: Server) -> None:
-        """End the server when the worker has to leave, once it is its turn."""
+        """Have the worker take an older one's place, and ask for a new one when it is time."""
         renewal = Renewal(
             Path(os.environ["WEB_RENEWAL_LOCK"]),
             setting("WORKER_MEGABYTES"),
             setting("WORKER_REQUESTS"),
+            setting("WORKERS"),
         )
+        while not server.started:  # noqa: ASYNC110 (nothing would set an event)
+            await asyncio.sleep(START_INTERVAL)
+        renewal.finish()
         while True:
             await asyncio.sleep(INTERVAL)
             requests = server.server_state.total_requests
             if renewal.due(requests) and renewal.begin():
-                self.log.info("Worker leaves at %d MiB after %d requests", renewal.own(), requests)
-                server.should_exit = True
-                return
+                own = renewal.own()
+                self.log.info("Worker is renewed at %d MiB after %d requests", own, requests)

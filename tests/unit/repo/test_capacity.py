@@ -110,7 +110,7 @@ def stores_memory(stores: dict[str, Any]) -> float:
 
 def test_connections_to_the_stores_fit_their_proxy() -> None:
     stores, airflow = sizes("stores"), sizes("airflow")
-    redis = airflow["workers"] * 2 * (airflow["requests_per_worker"] + 1)
+    redis = (airflow["workers"] + 1) * 2 * (airflow["requests_per_worker"] + 1)
     assert stores["maxconn"] >= 2 * (connections(airflow, 1) + redis)
     assert stores["maxconn"] * STORES_CONNECTION <= stores["memory_megabytes"] / 2
     assert stores["reload_seconds"] > airflow["answer_seconds"]
@@ -259,7 +259,7 @@ def nginx_memory(nginx: dict[str, Any]) -> float:
 def compressed() -> int:
     """Return how many answers of the web app the load balancer asks for at once."""
     airflow, haproxy = sizes("airflow"), sizes("haproxy")
-    slots = airflow["workers"] * airflow["requests_per_worker"]
+    slots = airflow["workers"] * airflow["requests_per_worker"] * airflow["slots_per_request"]
     return int(slots + sum(haproxy[name] for name in ("uploads", "health", "passwords_maxconn")))
 
 

@@ -42,7 +42,7 @@ def deployment(deployment: Deployment) -> Deployment:
 
 def test_budget_uses_the_arithmetic_of_the_states(deployment: Deployment) -> None:
     (deployment.root / "salt/_modules/web_sizes.py").write_text(
-        "def connections(airflow):\n    return airflow['workers'] * 100\n"
+        "def connections(airflow):\n    return airflow['workers'] * 200\n"
     )
     with pytest.raises(ScaleError, match=r"2 machines .* may open 400 connections"):
         capacity.check(deployment, {"web": Bounds(2, 2)})
