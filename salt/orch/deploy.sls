@@ -20,25 +20,24 @@
 {% set others = everything | difference(stored + web + edge) %}
 {% set master = salt['role.accepted']('salt') %}
 {% set edges_without_tls = salt['role.edges_without_tls'](balancers) %}
+{% set synced = new or everything %}
 {% set known = 'addresses' if new else 'pillar' %}
 
-{% if not new %}
 deploy-modules:
   salt.function:
     - name: saltutil.sync_modules
-    - tgt: {{ everything | json }}
+    - tgt: {{ synced | json }}
     - tgt_type: list
     - expect_minions: True
 
 deploy-states:
   salt.function:
     - name: saltutil.sync_states
-    - tgt: {{ everything | json }}
+    - tgt: {{ synced | json }}
     - tgt_type: list
     - expect_minions: True
     - require:
       - salt: deploy-modules
-{% endif %}
 
 # The firewall and the configuration of every machine need the addresses of all machines, which are
 # a part of the pillar. The master knows them from EC2.
@@ -50,17 +49,15 @@ deploy-addresses:
     - expect_minions: True
     # EC2 is asked again for as long when it does not answer.
     - timeout: 120
-{% if not new %}
     - require:
       - salt: deploy-states
-{% endif %}
 
 # What runs outside a highstate reads the pillar that the minion holds in memory. A highstate asks
-# for its own, and for modules: new machines have no time for the rest before they serve.
+# for its own: new machines serve first.
 deploy-pillar:
   salt.function:
     - name: saltutil.refresh_pillar
-    - tgt: {{ (new or everything) | json }}
+    - tgt: {{ synced | json }}
     - tgt_type: list
     - expect_minions: True
     - kwarg: {wait: True, timeout: 60}

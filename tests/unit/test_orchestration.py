@@ -192,6 +192,8 @@ def test_release_is_built_once_and_is_everywhere_before_the_first_machine_change
 def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) -> None:
     compiled = render("web-1", "web-2", "web-3", "web-4", new=["web-3", "web-4"])
     assert targets(compiled) == {
+        "deploy-modules": ["web-3", "web-4"],
+        "deploy-states": ["web-3", "web-4"],
         "deploy-addresses": ["salt-1"],
         "deploy-artefact": ["salt-1"],
         "deploy-postgres-1": ["postgres-1"],
