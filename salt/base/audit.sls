@@ -15,7 +15,7 @@ base-audit-unit-{{ unit }}:
 
 base-audit-package:
   pkg.installed:
-    - name: auditd
+    - pkgs: [auditd]
     - install_recommends: False
     - require:
       - file: base-package-proxy

@@ -15,7 +15,7 @@ etcd-unit:
 
 etcd-package:
   pkg.installed:
-    - name: etcd-server
+    - pkgs: [etcd-server]
     - install_recommends: False
     - require:
       - file: etcd-unit

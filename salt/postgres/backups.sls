@@ -11,7 +11,7 @@
 
 postgres-backup-package:
   pkg.installed:
-    - name: pgbackrest
+    - pkgs: [pgbackrest]
     - install_recommends: False
     - require:
       - pkg: postgres-package

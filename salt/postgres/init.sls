@@ -32,7 +32,7 @@ postgres-no-cluster:
 
 postgres-package:
   pkg.installed:
-    - name: postgresql-{{ postgres.version }}
+    - pkgs: [postgresql-{{ postgres.version }}]
     - install_recommends: False
     - require:
       - file: postgres-no-cluster

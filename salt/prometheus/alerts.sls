@@ -28,7 +28,7 @@ prometheus-alerts-unit:
 
 prometheus-alerts-package:
   pkg.installed:
-    - name: prometheus-alertmanager
+    - pkgs: [prometheus-alertmanager]
     - install_recommends: False
     - require:
       - file: prometheus-alerts-unit

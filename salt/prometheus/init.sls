@@ -35,7 +35,7 @@ prometheus-unit:
 
 prometheus-package:
   pkg.installed:
-    - name: prometheus
+    - pkgs: [prometheus]
     - install_recommends: False
     - require:
       - file: prometheus-unit

@@ -41,7 +41,7 @@ prometheus-{{ store }}-unit:
 
 prometheus-{{ store }}-package:
   pkg.installed:
-    - name: prometheus-{{ store }}-exporter
+    - pkgs: [prometheus-{{ store }}-exporter]
     - install_recommends: False
     - require:
       - file: prometheus-{{ store }}-unit

@@ -15,7 +15,7 @@ include:
 
 proxy-package:
   pkg.installed:
-    - name: squid
+    - pkgs: [squid]
     - install_recommends: False
 
 proxy-config:

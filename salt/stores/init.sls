@@ -10,7 +10,7 @@ include:
 
 stores-package:
   pkg.installed:
-    - name: haproxy
+    - pkgs: [haproxy]
     - install_recommends: False
     - require:
       - file: base-package-proxy
