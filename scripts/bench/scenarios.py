@@ -63,7 +63,7 @@ SCENARIOS = (
         "python-requests", _first_line(throughput.python_requests), throughput.python_requests,
         0.5, True,
     ),
-    Scenario("sweep", _first_line(throughput.sweep), throughput.sweep, 2, stock=True),
+    Scenario("sweep", _first_line(throughput.sweep), throughput.sweep, 5, stock=True),
     Scenario("bypass", _first_line(abuse.bypass), abuse.bypass, 0.6),
     Scenario("lost-requests", _first_line(abuse.lost_requests), abuse.lost_requests, 0.5),
     Scenario("large-bodies", _first_line(abuse.large_bodies), abuse.large_bodies, 0.5),

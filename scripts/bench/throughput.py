@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ VISITS = 6
 LOGINS = 10
 CLIENTS = 4
 SWEEP = (1, 4, 16, 64)
+TURNS = 3
 SETTLE_SECONDS = 60
 # A request that Python answers costs it more than this; one that it does not see costs it nothing
 # but the heartbeats of its workers.
@@ -210,23 +212,42 @@ def python_costs(
 
 
 def sweep(lab: Lab) -> Figures:
-    """Read the list of DAGs over 1, 4, 16 and 64 connections."""
+    """Read the list of DAGs over 1, 4, 16 and 64 connections, in turns."""
     found = {}
     for target in _each_target(lab):
-        rows: Figures = {}
+        turns: dict[int, list[Figures]] = {clients: [] for clients in SWEEP}
         with lab.serving(target.serving):
-            for clients in SWEEP:
-                say(f"    {clients} connections")
-                down = downtime(lab, target)
-                what = Load([UI_DAGS], clients, lab.seconds)
-                rows[str(clients)] = lab.measure(what, target, target.visitor())
-                rows[str(clients)]["restarted"] = settle(lab, target)
-                rows[str(clients)]["down_seconds"] = downtime(lab, target) - down
-        rates = {clients: row["rate"] for clients, row in rows.items()}
-        best = max(rates.values()) or 1.0
-        rows["kept"] = round(rates[str(SWEEP[-1])] / best, 3)
+            # Stock stands still over many connections, for as long as `settle` waits.
+            for turn in range(1 if target.name == "stock" else TURNS):
+                for clients in SWEEP:
+                    say(f"    {clients} connections, turn {turn + 1}")
+                    turns[clients].append(_swept(lab, target, clients))
+        rows: Figures = {str(clients): _middle(rows) for clients, rows in turns.items()}
+        best = max(row["rate"] for row in rows.values()) or 1.0
+        rows["kept"] = round(rows[str(SWEEP[-1])]["rate"] / best, 3)
         found[target.name] = rows
     return found
+
+
+def _swept(lab: Lab, target: Target, clients: int) -> Figures:
+    down = downtime(lab, target)
+    row = lab.measure(Load([UI_DAGS], clients, lab.seconds), target, target.visitor())
+    row["restarted"] = settle(lab, target)
+    row["down_seconds"] = downtime(lab, target) - down
+    return row
+
+
+def _middle(rows: Sequence[Figures]) -> Figures:
+    """Return the row of the median rate, with what went wrong in any of them."""
+    errors: Counter[str] = Counter()
+    for row in rows:
+        errors.update(row["errors"])
+    return sorted(rows, key=lambda row: row["rate"])[len(rows) // 2] | {
+        "errors": dict(errors),
+        "restarted": any(row["restarted"] for row in rows),
+        "down_seconds": sum(row["down_seconds"] for row in rows),
+        "kills": sum(row["kills"] for row in rows),
+    }
 
 
 def downtime(lab: Lab, target: Target) -> int:

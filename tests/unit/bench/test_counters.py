@@ -10,6 +10,7 @@ from bench.addresses import COUNT, rules
 from bench.edge import servers
 from bench.faults import _figures
 from bench.machines import usage_of
+from bench.throughput import _middle
 from bench.visit import Recording, Request, requests
 
 STAT = """# pxname,svname,status,downtime,type
@@ -109,3 +110,19 @@ def test_phases_of_a_visit_leave_the_login_out() -> None:
     assert recording.phase(anonymous=False) == ["/ui/dags"]
     assert recording.bundle() == "/auth/static/x.js"
     assert [one.path for one in recording.repeat()] == ["/dags"]
+
+
+def test_turns_give_their_median_and_all_that_went_wrong() -> None:
+    row = {"errors": {}, "restarted": False, "down_seconds": 0, "kills": 0}
+    rows = [
+        row | {"rate": 9, "errors": {"503": 1}, "down_seconds": 2},
+        row | {"rate": 30, "errors": {"503": 2, "none": 1}, "kills": 1},
+        row | {"rate": 20, "restarted": True},
+    ]
+    assert _middle(rows) == {
+        "rate": 20,
+        "errors": {"503": 3, "none": 1},
+        "restarted": True,
+        "down_seconds": 2,
+        "kills": 1,
+    }
