@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from statistics import median
 from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
@@ -545,8 +546,11 @@ def test_operator_silences_by_command(monitor: Machine, receiver: Receiver, flee
 def test_watchdog_is_told_again_and_again(monitor: Machine, receiver: Receiver) -> None:
     """Whoever waits for it outside notices within minutes that it does not come."""
     del monitor
-    until(lambda: len(receiver.watchdogs) >= 3, "three have come", seconds=240)
-    assert max(later - one for one, later in pairwise(receiver.watchdogs)) <= 240
+    until(lambda: len(receiver.watchdogs) >= 4, "four have come", seconds=240)
+    # The first ones came while other machines were made, which takes all of the host.
+    gaps = [later - one for one, later in pairwise(receiver.watchdogs[-4:])]
+    assert median(gaps) <= 75, gaps
+    assert max(gaps) <= 240, gaps
 
 
 @pytest.mark.long
