@@ -117,7 +117,7 @@ def _sections(text: str) -> Iterator[tuple[str, str]]:
     preface = text.partition("\n## ")[0]
     for part in parts:
         heading = part.partition("\n")[0]
-        if named := re.match(r"(\w+) stage\b", heading):
+        if named := re.match(r"([\w-]+) stage\b", heading):
             yield named[1], part
         elif re.match(r"(Estimate|Actual)\b", heading):
             yield "First", preface + part
