@@ -15,7 +15,7 @@ base-audit-unit-{{ unit }}:
 
 base-audit-package:
   pkg.installed:
-    - pkgs: [auditd]
+    - name: auditd
     - install_recommends: False
     - require:
       - file: base-package-proxy

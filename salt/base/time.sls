@@ -5,7 +5,7 @@
 # Takes the place of systemd-timesyncd.
 base-time-package:
   pkg.installed:
-    - pkgs: [chrony]
+    - name: chrony
     - install_recommends: False
     - require:
       - file: base-package-proxy

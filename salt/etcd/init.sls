@@ -15,7 +15,7 @@ etcd-unit:
 
 etcd-package:
   pkg.installed:
-    - pkgs: [etcd-server]
+    - name: etcd-server
     - install_recommends: False
     - require:
       - file: etcd-unit

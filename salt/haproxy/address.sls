@@ -13,7 +13,7 @@ include:
 # EC2's certificate is one of a public CA.
 site-address-packages:
   pkg.installed:
-    - pkgs: [ca-certificates]
+    - name: ca-certificates
     - require:
       - file: base-package-proxy
 

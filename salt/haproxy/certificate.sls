@@ -13,7 +13,7 @@ include:
 # openssl compares the chain with the CAs of ca-certificates, which haproxy.address installs.
 site-certificate-package:
   pkg.installed:
-    - pkgs: [lego]
+    - name: lego
     - install_recommends: False
     - require:
       - file: base-package-proxy
@@ -116,7 +116,7 @@ site-certificate-unit-{{ unit }}:
 
 site-certificate-package:
   pkg.purged:
-    - pkgs: [lego]
+    - name: lego
     - require:
       - service: site-certificate-timer
 {% endif %}

@@ -29,7 +29,7 @@ include:
 # The program of the site's address runs in the group of HAProxy's user.
 haproxy-package:
   pkg.installed:
-    - pkgs: [haproxy]
+    - name: haproxy
     - require_in:
       - service: site-address-service
 

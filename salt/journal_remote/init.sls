@@ -23,7 +23,7 @@ journal-remote-unit:
 
 journal-remote-package:
   pkg.installed:
-    - pkgs: [systemd-journal-remote]
+    - name: systemd-journal-remote
     - install_recommends: False
     - require:
       - file: base-package-proxy
@@ -58,7 +58,7 @@ journal-remote-service:
 
 journal-remote-proxy:
   pkg.installed:
-    - pkgs: [haproxy]
+    - name: haproxy
     - install_recommends: False
     - require:
       - file: base-package-proxy

@@ -24,7 +24,7 @@ journal-upload-unit:
 
 journal-upload-package:
   pkg.installed:
-    - pkgs: [systemd-journal-remote]
+    - name: systemd-journal-remote
     - install_recommends: False
     - require:
       - file: base-package-proxy
@@ -76,7 +76,7 @@ journal-upload-service:
 
 journal-upload-package:
   pkg.purged:
-    - pkgs: [systemd-journal-remote]
+    - name: systemd-journal-remote
 
 {% for kind, path in [
   ('unit', unit), ('folder', folder), ('state', '/var/lib/private/systemd/journal-upload'),

@@ -26,7 +26,7 @@ node-exporter-unit:
 
 node-exporter-package:
   pkg.installed:
-    - pkgs: [prometheus-node-exporter]
+    - name: prometheus-node-exporter
     - install_recommends: False
     - require:
       - file: base-package-proxy
@@ -96,7 +96,7 @@ node-exporter-facts:
 
 node-exporter-package:
   pkg.purged:
-    - pkgs: [prometheus-node-exporter]
+    - name: prometheus-node-exporter
 
 {% for kind, path in [('unit', unit), ('folder', '/etc/node-exporter'), ('metrics', facts)] %}
 node-exporter-{{ kind }}:

@@ -11,7 +11,7 @@
 
 postgres-backup-package:
   pkg.installed:
-    - pkgs: [pgbackrest]
+    - name: pgbackrest
     - install_recommends: False
     - require:
       - pkg: postgres-package

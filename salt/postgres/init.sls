@@ -32,7 +32,7 @@ postgres-no-cluster:
 
 postgres-package:
   pkg.installed:
-    - pkgs: [postgresql-{{ postgres.version }}]
+    - name: postgresql-{{ postgres.version }}
     - install_recommends: False
     - require:
       - file: postgres-no-cluster

@@ -28,7 +28,7 @@ prometheus-alerts-unit:
 
 prometheus-alerts-package:
   pkg.installed:
-    - pkgs: [prometheus-alertmanager]
+    - name: prometheus-alertmanager
     - install_recommends: False
     - require:
       - file: prometheus-alerts-unit

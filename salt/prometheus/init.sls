@@ -35,7 +35,7 @@ prometheus-unit:
 
 prometheus-package:
   pkg.installed:
-    - pkgs: [prometheus]
+    - name: prometheus
     - install_recommends: False
     - require:
       - file: prometheus-unit

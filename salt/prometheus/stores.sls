@@ -41,7 +41,7 @@ prometheus-{{ store }}-unit:
 
 prometheus-{{ store }}-package:
   pkg.installed:
-    - pkgs: [prometheus-{{ store }}-exporter]
+    - name: prometheus-{{ store }}-exporter
     - install_recommends: False
     - require:
       - file: prometheus-{{ store }}-unit

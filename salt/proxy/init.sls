@@ -15,7 +15,7 @@ include:
 
 proxy-package:
   pkg.installed:
-    - pkgs: [squid]
+    - name: squid
     - install_recommends: False
 
 proxy-config:

@@ -10,7 +10,7 @@ include:
 
 stores-package:
   pkg.installed:
-    - pkgs: [haproxy]
+    - name: haproxy
     - install_recommends: False
     - require:
       - file: base-package-proxy

@@ -100,16 +100,6 @@ def test_state_options_exist(chunks: list[tuple[str, Chunk]]) -> None:
     assert sorted({unknown for _, chunk in chunks for unknown in unknown_options(chunk)}) == []
 
 
-def test_packages_are_in_a_list(chunks: list[tuple[str, Chunk]]) -> None:
-    """A run installs all in one call (salt/minion/files/stack.conf).
-
-    Salt's `pkg.mod_aggregate` forgets the package of the first state when its name is all it has.
-    """
-    found = [chunk for _, chunk in chunks if chunk["state"] == "pkg"]
-    assert found
-    assert [chunk["__id__"] for chunk in found if not chunk.get("pkgs")] == []
-
-
 def test_every_sls_is_used(everything: list[tuple[str, Compiled]]) -> None:
     reached = {sls for _, compiled in everything for sls in compiled.sls}
     present = {
