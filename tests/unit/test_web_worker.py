@@ -7,6 +7,7 @@ Airflow, gunicorn and uvicorn are not installed here: what the files derive from
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import importlib.util
 import os
 import signal
@@ -323,13 +324,30 @@ def test_one_worker_is_renewed_at_a_time(
 def test_next_worker_is_renewed_when_the_new_one_has_had_time(
     worker: ModuleType, tmp_path: Path, gunicorn: Gunicorn
 ) -> None:
-    first = renewal(worker, tmp_path, gunicorn)
-    assert first.begin()
-    os.close(first._file)  # the process ends
-    second = renewal(worker, tmp_path, gunicorn)
-    assert not second.begin()
+    assert renewal(worker, tmp_path, gunicorn).begin()
+    assert not renewal(worker, tmp_path, gunicorn).begin()
     later(worker, tmp_path)
-    assert second.begin()
+    assert renewal(worker, tmp_path, gunicorn).begin()
+
+
+def test_worker_that_may_not_be_renewed_yet_stops_nobody_else(
+    worker: ModuleType, tmp_path: Path, gunicorn: Gunicorn
+) -> None:
+    (tmp_path / "lock").write_text(".")
+    first = renewal(worker, tmp_path, gunicorn)
+    assert not first.begin()
+    later(worker, tmp_path)
+    assert renewal(worker, tmp_path, gunicorn).begin()
+
+
+def test_workers_that_ask_at_once_are_one(
+    worker: ModuleType, tmp_path: Path, gunicorn: Gunicorn
+) -> None:
+    with (tmp_path / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not renewal(worker, tmp_path, gunicorn).begin()
+    assert renewal(worker, tmp_path, gunicorn).begin()
+    assert gunicorn.signals == [signal.SIGTTIN]
 
 
 def test_new_worker_that_has_not_come_is_asked_for_again(

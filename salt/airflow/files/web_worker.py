@@ -89,10 +89,10 @@ class Renewal:
     """
 
     def __init__(self, lock: Path, megabytes: float, requests: float, workers: float) -> None:
-        """Take the file that the workers lock, what is enough, and how many workers there are.
+        """Take what is enough, and how many workers there are.
 
         Args:
-            lock: the file.
+            lock: the file that the workers lock, whose time is that of the last renewal.
             megabytes: of memory, after which a worker is renewed.
             requests: that it has served, after which it is renewed.
             workers: of the machine, beside a new one.
@@ -101,7 +101,6 @@ class Renewal:
         self._megabytes = megabytes
         self._requests = requests
         self._workers = workers
-        self._file = -1
 
     def due(self, requests: int) -> bool:
         """Return whether the worker has grown too large, or has served enough requests."""
@@ -110,25 +109,18 @@ class Renewal:
     def begin(self) -> bool:
         """Ask for a new worker, and return whether it was this worker's turn.
 
-        It is until the process ends, and a new worker that has not come is asked for again.
+        A new worker that has not come after the pause is asked for again.
         """
-        if self._file < 0 and not self._take_turn():
-            return False
-        last = os.fstat(self._file)
-        if (last.st_size and time.time() - last.st_mtime < PAUSE) or self.is_new_one_there():
-            return False
-        os.write(self._file, b".")
-        os.kill(os.getppid(), signal.SIGTTIN)
-        return True
-
-    def _take_turn(self) -> bool:
-        file = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return False
-        self._file = file
+        with self._lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            last = os.fstat(file.fileno())
+            if (last.st_size and time.time() - last.st_mtime < PAUSE) or self.is_new_one_there():
+                return False
+            file.write(".")
+            os.kill(os.getppid(), signal.SIGTTIN)
         return True
 
     def finish(self) -> None:
