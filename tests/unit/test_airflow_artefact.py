@@ -22,6 +22,7 @@ from saltmodules import load, load_file
 PROGRAM = ROOT / "salt/airflow/files/build_release.py"
 NAME = "3.3.2-abc"
 PACKAGES = "venv/lib/python3.13/site-packages"
+PAGE = "<script src=/static/assets/index-1a2b.js></script>" * 9
 SCRIPT = b"const page = 'the page';\n" * 100
 # Path in site-packages -> content.
 FILES = {
@@ -81,7 +82,7 @@ class Tools:
             for source in command[command.index("--") + 1 :]:
                 Path(f"{source}.br").write_bytes(b"br" + Path(source).read_bytes()[:20])
         elif "page.html" in words:
-            Path(command[-1], "page.html").write_bytes(b"<p>the page</p>" * 40)
+            Path(command[-1], "page.html").write_text(PAGE)
         elif command[0] == "tar":
             archive = next(word.partition("=")[2] for word in command if "--file=" in word)
             Path(archive).write_bytes(b"packed")
@@ -122,9 +123,9 @@ def test_archive_is_built_once_and_its_folder_goes(
     digest = hashlib.sha256(b"packed").hexdigest()
     assert (archives / f"{NAME}.tar.zst.sha256").read_text() == f"{digest}  {NAME}.tar.zst\n"
     assert not (program.RELEASES / NAME).exists()
-    assert len(tools.commands) == 7
+    assert len(tools.commands) == 8
     build(program, archives)
-    assert len(tools.commands) == 7, "a complete archive is not built again"
+    assert len(tools.commands) == 8, "a complete archive is not built again"
 
 
 def test_only_what_the_lockfile_pins_is_installed(
@@ -182,7 +183,7 @@ def static(program: ModuleType, tools: Tools, tmp_path: Path) -> Path:
     target: Path = program.RELEASES / NAME
     packages = program.install(target, tmp_path / "requirements.txt")
     program.collect_static(packages, target / "static")
-    program.compress(target / "static")
+    program.compress(target / "static", PAGE)
     program.write_manifest(target, packages)
     program.set_times(target)
     return target / "static"
@@ -204,13 +205,25 @@ def test_what_compression_makes_smaller_is_compressed(static: Path) -> None:
         assert not (static / f"{name}.br").exists()
 
 
+def test_what_every_visitor_asks_for_is_compressed_best(tools: Tools, static: Path) -> None:
+    qualities = {
+        Path(name).name: command[2]
+        for command in tools.commands
+        if command[0] == "brotli"
+        for name in command[command.index("--") + 1 :]
+    }
+    assert qualities.pop("index-1a2b.js") == "--quality=11"
+    assert set(qualities) == {"main.css", "ab.js"}
+    assert set(qualities.values()) == {"--quality=9"}
+
+
 def test_compression_that_makes_larger_is_left_out(
     program: ModuleType, tools: Tools, tmp_path: Path
 ) -> None:
     (tmp_path / "static").mkdir()
     noise = b"".join(hashlib.sha256(bytes([number])).digest() for number in range(20))
     (tmp_path / "static/noise.bin").write_bytes(noise)
-    program.compress(tmp_path / "static")
+    program.compress(tmp_path / "static", PAGE)
     assert sorted(path.name for path in (tmp_path / "static").iterdir()) == [
         "noise.bin",
         "noise.bin.br",
