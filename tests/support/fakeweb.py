@@ -56,8 +56,10 @@ def check_delay(path: Path) -> float:
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Path) -> None:
     """Answer the requests of a connection."""
+    requests = 0
     try:
         while line := await reader.readline():
+            requests += 1
             method, path, _ = line.decode().split()
             headers: dict[str, Any] = {}
             while (line := await reader.readline()).strip():
@@ -76,8 +78,10 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen
                 await asyncio.sleep(0.5 if b"slow" in sent else 0)
             if words[-1] == "health":
                 await asyncio.sleep(check_delay(seen.with_suffix(".delay")))
-            # Beside what was sent: whether the connection has cost a whole handshake.
+            # Beside what was sent: whether the connection has cost a whole handshake, and how many
+            # requests it has had.
             headers["resumed"] = writer.get_extra_info("ssl_object").session_reused
+            headers["requests"] = requests
             body = await body_for(words, headers)
             times = int(words[-1]) if "large" in words else 1
             more["Content-Length"] = str(times * len(body))

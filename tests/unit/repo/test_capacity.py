@@ -238,14 +238,15 @@ def test_haproxy_fits_its_machine_during_a_reload() -> None:
 def edge_memory(haproxy: dict[str, Any]) -> float:
     """Return what one process holds: every connection, and a full queue, in MiB."""
     return float(
-        haproxy["maxconn"] * EDGE_CONNECTION + haproxy["queue_connections"] * 2 * EDGE_STREAM
+        haproxy["maxconn"] * EDGE_CONNECTION
+        + (haproxy["queue_reads"] + haproxy["queue_writes"]) * 2 * EDGE_STREAM
     )
 
 
 def test_haproxy_survives_a_full_queue() -> None:
     haproxy = sizes("haproxy")
     assert edge_memory(haproxy) <= haproxy["memory_megabytes"]
-    assert haproxy["requests_per_address"] < haproxy["queue_connections"]
+    assert haproxy["requests_per_address"] < haproxy["queue_reads"]
     assert haproxy["connections_per_address"] <= haproxy["maxconn"] / 10
 
 
@@ -397,7 +398,7 @@ def test_metrics_of_a_month_and_the_logs_of_all_fit_the_disk() -> None:
 
 
 def test_longer_queue_of_haproxy_is_refused() -> None:
-    haproxy = sizes("haproxy") | {"queue_connections": 3000}
+    haproxy = sizes("haproxy") | {"queue_reads": 3000}
     assert edge_memory(haproxy) > haproxy["memory_megabytes"]
 
 
