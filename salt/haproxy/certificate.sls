@@ -89,20 +89,26 @@ site-certificate-timer:
       - file: site-certificate-unit-{{ unit }}
 {% endfor %}
 {% else %}
+{% if salt['file.file_exists']('/etc/systemd/system/site-certificate.timer') %}
 site-certificate-timer:
   service.dead:
     - name: site-certificate.timer
     - enable: False
-    - onlyif:
-      - fun: file.file_exists
-        path: /etc/systemd/system/site-certificate.timer
+    - require_in:
+      - pkg: site-certificate-package
+{% for path in [config, program, kept] %}
+      - file: site-certificate-absent-{{ loop.index }}
+{% endfor %}
+{% for unit in units %}
+      - file: site-certificate-unit-{{ unit }}
+{% endfor %}
+{% endif %}
 {% for path in [config, program, kept] %}
 
 site-certificate-absent-{{ loop.index }}:
   file.absent:
     - name: {{ path }}
     - require:
-      - service: site-certificate-timer
       - service: haproxy-reload
 {% endfor %}
 {% for unit in units %}
@@ -110,13 +116,9 @@ site-certificate-absent-{{ loop.index }}:
 site-certificate-unit-{{ unit }}:
   file.absent:
     - name: /etc/systemd/system/{{ unit }}
-    - require:
-      - service: site-certificate-timer
 {% endfor %}
 
 site-certificate-package:
   pkg.purged:
     - name: lego
-    - require:
-      - service: site-certificate-timer
 {% endif %}

@@ -52,6 +52,8 @@ def cmd(tgt, fun, arg, tgt_type, timeout):
     "service": """
 def start(name):
     raise NotImplementedError
+def status(name):
+    return True
 """,
 }
 

@@ -100,6 +100,19 @@ def test_state_options_exist(chunks: list[tuple[str, Chunk]]) -> None:
     assert sorted({unknown for _, chunk in chunks for unknown in unknown_options(chunk)}) == []
 
 
+def test_machines_of_the_site_load_few_modules(chunks: list[tuple[str, Chunk]]) -> None:
+    """A state with a condition makes Salt look through all of its modules, see salt/base/init.sls.
+
+    PostgreSQL's ask what Patroni says after it has started, and the Salt master's are those of
+    programs that run.
+    """
+    conditions = {"onlyif", "unless", "creates"}
+    found = {
+        (minion_id, chunk["__id__"]) for minion_id, chunk in chunks if conditions & chunk.keys()
+    }
+    assert {minion_id.partition("-")[0] for minion_id, _ in found} == {"postgres", "salt"}, found
+
+
 def test_every_sls_is_used(everything: list[tuple[str, Compiled]]) -> None:
     reached = {sls for _, compiled in everything for sls in compiled.sls}
     present = {
