@@ -12,6 +12,12 @@ include:
 airflow-database:
   airflow.database_current:
     - name: airflow
+{% if pillar.get('stores_follow') %}
+    # Of a new machine, which the stores let in meanwhile (salt/orch/deploy.sls).
+    - retry:
+        attempts: 30
+        interval: 2
+{% endif %}
     - require:
       - airflow: airflow-release
       - file: airflow-secrets

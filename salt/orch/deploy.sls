@@ -23,21 +23,15 @@
 {% set synced = new or everything %}
 {% set known = 'addresses' if new else 'pillar' %}
 
-deploy-modules:
+{% for kind in ['modules', 'states'] %}
+deploy-{{ kind }}:
   salt.function:
-    - name: saltutil.sync_modules
+    - name: saltutil.sync_{{ kind }}
     - tgt: {{ synced | json }}
     - tgt_type: list
     - expect_minions: True
-
-deploy-states:
-  salt.function:
-    - name: saltutil.sync_states
-    - tgt: {{ synced | json }}
-    - tgt_type: list
-    - expect_minions: True
-    - require:
-      - salt: deploy-modules
+    - parallel: True
+{% endfor %}
 
 # The firewall and the configuration of every machine need the addresses of all machines, which are
 # a part of the pillar. The master knows them from EC2.
@@ -50,6 +44,7 @@ deploy-addresses:
     # EC2 is asked again for as long when it does not answer.
     - timeout: 120
     - require:
+      - salt: deploy-modules
       - salt: deploy-states
 
 # What runs outside a highstate reads the pillar that the minion holds in memory. A highstate asks
@@ -61,6 +56,10 @@ deploy-pillar:
     - tgt_type: list
     - expect_minions: True
     - kwarg: {wait: True, timeout: 60}
+{% if new %}
+    # Here, it would have the new machines come before the stores begin.
+    - order: last
+{% endif %}
     - require:
       - salt: deploy-{{ 'new' if new else 'addresses' }}
 
@@ -103,6 +102,10 @@ deploy-{{ id }}:
 # What the rest waits for.
 deploy-stores:
   test.nop:
+{% if new %}
+    # Here, the new machines would wait for it.
+    - order: last
+{% endif %}
     - require:
 {% for id in (['others'] if others else []) + stored %}
       - salt: deploy-{{ id }}
@@ -130,7 +133,8 @@ deploy-database:
 {% endif %}
 
 # Machines that serve change one at a time, so that the others serve meanwhile; new ones need not
-# wait for each other. The first failure stops the rollout.
+# wait for each other, nor for the stores, which let them in long before their web app starts. The
+# first failure stops the rollout.
 {% set one_by_one = [] %}
 {% for id in web if id not in new %}
 {% do one_by_one.append((id, [id])) %}
@@ -147,18 +151,23 @@ deploy-database:
 {% endif %}
 {% set first = 'artefact' if new else 'database' %}
 {% for step, machines in steps %}
+{% set given = {'stores_follow': True} if step == 'new' else {} %}
+{# A web machine takes the plain HTTP of earlier releases until no load balancer sends it. #}
+{% if edges_without_tls %}
+{% do given.update({'edges_without_tls': True}) %}
+{% endif %}
 deploy-{{ step }}:
   salt.state:
     - tgt: {{ machines | json }}
     - tgt_type: list
     - highstate: True
-{% if edges_without_tls %}
-    # A web machine takes the plain HTTP of earlier releases until no load balancer sends it.
-    - pillar:
-        edges_without_tls: True
+{% if given %}
+    - pillar: {{ given | json }}
 {% endif %}
     - require:
+{% if step != 'new' %}
       - test: deploy-stores
+{% endif %}
       - salt: deploy-{{ first if loop.first else loop.previtem[0] }}
 {% endfor %}
 

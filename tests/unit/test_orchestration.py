@@ -209,8 +209,14 @@ def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) 
     order = ["addresses", "artefact", "new", "edge", "web-1", "web-2", "smoke"]
     for before, step in pairwise(order):
         assert {"salt": f"deploy-{before}"} in steps[f"deploy-{step}"]["require"]
-    # The database lets in the machines whose addresses its last run knew.
-    assert {"test": "deploy-stores"} in steps["deploy-new"]["require"]
+    # The stores let them in meanwhile, and nothing is told of them before.
+    assert steps["deploy-new"]["pillar"] == {"stores_follow": True}
+    assert steps["deploy-new"]["require"] == [{"salt": "deploy-artefact"}]
+    assert {"test": "deploy-stores"} in steps["deploy-edge"]["require"]
+    for store in ("deploy-postgres-1", "deploy-redis-1"):
+        assert steps[store]["parallel"] is True
+        assert [*steps].index(store) < [*steps].index("deploy-new"), "they begin before"
+    assert [*steps].index("deploy-new") < [*steps].index("deploy-stores"), "nobody waits for them"
     assert {"salt": "deploy-new"} in steps["deploy-pillar"]["require"]
     assert {"salt": "deploy-pillar"} in steps["deploy-smoke"]["require"]
 
