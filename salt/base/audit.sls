@@ -10,15 +10,8 @@ base-audit-unit-{{ unit }}:
     - makedirs: True
     - mode: '0644'
     - require_in:
-      - pkg: base-audit-package
+      - pkg: base-packages
 {% endfor %}
-
-base-audit-package:
-  pkg.installed:
-    - name: auditd
-    - install_recommends: False
-    - require:
-      - file: base-package-proxy
 
 base-audit-config:
   file.managed:
@@ -26,7 +19,7 @@ base-audit-config:
     - source: salt://base/files/auditd.conf
     - mode: '0640'
     - require:
-      - pkg: base-audit-package
+      - pkg: base-packages
 
 base-audit-rules:
   file.managed:
@@ -38,14 +31,14 @@ base-audit-rules:
         login_user: {{ pillar['aws']['login_user'] | json }}
         master: {{ (salt['role.own']() == 'salt') | json }}
     - require:
-      - pkg: base-audit-package
+      - pkg: base-packages
 
 # Debian's file of rules, which has none of its own.
 base-audit-rules-debian:
   file.absent:
     - name: /etc/audit/rules.d/audit.rules
     - require:
-      - pkg: base-audit-package
+      - pkg: base-packages
 
 base-audit:
   kernel.audited:

@@ -26,10 +26,13 @@ base-package-proxy:
     - name: /etc/apt/apt.conf.d/60-stack-proxy
 {%- endif %}
 
+# In one call: each takes apt a second of CPU. chrony takes the place of systemd-timesyncd.
 base-packages:
   pkg.installed:
     - install_recommends: False
     - pkgs:
+      - auditd
+      - chrony
       - nftables
       - systemd-zram-generator
       - tzdata

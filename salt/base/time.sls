@@ -2,14 +2,6 @@
 # machine has no way out to any other server. What checks certificates and tokens needs the right
 # time, and so does etcd. salt/_modules/drift.py tells of a clock that is wrong. Watch: base-time.
 
-# Takes the place of systemd-timesyncd.
-base-time-package:
-  pkg.installed:
-    - name: chrony
-    - install_recommends: False
-    - require:
-      - file: base-package-proxy
-
 # In place of Debian's, which asks servers of the internet and those that DHCP names.
 base-time-config:
   file.managed:
@@ -17,7 +9,7 @@ base-time-config:
     - source: salt://base/files/chrony.conf
     - mode: '0644'
     - require:
-      - pkg: base-time-package
+      - pkg: base-packages
 
 # A container shares its host's clock and may not set it. There, chronyd measures alone.
 base-time-unit:
@@ -35,7 +27,7 @@ base-time:
     - name: chrony
     - enable: True
     - require:
-      - pkg: base-time-package
+      - pkg: base-packages
     - watch:
       - file: base-time-config
       - file: base-time-unit
