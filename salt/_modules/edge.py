@@ -216,10 +216,10 @@ def load(path: str = ADMIN) -> dict[str, int]:
     """
     rows = list(_statistics(path))
     servers = [row for row in rows if row["svname"] not in _TOTALS]
-    backends = [row for row in rows if row["svname"] == "BACKEND"]
-    waiting = [row for row in backends if int(row["qcur"] or 0)]
+    # A backend does not count those that wait for a certain server (`maxqueue`).
+    waiting = [row for row in rows if int(row["qcur"] or 0)]
     return {
-        "queued": sum(int(row["qcur"] or 0) for row in backends),
+        "queued": sum(int(row["qcur"]) for row in waiting),
         "queue_ms": max((int(row["qtime"] or 0) for row in waiting), default=0),
         "active": sum(int(row["scur"] or 0) for row in servers),
         "up": len({row["svname"] for row in servers if row["status"].startswith("UP")}),
