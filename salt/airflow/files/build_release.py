@@ -59,7 +59,7 @@ LIBRARY_ONLY = {"_AIRFLOW__AS_LIBRARY": "1"}
 # What compression does not make smaller.
 COMPRESSED = {".gif", ".jpg", ".png", ".woff", ".woff2"}
 SMALLEST = 256  # bytes: a packet carries that as well
-# The best one takes ten times as long for a ninth of the size.
+# The best one takes ten times as long and saves a tenth of the bytes.
 BROTLI_BEST, BROTLI_GOOD = 11, 9
 GZIP_LEVEL = 9
 ZSTD_LEVEL = 9
