@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
 import boto3
-import moto.backends
 from botocore.config import Config
 from botocore.utils import InstanceMetadataFetcher
 from moto.core.base_backend import BackendDict
@@ -30,9 +30,6 @@ from localcloud.machines import Machine, Observed
 from localcloud.reachability import Policy
 from localcloud.server import Api, Handler
 from localcloud.state import StateFile
-
-_SERVICES = frozenset(moto.backends.list_of_moto_modules())
-moto.backends.list_of_moto_modules = lambda: _SERVICES  # or moto lists its folders for each request
 
 _SESSION: Any = boto3.Session()
 """The session of all clients, which caches the models of the services."""
@@ -143,7 +140,6 @@ class Running:
     url: str
     api: From
     file: StateFile
-    _clients: dict[str, Any] = field(default_factory=dict)
 
     def client(
         self,
@@ -199,9 +195,9 @@ class Running:
         assert got, f"{instance_id} has no credentials of a role"
         return {"key": got["access_key"], "secret": got["secret_key"], "token": got["token"]}
 
-    @property
+    @functools.cached_property
     def ec2(self) -> Any:
-        return self._clients.setdefault("ec2", self.client("ec2"))
+        return self.client("ec2")
 
     def settle(self) -> None:
         assert self.cloud.idle(60), "an instance stayed in a transitional state"

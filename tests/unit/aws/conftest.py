@@ -203,7 +203,12 @@ def client(environment: dict[str, str], pillar: dict[str, Any]) -> Callable[[str
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         region_name=pillar["aws"]["region"],
     )
-    return lambda service: session.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"])
+
+    @functools.cache
+    def make(service: str) -> Any:
+        return session.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"])
+
+    return make
 
 
 @pytest.fixture(scope="module")

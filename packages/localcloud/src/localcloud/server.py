@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -23,6 +24,8 @@ from socketserver import BaseServer
 from typing import IO, Any
 from urllib.parse import urlencode
 
+import moto.backends
+import moto.core.responses
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -69,6 +72,13 @@ from localcloud.ruleset import Services
 from localcloud.state import StateFile
 
 log = logging.getLogger(__name__)
+
+# For each request moto lists its own folders, and looks through a class for its methods.
+_MODULES = frozenset(moto.backends.list_of_moto_modules())
+moto.backends.list_of_moto_modules = lambda: _MODULES
+moto.core.responses.method_names_from_class = functools.cache(
+    moto.core.responses.method_names_from_class
+)
 
 SERVICES = frozenset(
     {"ec2", "iam", "sts", "ssm", "s3", "kms", "servicequotas", "freetier", "tagging"}
