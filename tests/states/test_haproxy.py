@@ -40,6 +40,14 @@ def ask(method="GET", path="/ui/dags", tls=True, headers={}, body=None, source="
     headers = dict(answer.getheaders())
     return {"status": answer.status, "headers": headers, "body": answer.read().decode()}
 
+def begin_upload(size):
+    connection = open_connection()
+    connection.putrequest("POST", "/x", skip_host=True)
+    connection.putheader("Host", HOST["Host"])
+    connection.putheader("Content-Length", size)
+    connection.endheaders()
+    return connection
+
 def timed(path):
     began = time.monotonic()
     return [ask(path=path)["status"], time.monotonic() - began]
@@ -152,30 +160,26 @@ whole = iter(request(1, name, "/" + "x" * 100))
 head.sendall(bytes(next(whole) for _ in range(20)))
 _, result = wait(head, lambda: head.sendall(bytes([next(whole)])), lambda seen: False)
 """
-# Holds what it has opened until the test has seen enough.
-HOLD = """
+# Waits until the test has seen enough.
+WAIT = """
 import pathlib, time
-ready, stop = pathlib.Path(ready), pathlib.Path(stop)
+
+def wait_for_stop():
+    deadline = time.monotonic() + 60
+    while not pathlib.Path(stop).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+"""
+# Holds what it has opened meanwhile.
+HOLD = f"""{WAIT}
 opened = flood(address, ca, name, path, connections=connections, streams=streams, cancel=cancel)
-ready.touch()
-deadline = time.monotonic() + 60
-while not stop.exists() and time.monotonic() < deadline:
-    time.sleep(0.05)
+pathlib.Path(ready).touch()
+wait_for_stop()
 result = len(opened)
 """
-# Uploads whose bodies do not come, until the test has seen enough: how many had no answer by then.
-HOLD_UPLOADS = """
-import pathlib
-
-held = [open_connection() for _ in range(count)]
-for connection in held:
-    connection.putrequest("POST", "/x", skip_host=True)
-    connection.putheader("Host", HOST["Host"])
-    connection.putheader("Content-Length", "90000")
-    connection.endheaders()
-deadline = time.monotonic() + 60
-while not pathlib.Path(stop).exists() and time.monotonic() < deadline:
-    time.sleep(0.05)
+# Uploads whose bodies do not come: how many had no answer by then.
+HOLD_UPLOADS = f"""{WAIT}
+held = [begin_upload("90000") for _ in range(count)]
+wait_for_stop()
 for connection in held:
     connection.sock.setblocking(False)
 
@@ -690,12 +694,9 @@ def test_slow_senders_hold_no_slot(ask: Ask) -> None:
     """More requests than the web machine takes, whose bodies do not come; a read is answered."""
     hold = """(
         lambda held: (ask()["status"], [c.send(b"x") for c in held] and None)
-    )([
-        (c := http.client.HTTPSConnection("lb-1", context=ssl.create_default_context(cadata=ca)),
-         c.putrequest("POST", "/x", skip_host=True), c.putheader("Host", HOST["Host"]),
-         c.putheader("Content-Length", size), c.endheaders())[0]
-        for size in ["90"] * 30 + ["900000"] * UPLOADS
-    ])[0]""".replace("UPLOADS", str(SIZES["uploads_per_address"]))
+    )([begin_upload(size) for size in ["90"] * 30 + ["900000"] * UPLOADS])[0]""".replace(
+        "UPLOADS", str(SIZES["uploads_per_address"])
+    )
     assert ask(hold.strip()) == 200
     until(lambda: ask("ask('POST', body=b'x' * 90_000)['status']") == 200, "uploads are free again")
 
@@ -954,9 +955,12 @@ def test_request_of_a_machine_that_is_marked_down_is_not_answered_here(edge: Mac
     """HAProxy would answer it 500, if it is about to end then, and 500 is not tried again."""
     lines = edge.run("cat", "/etc/haproxy/haproxy.cfg").stdout.splitlines()
     begins = [number for number, line in enumerate(lines) if line and not line[0].isspace()]
-    for begin, end in itertools.pairwise([*begins, len(lines)]):
-        section = "\n".join(lines[begin:end])
-        assert ("shutdown-sessions" in section) == ("errorfile 500 /dev/null" in section), section
+    sections = [
+        "\n".join(lines[begin:end]) for begin, end in itertools.pairwise([*begins, len(lines)])
+    ]
+    ended = [section for section in sections if "shutdown-sessions" in section]
+    assert ended
+    assert ended == [section for section in sections if "errorfile 500 /dev/null" in section]
 
 
 def test_connections_that_close_silently_lose_no_request(
