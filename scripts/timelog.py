@@ -29,7 +29,7 @@ SPENT = re.compile(r"(?<=\*\*Time spent\*\*: )[\d.]+ h by the clock, in [\w-]+ s
 NUMBERS = (
     *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
-    *("eighteen", "nineteen", "twenty", "twenty-one", "twenty-two", "twenty-three"),
+    *("eighteen", "nineteen", "twenty", "twenty-one", "twenty-two", "twenty-three", "twenty-four"),
 )
 
 
