@@ -113,24 +113,20 @@ def accepted(*roles: str) -> list[str]:
     return [minion_id for members in found.values() for minion_id in members]
 
 
-def settled_first(ids: list[str]) -> list[str]:
-    """Return minions in the order in which the orchestration changes them, one after the other.
+def unsettled(ids: list[str]) -> list[str]:
+    """Return those of some minions that have never had a highstate, or do not answer.
 
-    Those that have had a highstate come first: they have to know the address of a new machine
-    before it asks them for the data that they hold. On the master, as `accepted`.
+    They are asked all at once. On the master, as `accepted`.
 
     Args:
         ids: the minions.
     """
-    if len(ids) < 2:
-        return ids
     answers = __salt__["saltutil.cmd"](
         ids, "file.file_exists", arg=[DESCRIPTION], tgt_type="list", timeout=_SETTLED_SECONDS
     )
-    settled = {
-        minion_id for minion_id, answer in answers.items() if dict(answer).get("ret") is True
-    }
-    return sorted(ids, key=lambda minion_id: minion_id not in settled)
+    return [
+        minion_id for minion_id in ids if dict(answers.get(minion_id, {})).get("ret") is not True
+    ]
 
 
 def edges_without_tls(ids: list[str]) -> bool:

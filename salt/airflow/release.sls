@@ -4,6 +4,7 @@
 
 airflow-packages:
   pkg.installed:
+    - aggregate: True
     - install_recommends: False
     - pkgs:
       - zstd

@@ -19,6 +19,7 @@
 
 nginx-package:
   pkg.installed:
+    - aggregate: True
     - install_recommends: False
     - pkgs:
       - nginx

@@ -1,6 +1,7 @@
 # The whole stack serves. Order: PostgreSQL and Redis, in each of them one machine after the other,
-# and what nothing waits for, beside the build of Airflow's release; the release on every web
-# machine, one migration of the database, the web machines, the load balancers, a smoke test.
+# and what nothing waits for, beside the build of Airflow's release and the base of machines that
+# are new; the release on every web machine, one migration of the database, the web machines, the
+# load balancers, a smoke test.
 # Run on the master: salt-run state.orchestrate orch.deploy
 # Every step names its machines, so a machine that does not answer fails its step by name.
 #
@@ -9,19 +10,36 @@
 # own growth say so: salt-run state.orchestrate orch.deploy pillar='{"new": ["web-3"]}'
 {% set new = salt['pillar.get']('new', []) %}
 {% set everything = salt['role.accepted']() %}
-{% set stores = {
-  'postgres': salt['role.settled_first'](salt['role.accepted']('postgres')),
-  'redis': salt['role.settled_first'](salt['role.accepted']('redis')),
-} %}
+{% set unsettled = salt['role.unsettled'](everything) %}
+{% set stores = [] %}
+{% for role in ['postgres', 'redis'] %}
+{% set members = salt['role.accepted'](role) %}
+{# The others have the data that a new machine asks them for, and have to know its address. #}
+{% set settled = members | reject('in', unsettled) | list %}
+{% do stores.append(settled + members | select('in', unsettled) | list) %}
+{% endfor %}
 {% set web = salt['role.accepted']('web') %}
 {% set balancers = salt['role.accepted']('lb') %}
+{% set waiting = (web + balancers) | select('in', unsettled) | reject('in', new) | list %}
 {% set edge = balancers + salt['role.accepted']('salt') %}
-{% set stored = stores.values() | sum(start=[]) %}
+{% set stored = stores | sum(start=[]) %}
 {% set others = everything | difference(stored + web + edge) %}
 {% set master = salt['role.accepted']('salt') %}
 {% set edges_without_tls = salt['role.edges_without_tls'](balancers) %}
 {% set synced = new or everything %}
 {% set known = 'addresses' if new else 'pillar' %}
+
+# The build takes longest, and needs no other machine.
+deploy-artefact:
+  salt.state:
+    - tgt: {{ master | json }}
+    - tgt_type: list
+    - sls: airflow.artefact
+    - parallel: True
+{% if not new %}
+    - require:
+      - salt: deploy-pillar
+{% endif %}
 
 {% for kind in ['modules', 'states'] %}
 deploy-{{ kind }}:
@@ -63,15 +81,17 @@ deploy-pillar:
     - require:
       - salt: deploy-{{ 'new' if new else 'addresses' }}
 
-# The build takes longest, and needs no other machine.
-deploy-artefact:
+{% if waiting %}
+# What every machine has, on those whose turn comes late.
+deploy-bases:
   salt.state:
-    - tgt: {{ master | json }}
+    - tgt: {{ waiting | json }}
     - tgt_type: list
-    - sls: airflow.artefact
+    - sls: base
     - parallel: True
     - require:
-      - salt: deploy-{{ known }}
+      - salt: deploy-pillar
+{% endif %}
 
 {% if others %}
 deploy-others:
@@ -86,7 +106,7 @@ deploy-others:
 
 # A machine that restarts leaves the others to serve, and a new one finds them. For a new web
 # machine none restarts.
-{% for machines in stores.values() %}
+{% for machines in stores %}
 {% for id in machines %}
 deploy-{{ id }}:
   salt.state:
@@ -98,6 +118,21 @@ deploy-{{ id }}:
       - salt: deploy-{{ known if loop.first or new else loop.previtem }}
 {% endfor %}
 {% endfor %}
+
+{% if not new %}
+# Every web machine has the files of the new release before the first one serves its pages.
+deploy-release:
+  salt.state:
+    - tgt: {{ web | json }}
+    - tgt_type: list
+    - sls: airflow.release
+    - parallel: True
+    - require:
+      - salt: deploy-artefact
+{% if waiting %}
+      - salt: deploy-bases
+{% endif %}
+{% endif %}
 
 # What the rest waits for.
 deploy-stores:
@@ -112,15 +147,6 @@ deploy-stores:
 {% endfor %}
 
 {% if not new %}
-# Every web machine has the files of the new release before the first one serves its pages.
-deploy-release:
-  salt.state:
-    - tgt: {{ web | json }}
-    - tgt_type: list
-    - sls: airflow.release
-    - require:
-      - salt: deploy-artefact
-
 # Any web machine can migrate. It serves the new release before the other web machines change.
 deploy-database:
   salt.state:
@@ -149,7 +175,6 @@ deploy-database:
 {% else %}
 {% set steps = one_by_one + edges %}
 {% endif %}
-{% set first = 'artefact' if new else 'database' %}
 {% for step, machines in steps %}
 {% set given = {'stores_follow': True} if step == 'new' else {} %}
 {# A web machine takes the plain HTTP of earlier releases until no load balancer sends it. #}
@@ -168,7 +193,12 @@ deploy-{{ step }}:
 {% if step != 'new' %}
       - test: deploy-stores
 {% endif %}
-      - salt: deploy-{{ first if loop.first else loop.previtem[0] }}
+{% if loop.first and new %}
+      - salt: deploy-artefact
+      - salt: deploy-addresses
+{% else %}
+      - salt: deploy-{{ 'database' if loop.first else loop.previtem[0] }}
+{% endif %}
 {% endfor %}
 
 {% if edges_without_tls %}

@@ -10,8 +10,10 @@ include:
 
 stores-package:
   pkg.installed:
-    - name: haproxy
+    - aggregate: True
     - install_recommends: False
+    - pkgs:
+      - haproxy
     - require:
       - file: base-package-proxy
 

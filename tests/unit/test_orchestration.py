@@ -183,10 +183,28 @@ def test_release_is_built_once_and_is_everywhere_before_the_first_machine_change
     assert {"salt": "deploy-release"} in steps["deploy-database"]["require"]
     # While it is built, the stores are set up.
     assert steps["deploy-artefact"]["parallel"] is True
+    assert steps["deploy-release"]["parallel"] is True
+    begun = [*steps]
     for store in ("deploy-postgres-1", "deploy-redis-1"):
-        assert steps["deploy-artefact"]["order"] < steps[store]["order"]
-        assert steps[store]["order"] < steps["deploy-release"]["order"]
+        assert begun.index("deploy-artefact") < begun.index(store) < begun.index("deploy-release")
+    assert begun.index("deploy-release") < begun.index("deploy-stores"), "beside the stores"
     assert {"test": "deploy-stores"} in steps["deploy-database"]["require"]
+
+
+def test_machines_whose_turn_comes_late_get_their_base_meanwhile(render: Render) -> None:
+    """Only new ones: a machine that serves changes in its turn."""
+    assert "deploy-bases" not in targets(render("web-1", "web-2"))
+    compiled = render("web-1", "web-2", unsettled=["web-2", "lb-1", "redis-1", "salt-1"])
+    steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
+    bases = steps["deploy-bases"]
+    assert (bases["tgt"], bases["sls"]) == (["web-2", "lb-1"], "base")
+    assert bases["parallel"] is True
+    assert [*steps].index("deploy-bases") < [*steps].index("deploy-postgres-1")
+    # Two states never run on a machine at once.
+    assert set(requires(compiled, "deploy-release")) == {"deploy-artefact", "deploy-bases"}
+    assert "deploy-bases" not in targets(
+        render("web-1", "web-2", new=["web-2"], unsettled=["web-2"])
+    )
 
 
 def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) -> None:
@@ -206,12 +224,16 @@ def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) 
         "deploy-smoke": ["salt-1"],
     }
     steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
-    order = ["addresses", "artefact", "new", "edge", "web-1", "web-2", "smoke"]
+    order = ["addresses", "new", "edge", "web-1", "web-2", "smoke"]
     for before, step in pairwise(order):
         assert {"salt": f"deploy-{before}"} in steps[f"deploy-{step}"]["require"]
     # The stores let them in meanwhile, and nothing is told of them before.
     assert steps["deploy-new"]["pillar"] == {"stores_follow": True}
-    assert steps["deploy-new"]["require"] == [{"salt": "deploy-artefact"}]
+    assert requires(compiled, "deploy-new") == ["deploy-artefact", "deploy-addresses"]
+    # The look at the release begins first, beside all that is before the new machines.
+    assert [*steps][0] == "deploy-artefact"
+    assert steps["deploy-artefact"]["parallel"] is True
+    assert "require" not in steps["deploy-artefact"]
     assert {"test": "deploy-stores"} in steps["deploy-edge"]["require"]
     for store in ("deploy-postgres-1", "deploy-redis-1"):
         assert steps[store]["parallel"] is True

@@ -82,53 +82,26 @@ def test_accepted_minions_are_in_the_order_of_roles_and_numbers() -> None:
     assert accepted() == []
 
 
-class Minions:
-    """What minions answer whether they have the description of their role."""
+def test_machines_without_a_highstate_are_told_from_the_others() -> None:
+    """One that does not answer may be new; the step that names it fails if it is silent."""
+    asked: list[list[str]] = []
 
-    def __init__(self, **settled: bool | None) -> None:
-        self.answers = {
-            name.replace("_", "-"): {} if found is None else {"ret": found}
-            for name, found in settled.items()
+    def cmd(target: list[str], function: str, **options: Any) -> dict[str, Any]:
+        assert (function, options["tgt_type"]) == ("file.file_exists", "list")
+        assert options["arg"] == ["/etc/salt/role.json"]
+        assert 0 < options["timeout"] <= 60
+        asked.append(target)
+        return {
+            "web-1": {"ret": False},
+            "web-2": {"ret": True},
+            "web-3": {},
+            "web-10": {"ret": "?"},
         }
-        self.asked: list[list[str]] = []
 
-    def order(self, *ids: str) -> list[str]:
-        """Return the order in which the orchestration changes these."""
-
-        def cmd(target: list[str], function: str, **options: Any) -> dict[str, Any]:
-            assert (function, options["tgt_type"]) == ("file.file_exists", "list")
-            assert options["arg"] == ["/etc/salt/role.json"]
-            assert 0 < options["timeout"] <= 60
-            self.asked.append(target)
-            return {name: self.answers[name] for name in target if name in self.answers}
-
-        found: list[str] = functions("salt-1", {}, {}, {"saltutil.cmd": cmd})["role.settled_first"](
-            [*ids]
-        )
-        return found
-
-
-def test_machines_that_had_a_highstate_come_first() -> None:
-    ids = ("web-1", "web-2", "web-9", "web-10")
-    minions = Minions(web_1=False, web_2=True, web_9=False, web_10=True)
-    assert minions.order(*ids) == ["web-2", "web-10", "web-1", "web-9"]
-    assert minions.asked == [[*ids]], "all at once"
-    assert minions.order("web-1", "web-2") == ["web-2", "web-1"]
-
-
-def test_machine_without_an_answer_comes_last() -> None:
-    """It may be new; the step that names it fails if it is silent."""
-    assert Minions(web_2=None, web_3=True).order("web-1", "web-2", "web-3") == [
-        "web-3", "web-1", "web-2"
-    ]  # fmt: skip
-    assert Minions().order("web-1", "web-2") == ["web-1", "web-2"]
-
-
-@pytest.mark.parametrize("ids", [(), ("web-1",)])
-def test_one_machine_is_not_asked(ids: tuple[str, ...]) -> None:
-    minions = Minions()
-    assert minions.order(*ids) == [*ids]
-    assert minions.asked == []
+    ids = ["web-1", "web-2", "web-3", "web-4", "web-10"]
+    found = functions("salt-1", {}, {}, {"saltutil.cmd": cmd})["role.unsettled"](ids)
+    assert found == ["web-1", "web-3", "web-4", "web-10"]
+    assert asked == [ids], "all at once"
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ def state(tree: Path) -> list[Path]:
     shutil.copytree(EXAMPLE / "component", tree / "salt/cache")
     deploy = tree / "salt/orch/deploy.sls"
     text = deploy.read_text()
-    redis = "  'redis': salt['role.settled_first'](salt['role.accepted']('redis')),\n"
-    assert redis in text
-    deploy.write_text(text.replace(redis, redis + redis.replace("redis", "cache")))
+    stores = "['postgres', 'redis']"
+    assert stores in text
+    deploy.write_text(text.replace(stores, "['postgres', 'redis', 'cache']"))
     files = sorted((tree / "salt/cache").rglob("*"))
     return [
         *(path for path in files if path.is_file()),
