@@ -10,7 +10,7 @@
 # own growth say so: salt-run state.orchestrate orch.deploy pillar='{"new": ["web-3"]}'
 {% set new = salt['pillar.get']('new', []) %}
 {% set everything = salt['role.accepted']() %}
-{% set unsettled = salt['role.unsettled'](everything) %}
+{% set unsettled = [] if new else salt['role.unsettled'](everything) %}
 {% set stores = [] %}
 {% for role in ['postgres', 'redis'] %}
 {% set members = salt['role.accepted'](role) %}
@@ -20,7 +20,7 @@
 {% endfor %}
 {% set web = salt['role.accepted']('web') %}
 {% set balancers = salt['role.accepted']('lb') %}
-{% set waiting = (web + balancers) | select('in', unsettled) | reject('in', new) | list %}
+{% set waiting = (web + balancers) | select('in', unsettled) | list %}
 {% set edge = balancers + salt['role.accepted']('salt') %}
 {% set stored = stores | sum(start=[]) %}
 {% set others = everything | difference(stored + web + edge) %}

@@ -6,7 +6,8 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from stackctl.deployment import Deployment
 from stackctl.errors import LaunchError, StackError
@@ -121,20 +122,35 @@ def _take(
     running = snapshot.running(names)
     fresh = {name: machine for name, machine in running.items() if name in new}
     known = {name: machine for name, machine in running.items() if name not in new}
-    answering: set[str] = set()
-    failure = None
-    try:
-        for machines, seconds in ((fresh, NEW_SECONDS), (known, KNOWN_SECONDS)):
-            answering |= host.answering(machines, time.monotonic() + seconds)
-    except LaunchError as error:
-        failure = error
+    # Side by side: those that are known need not wait until the others have booted.
+    with ThreadPoolExecutor() as pool:
+        looks = list(pool.map(partial(_look, host), (fresh, known), (NEW_SECONDS, KNOWN_SECONDS)))
+    failure = next((look.failure for look in looks if look.failure), None)
     taken = replace(
         snapshot,
-        answering=frozenset(answering),
+        answering=frozenset().union(*(look.answering for look in looks)),
         unreachable=failure.what if failure else "",
-        ssh_errors=_ssh_errors(host, running),
+        ssh_errors={name: text for look in looks for name, text in look.ssh_errors.items()},
     )
     return taken, failure
+
+
+class _Look(NamedTuple):
+    """What some machines answer: see `Snapshot`."""
+
+    answering: frozenset[str]
+    failure: LaunchError | None
+    ssh_errors: Mapping[str, str]
+
+
+def _look(host: SaltCloudHost, machines: Mapping[str, Machine], seconds: float) -> _Look:
+    answering: frozenset[str] = frozenset()
+    failure = None
+    try:
+        answering = frozenset(host.answering(machines, time.monotonic() + seconds))
+    except LaunchError as error:
+        failure = error
+    return _Look(answering, failure, _ssh_errors(host, machines))
 
 
 def _ssh_errors(host: SaltCloudHost, machines: Mapping[str, Machine]) -> dict[str, str]:
