@@ -325,6 +325,11 @@ def test_converges(fleet: Fleet, edge: Machine) -> None:
     fleet.assert_idempotent(edge)
 
 
+def test_threads_are_as_many_as_the_cpus_of_a_t2_micro(edge: Machine) -> None:
+    """HAProxy would start one for each CPU of the host, which wait for each other on one."""
+    assert "Threads:\t1\n" in str(edge.run("cat", f"/proc/{_worker(edge)}/status").stdout)
+
+
 def test_http_redirects_to_https(ask: Callable[[str], object]) -> None:
     assert ask("ask(path='/dags?x=1', tls=False)['status']") == 301
     assert ask("ask(path='/dags?x=1', tls=False)['headers']['location']") == f"{BASE_URL}/dags?x=1"
