@@ -4,7 +4,6 @@
 
 airflow-packages:
   pkg.installed:
-    - aggregate: True
     - install_recommends: False
     - pkgs:
       - zstd
@@ -32,8 +31,10 @@ airflow-lockfile:
     - require:
       - file: airflow-releases
 
+# Beside the other packages.
 airflow-installed:
   airflow.installed:
+    - parallel: True
     - name: /opt/airflow
     - lockfile: /opt/airflow/requirements.txt
     - archives: salt://airflow-releases

@@ -37,6 +37,7 @@ base-packages:
       - systemd-zram-generator
       - tzdata
       - unattended-upgrades
+      - zstd
     - require:
       - file: base-package-proxy
 

@@ -25,6 +25,7 @@ MONITOR = "monitor-1"
 # Applied by the operator's own minion, before there is a machine: packages/stackctl.
 OPERATOR = "operator"
 BY_OPERATOR = ("aws",)
+FIREWALL = "base-firewall-loaded"
 
 Compile = Callable[[str], Compiler]
 
@@ -111,6 +112,25 @@ def test_machines_of_the_site_load_few_modules(chunks: list[tuple[str, Chunk]]) 
         (minion_id, chunk["__id__"]) for minion_id, chunk in chunks if conditions & chunk.keys()
     }
     assert {minion_id.partition("-")[0] for minion_id, _ in found} == {"postgres", "salt"}, found
+
+
+def test_packages_that_one_call_installs_come_after_the_firewall(
+    everything: list[tuple[str, Compiled]],
+) -> None:
+    """Debian starts what it installs, with its own settings. Salt loses packages of no list."""
+    found = set()
+    for minion_id, compiled in everything:
+        order = [chunk["__id__"] for chunk in compiled.chunks]
+        for chunk in compiled.chunks:
+            if not chunk.get("aggregate"):
+                continue
+            found.add(chunk["__id__"])
+            assert (chunk["state"], chunk["fun"]) == ("pkg", "installed")
+            assert chunk["pkgs"], chunk["__id__"]
+            if FIREWALL in order:
+                before = order.index(FIREWALL)
+                assert before < order.index(chunk["__id__"]), f"{minion_id}: {chunk['__id__']}"
+    assert found == {"nginx-package", "stores-package"}
 
 
 def test_every_sls_is_used(everything: list[tuple[str, Compiled]]) -> None:
