@@ -61,9 +61,11 @@ deploy-addresses:
     - expect_minions: True
     # EC2 is asked again for as long when it does not answer.
     - timeout: 120
+{% if not new %}
     - require:
       - salt: deploy-modules
       - salt: deploy-states
+{% endif %}
 
 # What runs outside a highstate reads the pillar that the minion holds in memory. A highstate asks
 # for its own: new machines serve first.
@@ -166,12 +168,12 @@ deploy-database:
 {% do one_by_one.append((id, [id])) %}
 {% endfor %}
 {# The first failure leaves the site's address at a load balancer that still serves. #}
-{% set edges = [('edge', edge | difference(balancers[1:]))] %}
+{% set edges = [('edge', balancers[:1] + ([] if new else master))] %}
 {% for id in balancers[1:] %}
 {% do edges.append((id, [id])) %}
 {% endfor %}
 {% if new %}
-{% set steps = [('new', new)] + edges + one_by_one %}
+{% set steps = [('new', new)] + edges + one_by_one + [('master', master)] %}
 {% else %}
 {% set steps = one_by_one + edges %}
 {% endif %}
@@ -194,8 +196,9 @@ deploy-{{ step }}:
       - test: deploy-stores
 {% endif %}
 {% if loop.first and new %}
-      - salt: deploy-artefact
-      - salt: deploy-addresses
+{% for before in ['artefact', 'modules', 'states', 'addresses'] %}
+      - salt: deploy-{{ before }}
+{% endfor %}
 {% else %}
       - salt: deploy-{{ 'database' if loop.first else loop.previtem[0] }}
 {% endif %}

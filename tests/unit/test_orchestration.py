@@ -218,18 +218,21 @@ def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) 
         "deploy-redis-1": ["redis-1"],
         "deploy-new": ["web-3", "web-4"],
         "deploy-pillar": ["web-3", "web-4"],
-        "deploy-edge": ["lb-1", "salt-1"],
+        "deploy-edge": ["lb-1"],
         "deploy-web-1": ["web-1"],
         "deploy-web-2": ["web-2"],
+        "deploy-master": ["salt-1"],
         "deploy-smoke": ["salt-1"],
     }
     steps = {chunk["__id__"]: chunk for chunk in compiled.chunks}
-    order = ["addresses", "new", "edge", "web-1", "web-2", "smoke"]
+    order = ["addresses", "new", "edge", "web-1", "web-2", "master", "smoke"]
     for before, step in pairwise(order):
         assert {"salt": f"deploy-{before}"} in steps[f"deploy-{step}"]["require"]
     # The stores let them in meanwhile, and nothing is told of them before.
     assert steps["deploy-new"]["pillar"] == {"stores_follow": True}
-    assert requires(compiled, "deploy-new") == ["deploy-artefact", "deploy-addresses"]
+    assert requires(compiled, "deploy-new") == [
+        *("deploy-artefact", "deploy-modules", "deploy-states", "deploy-addresses")
+    ]
     # The look at the release begins first, beside all that is before the new machines.
     assert [*steps][0] == "deploy-artefact"
     assert steps["deploy-artefact"]["parallel"] is True
