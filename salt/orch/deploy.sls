@@ -21,10 +21,9 @@
 {% set web = salt['role.accepted']('web') %}
 {% set balancers = salt['role.accepted']('lb') %}
 {% set waiting = (web + balancers) | select('in', unsettled) | list %}
-{% set edge = balancers + salt['role.accepted']('salt') %}
-{% set stored = stores | sum(start=[]) %}
-{% set others = everything | difference(stored + web + edge) %}
 {% set master = salt['role.accepted']('salt') %}
+{% set stored = stores | sum(start=[]) %}
+{% set others = everything | difference(stored + web + balancers + master) %}
 {% set edges_without_tls = salt['role.edges_without_tls'](balancers) %}
 {% set synced = new or everything %}
 {% set known = 'addresses' if new else 'pillar' %}
