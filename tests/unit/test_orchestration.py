@@ -234,7 +234,7 @@ def test_new_web_machines_serve_before_the_others_are_looked_at(render: Render) 
         *("deploy-artefact", "deploy-modules", "deploy-states", "deploy-addresses")
     ]
     # The look at the release begins first, beside all that is before the new machines.
-    assert [*steps][0] == "deploy-artefact"
+    assert next(iter(steps)) == "deploy-artefact"
     assert steps["deploy-artefact"]["parallel"] is True
     assert "require" not in steps["deploy-artefact"]
     assert {"test": "deploy-stores"} in steps["deploy-edge"]["require"]
